@@ -1,0 +1,22 @@
+//! The plugin interface of `aihost`: what a model plugin implements, and the stable ABI that carries it.
+//!
+//! A plugin is a `cdylib` that implements [`Plugin`] and [`Engine`] and names itself with [`export_plugin!`]:
+//! no `unsafe`, no FFI. Panics, cancellation, logging, stop strings and UTF-8 assembly are the SDK's business.
+//!
+//! This crate knows no HTTP, no scheduler and no engine. Rooms: [`abi`] is what crosses the boundary, [`task`] is what
+//! is asked and answered, [`sdk`] is what authors use.
+
+pub mod abi;
+pub mod sdk;
+pub mod task;
+
+pub use sdk::{Context, Engine, Error, ErrorKind, Flow, LoadContext, Plugin, Result, Text, TextOutput, testing};
+pub use task::{FinishReason, LoadRequest, MemoryPlan, Message, Sampling, TextFinish, TextInput, TextRequest, Usage};
+
+#[doc(hidden)]
+pub mod private {
+    //! Paths that [`export_plugin!`](crate::export_plugin) needs. Not an API.
+    pub use abi_stable;
+    pub use schemars;
+    pub use serde_json;
+}

@@ -1,0 +1,81 @@
+//! What the host tells a running call, and what the call tells the host.
+
+use std::sync::Arc;
+
+use super::{Error, Result};
+use crate::abi::{RawContextArc, RawFlow};
+
+/// What to do after pushing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// The client reads slowly: hold this sequence until [`Flow::Continue`] comes, others may go on.
+    Pause,
+    /// The client left: end this sequence.
+    Stop,
+}
+
+impl From<RawFlow> for Flow {
+    fn from(raw: RawFlow) -> Self {
+        match raw.0 {
+            0 => Self::Continue,
+            1 => Self::Pause,
+            _ => Self::Stop,
+        }
+    }
+}
+
+/// A call's cancellation. Cheap to clone; may be asked from any thread.
+#[derive(Clone)]
+pub struct Context {
+    raw: Arc<RawContextArc>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("request_id", &self.request_id()).finish()
+    }
+}
+
+impl Context {
+    pub(crate) fn new(raw: RawContextArc) -> Self {
+        Self { raw: Arc::new(raw) }
+    }
+
+    /// Whether the client left or the host wants the call to end.
+    pub fn is_cancelled(&self) -> bool {
+        self.raw.is_cancelled() != 0
+    }
+
+    /// An error to return with `?` once the call is cancelled.
+    pub fn check(&self) -> Result<()> {
+        if self.is_cancelled() { Err(Error::stopped()) } else { Ok(()) }
+    }
+
+    /// Steps of a long request, for progress bars. `total` 0 means unknown.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.raw.progress(done, total);
+    }
+
+    /// The host's number of the request; 0 outside requests.
+    pub fn request_id(&self) -> u64 {
+        self.raw.request_id()
+    }
+}
+
+/// A load's progress and cancellation.
+#[derive(Clone, Debug)]
+pub struct LoadContext(pub(crate) Context);
+
+impl LoadContext {
+    /// Bytes (or any other unit) done of a total. The load deadline moves only while this grows.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.0.raw.progress(done, total);
+    }
+
+    /// An error to return with `?` once the host gives up on the load.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
+    }
+}

@@ -1,0 +1,178 @@
+//! Between the safe traits and the ABI: JSON in and out, and a panic guard round every entry, Drop included.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use abi_stable::sabi_trait::TD_Opaque;
+use abi_stable::std_types::{RResult, RSlice, RVec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::context::{Context, LoadContext};
+use super::logging;
+use super::plugin::{Engine, Plugin, Task};
+use super::{Error, ErrorKind, Result};
+use crate::abi::{RawContextArc, RawError, RawHostArc, RawModel, RawModel_TO, RawModelBox, RawSinkArc};
+use crate::task::{Description, LoadRequest};
+
+/// The root module's `describe`.
+pub fn describe<P: Plugin>() -> RVec<u8> {
+    let description = catch_unwind(|| Description { options_schema: schemars::schema_for!(P::Options).to_value() });
+    serde_json::to_vec(&description.unwrap_or_default()).unwrap_or_default().into()
+}
+
+/// The root module's `instantiate`.
+pub fn instantiate<P: Plugin>(host: RawHostArc, options: RSlice<'_, u8>) -> RResult<RawModelBox, RawError> {
+    logging::connect(host);
+    guard(|| {
+        let options: P::Options = serde_json::from_slice(options.as_slice())
+            .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options: {e}")))?;
+        let glue = Glue {
+            plugin: Mutex::new(Some(P::new(options)?)),
+            engine: RwLock::new(None),
+            poisoned: AtomicBool::new(false),
+        };
+        Ok(RawModel_TO::from_value(glue, TD_Opaque))
+    })
+}
+
+struct Glue<P: Plugin> {
+    plugin: Mutex<Option<P>>,
+    engine: RwLock<Option<Arc<P::Engine>>>,
+    poisoned: AtomicBool,
+}
+
+impl<P: Plugin> Glue<P> {
+    /// Every entry goes through here: refused after a panic, and a panic becomes an error.
+    fn enter<T>(&self, body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
+        if self.poisoned.load(Ordering::Acquire) {
+            return RResult::RErr(
+                Error::new(ErrorKind::Panicked, "the plugin panicked before and is no longer used").into(),
+            );
+        }
+        let result = guard(body);
+        if let RResult::RErr(error) = &result
+            && error.kind.0 == ErrorKind::Panicked.code()
+        {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn with_plugin<T>(&self, body: impl FnOnce(&P) -> Result<T>) -> Result<T> {
+        let plugin = self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        body(plugin.as_ref().ok_or_else(|| Error::internal("the instance was dropped"))?)
+    }
+
+    fn engine(&self) -> Result<Arc<P::Engine>> {
+        let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+        engine.clone().ok_or_else(|| Error::internal("the model is not loaded"))
+    }
+
+    fn replace(&self, engine: Option<P::Engine>) {
+        let old =
+            std::mem::replace(&mut *self.engine.write().unwrap_or_else(PoisonError::into_inner), engine.map(Arc::new));
+        drop(old);
+    }
+}
+
+impl<P: Plugin> RawModel for Glue<P> {
+    fn plan(&self, load: RSlice<'_, u8>) -> RResult<RVec<u8>, RawError> {
+        self.enter(|| encode(&self.with_plugin(|plugin| plugin.plan(&decode::<LoadRequest>(load)?))?))
+    }
+
+    fn load(&self, load: RSlice<'_, u8>, ctx: RawContextArc) -> RResult<(), RawError> {
+        self.enter(|| {
+            let ctx = LoadContext(Context::new(ctx));
+            let engine = self.with_plugin(|plugin| plugin.load(&decode::<LoadRequest>(load)?, &ctx))?;
+            self.replace(Some(engine));
+            Ok(())
+        })
+    }
+
+    fn warmup(&self, ctx: RawContextArc) -> RResult<(), RawError> {
+        self.enter(|| self.engine()?.warmup(&LoadContext(Context::new(ctx))))
+    }
+
+    fn cost(&self, request: RSlice<'_, u8>) -> RResult<u64, RawError> {
+        self.enter(|| self.engine()?.cost(&decode(request)?))
+    }
+
+    fn generate(&self, request: RSlice<'_, u8>, sink: RawSinkArc, ctx: RawContextArc) -> RResult<RVec<u8>, RawError> {
+        self.enter(|| {
+            let ctx = Context::new(ctx);
+            let _request = logging::request(ctx.request_id());
+            let request = decode(request).map_err(|e| Error::invalid_request(e.message()))?;
+            let output = <P::Engine as Engine>::Task::output(&request, sink, &ctx);
+            let result = self.engine()?.generate(request, &output, &ctx);
+            encode(&<P::Engine as Engine>::Task::finish(&output, result)?)
+        })
+    }
+
+    fn usage(&self) -> RResult<RVec<u8>, RawError> {
+        self.enter(|| encode(&self.engine()?.usage()))
+    }
+
+    fn park(&self) -> RResult<(), RawError> {
+        self.enter(|| self.engine()?.park())
+    }
+
+    fn unpark(&self, ctx: RawContextArc) -> RResult<(), RawError> {
+        self.enter(|| self.engine()?.unpark(&LoadContext(Context::new(ctx))))
+    }
+
+    fn health(&self) -> RResult<(), RawError> {
+        self.enter(|| self.engine()?.health())
+    }
+
+    fn release(&self) -> RResult<(), RawError> {
+        self.enter(|| {
+            self.replace(None);
+            Ok(())
+        })
+    }
+}
+
+impl<P: Plugin> Drop for Glue<P> {
+    fn drop(&mut self) {
+        // A panic that left this function would abort the process: the objects' own Drop code is the author's.
+        let dropped = guard(|| {
+            self.replace(None);
+            drop(self.plugin.lock().unwrap_or_else(PoisonError::into_inner).take());
+            Ok(())
+        });
+        if let RResult::RErr(error) = dropped {
+            tracing::error!("while dropping a model: {}", error.message);
+        }
+    }
+}
+
+/// Runs author code; a panic becomes [`ErrorKind::Panicked`].
+pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
+    match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(value)) => RResult::ROk(value),
+        Ok(Err(error)) => RResult::RErr(error.into()),
+        Err(payload) => RResult::RErr(
+            Error::new(ErrorKind::Panicked, format!("the plugin panicked: {}", panic_text(payload))).into(),
+        ),
+    }
+}
+
+/// A payload's own Drop may panic too, so it is forgotten behind a second guard.
+fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    let text =
+        payload.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+    text.unwrap_or_else(|| "no message".to_owned())
+}
+
+fn decode<T: DeserializeOwned>(json: RSlice<'_, u8>) -> Result<T> {
+    serde_json::from_slice(json.as_slice())
+        .map_err(|e| Error::internal(format!("the host sent what this plugin cannot read: {e}")))
+}
+
+fn encode<T: Serialize>(value: &T) -> Result<RVec<u8>> {
+    serde_json::to_vec(value).map(RVec::from).map_err(Error::internal)
+}

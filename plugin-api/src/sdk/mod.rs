@@ -1,0 +1,22 @@
+//! What plugin authors use: the traits, the export macro, and everything they need not write themselves.
+//!
+//! This room must not know the host: only [`crate::abi`] and [`crate::task`].
+
+mod context;
+mod error;
+mod export;
+#[doc(hidden)]
+pub mod glue;
+mod logging;
+mod plugin;
+mod stop;
+pub mod testing;
+mod text_output;
+mod utf8;
+
+pub use context::{Context, Flow, LoadContext};
+pub use error::{Error, ErrorKind, Result};
+pub use plugin::{Engine, Plugin, Task, Text};
+pub use stop::StopMatcher;
+pub use text_output::TextOutput;
+pub use utf8::Utf8Assembler;

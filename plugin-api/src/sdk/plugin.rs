@@ -1,0 +1,140 @@
+//! The two traits an author implements, and the kinds of task they can be implemented for.
+
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::context::{Context, LoadContext};
+use super::text_output::TextOutput;
+use super::{Error, ErrorKind, Result};
+use crate::abi::RawSinkArc;
+use crate::task::{LoadRequest, MemoryPlan, MemoryUsage, TextFinish, TextRequest};
+
+/// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
+///
+/// ```
+/// use aihost_plugin_api::{Context, Engine, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text, TextOutput, TextRequest};
+///
+/// #[derive(Default, serde::Deserialize, schemars::JsonSchema)]
+/// #[serde(deny_unknown_fields, default)]
+/// struct Options { reply: String }
+///
+/// struct Parrot { reply: String }
+///
+/// impl Plugin for Parrot {
+///     type Options = Options;
+///     type Engine = Self;
+///     fn new(options: Options) -> Result<Self> { Ok(Self { reply: options.reply }) }
+///     fn plan(&self, _load: &LoadRequest) -> Result<MemoryPlan> { Ok(MemoryPlan::default()) }
+///     fn load(&self, _load: &LoadRequest, _ctx: &LoadContext) -> Result<Self> { Ok(Self { reply: self.reply.clone() }) }
+/// }
+///
+/// impl Engine for Parrot {
+///     type Task = Text;
+///     fn generate(&self, _request: TextRequest, out: &TextOutput, _ctx: &Context) -> Result<FinishReason> {
+///         for word in self.reply.split_inclusive(' ') { out.token(word.as_bytes())?; }
+///         Ok(FinishReason::Stop)
+///     }
+/// }
+///
+/// aihost_plugin_api::export_plugin! { plugin: Parrot, id: "example/parrot", kinds: ["text"], devices: ["cpu"] }
+/// # fn main() {}
+/// ```
+pub trait Plugin: Sized + Send + Sync + 'static {
+    /// The entry's `options:`; checked against its JSON Schema. Use `deny_unknown_fields`.
+    type Options: DeserializeOwned + JsonSchema;
+    /// A loaded model.
+    type Engine: Engine;
+
+    /// Checks the options. No device is touched.
+    fn new(options: Self::Options) -> Result<Self>;
+
+    /// What loading will need, from file headers and options alone: nothing is allocated.
+    fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan>;
+
+    /// Loads the model within `load.granted` bytes, reporting progress. Blocks.
+    fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<Self::Engine>;
+}
+
+/// A loaded model. Dropping it releases everything it holds.
+pub trait Engine: Send + Sync + Sized + 'static {
+    /// What it does.
+    type Task: Task;
+
+    /// Serves one request and blocks until that request is done. Called from up to `max_concurrency` threads at once.
+    ///
+    /// Poll `ctx.is_cancelled()` at least once per prefill chunk, token or step; `?` on an output call does it too.
+    fn generate(
+        &self,
+        request: <Self::Task as Task>::Request,
+        output: &<Self::Task as Task>::Output,
+        ctx: &Context,
+    ) -> Result<<Self::Task as Task>::Finish>;
+
+    /// Bytes on the device that this request needs beyond the plan's `required`; reserved before `generate`.
+    fn cost(&self, _request: &<Self::Task as Task>::Request) -> Result<u64> {
+        Ok(0)
+    }
+
+    /// The first run of what is slow once (kernels, caches).
+    fn warmup(&self, _ctx: &LoadContext) -> Result<()> {
+        Ok(())
+    }
+
+    /// What it holds now.
+    fn usage(&self) -> MemoryUsage {
+        MemoryUsage::default()
+    }
+
+    /// Gives the device memory back and keeps what makes waking quick in host memory.
+    fn park(&self) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
+    }
+
+    /// Undoes `park`.
+    fn unpark(&self, _ctx: &LoadContext) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
+    }
+
+    /// An error if it cannot serve any more.
+    fn health(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A kind of task: what is asked, how the answer streams, and what is said at the end.
+pub trait Task: 'static {
+    /// The request, from JSON.
+    type Request: DeserializeOwned;
+    /// What the engine pushes its answer into.
+    type Output: Send + Sync;
+    /// What `generate` returns.
+    type Finish;
+    /// What the host is told at the end, as JSON.
+    type Summary: Serialize;
+
+    #[doc(hidden)]
+    fn output(request: &Self::Request, sink: RawSinkArc, ctx: &Context) -> Self::Output;
+
+    /// `result` is what the engine returned; a stop or a cancel is a normal end.
+    #[doc(hidden)]
+    fn finish(output: &Self::Output, result: Result<Self::Finish>) -> Result<Self::Summary>;
+}
+
+/// Text in, text out.
+#[derive(Clone, Copy, Debug)]
+pub struct Text;
+
+impl Task for Text {
+    type Request = TextRequest;
+    type Output = TextOutput;
+    type Finish = crate::FinishReason;
+    type Summary = TextFinish;
+
+    fn output(request: &TextRequest, sink: RawSinkArc, ctx: &Context) -> TextOutput {
+        TextOutput::new(&request.stop, sink, ctx.clone())
+    }
+
+    fn finish(output: &TextOutput, result: Result<Self::Finish>) -> Result<TextFinish> {
+        output.finish(result)
+    }
+}

@@ -1,0 +1,205 @@
+//! Kind `text`: a prompt or a conversation in, a stream of text events out.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One completion. `n` choices are `n` requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TextRequest {
+    /// What to continue.
+    pub input: TextInput,
+    /// How the next token is chosen.
+    #[serde(default)]
+    pub sampling: Sampling,
+    /// The text ends before the first of these; they are not part of it.
+    #[serde(default)]
+    pub stop: Vec<String>,
+    /// Most tokens to generate; absent: up to the context's end.
+    #[serde(default)]
+    pub max_tokens: Option<u32>,
+    /// Log-probabilities of each token and of this many alternatives (0 to 20); absent: none.
+    #[serde(default)]
+    pub logprobs: Option<u32>,
+    /// Completion only: the answer begins with the prompt's text.
+    #[serde(default)]
+    pub echo: bool,
+    /// Go on past the end-of-sequence token (for measuring).
+    #[serde(default)]
+    pub ignore_eos: bool,
+}
+
+/// The prompt, in one of its forms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum TextInput {
+    /// A conversation, rendered by the model's chat template.
+    Chat {
+        /// In order, at least one.
+        messages: Vec<Message>,
+        /// Tools in OpenAI's form, for the template.
+        #[serde(default)]
+        tools: Vec<serde_json::Value>,
+    },
+    /// Text, tokenised as it is.
+    Prompt {
+        /// The text.
+        text: String,
+    },
+    /// Token ids of the model's own vocabulary.
+    Tokens {
+        /// The ids.
+        tokens: Vec<u32>,
+    },
+}
+
+/// One turn of a conversation. `content` is always a string: the host has flattened content parts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// The text; empty for an assistant turn that only called tools.
+    pub content: String,
+    /// The participant's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The calls an assistant turn made, in OpenAI's form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<serde_json::Value>,
+    /// Which call a `tool` turn answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+}
+
+/// How the next token is chosen. The order is: penalties and bias, temperature, top_k, top_p, min_p, draw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct Sampling {
+    /// 0 is greedy; 0 to 2.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; (0, 1], 1 is off.
+    pub top_p: f32,
+    /// Keep the k likeliest tokens; 0 is off.
+    pub top_k: u32,
+    /// Keep tokens at least this share as likely as the likeliest; [0, 1], 0 is off.
+    pub min_p: f32,
+    /// The same seed, model and request give the same text. Absent: drawn by the plugin.
+    pub seed: Option<u64>,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt and answer (CTRL, Keskar et al. 2019); 1 is off.
+    pub repetition_penalty: f32,
+    /// Subtracted once per occurrence in the answer; -2 to 2.
+    pub frequency_penalty: f32,
+    /// Subtracted once from every token in the answer; -2 to 2.
+    pub presence_penalty: f32,
+    /// Added to the logits of these token ids; -100 to 100.
+    pub logit_bias: BTreeMap<u32, f32>,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            seed: None,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a text engine pushes while it generates.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TextEvent {
+    /// More of the answer.
+    Text {
+        /// Whole characters only.
+        text: String,
+        /// One entry per token of `text`, if asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// More of the model's reasoning, which is not part of the answer.
+    Reasoning {
+        /// Whole characters only.
+        text: String,
+    },
+    /// A tool call begins.
+    ToolCall {
+        /// 0-based, dense.
+        index: u32,
+        /// `call_...`
+        id: String,
+        /// The function's name.
+        name: String,
+    },
+    /// More of a tool call's JSON arguments.
+    ToolArguments {
+        /// Which call.
+        index: u32,
+        /// A fragment of JSON text.
+        fragment: String,
+    },
+}
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    /// The chosen token.
+    #[serde(flatten)]
+    pub chosen: LogprobEntry,
+    /// The likeliest alternatives, likeliest first.
+    pub top: Vec<LogprobEntry>,
+}
+
+/// A token's text and natural-log probability.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogprobEntry {
+    /// The token's text, invalid UTF-8 replaced.
+    pub token: String,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// At most 0; -9999 stands for minus infinity.
+    pub logprob: f32,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// End of sequence, or a stop string.
+    Stop,
+    /// `max_tokens` or the end of the context.
+    Length,
+    /// The model called tools.
+    ToolCalls,
+    /// The client left.
+    Cancelled,
+}
+
+/// Tokens of one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read.
+    pub prompt_tokens: u32,
+    /// Tokens generated.
+    pub completion_tokens: u32,
+    /// Part of `prompt_tokens` found in a cache.
+    #[serde(default)]
+    pub cached_tokens: u32,
+}
+
+/// The result of one text request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextFinish {
+    /// Why it ended.
+    pub reason: FinishReason,
+    /// What it took.
+    pub usage: Usage,
+}
