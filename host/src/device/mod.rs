@@ -1,0 +1,1 @@
+//! What devices there are and what they may hold.

@@ -1,0 +1,242 @@
+//! The words of the host as plain types: ids, sizes, states. No IO, no async, nothing of HTTP or plugins.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a models.yaml entry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ModelId(pub String);
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<&str> for ModelId {
+    fn from(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+/// One accepted request. Unique for the host's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// One loaded (or loading) copy of a model. Unique for the host's life, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct InstanceId(pub u64);
+
+/// A device by its name: `cpu` or `cuda:N`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DeviceId(pub String);
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A number of bytes. Displays in binary units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ByteSize(pub u64);
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+        match UNITS.iter().find(|(_, size)| self.0 >= *size) {
+            Some((unit, size)) => {
+                let tenths = self.0.saturating_mul(10) / size;
+                write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+            }
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}
+
+/// What kind of task a model serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Chat and completions.
+    Text,
+    /// Images from text.
+    Image,
+    /// Music and sound.
+    Audio,
+    /// Vectors from text.
+    Embedding,
+    /// Text to speech.
+    Speech,
+    /// Speech to text.
+    Transcription,
+    /// Raw JSON in, any body out.
+    Custom,
+}
+
+impl Kind {
+    /// The name in models.yaml and manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Image => "image",
+            Self::Audio => "audio",
+            Self::Embedding => "embedding",
+            Self::Speech => "speech",
+            Self::Transcription => "transcription",
+            Self::Custom => "custom",
+        }
+    }
+}
+
+/// Where a model or instance stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelState {
+    /// No worker.
+    Cold,
+    /// The worker comes up and plans.
+    Starting,
+    /// Waiting for room on the device.
+    Waiting,
+    /// Weights are being read.
+    Loading,
+    /// Serving.
+    Hot,
+    /// Serving what holds a lease, granting no new one.
+    Draining,
+    /// The worker is going.
+    Stopping,
+    /// The last load failed; it is tried again after a cooldown.
+    Failed,
+}
+
+impl ModelState {
+    /// The name in tables and status answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Starting => "starting",
+            Self::Waiting => "waiting",
+            Self::Loading => "loading",
+            Self::Hot => "hot",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a request, load or call failed, in terms every room shares; `http` alone turns it into a status code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureKind {
+    /// The client must change the request.
+    InvalidRequest,
+    /// The prompt does not fit.
+    ContextLength,
+    /// No such model.
+    UnknownModel,
+    /// The model serves other endpoints.
+    WrongKind,
+    /// The queue is full.
+    QueueFull,
+    /// Still loading when the client's patience ended.
+    StillLoading,
+    /// It can never fit, or the device is out of memory.
+    OutOfMemory,
+    /// The plugin, its files or its options are not usable: the operator must act.
+    NotUsable,
+    /// Weights are not there yet.
+    NotPulled,
+    /// The worker died.
+    WorkerDied,
+    /// Took too long.
+    TimedOut,
+    /// The host is shutting down, or the model was unloaded by force.
+    ShuttingDown,
+    /// The client left.
+    Cancelled,
+    /// A defect.
+    Internal,
+}
+
+/// A failure: its kind, and one sentence that says what to do next where there is something to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// For programs.
+    pub kind: FailureKind,
+    /// For people.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this kind.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
+/// Milliseconds since the host started. The scheduler's only clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// This much later.
+    pub fn after(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+
+    /// Milliseconds since `earlier`; 0 if it is later.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// The name in `names` nearest to `wanted`, if near enough to be meant.
+pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    names
+        .into_iter()
+        .map(|name| (distance(wanted, name), name))
+        .filter(|(distance, name)| *distance <= 1 + wanted.len().max(name.len()) / 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein distance over bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let next = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ByteSize, nearest};
+
+    #[test]
+    fn sizes_read_well() {
+        for (bytes, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (20 << 30, "20.0 GiB"), (u64::MAX, "16777215.9 TiB")]
+        {
+            assert_eq!(ByteSize(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn typos_find_their_name() {
+        assert_eq!(nearest("smolm2", ["smollm2", "flux"]), Some("smollm2"));
+        assert_eq!(nearest("gpt-4o", ["smollm2", "flux"]), None);
+    }
+}

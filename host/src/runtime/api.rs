@@ -1,0 +1,159 @@
+//! What the rest of the host may ask of the runtime. All of it goes through the one loop.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::Config;
+use crate::domain::{Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::worker::Output;
+
+/// A request that is to be served.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The model, resolved from name, alias or endpoint.
+    pub model: ModelId,
+    /// The task as JSON, of the model's kind.
+    pub task: Bytes,
+    /// Whether other work goes first.
+    pub class: Class,
+}
+
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Someone waits.
+    #[default]
+    Interactive,
+    /// Nobody does.
+    Batch,
+}
+
+/// A granted request. Dropping it cancels.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its number.
+    pub request: RequestId,
+    /// Events; the last is [`Output::Done`].
+    pub output: mpsc::Receiver<Output>,
+}
+
+/// A model as `ps`, `GET /models` and `/v1/models` show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelStatus {
+    /// Entry name.
+    pub id: ModelId,
+    /// Task kind.
+    pub kind: Kind,
+    /// Plugin id.
+    pub plugin: String,
+    /// Where it stands.
+    pub state: ModelState,
+    /// Device it is on.
+    pub device: Option<String>,
+    /// Bytes reserved on the device.
+    pub memory: u64,
+    /// Requests holding a lease.
+    pub active: u32,
+    /// Requests waiting.
+    pub queued: u32,
+    /// Load progress in thousandths.
+    pub progress: Option<u32>,
+    /// Times it was loaded since the host started.
+    pub loads: u64,
+    /// Milliseconds since the last request ended, while idle and hot.
+    pub idle_ms: Option<u64>,
+    /// The worker's process.
+    pub pid: Option<u32>,
+    /// Why the last load failed.
+    pub error: Option<String>,
+    /// Other names.
+    pub aliases: Vec<String>,
+}
+
+/// What to submit, or why not: the result of asking for a model.
+pub type Submitted = Result<Answer, Failure>;
+
+/// Everything the loop can be asked.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve a request. The reply comes when it is granted or refused; a dropped reply is a cancel.
+    Submit(Submission, oneshot::Sender<Submitted>),
+    /// Load a model without a request; the reply comes when it is hot.
+    Load(ModelId, oneshot::Sender<Result<(), Failure>>),
+    /// Unload once its leases have ended; the reply comes when it is cold.
+    Unload(ModelId, oneshot::Sender<Result<(), Failure>>),
+    /// Every model's status.
+    Models(oneshot::Sender<Vec<ModelStatus>>),
+    /// The last log lines of a model's worker.
+    Logs(ModelId, oneshot::Sender<Vec<String>>),
+}
+
+/// The way into the loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    config: Arc<Config>,
+}
+
+impl Handle {
+    /// A handle on a loop that receives `commands`.
+    pub fn new(commands: mpsc::Sender<Command>, config: Arc<Config>) -> Self {
+        Self { commands, config }
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// Waits until the request is granted, at most `hold`. Dropping the future cancels.
+    ///
+    /// # Errors
+    /// Why it is not served: queue full, still loading, load failed, does not fit, shutting down.
+    pub async fn submit(&self, submission: Submission) -> Submitted {
+        self.ask(|reply| Command::Submit(submission, reply)).await?
+    }
+
+    /// Loads a model and waits until it is hot.
+    ///
+    /// # Errors
+    /// Why it could not be loaded.
+    pub async fn load(&self, model: ModelId) -> Result<(), Failure> {
+        self.ask(|reply| Command::Load(model, reply)).await?
+    }
+
+    /// Unloads a model once its leases have ended.
+    ///
+    /// # Errors
+    /// Unknown model, or the host is shutting down.
+    pub async fn unload(&self, model: ModelId) -> Result<(), Failure> {
+        self.ask(|reply| Command::Unload(model, reply)).await?
+    }
+
+    /// Every model's status, in name order. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn models(&self) -> Result<Vec<ModelStatus>, Failure> {
+        self.ask(Command::Models).await
+    }
+
+    /// The last log lines of a model's worker, oldest first.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn logs(&self, model: ModelId) -> Result<Vec<String>, Failure> {
+        self.ask(|reply| Command::Logs(model, reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Failure> {
+        let (reply, answer) = oneshot::channel();
+        let gone = |()| Failure::new(FailureKind::ShuttingDown, "the host is shutting down");
+        self.commands.send(command(reply)).await.map_err(|_| gone(()))?;
+        answer.await.map_err(|_| gone(()))
+    }
+}

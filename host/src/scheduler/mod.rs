@@ -1,0 +1,1 @@
+//! Who may use which device when: a pure state machine, event in, effects out.

@@ -1,0 +1,1 @@
+//! Log set-up. A leaf: it knows no other room.

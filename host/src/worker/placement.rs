@@ -1,0 +1,120 @@
+//! Where plugin code runs, behind one trait: the runtime knows instances, not processes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aihost_plugin_api::{LoadRequest, MemoryPlan};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use crate::domain::{Failure, InstanceId, ModelId, RequestId};
+use crate::plugin::PluginFile;
+
+/// What is needed to bring an instance up.
+#[derive(Clone, Debug)]
+pub struct StartSpec {
+    /// The instance's number.
+    pub instance: InstanceId,
+    /// Its model.
+    pub model: ModelId,
+    /// The plugin, registered: shadow copy and manifest.
+    pub plugin: Arc<PluginFile>,
+    /// `options:` as JSON.
+    pub options: serde_json::Value,
+    /// Files and device; `granted` is filled in at load.
+    pub load: LoadRequest,
+    /// How long the worker may take from spawn to plan.
+    pub start_timeout: Duration,
+}
+
+/// Brings instances up.
+pub trait Placement: Send + Sync + 'static {
+    /// Starts a worker, opens the plugin, instantiates, plans. The instance holds no device memory yet.
+    ///
+    /// When it dies, for whatever reason, `Exit` is sent on `exits` exactly once.
+    fn start(
+        &self,
+        spec: StartSpec,
+        exits: mpsc::Sender<Exit>,
+    ) -> BoxFuture<'static, Result<(Arc<dyn Instance>, MemoryPlan), Failure>>;
+}
+
+/// One instance. Dropping the last handle kills it.
+pub trait Instance: Send + Sync + std::fmt::Debug {
+    /// Loads within `granted` bytes and warms up. Fails with the plugin's own reason, or after `deadline` without progress.
+    fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>>;
+
+    /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`]; dropping the receiver cancels.
+    fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output>;
+
+    /// Share of the load done, in thousandths, if known.
+    fn progress(&self) -> Option<u32>;
+
+    /// Asks the worker to release and exit; kills it after `grace`. Resolves when the process is gone.
+    fn stop(&self, grace: Duration) -> BoxFuture<'static, ()>;
+
+    /// The operating system's number of the worker.
+    fn pid(&self) -> Option<u32>;
+
+    /// The last lines the worker and its plugin logged, oldest first.
+    fn log_tail(&self) -> Vec<String>;
+}
+
+/// What a load came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// Bytes on the device by the plugin's own account.
+    pub used: u64,
+}
+
+/// What a request gives.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// JSON of the task's event type.
+    Event(Bytes),
+    /// The end: the task's summary as JSON, or why there is none.
+    Done(Result<Bytes, Failure>),
+}
+
+/// A worker is gone.
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// Whose.
+    pub instance: InstanceId,
+    /// Why.
+    pub reason: ExitReason,
+}
+
+/// Why a worker is gone, told apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// It was asked to stop.
+    Asked,
+    /// The plugin called exit, or abi_stable's abort bomb did: an exit code without being asked.
+    Exited(i32),
+    /// SIGABRT.
+    Aborted,
+    /// SIGSEGV, SIGBUS, SIGILL or SIGFPE: its number.
+    Crashed(i32),
+    /// Killed by the kernel for memory.
+    OutOfMemory,
+    /// Another signal.
+    Killed(i32),
+    /// It stopped answering and was killed: what it was doing.
+    Stalled(String),
+}
+
+impl std::fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Asked => f.write_str("stopped as asked"),
+            Self::Exited(code) => write!(f, "exited by itself with code {code}"),
+            Self::Aborted => f.write_str("aborted (SIGABRT)"),
+            Self::Crashed(signal) => write!(f, "crashed (signal {signal})"),
+            Self::OutOfMemory => f.write_str("was killed for memory"),
+            Self::Killed(signal) => write!(f, "was killed (signal {signal})"),
+            Self::Stalled(what) => write!(f, "stopped answering during {what} and was killed"),
+        }
+    }
+}
