@@ -1,5 +1,7 @@
 //! The scheduler against scripts and against chance. A seed that fails is printed by the assertion.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DevicePolicy, Effect, Event, ModelPolicy, Policy, State, Want};
