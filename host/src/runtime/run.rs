@@ -125,7 +125,8 @@ impl Loop {
             Ending::Drain => self.step(Event::Shutdown),
             // Every worker is killed; its exit ends its leases and the state.
             Ending::Cut => {
-                for instance in self.instances.values().cloned() {
+                for instance in self.instances.values() {
+                    let instance = Arc::clone(instance);
                     tokio::spawn(async move { instance.stop(Duration::ZERO).await });
                 }
             }

@@ -9,6 +9,8 @@
 mod admit;
 mod effect;
 mod event;
+#[cfg(test)]
+mod model_check;
 mod queue;
 mod state;
 #[cfg(test)]

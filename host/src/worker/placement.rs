@@ -36,11 +36,7 @@ pub trait Placement: Send + Sync + 'static {
     /// Starts a worker, opens the plugin, instantiates, plans. The instance holds no device memory yet.
     ///
     /// When it dies, for whatever reason, `Exit` is sent on `exits` exactly once.
-    fn start(
-        &self,
-        spec: StartSpec,
-        exits: mpsc::Sender<Exit>,
-    ) -> BoxFuture<'static, Started>;
+    fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 }
 
 /// One instance. Dropping the last handle kills it.
