@@ -227,6 +227,25 @@ fn a_failed_load_reaches_every_waiter_and_cools_down() {
 }
 
 #[test]
+fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
+    let mut state = State::new(policy(&["a"], 100, None));
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve };
+    let crash = Failure::new(FailureKind::WorkerDied, "crashed");
+    state.step(Millis(1), request(1));
+    state.step(Millis(1), Event::Planned { instance: InstanceId(1), required: 1, preferred: 1 });
+    assert_eq!(
+        state.step(Millis(2), Event::Exited(InstanceId(1), crash.clone())),
+        [Effect::Refuse(RequestId(1), crash.clone())]
+    );
+
+    state.step(Millis(2_000), request(2));
+    state.step(Millis(2_001), Event::Planned { instance: InstanceId(2), required: 1, preferred: 1 });
+    state.step(Millis(2_002), Event::Loaded(InstanceId(2)));
+    assert_eq!(state.step(Millis(2_003), Event::Exited(InstanceId(2), crash)), []);
+    assert!(matches!(state.step(Millis(2_004), request(3))[0], Effect::Start { .. }));
+}
+
+#[test]
 fn patience_ends_and_the_load_goes_on() {
     let mut state = State::new(policy(&["a"], 100, None));
     state.step(Millis(1), Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve });
