@@ -155,6 +155,8 @@ pub enum FailureKind {
     NotPulled,
     /// The worker died.
     WorkerDied,
+    /// This very request made workers die; it is not tried again for a while.
+    Suspected,
     /// Took too long.
     TimedOut,
     /// The host is shutting down, or the model was unloaded by force.

@@ -78,12 +78,23 @@ async fn a_stream_that_had_begun_ends_with_a_framed_error() {
 }
 
 #[tokio::test]
-async fn a_crashed_model_is_loaded_again() {
+async fn a_request_whose_worker_died_is_tried_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let once = folder.path().join("once");
     let server = server(&format!("{{fault: segfault, once_file: {}}}", once.display()));
-    assert_eq!(server.chat("bad", "hi").await.0, 500);
-    server.until("bad", "state", json!("cold")).await;
     let (status, body) = server.chat("bad", "hi").await;
-    assert_eq!((status, text(&body)), (200, "hi"));
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(text(&body), "hi");
+    assert_eq!(server.status("bad", "loads").await, 2);
+}
+
+#[tokio::test]
+async fn a_request_that_kills_every_worker_is_refused_for_a_while_and_others_are_not() {
+    let server = server("{fault: segfault}");
+    assert_eq!(server.chat("bad", "poison").await.0, 500);
+    let loads = server.status("bad", "loads").await;
+    assert_eq!(loads, json!(3));
+    let (status, body) = server.chat("bad", "poison").await;
+    assert_eq!((status, &body["error"]["code"]), (500, &json!("request_suspected")));
+    assert_eq!(server.status("bad", "loads").await, loads, "a suspect costs no worker");
 }

@@ -27,7 +27,8 @@ async fn http_bodies() {
         (r#"{"model":"a","messages":[{"role":"nobody","content":"x"}]}"#, 400, "role"),
     ];
     for (body, status, word) in cases {
-        let response = client.post(&url).header("content-type", "application/json").body(body).send().await.expect("an answer");
+        let response =
+            client.post(&url).header("content-type", "application/json").body(body).send().await.expect("an answer");
         assert_eq!(response.status().as_u16(), status, "{body}");
         let answer: serde_json::Value = response.json().await.expect("the envelope");
         assert!(answer["error"]["message"].as_str().is_some_and(|message| message.contains(word)), "{body}: {answer}");
@@ -35,7 +36,8 @@ async fn http_bodies() {
     assert_eq!(server.get("/nowhere").await.0, 404);
     assert_eq!(server.get("/v1/chat/completions").await.0, 405);
     assert_eq!(server.chat("nick", "by alias").await.1["model"], "a");
-    let (status, body) = server.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "no model"}]})).await;
+    let (status, body) =
+        server.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "no model"}]})).await;
     assert_eq!((status, text(&body)), (200, "no model"), "{body}");
     let (_, list) = server.get("/v1/models").await;
     assert_eq!(list["data"].as_array().map(Vec::len), Some(1), "{list}");
@@ -73,14 +75,18 @@ async fn damaged_weights() {
     file.seek(SeekFrom::Start(8)).and_then(|_| file.write_all(&[0xff; 64])).expect("overwritten");
     let mut yaml = ECHO.to_owned();
     for (name, path) in [("truncated", &truncated), ("header", &header), ("garbage", &garbage), ("twisted", &twisted)] {
-        yaml += &format!("  {name}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n", path.display());
+        yaml +=
+            &format!("  {name}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n", path.display());
     }
     let server = Server::start(&Setup { yaml, plugins: vec!["echo", "candle_llm"], ..Setup::default() });
     for name in ["truncated", "header", "garbage", "twisted"] {
         let (status, body) = server.chat(name, "x").await;
         assert_eq!(status, 500, "{name}: {body}");
         let message = body["error"]["message"].as_str().unwrap_or_default();
-        assert!(message.contains(".gguf") && !message.contains("panic") && !message.contains("crash"), "{name}: {message}");
+        assert!(
+            message.contains(".gguf") && !message.contains("panic") && !message.contains("crash"),
+            "{name}: {message}"
+        );
     }
     assert_eq!(server.chat("a", "x").await.0, 200);
 }
@@ -89,7 +95,8 @@ async fn damaged_weights() {
 fn a_port_already_taken() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("its address");
-    let (_folder, config) = prepare(&Setup { yaml: format!("listen: {address}\n{ECHO}"), plugins: vec!["echo"], ..Setup::default() });
+    let (_folder, config) =
+        prepare(&Setup { yaml: format!("listen: {address}\n{ECHO}"), plugins: vec!["echo"], ..Setup::default() });
     let (code, _, stderr) = aihost(&["serve", "--config", &config.display().to_string()], &[]);
     assert_ne!(code, 0);
     assert!(stderr.contains(&address.port().to_string()) && stderr.contains("listen"), "{stderr}");
@@ -108,7 +115,8 @@ fn no_models_yaml() {
 
 #[test]
 fn an_unknown_key() {
-    let (_folder, config) = prepare(&Setup { yaml: "models:\n  a:\n    type: text\n    plugn: x\n".into(), ..Setup::default() });
+    let (_folder, config) =
+        prepare(&Setup { yaml: "models:\n  a:\n    type: text\n    plugn: x\n".into(), ..Setup::default() });
     let (code, _, stderr) = aihost(&["check", "--config", &config.display().to_string()], &[]);
     assert_ne!(code, 0);
     assert!(stderr.contains("plugn") && stderr.contains("plugin") && stderr.contains("models.yaml"), "{stderr}");
@@ -116,7 +124,12 @@ fn an_unknown_key() {
 
 #[test]
 fn an_unknown_model_suggests_the_nearest() {
-    let (_folder, config) = prepare(&Setup { yaml: "models:\n  smollm2:\n    type: text\n    plugin: candle-llm\n    source: {url: \"http://127.0.0.1:9/x\"}\n".into(), ..Setup::default() });
+    let (_folder, config) = prepare(&Setup {
+        yaml:
+            "models:\n  smollm2:\n    type: text\n    plugin: candle-llm\n    source: {url: \"http://127.0.0.1:9/x\"}\n"
+                .into(),
+        ..Setup::default()
+    });
     let (code, _, stderr) = aihost(&["models", "pull", "smolm2", "--config", &config.display().to_string()], &[]);
     assert_ne!(code, 0);
     assert!(stderr.contains("smollm2"), "{stderr}");

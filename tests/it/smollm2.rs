@@ -9,9 +9,16 @@ const QUESTION: &str = "Who wrote Romeo and Juliet?";
 fn server() -> Server {
     let file = model_file();
     let entry = |name: &str, context: u32| {
-        format!("  {name}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n    options: {{context: {context}}}\n", file.display())
+        format!(
+            "  {name}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n    options: {{context: {context}}}\n",
+            file.display()
+        )
     };
-    let yaml = format!("devices: [{{id: cpu, memory: 4GiB, max_loaded: 1}}]\nmodels:\n{}{}", entry("one", 512), entry("two", 256));
+    let yaml = format!(
+        "devices: [{{id: cpu, memory: 4GiB, max_loaded: 1}}]\nmodels:\n{}{}",
+        entry("one", 512),
+        entry("two", 256)
+    );
     Server::start(&Setup { yaml, plugins: vec!["candle_llm"], ..Setup::default() })
 }
 
@@ -23,7 +30,10 @@ async fn answers_swaps_streams_and_refuses_what_is_too_long() {
     assert!(text(&whole).contains("Shakespeare"), "{whole}");
     assert_eq!(whole["choices"][0]["finish_reason"], "stop");
     let usage = &whole["usage"];
-    assert_eq!(usage["total_tokens"].as_u64(), Some(usage["prompt_tokens"].as_u64().unwrap_or(0) + usage["completion_tokens"].as_u64().unwrap_or(0)));
+    assert_eq!(
+        usage["total_tokens"].as_u64(),
+        Some(usage["prompt_tokens"].as_u64().unwrap_or(0) + usage["completion_tokens"].as_u64().unwrap_or(0))
+    );
 
     // The other model swaps in; greedy text is the same, streamed.
     let body = server.stream(&chat("two", QUESTION)).await.text().await.expect("a stream");
@@ -51,7 +61,8 @@ async fn answers_swaps_streams_and_refuses_what_is_too_long() {
     // The same seed gives the same text.
     let mut seeded = chat("two", "Tell me a story");
     (seeded["temperature"], seeded["seed"], seeded["max_tokens"]) = (json!(1.0), json!(-7), json!(16));
-    let (first, second) = (server.post("/v1/chat/completions", &seeded).await, server.post("/v1/chat/completions", &seeded).await);
+    let (first, second) =
+        (server.post("/v1/chat/completions", &seeded).await, server.post("/v1/chat/completions", &seeded).await);
     assert_eq!(text(&first.1), text(&second.1));
 
     let (status, error) = server.chat("two", &"word ".repeat(400)).await;

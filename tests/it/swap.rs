@@ -56,7 +56,8 @@ async fn interleaved_requests_are_served_in_batches() {
     for (model, (_, body)) in models.iter().zip(&answers) {
         assert_eq!(body["model"], *model);
     }
-    let loads = server.status("a", "loads").await.as_u64().unwrap_or(99) + server.status("b", "loads").await.as_u64().unwrap_or(99);
+    let loads = server.status("a", "loads").await.as_u64().unwrap_or(99)
+        + server.status("b", "loads").await.as_u64().unwrap_or(99);
     assert!(loads <= 4, "20 interleaved requests took {loads} loads");
 }
 
@@ -77,7 +78,12 @@ async fn load_and_unload_over_http() {
     assert_eq!(server.post("/models/load", &json!({"model": "a"})).await, (200, json!({"success": true})));
     assert_eq!(server.status("a", "state").await, "hot");
     let (_, models) = server.get("/models").await;
-    let value = |id: &str| models["data"].as_array().and_then(|list| list.iter().find(|m| m["id"] == id)).map(|m| m["status"]["value"].clone());
+    let value = |id: &str| {
+        models["data"]
+            .as_array()
+            .and_then(|list| list.iter().find(|m| m["id"] == id))
+            .map(|m| m["status"]["value"].clone())
+    };
     assert_eq!((value("a"), value("b")), (Some(json!("loaded")), Some(json!("unloaded"))));
     assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await, (200, json!({"success": true})));
     assert_eq!(server.status("a", "state").await, "cold");

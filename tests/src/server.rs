@@ -41,7 +41,8 @@ pub fn prepare(setup: &Setup) -> (tempfile::TempDir, PathBuf) {
     std::fs::create_dir_all(&plugins).expect("a plugins folder");
     for name in &setup.plugins {
         let file = fixture(name);
-        std::fs::copy(&file, plugins.join(format!("{name}.so"))).unwrap_or_else(|e| panic!("copying {}: {e}", file.display()));
+        std::fs::copy(&file, plugins.join(format!("{name}.so")))
+            .unwrap_or_else(|e| panic!("copying {}: {e}", file.display()));
     }
     let mut yaml = String::new();
     for key in ["plugins", "models", "state"] {
@@ -84,13 +85,18 @@ impl Server {
             match stderr.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
                 Ok(line) => {
                     if let Some(at) = line.find("http://127.0.0.1:") {
-                        let base = line[at..].split([' ', '/', '"']).filter(|part| !part.is_empty()).nth(1).map(|host| format!("http://{host}"));
+                        let base = line[at..]
+                            .split([' ', '/', '"'])
+                            .filter(|part| !part.is_empty())
+                            .nth(1)
+                            .map(|host| format!("http://{host}"));
                         return Self { child, base: base.expect("an address"), folder, stderr };
                     }
                     seen.push(line);
                 }
                 Err(error) => {
                     let _ = child.kill();
+                    let _ = child.wait();
                     panic!("the server did not listen ({error}):\n{}", seen.join("\n"));
                 }
             }
@@ -207,14 +213,16 @@ fn client() -> reqwest::Client {
 
 /// Runs one command of the binary: exit code, stdout, stderr.
 pub fn aihost(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
-    let output = Command::new(binary()).args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().expect("aihost runs");
+    let output =
+        Command::new(binary()).args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().expect("aihost runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
 }
 
 /// Whether a process exists and is no zombie.
 pub fn alive(pid: i64) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
 /// Waits until a condition holds.

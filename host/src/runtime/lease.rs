@@ -16,6 +16,15 @@ pub(super) struct LeaseLimits {
     pub(super) stall_timeout: Duration,
 }
 
+/// How a lease ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The client has its answer, or left.
+    Answered,
+    /// The worker died before it had sent anything: the client still waits behind this sender.
+    Lost(mpsc::Sender<Output>, Failure),
+}
+
 /// Serves until the instance says it is done. The client leaving, stalling or running out of time cancels, but does not
 /// end the lease: only the instance does.
 pub(super) async fn carry(
@@ -24,12 +33,13 @@ pub(super) async fn carry(
     mut outputs: mpsc::Receiver<Output>,
     client: mpsc::Sender<Output>,
     limits: LeaseLimits,
-) {
+) -> Ended {
     let deadline = Instant::now() + limits.request_timeout;
     let mut client = Some(client);
+    let mut untouched = true;
     loop {
         let output = tokio::select! {
-            output = outputs.recv() => output,
+            output = outputs.recv() => output.unwrap_or_else(|| Output::Done(Err(silent()))),
             () = left(client.as_ref()) => {
                 client = None;
                 instance.cancel(request);
@@ -43,19 +53,26 @@ pub(super) async fn carry(
                 continue;
             }
         };
-        let Some(output) = output else {
-            let failure = Failure::new(FailureKind::WorkerDied, "the model's worker ended without an answer");
-            tell(client.take(), Output::Done(Err(failure)), limits.stall_timeout).await;
-            return;
-        };
-        let done = matches!(output, Output::Done(_));
-        if !tell(client.clone(), output, limits.stall_timeout).await && client.take().is_some() && !done {
-            instance.cancel(request);
-        }
-        if done {
-            return;
+        match (output, client.as_ref()) {
+            (Output::Done(Err(failure)), Some(waiting)) if untouched && failure.kind == FailureKind::WorkerDied => {
+                return Ended::Lost(waiting.clone(), failure);
+            }
+            (output, _) => {
+                untouched = false;
+                let done = matches!(output, Output::Done(_));
+                if !tell(client.clone(), output, limits.stall_timeout).await && client.take().is_some() && !done {
+                    instance.cancel(request);
+                }
+                if done {
+                    return Ended::Answered;
+                }
+            }
         }
     }
+}
+
+fn silent() -> Failure {
+    Failure::new(FailureKind::WorkerDied, "the model's worker ended without an answer")
 }
 
 /// Resolves when the client's receiver is gone; never, once that is known.

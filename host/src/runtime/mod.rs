@@ -6,6 +6,7 @@
 mod api;
 mod lease;
 mod policy;
+mod replay;
 mod run;
 
 pub use api::{Answer, Class, Command, Handle, ModelStatus, Submission, Submitted};

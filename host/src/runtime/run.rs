@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aihost_plugin_api::LoadRequest;
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::Ending;
-use super::api::{Answer, Class, Command, ModelStatus, Submission, Submitted};
-use super::lease::{LeaseLimits, carry};
+use super::api::{Answer, Command, ModelStatus, Submission, Submitted};
+use super::lease::{Ended, LeaseLimits, carry};
 use super::policy::{milliseconds, policy};
+use super::replay::{Job, Suspects, Verdict};
 use crate::config::{Config, ModelConfig};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Effect, Event, State, Want};
-use crate::worker::{Exit, ExitReason, Instance, Placement, StartSpec, Started};
+use crate::worker::{Exit, ExitReason, Instance, Output, Placement, StartSpec, Started};
 use crate::{device, store};
 
 /// Internal events that may wait for the loop.
@@ -33,14 +33,22 @@ const STOP_GRACE: Duration = Duration::from_secs(30);
 enum Internal {
     Started(InstanceId, Started),
     Loaded(InstanceId, Result<(), Failure>),
-    Ended(RequestId),
+    Ended(RequestId, Ended),
     Cancelled(RequestId),
 }
 
 /// Who asked, and with what.
 enum Pending {
-    Serve { task: Bytes, grant: oneshot::Sender<Submitted> },
+    Serve { job: Job, client: Client },
     Load { model: ModelId, reply: oneshot::Sender<Result<(), Failure>> },
+}
+
+/// Where an answer goes.
+enum Client {
+    /// It waits to be granted.
+    New(oneshot::Sender<Submitted>),
+    /// It was granted, and its worker died before it had anything.
+    Granted(mpsc::Sender<Output>),
 }
 
 pub(super) struct Loop {
@@ -52,6 +60,9 @@ pub(super) struct Loop {
     wake: Option<Instant>,
     instances: HashMap<InstanceId, Arc<dyn Instance>>,
     pending: HashMap<RequestId, Pending>,
+    /// Requests that hold a lease.
+    leased: HashMap<RequestId, Job>,
+    suspects: Suspects,
     unloads: Vec<(ModelId, oneshot::Sender<Result<(), Failure>>)>,
     loads: BTreeMap<ModelId, u64>,
     next_request: u64,
@@ -75,6 +86,8 @@ impl Loop {
             wake: None,
             instances: HashMap::new(),
             pending: HashMap::new(),
+            leased: HashMap::new(),
+            suspects: Suspects::default(),
             unloads: Vec::new(),
             loads: BTreeMap::new(),
             next_request: 0,
@@ -158,6 +171,10 @@ impl Loop {
     }
 
     fn submit(&mut self, submission: Submission, mut reply: oneshot::Sender<Submitted>) {
+        let job = Job::new(submission);
+        if let Some(failure) = self.suspects.refusal(&job) {
+            return send(reply, Err(failure));
+        }
         let id = self.next_request();
         let (grant, granted) = oneshot::channel();
         let events = self.events.clone();
@@ -170,12 +187,36 @@ impl Loop {
                 () = reply.closed() => post(&events, Internal::Cancelled(id)).await,
             }
         });
-        self.pending.insert(id, Pending::Serve { task: submission.task, grant });
-        let want = match submission.class {
-            Class::Interactive => Want::Serve,
-            Class::Batch => Want::ServeBatch,
-        };
-        self.step(Event::Request { id, model: submission.model, want });
+        let (model, want) = (job.model.clone(), job.want());
+        self.pending.insert(id, Pending::Serve { job, client: Client::New(grant) });
+        self.step(Event::Request { id, model, want });
+    }
+
+    /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
+    fn ended(&mut self, id: RequestId, ended: Ended) {
+        let job = self.leased.remove(&id);
+        self.step(Event::Done(id));
+        let (Ended::Lost(client, failure), Some(job)) = (ended, job) else { return };
+        match self.suspects.judge(job, failure) {
+            Verdict::Again(job) => {
+                let id = self.next_request();
+                tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
+                self.watch(id, client.clone());
+                let (model, want) = (job.model.clone(), job.want());
+                self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client) });
+                self.step(Event::Request { id, model, want });
+            }
+            Verdict::Refused(failure) => finish(client, failure),
+        }
+    }
+
+    /// A client that leaves while its request waits to be tried again.
+    fn watch(&self, id: RequestId, client: mpsc::Sender<Output>) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            client.closed().await;
+            post(&events, Internal::Cancelled(id)).await;
+        });
     }
 
     fn internal(&mut self, event: Internal) {
@@ -206,7 +247,7 @@ impl Loop {
                 self.step(Event::Loaded(id));
             }
             Internal::Loaded(id, Err(failure)) => self.step(Event::Failed(id, failure)),
-            Internal::Ended(id) => self.step(Event::Done(id)),
+            Internal::Ended(id, ended) => self.ended(id, ended),
             Internal::Cancelled(id) => {
                 if self.pending.remove(&id).is_some() {
                     self.step(Event::Cancel(id));
@@ -249,7 +290,11 @@ impl Loop {
             Effect::Start { instance, model, device } => self.start(instance, &model, &device),
             Effect::Load { instance, granted } => self.load(instance, granted),
             Effect::Grant(request, instance) => self.grant(request, instance),
-            Effect::Ready(request) => self.reply_load(request, Ok(())),
+            Effect::Ready(request) => {
+                if let Some(Pending::Load { reply, .. }) = self.pending.remove(&request) {
+                    send(reply, Ok(()));
+                }
+            }
             Effect::Refuse(request, failure) => self.refuse(request, failure),
             Effect::Stop(instance) => self.stop(instance),
             // Rounded up: a timer that is a little early would find nothing due.
@@ -318,40 +363,42 @@ impl Loop {
 
     fn grant(&mut self, request: RequestId, id: InstanceId) {
         let events = self.events.clone();
-        let (Some(Pending::Serve { task, grant }), Some(instance)) =
+        let (Some(Pending::Serve { job, client }), Some(instance)) =
             (self.pending.remove(&request), self.instances.get(&id).cloned())
         else {
             // The client left in this very moment, or the worker died: the lease ends at once.
-            tokio::spawn(async move { post(&events, Internal::Ended(request)).await });
+            tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
             return;
         };
         let limits = LeaseLimits {
             request_timeout: self.config.limits.request_timeout,
             stall_timeout: self.config.limits.stream_stall_timeout,
         };
-        let (client, output) = mpsc::channel(OUTPUTS_MAX);
-        let outputs = instance.generate(request, task);
-        send(grant, Ok(Answer { request, output }));
+        let outputs = instance.generate(request, job.task.clone());
+        self.leased.insert(request, job);
+        let client = match client {
+            Client::New(grant) => {
+                let (client, output) = mpsc::channel(OUTPUTS_MAX);
+                send(grant, Ok(Answer { request, output }));
+                client
+            }
+            Client::Granted(client) => client,
+        };
         tokio::spawn(async move {
-            carry(request, instance, outputs, client, limits).await;
-            post(&events, Internal::Ended(request)).await;
+            let ended = carry(request, instance, outputs, client, limits).await;
+            post(&events, Internal::Ended(request, ended)).await;
         });
     }
 
     fn refuse(&mut self, request: RequestId, failure: Failure) {
-        if let Some(Pending::Load { .. }) = self.pending.get(&request) {
-            self.reply_load(request, Err(failure));
-        } else if let Some(Pending::Serve { grant, .. }) = self.pending.remove(&request) {
-            send(grant, Err(failure));
-        }
-    }
-
-    fn reply_load(&mut self, request: RequestId, result: Result<(), Failure>) {
-        if let Some(Pending::Load { model, reply }) = self.pending.remove(&request) {
-            if let Err(failure) = &result {
+        match self.pending.remove(&request) {
+            Some(Pending::Load { model, reply }) => {
                 tracing::warn!(%model, "load failed: {failure}");
+                send(reply, Err(failure));
             }
-            send(reply, result);
+            Some(Pending::Serve { client: Client::New(grant), .. }) => send(grant, Err(failure)),
+            Some(Pending::Serve { client: Client::Granted(client), .. }) => finish(client, failure),
+            None => {}
         }
     }
 
@@ -408,6 +455,11 @@ impl Loop {
 /// Answers someone who may have left.
 fn send<T>(reply: oneshot::Sender<T>, value: T) {
     let _left = reply.send(value).is_err();
+}
+
+/// The last word to a granted client. It takes no more than one output, so it never waits behind itself.
+fn finish(client: mpsc::Sender<Output>, failure: Failure) {
+    tokio::spawn(async move { client.send(Output::Done(Err(failure))).await.is_ok() });
 }
 
 /// Posts to the loop; it is gone only when the host is.

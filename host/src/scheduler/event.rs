@@ -53,4 +53,6 @@ pub enum Want {
     ServeBatch,
     /// The model hot, without a lease.
     Load,
+    /// A lease with no other beside it, before everyone else: the request was on a worker that died.
+    Solo,
 }

@@ -33,11 +33,12 @@ impl State {
         }
         let waiter = Waiter { id, want, since: self.now };
         let queue = self.queues.entry(model).or_default();
-        let at = if want == Want::ServeBatch {
-            queue.len()
-        } else {
-            queue.iter().position(|other| other.want == Want::ServeBatch).unwrap_or(queue.len())
+        let at = match want {
+            Want::Solo => queue.iter().position(|other| other.want != Want::Solo),
+            Want::ServeBatch => None,
+            Want::Serve | Want::Load => queue.iter().position(|other| other.want == Want::ServeBatch),
         };
+        let at = at.unwrap_or(queue.len());
         queue.insert(at, waiter);
     }
 
@@ -49,7 +50,7 @@ impl State {
         if !self.policy.models.contains_key(model) {
             return Some(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
         }
-        if self.queued(model) >= self.policy.queue_max {
+        if want != Want::Solo && self.queued(model) >= self.policy.queue_max {
             let message = format!(
                 "`{model}` has {} requests waiting, the most it may have (`limits: queue:`); try again later",
                 self.queued(model)
@@ -103,6 +104,7 @@ impl State {
             effects.push(Effect::Ready(waiter.id));
         } else {
             instance.leases.insert(waiter.id);
+            instance.solo = waiter.want == Want::Solo;
             effects.push(Effect::Grant(waiter.id, id));
         }
     }
@@ -112,10 +114,17 @@ impl State {
         let instance = self.instances.get(&id).filter(|instance| instance.state == ModelState::Hot)?;
         let leases_max = self.policy.models.get(&instance.model)?.leases_max;
         let gate = self.gate(instance);
-        self.queues
-            .get(&instance.model)?
-            .iter()
-            .position(|waiter| waiter.want == Want::Load || (instance.leases.len() < leases_max && gate.admits(waiter)))
+        let admitted = |waiter: &Waiter| match waiter.want {
+            Want::Load => true,
+            Want::Solo => instance.leases.is_empty(),
+            Want::Serve | Want::ServeBatch => {
+                !instance.solo && instance.leases.len() < leases_max && gate.admits(waiter)
+            }
+        };
+        let queue = self.queues.get(&instance.model)?;
+        // Behind one that must be alone, nobody begins: it would never find the worker empty.
+        let limit = queue.iter().position(|waiter| waiter.want == Want::Solo).map_or(queue.len(), |first| first + 1);
+        queue.iter().take(limit).position(admitted)
     }
 
     /// Who is let in. Everyone, unless another model has waited for this one's room: once the quantum is served, those

@@ -109,6 +109,8 @@ pub struct Instance {
     pub reserved: u64,
     /// Requests that hold a lease.
     pub leases: BTreeSet<RequestId>,
+    /// Whether the one lease suffers no other beside it.
+    pub solo: bool,
     /// When its state last changed.
     pub since: Millis,
     /// When its last lease ended, or it became hot.
@@ -189,6 +191,7 @@ impl State {
         let now = self.now;
         for instance in self.instances.values_mut() {
             if instance.leases.remove(&id) {
+                instance.solo = false;
                 instance.used = now;
             }
         }
@@ -301,6 +304,7 @@ impl State {
             preferred: 0,
             reserved: 0,
             leases: BTreeSet::new(),
+            solo: false,
             since: self.now,
             used: self.now,
         };

@@ -246,6 +246,20 @@ fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
 }
 
 #[test]
+fn a_solo_request_goes_first_and_alone() {
+    let mut bench = Bench::new(policy(&["a"], 100, None));
+    bench.request(1, "a");
+    bench.send(Event::Request { id: RequestId(2), model: "a".into(), want: Want::Solo });
+    bench.request(3, "a");
+    bench.check(&["start a", "load a", "grant 1 a"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.check(&["grant 2 a"]);
+    bench.request(4, "a");
+    bench.send(Event::Done(RequestId(2)));
+    bench.check(&["grant 3 a", "grant 4 a"]);
+}
+
+#[test]
 fn patience_ends_and_the_load_goes_on() {
     let mut state = State::new(policy(&["a"], 100, None));
     state.step(Millis(1), Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve });
@@ -388,6 +402,7 @@ impl World {
         let mut loaded = BTreeSet::new();
         for (id, instance) in self.state.instances() {
             reserved += instance.reserved;
+            assert!(!instance.solo || instance.leases.len() == 1, "company for a solo lease: {instance:?}");
             if instance.reserved > 0 {
                 loaded.insert(*id);
             }
@@ -403,7 +418,7 @@ impl World {
             0..6 => {
                 self.next += 1;
                 let id = RequestId(self.next);
-                let want = [Want::Serve, Want::Serve, Want::ServeBatch, Want::Load][self.draw(4) as usize];
+                let want = [Want::Serve, Want::Serve, Want::ServeBatch, Want::Load, Want::Solo][self.draw(5) as usize];
                 self.open.insert(id, Answer::Waiting);
                 self.feed(Event::Request { id, model: model.into(), want });
             }
