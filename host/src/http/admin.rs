@@ -40,7 +40,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatu
 
 /// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.
 pub(super) async fn logs(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
-    let model = resolve::by_name(app.handle.config(), &name)?.id.clone();
+    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
     let mut text = app.handle.logs(model).await?.join("\n");
     if !text.is_empty() {
         text.push('\n');
@@ -75,7 +75,7 @@ pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError>
 
 fn named(app: &App, body: &Map<String, Value>) -> Result<ModelId, ApiError> {
     let name = Fields::root(body).required_text("model")?;
-    Ok(resolve::by_name(app.handle.config(), name)?.id.clone())
+    Ok(resolve::by_name(&app.handle.config(), name)?.id.clone())
 }
 
 /// Names of the `preload: true` models that have neither been loaded once nor failed.

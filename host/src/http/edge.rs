@@ -22,12 +22,12 @@ pub(super) async fn edge(State(app): State<App>, request: Request, next: Next) -
     let config = app.handle.config();
     let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
     let mut response = if is_preflight {
-        match auth::admit_preflight(config, request.headers()) {
+        match auth::admit_preflight(&config, request.headers()) {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
             Err(error) => error.into_response(),
         }
     } else {
-        match auth::admit(config, request.uri().path(), request.headers()) {
+        match auth::admit(&config, request.uri().path(), request.headers()) {
             Ok(()) => next.run(request).await,
             Err(error) => error.into_response(),
         }

@@ -9,7 +9,7 @@ mod policy;
 mod replay;
 mod run;
 
-pub use api::{Answer, Class, Command, Handle, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,8 +46,9 @@ pub(crate) enum Ending {
 pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Placement>) -> Runtime {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (shutdown, ending) = watch::channel(Ending::No);
-    let handle = Handle::new(commands, Arc::clone(&config));
-    let task = tokio::spawn(run::Loop::new(config, registry, placement).run(inbox, ending));
+    let (in_force, watched) = watch::channel(config);
+    let handle = Handle::new(commands, watched);
+    let task = tokio::spawn(run::Loop::new(in_force, registry, placement).run(inbox, ending));
     Runtime { handle, shutdown, task }
 }
 

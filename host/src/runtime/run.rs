@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::Ending;
-use super::api::{Answer, Command, ModelStatus, Submission, Submitted};
+use super::api::{Answer, Changes, Command, ModelStatus, Submission, Submitted};
 use super::lease::{Ended, LeaseLimits, carry};
 use super::policy::{milliseconds, policy};
 use super::replay::{Job, Suspects, Verdict};
@@ -53,6 +53,7 @@ enum Client {
 
 pub(super) struct Loop {
     config: Arc<Config>,
+    in_force: watch::Sender<Arc<Config>>,
     registry: Arc<Registry>,
     placement: Arc<dyn Placement>,
     state: State,
@@ -73,12 +74,18 @@ pub(super) struct Loop {
 }
 
 impl Loop {
-    pub(super) fn new(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Placement>) -> Self {
+    pub(super) fn new(
+        in_force: watch::Sender<Arc<Config>>,
+        registry: Arc<Registry>,
+        placement: Arc<dyn Placement>,
+    ) -> Self {
+        let config = Arc::clone(&in_force.borrow());
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exited) = mpsc::channel(EVENTS_MAX);
         let state = State::new(policy(&config, &registry));
         Self {
             config,
+            in_force,
             registry,
             placement,
             state,
@@ -100,7 +107,8 @@ impl Loop {
 
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut ending: watch::Receiver<Ending>) {
         let (Some(mut inbox), Some(mut exited)) = (self.inbox.take(), self.exited.take()) else { return };
-        self.preload();
+        let config = Arc::clone(&self.config);
+        self.preload(config.models.keys());
         loop {
             let wake = self.wake;
             tokio::select! {
@@ -123,13 +131,26 @@ impl Loop {
         }
     }
 
-    fn preload(&mut self) {
-        for model in
-            self.config.models.values().filter(|model| model.preload).map(|model| model.id.clone()).collect::<Vec<_>>()
-        {
-            let (reply, _) = oneshot::channel();
-            self.command(Command::Load(model, reply));
+    fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
+        for model in models {
+            if self.config.models.get(model).is_some_and(|entry| entry.preload) {
+                let (reply, _) = oneshot::channel();
+                self.command(Command::Load(model.clone(), reply));
+            }
         }
+    }
+
+    fn configure(&mut self, config: Arc<Config>) -> Changes {
+        let old = std::mem::replace(&mut self.config, Arc::clone(&config));
+        self.in_force.send_replace(Arc::clone(&config));
+        let changes = changes(&old, &config);
+        tracing::info!(?changes, "new configuration");
+        self.step(Event::Configure(policy(&config, &self.registry)));
+        for model in &changes.changed {
+            self.step(Event::Unload(model.clone()));
+        }
+        self.preload(changes.added.iter().chain(&changes.changed));
+        changes
     }
 
     fn end(&mut self, how: Ending) {
@@ -163,6 +184,7 @@ impl Loop {
                 }
             }
             Command::Models(reply) => send(reply, self.status()),
+            Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
                 let instance = self.state.instance_of(&model).and_then(|(id, _)| self.instances.get(&id));
                 send(reply, instance.map(|instance| instance.log_tail()).unwrap_or_default());
@@ -449,6 +471,24 @@ impl Loop {
     fn next_request(&mut self) -> RequestId {
         self.next_request += 1;
         RequestId(self.next_request)
+    }
+}
+
+/// Which entries differ in what an instance is made of. Names, limits and policy take effect without a reload.
+fn changes(old: &Config, new: &Config) -> Changes {
+    let differs = |id: &&ModelId| match (old.models.get(*id), new.models.get(*id)) {
+        (Some(before), Some(after)) => {
+            before.kind != after.kind
+                || (&before.plugin, &before.plugin_version) != (&after.plugin, &after.plugin_version)
+                || (&before.files, &before.options) != (&after.files, &after.options)
+                || (&before.memory, &before.devices) != (&after.memory, &after.devices)
+        }
+        _ => false,
+    };
+    Changes {
+        added: new.models.keys().filter(|id| !old.models.contains_key(*id)).cloned().collect(),
+        removed: old.models.keys().filter(|id| !new.models.contains_key(*id)).cloned().collect(),
+        changed: new.models.keys().filter(differs).cloned().collect(),
     }
 }
 

@@ -26,7 +26,7 @@ struct TextEndpoint<S> {
 /// Resolves the model, runs the request and writes the answer.
 async fn answer<S: Shape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: TextJob) -> Result<Response, ApiError> {
     let config = app.handle.config();
-    let model = resolve::for_request(config, job.model.as_deref(), Kind::Text, endpoint.path)?.id.clone();
+    let model = resolve::for_request(&config, job.model.as_deref(), Kind::Text, endpoint.path)?.id.clone();
     let mut shape = (endpoint.shape)(&job, &model.0, super::router::unix_seconds());
     let delivery = job.delivery;
     let mut generation = Generation::new(app.handle.clone(), model.clone(), job);

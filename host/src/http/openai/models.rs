@@ -11,14 +11,16 @@ use crate::config::ModelConfig;
 
 /// Every model that can be served, loaded or not.
 pub(in crate::http) async fn list(State(app): State<App>) -> Json<Value> {
-    let models = app.handle.config().models.values();
+    let config = app.handle.config();
+    let models = config.models.values();
     let data: Vec<_> = models.map(|model| object(model, app.started_s)).collect();
     Json(json!({"object": "list", "data": data}))
 }
 
 /// One model, by name or alias; ids may contain slashes.
 pub(in crate::http) async fn retrieve(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let model = resolve::by_name(app.handle.config(), &id)?;
+    let config = app.handle.config();
+    let model = resolve::by_name(&config, &id)?;
     Ok(Json(object(model, app.started_s)))
 }
 
