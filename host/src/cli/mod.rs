@@ -1,8 +1,119 @@
-//! The command line, one file per subcommand.
+//! The command line, one file per subcommand. Data goes to stdout, everything else to stderr.
 
+mod check;
+mod client;
+mod failure;
+mod hosting;
+mod init;
+mod models;
+mod out;
+mod plugins;
+mod ps;
+mod run;
+mod serve;
+mod sse;
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::failure::CliError;
+use crate::config::{Config, Env, Selection};
+
+/// What `--help` says about exit codes.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 models.yaml is missing or wrong, \
+4 the server cannot be reached, 130 interrupted.";
+
+/// Serves many generative models from one GPU machine behind one OpenAI-compatible port.
+#[derive(Debug, Parser)]
+#[command(name = "aihost", version, after_help = EXIT_CODES)]
+struct Arguments {
+    /// The models.yaml to use. Without it: AIHOST_CONFIG, ./models.yaml, /workspace/models.yaml, then the user's configuration folder.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write an example models.yaml to start from.
+    Init(init::Arguments),
+    /// Validate models.yaml and print how requests are routed.
+    Check(check::Arguments),
+    /// Serve the models of models.yaml.
+    Serve(serve::Arguments),
+    /// Show where each model of a running server stands.
+    Ps(ps::Arguments),
+    /// Chat with a text model.
+    Run(run::Arguments),
+    /// List, fetch, load and unload models.
+    Models(models::Arguments),
+    /// Show what plugins there are, without running their code.
+    Plugins(plugins::Arguments),
+    /// Hold one instance; started by the host.
+    #[command(hide = true)]
+    Worker {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+/// What every command is given.
+#[derive(Debug)]
+struct Session {
+    env: Env,
+    config: Option<PathBuf>,
+}
+
+impl Session {
+    /// The checked configuration.
+    fn load(&self) -> Result<Config, CliError> {
+        self.load_listening(None)
+    }
+
+    /// The checked configuration, listening elsewhere than it says.
+    fn load_listening(&self, listen: Option<String>) -> Result<Config, CliError> {
+        let selection = Selection { file: self.config.clone(), listen };
+        Ok(crate::config::load(&selection, &self.env)?)
+    }
+}
 
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = Arguments::parse();
+    let session = Session { env: Env::process(), config: arguments.config };
+    let result = match arguments.command {
+        Command::Worker { .. } => return worker(),
+        Command::Init(arguments) => init::run(&session, &arguments),
+        Command::Check(arguments) => check::run(&session, &arguments),
+        Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),
+        Command::Ps(arguments) => with_runtime(ps::run(&session, arguments)),
+        Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
+        Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
+        Command::Plugins(arguments) => plugins::run(&session, &arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}
+
+/// The child side of a worker, which must not have the threads of a runtime.
+fn worker() -> ExitCode {
+    ExitCode::FAILURE
+}
+
+fn with_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::failed(format!("the runtime cannot be started: {e}")))?;
+    let result = runtime.block_on(command);
+    // What still runs (a blocked read of stdin, a second signal's leftovers) does not hold the process.
+    runtime.shutdown_background();
+    result
 }

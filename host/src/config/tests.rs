@@ -24,7 +24,7 @@ fn bad_files_say_what_is_wrong_and_where() {
         let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let wanted: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
         assert!(!wanted.is_empty(), "{name} says no expected error");
-        let error = read(&text).expect_err(&name).to_string();
+        let error = read(&text).map_or_else(|error| error.to_string(), |_| "no error".to_owned());
         for part in wanted {
             if !error.contains(part) {
                 wrong.push(format!("{name}: wanted `{part}` in:\n{error}"));

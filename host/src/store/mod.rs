@@ -1,12 +1,14 @@
-//! Model files: where they lie, whether they are there, fetching them.
+//! Model files: where they lie, whether they are there, fetching them. It knows nothing of plugins, scheduling or HTTP serving.
+//!
+//! A file appears under its final name only when it is whole and its digest is right: what is under way lies in `NAME.part`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+mod digest;
+mod download;
+mod locate;
+mod lock;
+mod pull;
+mod wheel;
 
-use crate::config::ModelConfig;
-use crate::domain::Failure;
-
-/// The files of a model by role, or a [`Failure`] of kind `NotPulled` that names the missing file and the command that fetches it.
-pub fn locate(_model: &ModelConfig) -> Result<BTreeMap<String, PathBuf>, Failure> {
-    unimplemented!()
-}
+pub use locate::Presence;
+pub use locate::{locate, presence};
+pub use pull::{Mirrors, Phase, Progress, ProgressSink, PullError, Pulled, Puller};

@@ -130,7 +130,11 @@ fn defaults(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
         let Some(endpoint) = &model.endpoint else { continue };
         if let Some(owner) = owners.insert(endpoint, &model.id) {
             check
-                .fail(&key.key("default"), Some("true"), format!("but `{owner}` is the default of {endpoint} already"))
+                .fail(
+                    &key.key("default"),
+                    Some("true"),
+                    format!("is one too many: `{owner}` is the default of {endpoint} already"),
+                )
                 .hint("say `default: true` on one of them");
         }
     }
@@ -222,7 +226,9 @@ impl Entry<'_, '_, '_> {
         let (id, range) = typed.split_once('@').map_or((typed.as_str(), None), |(id, range)| (id, Some(range)));
         let id = id.trim();
         let part = |part: &str| {
-            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+            !part.starts_with('.')
+                && !part.is_empty()
+                && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
         };
         if id.split('/').count() > 2 || !id.split('/').all(part) {
             self.check

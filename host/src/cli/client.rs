@@ -1,0 +1,144 @@
+//! Talking to a running server.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Session;
+use super::failure::CliError;
+use crate::config::Config;
+
+/// Which server a command talks to.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Target {
+    /// The server's address. Default: `listen:` of models.yaml.
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+}
+
+/// A model as the server shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Status {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) plugin: String,
+    #[serde(default)]
+    pub(super) state: String,
+    pub(super) device: Option<String>,
+    #[serde(default)]
+    pub(super) memory: u64,
+    #[serde(default)]
+    pub(super) active: u32,
+    #[serde(default)]
+    pub(super) queued: u32,
+    pub(super) progress: Option<u32>,
+    #[serde(default)]
+    pub(super) loads: u64,
+    pub(super) idle_ms: Option<u64>,
+    pub(super) pid: Option<u32>,
+    pub(super) error: Option<String>,
+    #[serde(default)]
+    pub(super) aliases: Vec<String>,
+}
+
+/// A server and how to be let in.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    client: Client,
+    url: String,
+    key: Option<String>,
+}
+
+impl Server {
+    /// The server a command means: `--url`, else where the configuration listens.
+    pub(super) fn of(session: &Session, target: &Target) -> Result<Self, CliError> {
+        let key = session.env.api_key().map(str::to_owned);
+        match &target.url {
+            // A server elsewhere needs no models.yaml here; its key does, unless the environment has it.
+            Some(url) => {
+                let from_file = || session.load().ok().and_then(|config| config.api_keys.into_iter().next());
+                Self::at(url.trim_end_matches('/').to_owned(), key.or_else(from_file))
+            }
+            None => Self::of_config(&session.load()?, key),
+        }
+    }
+
+    /// The server that this configuration starts.
+    pub(super) fn of_config(config: &Config, key: Option<String>) -> Result<Self, CliError> {
+        let mut address = config.listen;
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv6() {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv4Addr::LOCALHOST.into()
+            });
+        }
+        Self::at(format!("http://{address}"), key.or_else(|| config.api_keys.first().cloned()))
+    }
+
+    fn at(url: String, key: Option<String>) -> Result<Self, CliError> {
+        let client = Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .no_proxy()
+            .build()
+            .map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;
+        Ok(Self { client, url, key })
+    }
+
+    /// Where every model stands.
+    pub(super) async fn status(&self) -> Result<Vec<Status>, CliError> {
+        let response = self.send(self.request(Method::GET, "/admin/status")).await?;
+        response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
+    }
+
+    /// Posts JSON.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, CliError> {
+        self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.url));
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
+        let response = request.send().await.map_err(|error| match error.is_builder() {
+            true => CliError::usage(format!("`{}` is not a server's address", self.url))
+                .hint("write it like http://host:9000"),
+            false => CliError::Unreachable { url: self.url.clone(), reason: reason(&error) },
+        })?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.text().await.unwrap_or_default();
+        let message = error_message(&body).unwrap_or_else(|| format!("the server answered {status}"));
+        Err(match status.as_u16() {
+            401 | 403 => CliError::failed(message).hint("set AIHOST_API_KEY to a key of the server"),
+            _ => CliError::failed(message),
+        })
+    }
+}
+
+/// The sentence of an OpenAI-shaped error.
+fn error_message(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let error = body.get("error")?;
+    error.get("message").or(Some(error))?.as_str().map(str::to_owned)
+}
+
+/// The innermost cause, which is the one that says something.
+fn reason(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

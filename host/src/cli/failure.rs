@@ -1,0 +1,84 @@
+//! How commands fail: one text for people, one exit code for scripts.
+
+use std::process::ExitCode;
+
+use super::out;
+use crate::config::ConfigError;
+
+/// A failed command.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// It failed.
+    #[error("{message}")]
+    Failed { message: String, hint: Option<String> },
+    /// It was asked for what cannot be.
+    #[error("{message}")]
+    Usage { message: String, hint: Option<String> },
+    /// models.yaml is missing or wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No server answers.
+    #[error("no server answers at {url}: {reason}")]
+    Unreachable { url: String, reason: String },
+    /// The user ended it.
+    #[error("interrupted")]
+    Interrupted,
+    /// Whoever read stdout left: nothing is wrong.
+    #[error("nobody reads the output")]
+    OutputClosed,
+}
+
+impl CliError {
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self::Failed { message: message.into(), hint: None }
+    }
+
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: None }
+    }
+
+    pub(super) fn hint(self, text: impl Into<String>) -> Self {
+        let hint = Some(text.into());
+        match self {
+            Self::Failed { message, .. } => Self::Failed { message, hint },
+            Self::Usage { message, .. } => Self::Usage { message, hint },
+            other => other,
+        }
+    }
+
+    fn code(&self) -> u8 {
+        match self {
+            Self::Failed { .. } => 1,
+            Self::Usage { .. } => 2,
+            Self::Config(_) => 3,
+            Self::Unreachable { .. } => 4,
+            Self::Interrupted => 130,
+            Self::OutputClosed => 0,
+        }
+    }
+}
+
+/// Tells the user on stderr, and the shell by the exit code.
+pub(super) fn report(error: &CliError) -> ExitCode {
+    match error {
+        CliError::OutputClosed | CliError::Interrupted => {}
+        CliError::Config(error) => error.problems.iter().for_each(|problem| {
+            let one = ConfigError { file: error.file.clone(), problems: vec![problem.clone()] };
+            out::note(&format!("error: {one}"));
+        }),
+        other => {
+            out::note(&format!("error: {other}"));
+            let hint = match other {
+                CliError::Failed { hint, .. } | CliError::Usage { hint, .. } => hint.clone(),
+                CliError::Unreachable { .. } => {
+                    Some("start it with `aihost serve`, or name another with `--url`".to_owned())
+                }
+                _ => None,
+            };
+            if let Some(hint) = hint {
+                out::note(&format!("hint: {hint}"));
+            }
+        }
+    }
+    ExitCode::from(error.code())
+}

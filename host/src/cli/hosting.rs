@@ -1,0 +1,130 @@
+//! A host within this process: plugins, runtime and HTTP put together. For `serve`, and for `run` where no server is up.
+
+use std::future::Future;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use self::pending::Runtime;
+use super::failure::CliError;
+use super::out;
+use crate::config::Config;
+use crate::plugin::Registry;
+use crate::worker::WorkerPlacement;
+
+/// A host that serves until it is stopped.
+pub(super) struct Hosted {
+    /// Where it really listens.
+    pub(super) address: SocketAddr,
+    runtime: Runtime,
+    http: JoinHandle<std::io::Result<()>>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Hosted {
+    /// Binds, finds plugins, and starts serving.
+    pub(super) async fn start(config: Config) -> Result<Self, CliError> {
+        let listener = bind(config.listen).await?;
+        let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
+        let registry = scan(&config).await?;
+        for rejected in &registry.rejected {
+            tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
+        }
+        for model in config.models.values() {
+            if let Err(error) = registry.find(&model.plugin, model.plugin_version.as_ref()) {
+                tracing::warn!(model = %model.id, "{error}");
+            }
+        }
+        let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
+        let runtime = pending::start(Arc::new(config), Arc::new(registry), placement);
+        let (stop, stopped) = oneshot::channel();
+        let wait = async move { drop(stopped.await) };
+        let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
+        Ok(Self { address, runtime, http, stop })
+    }
+
+    /// Resolves when the HTTP side ends by itself, which it should not.
+    pub(super) async fn broken(&mut self) -> CliError {
+        match (&mut self.http).await {
+            Ok(Ok(())) => CliError::failed("the HTTP server ended by itself"),
+            Ok(Err(error)) => CliError::failed(format!("the HTTP server failed: {error}")),
+            Err(error) => CliError::failed(format!("the HTTP server failed: {error}")),
+        }
+    }
+
+    /// Accepts no more, lets running requests end, and stops the workers.
+    pub(super) fn shutdown(self) -> impl Future<Output = ()> {
+        async move {
+            drop(self.stop.send(()));
+            let (_, http) = tokio::join!(self.runtime.shutdown(), self.http);
+            if let Ok(Err(error)) = http {
+                tracing::warn!(%error, "the HTTP server ended badly");
+            }
+        }
+    }
+}
+
+/// Describes the plugins, off the runtime's threads: files are hashed.
+async fn scan(config: &Config) -> Result<Registry, CliError> {
+    let (plugins, state) = (config.paths.plugins.clone(), config.paths.state.clone());
+    let scanned = tokio::task::spawn_blocking(move || Registry::scan(&plugins, &state)).await;
+    match scanned {
+        Ok(Ok(registry)) => Ok(registry),
+        Ok(Err(error)) => Err(CliError::failed(error.to_string())),
+        Err(error) => Err(CliError::failed(format!("the plugins cannot be read: {error}"))),
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            CliError::failed(format!("port {} of {} is taken by another program", address.port(), address.ip()))
+                .hint("stop that one (is an aihost running? `aihost ps`), or change `listen:` or use `--listen`")
+        }
+        ErrorKind::PermissionDenied => CliError::failed(format!("this user may not open port {}", address.port()))
+            .hint("use a port above 1023 in `listen:` or `--listen`"),
+        ErrorKind::AddrNotAvailable => CliError::failed(format!("this machine has no address {}", address.ip()))
+            .hint("correct `listen:`; 0.0.0.0 is every IPv4 interface"),
+        _ => CliError::failed(format!("{address} cannot be opened: {error}")),
+    })
+}
+
+/// Says once how the server is used.
+pub(super) fn greet(address: SocketAddr, model: Option<&str>) {
+    out::note(&format!("listening on http://{address}"));
+    if let Some(model) = model {
+        out::note(&format!(
+            "try: curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
+             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
+        ));
+    }
+}
+
+/// Stands in for `crate::runtime::{start, Runtime}`; to be deleted when they are there.
+mod pending {
+    use std::sync::Arc;
+
+    use crate::config::Config;
+    use crate::plugin::Registry;
+    use crate::runtime::Handle;
+    use crate::worker::WorkerPlacement;
+
+    pub(super) struct Runtime(Handle);
+
+    impl Runtime {
+        pub(super) fn handle(&self) -> Handle {
+            self.0.clone()
+        }
+
+        pub(super) async fn shutdown(self) {}
+    }
+
+    pub(super) fn start(config: Arc<Config>, _registry: Arc<Registry>, _placement: Arc<WorkerPlacement>) -> Runtime {
+        Runtime(Handle::new(tokio::sync::mpsc::channel(1).0, config))
+    }
+}

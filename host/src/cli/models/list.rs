@@ -1,0 +1,82 @@
+//! `aihost models list`.
+
+use serde::Serialize;
+
+use crate::cli::client::{Server, Status, Target};
+use crate::cli::failure::CliError;
+use crate::cli::{Session, out};
+use crate::config::ModelConfig;
+use crate::domain::ByteSize;
+use crate::store::{Presence, presence};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An entry as it is shown.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    plugin: String,
+    aliases: Vec<String>,
+    /// `present`, `missing`, `wrong digest`, `not usable`, or `none needed`.
+    files: &'static str,
+    /// Bytes on disk.
+    size: u64,
+    /// Where it stands on the server; `None` if that cannot be reached.
+    state: Option<String>,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    let config = session.load()?;
+    let server = match &arguments.target.url {
+        Some(_) => Server::of(session, &arguments.target)?,
+        None => Server::of_config(&config, session.env.api_key().map(str::to_owned))?,
+    };
+    let running = match server.status().await {
+        Ok(running) => running,
+        Err(error) => {
+            out::note(&format!("note: no states: {error}"));
+            Vec::new()
+        }
+    };
+    let rows: Vec<Row> = config.models.values().map(|model| row(model, &running)).collect();
+    if arguments.json {
+        return out::json(&rows);
+    }
+    let cells = |row: &Row| {
+        let size = if row.size == 0 { "-".to_owned() } else { ByteSize(row.size).to_string() };
+        let state = row.state.clone().unwrap_or_else(|| "-".to_owned());
+        vec![row.name.clone(), row.kind.to_owned(), row.plugin.clone(), row.files.to_owned(), size, state]
+    };
+    out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect())
+}
+
+fn row(model: &ModelConfig, running: &[Status]) -> Row {
+    let mut size = 0;
+    let mut files = if model.files.is_empty() { "none needed" } else { "present" };
+    for file in model.files.values() {
+        match presence(file) {
+            Presence::Present(bytes) => size += bytes,
+            Presence::Absent => files = "missing",
+            Presence::WrongDigest(_) => files = "wrong digest",
+            Presence::Unusable(_) => files = "not usable",
+        }
+    }
+    Row {
+        name: model.id.0.clone(),
+        kind: model.kind.name(),
+        plugin: model.plugin.clone(),
+        aliases: model.aliases.clone(),
+        files,
+        size,
+        state: running.iter().find(|status| status.id == model.id.0).map(|status| status.state.clone()),
+    }
+}

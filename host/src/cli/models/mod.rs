@@ -1,0 +1,62 @@
+//! `aihost models`: the entries of models.yaml, their files, and loading them on a running server.
+
+mod control;
+mod list;
+mod pull;
+
+use clap::Subcommand;
+
+use super::Session;
+use super::client::Target;
+use super::failure::CliError;
+use crate::config::{Config, ModelConfig};
+use crate::domain::nearest;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the entries of models.yaml, whether their files are here, and their state if the server is up.
+    List(list::Arguments),
+    /// Fetch a model's files. What is here already is not fetched again.
+    Pull(pull::Arguments),
+    /// Load a model on a running server.
+    Load(Named),
+    /// Unload a model of a running server once its requests have ended.
+    Unload(Named),
+}
+
+#[derive(Debug, clap::Args)]
+struct Named {
+    /// Model or alias.
+    name: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    match arguments.command {
+        Command::List(arguments) => list::run(session, arguments).await,
+        Command::Pull(arguments) => pull::run(session, arguments).await,
+        Command::Load(named) => control::run(session, named, control::Action::Load).await,
+        Command::Unload(named) => control::run(session, named, control::Action::Unload).await,
+    }
+}
+
+/// The entry of this name or alias.
+pub(super) fn known<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, CliError> {
+    let found =
+        config.models.values().find(|model| model.id.0 == name || model.aliases.iter().any(|alias| alias == name));
+    found.ok_or_else(|| {
+        let names = config.models.values().flat_map(|model| [&model.id.0].into_iter().chain(&model.aliases));
+        let error = CliError::failed(format!("models.yaml has no model `{name}`"));
+        match nearest(name, names.map(String::as_str)) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("`aihost models list` shows them"),
+        }
+    })
+}

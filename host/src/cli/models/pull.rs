@@ -1,0 +1,124 @@
+//! `aihost models pull`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::known;
+use crate::cli::failure::CliError;
+use crate::cli::{Session, out};
+use crate::config::ModelConfig;
+use crate::store::{Mirrors, Phase, Progress, ProgressSink, Puller};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Model or alias.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    name: Option<String>,
+    /// Every model of models.yaml.
+    #[arg(long)]
+    all: bool,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    let config = session.load()?;
+    let models: Vec<&ModelConfig> = match &arguments.name {
+        Some(name) => vec![known(&config, name)?],
+        None => config.models.values().collect(),
+    };
+    let puller = Puller::new(Mirrors::from_env(&session.env)).map_err(CliError::failed)?;
+    let mut failed = Vec::new();
+    for model in models {
+        if let Err(error) = pull(&puller, model).await {
+            // Other models may still be had.
+            out::note(&format!("error: model `{}`: {error}", model.id));
+            failed.push(model.id.0.as_str());
+        }
+    }
+    match failed.as_slice() {
+        [] => Ok(()),
+        names => Err(CliError::failed(format!("not pulled: {}", names.join(", ")))),
+    }
+}
+
+async fn pull(puller: &Puller, model: &ModelConfig) -> Result<(), CliError> {
+    let bars = Arc::new(Bars::new(&model.id.0));
+    let sink: ProgressSink = {
+        let bars = Arc::clone(&bars);
+        Arc::new(move |progress| bars.show(&progress))
+    };
+    let result = tokio::select! {
+        result = puller.pull(model, sink) => result,
+        _ = tokio::signal::ctrl_c() => {
+            bars.clear();
+            out::note("what is fetched so far is kept; the next pull goes on from there");
+            return Err(CliError::Interrupted);
+        }
+    };
+    bars.clear();
+    let pulled = result.map_err(|error| CliError::failed(error.to_string()))?;
+    if pulled.is_empty() {
+        out::note(&format!("{}: it has no files to fetch", model.id));
+    }
+    for file in pulled {
+        match &file.fetched_from {
+            Some(mirror) => out::note(&format!("{}: fetched from {mirror}", model.id)),
+            None => out::note(&format!("{}: already there", model.id)),
+        }
+        out::line(&file.path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// One progress bar per file.
+struct Bars {
+    model: String,
+    all: MultiProgress,
+    by_role: Mutex<HashMap<String, (Phase, ProgressBar)>>,
+}
+
+impl Bars {
+    fn new(model: &str) -> Self {
+        Self { model: model.to_owned(), all: MultiProgress::new(), by_role: Mutex::default() }
+    }
+
+    fn show(&self, progress: &Progress) {
+        let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
+        let (phase, bar) = by_role
+            .entry(progress.role.clone())
+            .or_insert_with(|| (progress.phase, self.dress(self.all.add(ProgressBar::no_length()), progress)));
+        if *phase != progress.phase {
+            *phase = progress.phase;
+            self.dress(bar.clone(), progress);
+        }
+        if let Some(total) = progress.total {
+            bar.set_length(total);
+        }
+        bar.set_position(progress.done);
+    }
+
+    fn dress(&self, bar: ProgressBar, progress: &Progress) -> ProgressBar {
+        let (what, template) = match progress.phase {
+            Phase::Downloading => ("downloading", BAR),
+            Phase::Pip => ("pip downloads the package", SPINNER),
+            Phase::Extracting => ("extracting", BAR),
+            Phase::Verifying => ("verifying", BAR),
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.reset_eta();
+        bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        bar.set_message(format!("{} {}: {what}", self.model, progress.role));
+        bar
+    }
+
+    fn clear(&self) {
+        let by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
+        by_role.values().for_each(|(_, bar)| bar.finish_and_clear());
+    }
+}
+
+const BAR: &str = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const SPINNER: &str = "{msg} {spinner} {elapsed}";

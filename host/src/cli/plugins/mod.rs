@@ -1,0 +1,120 @@
+//! `aihost plugins`: what lies in the plugins folder. No plugin's code is run.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::failure::CliError;
+use super::{Session, out};
+use crate::domain::nearest;
+use crate::plugin::{PluginFile, Registry};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List plugin files, usable or not.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what a plugin says of itself.
+    Info {
+        /// Plugin id.
+        id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliError> {
+    let config = session.load()?;
+    let registry =
+        Registry::scan(&config.paths.plugins, &config.paths.state).map_err(|e| CliError::failed(e.to_string()))?;
+    match &arguments.command {
+        Command::List { json: true } => out::json(&list_json(&registry)),
+        Command::List { json: false } => {
+            if registry.plugins.is_empty() && registry.rejected.is_empty() {
+                out::note(&format!(
+                    "{} has no plugins; `cargo xtask build-plugins` builds ours",
+                    config.paths.plugins.display()
+                ));
+            }
+            list(&registry)
+        }
+        Command::Info { id, json } => info(&registry, id, *json),
+    }
+}
+
+fn list(registry: &Registry) -> Result<(), CliError> {
+    let usable = registry.plugins.iter().map(|plugin| {
+        let manifest = &plugin.manifest;
+        let file = plugin.source.display().to_string();
+        vec![
+            manifest.id.clone(),
+            manifest.version.clone(),
+            manifest.kinds.join(","),
+            manifest.devices.join(","),
+            file,
+            "ok".to_owned(),
+        ]
+    });
+    let rejected = registry.rejected.iter().map(|rejected| {
+        let dash = || "-".to_owned();
+        vec![dash(), dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
+    });
+    out::table(&["ID", "VERSION", "KINDS", "DEVICES", "FILE", "STATUS"], usable.chain(rejected).collect())
+}
+
+fn list_json(registry: &Registry) -> Vec<Value> {
+    let usable = registry.plugins.iter().map(|plugin| describe(plugin));
+    let rejected = registry
+        .rejected
+        .iter()
+        .map(|rejected| json!({"file": rejected.file, "status": rejected.reason, "usable": false}));
+    usable.chain(rejected).collect()
+}
+
+fn describe(plugin: &PluginFile) -> Value {
+    let mut value = serde_json::to_value(&plugin.manifest).unwrap_or_default();
+    if let Value::Object(object) = &mut value {
+        object.insert("file".to_owned(), json!(plugin.source));
+        object.insert("sha256".to_owned(), json!(plugin.sha256));
+        object.insert("status".to_owned(), json!("ok"));
+        object.insert("usable".to_owned(), json!(true));
+    }
+    value
+}
+
+fn info(registry: &Registry, id: &str, as_json: bool) -> Result<(), CliError> {
+    let found: Vec<Value> =
+        registry.plugins.iter().filter(|plugin| plugin.manifest.id == id).map(|p| describe(p)).collect();
+    if found.is_empty() {
+        let error = CliError::failed(format!("there is no usable plugin `{id}`"));
+        let ids = registry.plugins.iter().map(|plugin| plugin.manifest.id.as_str());
+        return Err(match nearest(id, ids) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error.hint("`aihost plugins list` shows what is there, and why a file is not usable"),
+        });
+    }
+    if as_json {
+        return out::json(&found);
+    }
+    for plugin in found {
+        for (name, value) in plugin.as_object().into_iter().flatten() {
+            let text = match value {
+                Value::String(text) => text.clone(),
+                Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
+                other => other.to_string(),
+            };
+            out::line(&format!("{name:<16} {text}"))?;
+        }
+        out::line("")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! `aihost ps`: where each model of a running server stands.
+
+use std::time::Duration;
+
+use super::client::{Server, Status, Target};
+use super::failure::CliError;
+use super::{Session, out};
+use crate::domain::ByteSize;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    let models = Server::of(session, &arguments.target)?.status().await?;
+    if arguments.json {
+        return out::json(&models);
+    }
+    let heading = ["MODEL", "STATE", "DEVICE", "MEMORY", "ACTIVE", "QUEUED", "LOADS", "IDLE", "PID", "PLUGIN"];
+    out::table(&heading, models.iter().map(row).collect())?;
+    for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
+        out::note(&format!("{model}: {error}"));
+    }
+    Ok(())
+}
+
+fn row(model: &Status) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let state = match model.progress {
+        Some(progress) => format!("{} {}%", model.state, progress / 10),
+        None => model.state.clone(),
+    };
+    vec![
+        model.id.clone(),
+        state,
+        model.device.clone().unwrap_or_else(dash),
+        if model.memory == 0 { dash() } else { ByteSize(model.memory).to_string() },
+        model.active.to_string(),
+        model.queued.to_string(),
+        model.loads.to_string(),
+        model.idle_ms.map_or_else(dash, |idle| span(Duration::from_millis(idle))),
+        model.pid.map_or_else(dash, |pid| pid.to_string()),
+        model.plugin.clone(),
+    ]
+}
+
+fn span(duration: Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..=119 => format!("{seconds}s"),
+        seconds @ 120..=7199 => format!("{}m", seconds / 60),
+        seconds => format!("{}h", seconds / 3600),
+    }
+}

@@ -1,0 +1,192 @@
+//! `aihost run`: a chat with a text model, streamed to stdout.
+
+use std::io::{IsTerminal, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+
+use super::client::{Server, Target};
+use super::failure::CliError;
+use super::hosting::Hosted;
+use super::sse::Events;
+use super::{Session, out};
+use crate::config::Config;
+use crate::telemetry::{self, LogFormat};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Model or alias.
+    model: String,
+    /// What to say; `-` reads stdin. Without it: a conversation.
+    prompt: Option<String>,
+    /// Instructions before the conversation.
+    #[arg(long)]
+    system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u32>,
+    /// How adventurous, from 0 to 2.
+    #[arg(long)]
+    temperature: Option<f32>,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    let prompt = prompt(arguments.prompt.as_deref())?;
+    let (server, own) = connect(session, &arguments).await?;
+    let messages = arguments.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
+    let mut chat = Chat { server, arguments: &arguments, messages };
+    let talk = async {
+        match prompt {
+            Some(prompt) => chat.say(prompt).await,
+            None => chat.converse().await,
+        }
+    };
+    let result = tokio::select! {
+        result = talk => result,
+        _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+    };
+    if let Some(own) = own {
+        own.shutdown().await;
+    }
+    result
+}
+
+/// The prompt, if one was given: as an argument, or by a pipe.
+fn prompt(typed: Option<&str>) -> Result<Option<String>, CliError> {
+    let piped = !std::io::stdin().is_terminal();
+    match typed {
+        Some("-") => {}
+        None if piped => {}
+        other => return Ok(other.map(str::to_owned)),
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).map_err(|e| CliError::failed(format!("stdin cannot be read: {e}")))?;
+    match text.trim_end() {
+        "" => Err(CliError::usage("stdin has no prompt").hint("aihost run MODEL \"What is a swap?\"")),
+        text => Ok(Some(text.to_owned())),
+    }
+}
+
+/// A server that is up, or one of our own for as long as the command takes.
+async fn connect(session: &Session, arguments: &Arguments) -> Result<(Server, Option<Hosted>), CliError> {
+    let server = Server::of(session, &arguments.target)?;
+    match server.status().await {
+        Err(CliError::Unreachable { .. }) if arguments.target.url.is_none() => {}
+        Err(error @ CliError::Unreachable { .. }) => return Err(error),
+        _ => return Ok((server, None)),
+    }
+    let config = session.load()?;
+    super::models::known(&config, &arguments.model)?;
+    telemetry::init(LogFormat::Text, Some(session.env.log_filter().unwrap_or("warn"))).map_err(CliError::usage)?;
+    let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+    let hosted = Hosted::start(Config { listen, ..config.clone() }).await?;
+    let server = Server::of_config(&Config { listen: hosted.address, ..config }, None)?;
+    Ok((server, Some(hosted)))
+}
+
+/// A conversation.
+struct Chat<'a> {
+    server: Server,
+    arguments: &'a Arguments,
+    messages: Vec<Value>,
+}
+
+impl Chat<'_> {
+    /// Reads what the user says, line by line, until `/exit` or the end of stdin.
+    async fn converse(&mut self) -> Result<(), CliError> {
+        out::note("type a message; /exit or Ctrl-D ends");
+        loop {
+            let line = tokio::task::spawn_blocking(read_line).await;
+            let line = line.map_err(|e| CliError::failed(format!("stdin cannot be read: {e}")))??;
+            match line.as_deref().map(str::trim) {
+                None | Some("/exit") => return Ok(()),
+                Some("") => {}
+                Some(text) => match self.say(text.to_owned()).await {
+                    // A refused turn does not end the conversation.
+                    Err(error @ CliError::Failed { .. }) => out::note(&format!("error: {error}")),
+                    other => other?,
+                },
+            }
+        }
+    }
+
+    /// One turn: sends the conversation, streams the answer, remembers both.
+    async fn say(&mut self, text: String) -> Result<(), CliError> {
+        self.messages.push(json!({"role": "user", "content": text}));
+        let answered = self.stream().await;
+        match &answered {
+            Ok(answer) => self.messages.push(json!({"role": "assistant", "content": answer})),
+            Err(_) => drop(self.messages.pop()),
+        }
+        answered.map(|_| ())
+    }
+
+    async fn stream(&self) -> Result<String, CliError> {
+        let mut body = json!({"model": self.arguments.model, "messages": self.messages, "stream": true});
+        if let Some(max_tokens) = self.arguments.max_tokens {
+            body["max_tokens"] = json!(max_tokens);
+        }
+        if let Some(temperature) = self.arguments.temperature {
+            body["temperature"] = json!(temperature);
+        }
+        let response = self.server.post("/v1/chat/completions", &body).await?;
+        let mut answer = String::new();
+        let mut events = Events::default();
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|e| CliError::failed(format!("the answer broke off: {e}")))?;
+            for data in events.push(&piece) {
+                if data == "[DONE]" {
+                    out::line("")?;
+                    return Ok(answer);
+                }
+                let text = delta(&data)?;
+                out::text(&text)?;
+                answer.push_str(&text);
+            }
+        }
+        Err(CliError::failed("the answer broke off before its end"))
+    }
+}
+
+/// The text that an event adds.
+fn delta(data: &str) -> Result<String, CliError> {
+    let event: Value =
+        serde_json::from_str(data).map_err(|e| CliError::failed(format!("the answer is not JSON: {e}")))?;
+    if let Some(error) = event.get("error") {
+        let message = error.get("message").and_then(Value::as_str).unwrap_or("the model failed");
+        return Err(CliError::failed(message));
+    }
+    Ok(event.pointer("/choices/0/delta/content").and_then(Value::as_str).unwrap_or_default().to_owned())
+}
+
+fn read_line() -> Result<Option<String>, CliError> {
+    drop(write!(std::io::stderr().lock(), "> "));
+    let mut line = String::new();
+    match std::io::stdin().read_line(&mut line) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(Some(line)),
+        Err(error) => Err(CliError::failed(format!("stdin cannot be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::delta;
+
+    #[test]
+    fn events_give_text_or_the_servers_error() {
+        for (data, wanted) in [
+            (r#"{"choices":[{"delta":{"content":"hi"}}]}"#, Ok("hi")),
+            (r#"{"choices":[{"delta":{"role":"assistant"}}]}"#, Ok("")),
+            (r#"{"choices":[],"usage":{}}"#, Ok("")),
+            (r#"{"error":{"message":"it died"}}"#, Err("it died")),
+        ] {
+            let found = delta(data).map_err(|error| error.to_string());
+            assert_eq!(found.as_deref().map_err(String::as_str), wanted, "{data}");
+        }
+    }
+}

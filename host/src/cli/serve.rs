@@ -1,0 +1,70 @@
+//! `aihost serve`: the host in the foreground.
+
+use clap::ValueEnum;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::failure::CliError;
+use super::hosting::{Hosted, greet};
+use super::{Session, out};
+use crate::domain::Kind;
+use crate::telemetry::{self, LogFormat};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Listen here instead of where models.yaml says.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// How log lines look. AIHOST_LOG or RUST_LOG choose what is logged.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: Format,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    let config = session.load_listening(arguments.listen)?;
+    let format = match arguments.log_format {
+        Format::Text => LogFormat::Text,
+        Format::Json => LogFormat::Json,
+    };
+    telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
+    let mut signals = Signals::new()?;
+    let text = config.models.values().find(|model| model.kind == Kind::Text).map(|model| model.id.0.clone());
+    let mut hosted = Hosted::start(config).await?;
+    greet(hosted.address, text.as_deref());
+    tokio::select! {
+        () = signals.next() => {}
+        error = hosted.broken() => return Err(error),
+    }
+    out::note("stopping: running requests may end; a second signal stops at once");
+    tokio::select! {
+        () = hosted.shutdown() => Ok(()),
+        () = signals.next() => Err(CliError::Interrupted),
+    }
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, CliError> {
+        let listen = |kind| signal(kind).map_err(|e| CliError::failed(format!("signals cannot be received: {e}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Whether a model's files are there. Cheap: no file is read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::digest;
+use crate::config::{FileConfig, ModelConfig};
+use crate::domain::{Failure, FailureKind};
+
+/// Whether a file is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It is, with this many bytes.
+    Present(u64),
+    /// It is not.
+    Absent,
+    /// It is, but what was found when it was last hashed is not what models.yaml asks for.
+    WrongDigest(String),
+    /// Something else is in its place, or it cannot be looked at.
+    Unusable(String),
+}
+
+/// Whether this file is there.
+pub fn presence(file: &FileConfig) -> Presence {
+    let metadata = match std::fs::metadata(&file.path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Presence::Absent,
+        Err(error) => return Presence::Unusable(error.to_string()),
+    };
+    // A local `path:` may name a folder that a plugin reads as a whole.
+    if metadata.is_dir() && file.sources.is_empty() {
+        return Presence::Present(0);
+    }
+    if !metadata.is_file() || metadata.len() == 0 {
+        return Presence::Unusable("it is empty, or not a file".to_owned());
+    }
+    match (&file.sha256, digest::remembered(&file.path)) {
+        (Some(wanted), Some(found)) if *wanted != found => Presence::WrongDigest(found),
+        _ => Presence::Present(metadata.len()),
+    }
+}
+
+/// The files of a model by role.
+///
+/// # Errors
+/// A [`Failure`] of kind `NotPulled` that names the missing file and the command that fetches it, or of kind `NotUsable` for a file
+/// that nothing can fetch.
+pub fn locate(model: &ModelConfig) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let found = model.files.iter().map(|(role, file)| {
+        let path = file.path.display();
+        let wrong = match presence(file) {
+            Presence::Present(_) => return Ok((role.clone(), file.path.clone())),
+            Presence::Absent => format!("its file {path} is not there"),
+            Presence::WrongDigest(found) => {
+                format!("its file {path} has the digest {found}, not the one in models.yaml")
+            }
+            Presence::Unusable(why) => format!("its file {path} is not usable: {why}"),
+        };
+        let id = &model.id;
+        Err(match file.sources.is_empty() {
+            true => Failure::new(
+                FailureKind::NotUsable,
+                format!("model `{id}`: {wrong}; put it there, or correct `path:` in models.yaml"),
+            ),
+            false => Failure::new(
+                FailureKind::NotPulled,
+                format!("model `{id}` is not pulled: {wrong}; run `aihost models pull {id}`"),
+            ),
+        })
+    });
+    found.collect()
+}
