@@ -1,5 +1,7 @@
 //! The router against a fake runtime: each case is a request, a script of what the runtime answers, and the reply.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
 mod chat;
 mod completions;
 mod control;
