@@ -1,5 +1,55 @@
-//! models.yaml, parsed twice: what was typed, then what it means.
+//! models.yaml, parsed twice: what was typed, then what it means. A leaf: it knows `domain` and nothing else of the host.
 
+pub mod env;
+mod error;
+mod locate;
+mod paths;
+mod raw;
+mod resolve;
 mod resolved;
+mod schema;
+mod units;
 
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+pub use env::Env;
+pub use error::{ConfigError, Problem};
 pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Source};
+pub use schema::json_schema;
+pub use units::{parse_duration, parse_size};
+
+/// What the command line says about the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// `--listen`
+    pub listen: Option<String>,
+}
+
+/// Finds models.yaml, reads it and checks it.
+///
+/// # Errors
+/// There is none, it cannot be read, or something in it is wrong; every wrong thing is listed.
+pub fn load(selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
+    let file = paths::config_file(selection.file.as_deref(), env)?;
+    let text = std::fs::read_to_string(&file).map_err(|e| ConfigError::unreadable(&file, &e))?;
+    parse(&text, &file, selection, env)
+}
+
+/// Checks the text of a models.yaml that lies (or would lie) at `file`.
+///
+/// # Errors
+/// Everything that is wrong in it.
+pub fn parse(text: &str, file: &Path, selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
+    let raw = raw::parse(text).map_err(|e| ConfigError::from_yaml(file, text, &e))?;
+    resolve::resolve(raw, resolve::Context { text, file, selection, env })
+}
+
+/// Where `aihost init` writes when no file is named.
+pub fn default_file(env: &Env) -> PathBuf {
+    env.current_dir().join(paths::FILE_NAME)
+}

@@ -208,6 +208,9 @@ impl From<Failure> for ApiError {
                 new(StatusCode::SERVICE_UNAVAILABLE, SERVER).param("model").code("model_not_pulled").never_retry()
             }
             FailureKind::WorkerDied => new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("worker_died"),
+            FailureKind::Suspected => {
+                new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("request_suspected").never_retry()
+            }
             FailureKind::TimedOut => new(StatusCode::GATEWAY_TIMEOUT, SERVER).code("timed_out"),
             FailureKind::ShuttingDown => new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("shutting_down"),
             FailureKind::Cancelled => new(cancelled(), INVALID).code("cancelled"),

