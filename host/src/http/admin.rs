@@ -1,12 +1,12 @@
 //! Health, model status and control: what operators and supervisors ask. Nothing here loads a model but `load`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::body::JsonObject;
+use super::body::{JsonObject, Name};
 use super::error::ApiError;
 use super::resolve;
 use super::router::App;
@@ -39,7 +39,7 @@ pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatu
 }
 
 /// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.
-pub(super) async fn logs(State(app): State<App>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn logs(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
     let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
     let mut text = app.handle.logs(model).await?.join("\n");
     if !text.is_empty() {

@@ -1,7 +1,8 @@
-//! Reading a request's JSON body, with every refusal in the envelope.
+//! Reading a request's JSON body or path, with every refusal in the envelope.
 
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
+use axum::http::request::Parts;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
 
@@ -21,6 +22,20 @@ impl FromRequest<App> for JsonObject {
             Ok(Value::Object(map)) => Ok(Self(map)),
             Ok(_) => Err(ApiError::malformed("the body must be a JSON object")),
             Err(error) => Err(ApiError::malformed(format!("the body is not JSON: {error}"))),
+        }
+    }
+}
+
+/// The name at the end of a path, percent-decoded.
+pub(super) struct Name(pub(super) String);
+
+impl FromRequestParts<App> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(ApiError::malformed("the path is not UTF-8 once decoded")),
         }
     }
 }

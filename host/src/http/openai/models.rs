@@ -1,9 +1,10 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`. They read the configuration alone: listing loads and wakes nothing.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::super::body::Name;
 use super::super::error::ApiError;
 use super::super::resolve;
 use super::super::router::App;
@@ -18,7 +19,7 @@ pub(in crate::http) async fn list(State(app): State<App>) -> Json<Value> {
 }
 
 /// One model, by name or alias; ids may contain slashes.
-pub(in crate::http) async fn retrieve(State(app): State<App>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
+pub(in crate::http) async fn retrieve(State(app): State<App>, Name(id): Name) -> Result<Json<Value>, ApiError> {
     let config = app.handle.config();
     let model = resolve::by_name(&config, &id)?;
     Ok(Json(object(model, app.started_s)))
