@@ -1,7 +1,7 @@
 //! `up`: from a clean clone to a host that answers, in one command.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -33,6 +33,7 @@ pub(crate) struct Options {
 
 /// Builds, fetches, serves.
 pub(crate) fn run(options: &Options) -> Result {
+    check_free(options.listen)?;
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
     let plugins_dir = workspace.staging().join("plugins");
@@ -54,6 +55,13 @@ pub(crate) fn run(options: &Options) -> Result {
         // The host takes this process's place, so that Ctrl-C reaches it alone and it drains.
         Err(serve.exec()).doing("start aihost")
     }
+}
+
+/// Before the long build, and so that another server's /health is not taken for ours.
+fn check_free(listen: SocketAddr) -> Result {
+    TcpListener::bind(listen).map(drop).map_err(|error| {
+        Error(format!("cannot listen on {listen}: {error}; stop what listens there, or add --listen ADDR"))
+    })
 }
 
 fn greeting(listen: SocketAddr) -> String {
@@ -97,6 +105,15 @@ fn detach(serve: &mut Command, folder: &Path, listen: SocketAddr) -> Result {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        assert!(super::check_free(address).unwrap_err().0.contains(&address.to_string()));
+        drop(taken);
+        assert!(super::check_free(address).is_ok());
+    }
+
     #[test]
     fn the_greeting_names_both_models_and_the_port() {
         let text = super::greeting(([127, 0, 0, 1], 9001).into());

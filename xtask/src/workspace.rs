@@ -2,16 +2,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 
 use crate::error::{Doing, Error, Result};
 use crate::shell;
 
-/// The repository's root.
+/// The repository's root: that of the checkout that runs this tool, which is not the one that built it where two
+/// checkouts share a target folder.
 pub(crate) fn root() -> &'static Path {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.parent().unwrap_or(package)
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        PathBuf::from(package).parent().map(Path::to_path_buf).unwrap_or_default()
+    })
 }
 
 /// How things are built.

@@ -96,11 +96,10 @@ impl Arm {
             let seconds = self.ask(other)?;
             self.resident.0.push(seconds);
         }
-        let (Some(before), Some(after)) = (before, self.loads()?) else { return Ok(()) };
-        if after - before == u64::from(alternations) {
-            return Ok(());
+        match (before, self.loads()?) {
+            (Some(before), Some(after)) => check_loads(before, after, alternations),
+            _ => Ok(()),
         }
-        Err(Error(format!("{} loaded {} times in {alternations} alternations", self.name, after - before)))
     }
 
     /// Seconds to the first token of a prompt that was never sent before.
@@ -131,6 +130,14 @@ impl Arm {
             "resident": self.resident.json(), "overhead_s": self.overhead(),
         })
     }
+}
+
+/// Readings count only if every alternation was a swap, and nothing else was.
+fn check_loads(before: u64, after: u64, alternations: u32) -> Result {
+    if after.checked_sub(before) == Some(u64::from(alternations)) {
+        return Ok(());
+    }
+    Err(Error(format!("the load counter went from {before} to {after} in {alternations} alternations")))
 }
 
 /// The sum of every `loads` in a status answer; `None` if it has none.
@@ -210,13 +217,21 @@ fn report(options: &Options, arms: &[Arm], model: &Path, folder: &Path) -> Resul
 mod tests {
     use serde_json::json;
 
-    use super::{count_loads, models_yaml};
+    use super::{check_loads, count_loads, models_yaml};
 
     #[test]
     fn loads_are_summed_wherever_they_stand() {
         assert_eq!(count_loads(&json!([{"id": "a", "loads": 2}, {"id": "b", "loads": 3}])), Some(5));
         assert_eq!(count_loads(&json!({"models": [{"loads": 1}], "devices": [{}]})), Some(1));
         assert_eq!(count_loads(&json!({"error": {}})), None);
+    }
+
+    #[test]
+    fn every_alternation_must_be_a_swap() {
+        assert!(check_loads(1, 21, 20).is_ok());
+        assert!(check_loads(1, 20, 20).is_err());
+        assert!(check_loads(1, 22, 20).is_err());
+        assert!(check_loads(5, 3, 2).is_err());
     }
 
     #[test]

@@ -17,12 +17,13 @@ const ABI_STABLE: [&str; 9] = [
 ];
 
 /// Where `unsafe` may stand, and why it must.
-const UNSAFE: [(&str, &str); 6] = [
+const UNSAFE: [(&str, &str); 7] = [
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
     ("host/src/plugin/loader.rs", "dlopen"),
     ("host/src/worker/sys.rs", "what a forked child may call before exec"),
-    ("plugins/support/src/mapped.rs", "mapping weight files"),
-    ("plugins/candle-llm/src/kernels/", "vector instructions"),
+    ("plugins/support/src/gguf.rs", "mapping weight files"),
+    ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
+    ("plugins/support/src/kernels/", "vector instructions"),
     ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
 ];
 

@@ -91,7 +91,14 @@ pub(crate) fn run() -> Result {
 /// Every file that git tracks or would track.
 fn files() -> Result<Vec<File>> {
     let mut git = Command::new("git");
-    git.current_dir(workspace::root()).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    // In a container the checkout may belong to another user.
+    git.current_dir(workspace::root()).args(["-c", "safe.directory=*"]).args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
     let mut paths: Vec<String> = shell::output(&mut git)?.split_terminator('\0').map(ToOwned::to_owned).collect();
     paths.sort();
     paths.dedup();

@@ -12,6 +12,9 @@ const LONG: [(&str, &str); 0] = [];
 /// Names of files whose white space is checked.
 const ENDINGS: [&str; 7] = [".rs", ".toml", ".md", ".yaml", ".yml", ".sh", "/run"];
 
+/// Folders whose files are data: what is wrong in them is wrong on purpose.
+const DATA: [&str; 2] = ["/golden/", "/testdata/"];
+
 /// Beginnings of paths that exist on one machine only. In two parts, so that this file passes.
 const MACHINE_PATHS: [(&str, &str); 3] = [("/ro", "ot/"), ("/Us", "ers/"), ("file:", "///")];
 
@@ -27,7 +30,7 @@ pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
             findings.push(Finding::new(path, 0, format!("{lines} lines; split it, or list it in tidy with a reason")));
         }
     }
-    let data = path.contains("/golden/") || !ENDINGS.iter().any(|ending| path.ends_with(ending));
+    let data = DATA.iter().any(|folder| path.contains(folder)) || !ENDINGS.iter().any(|ending| path.ends_with(ending));
     for (number, line) in (1..).zip(text.lines()) {
         let mut say = |sentence: &str| findings.push(Finding::new(path, number, sentence));
         if !data && line.ends_with([' ', '\t']) {
@@ -64,6 +67,7 @@ mod tests {
     fn a_good_file_passes() {
         assert_eq!(sentences("a.rs", "//! What it is for.\n\nfn f() {}\n"), [""; 0]);
         assert_eq!(sentences("tests/golden/a.md", "x \t\ny"), [""; 0]);
+        assert_eq!(sentences("host/src/config/testdata/tab.yaml", "\tx"), [""; 0]);
     }
 
     #[test]
