@@ -60,7 +60,8 @@ impl Hosted {
     /// Accepts no more, lets running requests end, and stops the workers.
     pub(super) fn shutdown(self) -> impl Future<Output = ()> {
         async move {
-            drop(self.stop.send(()));
+            // If nobody waits for it, the server has ended already.
+            self.stop.send(()).unwrap_or_default();
             let (_, http) = tokio::join!(self.runtime.shutdown(), self.http);
             if let Ok(Err(error)) = http {
                 tracing::warn!(%error, "the HTTP server ended badly");
