@@ -50,6 +50,11 @@ impl Hosted {
         Ok(Self { address, runtime, http, stop, drain })
     }
 
+    /// The way into its runtime.
+    pub(super) fn handle(&self) -> crate::runtime::Handle {
+        self.runtime.handle()
+    }
+
     /// Resolves when the HTTP side ends by itself, which it should not.
     pub(super) async fn broken(&mut self) -> CliError {
         match (&mut self.http).await {

@@ -7,6 +7,8 @@ mod download;
 mod locate;
 mod lock;
 mod pull;
+#[cfg(test)]
+mod tests;
 mod wheel;
 
 pub use locate::Presence;

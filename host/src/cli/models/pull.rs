@@ -30,10 +30,13 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     let puller = Puller::new(Mirrors::from_env(&session.env)).map_err(CliError::failed)?;
     let mut failed = Vec::new();
     for model in models {
-        if let Err(error) = pull(&puller, model).await {
+        match pull(&puller, model).await {
             // Other models may still be had.
-            out::note(&format!("error: model `{}`: {error}", model.id));
-            failed.push(model.id.0.as_str());
+            Err(error @ CliError::Failed { .. }) => {
+                out::note(&format!("error: model `{}`: {error}", model.id));
+                failed.push(model.id.0.as_str());
+            }
+            other => other?,
         }
     }
     match failed.as_slice() {
