@@ -424,7 +424,9 @@ impl Cursor<'_> {
                 }
             }
             kind::ARRAY => {
-                return Err(corrupt("a metadata list holds lists, which no known model needs; convert the model again"));
+                return Err(corrupt(
+                    "a metadata list holds lists, which no known model needs; convert the model again",
+                ));
             }
             _ => {
                 let size = match kind {

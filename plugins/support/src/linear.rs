@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use crate::Gguf;
-use crate::kernels::{self, BLOCK, Format, Q8Rows};
+use crate::kernels::{self, BLOCK, Format, Q16Rows};
 
 /// Pieces a product is cut into, per thread: enough that a thread that was interrupted does not hold up the others.
 const PIECES_PER_THREAD: usize = 4;
@@ -138,9 +138,9 @@ fn run(pieces: Vec<Piece<'_>>) {
     }
 }
 
-fn quantise(x: &[f32], columns: usize) -> Q8Rows {
+fn quantise(x: &[f32], columns: usize) -> Q16Rows {
     debug_assert!(columns.is_multiple_of(BLOCK), "rows are whole blocks");
-    Q8Rows::quantise(x, columns)
+    Q16Rows::quantise(x, columns)
 }
 
 /// A matrix with the activations in the form its product needs.
@@ -153,7 +153,7 @@ struct Native<'a> {
     format: Format,
     weights: &'a [u8],
     columns: usize,
-    x: Arc<Q8Rows>,
+    x: Arc<Q16Rows>,
 }
 
 impl Rows for Native<'_> {

@@ -1,8 +1,8 @@
 //! The portable kernels: what the others are held against.
 
-use super::{Format, Q4_1_BYTES, Q8_0_BYTES, Q8Row, Q8Rows};
+use super::{Format, Q4_1_BYTES, Q8_0_BYTES, Q16Row, Q16Rows};
 
-pub(super) fn products(format: Format, weights: &[u8], x: &Q8Rows, out: &mut [f32]) {
+pub(super) fn products(format: Format, weights: &[u8], x: &Q16Rows, out: &mut [f32]) {
     let (m, row_bytes) = (x.rows(), weights.len() / (out.len() / x.rows().max(1)).max(1));
     for (row, out) in weights.chunks_exact(row_bytes).zip(out.chunks_exact_mut(m)) {
         for (i, out) in out.iter_mut().enumerate() {
@@ -14,7 +14,7 @@ pub(super) fn products(format: Format, weights: &[u8], x: &Q8Rows, out: &mut [f3
     }
 }
 
-fn q4_1(row: &[u8], x: Q8Row<'_>) -> f32 {
+fn q4_1(row: &[u8], x: Q16Row<'_>) -> f32 {
     let mut sum = 0.0;
     for ((block, q), [scale, total]) in row.as_chunks::<Q4_1_BYTES>().0.iter().zip(x.quants).zip(x.scales) {
         let (d, min) = (f16(block, 0), f16(block, 2));
@@ -28,7 +28,7 @@ fn q4_1(row: &[u8], x: Q8Row<'_>) -> f32 {
     sum
 }
 
-fn q8_0(row: &[u8], x: Q8Row<'_>) -> f32 {
+fn q8_0(row: &[u8], x: Q16Row<'_>) -> f32 {
     let mut sum = 0.0;
     for ((block, q), [scale, _]) in row.as_chunks::<Q8_0_BYTES>().0.iter().zip(x.quants).zip(x.scales) {
         let dot: i32 = block[2..].iter().zip(q).map(|(w, x)| i32::from(*w as i8) * i32::from(*x)).sum();

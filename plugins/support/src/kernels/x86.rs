@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::sync::LazyLock;
 
-use super::{BLOCK, Format, Q4_1_BYTES, Q8_0_BYTES, Q8Row, Q8Rows};
+use super::{BLOCK, Format, Q4_1_BYTES, Q8_0_BYTES, Q16Row, Q16Rows};
 
 /// Proof that the CPU has what the kernels need.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ impl Kernels {
         if self.vnni { "AVX-VNNI" } else { "AVX2" }
     }
 
-    pub(super) fn products(self, format: Format, weights: &[u8], x: &Q8Rows, out: &mut [f32]) {
+    pub(super) fn products(self, format: Format, weights: &[u8], x: &Q16Rows, out: &mut [f32]) {
         // SAFETY: `self` exists only if the features were detected.
         unsafe {
             match (self.vnni, format) {
@@ -63,19 +63,19 @@ macro_rules! kernels {
             $dot
 
             #[target_feature(enable = $features)]
-            pub(super) fn q4_1(weights: &[u8], x: &Q8Rows, out: &mut [f32]) {
+            pub(super) fn q4_1(weights: &[u8], x: &Q16Rows, out: &mut [f32]) {
                 rows::<Q4_1_BYTES>(weights, x, out)
             }
 
             #[target_feature(enable = $features)]
-            pub(super) fn q8_0(weights: &[u8], x: &Q8Rows, out: &mut [f32]) {
+            pub(super) fn q8_0(weights: &[u8], x: &Q16Rows, out: &mut [f32]) {
                 rows::<Q8_0_BYTES>(weights, x, out)
             }
 
             /// All weight rows with all activation rows, in tiles that fit the registers.
             #[target_feature(enable = $features)]
             #[inline]
-            fn rows<const BYTES: usize>(weights: &[u8], x: &Q8Rows, out: &mut [f32]) {
+            fn rows<const BYTES: usize>(weights: &[u8], x: &Q16Rows, out: &mut [f32]) {
                 let (m, blocks) = (x.rows(), weights.as_chunks::<BYTES>().0);
                 let row = |r: usize| &blocks[r * x.blocks..(r + 1) * x.blocks];
                 let count = out.len() / m.max(1);
@@ -116,7 +116,7 @@ macro_rules! kernels {
             #[inline]
             fn tile<const BYTES: usize, const W: usize, const X: usize>(
                 w: [&[[u8; BYTES]]; W],
-                x: [Q8Row<'_>; X],
+                x: [Q16Row<'_>; X],
             ) -> [[f32; X]; W] {
                 let blocks = w[0].len();
                 let (mut sums, mut mins) = ([[_mm256_setzero_ps(); X]; W], [[0f32; X]; W]);
@@ -124,13 +124,7 @@ macro_rules! kernels {
                     for j in 0..W {
                         let (scale, min, quants) = unpack(&w[j][b]);
                         for i in 0..X {
-                            let q = load_i8(&x[i].quants[b]);
-                            let products = if BYTES == Q4_1_BYTES {
-                                dot(quants, q)
-                            } else {
-                                // The unsigned side takes the magnitudes, the signed side the signs.
-                                dot(_mm256_abs_epi8(quants), _mm256_sign_epi8(q, quants))
-                            };
+                            let products = dot(quants, load_i16(&x[i].quants[b]));
                             let [x_scale, x_total] = x[i].scales[b];
                             let scale = _mm256_set1_ps(scale * x_scale);
                             sums[j][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products), scale, sums[j][i]);
@@ -155,24 +149,24 @@ macro_rules! kernels {
 kernels!(
     avx2,
     "avx2,fma,f16c",
-    fn dot(unsigned: __m256i, signed: __m256i) -> __m256i {
-        // No saturation: a pair sums to at most 2 * 128 * 127 = 32512.
-        _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned, signed), _mm256_set1_epi16(1))
+    fn dot(w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+        // No overflow: 32 products of at most 128 * 32767 stay below 2^31.
+        _mm256_add_epi32(_mm256_madd_epi16(w[0], x[0]), _mm256_madd_epi16(w[1], x[1]))
     }
 );
 
 kernels!(
     vnni,
     "avx2,fma,f16c,avxvnni",
-    fn dot(unsigned: __m256i, signed: __m256i) -> __m256i {
-        _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), unsigned, signed)
+    fn dot(w: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+        _mm256_dpwssd_avx_epi32(_mm256_madd_epi16(w[0], x[0]), w[1], x[1])
     }
 );
 
-/// Scale, minimum (0 for Q8_0) and the 32 quants of a block: unsigned for Q4_1, signed for Q8_0.
+/// Scale, minimum (0 for Q8_0) and the 32 quants of a block, widened to 16 bits.
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn unpack<const BYTES: usize>(block: &[u8; BYTES]) -> (f32, f32, __m256i) {
+fn unpack<const BYTES: usize>(block: &[u8; BYTES]) -> (f32, f32, [__m256i; 2]) {
     let head = i32::from_le_bytes([block[0], block[1], block[2], block[3]]);
     let halves = _mm_cvtph_ps(_mm_cvtsi32_si128(head));
     let scale = _mm_cvtss_f32(halves);
@@ -180,19 +174,23 @@ fn unpack<const BYTES: usize>(block: &[u8; BYTES]) -> (f32, f32, __m256i) {
         let min = _mm_cvtss_f32(_mm_movehdup_ps(halves));
         // SAFETY: a Q4_1 block has 16 bytes after its first four.
         let packed = unsafe { _mm_loadu_si128(block[4..20].as_ptr().cast()) };
-        let both = _mm256_set_m128i(_mm_srli_epi16::<4>(packed), packed);
-        (scale, min, _mm256_and_si256(both, _mm256_set1_epi8(15)))
+        let nibble = _mm_set1_epi8(15);
+        let (low, high) = (_mm_and_si128(packed, nibble), _mm_and_si128(_mm_srli_epi16::<4>(packed), nibble));
+        (scale, min, [_mm256_cvtepu8_epi16(low), _mm256_cvtepu8_epi16(high)])
     } else {
         // SAFETY: a Q8_0 block has 32 bytes after its first two.
-        (scale, 0.0, unsafe { _mm256_loadu_si256(block[2..34].as_ptr().cast()) })
+        let (low, high) =
+            unsafe { (_mm_loadu_si128(block[2..18].as_ptr().cast()), _mm_loadu_si128(block[18..34].as_ptr().cast())) };
+        (scale, 0.0, [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)])
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn load_i8(quants: &[i8; BLOCK]) -> __m256i {
-    // SAFETY: 32 bytes are there.
-    unsafe { _mm256_loadu_si256(quants.as_ptr().cast()) }
+fn load_i16(quants: &[i16; BLOCK]) -> [__m256i; 2] {
+    let halves = quants.as_chunks::<16>().0;
+    // SAFETY: each half has 16 numbers of 2 bytes.
+    unsafe { [_mm256_loadu_si256(halves[0].as_ptr().cast()), _mm256_loadu_si256(halves[1].as_ptr().cast())] }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
