@@ -12,7 +12,7 @@ async fn check(path: &str, body: &Value, status: u16, code: &str, param: &str) {
 #[tokio::test]
 async fn each_failure_has_its_status() {
     use FailureKind as F;
-    let cases: [(Script, u16, &str, &str, &str); 14] = [
+    let cases: [(Script, u16, &str, &str, &str); 15] = [
         (|_, _| refused(F::InvalidRequest), 400, "", "", ""),
         (|_, _| refused(F::ContextLength), 400, "context_length_exceeded", "", ""),
         (|_, _| refused(F::UnknownModel), 404, "model_not_found", "", ""),
@@ -23,6 +23,7 @@ async fn each_failure_has_its_status() {
         (|_, _| refused(F::NotUsable), 500, "model_not_usable", "", "false"),
         (|_, _| refused(F::NotPulled), 503, "model_not_pulled", "", "false"),
         (|_, _| refused(F::WorkerDied), 500, "worker_died", "", ""),
+        (|_, _| refused(F::Suspected), 500, "request_suspected", "", "false"),
         (|_, _| refused(F::TimedOut), 504, "timed_out", "", ""),
         (|_, _| refused(F::ShuttingDown), 503, "shutting_down", "", ""),
         (|_, _| refused(F::Cancelled), 499, "cancelled", "", ""),
