@@ -49,7 +49,9 @@ async fn apply(selection: &Selection, env: &Env, file: &Path, handle: &Handle) {
                 tracing::info!(file = %file.display(), "in force");
             }
         }
-        Err(error) => tracing::error!(file = %file.display(), "not in force, the host goes on with what it had: {error}"),
+        Err(error) => {
+            tracing::error!(file = %file.display(), "not in force, the host goes on with what it had: {error}")
+        }
     }
 }
 
@@ -57,8 +59,10 @@ fn watcher(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<Recommended
     let name = file.file_name().map(ToOwned::to_owned);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
         let meant = event.is_ok_and(|event| {
-            !matches!(event.kind, EventKind::Access(notify::event::AccessKind::Open(_) | notify::event::AccessKind::Read))
-                && event.paths.iter().any(|path| path.file_name() == name.as_deref())
+            !matches!(
+                event.kind,
+                EventKind::Access(notify::event::AccessKind::Open(_) | notify::event::AccessKind::Read)
+            ) && event.paths.iter().any(|path| path.file_name() == name.as_deref())
         });
         // Full means a change is noted already.
         if meant && changed.try_send(()).is_err() {}

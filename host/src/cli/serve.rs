@@ -41,7 +41,8 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     let text = config.models.values().find(|model| model.kind == Kind::Text).map(|model| model.id.0.clone());
     let file = config.file.clone();
     let mut hosted = Hosted::start(config).await?;
-    let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, session.env.clone(), file, hosted.handle())));
+    let _reload =
+        AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, session.env.clone(), file, hosted.handle())));
     greet(hosted.address, text.as_deref());
     tokio::select! {
         () = signals.next() => {}
