@@ -10,3 +10,5 @@ mod input;
 mod smollm2;
 /// Who is loaded, who makes room, nobody is cut off.
 mod swap;
+/// Workers and the protocol, without the host around them.
+mod worker;

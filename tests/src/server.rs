@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{binary, fixture};
-
-/// How long anything may take that should be immediate.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use crate::{PATIENCE, binary, fixture};
 
 /// What a server is started with.
 #[derive(Debug, Default)]

@@ -66,7 +66,7 @@ impl Hosted {
 
     /// Accepts no more, lets running requests end, and stops the workers.
     pub(super) async fn shutdown(self) {
-        drop(self.stop.send(()));
+        let _ended_already = self.stop.send(()).is_err();
         let ((), http) = tokio::join!(self.runtime.shutdown(self.drain), self.http);
         if let Ok(Err(error)) = http {
             tracing::warn!(%error, "the HTTP server ended badly");

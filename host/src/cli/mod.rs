@@ -88,7 +88,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let session = Session { env: Env::process(), config: arguments.config };
     let result = match arguments.command {
-        Command::Worker { .. } => return worker(),
+        // The child side of a worker, which must not have the threads of a runtime.
+        Command::Worker { .. } => return crate::worker::worker_main(),
         Command::Init(arguments) => init::run(&session, &arguments),
         Command::Check(arguments) => check::run(&session, &arguments),
         Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),
@@ -101,11 +102,6 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
-}
-
-/// The child side of a worker, which must not have the threads of a runtime.
-fn worker() -> ExitCode {
-    ExitCode::FAILURE
 }
 
 fn with_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {

@@ -1,14 +1,14 @@
 //! Instances in child processes: the placement trait, the protocol, the supervisor and the child's side.
+//!
+//! The host's half is `supervisor`, the worker's is `child`; they share `protocol` and `limits` and nothing else.
 
+mod child;
+mod limits;
 mod placement;
+mod protocol;
+mod supervisor;
 
+pub use child::worker_main;
+pub use limits::WorkerLimits;
 pub use placement::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
-
-use std::path::PathBuf;
-
-/// Runs each instance in a worker process (`aihost worker`, the same binary).
-#[derive(Clone, Debug)]
-pub struct WorkerPlacement {
-    /// The host's binary; `/proc/self/exe` outside tests.
-    pub executable: PathBuf,
-}
+pub use supervisor::WorkerPlacement;

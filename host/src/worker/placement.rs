@@ -35,7 +35,7 @@ pub type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
 pub trait Placement: Send + Sync + 'static {
     /// Starts a worker, opens the plugin, instantiates, plans. The instance holds no device memory yet.
     ///
-    /// When it dies, for whatever reason, `Exit` is sent on `exits` exactly once.
+    /// When its process is gone, for whatever reason and even if `start` fails, `Exit` is sent on `exits` exactly once.
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 }
 
@@ -105,6 +105,10 @@ pub enum ExitReason {
     Killed(i32),
     /// It stopped answering and was killed: what it was doing.
     Stalled(String),
+    /// Its plugin panicked; the panic was caught, the worker killed.
+    Panicked,
+    /// It did what no worker may do and was killed: what it did.
+    Misbehaved(String),
 }
 
 impl std::fmt::Display for ExitReason {
@@ -117,6 +121,8 @@ impl std::fmt::Display for ExitReason {
             Self::OutOfMemory => f.write_str("was killed for memory"),
             Self::Killed(signal) => write!(f, "was killed (signal {signal})"),
             Self::Stalled(what) => write!(f, "stopped answering during {what} and was killed"),
+            Self::Panicked => f.write_str("was killed because its plugin panicked"),
+            Self::Misbehaved(what) => write!(f, "was killed: {what}"),
         }
     }
 }

@@ -1,0 +1,206 @@
+//! What the worker has to say, queued per request and written by one thread, so that a push never blocks the plugin.
+//!
+//! Each round takes one frame of every request in turn: a large answer cannot hold up another request's tokens. Events of
+//! one request that wait together become one frame. It does not know what the messages mean.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::super::protocol::{CHUNK_BYTES, LogRecord, ToHost, encode, encode_event};
+
+/// Most log records that wait; more are dropped and counted, so that a noisy plugin cannot fill memory.
+const MAX_WAITING_LOGS: usize = 1024;
+/// Most messages outside requests that wait before heartbeats are left out.
+const MAX_WAITING_HEARTBEATS: usize = 16;
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    state: Mutex<State>,
+    filled: Condvar,
+    emptied: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queues: BTreeMap<u64, VecDeque<Item>>,
+    logs: usize,
+    dropped_logs: u64,
+    writing: bool,
+}
+
+#[derive(Debug)]
+enum Item {
+    /// Events that may still be joined by more.
+    Events(Vec<u8>),
+    /// Anything else, or what is left of it.
+    Message { kind: u8, payload: Bytes, log: bool },
+}
+
+impl Outbox {
+    /// Queues a message.
+    pub(super) fn send(&self, message: &ToHost) {
+        let log = matches!(message, ToHost::Log(_));
+        let (kind, request, payload) = message.encode();
+        let mut state = self.lock();
+        state.queues.entry(request).or_default().push_back(Item::Message { kind, payload, log });
+        self.filled.notify_one();
+    }
+
+    /// Queues an event of a request, beside those that still wait.
+    pub(super) fn event(&self, request: u64, kind: u32, payload: &[u8]) {
+        let mut state = self.lock();
+        let queue = state.queues.entry(request).or_default();
+        match queue.back_mut() {
+            Some(Item::Events(packed)) if packed.len() < CHUNK_BYTES => encode_event(packed, kind, payload),
+            _ => {
+                let mut packed = Vec::new();
+                encode_event(&mut packed, kind, payload);
+                queue.push_back(Item::Events(packed));
+            }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Queues a log record unless too many wait.
+    pub(super) fn log(&self, record: LogRecord) {
+        {
+            let mut state = self.lock();
+            if state.logs >= MAX_WAITING_LOGS {
+                state.dropped_logs += 1;
+                return;
+            }
+            state.logs += 1;
+        }
+        self.send(&ToHost::Log(record));
+    }
+
+    /// Queues a sign of life unless the host is so far behind that others wait.
+    pub(super) fn heartbeat(&self) {
+        let waiting = self.lock().queues.get(&0).map_or(0, VecDeque::len);
+        if waiting < MAX_WAITING_HEARTBEATS {
+            self.send(&ToHost::Heartbeat);
+        }
+    }
+
+    /// Waits until everything is written, at most this long.
+    pub(super) fn drain(&self, limit: Duration) {
+        let state = self.lock();
+        let busy = |state: &mut State| state.writing || !state.queues.is_empty();
+        let _ = self.emptied.wait_timeout_while(state, limit, busy);
+    }
+
+    /// Writes for as long as the socket lasts.
+    pub(super) fn write_to(&self, mut socket: &UnixStream) {
+        let mut buffer = Vec::with_capacity(2 * CHUNK_BYTES);
+        loop {
+            buffer.clear();
+            self.fill(&mut buffer);
+            if socket.write_all(&buffer).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes one frame of every request that has something to say; waits for the first.
+    fn fill(&self, buffer: &mut Vec<u8>) {
+        let mut state = self.lock();
+        state.writing = false;
+        while state.queues.is_empty() {
+            self.emptied.notify_all();
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.writing = true;
+        let State { queues, logs, dropped_logs, .. } = &mut *state;
+        queues.retain(|request, queue| {
+            match queue.pop_front() {
+                None => {}
+                Some(Item::Events(packed)) => {
+                    let (kind, request, mut payload) = ToHost::Events(*request, packed.into()).encode();
+                    if encode(buffer, kind, request, &mut payload) {
+                        queue.push_front(Item::Message { kind, payload, log: false });
+                    }
+                }
+                Some(Item::Message { kind, mut payload, log }) => {
+                    if encode(buffer, kind, *request, &mut payload) {
+                        queue.push_front(Item::Message { kind, payload, log });
+                    } else if log {
+                        *logs -= 1;
+                    }
+                }
+            }
+            !queue.is_empty()
+        });
+        if *dropped_logs > 0 && *logs < MAX_WAITING_LOGS / 2 {
+            let message =
+                format!("{} log records were dropped: the plugin logs faster than they can be sent", *dropped_logs);
+            *dropped_logs = 0;
+            let (kind, request, mut payload) = ToHost::Log(super::record(2, &message)).encode();
+            encode(buffer, kind, request, &mut payload);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::protocol::{Assembler, Decoder, decode_events};
+    use super::*;
+
+    fn written(outbox: &Outbox) -> Vec<ToHost> {
+        let (mut decoder, mut assembler, mut out) = (Decoder::default(), Assembler::default(), Vec::new());
+        while !outbox.lock().queues.is_empty() {
+            let mut buffer = Vec::new();
+            outbox.fill(&mut buffer);
+            decoder.push(&buffer);
+        }
+        while let Some(frame) = decoder.next().unwrap() {
+            out.extend(assembler.push(frame).unwrap().map(|frame| ToHost::decode(frame).unwrap()));
+        }
+        out
+    }
+
+    #[test]
+    fn events_that_wait_together_share_a_frame_and_order_is_kept() {
+        let outbox = Outbox::default();
+        outbox.event(5, 0, b"one");
+        outbox.event(6, 0, b"other");
+        outbox.event(5, 0, b"two");
+        outbox.send(&ToHost::Done(5, Bytes::from_static(b"{}")));
+        let got = written(&outbox);
+        let ToHost::Events(5, packed) = &got[0] else { panic!("{got:?}") };
+        let events: Vec<_> = decode_events(packed.clone()).unwrap().into_iter().map(|event| event.payload).collect();
+        assert_eq!(events, ["one", "two"]);
+        assert!(matches!(got[1], ToHost::Events(6, _)));
+        assert!(matches!(got[2], ToHost::Done(5, _)));
+    }
+
+    #[test]
+    fn a_large_answer_does_not_hold_up_another_request() {
+        let outbox = Outbox::default();
+        outbox.send(&ToHost::Done(1, vec![7; 5 * CHUNK_BYTES].into()));
+        outbox.event(2, 0, b"token");
+        let got = written(&outbox);
+        assert!(matches!(got[0], ToHost::Events(2, _)), "the token came after the large answer");
+        assert!(matches!(&got[1], ToHost::Done(1, bytes) if bytes.len() == 5 * CHUNK_BYTES));
+    }
+
+    #[test]
+    fn a_flood_of_logs_is_cut_and_counted() {
+        let outbox = Outbox::default();
+        for _ in 0..MAX_WAITING_LOGS + 10 {
+            outbox.log(super::super::record(3, "x"));
+        }
+        let got = written(&outbox);
+        assert_eq!(got.len(), MAX_WAITING_LOGS + 1);
+        assert!(got.iter().any(|m| matches!(m, ToHost::Log(r) if r.message.starts_with("10 log records"))));
+    }
+}

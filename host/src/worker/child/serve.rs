@@ -1,0 +1,210 @@
+//! Carries out what the host asks: the steps of an instance's life on one thread, each request on its own.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use aihost_plugin_api::abi::RawModelBox;
+use aihost_plugin_api::task::MemoryUsage;
+use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
+use bytes::Bytes;
+
+use super::super::limits::DRAIN_LIMIT;
+use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker};
+use super::objects::{Call, host};
+use super::outbox::Outbox;
+use super::record;
+use crate::plugin;
+
+/// Steps that may wait for the one before; the host sends one at a time.
+const MAX_WAITING_STEPS: usize = 4;
+
+/// A step in the instance's life.
+enum Step {
+    Start(Box<Start>),
+    Load(u64),
+    Shutdown,
+}
+
+/// What all threads share.
+struct Shared {
+    outbox: Arc<Outbox>,
+    model: OnceLock<RawModelBox>,
+    /// Requests in progress.
+    calls: Mutex<BTreeMap<u64, Arc<Call>>>,
+    idle: Condvar,
+    /// The load in progress, or the next one.
+    loading: Arc<Call>,
+    max_concurrency: OnceLock<usize>,
+}
+
+/// Takes messages; never blocks on the plugin.
+pub(super) struct Server {
+    shared: Arc<Shared>,
+    steps: SyncSender<Step>,
+}
+
+impl Server {
+    pub(super) fn new(outbox: Arc<Outbox>) -> io::Result<Self> {
+        let loading = Call::new(0, Arc::clone(&outbox));
+        let (model, max_concurrency) = (OnceLock::new(), OnceLock::new());
+        let (calls, idle) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { outbox, model, calls, idle, loading, max_concurrency });
+        let (steps, queue) = sync_channel(MAX_WAITING_STEPS);
+        let life = Arc::clone(&shared);
+        thread::Builder::new().name("life".into()).spawn(move || life.live(&queue))?;
+        Ok(Self { shared, steps })
+    }
+
+    /// Starts what a message asks for. An error means that the two cannot go on together.
+    pub(super) fn take(&mut self, message: ToWorker) -> Result<(), String> {
+        match message {
+            ToWorker::Hello(hello) if hello.version != PROTOCOL_VERSION => {
+                return Err(format!(
+                    "the host speaks worker protocol {}, this worker {PROTOCOL_VERSION}",
+                    hello.version
+                ));
+            }
+            ToWorker::Hello(_) => {}
+            ToWorker::Start(start) => self.step(Step::Start(Box::new(start)))?,
+            ToWorker::Load(granted) => self.step(Step::Load(granted))?,
+            ToWorker::Generate(request, task) => self.generate(request, task),
+            ToWorker::Cancel(request) => {
+                if let Some(call) = self.shared.calls().get(&request) {
+                    call.cancel();
+                }
+            }
+            ToWorker::Credit(request, bytes) => {
+                if let Some(call) = self.shared.calls().get(&request) {
+                    call.credit(bytes);
+                }
+            }
+            ToWorker::Shutdown => {
+                self.shared.loading.cancel();
+                self.shared.calls().values().for_each(|call| call.cancel());
+                self.step(Step::Shutdown)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&self, step: Step) -> Result<(), String> {
+        self.steps.try_send(step).map_err(|_| "the host does not wait for its steps".to_owned())
+    }
+
+    fn generate(&self, request: u64, task: Bytes) {
+        let call = Call::new(request, Arc::clone(&self.shared.outbox));
+        let most = self.shared.max_concurrency.get().copied().unwrap_or(0);
+        {
+            let mut calls = self.shared.calls();
+            if calls.len() >= most || calls.contains_key(&request) {
+                drop(calls);
+                let message = format!("more than {most} requests at once, or one number twice");
+                return self.shared.fail(request, Error::internal(message));
+            }
+            calls.insert(request, Arc::clone(&call));
+        }
+        let shared = Arc::clone(&self.shared);
+        let run = move || {
+            let answer = shared.generate(&call, &task);
+            shared.end(request);
+            match answer {
+                Ok(summary) => shared.outbox.send(&ToHost::Done(request, summary)),
+                Err(error) => shared.fail(request, error),
+            }
+        };
+        if let Err(e) = thread::Builder::new().name(format!("request-{request}")).spawn(run) {
+            self.shared.end(request);
+            self.shared.fail(request, Error::new(ErrorKind::OutOfMemory, format!("no thread for a request: {e}")));
+        }
+    }
+}
+
+impl Shared {
+    fn live(&self, steps: &Receiver<Step>) {
+        let mut load = LoadRequest::default();
+        for step in steps {
+            let answer = match step {
+                Step::Start(start) => {
+                    load = start.load.clone();
+                    self.start(&start).map(ToHost::Planned)
+                }
+                Step::Load(granted) => {
+                    load.granted = granted;
+                    self.load(&load).map(ToHost::Loaded)
+                }
+                Step::Shutdown => self.shut_down(),
+            };
+            match answer {
+                Ok(message) => self.outbox.send(&message),
+                Err(error) => self.fail(0, error),
+            }
+        }
+    }
+
+    fn start(&self, start: &Start) -> Result<MemoryPlan, Error> {
+        let _ = self.max_concurrency.set(start.max_concurrency as usize);
+        let plugin = plugin::open(&start.plugin).map_err(|e| {
+            self.outbox.log(record(4, e.explain()));
+            Error::new(ErrorKind::Unsupported, e.to_string())
+        })?;
+        let options = serde_json::to_vec(&start.options).map_err(Error::internal)?;
+        let model = plugin.instantiate(host(Arc::clone(&self.outbox)), &options)?;
+        let load = serde_json::to_vec(&start.load).map_err(Error::internal)?;
+        let plan = model.plan(load.as_slice().into()).into_result()?;
+        if self.model.set(model).is_err() {
+            return Err(Error::internal("the host started a worker twice"));
+        }
+        serde_json::from_slice(&plan).map_err(|e| Error::internal(format!("the plugin's plan cannot be read: {e}")))
+    }
+
+    fn load(&self, load: &LoadRequest) -> Result<u64, Error> {
+        let model = self.model()?;
+        let json = serde_json::to_vec(load).map_err(Error::internal)?;
+        model.load(json.as_slice().into(), self.loading.context()).into_result()?;
+        model.warmup(self.loading.context()).into_result()?;
+        let usage: MemoryUsage = serde_json::from_slice(&model.usage().into_result()?).map_err(Error::internal)?;
+        Ok(usage.device)
+    }
+
+    fn generate(&self, call: &Arc<Call>, task: &[u8]) -> Result<Bytes, Error> {
+        let summary = self.model()?.generate(task.into(), call.sink(), call.context()).into_result()?;
+        Ok(summary.into_vec().into())
+    }
+
+    /// Waits for cancelled requests, gives everything back and ends the process. The host kills one that takes too long.
+    fn shut_down(&self) -> ! {
+        let calls = self.calls();
+        drop(self.idle.wait_while(calls, |calls| !calls.is_empty()));
+        if let Some(model) = self.model.get()
+            && let Err(error) = model.release().into_result()
+        {
+            self.outbox.log(record(2, &format!("release failed: {}", error.message)));
+        }
+        self.outbox.drain(DRAIN_LIMIT);
+        std::process::exit(0)
+    }
+
+    fn model(&self) -> Result<&RawModelBox, Error> {
+        self.model.get().ok_or_else(|| Error::internal("the host asked before it started the instance"))
+    }
+
+    fn end(&self, request: u64) {
+        let mut calls = self.calls();
+        calls.remove(&request);
+        if calls.is_empty() {
+            self.idle.notify_all();
+        }
+    }
+
+    fn fail(&self, request: u64, error: Error) {
+        let error = PluginError { kind: error.kind().code(), message: error.message().to_owned() };
+        self.outbox.send(&ToHost::Failed(request, error));
+    }
+
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

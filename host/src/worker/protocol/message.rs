@@ -1,0 +1,306 @@
+//! Messages each way, and their bytes. Control is JSON; events and answers are the plugin's own bytes.
+
+use aihost_plugin_api::{LoadRequest, MemoryPlan};
+use bytes::{Buf, Bytes};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::frame::{Frame, ProtocolError};
+
+/// Raised when a message changes its meaning; additions are features.
+pub(crate) const PROTOCOL_VERSION: u32 = 1;
+
+/// First message each way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub(crate) version: u32,
+    /// Optional abilities; unknown ones are ignored.
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
+}
+
+impl Hello {
+    /// This build's.
+    pub(crate) fn own() -> Self {
+        Self { version: PROTOCOL_VERSION, features: Vec::new() }
+    }
+}
+
+/// What a worker is to open, and for what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The shadow copy.
+    pub(crate) plugin: std::path::PathBuf,
+    /// `options:`
+    pub(crate) options: serde_json::Value,
+    /// Files and device; nothing is granted yet.
+    pub(crate) load: LoadRequest,
+    /// From the manifest: most `generate` calls at once.
+    pub(crate) max_concurrency: u32,
+}
+
+/// Steps of a load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Loading {
+    /// Done so far, in the plugin's own unit.
+    pub(crate) done: u64,
+    /// Of this many; 0 if unknown.
+    pub(crate) total: u64,
+}
+
+/// An error of a plugin on its way to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PluginError {
+    /// `aihost_plugin_api::ErrorKind::code`.
+    pub(crate) kind: u32,
+    /// A sentence.
+    pub(crate) message: String,
+}
+
+/// A log line of the plugin or its worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogRecord {
+    /// 1 error to 5 trace.
+    pub(crate) level: u32,
+    /// Module path.
+    pub(crate) target: String,
+    /// The text.
+    pub(crate) message: String,
+    /// Its fields.
+    #[serde(default)]
+    pub(crate) fields: serde_json::Value,
+    /// The request it belongs to; 0 for none.
+    #[serde(default)]
+    pub(crate) request: u64,
+}
+
+/// Host to worker.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToWorker {
+    /// First.
+    Hello(Hello),
+    /// Open, instantiate, plan. Answered by `Planned` or `Failed`.
+    Start(Start),
+    /// Load within this many bytes. Answered by `Loaded` or `Failed`.
+    Load(u64),
+    /// Serve a request. Answered by `Events`, then `Done` or `Failed`.
+    Generate(u64, Bytes),
+    /// End a request soon; it still answers.
+    Cancel(u64),
+    /// The host has passed on this many bytes of a request's events.
+    Credit(u64, u64),
+    /// Release and exit.
+    Shutdown,
+}
+
+/// Worker to host.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ToHost {
+    /// First.
+    Hello(Hello),
+    /// The plan.
+    Planned(MemoryPlan),
+    /// How far the load is.
+    Progress(Loading),
+    /// Loaded; bytes on the device by the plugin's account.
+    Loaded(u64),
+    /// Events of a request, packed by [`encode_event`].
+    Events(u64, Bytes),
+    /// A request's summary.
+    Done(u64, Bytes),
+    /// A request failed, or with 0 what was asked last.
+    Failed(u64, PluginError),
+    /// A log line.
+    Log(LogRecord),
+    /// Still there.
+    Heartbeat,
+}
+
+impl ToWorker {
+    /// Kind, request, payload.
+    pub(crate) fn encode(&self) -> (u8, u64, Bytes) {
+        match self {
+            Self::Hello(hello) => (0, 0, json(hello)),
+            Self::Start(start) => (1, 0, json(start)),
+            Self::Load(granted) => (2, 0, Bytes::copy_from_slice(&granted.to_le_bytes())),
+            Self::Generate(request, task) => (3, *request, task.clone()),
+            Self::Cancel(request) => (4, *request, Bytes::new()),
+            Self::Credit(request, bytes) => (5, *request, Bytes::copy_from_slice(&bytes.to_le_bytes())),
+            Self::Shutdown => (6, 0, Bytes::new()),
+        }
+    }
+
+    /// The message of a whole frame.
+    pub(crate) fn decode(frame: Frame) -> Result<Self, ProtocolError> {
+        Ok(match frame.kind {
+            0 => Self::Hello(parse(&frame)?),
+            1 => Self::Start(parse(&frame)?),
+            2 => Self::Load(number(&frame)?),
+            3 => Self::Generate(frame.request, frame.payload),
+            4 => Self::Cancel(frame.request),
+            5 => Self::Credit(frame.request, number(&frame)?),
+            6 => Self::Shutdown,
+            kind => return Err(unknown(kind)),
+        })
+    }
+}
+
+impl ToHost {
+    /// Kind, request, payload.
+    pub(crate) fn encode(&self) -> (u8, u64, Bytes) {
+        match self {
+            Self::Hello(hello) => (0, 0, json(hello)),
+            Self::Planned(plan) => (1, 0, json(plan)),
+            Self::Progress(loading) => (2, 0, json(loading)),
+            Self::Loaded(used) => (3, 0, Bytes::copy_from_slice(&used.to_le_bytes())),
+            Self::Events(request, packed) => (4, *request, packed.clone()),
+            Self::Done(request, summary) => (5, *request, summary.clone()),
+            Self::Failed(request, error) => (6, *request, json(error)),
+            Self::Log(record) => (7, record.request, json(record)),
+            Self::Heartbeat => (8, 0, Bytes::new()),
+        }
+    }
+
+    /// The message of a whole frame.
+    pub(crate) fn decode(frame: Frame) -> Result<Self, ProtocolError> {
+        Ok(match frame.kind {
+            0 => Self::Hello(parse(&frame)?),
+            1 => Self::Planned(parse(&frame)?),
+            2 => Self::Progress(parse(&frame)?),
+            3 => Self::Loaded(number(&frame)?),
+            4 => Self::Events(frame.request, frame.payload),
+            5 => Self::Done(frame.request, frame.payload),
+            6 => Self::Failed(frame.request, parse(&frame)?),
+            7 => Self::Log(parse(&frame)?),
+            8 => Self::Heartbeat,
+            kind => return Err(unknown(kind)),
+        })
+    }
+}
+
+/// One pushed event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// `aihost_plugin_api::abi::event_kind`.
+    pub(crate) kind: u32,
+    /// Its bytes.
+    pub(crate) payload: Bytes,
+}
+
+/// Appends an event to those that share a frame: kind, length, bytes.
+pub(crate) fn encode_event(out: &mut Vec<u8>, kind: u32, payload: &[u8]) {
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&(payload.len() as u64).to_le_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// The events of an `Events` message.
+pub(crate) fn decode_events(mut packed: Bytes) -> Result<Vec<Event>, ProtocolError> {
+    let bad = || ProtocolError::Message { kind: 4, detail: "its events are cut".to_owned() };
+    let mut events = Vec::new();
+    while packed.has_remaining() {
+        let kind = packed.try_get_u32_le().map_err(|_| bad())?;
+        let length = packed.try_get_u64_le().map_err(|_| bad())?;
+        let length = usize::try_from(length).ok().filter(|length| *length <= packed.len()).ok_or_else(bad)?;
+        events.push(Event { kind, payload: packed.split_to(length) });
+    }
+    Ok(events)
+}
+
+/// Every control message is plain data of strings and numbers, for which serialising cannot fail.
+fn json<T: Serialize>(value: &T) -> Bytes {
+    serde_json::to_vec(value).unwrap_or_default().into()
+}
+
+fn parse<T: DeserializeOwned>(frame: &Frame) -> Result<T, ProtocolError> {
+    serde_json::from_slice(&frame.payload)
+        .map_err(|e| ProtocolError::Message { kind: frame.kind, detail: e.to_string() })
+}
+
+fn number(frame: &Frame) -> Result<u64, ProtocolError> {
+    frame.payload.as_ref().try_into().map(u64::from_le_bytes).map_err(|_| ProtocolError::Message {
+        kind: frame.kind,
+        detail: format!("wanted a number of 8 bytes, found {}", frame.payload.len()),
+    })
+}
+
+fn unknown(kind: u8) -> ProtocolError {
+    ProtocolError::Message { kind, detail: "this build does not know it".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame((kind, request, payload): (u8, u64, Bytes)) -> Frame {
+        Frame { kind, request, more: false, payload }
+    }
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        prop::collection::vec(any::<u8>(), 0..50).prop_map(Bytes::from)
+    }
+
+    fn to_worker() -> impl Strategy<Value = ToWorker> {
+        prop_oneof![
+            (any::<u32>(), prop::collection::vec(".*", 0..3))
+                .prop_map(|(version, features)| ToWorker::Hello(Hello { version, features })),
+            (".*", any::<u64>(), 1u32..9).prop_map(|(text, granted, max_concurrency)| {
+                let load = LoadRequest { device: text.clone(), granted, threads: 2, ..LoadRequest::default() };
+                let options = serde_json::json!({ "a": text });
+                ToWorker::Start(Start { plugin: "x".into(), options, load, max_concurrency })
+            }),
+            any::<u64>().prop_map(ToWorker::Load),
+            (any::<u64>(), bytes()).prop_map(|(r, b)| ToWorker::Generate(r, b)),
+            any::<u64>().prop_map(ToWorker::Cancel),
+            any::<(u64, u64)>().prop_map(|(r, n)| ToWorker::Credit(r, n)),
+            Just(ToWorker::Shutdown),
+        ]
+    }
+
+    fn to_host() -> impl Strategy<Value = ToHost> {
+        prop_oneof![
+            any::<(u64, u64)>().prop_map(|(required, mapped)| {
+                ToHost::Planned(MemoryPlan { required, mapped, ..MemoryPlan::default() })
+            }),
+            any::<(u64, u64)>().prop_map(|(done, total)| ToHost::Progress(Loading { done, total })),
+            any::<u64>().prop_map(ToHost::Loaded),
+            (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Events(r, b)),
+            (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Done(r, b)),
+            (any::<u64>(), any::<u32>(), ".*")
+                .prop_map(|(r, kind, message)| ToHost::Failed(r, PluginError { kind, message })),
+            (0u32..6, ".*", any::<u64>()).prop_map(|(level, message, request)| {
+                let fields = serde_json::json!({ "n": 1 });
+                ToHost::Log(LogRecord { level, target: "t".to_owned(), message, fields, request })
+            }),
+            Just(ToHost::Heartbeat),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_read_back(down in to_worker(), up in to_host()) {
+            prop_assert_eq!(ToWorker::decode(frame(down.encode())), Ok(down));
+            prop_assert_eq!(ToHost::decode(frame(up.encode())), Ok(up));
+        }
+
+        #[test]
+        fn events_read_back(events in prop::collection::vec((any::<u32>(), bytes()), 0..9), cut in 1usize..12) {
+            let mut packed = Vec::new();
+            for (kind, payload) in &events { encode_event(&mut packed, *kind, payload); }
+            let events: Vec<Event> = events.into_iter().map(|(kind, payload)| Event { kind, payload }).collect();
+            prop_assert_eq!(decode_events(packed.clone().into()), Ok(events.clone()));
+            packed.truncate(packed.len().saturating_sub(cut));
+            prop_assert_ne!(decode_events(packed.into()).unwrap_or_default(), if events.is_empty() { vec![Event { kind: 0, payload: Bytes::new() }] } else { events });
+        }
+
+        #[test]
+        fn no_payload_upsets_either_end(kind in any::<u8>(), request in any::<u64>(), payload in bytes()) {
+            let _ = ToWorker::decode(frame((kind, request, payload.clone())));
+            let _ = ToHost::decode(frame((kind, request, payload.clone())));
+            let _ = decode_events(payload);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The one place that turns a plugin's error, or a worker's end, into the host's terms.
+
+use aihost_plugin_api::ErrorKind;
+
+use super::super::placement::ExitReason;
+use super::super::protocol::PluginError;
+use crate::domain::{Failure, FailureKind, ModelId};
+
+/// What a plugin's error means to the host.
+pub(super) fn of_plugin(error: PluginError) -> Failure {
+    let kind = match ErrorKind::from_code(error.kind) {
+        ErrorKind::InvalidRequest => FailureKind::InvalidRequest,
+        ErrorKind::ContextLength => FailureKind::ContextLength,
+        ErrorKind::OutOfMemory => FailureKind::OutOfMemory,
+        ErrorKind::InvalidOptions
+        | ErrorKind::MissingFile
+        | ErrorKind::CorruptFile
+        | ErrorKind::Unsupported
+        | ErrorKind::Device => FailureKind::NotUsable,
+        ErrorKind::Stopped => FailureKind::Cancelled,
+        _ => FailureKind::Internal,
+    };
+    Failure::new(kind, error.message)
+}
+
+/// Why the worker cannot be used after this error; nothing if it can.
+pub(super) fn condemns(error: &PluginError) -> Option<ExitReason> {
+    match ErrorKind::from_code(error.kind) {
+        ErrorKind::Panicked => Some(ExitReason::Panicked),
+        ErrorKind::Device => Some(ExitReason::Misbehaved(error.message.clone())),
+        _ => None,
+    }
+}
+
+/// What an open request is told when its worker is gone.
+pub(super) fn of_exit(model: &ModelId, reason: &ExitReason) -> Failure {
+    match reason {
+        ExitReason::Asked => Failure::new(
+            FailureKind::ShuttingDown,
+            format!("model `{model}` was unloaded while it served this request"),
+        ),
+        reason => Failure::new(
+            FailureKind::WorkerDied,
+            format!("the worker of model `{model}` {reason}; `aihost logs {model}` shows its last lines"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_meaning() {
+        for (kind, wanted) in [
+            (ErrorKind::Internal, FailureKind::Internal),
+            (ErrorKind::InvalidRequest, FailureKind::InvalidRequest),
+            (ErrorKind::ContextLength, FailureKind::ContextLength),
+            (ErrorKind::InvalidOptions, FailureKind::NotUsable),
+            (ErrorKind::MissingFile, FailureKind::NotUsable),
+            (ErrorKind::CorruptFile, FailureKind::NotUsable),
+            (ErrorKind::OutOfMemory, FailureKind::OutOfMemory),
+            (ErrorKind::Unsupported, FailureKind::NotUsable),
+            (ErrorKind::Stopped, FailureKind::Cancelled),
+            (ErrorKind::Device, FailureKind::NotUsable),
+            (ErrorKind::Panicked, FailureKind::Internal),
+        ] {
+            let error = PluginError { kind: kind.code(), message: "why".to_owned() };
+            assert_eq!(of_plugin(error), Failure::new(wanted, "why"));
+        }
+        assert_eq!(of_plugin(PluginError { kind: 999, message: String::new() }).kind, FailureKind::Internal);
+    }
+}

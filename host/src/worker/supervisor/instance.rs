@@ -1,0 +1,238 @@
+//! One instance in a worker, as the runtime sees it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::super::limits::{CREDIT_STEP_BYTES, OUTPUT_QUEUE, WorkerLimits};
+use super::super::placement::{ExitReason, Instance, Loaded, Output};
+use super::super::protocol::{PluginError, ToWorker};
+use super::failure;
+use super::link::{Answer, Inbound, Link};
+use super::log::Log;
+use super::process::Process;
+use crate::domain::{Failure, FailureKind, ModelId, RequestId};
+
+/// What the tasks of one worker share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) model: ModelId,
+    pub(super) process: Process,
+    pub(super) link: Link,
+    pub(super) log: Arc<Log>,
+    pub(super) limits: WorkerLimits,
+    /// How each open request is cancelled.
+    pub(super) cancels: Mutex<HashMap<u64, CancellationToken>>,
+}
+
+/// The handle. Dropping it kills the worker.
+#[derive(Debug)]
+pub(super) struct WorkerInstance {
+    pub(super) shared: Arc<Shared>,
+    pub(super) runtime: Handle,
+}
+
+impl Drop for WorkerInstance {
+    fn drop(&mut self) {
+        self.shared.process.kill(ExitReason::Asked);
+    }
+}
+
+impl Instance for WorkerInstance {
+    fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        let shared = Arc::clone(&self.shared);
+        // In a task of its own, so that a caller who gives up leaves no half-written frame.
+        let task = self.runtime.spawn(async move { shared.load(granted, deadline).await });
+        Box::pin(async move { task.await.unwrap_or_else(|_| Err(gone_with_host())) })
+    }
+
+    fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output> {
+        let (sender, receiver) = mpsc::channel(OUTPUT_QUEUE);
+        let shared = Arc::clone(&self.shared);
+        let cancel = CancellationToken::new();
+        self.shared.cancels().insert(request.0, cancel.clone());
+        self.runtime.spawn(async move {
+            shared.generate(request.0, task, sender, cancel).await;
+            shared.cancels().remove(&request.0);
+        });
+        receiver
+    }
+
+    fn cancel(&self, request: RequestId) {
+        if let Some(cancel) = self.shared.cancels().get(&request.0) {
+            cancel.cancel();
+        }
+    }
+
+    fn progress(&self) -> Option<u32> {
+        let loading = *self.shared.link.progress().borrow();
+        let thousandths = (u128::from(loading.done) * 1000).checked_div(u128::from(loading.total))?;
+        Some(thousandths.min(1000) as u32)
+    }
+
+    fn stop(&self, grace: Duration) -> BoxFuture<'static, ()> {
+        let shared = Arc::clone(&self.shared);
+        let task = self.runtime.spawn(async move {
+            shared.process.expect_exit();
+            let leave = async {
+                shared.link.send(&ToWorker::Shutdown).await;
+                shared.process.gone().await
+            };
+            if timeout(grace, leave).await.is_err() {
+                shared.process.kill(ExitReason::Asked);
+                shared.process.gone().await;
+            }
+        });
+        Box::pin(async move {
+            let _ = task.await;
+        })
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.shared.process.pid()
+    }
+
+    fn log_tail(&self) -> Vec<String> {
+        self.shared.log.tail()
+    }
+}
+
+impl Shared {
+    /// Sends a step and waits for its answer, or for the worker's end.
+    pub(super) async fn step(&self, message: &ToWorker, doing: &'static str) -> Result<Answer, Failure> {
+        match self.link.step(message, doing).await.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.plugin_failed(error)),
+            Err(_) => Err(failure::of_exit(&self.model, &self.process.gone().await)),
+        }
+    }
+
+    async fn load(&self, granted: u64, deadline: Duration) -> Result<Loaded, Failure> {
+        let mut progress = self.link.progress();
+        let started = Instant::now();
+        let last = started + deadline * self.limits.load_extension;
+        let (mut until, mut best) = (started + deadline, progress.borrow_and_update().done);
+        let load = ToWorker::Load(granted);
+        let answer = self.step(&load, "load");
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return match answer? {
+                    Answer::Loaded(used) => Ok(Loaded { used }),
+                    Answer::Planned(_) => Err(self.misbehaved("answered a load with a plan")),
+                },
+                changed = progress.changed() => {
+                    let done = progress.borrow_and_update().done;
+                    if changed.is_ok() && done > best {
+                        best = done;
+                        until = last.min(Instant::now() + deadline);
+                    }
+                }
+                () = sleep_until(until) => {
+                    self.process.kill(ExitReason::Stalled("load".to_owned()));
+                    self.process.gone().await;
+                    let took = started.elapsed().as_secs();
+                    let message = format!(
+                        "model `{}` did not load: no progress for {} s ({took} s in all); raise `startup_time` if it is merely slow",
+                        self.model,
+                        deadline.as_secs_f32()
+                    );
+                    return Err(Failure::new(FailureKind::TimedOut, message));
+                }
+            }
+        }
+    }
+
+    fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn generate(&self, request: u64, task: Bytes, output: mpsc::Sender<Output>, cancelled: CancellationToken) {
+        let Some(mut inbound) = self.link.open(request) else {
+            let reason = self.process.gone().await;
+            return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
+        };
+        self.link.send(&ToWorker::Generate(request, task)).await;
+        let mut passed_on = 0;
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = output.closed() => return self.cancel(request, &mut inbound).await,
+                () = cancelled.cancelled() => {
+                    self.cancel(request, &mut inbound).await;
+                    return done(&output, Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"))).await;
+                }
+                next = inbound.recv() => next,
+            };
+            match next {
+                Some(Inbound::Event(event, cost)) => {
+                    if output.send(Output::Event(event)).await.is_err() {
+                        return self.cancel(request, &mut inbound).await;
+                    }
+                    passed_on += cost;
+                    if passed_on >= CREDIT_STEP_BYTES {
+                        self.link.send(&ToWorker::Credit(request, std::mem::take(&mut passed_on))).await;
+                    }
+                }
+                Some(Inbound::End(Ok(summary))) => return done(&output, Ok(summary)).await,
+                Some(Inbound::End(Err(error))) => return done(&output, Err(self.plugin_failed(error))).await,
+                None => {
+                    let reason = self.process.gone().await;
+                    return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
+                }
+            }
+        }
+    }
+
+    /// Tells the worker and waits until the request has ended; one that goes on for too long costs the worker.
+    async fn cancel(&self, request: u64, inbound: &mut mpsc::Receiver<Inbound>) {
+        self.link.send(&ToWorker::Cancel(request)).await;
+        let end = async {
+            loop {
+                match inbound.recv().await {
+                    Some(Inbound::Event(..)) => {}
+                    Some(Inbound::End(end)) => return end.err(),
+                    None => return None,
+                }
+            }
+        };
+        match timeout(self.limits.cancel_grace, end).await {
+            Ok(error) => {
+                if let Some(reason) = error.as_ref().and_then(failure::condemns) {
+                    self.process.kill(reason);
+                }
+            }
+            Err(_) => self.process.kill(ExitReason::Stalled("a cancelled request".to_owned())),
+        }
+    }
+
+    fn plugin_failed(&self, error: PluginError) -> Failure {
+        if let Some(reason) = failure::condemns(&error) {
+            self.process.kill(reason);
+        }
+        failure::of_plugin(error)
+    }
+
+    pub(super) fn misbehaved(&self, what: &str) -> Failure {
+        let reason = ExitReason::Misbehaved(what.to_owned());
+        self.process.kill(reason.clone());
+        failure::of_exit(&self.model, &reason)
+    }
+}
+
+async fn done(output: &mpsc::Sender<Output>, result: Result<Bytes, Failure>) {
+    // Whoever asked may have left.
+    let _ = output.send(Output::Done(result)).await;
+}
+
+fn gone_with_host() -> Failure {
+    Failure::new(FailureKind::ShuttingDown, "the host is shutting down")
+}

@@ -1,0 +1,221 @@
+//! The host's end of a worker's socket: one reader, writers in turn, and who waits for which answer.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aihost_plugin_api::MemoryPlan;
+use aihost_plugin_api::abi::event_kind;
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::super::limits::{MAX_EVENTS_ON_THE_WAY, event_cost};
+use super::super::placement::ExitReason;
+use super::super::protocol::{
+    Assembler, CHUNK_BYTES, Decoder, Frame, Loading, PROTOCOL_VERSION, PluginError, ProtocolError, ToHost, ToWorker,
+    decode_events, encode,
+};
+use super::log::Log;
+
+/// What the worker says about one request.
+#[derive(Debug)]
+pub(super) enum Inbound {
+    /// An event and the credit it took.
+    Event(Bytes, u64),
+    /// The end.
+    End(Result<Bytes, PluginError>),
+}
+
+/// The answer to a step of the instance's life.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Planned(MemoryPlan),
+    Loaded(u64),
+}
+
+/// Why reading ended.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// The worker closed its end: it is dying or dead.
+    Closed,
+    /// It must be killed.
+    Condemned(ExitReason),
+}
+
+/// The host's end.
+#[derive(Debug)]
+pub(super) struct Link {
+    writer: tokio::sync::Mutex<OwnedWriteHalf>,
+    /// Nothing once the worker is gone.
+    requests: Mutex<Option<HashMap<u64, mpsc::Sender<Inbound>>>>,
+    step: Mutex<Option<oneshot::Sender<Result<Answer, PluginError>>>>,
+    /// What the instance is doing, for the stall report.
+    doing: Mutex<&'static str>,
+    progress: watch::Sender<Loading>,
+}
+
+impl Link {
+    pub(super) fn new(writer: OwnedWriteHalf) -> Self {
+        Self {
+            writer: tokio::sync::Mutex::new(writer),
+            requests: Mutex::new(Some(HashMap::new())),
+            step: Mutex::new(None),
+            doing: Mutex::new("start"),
+            progress: watch::Sender::new(Loading::default()),
+        }
+    }
+
+    /// Writes a message; others may come between its frames. Must not be dropped half-way: run it in a task.
+    pub(super) async fn send(&self, message: &ToWorker) {
+        let (kind, request, mut payload) = message.encode();
+        let mut buffer = Vec::new();
+        loop {
+            buffer.clear();
+            let more = encode(&mut buffer, kind, request, &mut payload);
+            // An error means that the worker is gone, which the reader notices too.
+            if self.writer.lock().await.write_all(&buffer).await.is_err() || !more {
+                return;
+            }
+        }
+    }
+
+    /// Sends a step; the answer comes on the receiver, which closes if the worker goes.
+    pub(super) async fn step(
+        &self,
+        message: &ToWorker,
+        doing: &'static str,
+    ) -> oneshot::Receiver<Result<Answer, PluginError>> {
+        let (sender, receiver) = oneshot::channel();
+        if lock(&self.requests).is_some() {
+            *lock(&self.step) = Some(sender);
+        }
+        *lock(&self.doing) = doing;
+        self.send(message).await;
+        receiver
+    }
+
+    /// Opens a request; nothing if the worker is gone.
+    pub(super) fn open(&self, request: u64) -> Option<mpsc::Receiver<Inbound>> {
+        let (sender, receiver) = mpsc::channel(MAX_EVENTS_ON_THE_WAY);
+        lock(&self.requests).as_mut()?.insert(request, sender);
+        Some(receiver)
+    }
+
+    /// The load's steps so far.
+    pub(super) fn progress(&self) -> watch::Receiver<Loading> {
+        self.progress.subscribe()
+    }
+
+    /// What the worker should be doing.
+    pub(super) fn doing(&self) -> &'static str {
+        match &*lock(&self.requests) {
+            Some(requests) if !requests.is_empty() => "generate",
+            _ => *lock(&self.doing),
+        }
+    }
+
+    /// Nobody will answer any more.
+    pub(super) fn close(&self) {
+        *lock(&self.requests) = None;
+        *lock(&self.step) = None;
+    }
+
+    /// Reads until the worker closes, is silent for too long, or breaks the protocol.
+    pub(super) async fn read(&self, mut half: OwnedReadHalf, log: &Log, silence: Duration) -> Ended {
+        let (mut decoder, mut assembler) = (Decoder::default(), Assembler::default());
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut greeted = false;
+        loop {
+            let read = match tokio::time::timeout(silence, half.read(&mut buffer)).await {
+                Err(_) => return Ended::Condemned(ExitReason::Stalled(self.doing().to_owned())),
+                Ok(Ok(0) | Err(_)) => return Ended::Closed,
+                Ok(Ok(read)) => read,
+            };
+            decoder.push(&buffer[..read]);
+            loop {
+                let taken = decoder.next().and_then(|frame| match frame {
+                    Some(frame) => assembler.push(frame).map(Some),
+                    None => Ok(None),
+                });
+                let outcome = match taken {
+                    Ok(None) => break,
+                    Ok(Some(None)) => continue,
+                    Ok(Some(Some(frame))) => self.take(frame, log, &mut greeted),
+                    Err(e) => Err(e.to_string()),
+                };
+                if let Err(why) = outcome {
+                    return Ended::Condemned(ExitReason::Misbehaved(format!("broke the worker protocol: {why}")));
+                }
+            }
+        }
+    }
+
+    fn take(&self, frame: Frame, log: &Log, greeted: &mut bool) -> Result<(), String> {
+        let message = ToHost::decode(frame).map_err(|e| e.to_string())?;
+        if let ToHost::Hello(hello) = &message {
+            *greeted = true;
+            return if hello.version == PROTOCOL_VERSION {
+                Ok(())
+            } else {
+                Err(format!("it speaks version {}, the host {PROTOCOL_VERSION}", hello.version))
+            };
+        }
+        if !*greeted {
+            return Err("it sent no greeting".to_owned());
+        }
+        match message {
+            ToHost::Hello(_) | ToHost::Heartbeat => {}
+            ToHost::Planned(plan) => self.answer(Ok(Answer::Planned(plan)))?,
+            ToHost::Loaded(used) => self.answer(Ok(Answer::Loaded(used)))?,
+            ToHost::Failed(0, error) => self.answer(Err(error))?,
+            ToHost::Progress(loading) => {
+                self.progress.send_replace(loading);
+            }
+            ToHost::Events(request, packed) => self.events(request, packed).map_err(|e| e.to_string())?,
+            ToHost::Done(request, summary) => self.end(request, Ok(summary)),
+            ToHost::Failed(request, error) => self.end(request, Err(error)),
+            ToHost::Log(record) => log.record(&record),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, answer: Result<Answer, PluginError>) -> Result<(), String> {
+        let waiter = lock(&self.step).take().ok_or_else(|| "it answered what was not asked".to_owned())?;
+        *lock(&self.doing) = "idle";
+        // Whoever asked may have given up.
+        let _ = waiter.send(answer);
+        Ok(())
+    }
+
+    fn events(&self, request: u64, packed: Bytes) -> Result<(), ProtocolError> {
+        let events = decode_events(packed)?;
+        let sender = lock(&self.requests).as_ref().and_then(|requests| requests.get(&request).cloned());
+        // An answer nobody waits for is one that was cancelled and has ended.
+        let Some(sender) = sender else { return Ok(()) };
+        for event in events {
+            if event.kind != event_kind::JSON {
+                tracing::warn!(target: "worker", request, kind = event.kind, "an event of a kind this host cannot pass on");
+                continue;
+            }
+            let cost = event_cost(event.payload.len());
+            if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(Inbound::Event(event.payload, cost)) {
+                return Err(ProtocolError::TooMany);
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self, request: u64, result: Result<Bytes, PluginError>) {
+        let sender = lock(&self.requests).as_mut().and_then(|requests| requests.remove(&request));
+        if let Some(sender) = sender {
+            // The queue has room for every event within the credit and this one more; a full one ends like a dead worker.
+            let _ = sender.try_send(Inbound::End(result));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,170 @@
+//! The host's side: starts workers, speaks with them, notices when they stall or die, and says why.
+//!
+//! It knows processes and the protocol, but no plugin code runs here, and it knows nothing of queues, leases or HTTP.
+
+mod failure;
+mod instance;
+mod link;
+mod log;
+mod process;
+mod spawn;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::{Arc, Mutex};
+
+use aihost_plugin_api::MemoryPlan;
+use futures_util::future::BoxFuture;
+use rustix::process::Pid;
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::limits::{CLOSED_SOCKET_GRACE, LAST_OUTPUT_WAIT, WorkerLimits};
+use super::placement::{Exit, ExitReason, Instance, Placement, StartSpec};
+use super::protocol::{Hello, Start, ToWorker};
+use crate::domain::{Failure, FailureKind, InstanceId, ModelId};
+use instance::{Shared, WorkerInstance};
+use link::{Answer, Ended, Link};
+use log::Log;
+use process::Process;
+
+/// Runs each instance in a worker process (`aihost worker`, the same binary).
+#[derive(Clone, Debug)]
+pub struct WorkerPlacement {
+    /// The host's binary; `/proc/self/exe` outside tests.
+    pub executable: PathBuf,
+}
+
+type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
+
+impl Placement for WorkerPlacement {
+    fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started> {
+        self.start_within(WorkerLimits::default(), spec, exits)
+    }
+}
+
+impl WorkerPlacement {
+    /// [`Placement::start`] under other time limits than the usual ones.
+    pub fn start_within(
+        &self,
+        limits: WorkerLimits,
+        spec: StartSpec,
+        exits: mpsc::Sender<Exit>,
+    ) -> BoxFuture<'static, Started> {
+        let executable = self.executable.clone();
+        Box::pin(async move {
+            // In a task of its own: a caller who gives up half-way must not leave a process nobody knows of.
+            let start = tokio::spawn(start(executable, limits, spec, exits));
+            start.await.unwrap_or_else(|e| Err(Failure::new(FailureKind::Internal, e.to_string())))
+        })
+    }
+}
+
+async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits: mpsc::Sender<Exit>) -> Started {
+    let (model, start_timeout) = (spec.model.clone(), spec.start_timeout);
+    let failed = |e: std::io::Error| {
+        let message = format!("cannot start a worker for model `{model}` ({}): {e}", executable.display());
+        Failure::new(FailureKind::Internal, message)
+    };
+    let spawned = spawn::spawn(&executable).await.map_err(failed)?;
+    let shared = supervise(spawned, limits, spec.model, spec.instance, exits).map_err(failed)?;
+    let start = ToWorker::Start(Start {
+        plugin: spec.plugin.shadow.clone(),
+        options: spec.options,
+        load: spec.load,
+        max_concurrency: spec.plugin.manifest.max_concurrency,
+    });
+    let plan = async {
+        shared.link.send(&ToWorker::Hello(Hello::own())).await;
+        match shared.step(&start, "start").await? {
+            Answer::Planned(plan) => Ok(plan),
+            Answer::Loaded(_) => Err(shared.misbehaved("answered a start with a load")),
+        }
+    };
+    let plan = timeout(start_timeout, plan).await.unwrap_or_else(|_| {
+        shared.process.kill(ExitReason::Stalled("start".to_owned()));
+        let message = format!(
+            "the worker of model `{model}` gave no memory plan within {} s; `aihost logs {model}` shows its last lines",
+            start_timeout.as_secs_f32()
+        );
+        Err(Failure::new(FailureKind::TimedOut, message))
+    });
+    match plan {
+        Ok(plan) => Ok((Arc::new(WorkerInstance { shared, runtime: Handle::current() }), plan)),
+        Err(failure) => {
+            shared.process.kill(ExitReason::Asked);
+            shared.process.gone().await;
+            Err(failure)
+        }
+    }
+}
+
+/// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
+fn supervise(
+    spawned: spawn::Spawned,
+    limits: WorkerLimits,
+    model: ModelId,
+    instance: InstanceId,
+    exits: mpsc::Sender<Exit>,
+) -> std::io::Result<Arc<Shared>> {
+    let spawn::Spawned { mut child, socket } = spawned;
+    let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
+    let socket = match connected {
+        Ok(socket) => socket,
+        Err(e) => {
+            give_up(child);
+            return Err(e);
+        }
+    };
+    let (reader, writer) = socket.into_split();
+    let log = Arc::new(Log::new(model.clone()));
+    let (stdout, stderr) = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
+    let stdout = tokio::spawn(Arc::clone(&log).capture(stdout, "stdout"));
+    let stderr = tokio::spawn(Arc::clone(&log).capture(stderr, "stderr"));
+    // A child that could be spawned has a number above 0.
+    let pid = Pid::from_raw(child.id().cast_signed()).unwrap_or(Pid::INIT);
+    let shared = Arc::new(Shared {
+        model,
+        process: Process::new(pid),
+        link: Link::new(writer),
+        log,
+        limits,
+        cancels: Mutex::default(),
+    });
+
+    let reading = Arc::clone(&shared);
+    tokio::spawn(async move {
+        let ended = reading.link.read(reader, &reading.log, reading.limits.silence).await;
+        let reason = match ended {
+            Ended::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_ok() => None,
+            Ended::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
+            Ended::Condemned(reason) => Some(reason),
+        };
+        if let Some(reason) = reason {
+            reading.process.kill(reason);
+        }
+        reading.link.close();
+    });
+
+    let waiting = Arc::clone(&shared);
+    tokio::spawn(async move {
+        let last_output = async {
+            let both = async { (stdout.await, stderr.await) };
+            let _ = timeout(LAST_OUTPUT_WAIT, both).await;
+            waiting.log.tail()
+        };
+        let reason = waiting.process.watch(last_output).await;
+        tracing::info!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
+        // The loop may be gone too when the host shuts down.
+        let _ = exits.send(Exit { instance, reason }).await;
+    });
+    Ok(shared)
+}
+
+fn give_up(mut child: Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}

@@ -1,0 +1,156 @@
+//! A worker's process: killing it, waiting for it, and telling why it went.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group, pidfd_open, waitid,
+};
+use tokio::sync::{oneshot, watch};
+
+use super::super::placement::ExitReason;
+
+/// What Rust's allocator prints before it aborts.
+const ALLOCATION_FAILED: &str = "memory allocation of ";
+
+/// One worker process, alive or gone.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: Pid,
+    state: Mutex<State>,
+    gone: watch::Sender<Option<ExitReason>>,
+    oom_kills_before: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Its number may belong to someone else.
+    reaped: bool,
+    /// Why the host ended it; nothing while it has not.
+    verdict: Option<ExitReason>,
+}
+
+impl Process {
+    pub(super) fn new(pid: Pid) -> Self {
+        Self { pid, state: Mutex::default(), gone: watch::Sender::new(None), oom_kills_before: oom_kills() }
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        (!self.lock().reaped).then(|| self.pid.as_raw_pid().unsigned_abs())
+    }
+
+    /// Kills the worker and everything in its process group. The first reason given is the one that is told.
+    pub(super) fn kill(&self, reason: ExitReason) {
+        let mut state = self.lock();
+        if state.reaped {
+            return;
+        }
+        state.verdict.get_or_insert(reason);
+        self.kill_group();
+    }
+
+    /// From now on its end is wanted, however it comes.
+    pub(super) fn expect_exit(&self) {
+        self.lock().verdict.get_or_insert(ExitReason::Asked);
+    }
+
+    /// Resolves when it is gone, with the reason.
+    pub(super) async fn gone(&self) -> ExitReason {
+        let mut gone = self.gone.subscribe();
+        match gone.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(ExitReason::Asked),
+            Err(_) => ExitReason::Asked,
+        }
+    }
+
+    /// Waits for its end, kills what is left of its group, and reaps it. `last_output` resolves when its output is read.
+    pub(super) async fn watch(&self, last_output: impl Future<Output = Vec<String>>) -> ExitReason {
+        let waited = self.exited().await;
+        if let Err(e) = waited {
+            tracing::error!("worker {}: cannot be waited for ({e}), so it is killed", self.pid.as_raw_pid());
+            self.kill(ExitReason::Killed(9));
+        }
+        // Its number is still its own until it is reaped, so the group cannot be someone else's.
+        self.kill_group();
+        let tail = last_output.await;
+        let mut state = self.lock();
+        let status = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED).ok().flatten();
+        state.reaped = true;
+        let by_memory = self.oom_kills_before.zip(oom_kills()).is_some_and(|(before, after)| after > before);
+        let reason = state.verdict.clone().unwrap_or_else(|| classify(status.as_ref(), &tail, by_memory));
+        drop(state);
+        self.gone.send_replace(Some(reason.clone()));
+        reason
+    }
+
+    /// Resolves when the process has ended; it is not reaped. A thread waits, so that no poll registration holds the descriptor.
+    async fn exited(&self) -> io::Result<()> {
+        let pidfd = pidfd_open(self.pid, PidfdFlags::empty())?;
+        let (ended, end) = oneshot::channel();
+        thread::Builder::new().name("worker-wait".into()).spawn(move || {
+            let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            let result = rustix::io::retry_on_intr(wait);
+            let _ = ended.send(result.map(|_| ()).map_err(io::Error::from));
+        })?;
+        end.await.unwrap_or_else(|_| Err(io::Error::other("the waiting thread is gone")))
+    }
+
+    fn kill_group(&self) {
+        // Either may fail because nothing is left, which is what is wanted.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        let _ = kill_process(self.pid, Signal::KILL);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a process that nobody ended went.
+fn classify(status: Option<&WaitIdStatus>, tail: &[String], by_memory: bool) -> ExitReason {
+    let exit = status.and_then(WaitIdStatus::exit_status);
+    let signal = status.and_then(WaitIdStatus::terminating_signal);
+    reason(exit, signal, tail, by_memory)
+}
+
+fn reason(exit: Option<i32>, signal: Option<i32>, tail: &[String], by_memory: bool) -> ExitReason {
+    match (exit, signal) {
+        (Some(code), _) => ExitReason::Exited(code),
+        (_, Some(libc::SIGABRT)) if tail.iter().any(|line| line.contains(ALLOCATION_FAILED)) => ExitReason::OutOfMemory,
+        (_, Some(libc::SIGABRT)) => ExitReason::Aborted,
+        (_, Some(signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE))) => ExitReason::Crashed(signal),
+        (_, Some(libc::SIGKILL)) if by_memory => ExitReason::OutOfMemory,
+        (_, Some(signal)) => ExitReason::Killed(signal),
+        (None, None) => ExitReason::Killed(libc::SIGKILL),
+    }
+}
+
+/// Processes the kernel has killed for memory, cgroup limits included.
+fn oom_kills() -> Option<u64> {
+    let text = fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")).and_then(|count| count.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_are_told_apart() {
+        let failed = ["memory allocation of 9 bytes failed".to_owned()];
+        for (exit, signal, tail, by_memory, wanted) in [
+            (Some(0), None, &[][..], false, ExitReason::Exited(0)),
+            (None, Some(6), &[], false, ExitReason::Aborted),
+            (None, Some(6), &failed, false, ExitReason::OutOfMemory),
+            (None, Some(11), &failed, true, ExitReason::Crashed(11)),
+            (None, Some(9), &[], false, ExitReason::Killed(9)),
+            (None, Some(9), &[], true, ExitReason::OutOfMemory),
+            (None, Some(15), &[], true, ExitReason::Killed(15)),
+        ] {
+            assert_eq!(reason(exit, signal, tail, by_memory), wanted);
+        }
+    }
+}

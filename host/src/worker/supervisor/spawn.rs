@@ -1,0 +1,97 @@
+//! Starts worker processes, all from one thread that never ends.
+//!
+//! A worker asks to be killed when its parent goes (PDEATHSIG), and the kernel means the parent's *thread*: a worker
+//! spawned from a pool thread would die with that thread.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::super::limits::PARENT_VARIABLE;
+
+/// Workers that may wait to be spawned; a spawn takes about a millisecond.
+const MAX_WAITING_SPAWNS: usize = 64;
+/// Variables a worker inherits; everything else may be a secret.
+const INHERITED: [&str; 9] =
+    ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "TMPDIR", "TZ", "USER"];
+/// Beginnings of variables a worker inherits.
+const INHERITED_PREFIXES: [&str; 4] = ["CUDA_", "NVIDIA_", "LC_", "AIHOST_FIXTURE_"];
+
+type Reply = oneshot::Sender<io::Result<Child>>;
+
+/// A worker that was just started.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    pub(super) child: Child,
+    /// The host's end of the socket.
+    pub(super) socket: UnixStream,
+}
+
+/// Starts `executable worker` with a socket as its standard input.
+pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
+    let (socket, theirs) = UnixStream::pair()?;
+    let mut command = Command::new(executable);
+    command
+        .arg("worker")
+        .env_clear()
+        .envs(inherited(std::env::vars_os()))
+        .env(PARENT_VARIABLE, std::process::id().to_string())
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let (reply, answer) = oneshot::channel();
+    spawner()?.try_send((command, reply)).map_err(|_| io::Error::other("too many workers are being started"))?;
+    let child = answer.await.map_err(|_| io::Error::other("the spawning thread is gone"))??;
+    Ok(Spawned { child, socket })
+}
+
+fn spawner() -> io::Result<&'static SyncSender<(Command, Reply)>> {
+    static SPAWNER: OnceLock<Result<SyncSender<(Command, Reply)>, String>> = OnceLock::new();
+    let started = SPAWNER.get_or_init(|| {
+        let (jobs, queue) = sync_channel(MAX_WAITING_SPAWNS);
+        thread::Builder::new().name("worker-spawner".into()).spawn(move || serve(&queue)).map_err(|e| e.to_string())?;
+        Ok(jobs)
+    });
+    started.as_ref().map_err(|e| io::Error::other(e.as_str()))
+}
+
+fn serve(queue: &Receiver<(Command, Reply)>) {
+    for (mut command, reply) in queue {
+        if let Err(Ok(mut child)) = reply.send(command.spawn()) {
+            // Whoever asked has gone: nobody else knows of this process.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn inherited(all: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
+    all.filter(|(name, _)| {
+        name.to_str().is_some_and(|name| {
+            INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_inherited() {
+        let all = ["PATH", "HF_TOKEN", "AIHOST_API_KEY", "CUDA_VISIBLE_DEVICES", "AWS_SECRET", "LD_PRELOAD"];
+        let all = all.map(|name| (OsString::from(name), OsString::from("x")));
+        let kept: Vec<_> = inherited(all.into_iter()).map(|(name, _)| name).collect();
+        assert_eq!(kept, ["PATH", "CUDA_VISIBLE_DEVICES"]);
+    }
+}

@@ -1,0 +1,428 @@
+//! Every way a plugin can misbehave, against a real worker: the host survives, and says truly what happened.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aihost::domain::{ByteSize, Failure, FailureKind, InstanceId, RequestId};
+use aihost::plugin::Registry;
+use aihost::worker::{Exit, ExitReason, Instance, Output, StartSpec, WorkerLimits, WorkerPlacement};
+use aihost_tests::{PATIENCE, binary, fixture, wait_for};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Time limits that make a stall a matter of moments.
+const SHORT: WorkerLimits =
+    WorkerLimits { silence: Duration::from_secs(3), cancel_grace: Duration::from_millis(500), load_extension: 10 };
+const LOAD_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A plugin's folder, its registry, and the channel its exits come on.
+struct Bench {
+    dir: TempDir,
+    registry: Registry,
+    exits: mpsc::Receiver<Exit>,
+    sender: mpsc::Sender<Exit>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        for name in ["echo", "faulty"] {
+            std::os::unix::fs::symlink(fixture(name), plugins.join(format!("{name}.so"))).unwrap();
+        }
+        let registry = Registry::scan(&plugins, &dir.path().join("state")).unwrap();
+        assert!(registry.rejected.is_empty(), "{:?}", registry.rejected);
+        let (sender, exits) = mpsc::channel(8);
+        Self { dir, registry, exits, sender }
+    }
+
+    async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn Instance>, Failure> {
+        self.start_within(Duration::from_secs(20), plugin, options).await
+    }
+
+    async fn start_within(
+        &self,
+        start_timeout: Duration,
+        plugin: &str,
+        options: Value,
+    ) -> Result<Arc<dyn Instance>, Failure> {
+        let spec = StartSpec {
+            instance: InstanceId(7),
+            model: "m".into(),
+            plugin: self.registry.find(plugin, None).unwrap(),
+            options,
+            load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
+            start_timeout,
+        };
+        let placement = WorkerPlacement { executable: binary() };
+        placement.start_within(SHORT, spec, self.sender.clone()).await.map(|(instance, _)| instance)
+    }
+
+    async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn Instance> {
+        let instance = self.start(plugin, options).await.unwrap();
+        instance.load(1 << 30, LOAD_DEADLINE).await.unwrap();
+        instance
+    }
+
+    async fn exit(&mut self) -> ExitReason {
+        let exit = timeout(PATIENCE, self.exits.recv()).await.expect("no exit was told").unwrap();
+        assert_eq!(exit.instance, InstanceId(7));
+        exit.reason
+    }
+
+    /// No second exit: the channel is silent and this bench holds its only sender.
+    async fn no_more_exits(mut self) {
+        drop(self.sender);
+        assert!(timeout(PATIENCE, self.exits.recv()).await.unwrap().is_none(), "a second exit was told");
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+fn ask(instance: &Arc<dyn Instance>, request: u64, text: &str, max_tokens: Option<u32>) -> mpsc::Receiver<Output> {
+    let task = json!({
+        "input": {"type": "chat", "messages": [{"role": "user", "content": text}]},
+        "max_tokens": max_tokens,
+    });
+    instance.generate(RequestId(request), task.to_string().into())
+}
+
+/// The text of an answer and its end.
+async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Result<Value, Failure>) {
+    let mut text = String::new();
+    loop {
+        match timeout(PATIENCE, output.recv()).await.expect("the answer does not end").expect("no end was told") {
+            Output::Event(event) => {
+                let event: Value = serde_json::from_slice(&event).unwrap();
+                text.push_str(event["text"].as_str().unwrap());
+            }
+            Output::Done(end) => return (text, end.map(|summary| serde_json::from_slice(&summary).unwrap())),
+        }
+    }
+}
+
+async fn first_event(output: &mut mpsc::Receiver<Output>) {
+    let first = timeout(PATIENCE, output.recv()).await.expect("no first token").unwrap();
+    assert!(matches!(first, Output::Event(_)), "{first:?}");
+}
+
+fn alive(pid: u32) -> bool {
+    // A zombie is gone as far as memory and locks are concerned, but must be reaped too.
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn a_good_plugin_answers_and_leaves_when_asked() {
+    let mut bench = Bench::new();
+    let instance = bench.loaded("aihost/echo", json!({"memory": 4096})).await;
+    let pid = instance.pid().unwrap();
+    let (text, end) = collect(ask(&instance, 1, "to be or not", None)).await;
+    assert_eq!(text, "to be or not");
+    let end = end.unwrap();
+    assert_eq!(end["reason"], "stop");
+    assert_eq!(end["usage"], json!({"prompt_tokens": 4, "completion_tokens": 4, "cached_tokens": 0}));
+    let (text, end) = collect(ask(&instance, 2, "to be or not", Some(2))).await;
+    assert_eq!((text.as_str(), &end.unwrap()["reason"]), ("to be ", &json!("length")));
+    assert_eq!(instance.progress(), None, "a load without steps has no progress");
+
+    instance.stop(PATIENCE).await;
+    assert_eq!(instance.pid(), None);
+    assert!(!alive(pid));
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+    let (_, end) = collect(ask(&instance, 3, "late", None)).await;
+    assert_eq!(end.unwrap_err().kind, FailureKind::ShuttingDown);
+    drop(instance);
+    bench.no_more_exits().await;
+}
+
+#[tokio::test]
+async fn sixty_four_requests_are_served_at_once_and_in_order() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/echo", json!({"latency_ms": 5, "tokens": 40})).await;
+    let started = Instant::now();
+    let answers = (1..=64).map(|n| collect(ask(&instance, n, &format!("r{n} "), None)));
+    for (n, (text, end)) in futures_util::future::join_all(answers).await.into_iter().enumerate() {
+        assert_eq!(text, format!("r{} ", n + 1).repeat(40));
+        assert_eq!(end.unwrap()["usage"]["completion_tokens"], 40);
+    }
+    // One after the other they would take 64 x 40 x 5 ms.
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_large_request_and_answer_cross_whole() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/echo", json!({})).await;
+    let text = "0123456789 ".repeat(60_000);
+    let (answer, end) = collect(ask(&instance, 1, &text, None)).await;
+    assert!(answer == text, "{} of {} bytes", answer.len(), text.len());
+    end.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_pauses_the_plugin() {
+    let bench = Bench::new();
+    let word = "x".repeat(64 << 10);
+    let instance = bench.loaded("aihost/echo", json!({"tokens": 400})).await;
+    let mut slow = ask(&instance, 1, &word, None);
+    first_event(&mut slow).await;
+    // Another reader is not held up meanwhile.
+    let (text, _) = collect(ask(&instance, 2, "quick", Some(1))).await;
+    assert_eq!(text, "quick");
+    // Worker and host hold the credit, the sockets and the output queue, but not the 25 MiB of the whole answer.
+    let held = memory(instance.pid().unwrap());
+    assert!(held < ByteSize(200 << 20), "the worker holds {held}");
+    let (text, end) = collect(slow).await;
+    assert_eq!(text.len(), 399 * word.len());
+    end.unwrap();
+}
+
+#[tokio::test]
+async fn a_dropped_answer_cancels_its_request_alone() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/echo", json!({"latency_ms": 10, "tokens": 100_000})).await;
+    let mut left = ask(&instance, 1, "x ", None);
+    first_event(&mut left).await;
+    drop(left);
+    let (text, end) = collect(ask(&instance, 2, "y ", Some(60))).await;
+    assert_eq!(text, "y ".repeat(60));
+    end.unwrap();
+    // The worker lived on past the grace of the cancelled request.
+    assert!(instance.pid().is_some());
+}
+
+#[tokio::test]
+async fn wrong_options_and_errors_of_the_plugin_are_its_own_words() {
+    let mut bench = Bench::new();
+    let failure = bench.start("aihost/echo", json!({"latency": 5})).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::NotUsable);
+    assert!(failure.message.contains("unknown field `latency`"), "{failure}");
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+
+    for (fault, kind, words) in [
+        ("load_error", FailureKind::NotUsable, "the weights are damaged"),
+        ("load_out_of_memory", FailureKind::OutOfMemory, "no room"),
+    ] {
+        let instance = bench.start("aihost/faulty", json!({"fault": fault})).await.unwrap();
+        let failure = instance.load(0, LOAD_DEADLINE).await.unwrap_err();
+        assert_eq!(failure.kind, kind);
+        assert!(failure.message.contains(words), "{failure}");
+        drop(instance);
+        assert_eq!(bench.exit().await, ExitReason::Asked);
+    }
+
+    let instance = bench.loaded("aihost/faulty", json!({})).await;
+    let output = instance.generate(RequestId(1), "{}".into());
+    assert_eq!(collect(output).await.1.unwrap_err().kind, FailureKind::InvalidRequest);
+    collect(ask(&instance, 2, "x", None)).await.1.unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_and_costs_the_worker() {
+    let mut bench = Bench::new();
+    for fault in ["panic_in_new", "panic_in_plan"] {
+        let failure = bench.start("aihost/faulty", json!({"fault": fault})).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Internal);
+        assert!(failure.message.contains("panicked") && failure.message.contains("as asked"), "{failure}");
+        assert_eq!(bench.exit().await, ExitReason::Panicked);
+    }
+    let instance = bench.start("aihost/faulty", json!({"fault": "panic_in_load"})).await.unwrap();
+    let failure = instance.load(0, LOAD_DEADLINE).await.unwrap_err();
+    assert!(failure.message.contains("a panic in load"), "{failure}");
+    assert_eq!(bench.exit().await, ExitReason::Panicked);
+
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "panic_in_generate", "after_tokens": 2})).await;
+    let (text, end) = collect(ask(&instance, 1, "x", None)).await;
+    assert_eq!((text.as_str(), end.unwrap_err().kind), ("word word ", FailureKind::Internal));
+    assert_eq!(bench.exit().await, ExitReason::Panicked);
+    assert!(instance.log_tail().iter().any(|line| line.contains("a panic in generate")), "{:?}", instance.log_tail());
+}
+
+#[tokio::test]
+async fn a_panic_while_dropping_does_not_keep_a_worker_from_leaving() {
+    let mut bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "panic_in_drop"})).await;
+    instance.stop(PATIENCE).await;
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+}
+
+/// The worker dies during a request: the request, and another one open beside it, end with the reason.
+async fn dies(fault: &str, wanted: ExitReason) {
+    let mut bench = Bench::new();
+    let once = bench.file("once");
+    let options = json!({"fault": fault, "after_tokens": 3, "once_file": once});
+    let instance = bench.loaded("aihost/faulty", options.clone()).await;
+    let pid = instance.pid().unwrap();
+    let (text, end) = collect(ask(&instance, 1, "x", None)).await;
+    assert_eq!(text, "word word word ", "{fault}");
+    let failure = end.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::WorkerDied, "{fault}: {failure}");
+    assert!(failure.message.contains(&wanted.to_string()), "{fault}: {failure}");
+    assert_eq!(bench.exit().await, wanted, "{fault}");
+    assert!(!alive(pid));
+    let (_, late) = collect(ask(&instance, 2, "x", None)).await;
+    assert_eq!(late.unwrap_err().kind, FailureKind::WorkerDied);
+    instance.stop(Duration::from_secs(1)).await;
+
+    // A fresh worker of the same plugin works.
+    let again = bench.loaded("aihost/faulty", options).await;
+    collect(ask(&again, 3, "x", None)).await.1.unwrap();
+    drop((instance, again));
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+    bench.no_more_exits().await;
+}
+
+#[tokio::test]
+async fn abort_is_told() {
+    dies("abort", ExitReason::Aborted).await;
+}
+
+#[tokio::test]
+async fn a_segfault_is_told() {
+    dies("segfault", ExitReason::Crashed(11)).await;
+}
+
+#[tokio::test]
+async fn an_exit_that_nobody_asked_for_is_told() {
+    dies("exit0", ExitReason::Exited(0)).await;
+}
+
+#[tokio::test]
+async fn a_failed_allocation_is_told_as_memory() {
+    dies("oom", ExitReason::OutOfMemory).await;
+}
+
+#[tokio::test]
+async fn a_frozen_process_is_noticed_by_its_silence() {
+    dies("freeze", ExitReason::Stalled("generate".to_owned())).await;
+}
+
+#[tokio::test]
+async fn a_kill_from_outside_is_told() {
+    let mut bench = Bench::new();
+    let instance = bench.loaded("aihost/echo", json!({"latency_ms": 10, "tokens": 100_000})).await;
+    let mut output = ask(&instance, 1, "x ", None);
+    first_event(&mut output).await;
+    let pid = rustix::process::Pid::from_raw(instance.pid().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(collect(output).await.1.unwrap_err().kind, FailureKind::WorkerDied);
+    assert_eq!(bench.exit().await, ExitReason::Killed(15));
+}
+
+#[tokio::test]
+async fn a_load_that_hangs_ends_at_its_deadline() {
+    let mut bench = Bench::new();
+    let instance = bench.start("aihost/faulty", json!({"fault": "hang_load"})).await.unwrap();
+    let failure = instance.load(0, Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut);
+    assert_eq!(bench.exit().await, ExitReason::Stalled("load".to_owned()));
+}
+
+#[tokio::test]
+async fn a_load_that_makes_progress_may_take_longer_than_its_deadline_but_not_for_ever() {
+    let mut bench = Bench::new();
+    let instance = bench.start("aihost/echo", json!({"load_ms": 1500})).await.unwrap();
+    instance.load(0, Duration::from_millis(400)).await.unwrap();
+    assert_eq!(instance.progress(), Some(1000));
+    drop(instance);
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+
+    let instance = bench.start("aihost/echo", json!({"load_ms": 60_000})).await.unwrap();
+    let failure = instance.load(0, Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut);
+    assert_eq!(bench.exit().await, ExitReason::Stalled("load".to_owned()));
+}
+
+#[tokio::test]
+async fn a_request_that_hangs_is_left_alone_until_it_is_cancelled() {
+    let mut bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate", "after_tokens": 1})).await;
+    let mut output = ask(&instance, 1, "x", None);
+    first_event(&mut output).await;
+    drop(output);
+    assert_eq!(bench.exit().await, ExitReason::Stalled("a cancelled request".to_owned()));
+}
+
+#[tokio::test]
+async fn a_worker_that_hangs_is_killed_when_its_grace_is_over() {
+    let mut bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate"})).await;
+    let output = ask(&instance, 1, "x", None);
+    let stopping = instance.stop(Duration::from_millis(300));
+    let ((), (_, end)) = tokio::join!(stopping, collect(output));
+    assert_eq!(end.unwrap_err().kind, FailureKind::ShuttingDown);
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+}
+
+#[tokio::test]
+async fn dropping_the_handle_kills() {
+    let mut bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate"})).await;
+    let pid = instance.pid().unwrap();
+    drop(instance);
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+    wait_for("the end of the process", || (!alive(pid)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_start_that_is_given_up_leaves_no_process() {
+    let mut bench = Bench::new();
+    let failure = bench.start_within(Duration::ZERO, "aihost/echo", json!({})).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut);
+    assert_eq!(bench.exit().await, ExitReason::Stalled("start".to_owned()));
+}
+
+#[tokio::test]
+async fn noise_on_stdout_is_a_log_not_a_protocol() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "stdout_noise"})).await;
+    collect(ask(&instance, 1, "x", None)).await.1.unwrap();
+    for wanted in ["stdout: noise on stdout 99", "stderr: noise on stderr 99"] {
+        wait_for(wanted, || instance.log_tail().iter().any(|line| line == wanted).then_some(())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_that_heeds_no_pause_loses_its_request_not_the_host() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "ignore_pause"})).await;
+    let output = ask(&instance, 1, "x", None);
+    // Nobody reads until the other request is done, so the flood has met its limit.
+    collect(ask(&instance, 2, "x", Some(0))).await.1.unwrap_err();
+    let (text, end) = collect(output).await;
+    assert!(text.len() < 8 << 20, "{} bytes", text.len());
+    assert_eq!(end.unwrap()["reason"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_worker_is_told() {
+    let mut bench = Bench::new();
+    let spec = StartSpec {
+        instance: InstanceId(7),
+        model: "m".into(),
+        plugin: bench.registry.find("aihost/echo", None).unwrap(),
+        options: json!({}),
+        load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
+        start_timeout: PATIENCE,
+    };
+    let absent = WorkerPlacement { executable: bench.file("absent") };
+    let failure = absent.start_within(SHORT, spec.clone(), bench.sender.clone()).await.unwrap_err();
+    assert!(failure.message.contains("cannot start a worker"), "{failure}");
+    let other = WorkerPlacement { executable: "/bin/false".into() };
+    let failure = other.start_within(SHORT, spec, bench.sender.clone()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::WorkerDied);
+    assert_eq!(bench.exit().await, ExitReason::Exited(1));
+}
+
+/// Resident bytes of a process.
+fn memory(pid: u32) -> ByteSize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    ByteSize(kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10)
+}
