@@ -28,16 +28,15 @@ pub struct StartSpec {
     pub start_timeout: Duration,
 }
 
+/// An instance and what it needs, or why there is none.
+pub type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
+
 /// Brings instances up.
 pub trait Placement: Send + Sync + 'static {
     /// Starts a worker, opens the plugin, instantiates, plans. The instance holds no device memory yet.
     ///
     /// When its process is gone, for whatever reason and even if `start` fails, `Exit` is sent on `exits` exactly once.
-    fn start(
-        &self,
-        spec: StartSpec,
-        exits: mpsc::Sender<Exit>,
-    ) -> BoxFuture<'static, Result<(Arc<dyn Instance>, MemoryPlan), Failure>>;
+    fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 }
 
 /// One instance. Dropping the last handle kills it.

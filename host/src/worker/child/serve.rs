@@ -184,7 +184,6 @@ impl Shared {
             self.outbox.log(record(2, &format!("release failed: {}", error.message)));
         }
         self.outbox.drain(DRAIN_LIMIT);
-        #[expect(clippy::exit, reason = "the end of the worker process, from its own thread")]
         std::process::exit(0)
     }
 

@@ -154,7 +154,6 @@ impl Loaded {
             Fault::Segfault => signal(libc::SIGSEGV),
             Fault::Freeze => signal(libc::SIGSTOP),
             Fault::HangGenerate => hang(),
-            #[expect(clippy::exit, reason = "the fault itself")]
             Fault::Exit0 => std::process::exit(0),
             Fault::Oom => drop(std::hint::black_box(Vec::<u8>::with_capacity(TOO_MUCH_MEMORY))),
             Fault::StdoutNoise => noise(),
