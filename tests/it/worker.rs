@@ -371,9 +371,10 @@ async fn dropping_the_handle_kills() {
 }
 
 #[tokio::test]
-async fn a_start_that_is_given_up_leaves_no_process() {
+async fn a_start_that_hangs_ends_at_its_deadline() {
     let mut bench = Bench::new();
-    let failure = bench.start_within(Duration::ZERO, "aihost/echo", json!({})).await.unwrap_err();
+    let hanging = bench.start_within(Duration::from_millis(300), "aihost/faulty", json!({"fault": "hang_plan"}));
+    let failure = hanging.await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut);
     assert_eq!(bench.exit().await, ExitReason::Stalled("start".to_owned()));
 }
@@ -391,10 +392,15 @@ async fn noise_on_stdout_is_a_log_not_a_protocol() {
 #[tokio::test]
 async fn a_plugin_that_heeds_no_pause_loses_its_request_not_the_host() {
     let bench = Bench::new();
-    let instance = bench.loaded("aihost/faulty", json!({"fault": "ignore_pause"})).await;
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "ignore_pause", "once_file": bench.file("once")}));
+    let instance = instance.await;
     let output = ask(&instance, 1, "x", None);
-    // Nobody reads until the other request is done, so the flood has met its limit.
-    collect(ask(&instance, 2, "x", Some(0))).await.1.unwrap_err();
+    // Nobody reads until the worker has said that the flood met its limit; another request is served meanwhile.
+    wait_for("the end of the flood", || {
+        instance.log_tail().iter().any(|line| line.contains("goes on through Pause")).then_some(())
+    })
+    .await;
+    collect(ask(&instance, 2, "x", None)).await.1.unwrap();
     let (text, end) = collect(output).await;
     assert!(text.len() < 8 << 20, "{} bytes", text.len());
     assert_eq!(end.unwrap()["reason"], "cancelled");

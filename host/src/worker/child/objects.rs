@@ -76,6 +76,8 @@ impl RawSink for Shared {
         if before > HARD_CREDIT_BYTES {
             // It was told to pause long ago; whatever it still has to say is lost, so the request ends.
             call.cancel();
+            let message = "the plugin goes on through Pause, so its request is stopped";
+            call.outbox.log(LogRecord { request: call.id, ..super::record(2, message) });
             return STOP;
         }
         call.outbox.event(call.id, kind, payload.as_slice());

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::sync::{Arc, Mutex};
 
-use aihost_plugin_api::MemoryPlan;
 use futures_util::future::BoxFuture;
 use rustix::process::Pid;
 use tokio::net::UnixStream;
@@ -23,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::limits::{CLOSED_SOCKET_GRACE, LAST_OUTPUT_WAIT, WorkerLimits};
-use super::placement::{Exit, ExitReason, Instance, Placement, StartSpec};
+use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId};
 use instance::{Shared, WorkerInstance};
@@ -37,8 +36,6 @@ pub struct WorkerPlacement {
     /// The host's binary; `/proc/self/exe` outside tests.
     pub executable: PathBuf,
 }
-
-type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
 
 impl Placement for WorkerPlacement {
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started> {

@@ -29,6 +29,8 @@ pub enum Fault {
     PanicInNew,
     /// `plan` panics.
     PanicInPlan,
+    /// `plan` never returns.
+    HangPlan,
     /// `load` panics.
     PanicInLoad,
     /// `generate` panics.
@@ -100,6 +102,9 @@ impl Plugin for Faulty {
 
     fn plan(&self, _load: &LoadRequest) -> Result<MemoryPlan> {
         assert!(!self.0.due(Fault::PanicInPlan), "a panic in plan, as asked");
+        if self.0.due(Fault::HangPlan) {
+            hang();
+        }
         Ok(MemoryPlan { required: 1 << 20, preferred: 1 << 20, ..MemoryPlan::default() })
     }
 
