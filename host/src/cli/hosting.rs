@@ -1,6 +1,5 @@
 //! A host within this process: plugins, runtime and HTTP put together. For `serve`, and for `run` where no server is up.
 
-use std::future::Future;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -58,14 +57,12 @@ impl Hosted {
     }
 
     /// Accepts no more, lets running requests end, and stops the workers.
-    pub(super) fn shutdown(self) -> impl Future<Output = ()> {
-        async move {
-            // If nobody waits for it, the server has ended already.
-            self.stop.send(()).unwrap_or_default();
-            let (_, http) = tokio::join!(self.runtime.shutdown(), self.http);
-            if let Ok(Err(error)) = http {
-                tracing::warn!(%error, "the HTTP server ended badly");
-            }
+    pub(super) async fn shutdown(self) {
+        // If nobody waits for it, the server has ended already.
+        self.stop.send(()).unwrap_or_default();
+        let (_, http) = tokio::join!(self.runtime.shutdown(), self.http);
+        if let Ok(Err(error)) = http {
+            tracing::warn!(%error, "the HTTP server ended badly");
         }
     }
 }
