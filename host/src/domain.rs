@@ -51,8 +51,7 @@ impl fmt::Display for ByteSize {
         const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
         match UNITS.iter().find(|(_, size)| self.0 >= *size) {
             Some((unit, size)) => {
-                let tenths = self.0.saturating_mul(10) / size;
-                write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+                write!(f, "{}.{} {unit}", self.0 / size, (self.0 % size).saturating_mul(10) / size)
             }
             None => write!(f, "{} B", self.0),
         }
@@ -155,6 +154,8 @@ pub enum FailureKind {
     NotPulled,
     /// The worker died.
     WorkerDied,
+    /// This very request made workers die; it is not tried again for a while.
+    Suspected,
     /// Took too long.
     TimedOut,
     /// The host is shutting down, or the model was unloaded by force.

@@ -1,1 +1,12 @@
-fn main(){}
+//! The integration tests, one binary. Each module is one promise of the host.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
+
+/// A plugin that misbehaves costs one worker.
+mod faults;
+/// Bad input gets a clear error, and nothing else is harmed.
+mod input;
+/// The main job with a real model.
+mod smollm2;
+/// Who is loaded, who makes room, nobody is cut off.
+mod swap;

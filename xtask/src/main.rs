@@ -1,1 +1,70 @@
-fn main(){}
+//! `cargo xtask`: everything a developer runs on this repository, one file per command.
+//!
+//! It drives cargo and the built `aihost` as processes and imports no crate of the workspace, so that it builds in
+//! seconds and works while the rest does not compile.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
+
+mod abi_snapshot;
+mod bench;
+mod build_plugins;
+mod ci;
+mod error;
+mod gpu;
+mod shell;
+mod stage;
+mod table;
+mod test;
+mod tidy;
+mod up;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything a developer runs on this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build everything, fetch the models of models.yaml and serve them.
+    Up(up::Options),
+    /// Build everything, fetch the small real model and run every test.
+    Test(test::Options),
+    /// What continuous integration runs: fmt, clippy, tidy, test.
+    Ci(ci::Options),
+    /// Build the plugins and put them into a folder.
+    BuildPlugins(build_plugins::Options),
+    /// Check the rules that the compiler does not know.
+    Tidy,
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::Measure),
+    /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
+    AbiSnapshot,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Task::Up(options) => up::run(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Ci(options) => ci::run(&options),
+        Task::BuildPlugins(options) => build_plugins::run(&options),
+        Task::Tidy => tidy::run(),
+        Task::Bench(measure) => bench::run(&measure),
+        Task::AbiSnapshot => abi_snapshot::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -4,16 +4,17 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use self::pending::Runtime;
 use super::failure::CliError;
 use super::out;
 use crate::config::Config;
 use crate::plugin::Registry;
+use crate::runtime::{self, Runtime};
 use crate::worker::WorkerPlacement;
 
 /// A host that serves until it is stopped.
@@ -23,6 +24,7 @@ pub(super) struct Hosted {
     runtime: Runtime,
     http: JoinHandle<std::io::Result<()>>,
     stop: oneshot::Sender<()>,
+    drain: Duration,
 }
 
 impl Hosted {
@@ -39,12 +41,18 @@ impl Hosted {
                 tracing::warn!(model = %model.id, "{error}");
             }
         }
+        let drain = config.limits.drain_timeout;
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
-        let runtime = pending::start(Arc::new(config), Arc::new(registry), placement);
+        let runtime = runtime::start(Arc::new(config), Arc::new(registry), placement);
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, runtime, http, stop })
+        Ok(Self { address, runtime, http, stop, drain })
+    }
+
+    /// The way into its runtime.
+    pub(super) fn handle(&self) -> crate::runtime::Handle {
+        self.runtime.handle()
     }
 
     /// Resolves when the HTTP side ends by itself, which it should not.
@@ -60,7 +68,7 @@ impl Hosted {
     pub(super) async fn shutdown(self) {
         // If nobody waits for it, the server has ended already.
         self.stop.send(()).unwrap_or_default();
-        let (_, http) = tokio::join!(self.runtime.shutdown(), self.http);
+        let ((), http) = tokio::join!(self.runtime.shutdown(self.drain), self.http);
         if let Ok(Err(error)) = http {
             tracing::warn!(%error, "the HTTP server ended badly");
         }
@@ -100,29 +108,5 @@ pub(super) fn greet(address: SocketAddr, model: Option<&str>) {
             "try: curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
              -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
         ));
-    }
-}
-
-/// Stands in for `crate::runtime::{start, Runtime}`; to be deleted when they are there.
-mod pending {
-    use std::sync::Arc;
-
-    use crate::config::Config;
-    use crate::plugin::Registry;
-    use crate::runtime::Handle;
-    use crate::worker::WorkerPlacement;
-
-    pub(super) struct Runtime(Handle);
-
-    impl Runtime {
-        pub(super) fn handle(&self) -> Handle {
-            self.0.clone()
-        }
-
-        pub(super) async fn shutdown(self) {}
-    }
-
-    pub(super) fn start(config: Arc<Config>, _registry: Arc<Registry>, _placement: Arc<WorkerPlacement>) -> Runtime {
-        Runtime(Handle::new(tokio::sync::mpsc::channel(1).0, config))
     }
 }

@@ -9,6 +9,7 @@ mod models;
 mod out;
 mod plugins;
 mod ps;
+mod reload;
 mod run;
 mod serve;
 mod sse;

@@ -2,10 +2,12 @@
 
 use clap::ValueEnum;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
 use super::hosting::{Hosted, greet};
-use super::{Session, out};
+use super::{Session, out, reload};
+use crate::config::Selection;
 use crate::domain::Kind;
 use crate::telemetry::{self, LogFormat};
 
@@ -28,7 +30,8 @@ enum Format {
 }
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let config = session.load_listening(arguments.listen)?;
+    let selection = Selection { file: session.config.clone(), listen: arguments.listen };
+    let config = crate::config::load(&selection, &session.env)?;
     let format = match arguments.log_format {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,
@@ -36,7 +39,10 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
     let mut signals = Signals::new()?;
     let text = config.models.values().find(|model| model.kind == Kind::Text).map(|model| model.id.0.clone());
+    let file = config.file.clone();
     let mut hosted = Hosted::start(config).await?;
+    let _reload =
+        AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, session.env.clone(), file, hosted.handle())));
     greet(hosted.address, text.as_deref());
     tokio::select! {
         () = signals.next() => {}

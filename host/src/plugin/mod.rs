@@ -2,6 +2,20 @@
 //!
 //! It knows nothing of models, scheduling or HTTP.
 
+mod discovery;
+mod loader;
 mod registry;
+mod shadow;
 
+pub use discovery::{DescribeError, Described, describe, incompatible};
+pub use loader::{LoadError, OpenPlugin, open};
 pub use registry::{PluginFile, Registry, RegistryError, Rejected};
+
+/// Lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::domain::{Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
@@ -77,6 +77,17 @@ pub struct ModelStatus {
 /// What to submit, or why not: the result of asking for a model.
 pub type Submitted = Result<Answer, Failure>;
 
+/// What a new configuration changed, by model name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Changes {
+    /// New entries.
+    pub added: Vec<ModelId>,
+    /// Entries that are gone; their instances drain.
+    pub removed: Vec<ModelId>,
+    /// Entries that load differently; their instances drain.
+    pub changed: Vec<ModelId>,
+}
+
 /// Everything the loop can be asked.
 #[derive(Debug)]
 pub enum Command {
@@ -88,6 +99,8 @@ pub enum Command {
     Unload(ModelId, oneshot::Sender<Result<(), Failure>>),
     /// Every model's status.
     Models(oneshot::Sender<Vec<ModelStatus>>),
+    /// A new configuration, already checked.
+    Configure(Arc<Config>, oneshot::Sender<Changes>),
     /// The last log lines of a model's worker.
     Logs(ModelId, oneshot::Sender<Vec<String>>),
 }
@@ -96,18 +109,27 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    config: Arc<Config>,
+    config: watch::Receiver<Arc<Config>>,
 }
 
 impl Handle {
     /// A handle on a loop that receives `commands`.
-    pub fn new(commands: mpsc::Sender<Command>, config: Arc<Config>) -> Self {
+    pub fn new(commands: mpsc::Sender<Command>, config: watch::Receiver<Arc<Config>>) -> Self {
         Self { commands, config }
     }
 
-    /// The configuration in force.
-    pub fn config(&self) -> &Arc<Config> {
-        &self.config
+    /// The configuration in force. Take it once per request: it may be another the next time.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Puts a new configuration in force. Models that did not change keep running; changed ones drain and load anew on
+    /// their next request. `listen` and folders stay as they were until the host starts anew.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn configure(&self, config: Arc<Config>) -> Result<Changes, Failure> {
+        self.ask(|reply| Command::Configure(config, reply)).await
     }
 
     /// Waits until the request is granted, at most `hold`. Dropping the future cancels.

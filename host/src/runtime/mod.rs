@@ -1,5 +1,70 @@
 //! The loop that owns the state: it feeds events to the scheduler and carries out its effects.
+//!
+//! Everything that takes time runs in a task of its own and comes back as an [`Internal`] event. There is no lock: what the
+//! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
 mod api;
+mod lease;
+mod policy;
+mod replay;
+mod run;
 
-pub use api::{Answer, Class, Command, Handle, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::plugin::Registry;
+use crate::worker::Placement;
+
+/// Commands that may wait for the loop.
+const COMMANDS_MAX: usize = 1024;
+
+/// A running loop.
+#[derive(Debug)]
+pub struct Runtime {
+    handle: Handle,
+    shutdown: watch::Sender<Ending>,
+    task: JoinHandle<()>,
+}
+
+/// How far a shutdown has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    No,
+    Drain,
+    Cut,
+}
+
+/// Starts the loop. Models with `preload: true` begin to load.
+///
+/// Must be called inside a tokio runtime.
+pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Placement>) -> Runtime {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let (shutdown, ending) = watch::channel(Ending::No);
+    let (in_force, watched) = watch::channel(config);
+    let handle = Handle::new(commands, watched);
+    let task = tokio::spawn(run::Loop::new(in_force, registry, placement).run(inbox, ending));
+    Runtime { handle, shutdown, task }
+}
+
+impl Runtime {
+    /// The way in.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes no new work, lets leases end for at most `drain`, then cuts them; returns when every worker is gone.
+    pub async fn shutdown(mut self, drain: Duration) {
+        self.shutdown.send_replace(Ending::Drain);
+        if tokio::time::timeout(drain, &mut self.task).await.is_err() {
+            self.shutdown.send_replace(Ending::Cut);
+            // The loop ends once the killed workers are reaped; a panic in it was logged by its own task.
+            let _ended = self.task.await;
+        }
+    }
+}

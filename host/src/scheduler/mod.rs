@@ -1,1 +1,21 @@
-//! Who may use which device when: a pure state machine, event in, effects out.
+//! Who may use which device when: a pure state machine, one event in, a list of effects out.
+//!
+//! It knows no clock, no IO, no async, no logs and no plugins: time comes with the event, and everything it wants done is
+//! on one list ([`Effect`]). The same events in the same order give the same effects, so every interleaving can be explored.
+//!
+//! [`State::step`] is the only way in. It notes the event, then settles: what may be granted is granted, what is idle and
+//! in the way is evicted, what fits is loaded.
+
+mod admit;
+mod effect;
+mod event;
+#[cfg(test)]
+mod model_check;
+mod queue;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use effect::Effect;
+pub use event::{Event, Want};
+pub use state::{DevicePolicy, Instance, ModelPolicy, Phase, Policy, State};

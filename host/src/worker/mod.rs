@@ -2,7 +2,7 @@
 
 mod placement;
 
-pub use placement::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec};
+pub use placement::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
 
 use std::path::PathBuf;
 

@@ -28,16 +28,15 @@ pub struct StartSpec {
     pub start_timeout: Duration,
 }
 
+/// An instance that is up, and what it plans; or why not.
+pub type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
+
 /// Brings instances up.
 pub trait Placement: Send + Sync + 'static {
     /// Starts a worker, opens the plugin, instantiates, plans. The instance holds no device memory yet.
     ///
     /// When it dies, for whatever reason, `Exit` is sent on `exits` exactly once.
-    fn start(
-        &self,
-        spec: StartSpec,
-        exits: mpsc::Sender<Exit>,
-    ) -> BoxFuture<'static, Result<(Arc<dyn Instance>, MemoryPlan), Failure>>;
+    fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 }
 
 /// One instance. Dropping the last handle kills it.
@@ -47,6 +46,9 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
 
     /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`]; dropping the receiver cancels.
     fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output>;
+
+    /// Asks the plugin to end a request early. Its receiver still gets [`Output::Done`], once `generate` has returned.
+    fn cancel(&self, request: RequestId);
 
     /// Share of the load done, in thousandths, if known.
     fn progress(&self) -> Option<u32>;

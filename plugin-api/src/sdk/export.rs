@@ -19,7 +19,7 @@ macro_rules! export_plugin {
         $(, permissions: [$($permission:literal),* $(,)?])?
         $(,)?
     ) => {
-        #[allow(unsafe_code, unreachable_pub, reason = "the symbols the host looks for; the macro is the only one to write them")]
+        #[allow(unreachable_pub, reason = "the symbols the host looks for; the macro is the only one to write them")]
         const _: () = {
             const MANIFEST: &str = concat!(
                 "{\"id\":\"", $id,

@@ -25,14 +25,16 @@ pub fn describe<P: Plugin>() -> RVec<u8> {
 
 /// The root module's `instantiate`.
 pub fn instantiate<P: Plugin>(host: RawHostArc, options: RSlice<'_, u8>) -> RResult<RawModelBox, RawError> {
-    logging::connect(host);
+    let host = logging::connect(host);
     guard(|| {
+        let _scope = logging::enter(&host, 0);
         let options: P::Options = serde_json::from_slice(options.as_slice())
             .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options: {e}")))?;
         let glue = Glue {
             plugin: Mutex::new(Some(P::new(options)?)),
             engine: RwLock::new(None),
             poisoned: AtomicBool::new(false),
+            host: Arc::clone(&host),
         };
         Ok(RawModel_TO::from_value(glue, TD_Opaque))
     })
@@ -42,6 +44,7 @@ struct Glue<P: Plugin> {
     plugin: Mutex<Option<P>>,
     engine: RwLock<Option<Arc<P::Engine>>>,
     poisoned: AtomicBool,
+    host: Arc<RawHostArc>,
 }
 
 impl<P: Plugin> Glue<P> {
@@ -52,7 +55,10 @@ impl<P: Plugin> Glue<P> {
                 Error::new(ErrorKind::Panicked, "the plugin panicked before and is no longer used").into(),
             );
         }
-        let result = guard(body);
+        let result = guard(|| {
+            let _scope = logging::enter(&self.host, 0);
+            body()
+        });
         if let RResult::RErr(error) = &result
             && error.kind.0 == ErrorKind::Panicked.code()
         {
@@ -103,7 +109,7 @@ impl<P: Plugin> RawModel for Glue<P> {
     fn generate(&self, request: RSlice<'_, u8>, sink: RawSinkArc, ctx: RawContextArc) -> RResult<RVec<u8>, RawError> {
         self.enter(|| {
             let ctx = Context::new(ctx);
-            let _request = logging::request(ctx.request_id());
+            let _scope = logging::enter(&self.host, ctx.request_id());
             let request = decode(request).map_err(|e| Error::invalid_request(e.message()))?;
             let output = <P::Engine as Engine>::Task::output(&request, sink, &ctx);
             let result = self.engine()?.generate(request, &output, &ctx);

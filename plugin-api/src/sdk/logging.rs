@@ -1,7 +1,7 @@
 //! Forwards the plugin's `tracing` events to the host. A cdylib has its own copy of `tracing`, which the host's subscriber never sees.
 
-use std::cell::Cell;
-use std::sync::Once;
+use std::cell::RefCell;
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -9,15 +9,28 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::abi::RawHostArc;
 
-thread_local! {
-    static REQUEST: Cell<u64> = const { Cell::new(0) };
+/// Where one instance's events go, and the request they belong to.
+#[derive(Clone)]
+struct Target {
+    host: Arc<RawHostArc>,
+    request: u64,
 }
 
+thread_local! {
+    /// The call this thread is in.
+    static CURRENT: RefCell<Option<Target>> = const { RefCell::new(None) };
+}
+
+/// For threads of the plugin's own, which are in no call: the instance made last.
+static LAST: Mutex<Option<Target>> = Mutex::new(None);
+
 /// Sets up the bridge once per plugin copy, panic messages included.
-pub(crate) fn connect(host: RawHostArc) {
+pub(crate) fn connect(host: RawHostArc) -> Arc<RawHostArc> {
     static ONCE: Once = Once::new();
+    let host = Arc::new(host);
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Target { host: Arc::clone(&host), request: 0 });
     ONCE.call_once(|| {
-        let subscriber = tracing_subscriber::registry().with(Bridge { host });
+        let subscriber = tracing_subscriber::registry().with(Bridge);
         // In a test binary a subscriber may already stand; it is as good a place for the events.
         if tracing::subscriber::set_global_default(subscriber).is_ok() {
             std::panic::set_hook(Box::new(|info| {
@@ -25,29 +38,31 @@ pub(crate) fn connect(host: RawHostArc) {
             }));
         }
     });
+    host
 }
 
-/// Marks this thread's events as belonging to a request until dropped.
-pub(crate) fn request(id: u64) -> RequestScope {
-    RequestScope { before: REQUEST.replace(id) }
+/// Marks this thread's events as an instance's, and of one of its requests, until dropped.
+pub(crate) fn enter(host: &Arc<RawHostArc>, request: u64) -> Scope {
+    Scope { before: CURRENT.replace(Some(Target { host: Arc::clone(host), request })) }
 }
 
-pub(crate) struct RequestScope {
-    before: u64,
+pub(crate) struct Scope {
+    before: Option<Target>,
 }
 
-impl Drop for RequestScope {
+impl Drop for Scope {
     fn drop(&mut self) {
-        REQUEST.set(self.before);
+        CURRENT.set(self.before.take());
     }
 }
 
-struct Bridge {
-    host: RawHostArc,
-}
+struct Bridge;
 
 impl<S: Subscriber> Layer<S> for Bridge {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let target =
+            CURRENT.with_borrow(Clone::clone).or_else(|| LAST.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let Some(target) = target else { return };
         let mut fields = Fields::default();
         event.record(&mut fields);
         let level = match *event.metadata().level() {
@@ -58,12 +73,12 @@ impl<S: Subscriber> Layer<S> for Bridge {
             Level::TRACE => 5,
         };
         let json = serde_json::to_vec(&fields.rest).unwrap_or_default();
-        self.host.log(
+        target.host.log(
             level,
             event.metadata().target().into(),
             fields.message.as_str().into(),
             json.as_slice().into(),
-            REQUEST.get(),
+            target.request,
         );
     }
 }

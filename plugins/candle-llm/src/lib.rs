@@ -1,1 +1,26 @@
+//! Plugin `candle-llm`: Llama-family language models on the CPU, from GGUF files.
+//!
+//! A request goes [`engine`] (who serves what, when) -> [`tokenizer`] and [`template`] (text to ids) -> [`model`] (ids to logits) ->
+//! [`sampler`] (logits to an id) -> the SDK's `TextOutput`. [`config`] reads the model's shape, [`options`] what the user asked for.
 
+pub mod config;
+pub mod engine;
+pub mod model;
+pub mod options;
+pub mod sampler;
+pub mod sequence;
+pub mod template;
+pub mod tokenizer;
+
+pub use engine::{LlmEngine, LlmPlugin};
+
+aihost_plugin_api::export_plugin! {
+    plugin: LlmPlugin,
+    id: "candle-llm",
+    kinds: ["text"],
+    devices: ["cpu"],
+    formats: ["gguf"],
+    max_concurrency: 4,
+    parks: true,
+    memory_static: true,
+}

@@ -1,0 +1,119 @@
+//! Health, model status and control: what operators and supervisors ask. Nothing here loads a model but `load`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::body::{JsonObject, Name};
+use super::error::ApiError;
+use super::resolve;
+use super::router::App;
+use super::wire::Fields;
+use crate::domain::{ModelId, ModelState};
+use crate::runtime::ModelStatus;
+
+/// `GET /models`: llama.cpp's router shape, and our own fields beside it.
+pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    let models = app.handle.models().await?;
+    let data: Vec<_> = models.iter().map(|model| router_entry(model, app.started_s)).collect();
+    Ok(Json(json!({"object": "list", "data": data})))
+}
+
+/// `POST /models/load`: answers once the model is hot, or says why it is not.
+pub(super) async fn load(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
+    app.handle.load(named(&app, &body)?).await?;
+    Ok(Json(json!({"success": true})))
+}
+
+/// `POST /models/unload`: answers once the model is cold.
+pub(super) async fn unload(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
+    app.handle.unload(named(&app, &body)?).await?;
+    Ok(Json(json!({"success": true})))
+}
+
+/// `GET /admin/status`: every model's status in full.
+pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatus>>, ApiError> {
+    Ok(Json(app.handle.models().await?))
+}
+
+/// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.
+pub(super) async fn logs(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
+    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
+    let mut text = app.handle.logs(model).await?.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+/// `GET /health`: whether the runtime answers. Says nothing of models: a host with none loaded is healthy.
+pub(super) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    app.handle.models().await?;
+    Ok(Json(json!({"status": "ok"})))
+}
+
+/// `GET /livez`: whether the process answers.
+pub(super) async fn livez() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// `GET /readyz`: whether preloaded models have come up, or failed to.
+pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    match preloading(&app).await?.as_slice() {
+        [] => Ok(Json(json!({"status": "ok"}))),
+        waiting => Err(ApiError::not_ready(format!("still loading: {}", waiting.join(", ")))),
+    }
+}
+
+/// `GET /ping`: Runpod's probe. 204 keeps the pod in the pool, without traffic, until it is 200.
+pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError> {
+    let waiting = preloading(&app).await?;
+    Ok(if waiting.is_empty() { StatusCode::OK } else { StatusCode::NO_CONTENT })
+}
+
+fn named(app: &App, body: &Map<String, Value>) -> Result<ModelId, ApiError> {
+    let name = Fields::root(body).required_text("model")?;
+    Ok(resolve::by_name(&app.handle.config(), name)?.id.clone())
+}
+
+/// Names of the `preload: true` models that have neither been loaded once nor failed.
+async fn preloading(app: &App) -> Result<Vec<String>, ApiError> {
+    let models = app.handle.models().await?;
+    let config = app.handle.config();
+    let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
+    let is_underway = |model: &ModelStatus| {
+        model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
+    };
+    let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model));
+    Ok(waiting.map(|model| model.id.0.clone()).collect())
+}
+
+fn router_entry(model: &ModelStatus, created: u64) -> Value {
+    let value = match model.state {
+        ModelState::Cold | ModelState::Stopping | ModelState::Failed => "unloaded",
+        ModelState::Starting | ModelState::Waiting | ModelState::Loading => "loading",
+        ModelState::Hot | ModelState::Draining => "loaded",
+    };
+    let mut status = json!({"value": value, "state": model.state, "progress": model.progress});
+    if let Some(error) = &model.error {
+        status["failed"] = json!(true);
+        status["error"] = json!(error);
+    }
+    json!({
+        "id": model.id,
+        "object": "model",
+        "created": created,
+        "owned_by": "aihost",
+        "status": status,
+        "kind": model.kind,
+        "plugin": model.plugin,
+        "aliases": model.aliases,
+        "device": model.device,
+        "memory": model.memory,
+        "active": model.active,
+        "queued": model.queued,
+        "loads": model.loads,
+    })
+}

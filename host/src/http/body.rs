@@ -1,0 +1,71 @@
+//! Reading a request's JSON body or path, with every refusal in the envelope.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::http::header;
+use axum::http::request::Parts;
+use futures_util::StreamExt;
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use super::router::App;
+
+/// The body as a JSON object.
+pub(super) struct JsonObject(pub(super) Map<String, Value>);
+
+impl FromRequest<App> for JsonObject {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        check_content_type(&request)?;
+        let bytes = read(request, app).await?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(map)) => Ok(Self(map)),
+            Ok(_) => Err(ApiError::malformed("the body must be a JSON object")),
+            Err(error) => Err(ApiError::malformed(format!("the body is not JSON: {error}"))),
+        }
+    }
+}
+
+/// The name at the end of a path, percent-decoded.
+pub(super) struct Name(pub(super) String);
+
+impl FromRequestParts<App> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(ApiError::malformed("the path is not UTF-8 once decoded")),
+        }
+    }
+}
+
+/// JSON, or nothing said. Anything else is refused: a form post is what a hostile page can send without a preflight.
+fn check_content_type(request: &Request) -> Result<(), ApiError> {
+    let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+        Ok(())
+    } else {
+        Err(ApiError::malformed("the body must be JSON; send `Content-Type: application/json`"))
+    }
+}
+
+async fn read(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
+    let limit = app.handle.config().limits.body_limit;
+    let most = usize::try_from(limit.0).unwrap_or(usize::MAX);
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > limit.0) {
+        return Err(ApiError::too_large(limit));
+    }
+    let mut chunks = request.into_body().into_data_stream();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| ApiError::malformed("the body ended early"))?;
+        if chunk.len() > most - bytes.len() {
+            return Err(ApiError::too_large(limit));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,243 @@
+//! What a client reads when something went wrong. The only place that picks a status code.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::domain::{Failure, FailureKind};
+
+/// Seconds after which a client of a full queue should try again.
+const RETRY_QUEUE_S: u32 = 2;
+/// Seconds after which a client of a loading model should try again. OpenAI's clients give up above 120.
+const RETRY_LOADING_S: u32 = 10;
+/// What clients look for to tell an overflow from other bad requests (LiteLLM, LangChain).
+const OVERFLOW_PHRASE: &str = "exceeds the available context size";
+
+const INVALID: &str = "invalid_request_error";
+const SERVER: &str = "server_error";
+
+/// A refusal in OpenAI's envelope.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&'static str>,
+    param: Option<String>,
+    message: String,
+    retry_after_s: Option<u32>,
+    retry: Retry,
+    loading: Option<Box<Value>>,
+}
+
+/// Whether the client's library should try again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Retry {
+    /// As it sees fit.
+    Unsaid,
+    /// It cannot heal by waiting.
+    Never,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Inner<'a>,
+}
+
+#[derive(Serialize)]
+struct Inner<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loading: Option<&'a Value>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            code: None,
+            param: None,
+            message: message.into(),
+            retry_after_s: None,
+            retry: Retry::Unsaid,
+            loading: None,
+        }
+    }
+
+    fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    fn retry_after_s(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    fn never_retry(mut self) -> Self {
+        self.retry = Retry::Never;
+        self
+    }
+
+    /// The field that is to blame, by its path.
+    pub(super) fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// How far the load is that the client is waiting for.
+    pub(super) fn loading(mut self, loading: Value) -> Self {
+        self.loading = Some(Box::new(loading));
+        self
+    }
+
+    /// The body is not what this endpoint reads at all.
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID, message)
+    }
+
+    /// A field has a wrong value.
+    pub(super) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::malformed(message).param(param).code("invalid_value")
+    }
+
+    /// A field has a wrong type.
+    pub(super) fn wrong_type(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::malformed(message).param(param).code("invalid_type")
+    }
+
+    /// A field is not there.
+    pub(super) fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        Self::malformed(format!("`{param}` is required")).param(param).code("missing_required_parameter")
+    }
+
+    /// No model was named and none follows from the endpoint.
+    pub(super) fn missing_model(hint: &str) -> Self {
+        let message = format!("`model` is required here; {hint}");
+        Self::malformed(message).param("model").code("missing_required_parameter")
+    }
+
+    /// A field asks for what this host cannot do.
+    pub(super) fn unsupported(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::malformed(message).param(param).code("unsupported_parameter")
+    }
+
+    /// The body is larger than `limits.body_limit`.
+    pub(super) fn too_large(limit: crate::domain::ByteSize) -> Self {
+        let message = format!("the body is larger than {limit}; send less, or raise `body_limit` in models.yaml");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).code("request_too_large")
+    }
+
+    /// No key, or one that is not accepted.
+    pub(super) fn bad_key() -> Self {
+        let message = "no valid API key; send `Authorization: Bearer KEY` with one of the `api_keys` of models.yaml";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, message).code("invalid_api_key")
+    }
+
+    /// A browser page of another site, or a name that does not belong to this machine.
+    pub(super) fn foreign(header: &str) -> Self {
+        let message = format!(
+            "the {header} header names another site; set `api_keys` in models.yaml to serve beyond this machine"
+        );
+        Self::new(StatusCode::FORBIDDEN, INVALID, message).code("foreign_origin")
+    }
+
+    /// No such path.
+    pub(super) fn unknown_path(method: &str, path: &str) -> Self {
+        let message = format!("there is no endpoint {method} {path}");
+        Self::new(StatusCode::NOT_FOUND, INVALID, message).code("unknown_url")
+    }
+
+    /// The path is there, for other methods.
+    pub(super) fn wrong_method(method: &str, path: &str) -> Self {
+        let message = format!("{path} does not answer {method}; see the Allow header");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID, message).code("method_not_allowed")
+    }
+
+    /// The host cannot take requests yet, or no more.
+    pub(super) fn not_ready(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready").retry_after_s(RETRY_QUEUE_S)
+    }
+
+    /// The envelope as JSON, for a body or a stream's last event.
+    pub(super) fn json(&self) -> Vec<u8> {
+        let inner = Inner {
+            message: &self.message,
+            r#type: self.kind,
+            param: self.param.as_deref(),
+            code: self.code,
+            loading: self.loading.as_deref(),
+        };
+        super::wire::json(&Envelope { error: inner })
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let Failure { kind, mut message } = failure;
+        if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
+            message = format!("the request {OVERFLOW_PHRASE}: {message}");
+        }
+        let new = |status, kind| Self::new(status, kind, message);
+        match kind {
+            FailureKind::InvalidRequest => new(StatusCode::BAD_REQUEST, INVALID),
+            FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code("context_length_exceeded"),
+            FailureKind::UnknownModel => new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found"),
+            FailureKind::WrongKind => {
+                new(StatusCode::BAD_REQUEST, INVALID).param("model").code("unsupported_endpoint_for_model")
+            }
+            FailureKind::QueueFull => new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
+                .code("rate_limit_exceeded")
+                .retry_after_s(RETRY_QUEUE_S),
+            FailureKind::StillLoading => new(StatusCode::SERVICE_UNAVAILABLE, SERVER)
+                .param("model")
+                .code("model_loading")
+                .retry_after_s(RETRY_LOADING_S),
+            FailureKind::OutOfMemory => {
+                new(StatusCode::SERVICE_UNAVAILABLE, SERVER).param("model").code("insufficient_vram").never_retry()
+            }
+            FailureKind::NotUsable => {
+                new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).param("model").code("model_not_usable").never_retry()
+            }
+            FailureKind::NotPulled => {
+                new(StatusCode::SERVICE_UNAVAILABLE, SERVER).param("model").code("model_not_pulled").never_retry()
+            }
+            FailureKind::WorkerDied => new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("worker_died"),
+            FailureKind::Suspected => {
+                new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("request_suspected").never_retry()
+            }
+            FailureKind::TimedOut => new(StatusCode::GATEWAY_TIMEOUT, SERVER).code("timed_out"),
+            FailureKind::ShuttingDown => new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("shutting_down"),
+            FailureKind::Cancelled => new(cancelled(), INVALID).code("cancelled"),
+            FailureKind::Internal => new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("internal_error"),
+        }
+    }
+}
+
+/// 499, nginx's "client closed request": nobody is there to read it.
+fn cancelled() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let json = HeaderValue::from_static("application/json");
+        let mut response = (self.status, [(header::CONTENT_TYPE, json)], self.json()).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.retry == Retry::Never {
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,20 @@
+//! `POST /v1/chat/completions`.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::super::body::JsonObject;
+use super::super::error::ApiError;
+use super::super::router::App;
+use super::super::wire::{self, ChatShape};
+use super::{TextEndpoint, answer};
+
+/// Answers a conversation.
+pub(in crate::http) async fn create(
+    State(app): State<App>,
+    JsonObject(body): JsonObject,
+) -> Result<Response, ApiError> {
+    let job = wire::parse_chat(&body)?;
+    let endpoint = TextEndpoint { path: "/v1/chat/completions", prompt: "messages", shape: ChatShape::new };
+    answer(app, endpoint, job).await
+}

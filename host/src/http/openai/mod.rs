@@ -1,0 +1,61 @@
+//! OpenAI's endpoints, one file per family.
+
+pub(super) mod chat;
+pub(super) mod completions;
+pub(super) mod models;
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::error::ApiError;
+use super::generate::Generation;
+use super::resolve;
+use super::router::App;
+use super::sse::Events;
+use super::wire::{Delivery, Shape, TextJob};
+use crate::domain::{Failure, FailureKind, Kind, ModelId};
+
+/// A text endpoint: where it is, what its prompt is called, and what shape its answers have.
+struct TextEndpoint<S> {
+    path: &'static str,
+    prompt: &'static str,
+    shape: fn(&TextJob, &str, u64) -> S,
+}
+
+/// Resolves the model, runs the request and writes the answer.
+async fn answer<S: Shape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: TextJob) -> Result<Response, ApiError> {
+    let config = app.handle.config();
+    let model = resolve::for_request(&config, job.model.as_deref(), Kind::Text, endpoint.path)?.id.clone();
+    let mut shape = (endpoint.shape)(&job, &model.0, super::router::unix_seconds());
+    let delivery = job.delivery;
+    let mut generation = Generation::new(app.handle.clone(), model.clone(), job);
+    let result = if delivery == Delivery::Whole {
+        generation.collect().await.map(|choices| {
+            let body = shape.whole(&choices, generation.usage());
+            ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+        })
+    } else {
+        Events::new(generation, shape, delivery).respond().await
+    };
+    match result {
+        Ok(response) => Ok(response),
+        Err(failure) => Err(explain(&app, failure, &model, endpoint.prompt).await),
+    }
+}
+
+/// Adds what the failure itself does not know: which field is to blame, how far a load is.
+async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> ApiError {
+    match failure.kind {
+        FailureKind::ContextLength => ApiError::from(failure).param(prompt),
+        FailureKind::StillLoading => {
+            let error = ApiError::from(failure);
+            let models = app.handle.models().await.unwrap_or_default();
+            match models.iter().find(|status| status.id == *model) {
+                Some(status) => error.loading(json!({"state": status.state, "progress": status.progress})),
+                None => error,
+            }
+        }
+        _ => failure.into(),
+    }
+}

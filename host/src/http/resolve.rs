@@ -1,0 +1,61 @@
+//! Which model a request means: by name, alias, or endpoint.
+
+use super::error::ApiError;
+use crate::config::{Config, ModelConfig};
+use crate::domain::{Failure, FailureKind, Kind, ModelId, nearest};
+
+/// The entry of this name or alias, or a refusal with the nearest name.
+pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, ApiError> {
+    let models = &config.models;
+    if let Some(model) = models.get(&ModelId(name.to_owned())) {
+        return Ok(model);
+    }
+    if let Some(model) = models.values().find(|model| model.aliases.iter().any(|alias| alias == name)) {
+        return Ok(model);
+    }
+    let known = models
+        .values()
+        .flat_map(|model| std::iter::once(model.id.0.as_str()).chain(model.aliases.iter().map(String::as_str)));
+    let hint = match nearest(name, known) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "GET /v1/models lists what there is".to_owned(),
+    };
+    Err(Failure::new(FailureKind::UnknownModel, format!("the model `{name}` does not exist; {hint}")).into())
+}
+
+/// The model for a request of this kind to this endpoint, which may name none.
+pub(super) fn for_request<'a>(
+    config: &'a Config,
+    name: Option<&str>,
+    kind: Kind,
+    endpoint: &str,
+) -> Result<&'a ModelConfig, ApiError> {
+    match name {
+        Some(name) => {
+            let model = by_name(config, name)?;
+            if model.kind == kind { Ok(model) } else { Err(wrong_kind(model, endpoint)) }
+        }
+        None => unnamed(config, kind, endpoint),
+    }
+}
+
+/// The only model that declares the endpoint, or the one marked `default: true` among them.
+fn unnamed<'a>(config: &'a Config, kind: Kind, endpoint: &str) -> Result<&'a ModelConfig, ApiError> {
+    let declares = |model: &&ModelConfig| model.endpoint.as_deref().is_none_or(|declared| declared == endpoint);
+    let candidates: Vec<_> = config.models.values().filter(|model| model.kind == kind).filter(declares).collect();
+    let mut defaults = candidates.iter().filter(|model| model.default);
+    match (candidates.as_slice(), defaults.next(), defaults.next()) {
+        ([only], ..) => Ok(only),
+        (_, Some(default), None) => Ok(default),
+        ([], ..) => Err(ApiError::missing_model(&format!("and no {} model is configured", kind.name()))),
+        _ => {
+            let names: Vec<_> = candidates.iter().map(|model| format!("`{}`", model.id)).collect();
+            Err(ApiError::missing_model(&format!("name one of {}", names.join(", "))))
+        }
+    }
+}
+
+fn wrong_kind(model: &ModelConfig, endpoint: &str) -> ApiError {
+    let message = format!("the model `{}` is of kind {} and does not answer {endpoint}", model.id, model.kind.name());
+    Failure::new(FailureKind::WrongKind, message).into()
+}

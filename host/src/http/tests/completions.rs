@@ -1,0 +1,61 @@
+//! `/v1/completions`: prompts in all their forms, echo, log-probabilities.
+
+use super::*;
+
+#[tokio::test]
+async fn prompts_and_choices_are_numbered_in_rows() {
+    let host = Host::new(|_, submission| {
+        let task: Value = serde_json::from_slice(&submission.task).unwrap();
+        Ok(vec![text(&task["input"].to_string()), done("length")])
+    });
+    let body = json!({"model": "a", "prompt": ["x", [1, 2]], "n": 2});
+    let json = host.post("/v1/completions", &body).await.json();
+    assert_eq!(json["object"], "text_completion");
+    let texts: Vec<_> =
+        json["choices"].as_array().unwrap().iter().map(|choice| choice["text"].as_str().unwrap()).collect();
+    let (prompt, tokens) = (r#"{"type":"prompt","text":"x"}"#, r#"{"type":"tokens","tokens":[1,2]}"#);
+    assert_eq!(texts, [prompt, prompt, tokens, tokens]);
+    assert_eq!(json["usage"]["prompt_tokens"], 6);
+    assert_eq!(host.tasks()[0]["max_tokens"], 16);
+}
+
+#[tokio::test]
+async fn stream_is_exact_to_the_byte() {
+    let host = Host::new(hello);
+    let body = json!({"prompt": "x", "stream": true, "stream_options": {"include_usage": true}});
+    let reply = host.post("/completions", &body).await;
+    let head = r#"data: {"id":"cmpl-ID","object":"text_completion","created":0,"model":"org/b","choices":["#;
+    let chunk = |text: &str, finish: &str| {
+        format!(r#"{head}{{"index":0,"text":"{text}","logprobs":null,"finish_reason":{finish}}}],"usage":null}}"#)
+            + "\n\n"
+    };
+    let usage =
+        r#"{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1}}"#;
+    let expected = [
+        chunk("Hel", "null"),
+        chunk("lo", "null"),
+        chunk("", r#""stop""#),
+        format!("{head}],\"usage\":{usage}}}\n\ndata: [DONE]\n\n"),
+    ];
+    assert_eq!(reply.body, expected.concat());
+}
+
+#[tokio::test]
+async fn echoed_prompt_has_no_probability_for_its_first_token() {
+    let host = Host::new(|_, _| {
+        let other = json!({"token": "x", "bytes": [120], "logprob": -0.25});
+        let token = |token: &str| json!({"token": token, "bytes": [], "logprob": -1.5, "top": [other]});
+        let logprobs = [token("ä"), token("bc"), token("d")];
+        Ok(vec![event(&json!({"type": "text", "text": "äbcd", "logprobs": logprobs})), done("length")])
+    });
+    let body = json!({"model": "a", "prompt": "äbc", "echo": true, "logprobs": 1, "max_tokens": 1});
+    let choice = host.post("/v1/completions", &body).await.json()["choices"][0].clone();
+    let expected = json!({
+        "tokens": ["ä", "bc", "d"],
+        "token_logprobs": [null, -1.5, -1.5],
+        "top_logprobs": [null, {"x": -0.25}, {"x": -0.25}],
+        "text_offset": [0, 1, 3],
+    });
+    assert_eq!(choice["logprobs"], expected);
+    assert_eq!(host.tasks()[0]["echo"], true);
+}

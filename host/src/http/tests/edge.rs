@@ -1,0 +1,110 @@
+//! What holds for every reply: headers, keys, CORS, foreign names, unknown paths.
+
+use super::*;
+
+fn get(path: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    request("GET", path, headers)
+}
+
+fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn every_reply_carries_its_headers() {
+    let host = Host::new(hello);
+    for path in ["/health", "/v1/models", "/nowhere", "/v1/chat/completions"] {
+        let reply = host.get(path).await;
+        assert!(reply.header("x-request-id").starts_with("req_"), "{path}");
+        assert_eq!(reply.header("openai-version"), "2020-10-01", "{path}");
+        assert!(reply.header("openai-processing-ms").parse::<u64>().is_ok(), "{path}");
+    }
+    let echoed = host.send(get("/health", &[("x-request-id", "my-id_1")])).await;
+    assert_eq!(echoed.header("x-request-id"), "my-id_1");
+    let refused = host.send(get("/health", &[("x-request-id", "<script>")])).await;
+    assert!(refused.header("x-request-id").starts_with("req_"));
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_told_apart() {
+    let host = Host::new(hello);
+    assert_eq!(host.get("/v1/files").await.error(), (404, "unknown_url".into(), String::new()));
+    for (method, path, allow) in [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("TRACE", "/v1/models", "GET,HEAD"),
+        ("QUERY", "/models/load", "POST"),
+    ] {
+        let reply = host.send(request(method, path, &[])).await;
+        assert_eq!(reply.error(), (405, "method_not_allowed".into(), String::new()));
+        assert_eq!(reply.header("allow"), allow, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn keys_are_asked_for_where_there_are_some() {
+    let host = Host::with(Config { api_keys: vec!["k1".into(), "k2".into()], ..config() }, hello);
+    for (headers, status) in [
+        (&[][..], 401),
+        (&[("authorization", "Bearer no")][..], 401),
+        (&[("authorization", "Bearer k")][..], 401),
+        (&[("authorization", "Basic k1")][..], 401),
+        (&[("authorization", "Bearer k2")][..], 200),
+        (&[("authorization", "bearer k1")][..], 200),
+        (&[("x-api-key", "k1"), ("host", "example.com")][..], 200),
+    ] {
+        let reply = host.send(get("/v1/models", headers)).await;
+        assert_eq!(reply.status, status, "{headers:?}");
+        if status == 401 {
+            assert_eq!(reply.error().1, "invalid_api_key");
+        }
+    }
+    for path in ["/health", "/livez", "/readyz", "/ping"] {
+        assert!(host.get(path).await.status.is_success(), "{path}");
+    }
+    assert_eq!(host.get("/nowhere").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_keyless_loopback_answers_to_its_own_names_only() {
+    let host = Host::new(hello);
+    for (headers, status) in [
+        (&[("host", "localhost:9000")][..], 200),
+        (&[("host", "127.0.0.1:9000")][..], 200),
+        (&[("host", "[::1]:9000"), ("origin", "http://localhost:5173")][..], 200),
+        (&[("host", "evil.com")][..], 403),
+        (&[("host", "localhost.evil.com")][..], 403),
+        (&[("host", "localhost"), ("origin", "http://localhost.evil.com")][..], 403),
+        (&[("host", "localhost"), ("origin", "null")][..], 403),
+    ] {
+        assert_eq!(host.send(get("/v1/models", headers)).await.status, status, "{headers:?}");
+    }
+    let open = Host::with(Config { listen: "0.0.0.0:9000".parse().unwrap(), ..config() }, hello);
+    assert_eq!(open.send(get("/v1/models", &[("host", "gpu.example.com")])).await.status, 200);
+}
+
+#[tokio::test]
+async fn only_pages_of_this_machine_may_read() {
+    let keyed = Host::with(Config { api_keys: vec!["k".into()], ..config() }, hello);
+    let preflight = |origin| {
+        let headers = [
+            ("origin", origin),
+            ("access-control-request-method", "POST"),
+            ("access-control-request-headers", "authorization, x-stainless-os"),
+        ];
+        request("OPTIONS", "/v1/chat/completions", &headers)
+    };
+    let local = keyed.send(preflight("http://localhost:5173")).await;
+    assert_eq!(local.status, 204);
+    assert_eq!(local.header("access-control-allow-origin"), "http://localhost:5173");
+    assert_eq!(local.header("access-control-allow-headers"), "authorization, x-stainless-os");
+    assert!(local.header("access-control-allow-methods").contains("POST"));
+    let foreign = keyed.send(preflight("http://localhost.evil.com")).await;
+    assert_eq!((foreign.status, foreign.header("access-control-allow-origin")), (StatusCode::NO_CONTENT, ""));
+    let plain = keyed.send(get("/v1/models", &[("origin", "http://127.0.0.1"), ("x-api-key", "k")])).await;
+    assert_eq!(plain.header("access-control-allow-origin"), "http://127.0.0.1");
+    assert!(plain.header("access-control-expose-headers").contains("x-request-id"));
+}

@@ -1,0 +1,216 @@
+//! Refusals: every class of failure, and bodies that are wrong in one place.
+
+use super::*;
+
+const CHAT: &str = "/v1/chat/completions";
+
+async fn check(path: &str, body: &Value, status: u16, code: &str, param: &str) {
+    let reply = Host::new(hello).post(path, body).await;
+    assert_eq!(reply.error(), (status, code.to_owned(), param.to_owned()), "{body} -> {}", reply.body);
+}
+
+#[tokio::test]
+async fn each_failure_has_its_status() {
+    use FailureKind as F;
+    let cases: [(Script, u16, &str, &str, &str); 15] = [
+        (|_, _| refused(F::InvalidRequest), 400, "", "", ""),
+        (|_, _| refused(F::ContextLength), 400, "context_length_exceeded", "", ""),
+        (|_, _| refused(F::UnknownModel), 404, "model_not_found", "", ""),
+        (|_, _| refused(F::WrongKind), 400, "unsupported_endpoint_for_model", "", ""),
+        (|_, _| refused(F::QueueFull), 429, "rate_limit_exceeded", "2", ""),
+        (|_, _| refused(F::StillLoading), 503, "model_loading", "10", ""),
+        (|_, _| refused(F::OutOfMemory), 503, "insufficient_vram", "", "false"),
+        (|_, _| refused(F::NotUsable), 500, "model_not_usable", "", "false"),
+        (|_, _| refused(F::NotPulled), 503, "model_not_pulled", "", "false"),
+        (|_, _| refused(F::WorkerDied), 500, "worker_died", "", ""),
+        (|_, _| refused(F::Suspected), 500, "request_suspected", "", "false"),
+        (|_, _| refused(F::TimedOut), 504, "timed_out", "", ""),
+        (|_, _| refused(F::ShuttingDown), 503, "shutting_down", "", ""),
+        (|_, _| refused(F::Cancelled), 499, "cancelled", "", ""),
+        (|_, _| refused(F::Internal), 500, "internal_error", "", ""),
+    ];
+    for (script, status, code, retry_after, should_retry) in cases {
+        for stream in [false, true] {
+            let reply = Host::new(script).post(CHAT, &chat(&json!({"stream": stream}))).await;
+            let (found, found_code, _) = reply.error();
+            assert_eq!((found, found_code.as_str()), (status, code), "{}", reply.body);
+            assert_eq!(reply.header("retry-after"), retry_after, "{code}");
+            assert_eq!(reply.header("x-should-retry"), should_retry, "{code}");
+            assert_eq!(reply.header("content-type"), "application/json");
+        }
+    }
+}
+
+fn refused(kind: FailureKind) -> Result<Vec<Output>, Failure> {
+    Err(Failure::new(kind, "it broke"))
+}
+
+#[tokio::test]
+async fn an_overflow_says_what_clients_look_for() {
+    let host = Host::new(|_, _| Ok(vec![failed(FailureKind::ContextLength)]));
+    for (path, param) in [(CHAT, "messages"), ("/v1/completions", "prompt")] {
+        let mut body = chat(&json!({"stream": true}));
+        body["prompt"] = json!("x");
+        let reply = host.post(path, &body).await;
+        assert_eq!(reply.error(), (400, "context_length_exceeded".into(), param.into()));
+        assert!(reply.body.contains("exceeds the available context size"), "{}", reply.body);
+    }
+}
+
+#[tokio::test]
+async fn a_loading_model_tells_how_far_it_is() {
+    let mut config = configured([model("b", Kind::Text)]);
+    config.limits.queue = 1;
+    let host = Host::with(config, |_, _| refused(FailureKind::StillLoading));
+    let reply = host.post(CHAT, &chat(&json!({"model": "b"}))).await;
+    assert_eq!(reply.json()["error"]["loading"], json!({"state": "loading", "progress": 250}));
+}
+
+#[tokio::test]
+async fn a_failure_after_the_first_byte_is_the_last_event() {
+    let host = Host::new(|_, _| Ok(vec![text("Hel"), failed(FailureKind::WorkerDied)]));
+    let reply = host.router.clone().oneshot(post(CHAT, chat(&json!({"stream": true})).to_string())).await.unwrap();
+    // Both outputs were ready before the head was sent, so it is still a plain refusal.
+    assert_eq!(reply.status(), 500);
+
+    let (outputs, receiver) = mpsc::channel(4);
+    let router = answering(receiver);
+    outputs.send(text("Hel")).await.unwrap();
+    let reply = router.oneshot(post(CHAT, chat(&json!({"stream": true})).to_string())).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    outputs.send(failed(FailureKind::WorkerDied)).await.unwrap();
+    let body = axum::body::to_bytes(reply.into_body(), usize::MAX).await.unwrap();
+    let expected = concat!(
+        "\n\ndata: {\"error\":{\"message\":\"it broke\",\"type\":\"server_error\",\"param\":null,\"code\":\"worker_died\"}}\n\n",
+        "data: [DONE]\n\n"
+    );
+    assert!(body.ends_with(expected.as_bytes()), "{body:?}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_sends_nonsense_or_nothing_is_an_error() {
+    for script in [
+        (|_, _| Ok(vec![Output::Event(Bytes::from_static(b"{"))])) as Script,
+        |_, _| Ok(vec![]),
+        |_, _| Ok(vec![Output::Done(Ok(Bytes::from_static(b"[]")))]),
+    ] {
+        assert_eq!(Host::new(script).post(CHAT, &chat(&json!({}))).await.error().0, 500);
+    }
+}
+
+#[tokio::test]
+async fn wrong_fields_are_named() {
+    let cases = [
+        (json!({"temperature": 2.5}), "invalid_value", "temperature"),
+        (json!({"temperature": "hot"}), "invalid_type", "temperature"),
+        (json!({"top_p": -0.1}), "invalid_value", "top_p"),
+        (json!({"n": 0}), "invalid_value", "n"),
+        (json!({"n": 129}), "invalid_value", "n"),
+        (json!({"n": 1.5}), "invalid_type", "n"),
+        (json!({"max_tokens": -1}), "invalid_value", "max_tokens"),
+        (json!({"top_logprobs": 21, "logprobs": true}), "invalid_value", "top_logprobs"),
+        (json!({"top_logprobs": 2}), "invalid_value", "top_logprobs"),
+        (json!({"stop": ["a", 1]}), "invalid_type", "stop[1]"),
+        (json!({"logit_bias": {"5": 101}}), "invalid_value", "logit_bias.5"),
+        (json!({"response_format": {"type": "json_object"}}), "unsupported_parameter", "response_format"),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
+            "unsupported_parameter",
+            "response_format",
+        ),
+        (json!({"response_format": {"type": "sound"}}), "invalid_value", "response_format.type"),
+        (json!({"response_format": {"type": 123}}), "invalid_type", "response_format.type"),
+        (json!({"tool_choice": "required"}), "invalid_value", "tool_choice"),
+        (json!({"tool_choice": "perhaps"}), "invalid_value", "tool_choice"),
+        (json!({"tools": [{"type": "custom"}]}), "unsupported_parameter", "tools[0].type"),
+        (
+            json!({"tools": [{"type": "function", "function": {}}]}),
+            "missing_required_parameter",
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}),
+            "unsupported_parameter",
+            "tool_choice",
+        ),
+        (json!({"modalities": ["text", "audio"]}), "unsupported_parameter", "modalities"),
+        (json!({"stream_options": 1}), "invalid_type", "stream_options"),
+        (json!({"model": 1}), "invalid_type", "model"),
+        (json!({"messages": null}), "missing_required_parameter", "messages"),
+        (json!({"messages": []}), "invalid_value", "messages"),
+        (json!({"messages": [1]}), "invalid_type", "messages[0]"),
+        (json!({"messages": [{"role": "king", "content": "x"}]}), "invalid_value", "messages[0].role"),
+        (json!({"messages": [{"role": "user"}]}), "missing_required_parameter", "messages[0].content"),
+        (json!({"messages": [{"role": "user", "content": 1}]}), "invalid_type", "messages[0].content"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "unsupported_parameter",
+            "messages[0].content[0]",
+        ),
+    ];
+    for (extra, code, param) in cases {
+        check(CHAT, &chat(&extra), 400, code, param).await;
+    }
+}
+
+#[tokio::test]
+async fn wrong_completion_fields_are_named() {
+    for (body, code, param) in [
+        (json!({}), "missing_required_parameter", "prompt"),
+        (json!({"prompt": []}), "invalid_value", "prompt"),
+        (json!({"prompt": [1, "x"]}), "invalid_type", "prompt[1]"),
+        (json!({"prompt": ["x", [-1]]}), "invalid_type", "prompt[1][0]"),
+        (json!({"prompt": "x", "logprobs": 6}), "invalid_value", "logprobs"),
+        (json!({"prompt": "x", "suffix": "y"}), "unsupported_parameter", "suffix"),
+        (json!({"prompt": "x", "best_of": 2}), "unsupported_parameter", "best_of"),
+        (json!({"prompt": vec!["x"; 9], "n": 128}), "invalid_value", "n"),
+    ] {
+        check("/v1/completions", &body, 400, code, param).await;
+    }
+}
+
+#[tokio::test]
+async fn models_are_found_or_refused() {
+    check(CHAT, &chat(&json!({"model": "gpt-4o-min"})), 404, "model_not_found", "model").await;
+    check(CHAT, &chat(&json!({"model": "flux"})), 400, "unsupported_endpoint_for_model", "model").await;
+    let hint = Host::new(hello).post(CHAT, &chat(&json!({"model": "gpt-4o-min"}))).await;
+    assert!(hint.body.contains("did you mean `gpt-4o-mini`?"), "{}", hint.body);
+}
+
+#[tokio::test]
+async fn a_request_without_a_model_goes_by_its_endpoint() {
+    let nameless = |path: &'static str| (path, json!({"messages": [{"role": "user", "content": "x"}], "prompt": "x"}));
+    for ((path, body), model) in [(nameless(CHAT), "a"), (nameless("/v1/completions"), "org/b")] {
+        assert_eq!(Host::new(hello).post(path, &body).await.json()["model"], model);
+    }
+    let mut two = [model("a", Kind::Text), model("b", Kind::Text)];
+    let (path, body) = nameless(CHAT);
+    let reply = Host::with(configured(two.clone()), hello).post(path, &body).await;
+    assert_eq!(reply.error(), (400, "missing_required_parameter".into(), "model".into()));
+    assert!(reply.body.contains("`a`, `b`"), "{}", reply.body);
+    two[1].default = true;
+    assert_eq!(Host::with(configured(two), hello).post(path, &body).await.json()["model"], "b");
+    assert_eq!(Host::with(configured([]), hello).post(path, &body).await.error().0, 400);
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_object_are_refused() {
+    let host = Host::new(hello);
+    for body in ["", "{", "[]", "1", "null", "\"x\"", "{\"model\": \"\\ud800\"}"] {
+        assert_eq!(host.send(post(CHAT, body)).await.error().0, 400, "{body}");
+    }
+    let deep = "[".repeat(10_000);
+    assert_eq!(host.send(post(CHAT, deep)).await.error().0, 400);
+    let form = Request::post(CHAT).header("content-type", "text/plain").body(Body::from("{}")).unwrap();
+    assert_eq!(host.send(form).await.error().0, 400);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_413() {
+    let host = Host::new(hello);
+    let large = "x".repeat(65 << 10);
+    let announced = post(CHAT, large.clone());
+    assert_eq!(host.send(announced).await.error(), (413, "request_too_large".into(), String::new()));
+    let chunks = futures_util::stream::iter([Ok::<_, std::io::Error>(Bytes::from(large))]);
+    assert_eq!(host.send(post(CHAT, Body::from_stream(chunks))).await.error().0, 413);
+}

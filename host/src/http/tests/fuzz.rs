@@ -1,0 +1,94 @@
+//! No body, however odd, makes this room fail: a refusal is always a 4xx in the envelope.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::*;
+
+const KEYS: &[&str] = &[
+    "model",
+    "messages",
+    "prompt",
+    "role",
+    "content",
+    "type",
+    "text",
+    "n",
+    "stop",
+    "seed",
+    "stream",
+    "stream_options",
+    "include_usage",
+    "logit_bias",
+    "tools",
+    "tool_choice",
+    "function",
+    "name",
+    "arguments",
+    "tool_calls",
+    "logprobs",
+    "top_logprobs",
+    "max_tokens",
+    "response_format",
+    "temperature",
+    "top_p",
+    "top_k",
+    "echo",
+    "5",
+    "modalities",
+    "functions",
+];
+const WORDS: &[&str] = &["a", "org/b", "flux", "user", "assistant", "text", "function", "required", "", "é\u{0}"];
+
+fn value() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-3i64..30).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        select(WORDS).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(5, 48, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(select(KEYS).prop_map(str::to_owned), inner, 0..6)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+/// A valid request with some fields replaced, so that checks deep inside are reached.
+fn body() -> impl Strategy<Value = Value> {
+    prop::collection::btree_map(select(KEYS), value(), 0..4).prop_map(|fields| {
+        let mut body = chat(&json!({"prompt": "x"}));
+        fields.into_iter().for_each(|(key, value)| body[key] = value);
+        body
+    })
+}
+
+fn check(path: &str, body: String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let reply = runtime.block_on(async { Host::new(hello).send(post(path, body.clone())).await });
+    assert!(reply.status.as_u16() < 500, "{body} -> {}", reply.body);
+    if !reply.status.is_success() {
+        reply.error();
+    }
+}
+
+proptest! {
+    #[test]
+    fn odd_fields_are_never_our_failure(body in body(), path in select(&["/v1/chat/completions", "/v1/completions"][..])) {
+        check(path, body.to_string());
+    }
+
+    #[test]
+    fn odd_bodies_are_never_our_failure(body in value(), path in select(&["/v1/chat/completions", "/models/load"][..])) {
+        check(path, body.to_string());
+    }
+
+    #[test]
+    fn odd_bytes_are_never_our_failure(body in any::<String>()) {
+        check("/v1/completions", body);
+    }
+}

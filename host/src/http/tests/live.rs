@@ -1,0 +1,59 @@
+//! What needs a runtime that answers bit by bit, or a real socket.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+#[tokio::test]
+async fn tokens_leave_as_they_come() {
+    let (outputs, receiver) = mpsc::channel(4);
+    outputs.send(text("Hel")).await.unwrap();
+    let request = post("/v1/chat/completions", chat(&json!({"stream": true})).to_string());
+    let mut body = answering(receiver).oneshot(request).await.unwrap().into_body().into_data_stream();
+    let first = body.next().await.unwrap().unwrap();
+    assert_eq!(first.windows(6).filter(|bytes| bytes == b"data: ").count(), 2, "{first:?}");
+    outputs.send(text("lo")).await.unwrap();
+    outputs.send(done("stop")).await.unwrap();
+    let rest = body.next().await.unwrap().unwrap();
+    assert_eq!(rest.windows(6).filter(|bytes| bytes == b"data: ").count(), 3, "{rest:?}");
+    assert!(body.next().await.is_none());
+}
+
+#[tokio::test]
+async fn dropping_a_reply_cancels_its_request() {
+    let (outputs, receiver) = mpsc::channel(4);
+    outputs.send(text("Hel")).await.unwrap();
+    let request = post("/v1/chat/completions", chat(&json!({"stream": true})).to_string());
+    let reply = answering(receiver).oneshot(request).await.unwrap();
+    assert!(!outputs.is_closed());
+    drop(reply);
+    outputs.closed().await;
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_cancels_its_request() {
+    for stream in [true, false] {
+        let (outputs, receiver) = mpsc::channel(4);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (handle, submitted) = handle_answering(receiver);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(super::super::serve(listener, handle, async { drop(stopped.await) }));
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        let body = chat(&json!({"stream": stream})).to_string();
+        let head =
+            format!("POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n", body.len());
+        client.write_all((head + &body).as_bytes()).await.unwrap();
+        submitted.await.unwrap();
+        if stream {
+            outputs.send(text("Hel")).await.unwrap();
+            let mut status = [0; 15];
+            client.read_exact(&mut status).await.unwrap();
+            assert_eq!(&status, b"HTTP/1.1 200 OK");
+        }
+        drop(client);
+        outputs.closed().await;
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,283 @@
+//! The router against a fake runtime: each case is a request, a script of what the runtime answers, and the reply.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
+mod chat;
+mod completions;
+mod control;
+mod edge;
+mod errors;
+mod fuzz;
+mod live;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use tower::ServiceExt;
+
+use crate::config::{Config, Limits, ModelConfig, Paths};
+use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::runtime::{Answer, Command, Handle, ModelStatus, Submission};
+use crate::worker::Output;
+
+/// What the fake runtime gives for the n-th submission.
+type Script = fn(usize, &Submission) -> Result<Vec<Output>, Failure>;
+
+/// A router over a fake runtime, and what was submitted to it.
+struct Host {
+    router: Router,
+    submitted: Arc<Mutex<Vec<Submission>>>,
+}
+
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Host {
+    fn new(script: Script) -> Self {
+        Self::with(config(), script)
+    }
+
+    fn with(config: Config, script: Script) -> Self {
+        let (commands, received) = mpsc::channel(64);
+        let submitted = Arc::default();
+        tokio::spawn(fake_loop(received, script, Arc::clone(&submitted)));
+        Self {
+            router: super::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1)),
+            submitted,
+        }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        Reply { status: parts.status, headers: parts.headers, body: plain(std::str::from_utf8(&bytes).unwrap()) }
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Reply {
+        self.send(post(path, body.to_string())).await
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// The tasks as the plugin would read them.
+    fn tasks(&self) -> Vec<Value> {
+        let submitted = self.submitted.lock().unwrap();
+        submitted.iter().map(|submission| serde_json::from_slice(&submission.task).unwrap()).collect()
+    }
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// Status, `code` and `param` of an error, whose envelope must be whole.
+    fn error(&self) -> (u16, String, String) {
+        let json = self.json();
+        let error = json["error"].as_object().unwrap_or_else(|| panic!("no envelope: {}", self.body));
+        for key in ["message", "type", "param", "code"] {
+            assert!(error.contains_key(key), "no `{key}`: {}", self.body);
+        }
+        let text = |key: &str| error[key].as_str().unwrap_or("").to_owned();
+        (self.status.as_u16(), text("code"), text("param"))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submitted: Arc<Mutex<Vec<Submission>>>) {
+    while let Some(command) = received.recv().await {
+        match command {
+            Command::Submit(submission, reply) => {
+                let number = submitted.lock().unwrap().len();
+                let scripted = script(number, &submission);
+                submitted.lock().unwrap().push(submission);
+                let answer =
+                    scripted.map(|outputs| Answer { request: RequestId(number as u64), output: feed(outputs) });
+                let _ = reply.send(answer);
+            }
+            Command::Load(model, reply) => {
+                let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
+                let _ = reply.send(if model.0 == "b" { Err(failure) } else { Ok(()) });
+            }
+            Command::Unload(_, reply) => {
+                let _ = reply.send(Ok(()));
+            }
+            Command::Models(reply) => {
+                let _ = reply.send(vec![status("a", ModelState::Hot), status("b", ModelState::Loading)]);
+            }
+            Command::Configure(_, reply) => {
+                let _ = reply.send(crate::runtime::Changes::default());
+            }
+            Command::Logs(_, reply) => {
+                let _ = reply.send(vec!["one".into(), "two".into()]);
+            }
+        }
+    }
+}
+
+/// A channel that holds these outputs and is closed behind them.
+fn feed(outputs: Vec<Output>) -> mpsc::Receiver<Output> {
+    let (sender, receiver) = mpsc::channel(outputs.len().max(1));
+    outputs.into_iter().for_each(|output| sender.try_send(output).unwrap());
+    receiver
+}
+
+fn status(id: &str, state: ModelState) -> ModelStatus {
+    ModelStatus {
+        id: id.into(),
+        kind: Kind::Text,
+        plugin: "echo".into(),
+        state,
+        device: None,
+        memory: 0,
+        active: 0,
+        queued: 0,
+        progress: (state == ModelState::Loading).then_some(250),
+        loads: u64::from(state == ModelState::Hot),
+        idle_ms: None,
+        pid: None,
+        error: None,
+        aliases: Vec::new(),
+    }
+}
+
+/// Text models `a` (alias `gpt-4o-mini`) and `org/b`, and an image model.
+fn config() -> Config {
+    let mut a = model("a", Kind::Text);
+    a.aliases = vec!["gpt-4o-mini".into()];
+    a.endpoint = Some("/v1/chat/completions".into());
+    let mut b = model("org/b", Kind::Text);
+    b.endpoint = Some("/v1/completions".into());
+    configured([a, b, model("flux", Kind::Image)])
+}
+
+fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
+    let seconds = Duration::from_secs;
+    Config {
+        file: None,
+        listen: "127.0.0.1:9000".parse().unwrap(),
+        api_keys: Vec::new(),
+        devices: Vec::new(),
+        limits: Limits {
+            queue: 8,
+            max_wait: seconds(60),
+            quantum: seconds(1),
+            hold: seconds(90),
+            request_timeout: seconds(600),
+            stream_stall_timeout: seconds(60),
+            drain_timeout: seconds(30),
+            body_limit: ByteSize(64 << 10),
+        },
+        paths: Paths { plugins: PathBuf::new(), models: PathBuf::new(), state: PathBuf::new() },
+        models: models.into_iter().map(|model| (model.id.clone(), model)).collect(),
+    }
+}
+
+fn model(id: &str, kind: Kind) -> ModelConfig {
+    ModelConfig {
+        id: ModelId(id.to_owned()),
+        kind,
+        plugin: "echo".into(),
+        plugin_version: None,
+        endpoint: None,
+        default: false,
+        load_timeout: Duration::from_secs(60),
+        files: std::collections::BTreeMap::new(),
+        options: Value::Null,
+        aliases: Vec::new(),
+        keep_alive: None,
+        pin: false,
+        priority: 0,
+        preload: false,
+        memory: None,
+        devices: Vec::new(),
+    }
+}
+
+fn post(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header("content-type", "application/json").body(body.into()).unwrap()
+}
+
+fn event(json: &Value) -> Output {
+    Output::Event(Bytes::from(json.to_string()))
+}
+
+fn text(text: &str) -> Output {
+    event(&json!({"type": "text", "text": text}))
+}
+
+/// The end, after 3 prompt tokens and 2 generated ones.
+fn done(reason: &str) -> Output {
+    let finish = json!({"reason": reason, "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}});
+    Output::Done(Ok(Bytes::from(finish.to_string())))
+}
+
+fn failed(kind: FailureKind) -> Output {
+    Output::Done(Err(Failure::new(kind, "it broke")))
+}
+
+fn hello(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
+    Ok(vec![text("Hel"), text("lo"), done("stop")])
+}
+
+/// A chat request with these fields beside a message.
+fn chat(extra: &Value) -> Value {
+    let mut body = json!({"model": "a", "messages": [{"role": "user", "content": "hi"}]});
+    let object = body.as_object_mut().unwrap();
+    object.extend(extra.as_object().unwrap().clone());
+    body
+}
+
+/// The same text with random ids and times replaced.
+fn plain(text: &str) -> String {
+    let mut out = text.to_owned();
+    for prefix in ["chatcmpl-", "cmpl-"] {
+        let pattern = format!("\"id\":\"{prefix}");
+        let mut pieces = out.split(&pattern).map(str::to_owned).collect::<Vec<_>>();
+        for piece in pieces.iter_mut().skip(1) {
+            piece.replace_range(..32, "ID");
+        }
+        out = pieces.join(&pattern);
+    }
+    let mut pieces = out.split("\"created\":").map(str::to_owned).collect::<Vec<_>>();
+    for piece in pieces.iter_mut().skip(1) {
+        let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
+        piece.replace_range(..digits, "0");
+    }
+    pieces.join("\"created\":")
+}
+
+/// A router whose only request is answered by this channel.
+fn answering(output: mpsc::Receiver<Output>) -> Router {
+    super::router(handle_answering(output).0)
+}
+
+/// The same as a handle, and word of the request's arrival.
+fn handle_answering(output: mpsc::Receiver<Output>) -> (Handle, oneshot::Receiver<()>) {
+    let (commands, mut received) = mpsc::channel(1);
+    let (arrived, arrival) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Some(Command::Submit(_, reply)) = received.recv().await {
+            let _ = reply.send(Ok(Answer { request: RequestId(1), output }));
+            let _ = arrived.send(());
+        }
+    });
+    (Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1), arrival)
+}

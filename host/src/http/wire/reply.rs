@@ -1,0 +1,428 @@
+//! What text endpoints answer: the object, or the chunks of a stream.
+
+use aihost_plugin_api::task::{FinishReason, LogprobEntry, TextEvent, TextFinish, TokenLogprob, Usage};
+use serde::Serialize;
+
+use super::{Delivery, TextJob, json, new_id, write_json};
+
+/// Stands for minus infinity, which JSON lacks.
+const MIN_LOGPROB: f32 = -9999.0;
+
+/// The one difference between text endpoints that answers know.
+pub(in crate::http) trait Shape: Send + 'static {
+    /// A choice begins.
+    fn open(&mut self, out: &mut Vec<u8>, index: usize);
+    /// More of a choice.
+    fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent);
+    /// A choice ends.
+    fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason);
+    /// The stream's usage, in a chunk of its own.
+    fn usage(&self, out: &mut Vec<u8>, usage: Usage);
+    /// The answer in one piece.
+    fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8>;
+}
+
+/// A choice as far as it has come.
+#[derive(Clone, Debug, Default)]
+pub(in crate::http) struct Choice {
+    text: String,
+    reasoning: String,
+    calls: Vec<ToolCall>,
+    logprobs: Vec<TokenLogprob>,
+    /// Its end; `None` while it goes on.
+    pub(in crate::http) finish: Option<TextFinish>,
+}
+
+impl Choice {
+    /// Takes in an event.
+    pub(in crate::http) fn add(&mut self, event: TextEvent) {
+        match event {
+            TextEvent::Text { text, logprobs } => {
+                self.text.push_str(&text);
+                self.logprobs.extend(logprobs);
+            }
+            TextEvent::Reasoning { text } => self.reasoning.push_str(&text),
+            TextEvent::ToolCall { index, id, name } => {
+                let function = FunctionCall { name: Some(name), arguments: String::new() };
+                self.calls.push(ToolCall { index: None, id: Some(id), r#type: Some("function"), function, at: index });
+            }
+            TextEvent::ToolArguments { index, fragment } => {
+                if let Some(call) = self.calls.iter_mut().find(|call| call.at == index) {
+                    call.function.arguments.push_str(&fragment);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn reason(&self) -> Option<FinishReason> {
+        self.finish.map(|finish| finish.reason)
+    }
+}
+
+/// What every chunk of an answer begins with.
+#[derive(Debug)]
+struct Head {
+    id: String,
+    created: u64,
+    model: String,
+    /// `data: {"id":...,"choices":[{"index":`
+    chunk: Vec<u8>,
+    /// What follows the choices.
+    tail: &'static str,
+}
+
+impl Head {
+    fn new(prefix: &str, object: &str, model: &str, created: u64, delivery: Delivery) -> Self {
+        let id = new_id(prefix);
+        let mut chunk = b"data: ".to_vec();
+        write_json(&mut chunk, &ReplyHead { id: &id, object, created, model });
+        chunk.pop();
+        chunk.extend_from_slice(b",\"choices\":[");
+        let tail = if delivery == Delivery::StreamWithUsage { "],\"usage\":null}\n\n" } else { "]}\n\n" };
+        Self { id, created, model: model.to_owned(), chunk, tail }
+    }
+
+    fn reply<'a>(&'a self, object: &'a str) -> ReplyHead<'a> {
+        ReplyHead { id: &self.id, object, created: self.created, model: &self.model }
+    }
+
+    fn chunk(&self, out: &mut Vec<u8>, choice: &impl Serialize) {
+        out.extend_from_slice(&self.chunk);
+        write_json(out, choice);
+        out.extend_from_slice(self.tail.as_bytes());
+    }
+
+    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
+        out.extend_from_slice(&self.chunk);
+        out.extend_from_slice(b"],\"usage\":");
+        write_json(out, &UsageReply::from(usage));
+        out.extend_from_slice(b"}\n\n");
+    }
+}
+
+/// `POST /v1/chat/completions`.
+#[derive(Debug)]
+pub(in crate::http) struct ChatShape {
+    head: Head,
+    has_logprobs: bool,
+}
+
+impl ChatShape {
+    pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
+        let head = Head::new("chatcmpl-", "chat.completion.chunk", model, created, job.delivery);
+        Self { head, has_logprobs: job.requests.iter().any(|request| request.logprobs.is_some()) }
+    }
+
+    fn chunk(&self, out: &mut Vec<u8>, index: usize, delta: &Delta<'_>) {
+        self.head.chunk(out, &ChatChunk { index, delta, logprobs: None, finish_reason: None });
+    }
+}
+
+impl Shape for ChatShape {
+    fn open(&mut self, out: &mut Vec<u8>, index: usize) {
+        self.chunk(out, index, &Delta::Role { role: "assistant", content: None });
+    }
+
+    fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
+        match event {
+            TextEvent::Text { text, logprobs } if !text.is_empty() || !logprobs.is_empty() => {
+                let logprobs = self.has_logprobs.then(|| ChatLogprobs::from(logprobs.as_slice()));
+                let delta = &Delta::Content { content: text };
+                self.head.chunk(out, &ChatChunk { index, delta, logprobs, finish_reason: None });
+            }
+            TextEvent::Reasoning { text } if !text.is_empty() => {
+                self.chunk(out, index, &Delta::Reasoning { reasoning_content: text });
+            }
+            TextEvent::ToolCall { index: at, id, name } => {
+                let function = FunctionCall { name: Some(name.clone()), arguments: String::new() };
+                let (id, r#type) = (Some(id.clone()), Some("function"));
+                let call = ToolCall { index: Some(*at), id, r#type, function, at: *at };
+                self.chunk(out, index, &Delta::Tools { tool_calls: [call] });
+            }
+            TextEvent::ToolArguments { index: at, fragment } => {
+                let function = FunctionCall { name: None, arguments: fragment.clone() };
+                let call = ToolCall { index: Some(*at), id: None, r#type: None, function, at: *at };
+                self.chunk(out, index, &Delta::Tools { tool_calls: [call] });
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason) {
+        let delta = &Delta::End {};
+        self.head.chunk(out, &ChatChunk { index, delta, logprobs: None, finish_reason: Some(reason) });
+    }
+
+    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
+        self.head.usage(out, usage);
+    }
+
+    fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
+        let choice = |(index, choice)| ChatChoice::new(index, choice, self.has_logprobs);
+        json(&Reply {
+            head: self.head.reply("chat.completion"),
+            choices: choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
+            usage: UsageReply::from(usage),
+        })
+    }
+}
+
+/// `POST /v1/completions`.
+#[derive(Debug)]
+pub(in crate::http) struct CompletionShape {
+    head: Head,
+    /// Alternatives asked for.
+    logprobs: Option<u32>,
+    echo: bool,
+    /// Characters and tokens of each choice so far.
+    written: Vec<Written>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    chars: usize,
+    tokens: usize,
+}
+
+impl CompletionShape {
+    pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
+        let first = job.requests.first();
+        Self {
+            head: Head::new("cmpl-", "text_completion", model, created, job.delivery),
+            logprobs: first.and_then(|request| request.logprobs),
+            echo: first.is_some_and(|request| request.echo),
+            written: vec![Written::default(); job.requests.len() * job.n],
+        }
+    }
+
+    fn logprobs(&mut self, index: usize, tokens: &[TokenLogprob]) -> Option<CompletionLogprobs> {
+        let wanted = self.logprobs?;
+        let mut written = self.written[index];
+        let mut out = CompletionLogprobs::default();
+        for token in tokens {
+            // Nothing comes before a prompt's first token, so it has no probability.
+            let is_prompt_start = self.echo && written.tokens == 0;
+            out.tokens.push(token.chosen.token.clone());
+            out.token_logprobs.push((!is_prompt_start).then(|| finite(token.chosen.logprob)));
+            let top = || token.top.iter().map(|entry| (entry.token.clone(), finite(entry.logprob))).collect();
+            out.top_logprobs.push((!is_prompt_start && wanted > 0).then(top).map(TopByToken));
+            out.text_offset.push(written.chars);
+            written.chars += token.chosen.token.chars().count();
+            written.tokens += 1;
+        }
+        self.written[index] = written;
+        Some(out)
+    }
+}
+
+impl Shape for CompletionShape {
+    fn open(&mut self, _out: &mut Vec<u8>, _index: usize) {}
+
+    fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
+        if let TextEvent::Text { text, logprobs } = event
+            && (!text.is_empty() || !logprobs.is_empty())
+        {
+            let logprobs = self.logprobs(index, logprobs);
+            self.head.chunk(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason) {
+        let last = CompletionChoice { index, text: "", logprobs: None, finish_reason: Some(reason) };
+        self.head.chunk(out, &last);
+    }
+
+    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
+        self.head.usage(out, usage);
+    }
+
+    fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
+        let mut replies = Vec::with_capacity(choices.len());
+        for (index, choice) in choices.iter().enumerate() {
+            let logprobs = self.logprobs(index, &choice.logprobs);
+            replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason: choice.reason() });
+        }
+        json(&Reply { head: self.head.reply("text_completion"), choices: replies, usage: UsageReply::from(usage) })
+    }
+}
+
+#[derive(Serialize)]
+struct ReplyHead<'a> {
+    id: &'a str,
+    object: &'a str,
+    created: u64,
+    model: &'a str,
+}
+
+#[derive(Serialize)]
+struct Reply<'a, T> {
+    #[serde(flatten)]
+    head: ReplyHead<'a>,
+    choices: Vec<T>,
+    usage: UsageReply,
+}
+
+#[derive(Serialize)]
+struct ChatChunk<'a> {
+    index: usize,
+    delta: &'a Delta<'a>,
+    logprobs: Option<ChatLogprobs<'a>>,
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Delta<'a> {
+    Role { role: &'a str, content: Option<&'a str> },
+    Content { content: &'a str },
+    Reasoning { reasoning_content: &'a str },
+    Tools { tool_calls: [ToolCall; 1] },
+    End {},
+}
+
+#[derive(Serialize)]
+struct ChatChoice<'a> {
+    index: usize,
+    message: ChatMessage<'a>,
+    logprobs: Option<ChatLogprobs<'a>>,
+    finish_reason: Option<FinishReason>,
+}
+
+impl<'a> ChatChoice<'a> {
+    fn new(index: usize, choice: &'a Choice, has_logprobs: bool) -> Self {
+        let only_calls = choice.text.is_empty() && !choice.calls.is_empty();
+        let message = ChatMessage {
+            role: "assistant",
+            content: (!only_calls).then_some(&choice.text),
+            refusal: None,
+            reasoning_content: (!choice.reasoning.is_empty()).then_some(&choice.reasoning),
+            tool_calls: &choice.calls,
+        };
+        let logprobs = has_logprobs.then(|| ChatLogprobs::from(choice.logprobs.as_slice()));
+        Self { index, message, logprobs, finish_reason: choice.reason() }
+    }
+}
+
+#[derive(Serialize)]
+struct ChatMessage<'a> {
+    role: &'a str,
+    content: Option<&'a str>,
+    refusal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    tool_calls: &'a [ToolCall],
+}
+
+/// A tool call, or a part of one in a stream.
+#[derive(Clone, Debug, Serialize)]
+struct ToolCall {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: FunctionCall,
+    /// The call's number within the answer.
+    #[serde(skip)]
+    at: u32,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct FunctionCall {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
+}
+
+#[derive(Serialize)]
+struct ChatLogprobs<'a> {
+    content: Vec<ChatLogprob<'a>>,
+    refusal: Option<&'a str>,
+}
+
+impl<'a> From<&'a [TokenLogprob]> for ChatLogprobs<'a> {
+    fn from(tokens: &'a [TokenLogprob]) -> Self {
+        let token = |token: &'a TokenLogprob| ChatLogprob {
+            chosen: TopLogprob::from(&token.chosen),
+            top_logprobs: token.top.iter().map(TopLogprob::from).collect(),
+        };
+        Self { content: tokens.iter().map(token).collect(), refusal: None }
+    }
+}
+
+#[derive(Serialize)]
+struct ChatLogprob<'a> {
+    #[serde(flatten)]
+    chosen: TopLogprob<'a>,
+    top_logprobs: Vec<TopLogprob<'a>>,
+}
+
+#[derive(Serialize)]
+struct TopLogprob<'a> {
+    token: &'a str,
+    logprob: f32,
+    bytes: &'a [u8],
+}
+
+impl<'a> From<&'a LogprobEntry> for TopLogprob<'a> {
+    fn from(entry: &'a LogprobEntry) -> Self {
+        Self { token: &entry.token, logprob: finite(entry.logprob), bytes: &entry.bytes }
+    }
+}
+
+#[derive(Serialize)]
+struct CompletionChoice<'a> {
+    index: usize,
+    text: &'a str,
+    logprobs: Option<CompletionLogprobs>,
+    finish_reason: Option<FinishReason>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct CompletionLogprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<Option<f32>>,
+    top_logprobs: Vec<Option<TopByToken>>,
+    text_offset: Vec<usize>,
+}
+
+/// Alternatives by their text, likeliest first.
+#[derive(Debug)]
+struct TopByToken(Vec<(String, f32)>);
+
+impl Serialize for TopByToken {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
+}
+
+#[derive(Serialize)]
+struct UsageReply {
+    prompt_tokens: u32,
+    completion_tokens: u32,
+    total_tokens: u32,
+    prompt_tokens_details: PromptDetails,
+}
+
+#[derive(Serialize)]
+struct PromptDetails {
+    cached_tokens: u32,
+}
+
+impl From<Usage> for UsageReply {
+    fn from(usage: Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
+            prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+        }
+    }
+}
+
+fn finite(logprob: f32) -> f32 {
+    if logprob.is_nan() { MIN_LOGPROB } else { logprob.clamp(MIN_LOGPROB, 0.0) }
+}

@@ -1,0 +1,139 @@
+//! Parameters that both text endpoints share.
+
+use std::collections::BTreeMap;
+
+use aihost_plugin_api::task::{Sampling, TextInput, TextRequest};
+use serde_json::{Map, Value};
+
+use super::fields::{Fields, wrong_type};
+use super::{Delivery, MAX_CHOICES, TextJob};
+use crate::http::error::ApiError;
+use crate::runtime::Class;
+
+/// Most stop strings. OpenAI takes 4; more do no harm, but each is compared at each token.
+const MAX_STOPS: usize = 64;
+/// Most choices per prompt.
+const MAX_N: i64 = 128;
+
+/// The whole request, from what the endpoint read itself (`inputs`, `max_tokens`, `logprobs`) and what both have.
+pub(super) fn job(
+    body: &Map<String, Value>,
+    inputs: Vec<TextInput>,
+    own: impl FnOnce(&Fields<'_>, &mut TextRequest) -> Result<(), ApiError>,
+) -> Result<TextJob, ApiError> {
+    let fields = Fields::root(body);
+    let mut common = TextRequest {
+        input: TextInput::Tokens { tokens: Vec::new() },
+        sampling: sampling(&fields)?,
+        stop: stop(&fields)?,
+        max_tokens: None,
+        logprobs: None,
+        echo: false,
+        ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+    };
+    own(&fields, &mut common)?;
+    check_response_format(&fields)?;
+    let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1);
+    let n = usize::try_from(n).unwrap_or(1);
+    if n * inputs.len() > MAX_CHOICES {
+        return Err(ApiError::invalid("n", format!("prompts times `n` must be at most {MAX_CHOICES}")));
+    }
+    Ok(TextJob {
+        model: fields.text("model")?.filter(|name| !name.is_empty()).map(str::to_owned),
+        requests: inputs.into_iter().map(|input| TextRequest { input, ..common.clone() }).collect(),
+        n,
+        delivery: delivery(&fields)?,
+        class: if fields.text("service_tier")? == Some("flex") { Class::Batch } else { Class::Interactive },
+    })
+}
+
+/// A count of tokens that fits the task's type.
+pub(super) fn token_count(fields: &Fields<'_>, key: &str) -> Result<Option<u32>, ApiError> {
+    let count = fields.integer(key, 0..=i64::from(u32::MAX))?;
+    Ok(count.and_then(|count| u32::try_from(count).ok()))
+}
+
+fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
+    let off = Sampling::default();
+    let repetition = match fields.number("repetition_penalty", f32::MIN_POSITIVE..=100.0)? {
+        Some(penalty) => Some(penalty),
+        None => fields.number("repeat_penalty", f32::MIN_POSITIVE..=100.0)?,
+    };
+    // -1 is how llama.cpp's and vLLM's clients write "off".
+    let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
+    Ok(Sampling {
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature),
+        // 0 means the likeliest token alone; the task's range is open at 0.
+        top_p: fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE)),
+        top_k: top_k.and_then(|k| u32::try_from(k).ok()).unwrap_or(off.top_k),
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(off.min_p),
+        seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
+        repetition_penalty: repetition.unwrap_or(off.repetition_penalty),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(off.frequency_penalty),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(off.presence_penalty),
+        logit_bias: logit_bias(fields)?,
+    })
+}
+
+/// Keys that are no token id are left out: OpenAI's own tests send them.
+fn logit_bias(fields: &Fields<'_>) -> Result<BTreeMap<u32, f32>, ApiError> {
+    let mut biases = BTreeMap::new();
+    let Some(map) = fields.object("logit_bias")? else { return Ok(biases) };
+    for (key, _) in map.entries() {
+        let bias = map.number(key, -100.0..=100.0)?;
+        if let (Ok(token), Some(bias)) = (key.parse(), bias) {
+            biases.insert(token, bias);
+        }
+    }
+    Ok(biases)
+}
+
+fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let stops = match fields.get("stop") {
+        None => Vec::new(),
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(many)) => many
+            .iter()
+            .enumerate()
+            .map(|(i, one)| {
+                let text = one.as_str().ok_or_else(|| wrong_type(&format!("stop[{i}]"), "a string", one))?;
+                Ok(text.to_owned())
+            })
+            .collect::<Result<_, ApiError>>()?,
+        Some(other) => return Err(wrong_type("stop", "a string or an array of strings", other)),
+    };
+    if stops.len() > MAX_STOPS {
+        return Err(ApiError::invalid("stop", format!("`stop` must have at most {MAX_STOPS} strings")));
+    }
+    Ok(stops.into_iter().filter(|stop| !stop.is_empty()).collect())
+}
+
+/// Plain text only, so far: a promise of JSON that is not kept would be worse than a refusal.
+fn check_response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
+    let Some(format) = fields.object("response_format")? else { return Ok(()) };
+    match format.required_text("type")? {
+        "text" => Ok(()),
+        wanted @ ("json_object" | "json_schema") => {
+            let message =
+                format!("`response_format` of type `{wanted}` is not supported yet; ask for JSON in the prompt");
+            Err(ApiError::unsupported("response_format", message))
+        }
+        other => {
+            let path = format.path("type");
+            let message = format!("`{path}` must be text, json_object or json_schema, not `{other}`");
+            Err(ApiError::invalid(path, message))
+        }
+    }
+}
+
+fn delivery(fields: &Fields<'_>) -> Result<Delivery, ApiError> {
+    let with_usage = match fields.object("stream_options")? {
+        Some(options) => options.flag("include_usage")?.unwrap_or(false),
+        None => false,
+    };
+    Ok(match (fields.flag("stream")?.unwrap_or(false), with_usage) {
+        (false, _) => Delivery::Whole,
+        (true, false) => Delivery::Stream,
+        (true, true) => Delivery::StreamWithUsage,
+    })
+}

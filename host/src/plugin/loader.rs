@@ -1,0 +1,175 @@
+//! The only `dlopen` of the host: opens a plugin file, checks its layout, and hands out its root module as plain functions.
+//!
+//! A library is never closed: neither glibc nor Rust can unload one safely (thread-local destructors, running threads),
+//! so its code lives as long as the process. It knows no registry: the path is the shadow copy someone else made.
+
+use std::path::{Path, PathBuf};
+
+use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals};
+use abi_stable::library::lib_header_from_path;
+use abi_stable::{StableAbi, type_layout::TypeLayout};
+use aihost_plugin_api::Error;
+use aihost_plugin_api::abi::{RawHostArc, RawModelBox, Root_Ref};
+use aihost_plugin_api::task::Description;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+/// Longest part of a foreign message that goes into a sentence, in bytes.
+const MAX_QUOTED_BYTES: usize = 400;
+
+/// Why a plugin file could not be opened: one sentence, and the whole story for `--explain`.
+#[derive(Debug, thiserror::Error)]
+#[error("{sentence}")]
+pub struct LoadError {
+    sentence: String,
+    full: String,
+}
+
+impl LoadError {
+    fn new(sentence: String, full: String) -> Self {
+        Self { sentence, full }
+    }
+
+    /// Everything that is known, on as many lines as it takes.
+    pub fn explain(&self) -> &str {
+        &self.full
+    }
+}
+
+/// An opened plugin. It stays mapped until the process ends.
+#[derive(Clone, Debug)]
+pub struct OpenPlugin {
+    root: Root,
+    file: PathBuf,
+}
+
+#[derive(Clone, Copy)]
+struct Root(Root_Ref);
+
+impl std::fmt::Debug for Root {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Root")
+    }
+}
+
+impl OpenPlugin {
+    /// What it says of itself beyond its manifest.
+    ///
+    /// # Errors
+    /// When it is not the JSON it should be.
+    pub fn describe(&self) -> Result<Description, Error> {
+        let json = (self.root.0.describe())();
+        serde_json::from_slice(&json)
+            .map_err(|e| Error::internal(format!("{} describes itself unreadably: {e}", self.file.display())))
+    }
+
+    /// A new instance from its `options:` as JSON. No device is touched.
+    ///
+    /// # Errors
+    /// The plugin's own.
+    pub fn instantiate(&self, host: RawHostArc, options: &[u8]) -> Result<RawModelBox, Error> {
+        (self.root.0.instantiate())(host, options.into()).into_result().map_err(Error::from)
+    }
+}
+
+/// Opens a plugin file. Runs its constructors, so only a worker (or a placement that was asked for) may call it.
+///
+/// # Errors
+/// When the system cannot load it, or its layout is not this host's.
+pub fn open(file: &Path) -> Result<OpenPlugin, LoadError> {
+    map(file)?;
+    // Mapped and kept already: this finds the same object, whatever flags it asks for.
+    let header = lib_header_from_path(file).map_err(|e| {
+        let full = format!("{e:#?}");
+        LoadError::new(
+            format!(
+                "{} does not export a plugin this host understands: {}; rebuild it",
+                file.display(),
+                first_line(&e.to_string())
+            ),
+            full,
+        )
+    })?;
+    let theirs = header.layout().ok_or_else(|| {
+        let sentence = format!("{} carries no layout to check; rebuild it with `export_plugin!`", file.display());
+        LoadError::new(sentence.clone(), sentence)
+    })?;
+    let mine = <Root_Ref as StableAbi>::LAYOUT;
+    if let (Err(older), Err(newer)) = (fits(mine, theirs), fits(theirs, mine)) {
+        return Err(LoadError::new(
+            format!(
+                "{} was built for another layout of the plugin interface; rebuild it with `cargo xtask build-plugins`",
+                file.display()
+            ),
+            format!("as a newer plugin: {older}\nas an older plugin: {newer}"),
+        ));
+    }
+    // SAFETY: the layouts of the two root modules were compared just above and one contains the other, which is what
+    // the call asks of its caller; a field the plugin lacks is refused by its accessor.
+    #[expect(unsafe_code, reason = "abi_stable's own check accepts only one direction and caches across plugins")]
+    let root = unsafe { header.init_root_module_with_unchecked_layout::<Root_Ref>() };
+    let root = root.map_err(|e| {
+        LoadError::new(
+            format!("{} could not be initialised: {}; rebuild it", file.display(), first_line(&e.to_string())),
+            format!("{e:#?}"),
+        )
+    })?;
+    Ok(OpenPlugin { root: Root(root), file: file.to_owned() })
+}
+
+/// Maps the library with our flags and keeps it for good.
+fn map(file: &Path) -> Result<(), LoadError> {
+    let flags = RTLD_NOW | RTLD_LOCAL | libc::RTLD_NODELETE;
+    // SAFETY: loading runs the file's constructors. The path is a file the operator put into the plugins folder and whose
+    // descriptor was read; running its code is what it is there for. It is never unloaded, so nothing can dangle.
+    #[expect(unsafe_code, reason = "dlopen")]
+    let library = unsafe { Library::open(Some(file), flags) };
+    let library = library.map_err(|e| {
+        let full = e.to_string();
+        let why = full.strip_prefix(&format!("{}: ", file.display())).unwrap_or(&full);
+        LoadError::new(
+            format!(
+                "the system cannot load {}: {}; if a library is missing, install it or add its folder to LD_LIBRARY_PATH",
+                file.display(),
+                first_line(why)
+            ),
+            full.clone(),
+        )
+    })?;
+    // The handle is leaked on purpose: closing would only lower a count that NODELETE ignores.
+    let _ = library.into_raw();
+    Ok(())
+}
+
+/// Whether `implementation` can be used as `interface`, by a check that remembers no other plugin.
+fn fits(interface: &'static TypeLayout, implementation: &'static TypeLayout) -> Result<(), String> {
+    check_layout_compatibility_with_globals(interface, implementation, &CheckingGlobals::new())
+        .map_err(|e| e.to_string())
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("no reason given");
+    let cut = line.char_indices().map(|(at, _)| at).find(|at| *at >= MAX_QUOTED_BYTES).unwrap_or(line.len());
+    line[..cut].trim_end_matches(['.', ';']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_library_is_one_sentence() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.so");
+        std::fs::write(&file, b"no library").unwrap();
+        let error = open(&file).unwrap_err();
+        assert!(error.to_string().contains("cannot load"), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1);
+        assert!(!error.explain().is_empty());
+    }
+
+    #[test]
+    fn the_host_fits_itself() {
+        let mine = <Root_Ref as StableAbi>::LAYOUT;
+        assert_eq!(fits(mine, mine), Ok(()));
+    }
+}

@@ -1,0 +1,49 @@
+//! From the configuration to what the scheduler must know.
+
+use std::time::Duration;
+
+use crate::config::{Config, ModelConfig};
+use crate::device;
+use crate::plugin::Registry;
+use crate::scheduler::{DevicePolicy, ModelPolicy, Policy};
+
+/// Leases at once for a plugin that is not there (its loads fail anyway).
+const LEASES_DEFAULT: usize = 1;
+
+pub(super) fn policy(config: &Config, registry: &Registry) -> Policy {
+    let devices = config.devices.iter().map(|device| {
+        let budget = device.memory.map(|size| size.0).or_else(|| device::measured_budget(&device.id)).unwrap_or(0);
+        let loaded_max = device.max_loaded.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        (device.id.clone(), DevicePolicy { budget, loaded_max })
+    });
+    Policy {
+        models: config.models.iter().map(|(id, model)| (id.clone(), model_policy(model, config, registry))).collect(),
+        devices: devices.collect(),
+        queue_max: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
+        max_wait_ms: milliseconds(config.limits.max_wait),
+        quantum_ms: milliseconds(config.limits.quantum),
+        hold_ms: milliseconds(config.limits.hold),
+    }
+}
+
+fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> ModelPolicy {
+    let plugin = registry.find(&model.plugin, model.plugin_version.as_ref()).ok();
+    let leases_max =
+        plugin.map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
+    let devices = if model.devices.is_empty() {
+        config.devices.iter().map(|device| device.id.clone()).collect()
+    } else {
+        model.devices.clone()
+    };
+    ModelPolicy {
+        devices,
+        leases_max,
+        pin: model.pin,
+        priority: model.priority,
+        keep_alive_ms: model.keep_alive.map(milliseconds),
+    }
+}
+
+pub(super) fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,250 @@
+//! The scheduler against everything: every order of events of a small world, explored to the end.
+//!
+//! Two models, one place, three requests, at most one crash, one failed load, one cancel and one unload; effects are
+//! answered in any order. From every state reached, a fair world must be able to answer everyone.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stateright::{Checker, Model, Property};
+
+use super::{DevicePolicy, Effect, Event, ModelPolicy, Policy, State, Want};
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+
+const REQUESTS: u64 = 3;
+const TICK_MS: u64 = 1_000;
+const TICKS: u64 = 2;
+
+struct World;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Snapshot {
+    state: State,
+    now: u64,
+    sent: u64,
+    crashes_left: u8,
+    failures_left: u8,
+    cancels_left: u8,
+    unloads_left: u8,
+    /// Answers of the world that are under way.
+    pending: BTreeSet<Answer>,
+    waiting: BTreeSet<RequestId>,
+    leased: BTreeMap<RequestId, InstanceId>,
+    /// The first rule that was broken.
+    broken: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Answer {
+    Planned(InstanceId),
+    Loaded(InstanceId),
+    Exited(InstanceId),
+    Done(RequestId),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Action {
+    Request(&'static str),
+    Answer(Answer),
+    FailLoad(InstanceId),
+    Crash(InstanceId),
+    Cancel(RequestId),
+    Unload(&'static str),
+    Tick,
+}
+
+fn failure() -> Failure {
+    Failure::new(FailureKind::WorkerDied, "x")
+}
+
+impl Snapshot {
+    fn start() -> Self {
+        let device = DeviceId("cpu".into());
+        let model =
+            ModelPolicy { devices: vec![device.clone()], leases_max: 1, pin: false, priority: 0, keep_alive_ms: None };
+        let policy = Policy {
+            models: ["a", "b"].map(|name| (ModelId::from(name), model.clone())).into(),
+            devices: [(device, DevicePolicy { budget: 100, loaded_max: Some(1) })].into(),
+            queue_max: 10,
+            max_wait_ms: TICK_MS,
+            quantum_ms: 10,
+            hold_ms: 1_000_000,
+        };
+        Self {
+            state: State::new(policy),
+            now: 1,
+            sent: 0,
+            crashes_left: 1,
+            failures_left: 1,
+            cancels_left: 1,
+            unloads_left: 1,
+            pending: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            leased: BTreeMap::new(),
+            broken: None,
+        }
+    }
+
+    fn feed(&mut self, event: Event) {
+        for effect in self.state.step(Millis(self.now), event) {
+            match effect {
+                Effect::Start { instance, .. } => _ = self.pending.insert(Answer::Planned(instance)),
+                Effect::Load { instance, .. } => _ = self.pending.insert(Answer::Loaded(instance)),
+                Effect::Stop(instance) => {
+                    self.rule(!self.leased.values().any(|on| *on == instance), "no eviction under a lease");
+                    self.forget(instance);
+                    self.pending.insert(Answer::Exited(instance));
+                }
+                Effect::Grant(request, instance) => {
+                    let waited = self.waiting.remove(&request);
+                    self.rule(waited, "one answer per request");
+                    let hot = self.state.instances().get(&instance).is_some_and(|known| known.state == ModelState::Hot);
+                    self.rule(hot, "leases on hot instances only");
+                    self.leased.insert(request, instance);
+                    self.pending.insert(Answer::Done(request));
+                }
+                Effect::Ready(request) | Effect::Refuse(request, _) => {
+                    let waited = self.waiting.remove(&request);
+                    self.rule(waited, "one answer per request");
+                }
+                Effect::Wake(_) => {}
+            }
+        }
+        let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved).sum();
+        self.rule(reserved <= 100, "the budget holds");
+    }
+
+    fn rule(&mut self, holds: bool, name: &'static str) {
+        if !holds && self.broken.is_none() {
+            self.broken = Some(name);
+        }
+    }
+
+    fn forget(&mut self, instance: InstanceId) {
+        self.pending.retain(|answer| !matches!(answer, Answer::Planned(id) | Answer::Loaded(id) if *id == instance));
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        self.pending.remove(&answer);
+        match answer {
+            Answer::Planned(instance) => self.feed(Event::Planned { instance, required: 80, preferred: 90 }),
+            Answer::Loaded(instance) => self.feed(Event::Loaded(instance)),
+            Answer::Exited(instance) => self.feed(Event::Exited(instance, failure())),
+            Answer::Done(request) => {
+                self.leased.remove(&request);
+                self.feed(Event::Done(request));
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Request(model) => {
+                self.sent += 1;
+                let id = RequestId(self.sent);
+                self.waiting.insert(id);
+                self.feed(Event::Request { id, model: model.into(), want: Want::Serve });
+            }
+            Action::Answer(answer) => self.answer(answer),
+            Action::FailLoad(instance) => {
+                self.failures_left -= 1;
+                self.forget(instance);
+                self.feed(Event::Failed(instance, Failure::new(FailureKind::NotUsable, "x")));
+            }
+            Action::Crash(instance) => {
+                self.crashes_left -= 1;
+                self.forget(instance);
+                self.pending.remove(&Answer::Exited(instance));
+                self.feed(Event::Exited(instance, failure()));
+            }
+            Action::Cancel(id) => {
+                self.cancels_left -= 1;
+                self.waiting.remove(&id);
+                self.feed(Event::Cancel(id));
+            }
+            Action::Unload(model) => {
+                self.unloads_left -= 1;
+                self.feed(Event::Unload(model.into()));
+            }
+            Action::Tick => {
+                self.now += TICK_MS;
+                self.feed(Event::Timer);
+            }
+        }
+    }
+
+    /// Whether a world that answers everything and lets time pass leaves nobody waiting.
+    fn can_finish(&self) -> bool {
+        let mut world = self.clone();
+        for _ in 0..60 {
+            match world.pending.first().copied() {
+                Some(answer) => world.answer(answer),
+                None if world.waiting.is_empty() => return world.broken.is_none(),
+                None => world.act(Action::Tick),
+            }
+        }
+        false
+    }
+}
+
+impl Model for World {
+    type State = Snapshot;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<Snapshot> {
+        vec![Snapshot::start()]
+    }
+
+    fn actions(&self, world: &Snapshot, actions: &mut Vec<Action>) {
+        if world.sent < REQUESTS {
+            actions.extend([Action::Request("a"), Action::Request("b")]);
+        }
+        actions.extend(world.pending.iter().map(|answer| Action::Answer(*answer)));
+        if world.failures_left > 0 {
+            actions.extend(world.pending.iter().filter_map(|answer| match answer {
+                Answer::Planned(id) | Answer::Loaded(id) => Some(Action::FailLoad(*id)),
+                _ => None,
+            }));
+        }
+        if world.crashes_left > 0 {
+            actions.extend(world.state.instances().keys().map(|id| Action::Crash(*id)));
+        }
+        if world.cancels_left > 0 {
+            actions.extend(world.waiting.iter().map(|id| Action::Cancel(*id)));
+        }
+        if world.unloads_left > 0 && !world.state.instances().is_empty() {
+            actions.extend([Action::Unload("a"), Action::Unload("b")]);
+        }
+        if world.now < 1 + TICKS * TICK_MS {
+            actions.push(Action::Tick);
+        }
+    }
+
+    fn next_state(&self, world: &Snapshot, action: Action) -> Option<Snapshot> {
+        let mut next = world.clone();
+        next.act(action);
+        Some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("no rule is broken", |_, world: &Snapshot| world.broken.is_none()),
+            Property::always("everyone can still be answered", |_, world: &Snapshot| world.can_finish()),
+            // Without these the exploration would prove nothing.
+            Property::sometimes("a swap happens", |_, world: &Snapshot| {
+                world.state.instances().keys().any(|id| id.0 >= 2)
+            }),
+            Property::sometimes("all is served", |_, world: &Snapshot| {
+                world.sent == REQUESTS && world.waiting.is_empty() && world.pending.is_empty()
+            }),
+        ]
+    }
+}
+
+#[test]
+fn every_order_of_events_is_safe_and_live() {
+    let checker = World.checker().threads(2).spawn_bfs().join();
+    eprintln!("{} states, {} unique", checker.state_count(), checker.unique_state_count());
+    checker.assert_properties();
+}

@@ -1,0 +1,420 @@
+//! The plugin and its engine: one OS thread owns the caches and serves sequences in turn, one step each.
+//!
+//! Requests are checked and tokenised on the caller's thread, then handed over; `generate` waits for the reply.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aihost_plugin_api::task::MemoryUsage;
+use aihost_plugin_api::{
+    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text,
+    TextInput, TextOutput, TextRequest,
+};
+use aihost_support::Gguf;
+
+use crate::config::Config;
+use crate::model::{Cache, Model};
+use crate::options::{MAX_SLOTS, Options};
+use crate::sampler::Sampler;
+use crate::sequence::{CHUNK, CHUNK_SCORED, Job, Progress, Shared, Sharing, Slot, best_slot};
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+/// Requests that may wait for a slot; the host sends no more than `max_concurrency` at once.
+const QUEUE: usize = 64;
+/// How often clients that could not keep up are looked after while nothing else is to do.
+const PAUSE_POLL: Duration = Duration::from_millis(2);
+/// Most alternatives with log-probabilities, OpenAI's limit.
+const MAX_LOGPROBS: u32 = 20;
+
+/// The plugin.
+#[derive(Debug)]
+pub struct LlmPlugin {
+    options: Options,
+}
+
+impl Plugin for LlmPlugin {
+    type Options = Options;
+    type Engine = LlmEngine;
+
+    fn new(options: Options) -> Result<Self> {
+        options.check()?;
+        Ok(Self { options })
+    }
+
+    fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
+        let gguf = Gguf::open(load.file("model")?)?;
+        Ok(self.sizes(&Config::read(&gguf)?, &gguf)?.plan())
+    }
+
+    fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<LlmEngine> {
+        let path: &Path = load.file("model")?;
+        if load.device != "cpu" {
+            let message =
+                format!("candle-llm runs on the device `cpu`, not on `{}`; change the entry's `device:`", load.device);
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        let gguf = Gguf::open(path)?;
+        let config = Config::read(&gguf)?;
+        let sizes = self.sizes(&config, &gguf)?;
+        let slots = sizes.slots_within(load.granted)?;
+        let model = Model::open(&gguf, config)?;
+        ctx.check()?;
+        let tokenizer = Tokenizer::open(&gguf, model.config().vocabulary)?;
+        ctx.check()?;
+        let template = self.template(&gguf, &tokenizer)?;
+        ctx.progress(sizes.mapped, sizes.mapped);
+        let shared = Shared { model: Arc::new(model), tokenizer: Arc::new(tokenizer) };
+        let threads = self.options.threads.unwrap_or(load.threads).max(1);
+        LlmEngine::start(shared, template, sizes, Start { slots, threads })
+    }
+}
+
+impl LlmPlugin {
+    fn sizes(&self, config: &Config, gguf: &Gguf) -> Result<Sizes> {
+        let context = self.options.context_for(config.context)?;
+        let workspace = config.workspace_bytes(CHUNK.min(context), CHUNK_SCORED.min(context));
+        let slots = self.options.slots.unwrap_or(MAX_SLOTS);
+        Ok(Sizes { mapped: gguf.len() as u64, workspace, cache: config.cache_bytes(context), context, slots })
+    }
+
+    fn template(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let (bos, eos) = tokenizer.bos_eos_texts();
+        if let Some(source) = &self.options.chat_template {
+            let compiled = ChatTemplate::compile(source, bos, eos);
+            return compiled
+                .map(Some)
+                .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options.chat_template: {e}")));
+        }
+        let Some(source) = gguf.text("tokenizer.chat_template")? else { return Ok(None) };
+        let failed = |e| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("{}: {e}; set `chat_template` in the entry's options", gguf.name()),
+            )
+        };
+        ChatTemplate::compile(source, bos, eos).map(Some).map_err(failed)
+    }
+}
+
+/// Bytes and counts that the plan, the load and the usage agree on.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// The file.
+    mapped: u64,
+    /// Buffers of a step; there is one step at a time.
+    workspace: u64,
+    /// One slot's cache.
+    cache: u64,
+    /// Tokens per slot.
+    context: usize,
+    /// Slots wanted.
+    slots: usize,
+}
+
+impl Sizes {
+    fn plan(&self) -> MemoryPlan {
+        let with =
+            |slots: u64| self.mapped.saturating_add(self.workspace).saturating_add(self.cache.saturating_mul(slots));
+        MemoryPlan { required: with(1), preferred: with(self.slots as u64), workspace_max: 0, mapped: self.mapped }
+    }
+
+    fn slots_within(&self, granted: u64) -> Result<usize> {
+        let plan = self.plan();
+        if granted < plan.required {
+            let message = format!(
+                "{} bytes are granted and {} are needed; lower `context` in the entry's options",
+                granted, plan.required
+            );
+            return Err(Error::new(ErrorKind::OutOfMemory, message));
+        }
+        let extra = (granted - plan.required).checked_div(self.cache).unwrap_or(0);
+        Ok(self.slots.min(1 + extra as usize))
+    }
+}
+
+/// What the engine's thread is asked.
+#[derive(Debug)]
+enum Command {
+    Generate(Box<Job>, SyncSender<Result<FinishReason>>),
+    /// Free the caches; refused while a sequence runs.
+    Park(SyncSender<Result<()>>),
+    /// Make the caches anew.
+    Unpark(SyncSender<Result<()>>),
+}
+
+/// How to start an engine.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    slots: usize,
+    threads: usize,
+}
+
+/// A loaded model. Dropping it ends its thread and unmaps the file.
+#[derive(Debug)]
+pub struct LlmEngine {
+    shared: Shared,
+    template: Option<ChatTemplate>,
+    sizes: Sizes,
+    held: Arc<AtomicU64>,
+    commands: Option<SyncSender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LlmEngine {
+    fn start(shared: Shared, template: Option<ChatTemplate>, sizes: Sizes, start: Start) -> Result<Self> {
+        let pool =
+            rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|i| format!("llm-{i}")).build();
+        let pool = pool.map_err(|e| Error::internal(format!("cannot start {} threads: {e}", start.threads)))?;
+        let (commands, inbox) = sync_channel(QUEUE);
+        let held = Arc::new(AtomicU64::new(0));
+        let worker = Worker {
+            shared: shared.clone(),
+            pool,
+            sizes,
+            count: start.slots,
+            slots: Vec::new(),
+            replies: Vec::new(),
+            held: Arc::clone(&held),
+        };
+        let thread = std::thread::Builder::new().name("llm-engine".to_owned()).spawn(move || worker.run(&inbox));
+        let thread = thread.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
+        let engine = Self { shared, template, sizes, held, commands: Some(commands), thread: Some(thread) };
+        engine.ask(Command::Unpark)?;
+        tracing::info!(
+            kernels = aihost_support::kernels::description(),
+            threads = start.threads,
+            slots = start.slots,
+            context = sizes.context,
+            "loaded"
+        );
+        Ok(engine)
+    }
+
+    fn send(&self, command: Command) -> Result<()> {
+        self.commands.as_ref().and_then(|commands| commands.send(command).ok()).ok_or_else(dead)
+    }
+
+    fn ask(&self, command: impl FnOnce(SyncSender<Result<()>>) -> Command) -> Result<()> {
+        let (reply, answer) = sync_channel(1);
+        self.send(command(reply))?;
+        answer.recv().map_err(|_| dead())?
+    }
+
+    fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
+        let tokenizer = &self.shared.tokenizer;
+        let ids = match input {
+            TextInput::Chat { messages, tools } => {
+                let template = self.template.as_ref().ok_or_else(|| {
+                    Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
+                })?;
+                tokenizer.encode(&template.render(messages, tools)?)?
+            }
+            TextInput::Prompt { text } => tokenizer.encode(text)?,
+            TextInput::Tokens { tokens } => {
+                if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
+                    let message = format!(
+                        "the prompt has the token {id}, but the vocabulary has {} tokens",
+                        tokenizer.vocabulary()
+                    );
+                    return Err(Error::invalid_request(message));
+                }
+                tokens.clone()
+            }
+        };
+        let ids = if ids.is_empty() { tokenizer.bos().into_iter().collect() } else { ids };
+        if ids.is_empty() {
+            return Err(Error::invalid_request("the prompt is empty, and this model has no token to begin with"));
+        }
+        let context = self.sizes.context;
+        if ids.len() >= context {
+            return Err(Error::new(
+                ErrorKind::ContextLength,
+                format!(
+                    "This model's maximum context length is {context} tokens, but the prompt has {} tokens, which exceeds the available context size once an answer is to follow; shorten the prompt",
+                    ids.len()
+                ),
+            ));
+        }
+        Ok(ids)
+    }
+
+    fn job(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<Job> {
+        if request.echo && matches!(request.input, TextInput::Chat { .. }) {
+            return Err(Error::invalid_request("echo is for completions, not for conversations"));
+        }
+        if let Some(n) = request.logprobs
+            && n > MAX_LOGPROBS
+        {
+            return Err(Error::invalid_request(format!("logprobs is {n} and must be at most {MAX_LOGPROBS}")));
+        }
+        let prompt = self.prompt(&request.input)?;
+        Ok(Job {
+            sampler: Sampler::new(request.sampling, &prompt, self.shared.model.config().vocabulary)?,
+            prompt,
+            max_tokens: request.max_tokens.unwrap_or(u32::MAX),
+            logprobs: request.logprobs.map(|n| n as usize),
+            echo: request.echo,
+            ignore_eos: request.ignore_eos,
+            output: output.clone(),
+            context: ctx.clone(),
+        })
+    }
+}
+
+impl Engine for LlmEngine {
+    type Task = Text;
+
+    fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
+        let job = self.job(request, output, ctx)?;
+        let (reply, answer) = sync_channel(1);
+        self.send(Command::Generate(Box::new(job), reply))?;
+        answer.recv().map_err(|_| dead())?
+    }
+
+    fn usage(&self) -> MemoryUsage {
+        let bytes = self.sizes.mapped + self.held.load(Ordering::Acquire);
+        MemoryUsage { device: bytes, host: bytes }
+    }
+
+    fn park(&self) -> Result<()> {
+        self.ask(Command::Park)
+    }
+
+    fn unpark(&self, _ctx: &LoadContext) -> Result<()> {
+        self.ask(Command::Unpark)
+    }
+
+    fn health(&self) -> Result<()> {
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) { Err(dead()) } else { Ok(()) }
+    }
+}
+
+impl Drop for LlmEngine {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine's thread had panicked");
+        }
+    }
+}
+
+fn dead() -> Error {
+    Error::new(ErrorKind::Panicked, "the engine's thread has ended by a panic; load the model again")
+}
+
+/// The state of the engine's thread.
+struct Worker {
+    shared: Shared,
+    pool: rayon::ThreadPool,
+    sizes: Sizes,
+    count: usize,
+    /// Empty while parked.
+    slots: Vec<Slot>,
+    /// Per slot, who waits for its sequence.
+    replies: Vec<Option<SyncSender<Result<FinishReason>>>>,
+    held: Arc<AtomicU64>,
+}
+
+impl Worker {
+    fn run(mut self, inbox: &Receiver<Command>) {
+        let mut open = true;
+        while open || self.slots.iter().any(Slot::is_busy) {
+            let mut idle = true;
+            for i in 0..self.slots.len() {
+                idle &= !self.step(i);
+            }
+            open = self.receive(inbox, idle);
+        }
+    }
+
+    /// One step of a slot; whether anything was computed.
+    fn step(&mut self, index: usize) -> bool {
+        let busy = self.slots.iter().filter(|slot| slot.is_busy()).count();
+        let (slot, Shared { model, tokenizer }) = (&mut self.slots[index], &self.shared);
+        if !slot.is_busy() {
+            return false;
+        }
+        let sharing = if busy > 1 { Sharing::Shared } else { Sharing::Alone };
+        match self.pool.install(|| slot.step(model, tokenizer, sharing)) {
+            Progress::Working => true,
+            Progress::Waiting => false,
+            Progress::Done(result) => {
+                if let Some(reply) = self.replies[index].take() {
+                    // The caller waits for it; if it does not, nobody wants the result.
+                    let _ = reply.send(result);
+                }
+                true
+            }
+        }
+    }
+
+    /// Takes commands while there is room for them, waiting for one if nothing else is to do. False once nobody can send any more.
+    fn receive(&mut self, inbox: &Receiver<Command>, idle: bool) -> bool {
+        let busy = self.slots.iter().any(Slot::is_busy);
+        let first = match (idle, busy) {
+            (true, false) => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            (true, true) if self.has_room() => inbox.recv_timeout(PAUSE_POLL),
+            (true, true) => {
+                std::thread::sleep(PAUSE_POLL);
+                return true;
+            }
+            (false, _) => Err(RecvTimeoutError::Timeout),
+        };
+        match first {
+            Ok(command) => self.obey(command),
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        while self.has_room() {
+            let Ok(command) = inbox.try_recv() else { break };
+            self.obey(command);
+        }
+        true
+    }
+
+    fn has_room(&self) -> bool {
+        self.slots.is_empty() || self.slots.iter().any(|slot| !slot.is_busy())
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Generate(job, reply) => match best_slot(&self.slots, &job.prompt) {
+                Some(index) => {
+                    self.slots[index].start(*job);
+                    self.replies[index] = Some(reply);
+                }
+                None => drop(reply.send(Err(Error::internal("the model is parked; wake it first")))),
+            },
+            Command::Park(reply) => {
+                let result = if self.slots.iter().any(Slot::is_busy) {
+                    Err(Error::internal("a request is running; park the model once it is done"))
+                } else {
+                    self.resize(0);
+                    Ok(())
+                };
+                drop(reply.send(result));
+            }
+            Command::Unpark(reply) => {
+                if self.slots.is_empty() {
+                    self.resize(self.count);
+                }
+                drop(reply.send(Ok(())));
+            }
+        }
+    }
+
+    fn resize(&mut self, count: usize) {
+        let config = self.shared.model.config();
+        self.slots = (0..count).map(|_| Slot::new(Cache::new(config, self.sizes.context))).collect();
+        self.replies = (0..count).map(|_| None).collect();
+        let workspace = if count == 0 { 0 } else { self.sizes.workspace };
+        self.held.store(self.sizes.cache * count as u64 + workspace, Ordering::Release);
+    }
+}

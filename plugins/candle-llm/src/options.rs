@@ -1,0 +1,87 @@
+//! The entry's `options:` and their limits.
+
+use aihost_plugin_api::{Error, ErrorKind, Result};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Most sequences served together; the manifest's `max_concurrency`.
+pub const MAX_SLOTS: usize = 4;
+/// Most threads an engine takes.
+const MAX_THREADS: usize = 256;
+/// Tokens of context when neither the options nor a shorter model decide.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// What a models.yaml entry may say under `options:`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// Tokens of prompt and answer together. Default: the model's own length, at most 4096.
+    #[schemars(range(min = 1))]
+    pub context: Option<usize>,
+    /// Requests served together, each with a cache of its own. Default: 4, or fewer if memory is short.
+    #[schemars(range(min = 1, max = 4))]
+    pub slots: Option<usize>,
+    /// CPU threads. Default: what the host gives.
+    #[schemars(range(min = 1, max = 256))]
+    pub threads: Option<usize>,
+    /// A Jinja chat template instead of the model's own.
+    pub chat_template: Option<String>,
+}
+
+impl Options {
+    /// Checks what needs no model.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOptions`] that names the option.
+    pub fn check(&self) -> Result<()> {
+        let limits = [
+            ("context", self.context, usize::MAX),
+            ("slots", self.slots, MAX_SLOTS),
+            ("threads", self.threads, MAX_THREADS),
+        ];
+        for (name, value, most) in limits {
+            if let Some(value) = value
+                && !(1..=most).contains(&value)
+            {
+                let most = if most == usize::MAX { String::new() } else { format!(" and at most {most}") };
+                return Err(invalid(format!("options.{name} is {value} and must be at least 1{most}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The context in tokens, for a model trained on `trained` tokens.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOptions`] if more is asked for than the model was trained on.
+    pub fn context_for(&self, trained: usize) -> Result<usize> {
+        match self.context {
+            Some(context) if context > trained => Err(invalid(format!(
+                "options.context is {context}, but the model's context is {trained} tokens; set at most {trained}"
+            ))),
+            Some(context) => Ok(context),
+            None => Ok(trained.min(DEFAULT_CONTEXT)),
+        }
+    }
+}
+
+fn invalid(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOptions, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    #[test]
+    fn limits_are_named() {
+        let slots = Options { slots: Some(9), ..Options::default() };
+        assert!(slots.check().expect_err("too many").message().contains("options.slots is 9"));
+        assert!(Options { context: Some(0), ..Options::default() }.check().is_err());
+        assert_eq!(Options::default().context_for(8192).expect("default"), 4096);
+        assert_eq!(Options::default().context_for(100).expect("default"), 100);
+        let wide = Options { context: Some(200), ..Options::default() };
+        assert!(wide.context_for(100).expect_err("too wide").message().contains("at most 100"));
+        assert!(serde_json::from_str::<Options>(r#"{"contxt": 1}"#).is_err());
+    }
+}

@@ -1,0 +1,269 @@
+//! From logits to the next token: penalties and bias, mask, temperature, top_k, top_p, min_p, draw.
+
+use std::collections::{HashMap, HashSet};
+
+use aihost_plugin_api::{Error, Result, Sampling};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// Forbids tokens before one is chosen. The place where grammars will hook in.
+pub trait Mask: Send {
+    /// Sets the logits of forbidden tokens, `[vocabulary]`, to minus infinity.
+    fn apply(&mut self, logits: &mut [f32]);
+    /// Learns which token was chosen.
+    fn accept(&mut self, token: u32);
+}
+
+/// One sequence's way of choosing tokens.
+pub struct Sampler {
+    sampling: Sampling,
+    rng: StdRng,
+    seen: HashSet<u32>,
+    generated: HashMap<u32, u32>,
+    mask: Option<Box<dyn Mask>>,
+}
+
+impl std::fmt::Debug for Sampler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sampler").field("sampling", &self.sampling).finish_non_exhaustive()
+    }
+}
+
+impl Sampler {
+    /// Checks `sampling` and takes note of the prompt.
+    ///
+    /// # Errors
+    /// `InvalidRequest` that names the field that is out of its range.
+    pub fn new(sampling: Sampling, prompt: &[u32], vocabulary: usize) -> Result<Self> {
+        check(&sampling, vocabulary)?;
+        let rng = sampling.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
+        let seen = if sampling.repetition_penalty == 1.0 { HashSet::new() } else { prompt.iter().copied().collect() };
+        Ok(Self { sampling, rng, seen, generated: HashMap::new(), mask: None })
+    }
+
+    /// Sets the mask that is asked before each choice.
+    pub fn set_mask(&mut self, mask: Option<Box<dyn Mask>>) {
+        self.mask = mask;
+    }
+
+    /// Chooses the next token; `logits`, `[vocabulary]`, are changed on the way.
+    pub fn choose(&mut self, logits: &mut [f32]) -> u32 {
+        self.adjust(logits);
+        if let Some(mask) = &mut self.mask {
+            mask.apply(logits);
+        }
+        let token = if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
+            argmax(logits)
+        } else {
+            self.draw(logits)
+        };
+        if let Some(mask) = &mut self.mask {
+            mask.accept(token);
+        }
+        *self.generated.entry(token).or_default() += 1;
+        token
+    }
+
+    fn adjust(&self, logits: &mut [f32]) {
+        let s = &self.sampling;
+        if s.repetition_penalty != 1.0 {
+            for token in self.seen.iter().chain(self.generated.keys().filter(|t| !self.seen.contains(t))) {
+                let logit = &mut logits[*token as usize];
+                *logit = if *logit > 0.0 { *logit / s.repetition_penalty } else { *logit * s.repetition_penalty };
+            }
+        }
+        for (token, count) in &self.generated {
+            logits[*token as usize] -= s.frequency_penalty * *count as f32 + s.presence_penalty;
+        }
+        for (token, bias) in &s.logit_bias {
+            logits[*token as usize] += bias;
+        }
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> u32 {
+        let s = &self.sampling;
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let weight = |logit: f32| ((logit - largest) / s.temperature).exp();
+        let mut kept: Vec<(u32, f32)> =
+            (0..).zip(logits).map(|(token, logit)| (token, weight(*logit))).filter(|(_, w)| *w > 0.0).collect();
+        // Likeliest first, the lower id first among equals, so that a seed always means the same token.
+        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        let k = s.top_k as usize;
+        if k > 0 && k < kept.len() {
+            kept.select_nth_unstable_by(k - 1, order);
+            kept.truncate(k);
+        }
+        let total: f32 = kept.iter().map(|(_, w)| w).sum();
+        if s.top_p < 1.0 {
+            // Tokens below this share cannot be in the smallest set unless the set is nearly everything: sort them only then.
+            let floor = total * (1.0 - s.top_p) / kept.len() as f32;
+            let (mut likely, rest): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(_, w)| *w >= floor);
+            likely.sort_unstable_by(order);
+            let mut sum = 0.0;
+            let enough = likely.iter().position(|(_, w)| {
+                sum += w;
+                sum >= s.top_p * total
+            });
+            match enough {
+                Some(last) => likely.truncate(last + 1),
+                None => likely.extend(rest),
+            }
+            kept = likely;
+        }
+        if s.min_p > 0.0 {
+            kept.retain(|(_, w)| *w >= s.min_p);
+        }
+        let total: f32 = kept.iter().map(|(_, w)| w).sum();
+        let mut at = self.rng.random::<f32>() * total;
+        for (token, w) in &kept {
+            at -= w;
+            if at < 0.0 {
+                return *token;
+            }
+        }
+        kept.last().map_or_else(|| argmax(logits), |(token, _)| *token)
+    }
+}
+
+/// The likeliest token, the lowest id among equals.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (token, logit) in (0..).zip(logits) {
+        if *logit > best.1 {
+            best = (token, *logit);
+        }
+    }
+    best.0
+}
+
+/// Natural-log probability of `token`, and the `top` likeliest tokens with theirs, likeliest first.
+pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>) {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = logits.iter().map(|logit| f64::from((logit - largest).exp())).sum();
+    let log_total = total.ln() as f32 + largest;
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(top + 1);
+    for (id, logit) in (0..).zip(logits) {
+        if best.len() < top || best.last().is_some_and(|(_, least)| logit > least) {
+            let at = best.partition_point(|(_, other)| other >= logit);
+            best.insert(at, (id, *logit));
+            best.truncate(top);
+        }
+    }
+    best.iter_mut().for_each(|(_, logit)| *logit = (*logit - log_total).max(-9999.0));
+    ((logits[token as usize] - log_total).max(-9999.0), best)
+}
+
+fn check(s: &Sampling, vocabulary: usize) -> Result<()> {
+    let ranges = [
+        ("temperature", s.temperature, 0.0, 2.0),
+        ("top_p", s.top_p, f32::MIN_POSITIVE, 1.0),
+        ("min_p", s.min_p, 0.0, 1.0),
+        ("repetition_penalty", s.repetition_penalty, f32::MIN_POSITIVE, 100.0),
+        ("frequency_penalty", s.frequency_penalty, -2.0, 2.0),
+        ("presence_penalty", s.presence_penalty, -2.0, 2.0),
+    ];
+    for (name, value, least, most) in ranges {
+        if !(least..=most).contains(&value) {
+            let least = if least == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("at least {least}") };
+            return Err(Error::invalid_request(format!("{name} is {value} and must be {least} and at most {most}")));
+        }
+    }
+    for (token, bias) in &s.logit_bias {
+        if *token as usize >= vocabulary {
+            return Err(Error::invalid_request(format!(
+                "logit_bias names token {token}, but the vocabulary has {vocabulary} tokens"
+            )));
+        }
+        if !(-100.0..=100.0).contains(bias) {
+            return Err(Error::invalid_request(format!(
+                "logit_bias of token {token} is {bias} and must be from -100 to 100"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use aihost_plugin_api::Sampling;
+
+    use super::{Mask, Sampler, logprobs};
+
+    const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 0.0];
+
+    fn draws(sampling: &Sampling) -> Vec<u32> {
+        let mut sampler = Sampler::new(sampling.clone(), &[], LOGITS.len()).expect("valid");
+        (0..200).map(|_| sampler.choose(&mut LOGITS.clone())).collect()
+    }
+
+    #[test]
+    fn a_seed_repeats() {
+        let sampling = Sampling { seed: Some(7), ..Sampling::default() };
+        assert_eq!(draws(&sampling), draws(&sampling));
+        assert_ne!(draws(&sampling), draws(&Sampling { seed: Some(8), ..Sampling::default() }));
+    }
+
+    #[test]
+    fn each_filter_narrows() {
+        let only = |sampling: Sampling| {
+            let mut tokens = draws(&Sampling { seed: Some(1), ..sampling });
+            tokens.sort_unstable();
+            tokens.dedup();
+            tokens
+        };
+        assert_eq!(only(Sampling { temperature: 0.0, ..Sampling::default() }), [1]);
+        assert_eq!(only(Sampling { top_k: 2, ..Sampling::default() }), [1, 2]);
+        assert_eq!(only(Sampling { top_p: 0.5, ..Sampling::default() }), [1]);
+        assert_eq!(only(Sampling { top_p: 0.8, ..Sampling::default() }), [1, 2]);
+        assert_eq!(only(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 2]);
+        assert_eq!(only(Sampling { logit_bias: [(3, 100.0)].into(), ..Sampling::default() }), [3]);
+    }
+
+    #[test]
+    fn penalties_push_away() {
+        let sampling = Sampling { temperature: 0.0, presence_penalty: 2.0, ..Sampling::default() };
+        assert_eq!(draws(&sampling)[..2], [1, 2]);
+        let sampling = Sampling { temperature: 0.0, repetition_penalty: 4.0, ..Sampling::default() };
+        let mut sampler = Sampler::new(sampling, &[1], LOGITS.len()).expect("valid");
+        assert_eq!(sampler.choose(&mut LOGITS.clone()), 2);
+    }
+
+    #[test]
+    fn a_mask_is_obeyed() {
+        struct NotOne;
+        impl Mask for NotOne {
+            fn apply(&mut self, logits: &mut [f32]) {
+                logits[1] = f32::NEG_INFINITY;
+            }
+            fn accept(&mut self, token: u32) {
+                assert_ne!(token, 1);
+            }
+        }
+        let mut sampler = Sampler::new(Sampling { seed: Some(3), ..Sampling::default() }, &[], 5).expect("valid");
+        sampler.set_mask(Some(Box::new(NotOne)));
+        (0..50).for_each(|_| assert_ne!(sampler.choose(&mut LOGITS.clone()), 1));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let bad = [
+            (Sampling { temperature: 3.0, ..Sampling::default() }, "temperature"),
+            (Sampling { temperature: f32::NAN, ..Sampling::default() }, "temperature"),
+            (Sampling { top_p: 0.0, ..Sampling::default() }, "top_p"),
+            (Sampling { min_p: -0.1, ..Sampling::default() }, "min_p"),
+            (Sampling { logit_bias: [(9, 1.0)].into(), ..Sampling::default() }, "logit_bias"),
+        ];
+        for (sampling, name) in bad {
+            assert!(Sampler::new(sampling, &[], 5).expect_err("out of range").message().contains(name));
+        }
+    }
+
+    #[test]
+    fn logprobs_sum_to_one() {
+        let (chosen, top) = logprobs(&LOGITS, 2, 5);
+        assert_eq!(top.iter().map(|(t, _)| *t).collect::<Vec<_>>(), [1, 2, 0, 4, 3]);
+        assert_eq!(chosen, top[1].1);
+        assert!((top.iter().map(|(_, p)| p.exp()).sum::<f32>() - 1.0).abs() < 1e-5);
+        assert!(logprobs(&LOGITS, 2, 0).1.is_empty());
+    }
+}

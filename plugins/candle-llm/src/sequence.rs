@@ -1,0 +1,238 @@
+//! One request on its way through the model: what is read, what is chosen, when it ends.
+
+use std::sync::Arc;
+
+use aihost_plugin_api::task::{LogprobEntry, TokenLogprob};
+use aihost_plugin_api::{Context, FinishReason, Flow, Result, TextOutput};
+
+use crate::model::{Cache, Logits, Model};
+use crate::sampler::{Sampler, logprobs};
+use crate::tokenizer::Tokenizer;
+
+/// Prompt tokens per step while nobody else waits.
+pub const CHUNK: usize = 128;
+/// Prompt tokens per step while others are served too, so that they go on meanwhile.
+const CHUNK_SHARED: usize = 32;
+/// Prompt tokens per step if every position's logits are wanted: they are large.
+pub const CHUNK_SCORED: usize = 16;
+
+/// A checked request.
+#[derive(Debug)]
+pub struct Job {
+    /// The prompt's ids: at least one, all of the vocabulary, fewer than the context.
+    pub prompt: Vec<u32>,
+    /// How tokens are chosen.
+    pub sampler: Sampler,
+    /// Most tokens to generate.
+    pub max_tokens: u32,
+    /// Alternatives whose log-probabilities are wanted with each token's.
+    pub logprobs: Option<usize>,
+    /// Show the prompt first: where its text begins (a beginning-of-sequence token that we added is not shown).
+    pub echo: bool,
+    /// Do not end at the end-of-sequence token.
+    pub ignore_eos: bool,
+    /// Where the answer goes.
+    pub output: TextOutput,
+    /// Whether to stop.
+    pub context: Context,
+}
+
+/// A cache, and the sequence that has it.
+#[derive(Debug)]
+pub struct Slot {
+    cache: Cache,
+    /// The ids whose keys and values are in the cache.
+    held: Vec<u32>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    job: Job,
+    /// Tokens that are to pass through the model next: the rest of the prompt, or the token just chosen.
+    pending: Vec<u32>,
+    echoed: Vec<TokenLogprob>,
+    paused: bool,
+}
+
+/// Where a sequence stands after a step.
+#[derive(Debug)]
+pub enum Progress {
+    /// It goes on.
+    Working,
+    /// It waits for its client.
+    Waiting,
+    /// It is over, and the slot is free.
+    Done(Result<FinishReason>),
+}
+
+impl Slot {
+    /// A free slot.
+    pub fn new(cache: Cache) -> Self {
+        Self { cache, held: Vec::new(), running: None }
+    }
+
+    /// Whether a sequence has it.
+    pub fn is_busy(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Tokens of `prompt` that the cache holds already.
+    pub fn common_prefix(&self, prompt: &[u32]) -> usize {
+        self.held.iter().zip(prompt).take_while(|(a, b)| a == b).count()
+    }
+
+    /// Gives the slot to a job. What the cache holds of its prompt is kept, but the last token always passes through the model.
+    pub fn start(&mut self, job: Job) {
+        let scored = job.echo && job.logprobs.is_some();
+        let kept = if scored { 0 } else { self.common_prefix(&job.prompt).min(job.prompt.len() - 1) };
+        self.held.truncate(kept);
+        job.output.prompt(job.prompt.len() as u32, kept as u32);
+        let pending = job.prompt[kept..].to_vec();
+        self.running = Some(Running { job, pending, echoed: Vec::new(), paused: false });
+    }
+
+    /// One chunk of the prompt, or one token.
+    pub fn step(&mut self, model: &Model, tokenizer: &Tokenizer, shared: Sharing) -> Progress {
+        let Some(running) = &mut self.running else { return Progress::Waiting };
+        let result = running.step(model, tokenizer, &mut self.cache, &mut self.held, shared);
+        match result {
+            Ok(None) if running.paused => Progress::Waiting,
+            Ok(None) => Progress::Working,
+            Ok(Some(reason)) => self.end(Ok(reason)),
+            Err(error) => self.end(Err(error)),
+        }
+    }
+
+    fn end(&mut self, result: Result<FinishReason>) -> Progress {
+        self.running = None;
+        Progress::Done(result)
+    }
+}
+
+/// Whether other sequences wait for their turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// The only one.
+    Alone,
+    /// One of several.
+    Shared,
+}
+
+impl Running {
+    fn step(
+        &mut self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        cache: &mut Cache,
+        held: &mut Vec<u32>,
+        sharing: Sharing,
+    ) -> Result<Option<FinishReason>> {
+        self.job.context.check()?;
+        if self.paused {
+            self.paused = self.job.output.flow()? == Flow::Pause;
+            return Ok(None);
+        }
+        let scored = self.job.echo && self.job.logprobs.is_some() && held.len() < self.job.prompt.len();
+        if self.job.max_tokens == 0 && !scored {
+            self.echo(tokenizer)?;
+            return Ok(Some(FinishReason::Length));
+        }
+        let chunk = match sharing {
+            _ if scored => CHUNK_SCORED,
+            Sharing::Alone => CHUNK,
+            Sharing::Shared => CHUNK_SHARED,
+        };
+        let now: Vec<u32> = self.pending.drain(..chunk.min(self.pending.len())).collect();
+        let wanted = match self.pending.is_empty() {
+            _ if scored => Logits::All,
+            true => Logits::Last,
+            false => Logits::None,
+        };
+        let logits = model.forward(&now, held.len(), cache, wanted);
+        if scored {
+            self.score(model, tokenizer, held.len(), &logits);
+        }
+        held.extend(&now);
+        if !self.pending.is_empty() {
+            return Ok(None);
+        }
+        if held.len() == self.job.prompt.len() {
+            self.echo(tokenizer)?;
+            if self.job.max_tokens == 0 {
+                return Ok(Some(FinishReason::Length));
+            }
+        }
+        let last = logits.len() - model.config().vocabulary;
+        self.choose(tokenizer, held.len(), cache.context(), &logits[last..])
+    }
+
+    /// Chooses the token after `len` tokens.
+    fn choose(
+        &mut self,
+        tokenizer: &Tokenizer,
+        len: usize,
+        context: usize,
+        logits: &[f32],
+    ) -> Result<Option<FinishReason>> {
+        let token = self.job.sampler.choose(&mut logits.to_vec());
+        if tokenizer.is_end(token) && !self.job.ignore_eos {
+            return Ok(Some(FinishReason::Stop));
+        }
+        let logprob = self.job.logprobs.map(|top| token_logprob(tokenizer, logits, token, top));
+        self.paused = self.job.output.try_token(tokenizer.visible(token), logprob)? == Flow::Pause;
+        if self.job.output.completion_tokens() >= self.job.max_tokens || len + 1 >= context {
+            return Ok(Some(FinishReason::Length));
+        }
+        self.pending.push(token);
+        Ok(None)
+    }
+
+    /// Log-probabilities of the prompt's tokens that follow those at `start` and after.
+    fn score(&mut self, model: &Model, tokenizer: &Tokenizer, start: usize, logits: &[f32]) {
+        let top = self.job.logprobs.unwrap_or(0);
+        if start == 0 {
+            // Nothing comes before the first token, so nothing is said of how likely it was.
+            self.echoed.push(TokenLogprob { chosen: entry(tokenizer, self.job.prompt[0], 0.0), top: Vec::new() });
+        }
+        for (row, token) in logits.chunks_exact(model.config().vocabulary).zip(self.job.prompt[start + 1..].iter()) {
+            self.echoed.push(token_logprob(tokenizer, row, *token, top));
+        }
+    }
+
+    fn echo(&mut self, tokenizer: &Tokenizer) -> Result<()> {
+        if self.job.echo {
+            let bytes: Vec<u8> = self.job.prompt.iter().flat_map(|token| tokenizer.visible(*token)).copied().collect();
+            self.job.output.echo(&String::from_utf8_lossy(&bytes), std::mem::take(&mut self.echoed))?;
+        }
+        Ok(())
+    }
+}
+
+fn token_logprob(tokenizer: &Tokenizer, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
+    let (chosen, best) = logprobs(logits, token, top);
+    TokenLogprob {
+        chosen: entry(tokenizer, token, chosen),
+        top: best.into_iter().map(|(token, logprob)| entry(tokenizer, token, logprob)).collect(),
+    }
+}
+
+fn entry(tokenizer: &Tokenizer, token: u32, logprob: f32) -> LogprobEntry {
+    let bytes = tokenizer.bytes(token).to_vec();
+    LogprobEntry { token: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob }
+}
+
+/// The slot for a prompt: the free one that holds most of it, the emptiest among equals.
+pub fn best_slot(slots: &[Slot], prompt: &[u32]) -> Option<usize> {
+    let free = slots.iter().enumerate().filter(|(_, slot)| !slot.is_busy());
+    free.max_by_key(|(_, slot)| (slot.common_prefix(prompt), std::cmp::Reverse(slot.held.len()))).map(|(i, _)| i)
+}
+
+/// What every sequence shares.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+}

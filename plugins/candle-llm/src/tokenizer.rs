@@ -1,0 +1,292 @@
+//! Text to token ids and back, from the vocabulary in a GGUF file.
+//!
+//! Byte-level BPE only. The pre-tokenizer is chosen by `tokenizer.ggml.pre` from a table of our own (patterns: llama.cpp's
+//! llama-vocab.cpp); an unknown name is an error, because a wrong pre-tokenizer gives almost right text.
+
+use std::collections::HashSet;
+
+use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_support::Gguf;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
+
+/// `tokenizer.ggml.token_type` of tokens that steer the model and are no text.
+const CONTROL: i32 = 3;
+/// The type of tokens that are text but are matched before everything else.
+const USER_DEFINED: i32 = 4;
+/// Control tokens that end a turn, whatever the metadata says of them.
+const ENDS: [&str; 7] =
+    ["<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<|end_of_text|>", "<|endoftext|>", "</s>"];
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// A model's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    pieces: Pieces,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+    ends: HashSet<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer").field("bos", &self.bos).field("eos", &self.eos).finish_non_exhaustive()
+    }
+}
+
+/// Every token's bytes, one after the other.
+#[derive(Default)]
+struct Pieces {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    control: Vec<bool>,
+}
+
+impl Tokenizer {
+    /// Builds the tokenizer of a model with `vocabulary` embeddings.
+    ///
+    /// # Errors
+    /// `Unsupported` for another kind of tokenizer or an unknown pre-tokenizer, `CorruptFile` for a vocabulary that makes no sense.
+    pub fn open(gguf: &Gguf, vocabulary: usize) -> Result<Self> {
+        let unsupported = |what: String| Error::new(ErrorKind::Unsupported, format!("{}: {what}", gguf.name()));
+        match gguf.text("tokenizer.ggml.model")? {
+            Some("gpt2") => {}
+            Some(other) => {
+                return Err(unsupported(format!(
+                    "the tokenizer is of the kind `{other}`, and candle-llm knows `gpt2` (byte-level BPE) only"
+                )));
+            }
+            None => return Err(gguf.corrupt("the metadata `tokenizer.ggml.model` is missing; convert the model again")),
+        }
+        let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or("(none)");
+        let rules = rules(pre).ok_or_else(|| {
+            unsupported(format!(
+                "the pre-tokenizer `{pre}` is not known; known are default, gpt-2, smollm, llama-bpe, llama3 and qwen2"
+            ))
+        })?;
+        let need = |key: &str| gguf.corrupt(format!("the metadata `{key}` is missing; convert the model again"));
+        let tokens = gguf.texts("tokenizer.ggml.tokens")?.ok_or_else(|| need("tokenizer.ggml.tokens"))?;
+        if tokens.len() != vocabulary {
+            return Err(gguf.corrupt(format!(
+                "it has {} tokens but {vocabulary} embeddings; convert the model again",
+                tokens.len()
+            )));
+        }
+        let mut types = gguf.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
+        types.resize(tokens.len(), 1);
+        let merges = gguf.texts("tokenizer.ggml.merges")?.ok_or_else(|| need("tokenizer.ggml.merges"))?;
+
+        let mut inner = tokenizers::Tokenizer::new(bpe(gguf, &tokens, &merges, rules.ignore_merges)?);
+        inner.with_pre_tokenizer(Some(rules.pre_tokenizer));
+        let special = tokens
+            .iter()
+            .zip(&types)
+            .filter(|(token, kind)| matches!(**kind, CONTROL | USER_DEFINED) && !token.is_empty());
+        let special: Vec<AddedToken> =
+            special.map(|(token, kind)| AddedToken::from(*token, *kind == CONTROL).normalized(false)).collect();
+        inner.add_special_tokens(special).map_err(Error::internal)?;
+
+        let id = |key: &str| -> Result<Option<u32>> {
+            match gguf.integer(key)? {
+                Some(id) if id < tokens.len() as u64 => Ok(Some(id as u32)),
+                Some(id) => Err(gguf.corrupt(format!(
+                    "`{key}` is {id}, but there are {} tokens; convert the model again",
+                    tokens.len()
+                ))),
+                None => Ok(None),
+            }
+        };
+        let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
+        let mut ends: HashSet<u32> = eos.into_iter().chain(id("tokenizer.ggml.eot_token_id")?).collect();
+        ends.extend(
+            (0..)
+                .zip(&tokens)
+                .zip(&types)
+                .filter(|((_, t), kind)| **kind == CONTROL && ENDS.contains(*t))
+                .map(|((id, _), _)| id),
+        );
+        let add_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(rules.add_bos);
+        Ok(Self { inner, pieces: Pieces::new(&tokens, &types), bos, eos, add_bos, ends })
+    }
+
+    /// The ids of `text`; special tokens in it are recognised, and a beginning-of-sequence token is put first if the model wants one.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.inner.encode_fast(text, false).map_err(Error::internal)?.get_ids().to_vec();
+        if self.add_bos
+            && let Some(bos) = self.bos
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// A token's bytes, also of one that steers the model; empty for an id that is not there.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.pieces.get(id)
+    }
+
+    /// A token's bytes as they show in an answer: none for one that steers the model.
+    pub fn visible(&self, id: u32) -> &[u8] {
+        if self.pieces.control.get(id as usize) == Some(&true) { &[] } else { self.pieces.get(id) }
+    }
+
+    /// Whether the token ends a turn.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// How many tokens there are.
+    pub fn vocabulary(&self) -> usize {
+        self.pieces.ends.len()
+    }
+
+    /// The beginning-of-sequence token.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The texts of the beginning- and end-of-sequence tokens, for templates; empty if there is none.
+    pub fn bos_eos_texts(&self) -> (String, String) {
+        let text =
+            |id: Option<u32>| id.map(|id| String::from_utf8_lossy(self.bytes(id)).into_owned()).unwrap_or_default();
+        (text(self.bos), text(self.eos))
+    }
+}
+
+impl Pieces {
+    fn new(tokens: &[&str], types: &[i32]) -> Self {
+        let mut byte_of = [None; 512];
+        for byte in 0..=255u8 {
+            byte_of[byte_char(byte) as usize] = Some(byte);
+        }
+        let mut pieces = Self::default();
+        for (token, kind) in tokens.iter().zip(types) {
+            if matches!(*kind, CONTROL | USER_DEFINED) {
+                pieces.bytes.extend(token.as_bytes());
+            } else {
+                for c in token.chars() {
+                    match byte_of.get(c as usize).copied().flatten() {
+                        Some(byte) => pieces.bytes.push(byte),
+                        None => pieces.bytes.extend(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                    }
+                }
+            }
+            pieces.ends.push(pieces.bytes.len() as u32);
+            pieces.control.push(*kind == CONTROL);
+        }
+        pieces
+    }
+
+    fn get(&self, id: u32) -> &[u8] {
+        let id = id as usize;
+        let start = if id == 0 { 0 } else { self.ends.get(id - 1).copied().unwrap_or(0) };
+        self.ends.get(id).map_or(&[], |end| &self.bytes[start as usize..*end as usize])
+    }
+}
+
+/// The character that stands for a byte in byte-level vocabularies (GPT-2's encoder.py): printable Latin-1 stands for itself,
+/// the other bytes for U+0100 and on.
+fn byte_char(byte: u8) -> char {
+    let printable = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|b| !printable(*b)).count() as u32;
+    char::from_u32(256 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+fn bpe(gguf: &Gguf, tokens: &[&str], merges: &[&str], ignore_merges: bool) -> Result<BPE> {
+    let longest = tokens.iter().map(|token| token.len()).max().unwrap_or(0);
+    let vocabulary: Vocab = tokens.iter().zip(0..).map(|(token, id)| ((*token).to_owned(), id)).collect();
+    let mut pairs = Vec::with_capacity(merges.len());
+    for merge in merges {
+        // A merge longer than every token cannot give one, and the builder would panic over it.
+        let pair = merge.split_once(' ').filter(|(a, b)| a.len() + b.len() <= longest);
+        let (a, b) =
+            pair.ok_or_else(|| gguf.corrupt(format!("the merge `{merge}` makes no token; convert the model again")))?;
+        pairs.push((a.to_owned(), b.to_owned()));
+    }
+    // The builder's cache is per thread and outlives the model: left out.
+    let builder = BPE::builder().vocab_and_merges(vocabulary, pairs).cache_capacity(0).ignore_merges(ignore_merges);
+    builder
+        .build()
+        .map_err(|e| gguf.corrupt(format!("its merges do not fit its tokens ({e}); convert the model again")))
+}
+
+/// What `tokenizer.ggml.pre` stands for.
+struct Rules {
+    pre_tokenizer: PreTokenizerWrapper,
+    /// Whole words of the vocabulary are taken as they are.
+    ignore_merges: bool,
+    /// Whether a beginning-of-sequence token is put first when the metadata does not say.
+    add_bos: bool,
+}
+
+fn rules(pre: &str) -> Option<Rules> {
+    let split = |pattern: &str| {
+        Split::new(SplitPattern::Regex(pattern.to_owned()), SplitDelimiterBehavior::Isolated, false)
+            .ok()
+            .map(PreTokenizerWrapper::from)
+    };
+    // Bytes become characters at the end; with no pattern of its own, as the steps before have split already.
+    let bytes = || PreTokenizerWrapper::from(ByteLevel::new(false, false, false));
+    let gpt2 = || PreTokenizerWrapper::from(ByteLevel::new(false, false, true));
+    let (steps, ignore_merges, add_bos) = match pre {
+        "smollm" => (vec![Digits::new(true).into(), gpt2()], false, false),
+        "gpt-2" => (vec![gpt2()], false, false),
+        "default" => {
+            let punctuation = split(r"[\p{P}\$\+<=>\^~\|]+")?;
+            (vec![punctuation, split(GPT2)?, split(r"\p{N}+")?, split("[0-9][0-9][0-9]")?, bytes()], false, false)
+        }
+        "llama-bpe" | "llama3" | "llama-v3" => (vec![split(LLAMA3)?, bytes()], true, true),
+        "qwen2" => (vec![split(QWEN2)?, bytes()], false, false),
+        _ => return None,
+    };
+    Some(Rules { pre_tokenizer: Sequence::new(steps).into(), ignore_merges, add_bos })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+    use super::{byte_char, rules};
+
+    fn pieces(pre: &str, text: &str) -> Vec<String> {
+        let mut string = PreTokenizedString::from(text);
+        rules(pre).expect("known").pre_tokenizer.pre_tokenize(&mut string).expect("splits");
+        string
+            .get_splits(OffsetReferential::Original, OffsetType::Byte)
+            .iter()
+            .map(|(s, _, _)| (*s).to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn every_rule_splits_as_its_model_does() {
+        assert_eq!(pieces("smollm", "it's 123"), ["it", "'s", "Ġ", "1", "2", "3"]);
+        assert_eq!(pieces("gpt-2", "it's 123"), ["it", "'s", "Ġ123"]);
+        assert_eq!(pieces("llama-bpe", "IT'S 12345\n"), ["IT", "'S", "Ġ", "123", "45", "Ċ"]);
+        assert_eq!(pieces("qwen2", "a  b12"), ["a", "Ġ", "Ġb", "1", "2"]);
+        assert_eq!(pieces("default", "a+b 12345"), ["a", "+", "b", "Ġ", "123", "45"]);
+        assert!(rules("something-else").is_none());
+    }
+
+    #[test]
+    fn bytes_have_distinct_characters() {
+        let mut all: Vec<char> = (0..=255).map(byte_char).collect();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 256);
+        assert_eq!((byte_char(b' '), byte_char(b'\n'), byte_char(b'a')), ('Ġ', 'Ċ', 'a'));
+    }
+}

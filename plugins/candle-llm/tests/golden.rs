@@ -1,0 +1,162 @@
+//! The real model, held against golden data from other implementations (tests/golden/llm/generate.py).
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{FinishReason, Message, Sampling, TextInput, TextRequest};
+use aihost_support::Gguf;
+use candle_llm::LlmPlugin;
+use candle_llm::config::Config;
+use candle_llm::model::{Cache, Logits, Model};
+use candle_llm::sampler::argmax;
+use candle_llm::template::ChatTemplate;
+use candle_llm::tokenizer::Tokenizer;
+use serde::Deserialize;
+
+/// Where the two likeliest tokens are closer than this, in natural-log probability, another rounding may choose the other one.
+const NEAR_TIE: f32 = 0.15;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn model_file() -> PathBuf {
+    let path =
+        std::env::var_os("AIHOST_SMOLLM2").map_or_else(|| root().join("target/models/smollm2.gguf"), PathBuf::from);
+    assert!(
+        path.is_file(),
+        "{} is not there: run `cargo xtask test`, which fetches the model and sets AIHOST_SMOLLM2",
+        path.display()
+    );
+    path
+}
+
+fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
+    let path = root().join("tests/golden/llm").join(name);
+    serde_json::from_slice(&std::fs::read(&path).expect("golden data is in the repository"))
+        .expect("golden data is valid")
+}
+
+struct Parts {
+    model: Model,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+}
+
+fn parts() -> &'static Parts {
+    static PARTS: OnceLock<Parts> = OnceLock::new();
+    PARTS.get_or_init(|| {
+        let gguf = Gguf::open(&model_file()).expect("opens");
+        let model = Model::open(&gguf, Config::read(&gguf).expect("a llama")).expect("opens");
+        let tokenizer = Tokenizer::open(&gguf, model.config().vocabulary).expect("opens");
+        let (bos, eos) = tokenizer.bos_eos_texts();
+        let source = gguf.text("tokenizer.chat_template").expect("text").expect("has a template");
+        Parts { model, tokenizer, template: ChatTemplate::compile(source, bos, eos).expect("compiles") }
+    })
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    ids: Vec<u32>,
+    tokens: Vec<u32>,
+    gaps: Vec<f32>,
+}
+
+#[derive(Deserialize)]
+struct Ids {
+    text: String,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn tokens_equal_the_reference() {
+    for case in golden::<Vec<Ids>>("tokenizer.json") {
+        assert_eq!(parts().tokenizer.encode(&case.text).expect("encodes"), case.ids, "{:?}", case.text);
+        let bytes: Vec<u8> = case.ids.iter().flat_map(|id| parts().tokenizer.bytes(*id)).copied().collect();
+        assert_eq!(String::from_utf8_lossy(&bytes), case.text, "back to text");
+    }
+}
+
+#[test]
+fn greedy_tokens_equal_the_reference() {
+    let Parts { model, tokenizer, template } = parts();
+    let cases: Vec<Greedy> = golden("greedy.json");
+    let (mut compared, mut total) = (0, 0);
+    for case in &cases {
+        let text = match (&case.messages, &case.prompt) {
+            (Some(messages), _) => template.render(messages, &[]).expect("renders"),
+            (None, prompt) => prompt.clone().expect("a prompt"),
+        };
+        let ids = tokenizer.encode(&text).expect("encodes");
+        assert_eq!(ids, case.ids, "{text:?}");
+        let mut cache = Cache::new(model.config(), ids.len() + case.tokens.len());
+        let (mut feed, mut at) = (ids, 0);
+        for (step, (wanted, gap)) in case.tokens.iter().zip(&case.gaps).enumerate() {
+            let found = argmax(&model.forward(&feed, at, &mut cache, Logits::Last));
+            at += feed.len();
+            if found != *wanted {
+                assert!(*gap < NEAR_TIE, "{text:?}, step {step}: {found} in place of {wanted}, with a gap of {gap}");
+                break;
+            }
+            compared += 1;
+            feed = vec![found];
+        }
+        total += case.tokens.len();
+    }
+    // Near-ties end a comparison early; most of the golden data must have been compared all the same.
+    assert!(compared * 10 >= total * 6, "only {compared} of {total} tokens were compared");
+    println!("{compared} of {total} tokens compared");
+}
+
+fn chat(text: &str) -> TextRequest {
+    let messages = vec![Message { role: "user".into(), content: text.into(), ..Message::default() }];
+    TextRequest {
+        input: TextInput::Chat { messages, tools: Vec::new() },
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        stop: Vec::new(),
+        max_tokens: Some(48),
+        logprobs: None,
+        echo: false,
+        ignore_eos: false,
+    }
+}
+
+#[test]
+fn answers_a_question() {
+    let mut host =
+        MockHost::new::<LlmPlugin>(serde_json::json!({"threads": 2}), &[("model", model_file())]).expect("options");
+    let begun = Instant::now();
+    host.load().expect("loads");
+    println!("load took {:?}", begun.elapsed());
+    let answer = host.generate(&chat("Who wrote Romeo and Juliet?")).expect("answers");
+    assert!(answer.text.contains("Shakespeare"), "{}", answer.text);
+    assert_eq!(answer.finish.reason, FinishReason::Length, "{}", answer.text);
+    let again = host.generate(&chat("Who wrote Romeo and Juliet?")).expect("answers");
+    assert_eq!(again.text, answer.text, "a cached prompt changes nothing");
+    assert!(again.finish.usage.cached_tokens > 0);
+}
+
+#[test]
+fn speed() {
+    let mut host =
+        MockHost::new::<LlmPlugin>(serde_json::json!({"threads": 2}), &[("model", model_file())]).expect("options");
+    host.load().expect("loads");
+    let long = TextRequest {
+        input: TextInput::Tokens { tokens: (0..512).map(|i| 1000 + i * 7).collect() },
+        max_tokens: Some(1),
+        ignore_eos: true,
+        ..chat("")
+    };
+    let begun = Instant::now();
+    host.generate(&long).expect("reads");
+    println!("prefill {:.1} tokens/s", 512.0 / begun.elapsed().as_secs_f64());
+    let write = TextRequest { max_tokens: Some(128), ignore_eos: true, ..chat("Tell me a story.") };
+    host.generate(&TextRequest { max_tokens: Some(1), ..write.clone() }).expect("reads");
+    let begun = Instant::now();
+    host.generate(&write).expect("writes");
+    println!("decode {:.1} tokens/s", 128.0 / begun.elapsed().as_secs_f64());
+}

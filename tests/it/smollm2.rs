@@ -1,0 +1,89 @@
+//! The main job with a real model: SmolLM2-135M-Instruct through candle-llm, from YAML to a streamed answer.
+
+use aihost_tests::model_file;
+use aihost_tests::server::{Server, Setup, aihost, chat, text};
+use serde_json::json;
+
+const QUESTION: &str = "Who wrote Romeo and Juliet?";
+
+fn server() -> Server {
+    let file = model_file();
+    let entry = |name: &str, context: u32| {
+        format!(
+            "  {name}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n    options: {{context: {context}}}\n",
+            file.display()
+        )
+    };
+    let yaml = format!(
+        "devices: [{{id: cpu, memory: 4GiB, max_loaded: 1}}]\nmodels:\n{}{}",
+        entry("one", 512),
+        entry("two", 256)
+    );
+    Server::start(&Setup { yaml, plugins: vec!["candle_llm"], ..Setup::default() })
+}
+
+#[tokio::test]
+async fn answers_swaps_streams_and_refuses_what_is_too_long() {
+    let server = server();
+    let (status, whole) = server.chat("one", QUESTION).await;
+    assert_eq!(status, 200, "{whole}");
+    assert!(text(&whole).contains("Shakespeare"), "{whole}");
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    let usage = &whole["usage"];
+    assert_eq!(
+        usage["total_tokens"].as_u64(),
+        Some(usage["prompt_tokens"].as_u64().unwrap_or(0) + usage["completion_tokens"].as_u64().unwrap_or(0))
+    );
+
+    // The other model swaps in; greedy text is the same, streamed.
+    let body = server.stream(&chat("two", QUESTION)).await.text().await.expect("a stream");
+    let mut streamed = String::new();
+    for data in body.split("\n\n").filter_map(|event| event.strip_prefix("data: ")).filter(|data| *data != "[DONE]") {
+        let chunk: serde_json::Value = serde_json::from_str(data).expect("JSON");
+        streamed += chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+    }
+    assert_eq!(streamed, text(&whole));
+    assert!(body.ends_with("data: [DONE]\n\n"));
+    server.until("one", "state", json!("cold")).await;
+
+    // Completions, and stop strings across token borders.
+    let body = json!({"model": "two", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0});
+    let (status, plain) = server.post("/v1/completions", &body).await;
+    assert_eq!(status, 200, "{plain}");
+    let plain = plain["choices"][0]["text"].as_str().expect("text").to_owned();
+    assert!(plain.contains("Paris"), "{plain}");
+    let mut stopped = body.clone();
+    stopped["stop"] = json!(["ari"]);
+    let (_, stopped) = server.post("/v1/completions", &stopped).await;
+    assert_eq!(stopped["choices"][0]["text"].as_str(), plain.split("ari").next());
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+
+    // The same seed gives the same text.
+    let mut seeded = chat("two", "Tell me a story");
+    (seeded["temperature"], seeded["seed"], seeded["max_tokens"]) = (json!(1.0), json!(-7), json!(16));
+    let (first, second) =
+        (server.post("/v1/chat/completions", &seeded).await, server.post("/v1/chat/completions", &seeded).await);
+    assert_eq!(text(&first.1), text(&second.1));
+
+    let (status, error) = server.chat("two", &"word ".repeat(400)).await;
+    assert_eq!(status, 400, "{error}");
+    assert_eq!(error["error"]["code"], "context_length_exceeded");
+    assert_eq!(server.chat("two", "hi").await.0, 200);
+    assert_eq!((server.status("one", "loads").await, server.status("two", "loads").await), (json!(1), json!(1)));
+
+    // The command line, against the same server.
+    let config = server.folder().join("models.yaml").display().to_string();
+    let (code, stdout, stderr) = aihost(&["run", "two", QUESTION, "--config", &config, "--url", server.base()], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("Shakespeare"), "{stdout}");
+    let (code, stdout, stderr) = aihost(&["ps", "--json", "--config", &config, "--url", server.base()], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("\"hot\""), "{stdout}");
+}
+
+#[test]
+fn the_sample_models_yaml_checks_out() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models.yaml");
+    let (code, stdout, stderr) = aihost(&["check", "--json", "--config", &root.display().to_string()], &[]);
+    assert!(stdout.contains("smollm2"), "code {code}: {stdout}{stderr}");
+}

@@ -1,0 +1,235 @@
+//! A host under test: a real `aihost serve` process on a free port, with its own folders, gone when dropped.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{binary, fixture};
+
+/// How long anything may take that should be immediate.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a server is started with.
+#[derive(Debug, Default)]
+pub struct Setup {
+    /// `models:` and whatever else, as YAML below the harness's own keys.
+    pub yaml: String,
+    /// Fixture plugins (`echo`, `faulty`) and default ones (`candle_llm`) to put in its plugins folder.
+    pub plugins: Vec<&'static str>,
+    /// Environment of the server.
+    pub env: Vec<(String, String)>,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    base: String,
+    folder: tempfile::TempDir,
+    stderr: Receiver<String>,
+}
+
+/// A folder with plugins and a models.yaml, for a server or for a single command.
+pub fn prepare(setup: &Setup) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let plugins = folder.path().join("plugins");
+    std::fs::create_dir_all(&plugins).expect("a plugins folder");
+    for name in &setup.plugins {
+        let file = fixture(name);
+        std::fs::copy(&file, plugins.join(format!("{name}.so")))
+            .unwrap_or_else(|e| panic!("copying {}: {e}", file.display()));
+    }
+    let mut yaml = String::new();
+    for key in ["plugins", "models", "state"] {
+        let _ = writeln!(yaml, "{key}_dir: {}", folder.path().join(key).display());
+    }
+    if !setup.yaml.contains("listen:") {
+        yaml += "listen: 127.0.0.1:0\n";
+    }
+    yaml += &setup.yaml;
+    let config = folder.path().join("models.yaml");
+    std::fs::write(&config, yaml).expect("models.yaml written");
+    (folder, config)
+}
+
+impl Server {
+    /// Starts it and waits until it listens.
+    pub fn start(setup: &Setup) -> Self {
+        let (folder, config) = prepare(setup);
+        let mut child = Command::new(binary())
+            .args(["serve", "--config"])
+            .arg(&config)
+            .envs(setup.env.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("aihost starts");
+        let (lines, stderr) = channel();
+        let pipe = child.stderr.take().expect("stderr is piped");
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut seen = Vec::new();
+        let begun = Instant::now();
+        loop {
+            match stderr.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
+                Ok(line) => {
+                    if let Some(at) = line.find("http://127.0.0.1:") {
+                        let base = line[at..]
+                            .split([' ', '/', '"'])
+                            .filter(|part| !part.is_empty())
+                            .nth(1)
+                            .map(|host| format!("http://{host}"));
+                        return Self { child, base: base.expect("an address"), folder, stderr };
+                    }
+                    seen.push(line);
+                }
+                Err(error) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    panic!("the server did not listen ({error}):\n{}", seen.join("\n"));
+                }
+            }
+        }
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Its temporary folder, with models.yaml, plugins, models and state.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid()).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("the server lives");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("waiting works") {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "the server does not end:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// What it wrote to stderr since the last call.
+    pub fn log(&self) -> String {
+        self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// POST of JSON: status and body.
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = client().post(format!("{}{path}", self.base)).json(body).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let text = response.text().await.expect("a body");
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// GET: status and body.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let response = client().get(format!("{}{path}", self.base)).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let text = response.text().await.expect("a body");
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    /// A chat of one user message, not streamed.
+    pub async fn chat(&self, model: &str, prompt: &str) -> (u16, Value) {
+        self.post("/v1/chat/completions", &chat(model, prompt)).await
+    }
+
+    /// A streamed chat that is being read.
+    pub async fn stream(&self, body: &Value) -> reqwest::Response {
+        let mut body = body.clone();
+        body["stream"] = json!(true);
+        client().post(format!("{}/v1/chat/completions", self.base)).json(&body).send().await.expect("an answer")
+    }
+
+    /// One field of a model's status.
+    pub async fn status(&self, model: &str, field: &str) -> Value {
+        let (_, list) = self.get("/admin/status").await;
+        let entries = list.as_array().cloned().unwrap_or_default();
+        entries.iter().find(|entry| entry["id"] == model).map_or(Value::Null, |entry| entry[field].clone())
+    }
+
+    /// Waits until a field of a model's status has this value.
+    pub async fn until(&self, model: &str, field: &str, value: Value) {
+        let begun = Instant::now();
+        loop {
+            let now = self.status(model, field).await;
+            if now == value {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{model}.{field} is {now}, not {value}:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The body of a chat of one user message.
+pub fn chat(model: &str, prompt: &str) -> Value {
+    json!({"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0})
+}
+
+/// The text of a chat answer.
+pub fn text(body: &Value) -> &str {
+    body["choices"][0]["message"]["content"].as_str().unwrap_or_else(|| panic!("no text in {body}"))
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}
+
+/// Runs one command of the binary: exit code, stdout, stderr.
+pub fn aihost(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
+    let output =
+        Command::new(binary()).args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().expect("aihost runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// Whether a process exists and is no zombie.
+pub fn alive(pid: i64) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
+}
+
+/// Waits until a condition holds.
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "{what} did not come true");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,24 @@
+//! Measures: each prints a table last and writes JSON to target/aihost/bench.
+
+pub(crate) mod client;
+mod server;
+mod statistics;
+mod swap;
+
+use clap::Subcommand;
+
+use crate::error::Result;
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Measure {
+    /// First token after a swap against first token when resident, beside llama.cpp's router.
+    Swap(swap::Options),
+}
+
+/// Runs one measure.
+pub(crate) fn run(measure: &Measure) -> Result {
+    match measure {
+        Measure::Swap(options) => swap::run(options),
+    }
+}

@@ -1,0 +1,55 @@
+//! `test`: every test of the workspace, against the real small model.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::workspace::{Profile, Workspace};
+use crate::{shell, stage};
+
+/// Names the model file that tests of the real model read.
+const MODEL_VARIABLE: &str = "AIHOST_SMOLLM2";
+/// Names the folder with the default and the fixture plugins.
+const PLUGINS_VARIABLE: &str = "AIHOST_TEST_PLUGINS";
+
+/// Which tests.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Options {
+    /// Only tests whose name contains one of these.
+    #[arg(value_name = "FILTER")]
+    filters: Vec<String>,
+}
+
+/// Builds, fetches the model, runs `cargo test`.
+pub(crate) fn run(options: &Options) -> Result {
+    let start = Instant::now();
+    let workspace = Workspace::read()?;
+    workspace.build_all(Profile::Dev)?;
+    let plugins_dir = workspace.staging().join("test-plugins");
+    stage::plugins(&workspace, Profile::Dev, &workspace.plugins(), &plugins_dir)?;
+    let mut command = shell::cargo();
+    command.args(["test", "--workspace"]);
+    if !options.filters.is_empty() {
+        command.arg("--").args(&options.filters);
+    }
+    command.env(MODEL_VARIABLE, small_model(&workspace, Profile::Dev)?).env(PLUGINS_VARIABLE, plugins_dir);
+    let result = shell::run(&mut command);
+    eprintln!("build and tests took {:.0} s", start.elapsed().as_secs_f64());
+    result
+}
+
+/// The small real model: the one that the environment names, else fetched through the host's own command.
+pub(crate) fn small_model(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(MODEL_VARIABLE) {
+        return Ok(path.into());
+    }
+    // The default plugins stand beside it, as for `up`: pulling needs none, but a check of the entry may look for them.
+    let default: Vec<_> = workspace.plugins().into_iter().filter(|plugin| !plugin.fixture).collect();
+    stage::plugins(workspace, profile, &default, &workspace.staging().join("plugins"))?;
+    shell::run(workspace.aihost(profile).args(["models", "pull", "smollm2"]))?;
+    let folder = workspace.staging().join("models");
+    stage::find(&folder, ".gguf")
+        .ok_or_else(|| Error(format!("`aihost models pull smollm2` left no .gguf file under {}", folder.display())))
+}

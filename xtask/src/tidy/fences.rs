@@ -1,0 +1,59 @@
+//! What may stand only in listed places: `unsafe`, and the types of abi_stable.
+
+use super::Finding;
+use super::source::{line_of, words};
+
+/// Where abi_stable may be named: where the ABI is defined, carried across and opened.
+const ABI_STABLE: [&str; 9] = [
+    "plugin-api/src/abi/",
+    "plugin-api/src/lib.rs",
+    "plugin-api/src/sdk/glue.rs",
+    "plugin-api/src/sdk/export.rs",
+    "plugin-api/src/sdk/testing.rs",
+    "plugin-api/src/sdk/logging.rs",
+    "host/src/plugin/",
+    "host/src/worker/",
+    "tests/plugins/faulty/",
+];
+
+/// Where `unsafe` may stand, and why it must.
+const UNSAFE: [(&str, &str); 7] = [
+    ("plugin-api/src/sdk/export.rs", "the exported symbols"),
+    ("host/src/plugin/loader.rs", "dlopen"),
+    ("host/src/worker/sys.rs", "what a forked child may call before exec"),
+    ("plugins/support/src/gguf.rs", "mapping weight files"),
+    ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
+    ("plugins/support/src/kernels/", "vector instructions"),
+    ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
+];
+
+/// Checks one file.
+pub(super) fn check(path: &str, code: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !ABI_STABLE.iter().any(|place| path.starts_with(place)) {
+        let sentence = "abi_stable stops at plugin-api/src/abi and host/src/{plugin,worker}; use std's types here";
+        findings.extend(words(code, "abi_stable").map(|at| Finding::new(path, line_of(code, at), sentence)));
+    }
+    if !UNSAFE.iter().any(|(place, _)| path.starts_with(place)) {
+        let sentence = "`unsafe` stands only in the files that tidy lists; add this one with its reason, or do without";
+        findings.extend(words(code, "unsafe").map(|at| Finding::new(path, line_of(code, at), sentence)));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+
+    #[test]
+    fn fenced_words_are_found_outside_their_fence() {
+        for (path, code, count) in [
+            ("host/src/http/mod.rs", "use abi_stable::std_types::RVec;", 1),
+            ("host/src/plugin/loader.rs", "use abi_stable::std_types::RVec; unsafe {}", 0),
+            ("host/src/plugin/registry.rs", "unsafe {}", 1),
+            ("plugin-api/src/sdk/plugin.rs", "abi_stable::x; unsafe_code", 1),
+        ] {
+            assert_eq!(check(path, code).len(), count, "in {path}");
+        }
+    }
+}
