@@ -66,7 +66,8 @@ impl Hosted {
 
     /// Accepts no more, lets running requests end, and stops the workers.
     pub(super) async fn shutdown(self) {
-        let _ended_already = self.stop.send(()).is_err();
+        // If nobody waits for it, the server has ended already.
+        self.stop.send(()).unwrap_or_default();
         let ((), http) = tokio::join!(self.runtime.shutdown(self.drain), self.http);
         if let Ok(Err(error)) = http {
             tracing::warn!(%error, "the HTTP server ended badly");

@@ -114,3 +114,47 @@ fn with_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(
     runtime.shutdown_background();
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::{Arguments, models};
+    use crate::config::{Env, Selection, parse};
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_are_read_or_refused() {
+        for (line, good) in [
+            ("aihost serve --listen 127.0.0.1:1 --log-format json", true),
+            ("aihost check --config x.yaml --json", true),
+            ("aihost check --json --schema", false),
+            ("aihost models pull", false),
+            ("aihost models pull a --all", false),
+            ("aihost models pull --all", true),
+            ("aihost run smollm2 Hi --max-tokens 5", true),
+            ("aihost run smollm2 -", true),
+            ("aihost worker --fd 3 x", true),
+            ("aihost", false),
+        ] {
+            assert_eq!(Arguments::try_parse_from(line.split(' ')).is_ok(), good, "{line}");
+        }
+    }
+
+    #[test]
+    fn models_are_found_by_any_name() {
+        let text = "models: {smollm2: {type: text, plugin: p, aliases: [gpt-4o-mini]}}";
+        let config = parse(text, Path::new("/m.yaml"), &Selection::default(), &Env::default()).expect("valid");
+        for name in ["smollm2", "gpt-4o-mini"] {
+            assert_eq!(models::known(&config, name).expect("known").id.0, "smollm2");
+        }
+        let error = format!("{:?}", models::known(&config, "smolm2").expect_err("unknown"));
+        assert!(error.contains("did you mean `smollm2`?"), "{error}");
+    }
+}

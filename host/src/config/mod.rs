@@ -49,6 +49,11 @@ pub fn parse(text: &str, file: &Path, selection: &Selection, env: &Env) -> Resul
     resolve::resolve(raw, resolve::Context { text, file, selection, env })
 }
 
+/// The folders of a host that has no models.yaml (yet).
+pub fn default_folders(env: &Env) -> Paths {
+    paths::folders([None; 3], &env.current_dir(), env)
+}
+
 /// Where `aihost init` writes when no file is named.
 pub fn default_file(env: &Env) -> PathBuf {
     env.current_dir().join(paths::FILE_NAME)

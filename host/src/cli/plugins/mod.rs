@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::failure::CliError;
 use super::{Session, out};
+use crate::config;
 use crate::domain::nearest;
 use crate::plugin::{PluginFile, Registry};
 
@@ -33,16 +34,20 @@ enum Command {
 }
 
 pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliError> {
-    let config = session.load()?;
-    let registry =
-        Registry::scan(&config.paths.plugins, &config.paths.state).map_err(|e| CliError::failed(e.to_string()))?;
+    let paths = match session.load() {
+        Ok(config) => config.paths,
+        // Plugins can be looked at before there is a models.yaml; a wrong one is said to be wrong.
+        Err(CliError::Config(error)) if error.file.is_none() => config::default_folders(&session.env),
+        Err(error) => return Err(error),
+    };
+    let registry = Registry::scan(&paths.plugins, &paths.state).map_err(|e| CliError::failed(e.to_string()))?;
     match &arguments.command {
         Command::List { json: true } => out::json(&list_json(&registry)),
         Command::List { json: false } => {
             if registry.plugins.is_empty() && registry.rejected.is_empty() {
                 out::note(&format!(
                     "{} has no plugins; `cargo xtask build-plugins` builds ours",
-                    config.paths.plugins.display()
+                    paths.plugins.display()
                 ));
             }
             list(&registry)
