@@ -59,7 +59,7 @@ async fn exit_by_itself() {
 
 #[tokio::test]
 async fn hang_in_load() {
-    check("{fault: hang_load}", 500, &["bad"]).await;
+    check("{fault: hang_load}", 504, &["bad", "startup_time"]).await;
 }
 
 #[tokio::test]
@@ -84,7 +84,7 @@ async fn a_request_whose_worker_died_is_tried_again() {
     let server = server(&format!("{{fault: segfault, once_file: {}}}", once.display()));
     let (status, body) = server.chat("bad", "hi").await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(text(&body), "hi");
+    assert!(text(&body).starts_with("word"), "{body}");
     assert_eq!(server.status("bad", "loads").await, 2);
 }
 

@@ -1,6 +1,6 @@
 //! The loop itself: commands and internal events in, scheduler steps, effects out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,9 +60,15 @@ pub(super) struct Loop {
     begun: Instant,
     wake: Option<Instant>,
     instances: HashMap<InstanceId, Arc<dyn Instance>>,
+    /// Instances with a start or a load under way.
+    busy: HashSet<InstanceId>,
+    /// Exits of busy instances: the start or load knows the cause better, and is heard first.
+    early_exits: Vec<Exit>,
     pending: HashMap<RequestId, Pending>,
     /// Requests that hold a lease.
-    leased: HashMap<RequestId, Job>,
+    leased: HashMap<RequestId, (Job, InstanceId)>,
+    /// Requests whose worker died, until its exit is known: before that they would be granted on it again.
+    bereft: Vec<(InstanceId, Job, mpsc::Sender<Output>, Failure)>,
     suspects: Suspects,
     unloads: Vec<(ModelId, oneshot::Sender<Result<(), Failure>>)>,
     loads: BTreeMap<ModelId, u64>,
@@ -92,8 +98,11 @@ impl Loop {
             begun: Instant::now(),
             wake: None,
             instances: HashMap::new(),
+            busy: HashSet::new(),
+            early_exits: Vec::new(),
             pending: HashMap::new(),
             leased: HashMap::new(),
+            bereft: Vec::new(),
             suspects: Suspects::default(),
             unloads: Vec::new(),
             loads: BTreeMap::new(),
@@ -216,20 +225,36 @@ impl Loop {
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
     fn ended(&mut self, id: RequestId, ended: Ended) {
-        let job = self.leased.remove(&id);
+        let leased = self.leased.remove(&id);
         self.step(Event::Done(id));
-        let (Ended::Lost(client, failure), Some(job)) = (ended, job) else { return };
-        match self.suspects.judge(job, failure) {
-            Verdict::Again(job) => {
-                let id = self.next_request();
-                tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
-                self.watch(id, client.clone());
-                let (model, want) = (job.model.clone(), job.want());
-                self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client) });
-                self.step(Event::Request { id, model, want });
-            }
-            Verdict::Refused(failure) => finish(client, failure),
+        if let (Ended::Lost(client, failure), Some((job, instance))) = (ended, leased) {
+            self.bereft.push((instance, job, client, failure));
+            self.replay();
         }
+    }
+
+    /// Tries again what lost its worker, once that worker is known to be gone.
+    fn replay(&mut self) {
+        let known = self.state.instances();
+        let (waiting, ready) =
+            std::mem::take(&mut self.bereft).into_iter().partition(|lost| known.contains_key(&lost.0));
+        self.bereft = waiting;
+        let ready: Vec<_> = ready;
+        for (_, job, client, failure) in ready {
+            match self.suspects.judge(job, failure) {
+                Verdict::Again(job) => self.submit_again(job, client),
+                Verdict::Refused(failure) => finish(client, failure),
+            }
+        }
+    }
+
+    fn submit_again(&mut self, job: Job, client: mpsc::Sender<Output>) {
+        let id = self.next_request();
+        tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
+        self.watch(id, client.clone());
+        let (model, want) = (job.model.clone(), job.want());
+        self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client) });
+        self.step(Event::Request { id, model, want });
     }
 
     /// A client that leaves while its request waits to be tried again.
@@ -243,38 +268,63 @@ impl Loop {
 
     fn internal(&mut self, event: Internal) {
         match event {
-            Internal::Started(id, Ok((instance, plan))) => {
-                if self.state.instances().get(&id).is_some_and(|known| known.state == ModelState::Starting) {
-                    self.instances.insert(id, instance);
-                    let required = plan.required.saturating_add(plan.workspace_max);
-                    let preferred = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
-                    let (required, preferred) =
-                        self.fixed_memory(id).map_or((required, preferred), |fixed| (fixed, fixed));
-                    self.step(Event::Planned { instance: id, required, preferred });
-                } else {
-                    // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
-                    drop(instance);
-                }
+            Internal::Started(id, started) => {
+                self.busy.remove(&id);
+                self.started(id, started);
+                self.late_exit(id);
             }
-            Internal::Started(id, Err(failure)) => {
-                self.step(Event::Failed(id, failure.clone()));
-                // No worker is left to exit.
-                self.step(Event::Exited(id, failure));
+            Internal::Loaded(id, loaded) => {
+                self.busy.remove(&id);
+                self.loaded(id, loaded);
+                self.late_exit(id);
             }
-            Internal::Loaded(id, Ok(())) => {
-                if let Some(known) = self.state.instances().get(&id) {
-                    *self.loads.entry(known.model.clone()).or_default() += 1;
-                    tracing::info!(model = %known.model, instance = id.0, "loaded");
-                }
-                self.step(Event::Loaded(id));
-            }
-            Internal::Loaded(id, Err(failure)) => self.step(Event::Failed(id, failure)),
             Internal::Ended(id, ended) => self.ended(id, ended),
             Internal::Cancelled(id) => {
                 if self.pending.remove(&id).is_some() {
                     self.step(Event::Cancel(id));
                 }
             }
+        }
+    }
+
+    fn started(&mut self, id: InstanceId, started: Started) {
+        match started {
+            Ok((instance, plan))
+                if self.state.instances().get(&id).is_some_and(|known| known.state == ModelState::Starting) =>
+            {
+                self.instances.insert(id, instance);
+                let required = plan.required.saturating_add(plan.workspace_max);
+                let preferred = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
+                let (required, preferred) = self.fixed_memory(id).map_or((required, preferred), |fixed| (fixed, fixed));
+                self.step(Event::Planned { instance: id, required, preferred });
+            }
+            // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
+            Ok((instance, _)) => drop(instance),
+            Err(failure) => {
+                self.step(Event::Failed(id, failure.clone()));
+                // No worker is left.
+                self.step(Event::Exited(id, failure));
+            }
+        }
+    }
+
+    fn loaded(&mut self, id: InstanceId, loaded: Result<(), Failure>) {
+        match loaded {
+            Ok(()) => {
+                if let Some(known) = self.state.instances().get(&id) {
+                    *self.loads.entry(known.model.clone()).or_default() += 1;
+                    tracing::info!(model = %known.model, instance = id.0, "loaded");
+                }
+                self.step(Event::Loaded(id));
+            }
+            Err(failure) => self.step(Event::Failed(id, failure)),
+        }
+    }
+
+    fn late_exit(&mut self, id: InstanceId) {
+        if let Some(at) = self.early_exits.iter().position(|exit| exit.instance == id) {
+            let exit = self.early_exits.swap_remove(at);
+            self.exit(exit);
         }
     }
 
@@ -285,6 +335,10 @@ impl Loop {
     }
 
     fn exit(&mut self, exit: Exit) {
+        if self.busy.contains(&exit.instance) {
+            self.early_exits.push(exit);
+            return;
+        }
         let model =
             self.state.instances().get(&exit.instance).map(|instance| instance.model.to_string()).unwrap_or_default();
         match exit.reason {
@@ -297,6 +351,7 @@ impl Loop {
             format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),
         );
         self.step(Event::Exited(exit.instance, failure));
+        self.replay();
     }
 
     fn step(&mut self, event: Event) {
@@ -324,13 +379,14 @@ impl Loop {
         }
     }
 
-    fn start(&self, id: InstanceId, model: &ModelId, device: &DeviceId) {
+    fn start(&mut self, id: InstanceId, model: &ModelId, device: &DeviceId) {
         let spec = self
             .config
             .models
             .get(model)
             .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
         let spec = spec.and_then(|model| self.start_spec(id, model, device));
+        self.busy.insert(id);
         let (placement, events, exits) = (Arc::clone(&self.placement), self.events.clone(), self.exits.clone());
         tokio::spawn(async move {
             let started = match spec {
@@ -372,10 +428,11 @@ impl Loop {
         })
     }
 
-    fn load(&self, id: InstanceId, granted: u64) {
+    fn load(&mut self, id: InstanceId, granted: u64) {
         let Some(instance) = self.instances.get(&id).cloned() else { return };
         let model = self.state.instances().get(&id).and_then(|known| self.config.models.get(&known.model));
         let deadline = model.map_or(START_TIMEOUT, |model| model.load_timeout);
+        self.busy.insert(id);
         let events = self.events.clone();
         tokio::spawn(async move {
             let loaded = instance.load(granted, deadline).await.map(|_| ());
@@ -397,7 +454,7 @@ impl Loop {
             stall_timeout: self.config.limits.stream_stall_timeout,
         };
         let outputs = instance.generate(request, job.task.clone());
-        self.leased.insert(request, job);
+        self.leased.insert(request, (job, id));
         let client = match client {
             Client::New(grant) => {
                 let (client, output) = mpsc::channel(OUTPUTS_MAX);
