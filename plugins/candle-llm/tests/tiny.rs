@@ -1,0 +1,159 @@
+//! A tiny random model, written by the test itself, driven from end to end; and the same file, damaged.
+
+use std::path::PathBuf;
+
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextInput, TextRequest};
+use candle_llm::LlmPlugin;
+
+const HIDDEN: usize = 32;
+
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+fn key(out: &mut Vec<u8>, name: &str, kind: u32) {
+    text(out, name);
+    out.extend(kind.to_le_bytes());
+}
+
+/// A model of one layer with 258 tokens: the bytes, a merge, and an end-of-sequence token.
+fn gguf() -> Vec<u8> {
+    let mut tokens: Vec<String> = (33..=126u32)
+        .chain(161..=172)
+        .chain(174..=255)
+        .chain(256..=323)
+        .filter_map(char::from_u32)
+        .map(String::from)
+        .collect();
+    tokens.extend(["ab".to_owned(), "<|im_end|>".to_owned()]);
+    let vocabulary = tokens.len();
+    let mut head = b"GGUF\x03\0\0\0".to_vec();
+    let mut tensors: Vec<(String, Vec<usize>)> =
+        vec![("token_embd.weight".into(), vec![HIDDEN, vocabulary]), ("output_norm.weight".into(), vec![HIDDEN])];
+    for (name, shape) in [
+        ("attn_q", vec![HIDDEN, HIDDEN]),
+        ("attn_k", vec![HIDDEN, 16]),
+        ("attn_v", vec![HIDDEN, 16]),
+        ("attn_output", vec![HIDDEN, HIDDEN]),
+        ("ffn_gate", vec![HIDDEN, 64]),
+        ("ffn_up", vec![HIDDEN, 64]),
+        ("ffn_down", vec![64, HIDDEN]),
+        ("attn_norm", vec![HIDDEN]),
+        ("ffn_norm", vec![HIDDEN]),
+    ] {
+        tensors.push((format!("blk.0.{name}.weight"), shape));
+    }
+    head.extend((tensors.len() as u64).to_le_bytes());
+    head.extend(13u64.to_le_bytes());
+    for (name, value) in
+        [("general.architecture", "llama"), ("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "smollm")]
+    {
+        key(&mut head, name, 8);
+        text(&mut head, value);
+    }
+    for (name, value) in [
+        ("llama.block_count", 1u32),
+        ("llama.context_length", 64),
+        ("llama.embedding_length", 32),
+        ("llama.feed_forward_length", 64),
+        ("llama.attention.head_count", 4),
+        ("llama.attention.head_count_kv", 2),
+        ("tokenizer.ggml.eos_token_id", vocabulary as u32 - 1),
+    ] {
+        key(&mut head, name, 4);
+        head.extend(value.to_le_bytes());
+    }
+    key(&mut head, "llama.attention.layer_norm_rms_epsilon", 6);
+    head.extend(1e-5f32.to_le_bytes());
+    for (name, values) in [("tokenizer.ggml.tokens", tokens.clone()), ("tokenizer.ggml.merges", vec!["a b".to_owned()])]
+    {
+        key(&mut head, name, 9);
+        head.extend(8u32.to_le_bytes());
+        head.extend((values.len() as u64).to_le_bytes());
+        values.iter().for_each(|value| text(&mut head, value));
+    }
+    let (mut data, mut state) = (Vec::new(), 1u32);
+    for (name, shape) in &tensors {
+        text(&mut head, name);
+        head.extend((shape.len() as u32).to_le_bytes());
+        shape.iter().for_each(|d| head.extend((*d as u64).to_le_bytes()));
+        head.extend(0u32.to_le_bytes());
+        head.extend((data.len() as u64).to_le_bytes());
+        for _ in 0..shape.iter().product::<usize>() {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            data.extend(((state >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
+        }
+        data.resize(data.len().next_multiple_of(32), 0);
+    }
+    head.resize(head.len().next_multiple_of(32), 0);
+    head.extend(data);
+    head
+}
+
+fn host(bytes: &[u8], options: serde_json::Value) -> (tempfile::TempDir, aihost_plugin_api::Result<MockHost>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path: PathBuf = folder.path().join("tiny.gguf");
+    std::fs::write(&path, bytes).expect("written");
+    let host = MockHost::new::<LlmPlugin>(options, &[("model", path)]).and_then(|mut host| host.load().map(|()| host));
+    (folder, host)
+}
+
+fn request(prompt: &str, max_tokens: u32) -> TextRequest {
+    TextRequest {
+        input: TextInput::Prompt { text: prompt.into() },
+        sampling: Sampling { seed: Some(5), ..Sampling::default() },
+        stop: Vec::new(),
+        max_tokens: Some(max_tokens),
+        logprobs: None,
+        echo: false,
+        ignore_eos: true,
+    }
+}
+
+#[test]
+fn serves_from_end_to_end() {
+    let (_folder, host) = host(&gguf(), serde_json::json!({}));
+    let host = host.expect("loads");
+    let answer = host.generate(&request("hello", 8)).expect("answers");
+    assert_eq!((answer.finish.reason, answer.finish.usage.completion_tokens), (FinishReason::Length, 8));
+    assert_eq!(host.generate(&request("hello", 8)).expect("answers").text, answer.text, "a seed repeats");
+    assert_eq!(
+        host.generate(&request("hello", 1000)).expect("answers").finish.usage.completion_tokens,
+        59,
+        "ends at the context's end"
+    );
+    let error = host.generate(&request(&"x".repeat(70), 8)).expect_err("too long");
+    assert_eq!(error.kind(), ErrorKind::ContextLength);
+    for phrase in
+        ["This model's maximum context length is 64 tokens", "exceeds the available context size", "70 tokens"]
+    {
+        assert!(error.message().contains(phrase), "{}", error.message());
+    }
+    assert_eq!(host.generate(&request("", 8)).expect_err("no prompt").kind(), ErrorKind::InvalidRequest);
+    let echo = TextRequest { echo: true, logprobs: Some(2), ..request("abc", 0) };
+    assert_eq!(host.generate(&echo).expect("echoes").text, "abc");
+    host.park().expect("parks");
+    assert!(host.generate(&request("hello", 1)).is_err());
+    host.unpark().expect("wakes");
+    host.stop_after(1);
+    assert_eq!(host.generate(&request("hello", 50)).expect("stops").finish.reason, FinishReason::Cancelled);
+    host.cancel();
+    assert_eq!(host.generate(&request("hello", 50)).expect("ends").finish.reason, FinishReason::Cancelled);
+}
+
+#[test]
+fn damaged_files_are_refused_not_fatal() {
+    let file = gguf();
+    for len in (0..file.len()).step_by(997) {
+        let (_folder, host) = host(&file[..len], serde_json::json!({"slots": 1}));
+        assert!(matches!(host.expect_err("truncated").kind(), ErrorKind::CorruptFile | ErrorKind::MissingFile));
+    }
+    for at in (0..6000).step_by(13) {
+        let mut broken = file.clone();
+        broken[at] ^= 0x55;
+        let (_folder, host) = host(&broken, serde_json::json!({"slots": 1}));
+        assert_ne!(host.err().map(|e| e.kind()), Some(ErrorKind::Panicked), "byte {at}");
+    }
+}
