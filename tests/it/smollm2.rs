@@ -78,7 +78,22 @@ async fn answers_swaps_streams_and_refuses_what_is_too_long() {
 
     // The command line, against the same server.
     let config = server.folder().join("models.yaml").display().to_string();
-    let (code, stdout, stderr) = aihost(&["run", "two", QUESTION, "--config", &config, "--url", server.base()], &[]);
+    let (code, stdout, stderr) = aihost(
+        &[
+            "run",
+            "two",
+            QUESTION,
+            "--temperature",
+            "0",
+            "--max-tokens",
+            "24",
+            "--config",
+            &config,
+            "--url",
+            server.base(),
+        ],
+        &[],
+    );
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("Shakespeare"), "{stdout}");
     let (code, stdout, stderr) = aihost(&["ps", "--json", "--config", &config, "--url", server.base()], &[]);
