@@ -1,0 +1,60 @@
+//! A changed models.yaml takes effect while the host serves, and touches only what changed.
+
+use aihost_tests::server::{Server, Setup, text};
+use serde_json::json;
+
+const YAML: &str =
+    "models:\n  a:\n    type: text\n    plugin: aihost/echo\n  b:\n    type: text\n    plugin: aihost/echo\n";
+
+fn rewrite(server: &Server, change: impl FnOnce(&str) -> String) {
+    let file = server.folder().join("models.yaml");
+    let text = std::fs::read_to_string(&file).expect("models.yaml");
+    // As editors do: a new file takes the old one's place.
+    let new = file.with_extension("new");
+    std::fs::write(&new, change(&text)).and_then(|()| std::fs::rename(&new, &file)).expect("rewritten");
+}
+
+#[tokio::test]
+async fn only_changed_models_lose_their_worker() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    for model in ["a", "b"] {
+        assert_eq!(server.chat(model, "hi").await.0, 200);
+    }
+    let worker = server.status("a", "pid").await;
+    rewrite(&server, |text| {
+        text.replace(
+            "  b:\n    type: text\n",
+            "  c:\n    type: text\n    plugin: aihost/echo\n  b:\n    type: text\n    options: {tokens: 2}\n",
+        )
+    });
+    server.until("c", "state", json!("cold")).await;
+    server.until("b", "state", json!("cold")).await;
+    assert_eq!(server.status("a", "pid").await, worker);
+    assert_eq!(text(&server.chat("b", "one two three").await.1).split_whitespace().count(), 2);
+    assert_eq!(text(&server.chat("c", "new here").await.1), "new here");
+    assert_eq!(server.status("a", "loads").await, 1);
+}
+
+#[tokio::test]
+async fn a_bad_file_is_refused_whole_and_the_next_good_one_is_not() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let worker = server.status("a", "pid").await;
+    let mut good = String::new();
+    rewrite(&server, |text| {
+        good = text.to_owned();
+        text.replace("  b:\n", "  b:\n    nonsense: 1\n")
+    });
+    let begun = std::time::Instant::now();
+    let mut log = String::new();
+    while !log.contains("nonsense") {
+        assert!(begun.elapsed() < aihost_tests::PATIENCE, "nothing was said of the bad file: {log}");
+        log += &server.log();
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    assert_eq!(server.status("a", "pid").await, worker);
+    rewrite(&server, |_| good.replace("  b:\n", "  d:\n"));
+    server.until("d", "state", json!("cold")).await;
+    assert_eq!(server.chat("b", "hi").await.0, 404);
+}
