@@ -68,7 +68,7 @@ fn greeting(listen: SocketAddr) -> String {
     let ask = |model: &str, question: &str| {
         format!(
             "  curl -s http://{listen}/v1/chat/completions -H 'content-type: application/json' \\\n    \
-             -d '{{\"model\":\"{model}\",\"temperature\":0,\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}]}}'"
+             -d '{{\"model\":\"{model}\",\"temperature\":0,\"max_tokens\":40,\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}]}}'"
         )
     };
     format!(

@@ -106,7 +106,7 @@ pub(super) fn greet(address: SocketAddr, model: Option<&str>) {
     if let Some(model) = model {
         out::note(&format!(
             "try: curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
-             -d '{{\"model\": \"{model}\", \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
+             -d '{{\"model\": \"{model}\", \"max_tokens\": 40, \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
         ));
     }
 }
