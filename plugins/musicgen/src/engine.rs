@@ -11,7 +11,8 @@ use crate::encodec::{EncodecDecoder, Stream};
 use crate::model::{MAX_PROMPT_TOKENS, Model, Piece, Step};
 use crate::sampler::{Choice, Sampler};
 
-/// Frames of context on both sides of a rendered chunk that memory is planned for; real codecs need 2 to 4 in all.
+/// Frames beyond a rendered chunk that memory is planned for: its context on both sides, and what the convolutions hold
+/// beside their widest tensors.
 const PLANNED_CONTEXT: usize = 8;
 
 /// A loaded model with its threads.
@@ -141,7 +142,7 @@ pub(crate) fn max_frames(config: &Config) -> usize {
 pub(crate) fn bytes(config: &Config, guidance: Guidance, frames: usize, tokens: usize, chunk: usize) -> u64 {
     let (decoder, codec) = (&config.decoder, &config.audio_encoder);
     let steps = frames + decoder.codebooks_per_channel() - 1;
-    let window = frames.min(chunk + PLANNED_CONTEXT);
+    let window = frames.min(chunk) + PLANNED_CONTEXT;
     let channels = decoder.audio_channels;
     // The codec's vectors double as they grow.
     let kept = 2 * channels * frames * (codec.hidden_size + codec.width());

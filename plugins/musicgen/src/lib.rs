@@ -105,13 +105,19 @@ impl Plugin for MusicGenPlugin {
             return Err(Error::new(ErrorKind::Unsupported, format!("musicgen runs on cpu, not on {}", load.device)));
         }
         let files = Files::of(load)?;
-        let weights = self.weight_bytes(&Weights::open(&files.weights)?.entries());
-        ctx.check()?;
+        let weights = Weights::open(&files.weights)?;
+        let entries = weights.entries();
+        let stored = entries.iter().filter(|entry| is_loaded(&entry.name));
+        let total = stored.map(|entry| (entry.elements * entry.dtype.size_in_bytes()) as u64).sum();
+        let watch = ctx.clone();
+        let weights = weights.observed(move |read| {
+            watch.progress(read.min(total), total);
+            watch.check()
+        });
         let threads = rayon::ThreadPoolBuilder::new().num_threads(load.threads.max(1)).build();
         let threads = threads.map_err(Error::internal)?;
-        let model = threads.install(|| Model::load(&files, self.options.dtype.dtype()))?;
-        ctx.progress(weights, weights);
-        Ok(MusicGen { model, threads, chunk: self.options.chunk_frames, weights })
+        let model = threads.install(|| Model::load_from(&weights, &files, self.options.dtype.dtype()))?;
+        Ok(MusicGen { model, threads, chunk: self.options.chunk_frames, weights: self.weight_bytes(&entries) })
     }
 }
 

@@ -81,9 +81,16 @@ impl Model {
     /// # Errors
     /// If a file is missing, damaged, or of a model that is not served.
     pub fn load(files: &Files, dtype: Option<DType>) -> Result<Self> {
+        Self::load_from(&Weights::open(&files.weights)?, files, dtype)
+    }
+
+    /// [`load`](Self::load) from weights that are open, and perhaps observed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_from(weights: &Weights, files: &Files, dtype: Option<DType>) -> Result<Self> {
         let config = Config::read(&files.config)?;
         let tokenizer = tokenizer(&files.tokenizer)?;
-        let weights = Weights::open(&files.weights)?;
         let kept = dtype.map_or_else(|| weights.tensor("decoder.lm_heads.0.weight").map(|head| head.dtype()), Ok)?;
         let part = |name: &str, dtype| weights.scope(name, dtype, &Device::Cpu);
         Ok(Self {

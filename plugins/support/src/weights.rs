@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
 use candle_core::pickle::PthTensors;
@@ -18,7 +19,12 @@ const NAMES: [&str; 4] =
 pub struct Weights {
     source: Source,
     path: PathBuf,
+    read: AtomicU64,
+    observer: Option<Observer>,
 }
+
+/// Told how many bytes have been read in all; an error ends the reading.
+type Observer = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
 
 enum Source {
     Safetensors(Box<MmapedSafetensors>),
@@ -60,7 +66,13 @@ impl Weights {
         } else {
             Source::Safetensors(Box::new(map(&files).map_err(corrupt)?))
         };
-        Ok(Self { source, path: path.to_owned() })
+        Ok(Self { source, path: path.to_owned(), read: AtomicU64::new(0), observer: None })
+    }
+
+    /// Calls `observer` after every tensor with the bytes read so far, as stored: for progress and for giving up.
+    #[must_use]
+    pub fn observed(self, observer: impl Fn(u64) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Box::new(observer)), ..self }
     }
 
     /// Whether there is a tensor of this name.
@@ -93,7 +105,7 @@ impl Weights {
     /// Reads a tensor as it is stored, into host memory.
     ///
     /// # Errors
-    /// [`ErrorKind::CorruptFile`] if it is not there or cut short.
+    /// [`ErrorKind::CorruptFile`] if it is not there or cut short; what the observer answers.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let found = match &self.source {
             Source::Safetensors(file) if self.has(name) => file.load(name, &Device::Cpu).map(Some),
@@ -103,10 +115,14 @@ impl Weights {
                 None => Ok(None),
             },
         };
-        found.map_err(|error| corrupt(&self.path, error))?.ok_or_else(|| {
+        let tensor = found.map_err(|error| corrupt(&self.path, error))?.ok_or_else(|| {
             let path = self.path.display();
             Error::new(ErrorKind::CorruptFile, format!("{path} has no tensor `{name}`; is it a model of this kind?"))
-        })
+        })?;
+        let bytes = (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64;
+        let read = self.read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.observer.as_ref().map_or(Ok(()), |observer| observer(read))?;
+        Ok(tensor)
     }
 
     /// Names under `prefix`, converted to `dtype` on `device` when read.
