@@ -10,8 +10,13 @@ pub mod abi;
 pub mod sdk;
 pub mod task;
 
-pub use sdk::{Context, Engine, Error, ErrorKind, Flow, LoadContext, Plugin, Result, Text, TextOutput, testing};
-pub use task::{FinishReason, LoadRequest, MemoryPlan, Message, Sampling, TextFinish, TextInput, TextRequest, Usage};
+pub use sdk::{
+    Audio, AudioOutput, Context, Engine, Error, ErrorKind, Flow, LoadContext, Plugin, Result, Text, TextOutput, testing,
+};
+pub use task::{
+    AudioFinish, AudioFormat, AudioRequest, FinishReason, LoadRequest, MemoryPlan, Message, Sampling, TextFinish,
+    TextInput, TextRequest, Usage,
+};
 
 #[doc(hidden)]
 pub mod private {

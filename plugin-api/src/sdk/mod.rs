@@ -2,6 +2,7 @@
 //!
 //! This room must not know the host: only [`crate::abi`] and [`crate::task`].
 
+mod audio_output;
 mod context;
 mod error;
 mod export;
@@ -14,9 +15,10 @@ pub mod testing;
 mod text_output;
 mod utf8;
 
+pub use audio_output::AudioOutput;
 pub use context::{Context, Flow, LoadContext};
 pub use error::{Error, ErrorKind, Result};
-pub use plugin::{Engine, Plugin, Task, Text};
+pub use plugin::{Audio, Engine, Plugin, Task, Text};
 pub use stop::StopMatcher;
 pub use text_output::TextOutput;
 pub use utf8::Utf8Assembler;

@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::audio_output::AudioOutput;
 use super::context::{Context, LoadContext};
 use super::text_output::TextOutput;
 use super::{Error, ErrorKind, Result};
 use crate::abi::RawSinkArc;
-use crate::task::{LoadRequest, MemoryPlan, MemoryUsage, TextFinish, TextRequest};
+use crate::task::{AudioFinish, AudioRequest, LoadRequest, MemoryPlan, MemoryUsage, TextFinish, TextRequest};
 
 /// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
 ///
@@ -135,6 +136,25 @@ impl Task for Text {
     }
 
     fn finish(output: &TextOutput, result: Result<Self::Finish>) -> Result<TextFinish> {
+        output.finish(result)
+    }
+}
+
+/// A description in, sound out. The engine returns when the last sample is pushed.
+#[derive(Clone, Copy, Debug)]
+pub struct Audio;
+
+impl Task for Audio {
+    type Request = AudioRequest;
+    type Output = AudioOutput;
+    type Finish = ();
+    type Summary = AudioFinish;
+
+    fn output(_request: &AudioRequest, sink: RawSinkArc, ctx: &Context) -> AudioOutput {
+        AudioOutput::new(sink, ctx.clone())
+    }
+
+    fn finish(output: &AudioOutput, result: Result<()>) -> Result<AudioFinish> {
         output.finish(result)
     }
 }

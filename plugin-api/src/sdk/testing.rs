@@ -12,6 +12,7 @@ use abi_stable::std_types::{RArc, ROption, RSlice, RStr};
 use super::{Error, Result, glue};
 use crate::Plugin;
 use crate::abi::{RawContext, RawContext_TO, RawFlow, RawHost, RawHost_TO, RawModelBox, RawSink, RawSink_TO};
+use crate::task::{AudioBlock, AudioFinish, AudioRequest};
 use crate::task::{LoadRequest, MemoryPlan, MemoryUsage, TextEvent, TextFinish, TextRequest};
 
 /// A loaded plugin under test.
@@ -49,6 +50,17 @@ pub struct TextAnswer {
     pub events: Vec<TextEvent>,
     /// Reason and usage.
     pub finish: TextFinish,
+}
+
+/// What an audio request gave.
+#[derive(Clone, Debug)]
+pub struct AudioAnswer {
+    /// All samples, interleaved.
+    pub samples: Vec<f32>,
+    /// The blocks as they came.
+    pub blocks: Vec<AudioBlock>,
+    /// Reason, format and counts.
+    pub finish: AudioFinish,
 }
 
 impl MockHost {
@@ -90,6 +102,24 @@ impl MockHost {
             .map(|event| if let TextEvent::Text { text, .. } = event { text.as_str() } else { "" })
             .collect();
         Ok(TextAnswer { text, events, finish: serde_json::from_slice(&summary).map_err(Error::internal)? })
+    }
+
+    /// Serves one audio request to its end.
+    pub fn generate_audio(&self, request: &AudioRequest) -> Result<AudioAnswer> {
+        let json = serde_json::to_vec(request).map_err(Error::internal)?;
+        self.lock_events().clear();
+        let sink = RawSink_TO::from_ptr(RArc::new(Shared(Arc::clone(&self.recorder))), TD_Opaque);
+        let summary = self.model.0.generate(json.as_slice().into(), sink, self.context()).into_result()?;
+        let blocks =
+            self.lock_events().iter().map(|(_, bytes)| AudioBlock::decode(bytes)).collect::<Result<Vec<_>>>()?;
+        let samples = blocks.iter().flat_map(|block| block.samples.iter().copied()).collect();
+        Ok(AudioAnswer { samples, blocks, finish: serde_json::from_slice(&summary).map_err(Error::internal)? })
+    }
+
+    /// What the engine says this audio request needs beyond the plan's `required`. Bytes.
+    pub fn audio_cost(&self, request: &AudioRequest) -> Result<u64> {
+        let json = serde_json::to_vec(request).map_err(Error::internal)?;
+        self.model.0.cost(json.as_slice().into()).into_result().map_err(Error::from)
     }
 
     /// Bytes the instance holds.

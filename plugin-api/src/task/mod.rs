@@ -3,6 +3,7 @@
 //! They cross the ABI as JSON bytes, so a new field is a change of data, never of layout. Every field that may be absent
 //! has a default; unknown fields are ignored, so an older plugin reads a newer host's request.
 
+mod audio;
 mod text;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use audio::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest};
 pub use text::{
     FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
 };

@@ -1,0 +1,120 @@
+//! Where an audio engine puts its samples. It cuts them into blocks, counts, and heeds the client's pace.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::context::{Context, Flow};
+use super::{Error, ErrorKind, Result};
+use crate::abi::{RawSinkArc, event_kind};
+use crate::task::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, FinishReason};
+
+/// How often a blocked [`AudioOutput::samples`] looks whether the client has caught up.
+const PAUSE_POLL: Duration = Duration::from_millis(2);
+
+/// Most samples in one block, all channels together: 64 KiB.
+const BLOCK_SAMPLES: usize = 16 * 1024;
+
+/// The answer of one audio request. A cheap handle: clones feed the same answer, from any thread.
+#[derive(Clone)]
+pub struct AudioOutput {
+    sink: Arc<RawSinkArc>,
+    ctx: Context,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    format: Option<AudioFormat>,
+    samples: u64,
+    steps: u64,
+}
+
+impl std::fmt::Debug for AudioOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AudioOutput").field("ctx", &self.ctx).finish_non_exhaustive()
+    }
+}
+
+impl AudioOutput {
+    pub(crate) fn new(sink: RawSinkArc, ctx: Context) -> Self {
+        Self { sink: Arc::new(sink), ctx, state: Arc::default() }
+    }
+
+    /// Says what the samples will be. Before the first [`samples`](Self::samples).
+    pub fn format(&self, format: AudioFormat) {
+        self.lock().format = Some(format);
+    }
+
+    /// Adds samples, interleaved, in [-1, 1]. Blocks while the client is too slow.
+    ///
+    /// # Errors
+    /// Once the client left: return it with `?`, it is a normal end. Internal if [`format`](Self::format) was not
+    /// called, or if there is not one sample for each channel.
+    pub fn samples(&self, samples: &[f32]) -> Result<()> {
+        let format = self.lock().format.ok_or_else(|| Error::internal("samples were pushed before their format"))?;
+        let channels = usize::from(format.channels.max(1));
+        if !samples.len().is_multiple_of(channels) {
+            return Err(Error::internal(format!("{} samples do not fill {channels} channels", samples.len())));
+        }
+        for block in samples.chunks(BLOCK_SAMPLES / channels * channels) {
+            self.push(format, block)?;
+            self.lock().samples += (block.len() / channels) as u64;
+        }
+        Ok(())
+    }
+
+    /// Says that `done` of `total` steps have been made; the client's progress bar shows it.
+    ///
+    /// # Errors
+    /// Once the client left.
+    pub fn progress(&self, done: u64, total: u64) -> Result<()> {
+        self.lock().steps = done;
+        self.ctx.progress(done, total);
+        self.flow().map(|_| ())
+    }
+
+    /// Samples per channel pushed so far.
+    pub fn pushed(&self) -> u64 {
+        self.lock().samples
+    }
+
+    fn push(&self, format: AudioFormat, samples: &[f32]) -> Result<()> {
+        let header = AudioHeader {
+            sample_rate: format.sample_rate,
+            channels: format.channels,
+            format: AudioHeader::F32LE.to_owned(),
+            offset: self.pushed(),
+        };
+        let payload = AudioBlock::encode(&header, samples)?;
+        let mut flow = Flow::from(self.sink.push(event_kind::BYTES, payload.as_slice().into()));
+        while flow == Flow::Pause {
+            std::thread::sleep(PAUSE_POLL);
+            flow = self.flow()?;
+        }
+        if flow == Flow::Stop { Err(Error::stopped()) } else { Ok(()) }
+    }
+
+    fn flow(&self) -> Result<Flow> {
+        self.ctx.check()?;
+        match Flow::from(self.sink.flow()) {
+            Flow::Stop => Err(Error::stopped()),
+            flow => Ok(flow),
+        }
+    }
+
+    pub(crate) fn finish(&self, result: Result<()>) -> Result<AudioFinish> {
+        let reason = match result {
+            Ok(()) => FinishReason::Stop,
+            Err(error) if error.kind() == ErrorKind::Stopped => FinishReason::Cancelled,
+            Err(error) => return Err(error),
+        };
+        let State { format, samples, steps } = *self.lock();
+        let AudioFormat { sample_rate, channels } = format.unwrap_or(AudioFormat { sample_rate: 0, channels: 0 });
+        let seconds = if sample_rate == 0 { 0.0 } else { samples as f64 / f64::from(sample_rate) };
+        Ok(AudioFinish { reason, sample_rate, channels, samples, steps, seconds })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,106 @@
+//! Times a checkpoint and sets the memory it takes beside the memory it plans:
+//! `cargo run --release -p aihost-musicgen --example speed -- FOLDER [STEPS] [THREADS] [DTYPE]`.
+
+#![expect(clippy::print_stdout, reason = "an example's output is what it is for")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use aihost_plugin_api::{AudioRequest, Result, testing::MockHost};
+use candle_core::DType;
+use musicgen::MusicGenPlugin;
+use musicgen::decoder::Guidance;
+use musicgen::model::{Files, Model, Piece};
+use musicgen::sampler::{Choice, Sampler};
+
+/// Counts bytes on their way to the system's allocator.
+struct Counting;
+
+static NOW: AtomicU64 = AtomicU64::new(0);
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+const PROMPT: &str = "a slow lo-fi beat with soft piano and rain";
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = PathBuf::from(arguments.next().unwrap_or_default());
+    let mut number = |default| arguments.next().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (steps, threads): (usize, usize) = (number(250), number(2));
+    let dtype = arguments.next();
+    let kept = match dtype.as_deref() {
+        Some("f16") => Some(DType::F16),
+        Some("bf16") => Some(DType::BF16),
+        _ => None,
+    };
+    let files =
+        Files { weights: folder.clone(), config: folder.join("config.json"), tokenizer: folder.join("tokenizer.json") };
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(aihost_plugin_api::Error::internal)?;
+    let start = Instant::now();
+    let model = Model::load(&files, kept)?;
+    println!("load {:.2} s", start.elapsed().as_secs_f64());
+    pool.install(|| {
+        for _ in 0..3 {
+            let text = model.encode(PROMPT)?;
+            let frames = steps + 1 - model.config().decoder.codebooks_per_channel();
+            let sampler = Sampler::new(Choice::Greedy, 0);
+            let mut codes = Vec::new();
+            let start = Instant::now();
+            model.generate(Piece { text, frames, guidance: Guidance::Scale(3.0), sampler }, |step| {
+                if step.index < frames {
+                    codes.extend(
+                        step.tokens.iter().take(model.config().decoder.codebooks_per_channel()).map(|t| t % 2048),
+                    );
+                }
+                Ok(())
+            })?;
+            let decoder = start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            model.codec().decode(&codes)?;
+            let codec = start.elapsed().as_secs_f64();
+            println!("{steps} steps: {:.1} steps/s, codec {codec:.2} s", steps as f64 / decoder);
+        }
+        Ok::<_, aihost_plugin_api::Error>(())
+    })?;
+    drop(model);
+    let mut host = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &[("model", folder)])?;
+    let empty = NOW.load(Ordering::Relaxed);
+    host.load()?;
+    let loaded = NOW.load(Ordering::Relaxed);
+    println!("weights: {} bytes, planned {}", loaded - empty, host.plan()?.required);
+    for duration in [1.0, 5.0, 20.0, 40.0] {
+        let request = AudioRequest { prompt: PROMPT.to_owned(), duration, ..AudioRequest::default() };
+        PEAK.store(NOW.load(Ordering::Relaxed), Ordering::Relaxed);
+        let start = Instant::now();
+        let answer = host.generate_audio(&request)?;
+        let (took, cost) = (start.elapsed().as_secs_f64(), host.audio_cost(&request)?);
+        // The mock host keeps what it is sent, blocks and samples: those bytes are not the engine's.
+        let kept = answer.samples.len() as u64 * 8;
+        let peak = PEAK.load(Ordering::Relaxed) - loaded;
+        println!("{duration} s on one thread in {took:.2} s; peak {peak} bytes ({kept} of them kept), cost {cost}");
+    }
+    println!("most: {}", host.plan()?.workspace_max);
+    Ok(())
+}

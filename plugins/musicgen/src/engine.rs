@@ -1,0 +1,188 @@
+//! The engine behind the plugin interface: checks requests, makes codes, and sends samples as soon as they are final.
+
+use aihost_plugin_api::task::MemoryUsage;
+use aihost_plugin_api::{Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, Error, Result};
+use rayon::ThreadPool;
+
+use crate::config::Config;
+use crate::decoder::{Guidance, Session};
+use crate::delay::DelayPattern;
+use crate::encodec::{EncodecDecoder, Stream};
+use crate::model::{MAX_PROMPT_TOKENS, Model, Piece, Step};
+use crate::sampler::{Choice, Sampler};
+
+/// Frames beyond a rendered chunk that memory is planned for: its context on both sides, and what the convolutions hold
+/// beside their widest tensors.
+const PLANNED_CONTEXT: usize = 8;
+
+/// A loaded model with its threads.
+#[derive(Debug)]
+pub struct MusicGen {
+    pub(crate) model: Model,
+    pub(crate) threads: ThreadPool,
+    /// Frames after which samples are sent.
+    pub(crate) chunk: usize,
+    /// Bytes of the weights.
+    pub(crate) weights: u64,
+}
+
+impl Engine for MusicGen {
+    type Task = Audio;
+
+    fn generate(&self, request: AudioRequest, output: &AudioOutput, ctx: &Context) -> Result<()> {
+        let frames = frames(self.model.config(), &request)?;
+        let choice = choice(&request)?;
+        let tokens = self.model.tokenize(&request.prompt)?;
+        ctx.check()?;
+        self.threads.install(|| {
+            let piece = Piece {
+                text: self.model.encode_tokens(&tokens)?,
+                frames,
+                guidance: Guidance::from_scale(request.guidance_scale),
+                sampler: Sampler::new(choice, request.seed.unwrap_or_else(rand::random)),
+            };
+            self.play(piece, output, ctx)
+        })
+    }
+
+    fn cost(&self, request: &AudioRequest) -> Result<u64> {
+        let config = self.model.config();
+        let tokens = self.model.tokenize(&request.prompt)?.len();
+        let guidance = Guidance::from_scale(request.guidance_scale);
+        Ok(bytes(config, guidance, frames(config, request)?, tokens, self.chunk))
+    }
+
+    fn usage(&self) -> MemoryUsage {
+        MemoryUsage { device: self.weights, host: self.weights }
+    }
+}
+
+impl MusicGen {
+    fn play(&self, piece: Piece, output: &AudioOutput, ctx: &Context) -> Result<()> {
+        let config = self.model.config();
+        let channels = config.decoder.audio_channels;
+        output
+            .format(AudioFormat { sample_rate: config.audio_encoder.sampling_rate as u32, channels: channels as u16 });
+        let pattern = self.model.pattern(piece.frames);
+        let mut codes = Codes::new(pattern);
+        let mut streams: Vec<_> = (0..channels).map(|_| Stream::new(self.model.codec(), self.chunk)).collect();
+        let mut pushed = 0;
+        self.model.generate(piece, |step| {
+            ctx.check()?;
+            codes.record(step);
+            let whole = pattern.whole_frames(step.index + 1);
+            let last = step.index + 1 == pattern.steps();
+            if last || whole >= pushed + self.chunk {
+                for frame in pushed..whole {
+                    for (channel, stream) in streams.iter_mut().enumerate() {
+                        stream.push(&codes.of(frame, channel, channels))?;
+                    }
+                }
+                pushed = whole;
+                let ready = streams.iter_mut().map(|stream| if last { stream.finish() } else { stream.ready() });
+                output.samples(&interleave(&ready.collect::<Result<Vec<_>>>()?))?;
+            }
+            output.progress(step.index as u64 + 1, pattern.steps() as u64)
+        })
+    }
+}
+
+/// Codes by frame, as steps make them.
+struct Codes {
+    pattern: DelayPattern,
+    /// (frames, codebooks)
+    codes: Vec<u32>,
+}
+
+impl Codes {
+    fn new(pattern: DelayPattern) -> Self {
+        Self { pattern, codes: vec![0; pattern.frames() * pattern.codebooks()] }
+    }
+
+    fn record(&mut self, step: Step<'_>) {
+        for (book, token) in step.tokens.iter().enumerate() {
+            if let Some(frame) = self.pattern.frame(step.index, book) {
+                self.codes[frame * self.pattern.codebooks() + book] = *token;
+            }
+        }
+    }
+
+    /// One channel's codes of a frame: channels alternate.
+    fn of(&self, frame: usize, channel: usize, channels: usize) -> Vec<u32> {
+        let books = self.pattern.codebooks();
+        self.codes[frame * books..(frame + 1) * books].iter().skip(channel).step_by(channels).copied().collect()
+    }
+}
+
+/// Frames of a request, which must be a length that the model can make.
+pub(crate) fn frames(config: &Config, request: &AudioRequest) -> Result<usize> {
+    let rate = config.audio_encoder.frame_rate();
+    let most = max_frames(config);
+    let limit = most as f64 / rate;
+    match request.frames(rate) {
+        None => Err(Error::invalid_request(format!(
+            "duration is {}; it must be a number of seconds above 0 and at most {limit:.2}",
+            request.duration
+        ))),
+        Some(frames) if frames > most as u64 => Err(Error::invalid_request(format!(
+            "duration is {} seconds; this model makes at most {limit:.2} seconds ({most} frames)",
+            request.duration
+        ))),
+        Some(frames) => Ok(frames as usize),
+    }
+}
+
+/// The longest piece: its last code is made at the model's last position.
+pub(crate) fn max_frames(config: &Config) -> usize {
+    let decoder = &config.decoder;
+    decoder.max_position_embeddings.saturating_sub(decoder.codebooks_per_channel() - 1)
+}
+
+/// Bytes a request allocates: caches, codes, the codec's memory of the piece, and one window of its rendering.
+pub(crate) fn bytes(config: &Config, guidance: Guidance, frames: usize, tokens: usize, chunk: usize) -> u64 {
+    let (decoder, codec) = (&config.decoder, &config.audio_encoder);
+    let steps = frames + decoder.codebooks_per_channel() - 1;
+    let window = frames.min(chunk) + PLANNED_CONTEXT;
+    let channels = decoder.audio_channels;
+    // The codec's vectors double as they grow.
+    let kept = 2 * channels * frames * (codec.hidden_size + codec.width());
+    let sent = 4 * channels * chunk.min(frames) * codec.hop();
+    Session::bytes(decoder, guidance, steps, tokens)
+        + 4 * (kept + sent + frames * decoder.num_codebooks) as u64
+        + EncodecDecoder::window_bytes(codec, window)
+}
+
+/// The most that any request allocates.
+pub(crate) fn max_bytes(config: &Config, chunk: usize) -> u64 {
+    bytes(config, Guidance::Scale(3.0), max_frames(config), MAX_PROMPT_TOKENS, chunk)
+}
+
+fn choice(request: &AudioRequest) -> Result<Choice> {
+    let wrong = |name: &str, value: f32, wanted: &str| {
+        Err(Error::invalid_request(format!("{name} is {value}; it must be {wanted}")))
+    };
+    if !request.guidance_scale.is_finite() {
+        return wrong("guidance_scale", request.guidance_scale, "a number");
+    }
+    if !(0.0..=2.0).contains(&request.temperature) {
+        return wrong("temperature", request.temperature, "from 0 to 2");
+    }
+    if !(request.top_p > 0.0 && request.top_p <= 1.0) {
+        return wrong("top_p", request.top_p, "above 0 and at most 1");
+    }
+    if request.is_greedy() {
+        return Ok(Choice::Greedy);
+    }
+    let (temperature, top_p) = (request.temperature, request.top_p);
+    Ok(Choice::Sample { temperature, top_k: request.top_k as usize, top_p })
+}
+
+fn interleave(channels: &[Vec<f32>]) -> Vec<f32> {
+    match channels {
+        [mono] => mono.clone(),
+        _ => {
+            let length = channels.iter().map(Vec::len).min().unwrap_or(0);
+            (0..length).flat_map(|i| channels.iter().map(move |channel| channel[i])).collect()
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! MusicGen (Copet et al. 2023, "Simple and Controllable Music Generation") as a plugin: music from a description.
+//!
+//! Serves checkpoints in the layout of `facebook/musicgen-small`, `-medium`, `-large` and their stereo versions, on the
+//! CPU. The parts, in the order in which a request passes them: [`model`] (files, prompt, loop), [`decoder`] over
+//! [`matrix`], [`delay`], [`sampler`], [`encodec`]; [`engine`] speaks with the host. Nothing here knows HTTP.
+
+pub mod config;
+pub mod decoder;
+pub mod delay;
+pub mod encodec;
+pub mod engine;
+pub mod matrix;
+pub mod model;
+pub mod sampler;
+
+use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
+use aihost_support::weights::{Entry, Weights};
+use candle_core::DType;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::config::Config;
+use crate::engine::MusicGen;
+use crate::model::{Files, Model};
+
+aihost_plugin_api::export_plugin! {
+    plugin: MusicGenPlugin,
+    id: "musicgen",
+    kinds: ["audio"],
+    devices: ["cpu"],
+    formats: ["safetensors", "bin"],
+}
+
+/// The entry's `options:`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// How the decoder's weights are kept. Half precision halves memory and the time of a step.
+    pub dtype: Precision,
+    /// Audio is sent after this many frames (50 are a second), 1 to 1500. Smaller begins sooner and costs more.
+    #[schemars(range(min = 1, max = 1500))]
+    pub chunk_frames: usize,
+}
+
+/// How weights are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// As in the file.
+    #[default]
+    Stored,
+    /// 4 bytes.
+    F32,
+    /// 2 bytes, IEEE 754 half.
+    F16,
+    /// 2 bytes, bfloat16.
+    Bf16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { dtype: Precision::default(), chunk_frames: 50 }
+    }
+}
+
+impl Precision {
+    fn dtype(self) -> Option<DType> {
+        match self {
+            Self::Stored => None,
+            Self::F32 => Some(DType::F32),
+            Self::F16 => Some(DType::F16),
+            Self::Bf16 => Some(DType::BF16),
+        }
+    }
+}
+
+/// The plugin.
+#[derive(Debug)]
+pub struct MusicGenPlugin {
+    options: Options,
+}
+
+impl Plugin for MusicGenPlugin {
+    type Options = Options;
+    type Engine = MusicGen;
+
+    fn new(options: Options) -> Result<Self> {
+        if !(1..=1500).contains(&options.chunk_frames) {
+            let text = format!("options: chunk_frames is {}; it must be from 1 to 1500", options.chunk_frames);
+            return Err(Error::new(ErrorKind::InvalidOptions, text));
+        }
+        Ok(Self { options })
+    }
+
+    fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
+        let files = Files::of(load)?;
+        let config = Config::read(&files.config)?;
+        let required = self.weight_bytes(&Weights::open(&files.weights)?.entries());
+        let workspace_max = engine::max_bytes(&config, self.options.chunk_frames);
+        Ok(MemoryPlan { required, preferred: required, workspace_max, mapped: 0 })
+    }
+
+    fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<MusicGen> {
+        if load.device != "cpu" {
+            return Err(Error::new(ErrorKind::Unsupported, format!("musicgen runs on cpu, not on {}", load.device)));
+        }
+        let files = Files::of(load)?;
+        let weights = Weights::open(&files.weights)?;
+        let entries = weights.entries();
+        let stored = entries.iter().filter(|entry| is_loaded(&entry.name));
+        let total = stored.map(|entry| (entry.elements * entry.dtype.size_in_bytes()) as u64).sum();
+        let watch = ctx.clone();
+        let weights = weights.observed(move |read| {
+            watch.progress(read.min(total), total);
+            watch.check()
+        });
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(load.threads.max(1)).build();
+        let threads = threads.map_err(Error::internal)?;
+        let model = threads.install(|| Model::load_from(&weights, &files, self.options.dtype.dtype()))?;
+        Ok(MusicGen { model, threads, chunk: self.options.chunk_frames, weights: self.weight_bytes(&entries) })
+    }
+}
+
+impl MusicGenPlugin {
+    /// Bytes of the tensors that are loaded, in the type they are kept in.
+    fn weight_bytes(&self, entries: &[Entry]) -> u64 {
+        let bytes = |entry: &Entry| {
+            let kept = if entry.name.starts_with("decoder.") || entry.name.starts_with("enc_to_dec_proj.") {
+                self.options.dtype.dtype().unwrap_or(entry.dtype)
+            } else {
+                DType::F32
+            };
+            (entry.elements * kept.size_in_bytes()) as u64
+        };
+        entries.iter().filter(|entry| is_loaded(&entry.name)).map(bytes).sum()
+    }
+}
+
+/// The codec's encoder, its training statistics, stored sinusoids and the second name of the text embedding are not.
+fn is_loaded(name: &str) -> bool {
+    !(name.starts_with("audio_encoder.encoder.")
+        || name.ends_with(".codebook.embed_avg")
+        || name.ends_with(".codebook.cluster_size")
+        || name.ends_with(".codebook.inited")
+        || name.ends_with(".embed_positions.weights")
+        || name == "text_encoder.encoder.embed_tokens.weight")
+}

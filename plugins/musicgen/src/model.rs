@@ -1,0 +1,186 @@
+//! A loaded checkpoint: tokenizer, text encoder, decoder and codec, and the loop that makes codes of a prompt.
+
+use std::path::{Path, PathBuf};
+
+use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
+use aihost_support::t5::T5Encoder;
+use aihost_support::weights::Weights;
+use candle_core::{DType, Device, Tensor};
+use tokenizers::Tokenizer;
+
+use crate::config::Config;
+use crate::decoder::{Decoder, Guidance};
+use crate::delay::DelayPattern;
+use crate::encodec::EncodecDecoder;
+use crate::sampler::Sampler;
+
+/// Longest prompt, tokens of the text encoder: beyond it attention over the prompt would outweigh the decoder.
+pub const MAX_PROMPT_TOKENS: usize = 512;
+
+/// Where a model's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// A folder, a weights file, or an index of shards.
+    pub weights: PathBuf,
+    /// `config.json`.
+    pub config: PathBuf,
+    /// `tokenizer.json`.
+    pub tokenizer: PathBuf,
+}
+
+impl Files {
+    /// Role `model` is a folder or the weights; `config` and `tokenizer` lie beside it unless they are named.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingFile`] if there is no role `model`.
+    pub fn of(load: &LoadRequest) -> Result<Self> {
+        let weights = load.file("model")?.to_owned();
+        let folder = if weights.is_dir() { weights.as_path() } else { weights.parent().unwrap_or(Path::new("")) };
+        let beside = |role: &str, name: &str| load.files.get(role).cloned().unwrap_or_else(|| folder.join(name));
+        Ok(Self { config: beside("config", "config.json"), tokenizer: beside("tokenizer", "tokenizer.json"), weights })
+    }
+}
+
+/// All parts of a checkpoint.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    tokenizer: Tokenizer,
+    text: T5Encoder,
+    decoder: Decoder,
+    codec: EncodecDecoder,
+}
+
+/// One step of the decoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// From 0.
+    pub index: usize,
+    /// (codebooks, vocabulary), with guidance.
+    pub logits: &'a [f32],
+    /// One per codebook; padding where the pattern has none.
+    pub tokens: &'a [u32],
+}
+
+/// What is to be made.
+#[derive(Debug)]
+pub struct Piece {
+    /// The prompt's states, (tokens, text width).
+    pub text: Tensor,
+    /// Frames.
+    pub frames: usize,
+    /// Weight of the prompt.
+    pub guidance: Guidance,
+    /// How tokens are chosen.
+    pub sampler: Sampler,
+}
+
+impl Model {
+    /// Loads a checkpoint onto the CPU. The decoder's matrices are kept as `dtype`, or as stored; all else is f32.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or of a model that is not served.
+    pub fn load(files: &Files, dtype: Option<DType>) -> Result<Self> {
+        Self::load_from(&Weights::open(&files.weights)?, files, dtype)
+    }
+
+    /// [`load`](Self::load) from weights that are open, and perhaps observed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_from(weights: &Weights, files: &Files, dtype: Option<DType>) -> Result<Self> {
+        let config = Config::read(&files.config)?;
+        let tokenizer = tokenizer(&files.tokenizer)?;
+        let kept = dtype.map_or_else(|| weights.tensor("decoder.lm_heads.0.weight").map(|head| head.dtype()), Ok)?;
+        let part = |name: &str, dtype| weights.scope(name, dtype, &Device::Cpu);
+        Ok(Self {
+            tokenizer,
+            text: T5Encoder::load(&config.text_encoder, &part("text_encoder", DType::F32))?,
+            decoder: Decoder::load(&config.decoder, config.text_encoder.d_model, &part("", kept))?,
+            codec: EncodecDecoder::load(
+                &config.audio_encoder,
+                config.decoder.codebooks_per_channel(),
+                &part("audio_encoder", DType::F32),
+            )?,
+            config,
+        })
+    }
+
+    /// What the checkpoint says of itself.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The codec.
+    pub fn codec(&self) -> &EncodecDecoder {
+        &self.codec
+    }
+
+    /// Tokens of a prompt, the end-of-text token included.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidRequest`] if it is empty or longer than [`MAX_PROMPT_TOKENS`].
+    pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
+        if prompt.trim().is_empty() {
+            return Err(Error::invalid_request("the prompt is empty; describe the music in a few words"));
+        }
+        let encoded = self.tokenizer.encode(prompt, true).map_err(Error::internal)?;
+        let tokens = encoded.get_ids().to_vec();
+        if tokens.len() > MAX_PROMPT_TOKENS {
+            let text = format!("the prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
+            return Err(Error::invalid_request(text));
+        }
+        Ok(tokens)
+    }
+
+    /// States (tokens, text width) f32 of a prompt.
+    ///
+    /// # Errors
+    /// As [`tokenize`](Self::tokenize).
+    pub fn encode(&self, prompt: &str) -> Result<Tensor> {
+        self.encode_tokens(&self.tokenize(prompt)?)
+    }
+
+    /// States (tokens, text width) f32 of a tokenised prompt.
+    ///
+    /// # Errors
+    /// If it is empty or has a token past the vocabulary.
+    pub fn encode_tokens(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.text.encode(tokens)
+    }
+
+    /// The order in which codes of a piece of `frames` frames are made.
+    pub fn pattern(&self, frames: usize) -> DelayPattern {
+        let decoder = &self.config.decoder;
+        DelayPattern::new(decoder.num_codebooks, decoder.audio_channels, frames)
+    }
+
+    /// Makes all codes of a piece, telling `heard` of every step.
+    ///
+    /// # Errors
+    /// Those of `heard`, which end the piece.
+    pub fn generate(&self, mut piece: Piece, mut heard: impl FnMut(Step<'_>) -> Result<()>) -> Result<()> {
+        let pattern = self.pattern(piece.frames);
+        let vocabulary = self.config.decoder.vocab_size;
+        let padding = vocabulary as u32;
+        let mut session = self.decoder.session(&piece.text, piece.guidance, pattern.steps())?;
+        let mut tokens = vec![padding; pattern.codebooks()];
+        for index in 0..pattern.steps() {
+            let logits = session.step(&tokens)?;
+            for (book, (token, logits)) in tokens.iter_mut().zip(logits.chunks_exact(vocabulary)).enumerate() {
+                *token = pattern.frame(index, book).map_or(padding, |_| piece.sampler.choose(logits));
+            }
+            heard(Step { index, logits, tokens: &tokens })?;
+        }
+        Ok(())
+    }
+}
+
+fn tokenizer(path: &Path) -> Result<Tokenizer> {
+    if !path.is_file() {
+        let text = format!("{} does not exist; a MusicGen model needs its tokenizer.json", path.display());
+        return Err(Error::new(ErrorKind::MissingFile, text));
+    }
+    Tokenizer::from_file(path)
+        .map_err(|error| Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {error}", path.display())))
+}

@@ -1,0 +1,254 @@
+//! The plugin against transformers' numbers: every case folder under `tests/golden/musicgen` and under
+//! `AIHOST_GOLDEN_DIR`, as `tests/golden/musicgen/generate.py` writes them.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{AudioRequest, ErrorKind, FinishReason};
+use candle_core::{DType, Device, Tensor};
+use musicgen::MusicGenPlugin;
+use musicgen::decoder::Guidance;
+use musicgen::model::{Files, Model, Piece};
+use musicgen::sampler::{Choice, Sampler};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Case {
+    prompt: String,
+    guidance_scale: f32,
+    frames: usize,
+}
+
+struct Golden {
+    folder: PathBuf,
+    case: Case,
+    expected: HashMap<String, Tensor>,
+}
+
+impl Golden {
+    fn open(folder: &Path) -> Self {
+        let case = std::fs::read_to_string(folder.join("case.json")).unwrap();
+        Self {
+            folder: folder.to_owned(),
+            case: serde_json::from_str(&case).unwrap(),
+            expected: candle_core::safetensors::load(folder.join("expected.safetensors"), &Device::Cpu).unwrap(),
+        }
+    }
+
+    fn model(&self) -> Model {
+        let file = |name| self.folder.join(name);
+        let files =
+            Files { weights: self.folder.clone(), config: file("config.json"), tokenizer: file("tokenizer.json") };
+        Model::load(&files, None).unwrap()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<f32> {
+        numbers(&self.expected[name])
+    }
+
+    fn tokens(&self, name: &str) -> Vec<Vec<i64>> {
+        self.expected[name].to_vec2().unwrap()
+    }
+
+    /// Samples interleaved, as they are pushed.
+    fn audio(&self) -> Vec<f32> {
+        numbers(&self.expected["audio"].t().unwrap())
+    }
+
+    fn request(&self, model: &Model) -> AudioRequest {
+        AudioRequest {
+            prompt: self.case.prompt.clone(),
+            duration: (self.case.frames as f64 / model.config().audio_encoder.frame_rate()) as f32,
+            guidance_scale: self.case.guidance_scale,
+            temperature: 0.0,
+            ..AudioRequest::default()
+        }
+    }
+}
+
+fn cases() -> Vec<Golden> {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/musicgen");
+    let more = std::env::var_os("AIHOST_GOLDEN_DIR").map(PathBuf::from);
+    let folders = [Some(committed), more].into_iter().flatten().flat_map(|root| std::fs::read_dir(root).unwrap());
+    let folders = folders.map(|entry| entry.unwrap().path()).filter(|folder| folder.join("case.json").is_file());
+    let cases: Vec<_> = folders.map(|folder| Golden::open(&folder)).collect();
+    assert!(cases.len() >= 3, "the committed cases are missing");
+    cases
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Norm of the difference over norm of the reference.
+fn relative_error(found: &[f32], wanted: &[f32]) -> f64 {
+    assert_eq!(found.len(), wanted.len());
+    let norm = |squares: f64| squares.sqrt();
+    let difference = found.iter().zip(wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    norm(difference) / norm(wanted.iter().map(|b| f64::from(*b).powi(2)).sum())
+}
+
+fn largest_difference(found: &[f32], wanted: &[f32]) -> f32 {
+    assert_eq!(found.len(), wanted.len());
+    found.iter().zip(wanted).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
+}
+
+#[test]
+fn numbers_are_the_references() {
+    for golden in cases() {
+        let (name, model) = (golden.folder.display(), golden.model());
+        let text = model.encode(&golden.case.prompt).unwrap();
+        let error = relative_error(&numbers(&text), &golden.numbers("text_states"));
+        println!("{name}: text states {error:.1e}");
+        assert!(error < 1e-4, "{name}: text states are off by {error:.1e}");
+
+        let pattern = model.pattern(golden.case.frames);
+        let wanted = golden.tokens("tokens");
+        let mut codes = vec![0u32; pattern.frames() * pattern.codebooks()];
+        let piece = Piece {
+            text,
+            frames: golden.case.frames,
+            guidance: Guidance::from_scale(golden.case.guidance_scale),
+            sampler: Sampler::new(Choice::Greedy, 0),
+        };
+        let mut steps = 0;
+        let made = model.generate(piece, |step| {
+            steps += 1;
+            if let Some(logits) = golden.expected.get(&format!("logits_{}", step.index)) {
+                let error = relative_error(step.logits, &numbers(logits));
+                println!("{name}: logits of step {} {error:.1e}", step.index);
+                assert!(error < 1e-4, "{name}: logits of step {} are off by {error:.1e}", step.index);
+            }
+            for (book, token) in step.tokens.iter().enumerate() {
+                if let Some(frame) = pattern.frame(step.index, book) {
+                    assert_eq!(i64::from(*token), wanted[book][step.index], "{name}: step {}, book {book}", step.index);
+                    codes[frame * pattern.codebooks() + book] = *token;
+                }
+            }
+            Ok(())
+        });
+        made.unwrap();
+        assert_eq!(steps, wanted[0].len(), "{name}: steps");
+
+        for (book, wanted) in golden.tokens("codes").iter().enumerate() {
+            let found = codes.iter().skip(book).step_by(pattern.codebooks());
+            assert!(found.map(|code| i64::from(*code)).eq(wanted.iter().copied()), "{name}: codes of book {book}");
+        }
+
+        let channels = model.config().decoder.audio_channels;
+        for channel in 0..channels {
+            let own: Vec<u32> = codes.iter().skip(channel).step_by(channels).copied().collect();
+            let found = model.codec().decode(&own).unwrap();
+            let wanted: Vec<f32> = golden.audio().into_iter().skip(channel).step_by(channels).collect();
+            let difference = largest_difference(&found, &wanted);
+            println!("{name}: audio of channel {channel} {difference:.1e}");
+            assert!(difference < 1e-3, "{name}: audio of channel {channel} is off by {difference:.1e}");
+        }
+    }
+}
+
+#[test]
+fn streamed_audio_is_the_whole() {
+    for golden in cases() {
+        let (name, request) = (golden.folder.display(), golden.request(&golden.model()));
+        for chunk in [1, 7, 50, 1000] {
+            let options = serde_json::json!({ "chunk_frames": chunk });
+            let mut host = MockHost::new::<MusicGenPlugin>(options, &[("model", golden.folder.clone())]).unwrap();
+            host.load().unwrap();
+            let answer = host.generate_audio(&request).unwrap();
+            let difference = largest_difference(&answer.samples, &golden.audio());
+            println!("{name}: in chunks of {chunk}: {} blocks, {difference:.1e}", answer.blocks.len());
+            assert!(difference < 1e-4, "{name}: in chunks of {chunk} off by {difference:.1e}");
+            assert!(chunk > 7 || answer.blocks.len() > 2, "{name}: nothing was streamed");
+            assert_eq!(answer.finish.reason, FinishReason::Stop);
+            assert_eq!(answer.finish.samples as usize * usize::from(answer.finish.channels), answer.samples.len());
+            assert_eq!(answer.finish.steps as usize, golden.tokens("tokens")[0].len());
+        }
+    }
+}
+
+#[test]
+fn bad_requests_are_refused_clearly() {
+    let golden = cases().swap_remove(0);
+    let good = golden.request(&golden.model());
+    let mut host = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &[("model", golden.folder)]).unwrap();
+    host.load().unwrap();
+    let check = |change: fn(&mut AudioRequest), word: &str| {
+        let mut request = good.clone();
+        change(&mut request);
+        let error = host.generate_audio(&request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+        assert!(error.message().contains(word), "{error}");
+    };
+    check(|r| r.duration = 0.0, "above 0");
+    check(|r| r.duration = -1.0, "above 0");
+    check(|r| r.duration = 1e6, "at most");
+    check(|r| r.prompt = " \n".to_owned(), "empty");
+    check(|r| r.prompt = "drums ".repeat(2000), "tokens");
+    check(|r| r.temperature = -0.5, "temperature");
+    check(|r| r.top_p = 0.0, "top_p");
+    assert!(host.audio_cost(&AudioRequest { duration: 1e6, ..good.clone() }).is_err());
+    assert_eq!(host.generate_audio(&good).unwrap().finish.reason, FinishReason::Stop);
+}
+
+#[test]
+fn a_seed_makes_the_same_sound_and_a_client_may_leave() {
+    let golden = cases().swap_remove(0);
+    let good = golden.request(&golden.model());
+    let mut host =
+        MockHost::new::<MusicGenPlugin>(serde_json::json!({"chunk_frames": 10}), &[("model", golden.folder)]).unwrap();
+    host.load().unwrap();
+    let sampled = |seed| AudioRequest { temperature: 1.0, top_k: 20, seed: Some(seed), ..good.clone() };
+    let first = host.generate_audio(&sampled(1)).unwrap();
+    assert_eq!(first.samples, host.generate_audio(&sampled(1)).unwrap().samples);
+    assert_ne!(first.samples, host.generate_audio(&sampled(2)).unwrap().samples);
+    assert!(first.samples.iter().all(|sample| sample.is_finite()));
+
+    let plan = host.plan().unwrap();
+    assert!(plan.required > 0 && host.audio_cost(&good).unwrap() <= plan.workspace_max);
+
+    host.stop_after(1);
+    let left = host.generate_audio(&good).unwrap();
+    assert_eq!(left.finish.reason, FinishReason::Cancelled);
+    assert!(left.finish.steps < first.finish.steps);
+    host.cancel();
+    assert_eq!(host.generate_audio(&good).unwrap().finish.steps, 0);
+}
+
+#[test]
+fn half_precision_stays_close() {
+    let golden = cases().into_iter().find(|golden| golden.folder.ends_with("mono")).unwrap();
+    let files = |name: &str| golden.folder.join(name);
+    let files =
+        Files { weights: golden.folder.clone(), config: files("config.json"), tokenizer: files("tokenizer.json") };
+    for (dtype, limit) in [(DType::F16, 5e-3), (DType::BF16, 5e-2)] {
+        let model = Model::load(&files, Some(dtype)).unwrap();
+        let piece = Piece {
+            text: model.encode(&golden.case.prompt).unwrap(),
+            frames: 1,
+            guidance: Guidance::from_scale(golden.case.guidance_scale),
+            sampler: Sampler::new(Choice::Greedy, 0),
+        };
+        let mut error = None;
+        let heard = model.generate(piece, |step| {
+            error.get_or_insert(relative_error(step.logits, &golden.numbers("logits_0")));
+            Ok(())
+        });
+        heard.unwrap();
+        println!("{dtype:?}: {error:?}");
+        assert!(error.unwrap() < limit, "{dtype:?}: {error:?}");
+    }
+}
+
+#[test]
+fn a_melody_model_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "musicgen_melody"}"#).unwrap();
+    let files = [("model", folder.path().to_owned())];
+    let error = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &files).unwrap().plan().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("melody"), "{error}");
+}
