@@ -22,6 +22,8 @@ const UNSAFE: [(&str, &str); 7] = [
     ("host/src/plugin/loader.rs", "dlopen"),
     ("host/src/worker/sys.rs", "what a forked child may call before exec"),
     ("plugins/support/src/gguf.rs", "mapping weight files"),
+    ("plugins/support/src/weights.rs", "mapping weight files"),
+    ("plugins/musicgen/examples/speed.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
     ("plugins/support/src/kernels/", "vector instructions"),
     ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
