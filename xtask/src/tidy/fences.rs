@@ -17,10 +17,9 @@ const ABI_STABLE: [&str; 9] = [
 ];
 
 /// Where `unsafe` may stand, and why it must.
-const UNSAFE: [(&str, &str); 7] = [
+const UNSAFE: [(&str, &str); 8] = [
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
     ("host/src/plugin/loader.rs", "dlopen"),
-    ("host/src/worker/sys.rs", "what a forked child may call before exec"),
     ("plugins/support/src/gguf.rs", "mapping weight files"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
     ("plugins/musicgen/examples/speed.rs", "counting what is allocated"),

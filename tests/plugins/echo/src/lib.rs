@@ -1,6 +1,8 @@
 //! Fixture plugin `aihost/echo`: says the last user message back, word by word. The smallest plugin that does everything
 //! right, and the one to read first; it stands for a model wherever a test needs one that is quick.
 
+#![forbid(unsafe_code)]
+
 use std::time::{Duration, Instant};
 
 use aihost_plugin_api::task::MemoryUsage;
