@@ -1,6 +1,7 @@
 //! Swapping: who is loaded, who is evicted, and that nobody is cut off. With the echo plugin, which has no weights.
 
-use aihost_tests::server::{Server, Setup, alive, chat, eventually, text};
+use aihost_tests::server::{Server, Setup, alive, chat, text};
+use aihost_tests::wait_for;
 use serde_json::json;
 
 /// Two echo models of which one fits.
@@ -109,5 +110,5 @@ async fn no_worker_outlives_a_killed_host() {
     let worker = server.status("a", "pid").await.as_i64().expect("a worker");
     server.signal(rustix::process::Signal::KILL);
     server.wait();
-    eventually("the worker's end", || !alive(worker)).await;
+    wait_for("the worker's end", || (!alive(worker)).then_some(())).await;
 }

@@ -11,8 +11,6 @@ use crate::{shell, stage};
 
 /// Names the model file that tests of the real model read.
 const MODEL_VARIABLE: &str = "AIHOST_SMOLLM2";
-/// Names the folder with the default and the fixture plugins.
-const PLUGINS_VARIABLE: &str = "AIHOST_TEST_PLUGINS";
 
 /// Which tests.
 #[derive(Debug, Default, Args)]
@@ -27,14 +25,12 @@ pub(crate) fn run(options: &Options) -> Result {
     let start = Instant::now();
     let workspace = Workspace::read()?;
     workspace.build_all(Profile::Dev)?;
-    let plugins_dir = workspace.staging().join("test-plugins");
-    stage::plugins(&workspace, Profile::Dev, &workspace.plugins(), &plugins_dir)?;
     let mut command = shell::cargo();
     command.args(["test", "--workspace"]);
     if !options.filters.is_empty() {
         command.arg("--").args(&options.filters);
     }
-    command.env(MODEL_VARIABLE, small_model(&workspace, Profile::Dev)?).env(PLUGINS_VARIABLE, plugins_dir);
+    command.env(MODEL_VARIABLE, small_model(&workspace, Profile::Dev)?);
     let result = shell::run(&mut command);
     eprintln!("build and tests took {:.0} s", start.elapsed().as_secs_f64());
     result
