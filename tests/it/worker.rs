@@ -102,6 +102,7 @@ async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Result<Value, F
                 let event: Value = serde_json::from_slice(&event).unwrap();
                 text.push_str(event["text"].as_str().unwrap());
             }
+            Output::Bytes(_) | Output::Progress { .. } => {}
             Output::Done(end) => return (text, end.map(|summary| serde_json::from_slice(&summary).unwrap())),
         }
     }

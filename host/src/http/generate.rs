@@ -116,15 +116,22 @@ impl Generation {
             }
         }
         let Stage::Answering(answer) = stage else { return Poll::Pending };
-        let step = match std::task::ready!(answer.output.poll_recv(cx)) {
-            Some(Output::Event(json)) => Step::Event(index, read(&json)?),
-            Some(Output::Done(Ok(json))) => self.finish(at, read(&json)?)?,
-            Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
-            None => {
-                return Poll::Ready(Err(Failure::new(FailureKind::WorkerDied, "the answer ended without a result")));
-            }
-        };
-        Poll::Ready(Ok(step))
+        loop {
+            let step = match std::task::ready!(answer.output.poll_recv(cx)) {
+                Some(Output::Event(json)) => Step::Event(index, read(&json)?),
+                Some(Output::Done(Ok(json))) => self.finish(at, read(&json)?)?,
+                Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
+                // A text has neither.
+                Some(Output::Bytes(_) | Output::Progress { .. }) => continue,
+                None => {
+                    return Poll::Ready(Err(Failure::new(
+                        FailureKind::WorkerDied,
+                        "the answer ended without a result",
+                    )));
+                }
+            };
+            return Poll::Ready(Ok(step));
+        }
     }
 
     fn finish(&mut self, at: usize, finish: TextFinish) -> Result<Step, Failure> {

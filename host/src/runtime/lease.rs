@@ -57,6 +57,13 @@ pub(super) async fn carry(
             (Output::Done(Err(failure)), Some(waiting)) if untouched && failure.kind == FailureKind::WorkerDied => {
                 return Ended::Lost(waiting.clone(), failure);
             }
+            (Output::Progress { done, total }, client) => {
+                // Not part of the answer: a request that only told how far it is can be tried again, and a client who is
+                // behind does without.
+                if let Some(client) = client {
+                    let _ = client.try_send(Output::Progress { done, total });
+                }
+            }
             (output, _) => {
                 untouched = false;
                 let done = matches!(output, Output::Done(_));
@@ -87,4 +94,65 @@ async fn left(client: Option<&mpsc::Sender<Output>>) {
 async fn tell(client: Option<mpsc::Sender<Output>>, output: Output, stall: Duration) -> bool {
     let Some(client) = client else { return false };
     timeout(stall, client.send(output)).await.is_ok_and(|sent| sent.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::future::BoxFuture;
+
+    use super::*;
+    use crate::worker::Loaded;
+
+    /// Does nothing; its outputs are handed to `carry` by the test.
+    #[derive(Debug)]
+    struct Still;
+
+    impl Instance for Still {
+        fn load(&self, _granted: u64, _deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
+            Box::pin(async { Ok(Loaded::default()) })
+        }
+
+        fn generate(&self, _request: RequestId, _task: Bytes) -> mpsc::Receiver<Output> {
+            mpsc::channel(1).1
+        }
+
+        fn cancel(&self, _request: RequestId) {}
+
+        fn progress(&self) -> Option<u32> {
+            None
+        }
+
+        fn stop(&self, _grace: Duration) -> BoxFuture<'static, ()> {
+            Box::pin(async {})
+        }
+
+        fn pid(&self) -> Option<u32> {
+            None
+        }
+
+        fn log_tail(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    /// Whether a worker that sent this and died leaves its request to be tried again.
+    async fn is_lost_after(output: Output) -> bool {
+        let (sender, outputs) = mpsc::channel(4);
+        let (client, mut received) = mpsc::channel(4);
+        sender.send(output).await.unwrap();
+        sender.send(Output::Done(Err(silent()))).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        let limits = LeaseLimits { request_timeout: hour, stall_timeout: hour };
+        let ended = carry(RequestId(1), Arc::new(Still), outputs, client, limits).await;
+        assert!(received.try_recv().is_ok(), "the client was not told");
+        matches!(ended, Ended::Lost(..))
+    }
+
+    #[tokio::test]
+    async fn progress_is_no_part_of_the_answer_but_bytes_are() {
+        assert!(is_lost_after(Output::Progress { done: 1, total: 2 }).await);
+        assert!(!is_lost_after(Output::Bytes(Bytes::from_static(b"pcm"))).await);
+        assert!(!is_lost_after(Output::Event(Bytes::from_static(b"{}"))).await);
+    }
 }

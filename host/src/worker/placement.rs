@@ -75,6 +75,15 @@ pub struct Loaded {
 pub enum Output {
     /// JSON of the task's event type.
     Event(Bytes),
+    /// Samples or pixels: a `u32` LE header length, a JSON header, raw bytes.
+    Bytes(Bytes),
+    /// How far it is, in the plugin's own steps. Only the newest is kept for a reader who is behind; `total` 0 is unknown.
+    Progress {
+        /// Steps made.
+        done: u64,
+        /// Of this many.
+        total: u64,
+    },
     /// The end: the task's summary as JSON, or why there is none.
     Done(Result<Bytes, Failure>),
 }

@@ -10,7 +10,7 @@ use aihost_plugin_api::abi::{
 };
 
 use super::super::limits::{CREDIT_BYTES, HARD_CREDIT_BYTES, event_cost};
-use super::super::protocol::{Loading, LogRecord, ToHost};
+use super::super::protocol::{Loading, LogRecord};
 use super::outbox::Outbox;
 
 const CONTINUE: RawFlow = RawFlow(0);
@@ -97,8 +97,8 @@ impl RawContext for Shared {
     fn progress(&self, done: u64, total: u64) {
         // A plugin may report every kilobyte; the host hears of each thousandth, or of each change without a total.
         let step = if total == 0 { done } else { (u128::from(done) * 1000 / u128::from(total)) as u64 };
-        if self.0.id == 0 && self.0.progress.swap(step, Ordering::AcqRel) != step {
-            self.0.outbox.send(&ToHost::Progress(Loading { done, total }));
+        if self.0.progress.swap(step, Ordering::AcqRel) != step {
+            self.0.outbox.progress(self.0.id, Loading { done, total });
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::super::protocol::{CHUNK_BYTES, LogRecord, ToHost, encode, encode_event};
+use super::super::protocol::{CHUNK_BYTES, Loading, LogRecord, ToHost, encode, encode_event};
 
 /// Most log records that wait; more are dropped and counted, so that a noisy plugin cannot fill memory.
 const MAX_WAITING_LOGS: usize = 1024;
@@ -63,6 +63,18 @@ impl Outbox {
                 encode_event(&mut packed, kind, payload);
                 queue.push_back(Item::Events(packed));
             }
+        }
+        self.filled.notify_one();
+    }
+
+    /// Queues how far a request is. It takes the place of one that still waits, so that a plugin cannot fill memory with it.
+    pub(super) fn progress(&self, request: u64, loading: Loading) {
+        let (kind, request, payload) = ToHost::Progress(request, loading).encode();
+        let mut state = self.lock();
+        let queue = state.queues.entry(request).or_default();
+        match queue.back_mut() {
+            Some(Item::Message { kind: waiting, payload: newer, .. }) if *waiting == kind => *newer = payload,
+            _ => queue.push_back(Item::Message { kind, payload, log: false }),
         }
         self.filled.notify_one();
     }
@@ -184,13 +196,29 @@ mod tests {
     }
 
     #[test]
+    fn progress_that_waits_is_replaced_by_newer() {
+        let outbox = Outbox::default();
+        for done in 1..=100 {
+            outbox.progress(5, Loading { done, total: 100 });
+        }
+        outbox.event(5, 1, b"block");
+        outbox.progress(5, Loading { done: 100, total: 0 });
+        let got = written(&outbox);
+        assert_eq!(got[0], ToHost::Progress(5, Loading { done: 100, total: 100 }));
+        assert!(matches!(got[1], ToHost::Events(5, _)));
+        assert_eq!(got[2..], [ToHost::Progress(5, Loading { done: 100, total: 0 })]);
+    }
+
+    #[test]
     fn a_large_answer_does_not_hold_up_another_request() {
         let outbox = Outbox::default();
         outbox.send(&ToHost::Done(1, vec![7; 5 * CHUNK_BYTES].into()));
         outbox.event(2, 0, b"token");
+        outbox.event(3, 1, &vec![8; 5 * CHUNK_BYTES]);
         let got = written(&outbox);
         assert!(matches!(got[0], ToHost::Events(2, _)), "the token came after the large answer");
         assert!(matches!(&got[1], ToHost::Done(1, bytes) if bytes.len() == 5 * CHUNK_BYTES));
+        assert!(matches!(&got[2], ToHost::Events(3, packed) if packed.len() > 5 * CHUNK_BYTES));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(crate) struct Start {
     pub(crate) max_concurrency: u32,
 }
 
-/// Steps of a load.
+/// Steps of a load or a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Loading {
     /// Done so far, in the plugin's own unit.
@@ -101,8 +101,8 @@ pub(crate) enum ToHost {
     Hello(Hello),
     /// The plan.
     Planned(MemoryPlan),
-    /// How far the load is.
-    Progress(Loading),
+    /// How far a request is, or with 0 the load.
+    Progress(u64, Loading),
     /// Loaded; bytes on the device by the plugin's account.
     Loaded(u64),
     /// Events of a request, packed by [`encode_event`].
@@ -152,7 +152,7 @@ impl ToHost {
         match self {
             Self::Hello(hello) => (0, 0, json(hello)),
             Self::Planned(plan) => (1, 0, json(plan)),
-            Self::Progress(loading) => (2, 0, json(loading)),
+            Self::Progress(request, loading) => (2, *request, json(loading)),
             Self::Loaded(used) => (3, 0, Bytes::copy_from_slice(&used.to_le_bytes())),
             Self::Events(request, packed) => (4, *request, packed.clone()),
             Self::Done(request, summary) => (5, *request, summary.clone()),
@@ -167,7 +167,7 @@ impl ToHost {
         Ok(match frame.kind {
             0 => Self::Hello(parse(&frame)?),
             1 => Self::Planned(parse(&frame)?),
-            2 => Self::Progress(parse(&frame)?),
+            2 => Self::Progress(frame.request, parse(&frame)?),
             3 => Self::Loaded(number(&frame)?),
             4 => Self::Events(frame.request, frame.payload),
             5 => Self::Done(frame.request, frame.payload),
@@ -265,7 +265,7 @@ mod tests {
             any::<(u64, u64)>().prop_map(|(required, mapped)| {
                 ToHost::Planned(MemoryPlan { required, mapped, ..MemoryPlan::default() })
             }),
-            any::<(u64, u64)>().prop_map(|(done, total)| ToHost::Progress(Loading { done, total })),
+            any::<(u64, u64, u64)>().prop_map(|(r, done, total)| ToHost::Progress(r, Loading { done, total })),
             any::<u64>().prop_map(ToHost::Loaded),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Events(r, b)),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Done(r, b)),

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::limits::{CREDIT_STEP_BYTES, OUTPUT_QUEUE, WorkerLimits};
 use super::super::placement::{ExitReason, Instance, Loaded, Output};
-use super::super::protocol::{PluginError, ToWorker};
+use super::super::protocol::{Loading, PluginError, ToWorker};
 use super::failure;
-use super::link::{Answer, Inbound, Link};
+use super::link::{Answer, Inbound, Incoming, Link};
 use super::log::Log;
 use super::process::Process;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
@@ -156,7 +156,7 @@ impl Shared {
     }
 
     async fn generate(&self, request: u64, task: Bytes, output: mpsc::Sender<Output>, cancelled: CancellationToken) {
-        let Some(mut inbound) = self.link.open(request) else {
+        let Some(Incoming { mut inbound, mut progress }) = self.link.open(request) else {
             let reason = self.process.gone().await;
             return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
         };
@@ -170,11 +170,19 @@ impl Shared {
                     self.cancel(request, &mut inbound).await;
                     return done(&output, Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"))).await;
                 }
+                Ok(()) = progress.changed() => {
+                    let Loading { done, total } = *progress.borrow_and_update();
+                    // A reader who is behind does without: another one follows, or the end.
+                    let _ = output.try_send(Output::Progress { done, total });
+                    continue;
+                }
                 next = inbound.recv() => next,
             };
             match next {
                 Some(Inbound::Event(event, cost)) => {
-                    if output.send(Output::Event(event)).await.is_err() {
+                    if let Some(event) = event
+                        && output.send(event).await.is_err()
+                    {
                         return self.cancel(request, &mut inbound).await;
                     }
                     passed_on += cost;

@@ -12,7 +12,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::limits::{MAX_EVENTS_ON_THE_WAY, event_cost};
-use super::super::placement::ExitReason;
+use super::super::placement::{ExitReason, Output};
 use super::super::protocol::{
     Assembler, CHUNK_BYTES, Decoder, Frame, Loading, PROTOCOL_VERSION, PluginError, ProtocolError, ToHost, ToWorker,
     decode_events, encode,
@@ -22,8 +22,8 @@ use super::log::Log;
 /// What the worker says about one request.
 #[derive(Debug)]
 pub(super) enum Inbound {
-    /// An event and the credit it took.
-    Event(Bytes, u64),
+    /// An event, if this host can pass it on, and the credit it took.
+    Event(Option<Output>, u64),
     /// The end.
     End(Result<Bytes, PluginError>),
 }
@@ -44,12 +44,28 @@ pub(super) enum Ended {
     Condemned(ExitReason),
 }
 
+/// What comes in for one request.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    /// Events in order, then the end.
+    pub(super) inbound: mpsc::Receiver<Inbound>,
+    /// How far it is.
+    pub(super) progress: watch::Receiver<Loading>,
+}
+
+/// The other ends of an [`Incoming`].
+#[derive(Clone, Debug)]
+struct Outgoing {
+    inbound: mpsc::Sender<Inbound>,
+    progress: watch::Sender<Loading>,
+}
+
 /// The host's end.
 #[derive(Debug)]
 pub(super) struct Link {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     /// Nothing once the worker is gone.
-    requests: Mutex<Option<HashMap<u64, mpsc::Sender<Inbound>>>>,
+    requests: Mutex<Option<HashMap<u64, Outgoing>>>,
     step: Mutex<Option<oneshot::Sender<Result<Answer, PluginError>>>>,
     /// What the instance is doing, for the stall report.
     doing: Mutex<&'static str>,
@@ -97,10 +113,11 @@ impl Link {
     }
 
     /// Opens a request; nothing if the worker is gone.
-    pub(super) fn open(&self, request: u64) -> Option<mpsc::Receiver<Inbound>> {
-        let (sender, receiver) = mpsc::channel(MAX_EVENTS_ON_THE_WAY);
-        lock(&self.requests).as_mut()?.insert(request, sender);
-        Some(receiver)
+    pub(super) fn open(&self, request: u64) -> Option<Incoming> {
+        let (inbound, receiver) = mpsc::channel(MAX_EVENTS_ON_THE_WAY);
+        let (progress, watched) = watch::channel(Loading::default());
+        lock(&self.requests).as_mut()?.insert(request, Outgoing { inbound, progress });
+        Some(Incoming { inbound: receiver, progress: watched })
     }
 
     /// The load's steps so far.
@@ -170,8 +187,13 @@ impl Link {
             ToHost::Planned(plan) => self.answer(Ok(Answer::Planned(plan)))?,
             ToHost::Loaded(used) => self.answer(Ok(Answer::Loaded(used)))?,
             ToHost::Failed(0, error) => self.answer(Err(error))?,
-            ToHost::Progress(loading) => {
+            ToHost::Progress(0, loading) => {
                 self.progress.send_replace(loading);
+            }
+            ToHost::Progress(request, loading) => {
+                if let Some(outgoing) = self.outgoing(request) {
+                    outgoing.progress.send_replace(loading);
+                }
             }
             ToHost::Events(request, packed) => self.events(request, packed).map_err(|e| e.to_string())?,
             ToHost::Done(request, summary) => self.end(request, Ok(summary)),
@@ -191,27 +213,34 @@ impl Link {
 
     fn events(&self, request: u64, packed: Bytes) -> Result<(), ProtocolError> {
         let events = decode_events(packed)?;
-        let sender = lock(&self.requests).as_ref().and_then(|requests| requests.get(&request).cloned());
         // An answer nobody waits for is one that was cancelled and has ended.
-        let Some(sender) = sender else { return Ok(()) };
+        let Some(outgoing) = self.outgoing(request) else { return Ok(()) };
         for event in events {
-            if event.kind != event_kind::JSON {
-                tracing::warn!(target: "worker", request, kind = event.kind, "an event of a kind this host cannot pass on");
-                continue;
-            }
             let cost = event_cost(event.payload.len());
-            if let Err(mpsc::error::TrySendError::Full(_)) = sender.try_send(Inbound::Event(event.payload, cost)) {
+            let output = match event.kind {
+                event_kind::JSON => Some(Output::Event(event.payload)),
+                event_kind::BYTES => Some(Output::Bytes(event.payload)),
+                kind => {
+                    tracing::warn!(target: "worker", request, kind, "an event of a kind this host cannot pass on");
+                    None
+                }
+            };
+            if let Err(mpsc::error::TrySendError::Full(_)) = outgoing.inbound.try_send(Inbound::Event(output, cost)) {
                 return Err(ProtocolError::TooMany);
             }
         }
         Ok(())
     }
 
+    fn outgoing(&self, request: u64) -> Option<Outgoing> {
+        lock(&self.requests).as_ref()?.get(&request).cloned()
+    }
+
     fn end(&self, request: u64, result: Result<Bytes, PluginError>) {
-        let sender = lock(&self.requests).as_mut().and_then(|requests| requests.remove(&request));
-        if let Some(sender) = sender {
+        let outgoing = lock(&self.requests).as_mut().and_then(|requests| requests.remove(&request));
+        if let Some(outgoing) = outgoing {
             // The queue has room for every event within the credit and this one more; a full one ends like a dead worker.
-            let _ = sender.try_send(Inbound::End(result));
+            let _ = outgoing.inbound.try_send(Inbound::End(result));
         }
     }
 }
