@@ -95,6 +95,12 @@ impl Server {
         response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
     }
 
+    /// What a request for this model would meet.
+    pub(super) async fn plan(&self, model: &str) -> Result<Value, CliError> {
+        let response = self.send(self.request(Method::GET, "/admin/plan").query(&[("model", model)])).await?;
+        response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
+    }
+
     /// Posts JSON.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, CliError> {
         self.send(self.request(Method::POST, path).json(body)).await

@@ -13,6 +13,7 @@ mod reload;
 mod run;
 mod serve;
 mod sse;
+mod why;
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -49,9 +50,11 @@ enum Command {
     Serve(serve::Arguments),
     /// Show where each model of a running server stands.
     Ps(ps::Arguments),
+    /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
+    Why(why::Arguments),
     /// Chat with a text model.
     Run(run::Arguments),
-    /// List, fetch, load and unload models.
+    /// List, fetch, load, park and unload models.
     Models(models::Arguments),
     /// Show what plugins there are, without running their code.
     Plugins(plugins::Arguments),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&session, &arguments),
         Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),
         Command::Ps(arguments) => with_runtime(ps::run(&session, arguments)),
+        Command::Why(arguments) => with_runtime(why::run(&session, arguments)),
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),

@@ -133,7 +133,8 @@ pub(super) struct RawModel {
     pub(super) pin: bool,
     /// Higher is evicted later. Default: 0.
     pub(super) priority: Option<Text>,
-    /// Instances, one per device. Only 1 is served yet.
+    /// Most instances at once. More than the first are started when all are busy and memory is free, on the device with the
+    /// fewest first. Default: 1.
     pub(super) replicas: Option<Text>,
     /// Loaded at start. Default: false.
     pub(super) preload: bool,

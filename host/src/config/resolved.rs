@@ -100,6 +100,8 @@ pub struct ModelConfig {
     pub pin: bool,
     /// Higher is evicted later.
     pub priority: i32,
+    /// Most instances at once.
+    pub replicas: u32,
     /// Loaded at start.
     pub preload: bool,
     /// Bytes it may take; overrides the plugin's plan.

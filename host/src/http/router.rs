@@ -34,6 +34,8 @@ pub fn router(handle: Handle) -> Router {
         .route("/models", get(admin::models))
         .route("/models/load", post(admin::load))
         .route("/models/unload", post(admin::unload))
+        .route("/models/park", post(admin::park))
+        .route("/admin/plan", get(admin::plan))
         .route("/admin/status", get(admin::status))
         .route("/logs/{*model}", get(admin::logs))
         .route("/health", get(admin::health))

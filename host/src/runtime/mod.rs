@@ -4,12 +4,16 @@
 //! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
 mod api;
+mod effects;
 mod lease;
 mod policy;
+mod release;
 mod replay;
 mod run;
+mod status;
 
-pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
+pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
+pub use api::{Answer, Changes, Class, Command, Handle, KeepAlive, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -32,7 +32,7 @@ async fn states_have_llama_cpps_names() {
 #[tokio::test]
 async fn models_are_loaded_and_unloaded_by_name() {
     let host = Host::with(configured([model("a", Kind::Text), model("b", Kind::Text)]), hello);
-    for path in ["/models/load", "/models/unload"] {
+    for path in ["/models/load", "/models/park", "/models/unload"] {
         let reply = host.post(path, &json!({"model": "a"})).await;
         assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({"success": true})));
         assert_eq!(host.post(path, &json!({"model": "c"})).await.error().0, 404);

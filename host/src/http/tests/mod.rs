@@ -116,8 +116,11 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
                 let _ = reply.send(if model.0 == "b" { Err(failure) } else { Ok(()) });
             }
-            Command::Unload(_, reply) => {
+            Command::Unload(_, _, reply) | Command::Park(_, reply) => {
                 let _ = reply.send(Ok(()));
+            }
+            Command::Explain(_, reply) => {
+                let _ = reply.send(Err(Failure::new(FailureKind::Internal, "not scripted")));
             }
             Command::Models(reply) => {
                 let _ = reply.send(vec![status("a", ModelState::Hot), status("b", ModelState::Loading)]);
@@ -150,6 +153,9 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         active: 0,
         queued: 0,
         progress: (state == ModelState::Loading).then_some(250),
+        wakes: 0,
+        measured: None,
+        replicas: 1,
         loads: u64::from(state == ModelState::Hot),
         idle_ms: None,
         pid: None,
@@ -205,6 +211,7 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         keep_alive: None,
         pin: false,
         priority: 0,
+        replicas: 1,
         preload: false,
         memory: None,
         devices: Vec::new(),
