@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::tests::policy;
 use super::{DevicePolicy, Effect, Event, Keep, Policy, State, Want};
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, RequestId};
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, RequestId};
 
 /// Devices by name, budget and most instances.
 const DEVICES: [(&str, u64, u64); 2] = [("cpu", 250, 2), ("cuda:0", 150, 1)];
