@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use aihost_plugin_api::{LoadRequest, MemoryPlan};
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::mpsc;
 
-use crate::domain::{Failure, InstanceId, ModelId, RequestId};
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
 /// What is needed to bring an instance up.
@@ -37,6 +37,11 @@ pub trait Placement: Send + Sync + 'static {
     ///
     /// When its process is gone, for whatever reason and even if `start` fails, `Exit` is sent on `exits` exactly once.
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
+
+    /// Bytes of a device that are free now, as measured; nothing if they cannot be.
+    fn capacity(&self, _device: &DeviceId) -> Option<u64> {
+        None
+    }
 }
 
 /// One instance. Dropping the last handle kills it.
@@ -47,10 +52,33 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`]; dropping the receiver cancels.
     fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output>;
 
+    /// Has the plugin give device memory back, keeping what makes waking quick; no request may be open. Not done within
+    /// 30 s, the worker is killed.
+    fn park(&self) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(ready(Err(Failure::new(FailureKind::NotUsable, "this plugin cannot park"))))
+    }
+
+    /// Undoes [`Self::park`]. Not done within 30 s of its last progress, the worker is killed.
+    fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        Box::pin(ready(Err(Failure::new(FailureKind::NotUsable, "this plugin cannot park"))))
+    }
+
+    /// Whether the plugin can still serve, by its own account. Requests may run meanwhile. Not answered within 30 s, the
+    /// worker is killed.
+    fn health(&self) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    /// Bytes on the device that a request needs beyond the plan. Requests may run meanwhile. Not answered within 30 s,
+    /// the worker is killed.
+    fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
+        Box::pin(ready(Ok(0)))
+    }
+
     /// Asks the plugin to end a request early. Its receiver still gets [`Output::Done`], once `generate` has returned.
     fn cancel(&self, request: RequestId);
 
-    /// Share of the load done, in thousandths, if known.
+    /// Share of the load or unpark done, in thousandths, if known.
     fn progress(&self) -> Option<u32>;
 
     /// Asks the worker to release and exit; kills it after `grace`. Resolves when the process is gone.
@@ -58,6 +86,12 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
 
     /// The operating system's number of the worker.
     fn pid(&self) -> Option<u32>;
+
+    /// Bytes of host memory charged to the worker now, as the operating system counts them: anonymous and shared pages,
+    /// without mapped files.
+    fn usage(&self) -> Option<u64> {
+        None
+    }
 
     /// The last lines the worker and its plugin logged, oldest first.
     fn log_tail(&self) -> Vec<String>;
