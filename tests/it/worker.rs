@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 /// Time limits that make a stall a matter of moments.
 const SHORT: WorkerLimits =
-    WorkerLimits { silence: Duration::from_secs(3), cancel_grace: Duration::from_millis(500), load_extension: 10 };
+    WorkerLimits { silence: Duration::from_secs(3), cancel_grace: Duration::from_millis(500), ..WorkerLimits::DEFAULT };
 const LOAD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A plugin's folder, its registry, and the channel its exits come on.

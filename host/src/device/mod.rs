@@ -13,9 +13,21 @@ pub fn measured_budget(device: &DeviceId) -> Option<u64> {
 
 /// Bytes of memory that new work may take: the smaller of MemAvailable and what the cgroup leaves. 0 if neither can be read.
 pub fn cpu_available() -> u64 {
-    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_available(&text));
+    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib(&text, "MemAvailable:"));
     let cgroup = cgroup_left();
     system.into_iter().chain(cgroup).min().unwrap_or(0)
+}
+
+/// Bytes of a device that are free now; `None` where that cannot be measured.
+pub fn measured_free(device: &DeviceId) -> Option<u64> {
+    (device.0 == "cpu").then(cpu_available).filter(|bytes| *bytes > 0)
+}
+
+/// Bytes of memory that are charged to a process: its anonymous and shared pages. Mapped files are not, since the system
+/// can drop them and several processes share them.
+pub fn charged_to(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(kib(&status, "RssAnon:")?.saturating_add(kib(&status, "RssShmem:")?))
 }
 
 /// Threads an engine may keep busy.
@@ -23,10 +35,11 @@ pub fn cpu_threads() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
+/// Bytes of a line such as `MemAvailable:  20 kB`.
+fn kib(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 /// What cgroup v2 leaves below its limit; `None` where there is no limit.
@@ -40,7 +53,7 @@ mod tests {
     #[test]
     fn meminfo_is_in_kib() {
         let text = "MemTotal:       24576000 kB\nMemFree:  1 kB\nMemAvailable:   20000 kB\n";
-        assert_eq!(super::mem_available(text), Some(20_480_000));
-        assert_eq!(super::mem_available("nonsense"), None);
+        assert_eq!(super::kib(text, "MemAvailable:"), Some(20_480_000));
+        assert_eq!(super::kib("nonsense", "MemAvailable:"), None);
     }
 }

@@ -44,12 +44,24 @@ pub struct WorkerLimits {
     pub silence: Duration,
     /// How long a cancelled request may go on before its worker is killed.
     pub cancel_grace: Duration,
-    /// A load that keeps reporting progress may take this many times its deadline.
+    /// How long a park, an unpark, a health check or a cost may take.
+    pub step: Duration,
+    /// A load or unpark that keeps reporting progress may take this many times its limit.
     pub load_extension: u32,
+}
+
+impl WorkerLimits {
+    /// What holds outside tests.
+    pub const DEFAULT: Self = Self {
+        silence: Duration::from_secs(10),
+        cancel_grace: Duration::from_secs(10),
+        step: Duration::from_secs(30),
+        load_extension: 10,
+    };
 }
 
 impl Default for WorkerLimits {
     fn default() -> Self {
-        Self { silence: Duration::from_secs(10), cancel_grace: Duration::from_secs(10), load_extension: 10 }
+        Self::DEFAULT
     }
 }

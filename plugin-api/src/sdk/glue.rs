@@ -103,7 +103,10 @@ impl<P: Plugin> RawModel for Glue<P> {
     }
 
     fn cost(&self, request: RSlice<'_, u8>) -> RResult<u64, RawError> {
-        self.enter(|| self.engine()?.cost(&decode(request)?))
+        self.enter(|| {
+            let request = decode(request).map_err(|e| Error::invalid_request(e.message()))?;
+            self.engine()?.cost(&request)
+        })
     }
 
     fn generate(&self, request: RSlice<'_, u8>, sink: RawSinkArc, ctx: RawContextArc) -> RResult<RVec<u8>, RawError> {

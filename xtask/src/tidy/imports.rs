@@ -10,7 +10,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("http", &["runtime", "worker", "plugin", "device", "store", "config", "telemetry", "domain"]),
     ("runtime", &["scheduler", "worker", "plugin", "device", "store", "config", "telemetry", "domain"]),
     ("scheduler", &["domain"]),
-    ("worker", &["plugin", "config", "telemetry", "domain"]),
+    ("worker", &["plugin", "device", "config", "telemetry", "domain"]),
     ("plugin", &["config", "telemetry", "domain"]),
     ("device", &["config", "telemetry", "domain"]),
     ("store", &["config", "telemetry", "domain"]),

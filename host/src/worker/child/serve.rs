@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -25,6 +26,10 @@ const MAX_WAITING_STEPS: usize = 4;
 enum Step {
     Start(Box<Start>),
     Load(u64),
+    Park,
+    Unpark,
+    Health,
+    Cost(Bytes),
     Shutdown,
 }
 
@@ -35,9 +40,11 @@ struct Shared {
     /// Requests in progress.
     calls: Mutex<BTreeMap<u64, Arc<Call>>>,
     idle: Condvar,
-    /// The load in progress, or the next one.
+    /// The load or unpark in progress, or the next one.
     loading: Arc<Call>,
     max_concurrency: OnceLock<usize>,
+    /// Between park and unpark, when no request may reach the plugin.
+    parked: AtomicBool,
 }
 
 /// Takes messages; never blocks on the plugin.
@@ -51,7 +58,8 @@ impl Server {
         let loading = Call::new(0, Arc::clone(&outbox));
         let (model, max_concurrency) = (OnceLock::new(), OnceLock::new());
         let (calls, idle) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { outbox, model, calls, idle, loading, max_concurrency });
+        let parked = AtomicBool::new(false);
+        let shared = Arc::new(Shared { outbox, model, calls, idle, loading, max_concurrency, parked });
         let (steps, queue) = sync_channel(MAX_WAITING_STEPS);
         let life = Arc::clone(&shared);
         thread::Builder::new().name("life".into()).spawn(move || life.live(&queue))?;
@@ -70,6 +78,10 @@ impl Server {
             ToWorker::Hello(_) => {}
             ToWorker::Start(start) => self.step(Step::Start(Box::new(start)))?,
             ToWorker::Load(granted) => self.step(Step::Load(granted))?,
+            ToWorker::Park => self.step(Step::Park)?,
+            ToWorker::Unpark => self.step(Step::Unpark)?,
+            ToWorker::Health => self.step(Step::Health)?,
+            ToWorker::Cost(task) => self.step(Step::Cost(task))?,
             ToWorker::Generate(request, task) => self.generate(request, task),
             ToWorker::Cancel(request) => {
                 if let Some(call) = self.shared.calls().get(&request) {
@@ -99,6 +111,10 @@ impl Server {
         let most = self.shared.max_concurrency.get().copied().unwrap_or(0);
         {
             let mut calls = self.shared.calls();
+            if self.shared.parked.load(Ordering::Acquire) {
+                drop(calls);
+                return self.shared.fail(request, Error::internal("the model is parked and must be woken first"));
+            }
             if calls.len() >= most || calls.contains_key(&request) {
                 drop(calls);
                 let message = format!("more than {most} requests at once, or one number twice");
@@ -133,8 +149,12 @@ impl Shared {
                 }
                 Step::Load(granted) => {
                     load.granted = granted;
-                    self.load(&load).map(ToHost::Loaded)
+                    self.load(&load).map(ToHost::Stepped)
                 }
+                Step::Park => self.park().map(|()| ToHost::Stepped(0)),
+                Step::Unpark => self.unpark().map(ToHost::Stepped),
+                Step::Health => self.health().map(|()| ToHost::Stepped(0)),
+                Step::Cost(task) => self.cost(&task).map(ToHost::Stepped),
                 Step::Shutdown => self.shut_down(),
             };
             match answer {
@@ -165,8 +185,38 @@ impl Shared {
         let json = serde_json::to_vec(load).map_err(Error::internal)?;
         model.load(json.as_slice().into(), self.loading.context()).into_result()?;
         model.warmup(self.loading.context()).into_result()?;
-        let usage: MemoryUsage = serde_json::from_slice(&model.usage().into_result()?).map_err(Error::internal)?;
-        Ok(usage.device)
+        held(model)
+    }
+
+    fn park(&self) -> Result<(), Error> {
+        let model = self.model()?;
+        {
+            // Under the lock that lets requests in, so that none slips between the check and the park.
+            let calls = self.calls();
+            if !calls.is_empty() {
+                let message = format!("the host parks the model while it serves {} requests", calls.len());
+                return Err(Error::internal(message));
+            }
+            self.parked.store(true, Ordering::Release);
+        }
+        let parked = model.park().into_result();
+        self.parked.store(parked.is_ok(), Ordering::Release);
+        Ok(parked?)
+    }
+
+    fn unpark(&self) -> Result<u64, Error> {
+        let model = self.model()?;
+        model.unpark(self.loading.context()).into_result()?;
+        self.parked.store(false, Ordering::Release);
+        held(model)
+    }
+
+    fn health(&self) -> Result<(), Error> {
+        Ok(self.model()?.health().into_result()?)
+    }
+
+    fn cost(&self, task: &[u8]) -> Result<u64, Error> {
+        Ok(self.model()?.cost(task.into()).into_result()?)
     }
 
     fn generate(&self, call: &Arc<Call>, task: &[u8]) -> Result<Bytes, Error> {
@@ -207,4 +257,10 @@ impl Shared {
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Bytes on the device, by the plugin's account.
+fn held(model: &RawModelBox) -> Result<u64, Error> {
+    let usage: MemoryUsage = serde_json::from_slice(&model.usage().into_result()?).map_err(Error::internal)?;
+    Ok(usage.device)
 }

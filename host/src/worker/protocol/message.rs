@@ -82,7 +82,7 @@ pub(crate) enum ToWorker {
     Hello(Hello),
     /// Open, instantiate, plan. Answered by `Planned` or `Failed`.
     Start(Start),
-    /// Load within this many bytes. Answered by `Loaded` or `Failed`.
+    /// Load within this many bytes. Answered by `Stepped` or `Failed`, as are the other steps.
     Load(u64),
     /// Serve a request. Answered by `Events`, then `Done` or `Failed`.
     Generate(u64, Bytes),
@@ -92,6 +92,14 @@ pub(crate) enum ToWorker {
     Credit(u64, u64),
     /// Release and exit.
     Shutdown,
+    /// Give device memory back.
+    Park,
+    /// Undo `Park`.
+    Unpark,
+    /// Say whether the plugin can still serve.
+    Health,
+    /// Say what this task needs beyond the plan.
+    Cost(Bytes),
 }
 
 /// Worker to host.
@@ -103,8 +111,8 @@ pub(crate) enum ToHost {
     Planned(MemoryPlan),
     /// How far a request is, or with 0 the load.
     Progress(u64, Loading),
-    /// Loaded; bytes on the device by the plugin's account.
-    Loaded(u64),
+    /// A step is done. Its bytes: held on the device, by the plugin's account, after a load or an unpark; what a task costs; else 0.
+    Stepped(u64),
     /// Events of a request, packed by [`encode_event`].
     Events(u64, Bytes),
     /// A request's summary.
@@ -128,6 +136,10 @@ impl ToWorker {
             Self::Cancel(request) => (4, *request, Bytes::new()),
             Self::Credit(request, bytes) => (5, *request, Bytes::copy_from_slice(&bytes.to_le_bytes())),
             Self::Shutdown => (6, 0, Bytes::new()),
+            Self::Park => (7, 0, Bytes::new()),
+            Self::Unpark => (8, 0, Bytes::new()),
+            Self::Health => (9, 0, Bytes::new()),
+            Self::Cost(task) => (10, 0, task.clone()),
         }
     }
 
@@ -141,6 +153,10 @@ impl ToWorker {
             4 => Self::Cancel(frame.request),
             5 => Self::Credit(frame.request, number(&frame)?),
             6 => Self::Shutdown,
+            7 => Self::Park,
+            8 => Self::Unpark,
+            9 => Self::Health,
+            10 => Self::Cost(frame.payload),
             kind => return Err(unknown(kind)),
         })
     }
@@ -153,7 +169,7 @@ impl ToHost {
             Self::Hello(hello) => (0, 0, json(hello)),
             Self::Planned(plan) => (1, 0, json(plan)),
             Self::Progress(request, loading) => (2, *request, json(loading)),
-            Self::Loaded(used) => (3, 0, Bytes::copy_from_slice(&used.to_le_bytes())),
+            Self::Stepped(bytes) => (3, 0, Bytes::copy_from_slice(&bytes.to_le_bytes())),
             Self::Events(request, packed) => (4, *request, packed.clone()),
             Self::Done(request, summary) => (5, *request, summary.clone()),
             Self::Failed(request, error) => (6, *request, json(error)),
@@ -168,7 +184,7 @@ impl ToHost {
             0 => Self::Hello(parse(&frame)?),
             1 => Self::Planned(parse(&frame)?),
             2 => Self::Progress(frame.request, parse(&frame)?),
-            3 => Self::Loaded(number(&frame)?),
+            3 => Self::Stepped(number(&frame)?),
             4 => Self::Events(frame.request, frame.payload),
             5 => Self::Done(frame.request, frame.payload),
             6 => Self::Failed(frame.request, parse(&frame)?),
@@ -257,6 +273,10 @@ mod tests {
             any::<u64>().prop_map(ToWorker::Cancel),
             any::<(u64, u64)>().prop_map(|(r, n)| ToWorker::Credit(r, n)),
             Just(ToWorker::Shutdown),
+            Just(ToWorker::Park),
+            Just(ToWorker::Unpark),
+            Just(ToWorker::Health),
+            bytes().prop_map(ToWorker::Cost),
         ]
     }
 
@@ -266,7 +286,7 @@ mod tests {
                 ToHost::Planned(MemoryPlan { required, mapped, ..MemoryPlan::default() })
             }),
             any::<(u64, u64, u64)>().prop_map(|(r, done, total)| ToHost::Progress(r, Loading { done, total })),
-            any::<u64>().prop_map(ToHost::Loaded),
+            any::<u64>().prop_map(ToHost::Stepped),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Events(r, b)),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Done(r, b)),
             (any::<u64>(), any::<u32>(), ".*")

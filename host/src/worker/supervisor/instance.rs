@@ -8,16 +8,17 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::super::limits::{CREDIT_STEP_BYTES, OUTPUT_QUEUE, WorkerLimits};
 use super::super::placement::{ExitReason, Instance, Loaded, Output};
 use super::super::protocol::{Loading, PluginError, ToWorker};
 use super::failure;
-use super::link::{Answer, Inbound, Incoming, Link};
+use super::link::{Inbound, Incoming, Link};
 use super::log::Log;
 use super::process::Process;
+use super::step::Step;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 
 /// What the tasks of one worker share.
@@ -28,6 +29,8 @@ pub(super) struct Shared {
     pub(super) link: Link,
     pub(super) log: Arc<Log>,
     pub(super) limits: WorkerLimits,
+    /// Held through a step: the worker does them one at a time, and answers carry no number.
+    pub(super) turn: tokio::sync::Mutex<()>,
     /// How each open request is cancelled.
     pub(super) cancels: Mutex<HashMap<u64, CancellationToken>>,
 }
@@ -47,10 +50,23 @@ impl Drop for WorkerInstance {
 
 impl Instance for WorkerInstance {
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        let shared = Arc::clone(&self.shared);
-        // In a task of its own, so that a caller who gives up leaves no half-written frame.
-        let task = self.runtime.spawn(async move { shared.load(granted, deadline).await });
-        Box::pin(async move { task.await.unwrap_or_else(|_| Err(gone_with_host())) })
+        self.step(Step::load(granted, deadline, &self.shared.limits), |used| Loaded { used })
+    }
+
+    fn park(&self) -> BoxFuture<'static, Result<(), Failure>> {
+        self.step(Step::park(&self.shared.limits), |_| ())
+    }
+
+    fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        self.step(Step::unpark(&self.shared.limits), |used| Loaded { used })
+    }
+
+    fn health(&self) -> BoxFuture<'static, Result<(), Failure>> {
+        self.step(Step::health(&self.shared.limits), |_| ())
+    }
+
+    fn cost(&self, task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
+        self.step(Step::cost(task, &self.shared.limits), |bytes| bytes)
     }
 
     fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output> {
@@ -99,58 +115,25 @@ impl Instance for WorkerInstance {
         self.shared.process.pid()
     }
 
+    fn usage(&self) -> Option<u64> {
+        self.shared.process.charged()
+    }
+
     fn log_tail(&self) -> Vec<String> {
         self.shared.log.tail()
     }
 }
 
+impl WorkerInstance {
+    /// In a task of its own, so that a caller who gives up leaves no half-written frame.
+    fn step<T: Send + 'static>(&self, step: Step, done: fn(u64) -> T) -> BoxFuture<'static, Result<T, Failure>> {
+        let shared = Arc::clone(&self.shared);
+        let task = self.runtime.spawn(async move { shared.bytes(step).await });
+        Box::pin(async move { task.await.unwrap_or_else(|_| Err(gone_with_host())).map(done) })
+    }
+}
+
 impl Shared {
-    /// Sends a step and waits for its answer, or for the worker's end.
-    pub(super) async fn step(&self, message: &ToWorker, doing: &'static str) -> Result<Answer, Failure> {
-        match self.link.step(message, doing).await.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.plugin_failed(error)),
-            Err(_) => Err(failure::of_exit(&self.model, &self.process.gone().await)),
-        }
-    }
-
-    async fn load(&self, granted: u64, deadline: Duration) -> Result<Loaded, Failure> {
-        let mut progress = self.link.progress();
-        let started = Instant::now();
-        let last = started + deadline * self.limits.load_extension;
-        let (mut until, mut best) = (started + deadline, progress.borrow_and_update().done);
-        let load = ToWorker::Load(granted);
-        let answer = self.step(&load, "load");
-        tokio::pin!(answer);
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return match answer? {
-                    Answer::Loaded(used) => Ok(Loaded { used }),
-                    Answer::Planned(_) => Err(self.misbehaved("answered a load with a plan")),
-                },
-                changed = progress.changed() => {
-                    let done = progress.borrow_and_update().done;
-                    if changed.is_ok() && done > best {
-                        best = done;
-                        until = last.min(Instant::now() + deadline);
-                    }
-                }
-                () = sleep_until(until) => {
-                    self.process.kill(ExitReason::Stalled("load".to_owned()));
-                    self.process.gone().await;
-                    let took = started.elapsed().as_secs();
-                    let message = format!(
-                        "model `{}` did not load: no progress for {} s ({took} s in all); raise `startup_time` if it is merely slow",
-                        self.model,
-                        deadline.as_secs_f32()
-                    );
-                    return Err(Failure::new(FailureKind::TimedOut, message));
-                }
-            }
-        }
-    }
-
     fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -222,17 +205,11 @@ impl Shared {
         }
     }
 
-    fn plugin_failed(&self, error: PluginError) -> Failure {
+    pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {
         if let Some(reason) = failure::condemns(&error) {
             self.process.kill(reason);
         }
         failure::of_plugin(error)
-    }
-
-    pub(super) fn misbehaved(&self, what: &str) -> Failure {
-        let reason = ExitReason::Misbehaved(what.to_owned());
-        self.process.kill(reason.clone());
-        failure::of_exit(&self.model, &reason)
     }
 }
 

@@ -32,7 +32,8 @@ pub(super) enum Inbound {
 #[derive(Debug)]
 pub(super) enum Answer {
     Planned(MemoryPlan),
-    Loaded(u64),
+    /// Done, with the bytes that [`ToHost::Stepped`] describes.
+    Bytes(u64),
 }
 
 /// Why reading ended.
@@ -120,9 +121,14 @@ impl Link {
         Some(Incoming { inbound: receiver, progress: watched })
     }
 
-    /// The load's steps so far.
+    /// How far the load or unpark is.
     pub(super) fn progress(&self) -> watch::Receiver<Loading> {
         self.progress.subscribe()
+    }
+
+    /// A load or unpark begins.
+    pub(super) fn reset_progress(&self) {
+        self.progress.send_replace(Loading::default());
     }
 
     /// What the worker should be doing.
@@ -185,7 +191,7 @@ impl Link {
         match message {
             ToHost::Hello(_) | ToHost::Heartbeat => {}
             ToHost::Planned(plan) => self.answer(Ok(Answer::Planned(plan)))?,
-            ToHost::Loaded(used) => self.answer(Ok(Answer::Loaded(used)))?,
+            ToHost::Stepped(bytes) => self.answer(Ok(Answer::Bytes(bytes)))?,
             ToHost::Failed(0, error) => self.answer(Err(error))?,
             ToHost::Progress(0, loading) => {
                 self.progress.send_replace(loading);

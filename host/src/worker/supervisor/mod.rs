@@ -8,6 +8,7 @@ mod link;
 mod log;
 mod process;
 mod spawn;
+mod step;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -24,11 +25,13 @@ use tokio::time::timeout;
 use super::limits::{CLOSED_SOCKET_GRACE, LAST_OUTPUT_WAIT, WorkerLimits};
 use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
-use crate::domain::{Failure, FailureKind, InstanceId, ModelId};
+use crate::device;
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId};
 use instance::{Shared, WorkerInstance};
-use link::{Answer, Ended, Link};
+use link::{Ended, Link};
 use log::Log;
 use process::Process;
+use step::Step;
 
 /// Runs each instance in a worker process (`aihost worker`, the same binary).
 #[derive(Clone, Debug)]
@@ -40,6 +43,10 @@ pub struct WorkerPlacement {
 impl Placement for WorkerPlacement {
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started> {
         self.start_within(WorkerLimits::default(), spec, exits)
+    }
+
+    fn capacity(&self, device: &DeviceId) -> Option<u64> {
+        device::measured_free(device)
     }
 }
 
@@ -68,28 +75,14 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
     };
     let spawned = spawn::spawn(&executable).await.map_err(failed)?;
     let shared = supervise(spawned, limits, spec.model, spec.instance, exits).map_err(failed)?;
-    let start = ToWorker::Start(Start {
+    let start = Start {
         plugin: spec.plugin.shadow.clone(),
         options: spec.options,
         load: spec.load,
         max_concurrency: spec.plugin.manifest.max_concurrency,
-    });
-    let plan = async {
-        shared.link.send(&ToWorker::Hello(Hello::own())).await;
-        match shared.step(&start, "start").await? {
-            Answer::Planned(plan) => Ok(plan),
-            Answer::Loaded(_) => Err(shared.misbehaved("answered a start with a load")),
-        }
     };
-    let plan = timeout(start_timeout, plan).await.unwrap_or_else(|_| {
-        shared.process.kill(ExitReason::Stalled("start".to_owned()));
-        let message = format!(
-            "the worker of model `{model}` gave no memory plan within {} s; `aihost logs {model}` shows its last lines",
-            start_timeout.as_secs_f32()
-        );
-        Err(Failure::new(FailureKind::TimedOut, message))
-    });
-    match plan {
+    shared.link.send(&ToWorker::Hello(Hello::own())).await;
+    match shared.plan(Step::start(start, start_timeout)).await {
         Ok(plan) => Ok((Arc::new(WorkerInstance { shared, runtime: Handle::current() }), plan)),
         Err(failure) => {
             shared.process.kill(ExitReason::Asked);
@@ -129,6 +122,7 @@ fn supervise(
         link: Link::new(writer),
         log,
         limits,
+        turn: tokio::sync::Mutex::default(),
         cancels: Mutex::default(),
     });
 

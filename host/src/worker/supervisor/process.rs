@@ -12,6 +12,7 @@ use rustix::process::{
 use tokio::sync::{oneshot, watch};
 
 use super::super::placement::ExitReason;
+use crate::device;
 
 /// What Rust's allocator prints before it aborts.
 const ALLOCATION_FAILED: &str = "memory allocation of ";
@@ -40,6 +41,13 @@ impl Process {
 
     pub(super) fn pid(&self) -> Option<u32> {
         (!self.lock().reaped).then(|| self.pid.as_raw_pid().unsigned_abs())
+    }
+
+    /// Bytes charged to it, while it lives.
+    pub(super) fn charged(&self) -> Option<u64> {
+        let bytes = device::charged_to(self.pid()?)?;
+        // Once it is reaped, its number may be someone else's.
+        self.pid().map(|_| bytes)
     }
 
     /// Kills the worker and everything in its process group. The first reason given is the one that is told.

@@ -1,0 +1,130 @@
+//! Steps of an instance's life: one at a time, each with a limit whose overrun costs the worker.
+
+use std::time::Duration;
+
+use aihost_plugin_api::MemoryPlan;
+use bytes::Bytes;
+use tokio::time::{Instant, sleep_until};
+
+use super::super::limits::WorkerLimits;
+use super::super::placement::ExitReason;
+use super::super::protocol::{Start, ToWorker};
+use super::failure;
+use super::instance::Shared;
+use super::link::Answer;
+use crate::domain::{Failure, FailureKind};
+
+/// What the worker is to do, and how long that may take.
+#[derive(Debug)]
+pub(super) struct Step {
+    message: ToWorker,
+    /// Its name in reports.
+    name: &'static str,
+    limit: Duration,
+    /// The limit begins anew while reported progress grows, up to this many times; 1 where there is no progress.
+    extension: u32,
+    /// Where to turn when it took too long.
+    advice: &'static str,
+}
+
+impl Step {
+    pub(super) fn start(start: Start, limit: Duration) -> Self {
+        Self::plain(ToWorker::Start(start), "start", limit)
+    }
+
+    pub(super) fn load(granted: u64, limit: Duration, limits: &WorkerLimits) -> Self {
+        let advice = "; raise `startup_time` if it is merely slow";
+        let extension = limits.load_extension;
+        Self { extension, advice, ..Self::plain(ToWorker::Load(granted), "load", limit) }
+    }
+
+    pub(super) fn park(limits: &WorkerLimits) -> Self {
+        Self::plain(ToWorker::Park, "park", limits.step)
+    }
+
+    pub(super) fn unpark(limits: &WorkerLimits) -> Self {
+        Self { extension: limits.load_extension, ..Self::plain(ToWorker::Unpark, "unpark", limits.step) }
+    }
+
+    pub(super) fn health(limits: &WorkerLimits) -> Self {
+        Self::plain(ToWorker::Health, "health", limits.step)
+    }
+
+    pub(super) fn cost(task: Bytes, limits: &WorkerLimits) -> Self {
+        Self::plain(ToWorker::Cost(task), "cost", limits.step)
+    }
+
+    fn plain(message: ToWorker, name: &'static str, limit: Duration) -> Self {
+        Self { message, name, limit, extension: 1, advice: "" }
+    }
+}
+
+impl Shared {
+    /// Starts the instance.
+    pub(super) async fn plan(&self, step: Step) -> Result<MemoryPlan, Failure> {
+        match self.step(step).await? {
+            Answer::Planned(plan) => Ok(plan),
+            Answer::Bytes(_) => Err(self.misbehaved("answered a start with a number")),
+        }
+    }
+
+    /// Takes any other step.
+    pub(super) async fn bytes(&self, step: Step) -> Result<u64, Failure> {
+        match self.step(step).await? {
+            Answer::Bytes(bytes) => Ok(bytes),
+            Answer::Planned(_) => Err(self.misbehaved("answered another step with a plan")),
+        }
+    }
+
+    /// Sends a step and waits for its answer, for the worker's end, or until it has taken too long.
+    async fn step(&self, step: Step) -> Result<Answer, Failure> {
+        let _turn = self.turn.lock().await;
+        if step.extension > 1 {
+            self.link.reset_progress();
+        }
+        let mut progress = self.link.progress();
+        let started = Instant::now();
+        let last = started + step.limit * step.extension;
+        let (mut until, mut best) = (started + step.limit, progress.borrow_and_update().done);
+        let answer = async { self.link.step(&step.message, step.name).await.await };
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return match answer {
+                    Ok(Ok(answer)) => Ok(answer),
+                    Ok(Err(error)) => Err(self.plugin_failed(error)),
+                    Err(_) => Err(failure::of_exit(&self.model, &self.process.gone().await)),
+                },
+                Ok(()) = progress.changed() => {
+                    let done = progress.borrow_and_update().done;
+                    if done > best {
+                        best = done;
+                        until = last.min(Instant::now() + step.limit);
+                    }
+                }
+                () = sleep_until(until) => return Err(self.overran(&step, started).await),
+            }
+        }
+    }
+
+    async fn overran(&self, step: &Step, started: Instant) -> Failure {
+        self.process.kill(ExitReason::Stalled(step.name.to_owned()));
+        self.process.gone().await;
+        let message = format!(
+            "model `{model}` did not finish its {name}: no progress for {limit} s ({took} s in all){advice}; `aihost logs {model}` shows its last lines",
+            model = self.model,
+            name = step.name,
+            limit = step.limit.as_secs_f32(),
+            took = started.elapsed().as_secs(),
+            advice = step.advice,
+        );
+        Failure::new(FailureKind::TimedOut, message)
+    }
+
+    fn misbehaved(&self, what: &str) -> Failure {
+        let reason = ExitReason::Misbehaved(what.to_owned());
+        self.process.kill(reason.clone());
+        failure::of_exit(&self.model, &reason)
+    }
+}
