@@ -8,6 +8,8 @@ mod lease;
 mod policy;
 mod replay;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
 

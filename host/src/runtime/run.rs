@@ -70,7 +70,8 @@ pub(super) struct Loop {
     /// Requests whose worker died, until its exit is known: before that they would be granted on it again.
     bereft: Vec<(InstanceId, Job, mpsc::Sender<Output>, Failure)>,
     suspects: Suspects,
-    unloads: Vec<(ModelId, oneshot::Sender<Result<(), Failure>>)>,
+    /// Who waits for an instance to be gone.
+    unloads: Vec<(InstanceId, oneshot::Sender<Result<(), Failure>>)>,
     loads: BTreeMap<ModelId, u64>,
     next_request: u64,
     events: mpsc::Sender<Internal>,
@@ -135,6 +136,10 @@ impl Loop {
             }
             self.answer_unloads();
             if self.state.is_over() {
+                inbox.close();
+                while let Some(event) = inbox.recv().await {
+                    last_word(event);
+                }
                 return;
             }
         }
@@ -186,8 +191,12 @@ impl Loop {
             }
             Command::Unload(model, reply) => {
                 if self.config.models.contains_key(&model) {
-                    self.step(Event::Unload(model.clone()));
-                    self.unloads.push((model, reply));
+                    // The instance it meets, not the next one: those who ask meanwhile load the model anew.
+                    match self.state.instance_of(&model) {
+                        Some((id, _)) => self.unloads.push((id, reply)),
+                        None => send(reply, Ok(())),
+                    }
+                    self.step(Event::Unload(model));
                 } else {
                     send(reply, Err(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"))));
                 }
@@ -465,7 +474,9 @@ impl Loop {
         };
         tokio::spawn(async move {
             let ended = carry(request, instance, outputs, client, limits).await;
-            post(&events, Internal::Ended(request, ended)).await;
+            if let Err(unheard) = events.send(Internal::Ended(request, ended)).await {
+                last_word(unheard.0);
+            }
         });
     }
 
@@ -489,11 +500,11 @@ impl Loop {
     }
 
     fn answer_unloads(&mut self) {
-        let (done, open) = std::mem::take(&mut self.unloads)
-            .into_iter()
-            .partition(|(model, _)| self.state.instance_of(model).is_none());
+        let known = self.state.instances();
+        let (done, open) =
+            std::mem::take(&mut self.unloads).into_iter().partition(|(instance, _)| !known.contains_key(instance));
         self.unloads = open;
-        let done: Vec<(ModelId, oneshot::Sender<_>)> = done;
+        let done: Vec<(InstanceId, oneshot::Sender<_>)> = done;
         done.into_iter().for_each(|(_, reply)| send(reply, Ok(())));
     }
 
@@ -557,6 +568,13 @@ fn send<T>(reply: oneshot::Sender<T>, value: T) {
 /// The last word to a granted client. It takes no more than one output, so it never waits behind itself.
 fn finish(client: mpsc::Sender<Output>, failure: Failure) {
     tokio::spawn(async move { client.send(Output::Done(Err(failure))).await.is_ok() });
+}
+
+/// Nobody tries a request again once the loop has ended: its client learns why.
+fn last_word(event: Internal) {
+    if let Internal::Ended(_, Ended::Lost(client, failure)) = event {
+        finish(client, failure);
+    }
 }
 
 /// Posts to the loop; it is gone only when the host is.
