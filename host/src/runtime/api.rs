@@ -19,6 +19,18 @@ pub struct Submission {
     pub task: Bytes,
     /// Whether other work goes first.
     pub class: Class,
+    /// When its outputs are passed on.
+    pub delivery: Delivery,
+}
+
+/// When the outputs of a request are passed on to whoever asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// As they come.
+    #[default]
+    Streamed,
+    /// Together, once all are there. A worker that dies before that has told nobody anything, so the request is tried again.
+    Gathered,
 }
 
 /// How urgent a request is.

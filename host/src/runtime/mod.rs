@@ -11,7 +11,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Class, Command, Delivery, Handle, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::api::{Class, Submission};
+use super::api::{Class, Delivery, Submission};
 use crate::domain::{Failure, FailureKind, ModelId};
 use crate::scheduler::Want;
 
@@ -25,6 +25,7 @@ pub(super) struct Job {
     pub(super) model: ModelId,
     pub(super) task: Bytes,
     class: Class,
+    pub(super) delivery: Delivery,
     /// `None` until a worker died under it; then how many died of it alone.
     deaths_alone: Option<u32>,
 }
@@ -42,7 +43,8 @@ pub(super) struct Suspects(HashMap<u64, Instant>);
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        Self { model: submission.model, task: submission.task, class: submission.class, deaths_alone: None }
+        let Submission { model, task, class, delivery } = submission;
+        Self { model, task, class, delivery, deaths_alone: None }
     }
 
     pub(super) fn want(&self) -> Want {
@@ -103,7 +105,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_is_tried_alone_twice_and_then_refused_for_a_while() {
         let mut suspects = Suspects::default();
-        let submission = Submission { model: "a".into(), task: Bytes::from_static(b"{}"), class: Class::Batch };
+        let submission = Submission {
+            model: "a".into(),
+            task: Bytes::from_static(b"{}"),
+            class: Class::Batch,
+            delivery: Delivery::Streamed,
+        };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());
         assert_eq!(job.want(), Want::ServeBatch);

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Ending;
 use super::api::{Answer, Changes, Command, ModelStatus, Submission, Submitted};
-use super::lease::{Ended, LeaseLimits, carry};
+use super::lease::{Ended, LeaseTerms, carry};
 use super::policy::{milliseconds, policy};
 use super::replay::{Job, Suspects, Verdict};
 use crate::config::{Config, ModelConfig};
@@ -458,9 +458,10 @@ impl Loop {
             tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
             return;
         };
-        let limits = LeaseLimits {
+        let terms = LeaseTerms {
             request_timeout: self.config.limits.request_timeout,
             stall_timeout: self.config.limits.stream_stall_timeout,
+            delivery: job.delivery,
         };
         let outputs = instance.generate(request, job.task.clone());
         self.leased.insert(request, (job, id));
@@ -473,7 +474,7 @@ impl Loop {
             Client::Granted(client) => client,
         };
         tokio::spawn(async move {
-            let ended = carry(request, instance, outputs, client, limits).await;
+            let ended = carry(request, instance, outputs, client, terms).await;
             if let Err(unheard) = events.send(Internal::Ended(request, ended)).await {
                 last_word(unheard.0);
             }

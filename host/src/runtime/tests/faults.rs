@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fake::{Faults, Order, World};
-use super::{Answer, EVER, Host, Told, paused};
+use super::{Answer, Class, Delivery, EVER, Host, Told, paused};
 use crate::domain::{Failure, FailureKind};
 
 const BUDGET: u64 = 150 << 20;
@@ -30,6 +30,9 @@ const END: Duration = Duration::from_secs(120);
 const HARMLESS: [&str; 4] =
     ["loaded: it dies", "generate: it dies before it said anything", "answered: it dies", "stop: it does not heed"];
 
+/// A fault that breaks a stream, but none of the answers that nobody has seen a part of.
+const MID_ANSWER: &str = "generate: it dies in mid-answer";
+
 /// What a run came to.
 struct Run {
     taken: Vec<&'static str>,
@@ -40,7 +43,7 @@ struct Run {
 #[derive(Debug, Default)]
 struct Answers {
     /// Of requests that nothing but a fault can harm.
-    safe: Vec<Answer>,
+    safe: Vec<(Delivery, Answer)>,
     /// Of requests that an unload or the shutdown may meet while their model loads.
     met: Vec<Answer>,
     /// Of loads and unloads.
@@ -50,18 +53,21 @@ struct Answers {
 /// A hot; requests for B; A again; loads and unloads.
 async fn scenario(host: &Host, leave: Duration) -> Answers {
     let mut answers = Answers::default();
-    answers.safe.push(answer(host.ask("a")).await);
-    let first = ["a", "b", "a", "b", "a"].map(|model| host.ask(model));
+    answers.safe.push((Delivery::Streamed, answer(host.ask("a")).await));
+    let kinds =
+        [("a", Delivery::Gathered), ("b", Delivery::Streamed), ("a", Delivery::Streamed), ("b", Delivery::Gathered)];
+    let first = kinds.map(|(model, delivery)| (delivery, host.ask_as(model, Class::Interactive, delivery)));
     let leaver = host.ask("b");
     tokio::spawn(async move {
         sleep(leave).await;
         leaver.abort();
     });
     sleep(Duration::from_millis(20)).await;
-    let (batch, again) = (host.ask_batch("b"), host.ask("a"));
+    let batch = (Delivery::Gathered, host.ask_as("b", Class::Batch, Delivery::Gathered));
+    let again = (Delivery::Streamed, host.ask("a"));
     answers.controls.push(control(host.handle().load("b".into())).await);
-    for task in first.into_iter().chain([batch, again]) {
-        answers.safe.push(answer(task).await);
+    for (delivery, task) in first.into_iter().chain([batch, again]) {
+        answers.safe.push((delivery, answer(task).await));
     }
     let (busy, handle) = (host.ask("b"), host.handle());
     // By now it holds a lease; the unload drains it, and who comes after it loads the model anew.
@@ -115,14 +121,19 @@ fn run_with(faults: Faults, order: Order, leave: Duration) -> Run {
         sleep(END).await;
         assert_eq!(world.alive(), [], "{}: workers are left", context());
         assert_eq!(world.broken(), [""; 0], "{}", context());
-        for told in answers.safe.iter().chain(&answers.met) {
+        for told in answers.safe.iter().map(|(_, told)| told).chain(&answers.met) {
             assert!(!matches!(told, Answer::Wrong(_)), "{}: {answers:?}", context());
         }
         assert!(!answers.controls.contains(&Err(unanswered())), "{}: {answers:?}", context());
         let taken = world.taken();
         if taken.len() < 2 && taken.iter().all(|way| HARMLESS.contains(way)) {
-            assert!(answers.safe.iter().all(|told| *told == Answer::Whole), "{}: {answers:?}", context());
+            assert!(answers.safe.iter().all(|(_, told)| *told == Answer::Whole), "{}: {answers:?}", context());
             assert!(answers.controls.iter().all(Result::is_ok), "{}: {answers:?}", context());
+        }
+        if taken == [MID_ANSWER] {
+            let gathered =
+                |(delivery, told): &(Delivery, Answer)| *delivery == Delivery::Gathered && *told != Answer::Whole;
+            assert!(!answers.safe.iter().any(gathered), "{}: {answers:?}", context());
         }
         if taken.is_empty() {
             assert_eq!(answers.met[..2], [Answer::Whole, Answer::Whole], "{}", context());

@@ -14,7 +14,7 @@ use aihost_plugin_api::abi::Manifest;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Class, Handle, Runtime, Submission};
+use super::{Class, Delivery, Handle, Runtime, Submission};
 use crate::config::{self, Env, Selection};
 use crate::domain::Failure;
 use crate::plugin::{PluginFile, Registry};
@@ -75,17 +75,17 @@ impl Host {
 
     /// A client that reads everything.
     fn ask(&self, model: &'static str) -> JoinHandle<Told> {
-        tokio::spawn(told(self.handle(), model, Class::Interactive))
+        self.ask_as(model, Class::Interactive, Delivery::Streamed)
     }
 
-    fn ask_batch(&self, model: &'static str) -> JoinHandle<Told> {
-        tokio::spawn(told(self.handle(), model, Class::Batch))
+    fn ask_as(&self, model: &'static str, class: Class, delivery: Delivery) -> JoinHandle<Told> {
+        let task = format!("{{\"model\":\"{model}\",\"number\":{}}}", fake::unique());
+        let submission = Submission { model: model.into(), task: task.into(), class, delivery };
+        tokio::spawn(told(self.handle(), model, submission))
     }
 }
 
-async fn told(handle: Handle, model: &'static str, class: Class) -> Told {
-    let task = format!("{{\"model\":\"{model}\",\"number\":{}}}", fake::unique());
-    let submission = Submission { model: model.into(), task: task.into(), class };
+async fn told(handle: Handle, model: &'static str, submission: Submission) -> Told {
     let Ok(submitted) = timeout(EVER, handle.submit(submission)).await else {
         return Told { answer: Answer::Wrong("neither granted nor refused"), granted: Instant::now() };
     };
