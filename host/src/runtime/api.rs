@@ -23,6 +23,8 @@ pub struct Submission {
     pub class: Class,
     /// How long the model stays hot once idle; `None` leaves it as its entry says.
     pub keep_alive: Option<KeepAlive>,
+    /// When its outputs are passed on.
+    pub delivery: Delivery,
 }
 
 /// How long a model stays hot once idle.
@@ -32,6 +34,16 @@ pub enum KeepAlive {
     For(Duration),
     /// Until its room is needed.
     Forever,
+}
+
+/// When the outputs of a request are passed on to whoever asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// As they come.
+    #[default]
+    Streamed,
+    /// Together, once all are there. A worker that dies before that has told nobody anything, so the request is tried again.
+    Gathered,
 }
 
 /// How urgent a request is.

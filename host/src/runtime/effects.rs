@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::api::Answer;
-use super::lease::{Ended, LeaseLimits, carry};
+use super::lease::{Ended, LeaseTerms, carry};
 use super::release::ReleaseCheck;
-use super::run::{Client, Internal, Loop, Pending, finish, post, send};
+use super::run::{Client, Internal, Loop, Pending, finish, last_word, post, send};
 use crate::config::ModelConfig;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
@@ -169,9 +169,10 @@ impl Loop {
             tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
             return;
         };
-        let limits = LeaseLimits {
+        let terms = LeaseTerms {
             request_timeout: self.config.limits.request_timeout,
             stall_timeout: self.config.limits.stream_stall_timeout,
+            delivery: job.delivery,
         };
         let outputs = instance.generate(request, job.task.clone());
         self.leased.insert(request, (job, id));
@@ -184,8 +185,10 @@ impl Loop {
             Client::Granted(client) => client,
         };
         tokio::spawn(async move {
-            let ended = carry(request, instance, outputs, client, limits).await;
-            post(&events, Internal::Ended(request, ended)).await;
+            let ended = carry(request, instance, outputs, client, terms).await;
+            if let Err(unheard) = events.send(Internal::Ended(request, ended)).await {
+                last_word(unheard.0);
+            }
         });
     }
 

@@ -6,14 +6,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::api::Delivery;
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::{Instance, Output};
 
-/// How long a lease may run, and how long its client may not read.
+/// How long a lease may run, how long its client may not read, and when it is told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LeaseLimits {
+pub(super) struct LeaseTerms {
     pub(super) request_timeout: Duration,
     pub(super) stall_timeout: Duration,
+    pub(super) delivery: Delivery,
 }
 
 /// How a lease ended.
@@ -32,11 +34,13 @@ pub(super) async fn carry(
     instance: Arc<dyn Instance>,
     mut outputs: mpsc::Receiver<Output>,
     client: mpsc::Sender<Output>,
-    limits: LeaseLimits,
+    terms: LeaseTerms,
 ) -> Ended {
-    let deadline = Instant::now() + limits.request_timeout;
+    let deadline = Instant::now() + terms.request_timeout;
     let mut client = Some(client);
     let mut untouched = true;
+    // What is not told before all of it is there.
+    let mut held = Vec::new();
     loop {
         let output = tokio::select! {
             output = outputs.recv() => output.unwrap_or_else(|| Output::Done(Err(silent()))),
@@ -47,9 +51,9 @@ pub(super) async fn carry(
             }
             () = sleep_until(deadline), if client.is_some() => {
                 instance.cancel(request);
-                let seconds = limits.request_timeout.as_secs();
+                let seconds = terms.request_timeout.as_secs();
                 let failure = Failure::new(FailureKind::TimedOut, format!("the request ran longer than {seconds} s (`limits: request_timeout:`)"));
-                tell(client.take(), Output::Done(Err(failure)), limits.stall_timeout).await;
+                tell(client.take(), Output::Done(Err(failure)), terms.stall_timeout).await;
                 continue;
             }
         };
@@ -65,10 +69,16 @@ pub(super) async fn carry(
                 }
             }
             (output, _) => {
-                untouched = false;
                 let done = matches!(output, Output::Done(_));
-                if !tell(client.clone(), output, limits.stall_timeout).await && client.take().is_some() && !done {
-                    instance.cancel(request);
+                held.push(output);
+                if !done && terms.delivery == Delivery::Gathered {
+                    continue;
+                }
+                untouched = false;
+                for output in held.drain(..) {
+                    if !tell(client.clone(), output, terms.stall_timeout).await && client.take().is_some() && !done {
+                        instance.cancel(request);
+                    }
                 }
                 if done {
                     return Ended::Answered;
@@ -143,8 +153,8 @@ mod tests {
         sender.send(output).await.unwrap();
         sender.send(Output::Done(Err(silent()))).await.unwrap();
         let hour = Duration::from_secs(3600);
-        let limits = LeaseLimits { request_timeout: hour, stall_timeout: hour };
-        let ended = carry(RequestId(1), Arc::new(Still), outputs, client, limits).await;
+        let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, delivery: Delivery::Streamed };
+        let ended = carry(RequestId(1), Arc::new(Still), outputs, client, terms).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
         matches!(ended, Ended::Lost(..))
     }

@@ -11,9 +11,11 @@ mod release;
 mod replay;
 mod run;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
-pub use api::{Answer, Changes, Class, Command, Handle, KeepAlive, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Class, Command, Delivery, Handle, KeepAlive, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;

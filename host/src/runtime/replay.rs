@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::api::{Class, KeepAlive, Submission};
+use super::api::{Class, Delivery, KeepAlive, Submission};
 use crate::domain::{Failure, FailureKind, ModelId};
 use crate::scheduler::Want;
 
@@ -28,6 +28,7 @@ pub(super) struct Job {
     pub(super) task: Bytes,
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) delivery: Delivery,
     /// `None` until a worker died under it; then how many died of it alone.
     deaths_alone: Option<u32>,
 }
@@ -53,13 +54,8 @@ struct Suspect {
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        Self {
-            model: submission.model,
-            task: submission.task,
-            class: submission.class,
-            keep_alive: submission.keep_alive,
-            deaths_alone: None,
-        }
+        let Submission { model, task, class, keep_alive, delivery } = submission;
+        Self { model, task, class, keep_alive, delivery, deaths_alone: None }
     }
 
     pub(super) fn want(&self) -> Want {
@@ -127,8 +123,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_is_tried_alone_twice_and_then_refused_for_a_while() {
         let mut suspects = Suspects::default();
-        let submission =
-            Submission { model: "a".into(), task: Bytes::from_static(b"{}"), class: Class::Batch, keep_alive: None };
+        let submission = Submission {
+            model: "a".into(),
+            task: Bytes::from_static(b"{}"),
+            class: Class::Batch,
+            keep_alive: None,
+            delivery: Delivery::Streamed,
+        };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());
         assert_eq!(job.want(), Want::ServeBatch);

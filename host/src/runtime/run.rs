@@ -147,6 +147,10 @@ impl Loop {
             }
             self.answer_departures();
             if self.state.is_over() {
+                inbox.close();
+                while let Some(event) = inbox.recv().await {
+                    last_word(event);
+                }
                 return;
             }
         }
@@ -494,6 +498,13 @@ pub(super) fn send<T>(reply: oneshot::Sender<T>, value: T) {
 /// The last word to a granted client. It takes no more than one output, so it never waits behind itself.
 pub(super) fn finish(client: mpsc::Sender<Output>, failure: Failure) {
     tokio::spawn(async move { client.send(Output::Done(Err(failure))).await.is_ok() });
+}
+
+/// Nobody tries a request again once the loop has ended: its client learns why.
+pub(super) fn last_word(event: Internal) {
+    if let Internal::Ended(_, Ended::Lost(client, failure)) = event {
+        finish(client, failure);
+    }
 }
 
 /// Posts to the loop; it is gone only when the host is.
