@@ -13,7 +13,7 @@ use super::lease::{Ended, LeaseTerms, carry};
 use super::release::ReleaseCheck;
 use super::run::{Client, Internal, Loop, Pending, finish, last_word, post, send};
 use crate::config::ModelConfig;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
 use crate::worker::{Instance, Output, StartSpec};
 use crate::{device, store};
@@ -174,7 +174,8 @@ impl Loop {
             stall_timeout: self.config.limits.stream_stall_timeout,
             delivery: job.delivery,
         };
-        let outputs = instance.generate(request, job.task.clone());
+        let budget = self.workspace(id, &job.model);
+        let task = job.task.clone();
         self.leased.insert(request, (job, id));
         let client = match client {
             Client::New(grant) => {
@@ -185,11 +186,30 @@ impl Loop {
             Client::Granted(client) => client,
         };
         tokio::spawn(async move {
-            let ended = carry(request, instance, outputs, client, terms).await;
+            let ended = match afford(&*instance, &task, budget).await {
+                Ok(()) => {
+                    let outputs = instance.generate(request, task);
+                    carry(request, instance, outputs, client, terms).await
+                }
+                Err(failure) if failure.kind == FailureKind::WorkerDied => Ended::Lost(client, failure),
+                Err(failure) => {
+                    finish(client, failure);
+                    Ended::Answered
+                }
+            };
             if let Err(unheard) = events.send(Internal::Ended(request, ended)).await {
                 last_word(unheard.0);
             }
         });
+    }
+
+    /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
+    /// not worth a question before each.
+    fn workspace(&self, id: InstanceId, model: &ModelId) -> Option<u64> {
+        let kind = self.config.models.get(model)?.kind;
+        let reserved = self.state.instances().get(&id)?.reserved;
+        let required = self.plans.get(&id)?.required;
+        (kind != Kind::Text).then(|| reserved.saturating_sub(required))
     }
 
     fn refuse(&mut self, request: RequestId, failure: Failure) {
@@ -210,6 +230,21 @@ impl Loop {
             tokio::spawn(async move { instance.stop(grace).await });
         }
     }
+}
+
+/// Whether what a request needs is within what is set aside; its plugin says what that is.
+async fn afford(instance: &dyn Instance, task: &Bytes, budget: Option<u64>) -> Result<(), Failure> {
+    let Some(budget) = budget else { return Ok(()) };
+    let cost = instance.cost(task.clone()).await?;
+    if cost <= budget {
+        return Ok(());
+    }
+    let message = format!(
+        "the request needs {} beside the loaded model, where {} are set aside; ask for less at once, or give its device more `memory:`",
+        ByteSize(cost),
+        ByteSize(budget)
+    );
+    Err(Failure::new(FailureKind::OutOfMemory, message))
 }
 
 /// Runs a canary to its end.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aihost_plugin_api::MemoryPlan;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -63,7 +64,9 @@ pub(super) struct Loop {
     pub(super) begun: Instant,
     pub(super) wake: Option<Instant>,
     pub(super) instances: HashMap<InstanceId, Arc<dyn Instance>>,
-    /// Instances with a start or a load under way.
+    /// What each said it would need.
+    pub(super) plans: HashMap<InstanceId, MemoryPlan>,
+    /// Instances with a start, load, park or wake under way.
     pub(super) busy: HashSet<InstanceId>,
     /// Exits of busy instances: the start or load knows the cause better, and is heard first.
     pub(super) early_exits: Vec<Exit>,
@@ -106,6 +109,7 @@ impl Loop {
             begun: Instant::now(),
             wake: None,
             instances: HashMap::new(),
+            plans: HashMap::new(),
             busy: HashSet::new(),
             early_exits: Vec::new(),
             pending: HashMap::new(),
@@ -337,6 +341,7 @@ impl Loop {
                 if self.state.instances().get(&id).is_some_and(|known| known.state == ModelState::Starting) =>
             {
                 self.instances.insert(id, instance);
+                self.plans.insert(id, plan);
                 let required = plan.required.saturating_add(plan.workspace_max);
                 let preferred = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
                 let (required, preferred) = self.fixed_memory(id).map_or((required, preferred), |fixed| (fixed, fixed));
@@ -394,6 +399,7 @@ impl Loop {
             }
         }
         self.instances.remove(&exit.instance);
+        self.plans.remove(&exit.instance);
         let failure = Failure::new(
             FailureKind::WorkerDied,
             format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),
