@@ -17,7 +17,7 @@ use crate::config::{Config, ModelConfig};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Effect, Event, State, Want};
-use crate::worker::{Exit, ExitReason, Instance, Output, Placement, StartSpec, Started};
+use crate::worker::{Exit, ExitReason, Instance, Output, OutputLimits, Placement, StartSpec, Started};
 use crate::{device, store};
 
 /// Internal events that may wait for the loop.
@@ -425,6 +425,10 @@ impl Loop {
             options: model.options.clone(),
             load,
             start_timeout: START_TIMEOUT,
+            output_limits: OutputLimits {
+                first: self.config.limits.first_output_timeout,
+                stall: self.config.limits.output_stall_timeout,
+            },
         })
     }
 

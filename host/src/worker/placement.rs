@@ -26,6 +26,18 @@ pub struct StartSpec {
     pub load: LoadRequest,
     /// How long the worker may take from spawn to plan.
     pub start_timeout: Duration,
+    /// How long its requests may show nothing.
+    pub output_limits: OutputLimits,
+}
+
+/// How long a request may show nothing, neither an event nor progress. Overrun, it is cancelled and fails; if it does not
+/// even end then, its worker is killed. Time in which its reader does not read is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// Before anything was shown (`first_output_timeout`).
+    pub first: Duration,
+    /// After that (`output_stall_timeout`).
+    pub stall: Duration,
 }
 
 /// An instance that is up, and what it plans; or why not.

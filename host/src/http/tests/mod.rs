@@ -181,6 +181,8 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             quantum: seconds(1),
             hold: seconds(90),
             request_timeout: seconds(600),
+            first_output_timeout: seconds(300),
+            output_stall_timeout: seconds(120),
             stream_stall_timeout: seconds(60),
             drain_timeout: seconds(30),
             body_limit: ByteSize(64 << 10),
