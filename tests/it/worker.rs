@@ -310,6 +310,48 @@ async fn a_worker_that_hangs_is_killed_when_its_grace_is_over() {
     assert_eq!(bench.exit().await, ExitReason::Asked);
 }
 
+/// A worker that hangs, and a child of its plugin that does this on SIGTERM, are stopped.
+async fn stop_with_child(on_term: &str) -> (Bench, Duration, u32) {
+    let mut bench = Bench::new();
+    let pid_file = bench.file("pid");
+    let (pid, goodbye) = (pid_file.display(), bench.file("goodbye"));
+    let goodbye = goodbye.display();
+    let script = on_term.replace("GOODBYE", &goodbye.to_string());
+    let script = format!("trap '{script}' TERM; echo $$ > {pid}.new; mv {pid}.new {pid}; while :; do sleep 0.02; done");
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate", "child": script})).await;
+    let child = wait_for("the child's number", || std::fs::read_to_string(&pid_file).ok()).await;
+    let _open = ask(&instance, 1, "x", None);
+    let begun = Instant::now();
+    instance.stop(Duration::from_millis(100)).await;
+    let took = begun.elapsed();
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+    (bench, took, child.trim().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_a_plugin_started_may_say_goodbye() {
+    let (bench, took, child) = stop_with_child("sleep 0.3; touch GOODBYE; exit 0").await;
+    assert!(bench.file("goodbye").exists(), "it was killed before it could");
+    assert!(took < Duration::from_millis(1900), "{took:?}");
+    wait_for("the end of the child", || (!alive(child)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_heeds_no_sigterm_is_killed() {
+    let (_bench, took, child) = stop_with_child("").await;
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    wait_for("the end of the child", || (!alive(child)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn no_grace_kills_at_once() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"child": "trap '' TERM; sleep 60"})).await;
+    let begun = Instant::now();
+    instance.stop(Duration::ZERO).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn dropping_the_handle_kills() {
     let mut bench = Bench::new();

@@ -93,7 +93,8 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// Share of the load or unpark done, in thousandths, if known.
     fn progress(&self) -> Option<u32>;
 
-    /// Asks the worker to release and exit; kills it after `grace`. Resolves when the process is gone.
+    /// Asks the worker to release and exit. After `grace` it and what it started get SIGTERM, 2 s later SIGKILL; with no
+    /// grace at all, SIGKILL at once. Resolves when the process is gone.
     fn stop(&self, grace: Duration) -> BoxFuture<'static, ()>;
 
     /// The operating system's number of the worker.

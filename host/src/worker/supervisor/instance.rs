@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::limits::{OUTPUT_QUEUE, WorkerLimits};
+use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
 use super::super::placement::{ExitReason, Instance, Loaded, Output, OutputLimits};
 use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
@@ -102,7 +102,13 @@ impl Instance for WorkerInstance {
                 shared.link.send(&ToWorker::Shutdown).await;
                 shared.process.gone().await
             };
-            if timeout(grace, leave).await.is_err() {
+            if timeout(grace, leave).await.is_ok() {
+                return;
+            }
+            if !grace.is_zero() {
+                shared.process.terminate();
+            }
+            if grace.is_zero() || timeout(TERMINATE_GRACE, shared.process.gone()).await.is_err() {
                 shared.process.kill(ExitReason::Asked);
                 shared.process.gone().await;
             }
