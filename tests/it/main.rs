@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
+/// Workers without a host around them.
+mod bench;
 /// A plugin that misbehaves costs one worker.
 mod faults;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// Memory given back and taken again.
+mod park;
 /// A changed models.yaml.
 mod reload;
 /// The main job with a real model.

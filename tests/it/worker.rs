@@ -1,117 +1,13 @@
 //! Every way a plugin can misbehave, against a real worker: the host survives, and says truly what happened.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aihost::domain::{ByteSize, Failure, FailureKind, InstanceId, RequestId};
-use aihost::plugin::Registry;
-use aihost::worker::{Exit, ExitReason, Instance, Output, StartSpec, WorkerLimits, WorkerPlacement};
-use aihost_tests::{PATIENCE, binary, fixture, wait_for};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
+use aihost::domain::{ByteSize, FailureKind, RequestId};
+use aihost::worker::{ExitReason, OutputLimits, WorkerPlacement};
+use aihost_tests::{PATIENCE, wait_for};
+use serde_json::json;
 
-/// Time limits that make a stall a matter of moments.
-const SHORT: WorkerLimits =
-    WorkerLimits { silence: Duration::from_secs(3), cancel_grace: Duration::from_millis(500), ..WorkerLimits::DEFAULT };
-const LOAD_DEADLINE: Duration = Duration::from_secs(20);
-
-/// A plugin's folder, its registry, and the channel its exits come on.
-struct Bench {
-    dir: TempDir,
-    registry: Registry,
-    exits: mpsc::Receiver<Exit>,
-    sender: mpsc::Sender<Exit>,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let plugins = dir.path().join("plugins");
-        std::fs::create_dir(&plugins).unwrap();
-        for name in ["echo", "faulty"] {
-            std::os::unix::fs::symlink(fixture(name), plugins.join(format!("{name}.so"))).unwrap();
-        }
-        let registry = Registry::scan(&plugins, &dir.path().join("state")).unwrap();
-        assert!(registry.rejected.is_empty(), "{:?}", registry.rejected);
-        let (sender, exits) = mpsc::channel(8);
-        Self { dir, registry, exits, sender }
-    }
-
-    async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn Instance>, Failure> {
-        self.start_within(Duration::from_secs(20), plugin, options).await
-    }
-
-    async fn start_within(
-        &self,
-        start_timeout: Duration,
-        plugin: &str,
-        options: Value,
-    ) -> Result<Arc<dyn Instance>, Failure> {
-        let spec = StartSpec {
-            instance: InstanceId(7),
-            model: "m".into(),
-            plugin: self.registry.find(plugin, None).unwrap(),
-            options,
-            load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
-            start_timeout,
-        };
-        let placement = WorkerPlacement { executable: binary() };
-        placement.start_within(SHORT, spec, self.sender.clone()).await.map(|(instance, _)| instance)
-    }
-
-    async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn Instance> {
-        let instance = self.start(plugin, options).await.unwrap();
-        instance.load(1 << 30, LOAD_DEADLINE).await.unwrap();
-        instance
-    }
-
-    async fn exit(&mut self) -> ExitReason {
-        let exit = timeout(PATIENCE, self.exits.recv()).await.expect("no exit was told").unwrap();
-        assert_eq!(exit.instance, InstanceId(7));
-        exit.reason
-    }
-
-    /// No second exit: the channel is silent and this bench holds its only sender.
-    async fn no_more_exits(mut self) {
-        drop(self.sender);
-        assert!(timeout(PATIENCE, self.exits.recv()).await.unwrap().is_none(), "a second exit was told");
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-}
-
-fn ask(instance: &Arc<dyn Instance>, request: u64, text: &str, max_tokens: Option<u32>) -> mpsc::Receiver<Output> {
-    let task = json!({
-        "input": {"type": "chat", "messages": [{"role": "user", "content": text}]},
-        "max_tokens": max_tokens,
-    });
-    instance.generate(RequestId(request), task.to_string().into())
-}
-
-/// The text of an answer and its end.
-async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Result<Value, Failure>) {
-    let mut text = String::new();
-    loop {
-        match timeout(PATIENCE, output.recv()).await.expect("the answer does not end").expect("no end was told") {
-            Output::Event(event) => {
-                let event: Value = serde_json::from_slice(&event).unwrap();
-                text.push_str(event["text"].as_str().unwrap());
-            }
-            Output::Bytes(_) | Output::Progress { .. } => {}
-            Output::Done(end) => return (text, end.map(|summary| serde_json::from_slice(&summary).unwrap())),
-        }
-    }
-}
-
-async fn first_event(output: &mut mpsc::Receiver<Output>) {
-    let first = timeout(PATIENCE, output.recv()).await.expect("no first token").unwrap();
-    assert!(matches!(first, Output::Event(_)), "{first:?}");
-}
+use super::bench::{Bench, LOAD_DEADLINE, Limits, ask, collect, first_event};
 
 fn alive(pid: u32) -> bool {
     // A zombie is gone as far as memory and locks are concerned, but must be reaped too.
@@ -341,13 +237,66 @@ async fn a_load_that_makes_progress_may_take_longer_than_its_deadline_but_not_fo
 }
 
 #[tokio::test]
-async fn a_request_that_hangs_is_left_alone_until_it_is_cancelled() {
+async fn a_request_that_hangs_costs_the_worker_once_it_is_cancelled() {
     let mut bench = Bench::new();
     let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate", "after_tokens": 1})).await;
     let mut output = ask(&instance, 1, "x", None);
     first_event(&mut output).await;
     drop(output);
     assert_eq!(bench.exit().await, ExitReason::Stalled("a cancelled request".to_owned()));
+}
+
+#[tokio::test]
+async fn a_request_that_shows_nothing_fails_and_costs_a_worker_that_hangs() {
+    for (after_tokens, text, limit) in [(0, "", "first_output_timeout"), (2, "word word ", "output_stall_timeout")] {
+        let short = |first, stall| OutputLimits { first, stall };
+        let moment = Duration::from_millis(300);
+        let output = if after_tokens == 0 { short(moment, PATIENCE) } else { short(PATIENCE, moment) };
+        let mut bench = Bench::under(Limits { output, ..Limits::default() });
+        let options = json!({"fault": "hang_generate", "after_tokens": after_tokens, "once_file": bench.file("once")});
+        let instance = bench.loaded("aihost/faulty", options.clone()).await;
+        let (said, end) = collect(ask(&instance, 1, "x", None)).await;
+        let failure = end.unwrap_err();
+        assert_eq!((said.as_str(), failure.kind), (text, FailureKind::TimedOut), "{failure}");
+        assert!(failure.message.contains(limit) && failure.message.contains("0.3 s"), "{failure}");
+        assert_eq!(bench.exit().await, ExitReason::Stalled("generate".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_shows_nothing_but_ends_when_cancelled_costs_no_worker() {
+    let output = OutputLimits { first: Duration::from_millis(200), stall: PATIENCE };
+    let bench = Bench::under(Limits { output, ..Limits::default() });
+    let instance = bench.loaded("aihost/echo", json!({"latency_ms": 600, "tokens": 1})).await;
+    let failure = collect(ask(&instance, 1, "x", None)).await.1.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::TimedOut, "{failure}");
+    assert!(instance.health().await.is_ok());
+}
+
+#[tokio::test]
+async fn progress_is_a_sign_of_life() {
+    let moment = Duration::from_millis(600);
+    let output = OutputLimits { first: moment, stall: moment };
+    let bench = Bench::under(Limits { output, ..Limits::default() });
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "progress_only"})).await;
+    let started = Instant::now();
+    collect(ask(&instance, 1, "x", None)).await.1.unwrap();
+    assert!(started.elapsed() > 3 * moment, "it was too quick to show anything");
+}
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_is_not_the_plugins_stall() {
+    let stall = Duration::from_millis(300);
+    let output = OutputLimits { first: PATIENCE, stall };
+    let bench = Bench::under(Limits { output, ..Limits::default() });
+    let word = "x".repeat(64 << 10);
+    let instance = bench.loaded("aihost/echo", json!({"tokens": 200})).await;
+    let mut slow = ask(&instance, 1, &word, None);
+    first_event(&mut slow).await;
+    tokio::time::sleep(4 * stall).await;
+    let (text, end) = collect(slow).await;
+    assert_eq!(text.len(), 199 * word.len());
+    end.unwrap();
 }
 
 #[tokio::test]
@@ -359,6 +308,48 @@ async fn a_worker_that_hangs_is_killed_when_its_grace_is_over() {
     let ((), (_, end)) = tokio::join!(stopping, collect(output));
     assert_eq!(end.unwrap_err().kind, FailureKind::ShuttingDown);
     assert_eq!(bench.exit().await, ExitReason::Asked);
+}
+
+/// A worker that hangs, and a child of its plugin that does this on SIGTERM, are stopped.
+async fn stop_with_child(on_term: &str) -> (Bench, Duration, u32) {
+    let mut bench = Bench::new();
+    let pid_file = bench.file("pid");
+    let (pid, goodbye) = (pid_file.display(), bench.file("goodbye"));
+    let goodbye = goodbye.display();
+    let script = on_term.replace("GOODBYE", &goodbye.to_string());
+    let script = format!("trap '{script}' TERM; echo $$ > {pid}.new; mv {pid}.new {pid}; while :; do sleep 0.02; done");
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate", "child": script})).await;
+    let child = wait_for("the child's number", || std::fs::read_to_string(&pid_file).ok()).await;
+    let _open = ask(&instance, 1, "x", None);
+    let begun = Instant::now();
+    instance.stop(Duration::from_millis(100)).await;
+    let took = begun.elapsed();
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+    (bench, took, child.trim().parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_a_plugin_started_may_say_goodbye() {
+    let (bench, took, child) = stop_with_child("sleep 0.3; touch GOODBYE; exit 0").await;
+    assert!(bench.file("goodbye").exists(), "it was killed before it could");
+    assert!(took < Duration::from_millis(1900), "{took:?}");
+    wait_for("the end of the child", || (!alive(child)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_heeds_no_sigterm_is_killed() {
+    let (_bench, took, child) = stop_with_child("").await;
+    assert!(took >= Duration::from_secs(2), "{took:?}");
+    wait_for("the end of the child", || (!alive(child)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn no_grace_kills_at_once() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"child": "trap '' TERM; sleep 60"})).await;
+    let begun = Instant::now();
+    instance.stop(Duration::ZERO).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -373,8 +364,8 @@ async fn dropping_the_handle_kills() {
 
 #[tokio::test]
 async fn a_start_that_hangs_ends_at_its_deadline() {
-    let mut bench = Bench::new();
-    let hanging = bench.start_within(Duration::from_millis(300), "aihost/faulty", json!({"fault": "hang_plan"}));
+    let mut bench = Bench::under(Limits { start: Duration::from_millis(300), ..Limits::default() });
+    let hanging = bench.start("aihost/faulty", json!({"fault": "hang_plan"}));
     let failure = hanging.await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut);
     assert_eq!(bench.exit().await, ExitReason::Stalled("start".to_owned()));
@@ -410,19 +401,12 @@ async fn a_plugin_that_heeds_no_pause_loses_its_request_not_the_host() {
 #[tokio::test]
 async fn a_file_that_is_no_worker_is_told() {
     let mut bench = Bench::new();
-    let spec = StartSpec {
-        instance: InstanceId(7),
-        model: "m".into(),
-        plugin: bench.registry.find("aihost/echo", None).unwrap(),
-        options: json!({}),
-        load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
-        start_timeout: PATIENCE,
-    };
+    let spec = bench.spec("aihost/echo", json!({}));
     let absent = WorkerPlacement { executable: bench.file("absent") };
-    let failure = absent.start_within(SHORT, spec.clone(), bench.sender.clone()).await.unwrap_err();
+    let failure = bench.start_as(&absent, spec.clone()).await.unwrap_err();
     assert!(failure.message.contains("cannot start a worker"), "{failure}");
     let other = WorkerPlacement { executable: "/bin/false".into() };
-    let failure = other.start_within(SHORT, spec, bench.sender.clone()).await.unwrap_err();
+    let failure = bench.start_as(&other, spec).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::WorkerDied);
     assert_eq!(bench.exit().await, ExitReason::Exited(1));
 }

@@ -55,6 +55,10 @@ pub(super) struct RawLimits {
     pub(super) hold: Option<Text>,
     /// The longest a request may run once it is granted. Default: 600s.
     pub(super) request_timeout: Option<Text>,
+    /// How long a granted request may go without a first token, byte or progress report. Default: 300s.
+    pub(super) first_output_timeout: Option<Text>,
+    /// How long a request may then go without another one; a client that does not read stops this clock. Default: 120s.
+    pub(super) output_stall_timeout: Option<Text>,
     /// How long a stream may stand still because its client does not read. Default: 60s.
     pub(super) stream_stall_timeout: Option<Text>,
     /// How long a graceful stop waits for running requests. Default: 60s.
@@ -136,6 +140,8 @@ pub(super) struct RawModel {
     /// Most instances at once. More than the first are started when all are busy and memory is free, on the device with the
     /// fewest first. Default: 1.
     pub(super) replicas: Option<Text>,
+    /// Whether it may park, if its plugin can: give its device memory back and keep its worker. Default: true.
+    pub(super) park: Option<bool>,
     /// Loaded at start. Default: false.
     pub(super) preload: bool,
     /// Bytes it may take on its device; overrides the plugin's plan.

@@ -52,6 +52,10 @@ pub struct Limits {
     pub hold: Duration,
     /// From grant to the end of `generate` (`request_timeout`).
     pub request_timeout: Duration,
+    /// How long a granted request may go without a first event or progress report (`first_output_timeout`).
+    pub first_output_timeout: Duration,
+    /// How long it may then go without another (`output_stall_timeout`).
+    pub output_stall_timeout: Duration,
     /// How long a stream may stay paused because its client does not read (`stream_stall_timeout`).
     pub stream_stall_timeout: Duration,
     /// How long a graceful shutdown waits for leases (`drain_timeout`).
@@ -102,6 +106,8 @@ pub struct ModelConfig {
     pub priority: i32,
     /// Most instances at once.
     pub replicas: u32,
+    /// Whether it may park, if its plugin can.
+    pub park: bool,
     /// Loaded at start.
     pub preload: bool,
     /// Bytes it may take; overrides the plugin's plan.

@@ -15,7 +15,7 @@ use super::run::{Client, Internal, Loop, Pending, finish, last_word, post, send}
 use crate::config::ModelConfig;
 use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
-use crate::worker::{Instance, Output, StartSpec};
+use crate::worker::{Instance, Output, OutputLimits, StartSpec};
 use crate::{device, store};
 
 /// Outputs that may wait for one client.
@@ -98,6 +98,10 @@ impl Loop {
             options: model.options.clone(),
             load,
             start_timeout: START_TIMEOUT,
+            output_limits: OutputLimits {
+                first: self.config.limits.first_output_timeout,
+                stall: self.config.limits.output_stall_timeout,
+            },
         })
     }
 

@@ -53,7 +53,7 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
         pin: model.pin,
         priority: model.priority,
         keep: model.keep_alive.map_or(Keep::Forever, |idle| Keep::For(milliseconds(idle))),
-        parks: plugin.as_ref().is_some_and(|plugin| plugin.manifest.parks),
+        parks: model.park && plugin.as_ref().is_some_and(|plugin| plugin.manifest.parks),
         replicas: usize::try_from(model.replicas).unwrap_or(usize::MAX).max(1),
     }
 }

@@ -11,6 +11,10 @@ pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How long a worker may live on after its socket closed.
 pub(super) const CLOSED_SOCKET_GRACE: Duration = Duration::from_secs(2);
+/// Between SIGTERM and SIGKILL for a worker, and what it started, that did not leave when asked.
+pub(super) const TERMINATE_GRACE: Duration = Duration::from_secs(2);
+/// How often the process group of a worker that was sent SIGTERM is looked at.
+pub(super) const TERMINATE_POLL: Duration = Duration::from_millis(20);
 /// How long its captured output is awaited after its death.
 pub(super) const LAST_OUTPUT_WAIT: Duration = Duration::from_millis(500);
 

@@ -10,5 +10,5 @@ mod supervisor;
 
 pub use child::worker_main;
 pub use limits::WorkerLimits;
-pub use placement::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
+pub use placement::{Exit, ExitReason, Instance, Loaded, Output, OutputLimits, Placement, StartSpec, Started};
 pub use supervisor::WorkerPlacement;

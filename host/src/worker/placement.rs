@@ -26,6 +26,18 @@ pub struct StartSpec {
     pub load: LoadRequest,
     /// How long the worker may take from spawn to plan.
     pub start_timeout: Duration,
+    /// How long its requests may show nothing.
+    pub output_limits: OutputLimits,
+}
+
+/// How long a request may show nothing, neither an event nor progress. Overrun, it is cancelled and fails; if it does not
+/// even end then, its worker is killed. Time in which its reader does not read is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimits {
+    /// Before anything was shown (`first_output_timeout`).
+    pub first: Duration,
+    /// After that (`output_stall_timeout`).
+    pub stall: Duration,
 }
 
 /// An instance that is up, and what it plans; or why not.
@@ -81,7 +93,8 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// Share of the load or unpark done, in thousandths, if known.
     fn progress(&self) -> Option<u32>;
 
-    /// Asks the worker to release and exit; kills it after `grace`. Resolves when the process is gone.
+    /// Asks the worker to release and exit. After `grace` it and what it started get SIGTERM, 2 s later SIGKILL; with no
+    /// grace at all, SIGKILL at once. Resolves when the process is gone.
     fn stop(&self, grace: Duration) -> BoxFuture<'static, ()>;
 
     /// The operating system's number of the worker.

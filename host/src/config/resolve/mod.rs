@@ -239,6 +239,16 @@ impl Checker<'_> {
             quantum: self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5)),
             hold: self.finite(&limits.key("hold"), typed.hold.as_ref(), seconds(90)),
             request_timeout: self.finite(&limits.key("request_timeout"), typed.request_timeout.as_ref(), seconds(600)),
+            first_output_timeout: self.finite(
+                &limits.key("first_output_timeout"),
+                typed.first_output_timeout.as_ref(),
+                seconds(300),
+            ),
+            output_stall_timeout: self.finite(
+                &limits.key("output_stall_timeout"),
+                typed.output_stall_timeout.as_ref(),
+                seconds(120),
+            ),
             stream_stall_timeout: self.finite(
                 &limits.key("stream_stall_timeout"),
                 typed.stream_stall_timeout.as_ref(),

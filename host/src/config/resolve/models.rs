@@ -171,6 +171,7 @@ impl Entry<'_, '_, '_> {
             plugin,
             plugin_version,
             replicas,
+            park: raw.park.unwrap_or(true),
             endpoint: self.endpoint(raw.endpoint.as_ref(), kind),
             default: raw.default,
             load_timeout: self.check.finite(&key.key("startup_time"), raw.startup_time.as_ref(), self.startup_time),

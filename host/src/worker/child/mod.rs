@@ -6,6 +6,7 @@
 mod objects;
 mod outbox;
 mod serve;
+mod sys;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;

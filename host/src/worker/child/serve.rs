@@ -17,6 +17,7 @@ use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, ToHost, ToWor
 use super::objects::{Call, host};
 use super::outbox::Outbox;
 use super::record;
+use super::sys::trim_heap;
 use crate::plugin;
 
 /// Steps that may wait for the one before; the host sends one at a time.
@@ -200,6 +201,7 @@ impl Shared {
             self.parked.store(true, Ordering::Release);
         }
         let parked = model.park().into_result();
+        trim_heap();
         self.parked.store(parked.is_ok(), Ordering::Release);
         Ok(parked?)
     }

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::super::limits::{CREDIT_STEP_BYTES, OUTPUT_QUEUE, WorkerLimits};
-use super::super::placement::{ExitReason, Instance, Loaded, Output};
-use super::super::protocol::{Loading, PluginError, ToWorker};
+use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
+use super::super::placement::{ExitReason, Instance, Loaded, Output, OutputLimits};
+use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
-use super::link::{Inbound, Incoming, Link};
+use super::link::Link;
 use super::log::Log;
 use super::process::Process;
 use super::step::Step;
@@ -29,6 +29,7 @@ pub(super) struct Shared {
     pub(super) link: Link,
     pub(super) log: Arc<Log>,
     pub(super) limits: WorkerLimits,
+    pub(super) output_limits: OutputLimits,
     /// Held through a step: the worker does them one at a time, and answers carry no number.
     pub(super) turn: tokio::sync::Mutex<()>,
     /// How each open request is cancelled.
@@ -101,7 +102,13 @@ impl Instance for WorkerInstance {
                 shared.link.send(&ToWorker::Shutdown).await;
                 shared.process.gone().await
             };
-            if timeout(grace, leave).await.is_err() {
+            if timeout(grace, leave).await.is_ok() {
+                return;
+            }
+            if !grace.is_zero() {
+                shared.process.terminate();
+            }
+            if grace.is_zero() || timeout(TERMINATE_GRACE, shared.process.gone()).await.is_err() {
                 shared.process.kill(ExitReason::Asked);
                 shared.process.gone().await;
             }
@@ -134,75 +141,8 @@ impl WorkerInstance {
 }
 
 impl Shared {
-    fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+    pub(super) fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn generate(&self, request: u64, task: Bytes, output: mpsc::Sender<Output>, cancelled: CancellationToken) {
-        let Some(Incoming { mut inbound, mut progress }) = self.link.open(request) else {
-            let reason = self.process.gone().await;
-            return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
-        };
-        self.link.send(&ToWorker::Generate(request, task)).await;
-        let mut passed_on = 0;
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = output.closed() => return self.cancel(request, &mut inbound).await,
-                () = cancelled.cancelled() => {
-                    self.cancel(request, &mut inbound).await;
-                    return done(&output, Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"))).await;
-                }
-                Ok(()) = progress.changed() => {
-                    let Loading { done, total } = *progress.borrow_and_update();
-                    // A reader who is behind does without: another one follows, or the end.
-                    let _ = output.try_send(Output::Progress { done, total });
-                    continue;
-                }
-                next = inbound.recv() => next,
-            };
-            match next {
-                Some(Inbound::Event(event, cost)) => {
-                    if let Some(event) = event
-                        && output.send(event).await.is_err()
-                    {
-                        return self.cancel(request, &mut inbound).await;
-                    }
-                    passed_on += cost;
-                    if passed_on >= CREDIT_STEP_BYTES {
-                        self.link.send(&ToWorker::Credit(request, std::mem::take(&mut passed_on))).await;
-                    }
-                }
-                Some(Inbound::End(Ok(summary))) => return done(&output, Ok(summary)).await,
-                Some(Inbound::End(Err(error))) => return done(&output, Err(self.plugin_failed(error))).await,
-                None => {
-                    let reason = self.process.gone().await;
-                    return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
-                }
-            }
-        }
-    }
-
-    /// Tells the worker and waits until the request has ended; one that goes on for too long costs the worker.
-    async fn cancel(&self, request: u64, inbound: &mut mpsc::Receiver<Inbound>) {
-        self.link.send(&ToWorker::Cancel(request)).await;
-        let end = async {
-            loop {
-                match inbound.recv().await {
-                    Some(Inbound::Event(..)) => {}
-                    Some(Inbound::End(end)) => return end.err(),
-                    None => return None,
-                }
-            }
-        };
-        match timeout(self.limits.cancel_grace, end).await {
-            Ok(error) => {
-                if let Some(reason) = error.as_ref().and_then(failure::condemns) {
-                    self.process.kill(reason);
-                }
-            }
-            Err(_) => self.process.kill(ExitReason::Stalled("a cancelled request".to_owned())),
-        }
     }
 
     pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {
@@ -211,11 +151,6 @@ impl Shared {
         }
         failure::of_plugin(error)
     }
-}
-
-async fn done(output: &mpsc::Sender<Output>, result: Result<Bytes, Failure>) {
-    // Whoever asked may have left.
-    let _ = output.send(Output::Done(result)).await;
 }
 
 fn gone_with_host() -> Failure {

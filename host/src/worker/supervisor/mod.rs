@@ -7,6 +7,7 @@ mod instance;
 mod link;
 mod log;
 mod process;
+mod request;
 mod spawn;
 mod step;
 
@@ -23,7 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::limits::{CLOSED_SOCKET_GRACE, LAST_OUTPUT_WAIT, WorkerLimits};
-use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
+use super::placement::{Exit, ExitReason, OutputLimits, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId};
@@ -74,7 +75,8 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         Failure::new(FailureKind::Internal, message)
     };
     let spawned = spawn::spawn(&executable).await.map_err(failed)?;
-    let shared = supervise(spawned, limits, spec.model, spec.instance, exits).map_err(failed)?;
+    let worker = Worker { model: spec.model, instance: spec.instance, limits, output_limits: spec.output_limits };
+    let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
         plugin: spec.plugin.shadow.clone(),
         options: spec.options,
@@ -92,14 +94,17 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
     }
 }
 
-/// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
-fn supervise(
-    spawned: spawn::Spawned,
-    limits: WorkerLimits,
+/// What a worker process is for.
+struct Worker {
     model: ModelId,
     instance: InstanceId,
-    exits: mpsc::Sender<Exit>,
-) -> std::io::Result<Arc<Shared>> {
+    limits: WorkerLimits,
+    output_limits: OutputLimits,
+}
+
+/// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
+fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
+    let Worker { model, instance, limits, output_limits } = worker;
     let spawn::Spawned { mut child, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
@@ -122,6 +127,7 @@ fn supervise(
         link: Link::new(writer),
         log,
         limits,
+        output_limits,
         turn: tokio::sync::Mutex::default(),
         cancels: Mutex::default(),
     });

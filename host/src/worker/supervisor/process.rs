@@ -10,7 +10,9 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group, pidfd_open, waitid,
 };
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
 
+use super::super::limits::{TERMINATE_GRACE, TERMINATE_POLL};
 use super::super::placement::ExitReason;
 use crate::device;
 
@@ -32,6 +34,8 @@ struct State {
     reaped: bool,
     /// Why the host ended it; nothing while it has not.
     verdict: Option<ExitReason>,
+    /// Until when the rest of its group may end by itself; nothing if it may not.
+    group_until: Option<Instant>,
 }
 
 impl Process {
@@ -60,6 +64,17 @@ impl Process {
         self.kill_group();
     }
 
+    /// Asks the worker and everything in its process group to end, the last time before they are killed. What is left of
+    /// the group when the worker is gone has [`TERMINATE_GRACE`] too.
+    pub(super) fn terminate(&self) {
+        let mut state = self.lock();
+        if !state.reaped {
+            state.group_until = Some(Instant::now() + TERMINATE_GRACE);
+            // Nothing left to signal is what is wanted.
+            let _ = kill_process_group(self.pid, Signal::TERM);
+        }
+    }
+
     /// From now on its end is wanted, however it comes.
     pub(super) fn expect_exit(&self) {
         self.lock().verdict.get_or_insert(ExitReason::Asked);
@@ -81,6 +96,7 @@ impl Process {
             tracing::error!("worker {}: cannot be waited for ({e}), so it is killed", self.pid.as_raw_pid());
             self.kill(ExitReason::Killed(9));
         }
+        self.group_left().await;
         // Its number is still its own until it is reaped, so the group cannot be someone else's.
         self.kill_group();
         let tail = last_output.await;
@@ -92,6 +108,22 @@ impl Process {
         drop(state);
         self.gone.send_replace(Some(reason.clone()));
         reason
+    }
+
+    /// Resolves when nothing of the group is left but the worker, or its time is up.
+    async fn group_left(&self) {
+        let until = self.lock().group_until;
+        while until.is_some_and(|until| Instant::now() < until) && self.has_group() {
+            sleep(TERMINATE_POLL).await;
+        }
+    }
+
+    /// Whether another process than the worker lives in its group. Asked of /proc: a signal to a group also reaches the
+    /// worker's own remains.
+    fn has_group(&self) -> bool {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
+        stats.any(|stat| lives_in_group(&stat, self.pid.as_raw_pid()))
     }
 
     /// Resolves when the process has ended; it is not reaped. A thread waits, so that no poll registration holds the descriptor.
@@ -136,6 +168,15 @@ fn reason(exit: Option<i32>, signal: Option<i32>, tail: &[String], by_memory: bo
     }
 }
 
+/// Whether a /proc/PID/stat line is that of a live member of a group other than its leader: `pid (name) state parent group`.
+fn lives_in_group(stat: &str, group: i32) -> bool {
+    let pid = stat.split(' ').next().and_then(|pid| pid.parse().ok());
+    // The name may hold anything, brackets included; the last one ends it.
+    let mut rest = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let dead = matches!(rest.next(), Some("Z" | "X") | None);
+    !dead && pid != Some(group) && rest.nth(1).and_then(|group| group.parse().ok()) == Some(group)
+}
+
 /// Processes the kernel has killed for memory, cgroup limits included.
 fn oom_kills() -> Option<u64> {
     let text = fs::read_to_string("/proc/vmstat").ok()?;
@@ -145,6 +186,19 @@ fn oom_kills() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn members_of_a_group_are_told_from_their_leader_and_from_the_dead() {
+        for (stat, lives) in [
+            ("71 (a) ) b) S 1 70 70 0", true),
+            ("70 (leader) S 1 70 70 0", false),
+            ("71 (dead) Z 1 70 70 0", false),
+            ("71 (other) S 70 71 70 0", false),
+            ("", false),
+        ] {
+            assert_eq!(lives_in_group(stat, 70), lives, "{stat}");
+        }
+    }
 
     #[test]
     fn exits_are_told_apart() {

@@ -3,12 +3,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{
-    Context, Engine, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text, TextInput, TextOutput,
-    TextRequest,
+    Context, Engine, Error, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text, TextInput,
+    TextOutput, TextRequest,
 };
 
 /// The entry's `options:`.
@@ -21,8 +22,16 @@ pub struct Options {
     load_ms: u64,
     /// Bytes the plan asks for.
     memory: u64,
-    /// Whether those bytes are really allocated.
+    /// Whether those bytes are really allocated, and really given back by a park.
     allocate: bool,
+    /// Milliseconds a park takes.
+    park_ms: u64,
+    /// Milliseconds an unpark takes.
+    unpark_ms: u64,
+    /// A park that says it is done and keeps its memory.
+    leak_on_park: bool,
+    /// Bytes that each byte of a request's text costs beyond the plan.
+    cost_per_byte: u64,
     /// Tokens of an answer: the message is repeated or cut to this many. Absent: the message once.
     tokens: Option<u32>,
 }
@@ -35,8 +44,8 @@ pub struct Echo(Options);
 #[derive(Debug)]
 pub struct Loaded {
     options: Options,
-    /// What stands for weights.
-    weights: Vec<u8>,
+    /// What stands for weights; nothing while parked.
+    weights: Mutex<Option<Vec<u8>>>,
 }
 
 impl Plugin for Echo {
@@ -52,17 +61,8 @@ impl Plugin for Echo {
     }
 
     fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
-        let started = Instant::now();
-        loop {
-            ctx.check()?;
-            let done = (started.elapsed().as_millis() as u64).min(self.0.load_ms);
-            ctx.progress(done, self.0.load_ms);
-            if done == self.0.load_ms {
-                let bytes = if self.0.allocate { self.0.memory as usize } else { 0 };
-                return Ok(Loaded { options: self.0.clone(), weights: vec![1; bytes] });
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        take(self.0.load_ms, ctx)?;
+        Ok(Loaded { options: self.0.clone(), weights: Mutex::new(Some(weights(&self.0))) })
     }
 }
 
@@ -70,6 +70,9 @@ impl Engine for Loaded {
     type Task = Text;
 
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
+        if self.weights().is_none() {
+            return Err(Error::internal("the model is parked"));
+        }
         let text = last_message(request.input);
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         output.prompt(words.len() as u32, 0);
@@ -83,9 +86,52 @@ impl Engine for Loaded {
         Ok(if most < wanted { FinishReason::Length } else { FinishReason::Stop })
     }
 
+    fn cost(&self, request: &TextRequest) -> Result<u64> {
+        Ok(self.options.cost_per_byte * last_message(request.input.clone()).len() as u64)
+    }
+
     fn usage(&self) -> MemoryUsage {
-        let held = if self.options.allocate { self.weights.len() as u64 } else { self.options.memory };
+        let held = if self.weights().is_some() { self.options.memory } else { 0 };
         MemoryUsage { device: held, host: held }
+    }
+
+    fn park(&self) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(self.options.park_ms));
+        let weights = self.weights().take();
+        if self.options.leak_on_park {
+            let _kept_for_ever = weights.map(Vec::leak);
+        }
+        Ok(())
+    }
+
+    fn unpark(&self, ctx: &LoadContext) -> Result<()> {
+        take(self.options.unpark_ms, ctx)?;
+        self.weights().get_or_insert_with(|| weights(&self.options));
+        Ok(())
+    }
+}
+
+impl Loaded {
+    fn weights(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.weights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn weights(options: &Options) -> Vec<u8> {
+    vec![1; if options.allocate { options.memory as usize } else { 0 }]
+}
+
+/// Takes this long, and says how far it is.
+fn take(milliseconds: u64, ctx: &LoadContext) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        ctx.check()?;
+        let done = (started.elapsed().as_millis() as u64).min(milliseconds);
+        ctx.progress(done, milliseconds);
+        if done == milliseconds {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -105,5 +151,6 @@ aihost_plugin_api::export_plugin! {
     kinds: ["text"],
     devices: ["cpu", "cuda"],
     max_concurrency: 64,
+    parks: true,
     memory_static: true,
 }

@@ -11,6 +11,8 @@ use aihost_plugin_api::{
 
 /// Tokens of an answer that nobody limits.
 const DEFAULT_TOKENS: u32 = 8;
+/// Steps of an answer that is all progress.
+const PROGRESS_STEPS: u64 = 20;
 /// Bytes no machine has.
 const TOO_MUCH_MEMORY: usize = 1 << 46;
 
@@ -55,7 +57,66 @@ pub enum Fault {
     IgnorePause,
     /// Stops the whole process, its heartbeat included.
     Freeze,
+    /// `generate` takes a tenth of a second for each step and says only how far it is.
+    ProgressOnly,
+    /// `park` fails with a proper error.
+    ParkError,
+    /// `park` panics.
+    PanicInPark,
+    /// `park` never returns.
+    HangPark,
+    /// `park` aborts the process.
+    AbortInPark,
+    /// `unpark` fails with a proper error.
+    UnparkError,
+    /// `unpark` panics.
+    PanicInUnpark,
+    /// `unpark` never returns.
+    HangUnpark,
+    /// `unpark` aborts the process.
+    AbortInUnpark,
+    /// `health` fails with a proper error.
+    HealthError,
+    /// `health` panics.
+    PanicInHealth,
+    /// `health` never returns.
+    HangHealth,
+    /// `health` aborts the process.
+    AbortInHealth,
+    /// `cost` fails with a proper error.
+    CostError,
+    /// `cost` panics.
+    PanicInCost,
+    /// `cost` never returns.
+    HangCost,
+    /// `cost` aborts the process.
+    AbortInCost,
 }
+
+/// How one step of an instance's life goes wrong.
+struct StepFaults {
+    error: Fault,
+    panic: Fault,
+    hang: Fault,
+    abort: Fault,
+}
+
+const PARK: StepFaults =
+    StepFaults { error: Fault::ParkError, panic: Fault::PanicInPark, hang: Fault::HangPark, abort: Fault::AbortInPark };
+const UNPARK: StepFaults = StepFaults {
+    error: Fault::UnparkError,
+    panic: Fault::PanicInUnpark,
+    hang: Fault::HangUnpark,
+    abort: Fault::AbortInUnpark,
+};
+const HEALTH: StepFaults = StepFaults {
+    error: Fault::HealthError,
+    panic: Fault::PanicInHealth,
+    hang: Fault::HangHealth,
+    abort: Fault::AbortInHealth,
+};
+const COST: StepFaults =
+    StepFaults { error: Fault::CostError, panic: Fault::PanicInCost, hang: Fault::HangCost, abort: Fault::AbortInCost };
 
 /// The entry's `options:`.
 #[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
@@ -65,6 +126,8 @@ pub struct Options {
     fault: Fault,
     /// Tokens that are said before `generate` goes wrong.
     after_tokens: u32,
+    /// A shell command that `load` starts and leaves to itself, as an engine process would be.
+    child: Option<String>,
     /// The fault happens only while this file does not exist, and creates it.
     once_file: Option<PathBuf>,
 }
@@ -116,6 +179,10 @@ impl Plugin for Faulty {
         if self.0.due(Fault::LoadOutOfMemory) {
             return Err(Error::new(ErrorKind::OutOfMemory, "the device has no room, as asked"));
         }
+        if let Some(script) = &self.0.child {
+            let child = std::process::Command::new("sh").args(["-c", script]).spawn();
+            child.map_err(|e| Error::internal(format!("cannot start a shell: {e}")))?;
+        }
         if self.0.due(Fault::HangLoad) {
             hang();
         }
@@ -126,12 +193,12 @@ impl Plugin for Faulty {
 impl Engine for Loaded {
     type Task = Text;
 
-    fn generate(&self, request: TextRequest, output: &TextOutput, _ctx: &Context) -> Result<FinishReason> {
+    fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         output.prompt(1, 0);
         let tokens = request.max_tokens.unwrap_or(DEFAULT_TOKENS);
         for token in 0..=tokens {
             if token == self.0.after_tokens.min(tokens) {
-                self.misbehave(output)?;
+                self.misbehave(output, ctx)?;
             }
             if token < tokens {
                 output.token(b"word ")?;
@@ -139,10 +206,39 @@ impl Engine for Loaded {
         }
         Ok(FinishReason::Length)
     }
+
+    fn cost(&self, _request: &TextRequest) -> Result<u64> {
+        self.step(&COST)?;
+        Ok(0)
+    }
+
+    fn park(&self) -> Result<()> {
+        self.step(&PARK)
+    }
+
+    fn unpark(&self, _ctx: &LoadContext) -> Result<()> {
+        self.step(&UNPARK)
+    }
+
+    fn health(&self) -> Result<()> {
+        self.step(&HEALTH)
+    }
 }
 
 impl Loaded {
-    fn misbehave(&self, output: &TextOutput) -> Result<()> {
+    fn step(&self, faults: &StepFaults) -> Result<()> {
+        match self.0.fault {
+            fault
+                if ![faults.error, faults.panic, faults.hang, faults.abort].contains(&fault) || !self.0.due(fault) => {}
+            fault if fault == faults.error => return Err(Error::internal("an error of a step, as asked")),
+            fault if fault == faults.panic => panic!("a panic in a step, as asked"),
+            fault if fault == faults.hang => hang(),
+            _ => std::process::abort(),
+        }
+        Ok(())
+    }
+
+    fn misbehave(&self, output: &TextOutput, ctx: &Context) -> Result<()> {
         // The token before is given time to reach the host, so that a test can tell a fault in mid-answer.
         if self.0.after_tokens > 0 {
             std::thread::sleep(Duration::from_millis(20));
@@ -157,6 +253,12 @@ impl Loaded {
             Fault::Exit0 => std::process::exit(0),
             Fault::Oom => drop(std::hint::black_box(Vec::<u8>::with_capacity(TOO_MUCH_MEMORY))),
             Fault::StdoutNoise => noise(),
+            Fault::ProgressOnly => {
+                for step in 1..=PROGRESS_STEPS {
+                    std::thread::sleep(Duration::from_millis(100));
+                    ctx.progress(step, PROGRESS_STEPS);
+                }
+            }
             Fault::IgnorePause => {
                 let chunk = "x".repeat(32 << 10);
                 loop {
@@ -206,4 +308,5 @@ aihost_plugin_api::export_plugin! {
     kinds: ["text"],
     devices: ["cpu"],
     max_concurrency: 4,
+    parks: true,
 }

@@ -1,0 +1,146 @@
+//! Workers without a host around them: plugins in a folder, instances of them, and the exits they come to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aihost::domain::{Failure, InstanceId, RequestId};
+use aihost::plugin::Registry;
+use aihost::worker::{Exit, ExitReason, Instance, Output, OutputLimits, StartSpec, WorkerLimits, WorkerPlacement};
+use aihost_tests::{PATIENCE, binary, fixture};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Time limits that make a stall a matter of moments.
+pub(super) const SHORT: WorkerLimits =
+    WorkerLimits { silence: Duration::from_secs(3), cancel_grace: Duration::from_millis(500), ..WorkerLimits::DEFAULT };
+pub(super) const LOAD_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a bench's workers live under.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) worker: WorkerLimits,
+    pub(super) output: OutputLimits,
+    pub(super) start: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let output = OutputLimits { first: PATIENCE, stall: PATIENCE };
+        Self { worker: SHORT, output, start: Duration::from_secs(20) }
+    }
+}
+
+/// A plugin folder, its registry, the limits its workers live under, and the channel their exits come on.
+pub(super) struct Bench {
+    dir: TempDir,
+    registry: Registry,
+    limits: Limits,
+    exits: mpsc::Receiver<Exit>,
+    sender: mpsc::Sender<Exit>,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::under(Limits::default())
+    }
+
+    pub(super) fn under(limits: Limits) -> Self {
+        Self::with(&["echo", "faulty"], limits)
+    }
+
+    pub(super) fn with(libraries: &[&str], limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        for name in libraries {
+            std::os::unix::fs::symlink(fixture(name), plugins.join(format!("{name}.so"))).unwrap();
+        }
+        let registry = Registry::scan(&plugins, &dir.path().join("state")).unwrap();
+        assert!(registry.rejected.is_empty(), "{:?}", registry.rejected);
+        let (sender, exits) = mpsc::channel(8);
+        Self { dir, registry, limits, exits, sender }
+    }
+
+    pub(super) fn spec(&self, plugin: &str, options: Value) -> StartSpec {
+        StartSpec {
+            instance: InstanceId(7),
+            model: "m".into(),
+            plugin: self.registry.find(plugin, None).unwrap(),
+            options,
+            load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
+            start_timeout: self.limits.start,
+            output_limits: self.limits.output,
+        }
+    }
+
+    pub(super) async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn Instance>, Failure> {
+        self.start_as(&WorkerPlacement { executable: binary() }, self.spec(plugin, options)).await
+    }
+
+    pub(super) async fn start_as(
+        &self,
+        placement: &WorkerPlacement,
+        spec: StartSpec,
+    ) -> Result<Arc<dyn Instance>, Failure> {
+        placement.start_within(self.limits.worker, spec, self.sender.clone()).await.map(|(instance, _)| instance)
+    }
+
+    pub(super) async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn Instance> {
+        let instance = self.start(plugin, options).await.unwrap();
+        instance.load(1 << 30, LOAD_DEADLINE).await.unwrap();
+        instance
+    }
+
+    pub(super) async fn exit(&mut self) -> ExitReason {
+        let exit = timeout(PATIENCE, self.exits.recv()).await.expect("no exit was told").unwrap();
+        assert_eq!(exit.instance, InstanceId(7));
+        exit.reason
+    }
+
+    /// No second exit: the channel is silent and this bench holds its only sender.
+    pub(super) async fn no_more_exits(mut self) {
+        drop(self.sender);
+        assert!(timeout(PATIENCE, self.exits.recv()).await.unwrap().is_none(), "a second exit was told");
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+pub(super) fn task(text: &str, max_tokens: Option<u32>) -> String {
+    let input = json!({"type": "chat", "messages": [{"role": "user", "content": text}]});
+    json!({"input": input, "max_tokens": max_tokens, "sampling": {"temperature": 0}}).to_string()
+}
+
+pub(super) fn ask(
+    instance: &Arc<dyn Instance>,
+    request: u64,
+    text: &str,
+    max_tokens: Option<u32>,
+) -> mpsc::Receiver<Output> {
+    instance.generate(RequestId(request), task(text, max_tokens).into())
+}
+
+/// The text of an answer and its end.
+pub(super) async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Result<Value, Failure>) {
+    let mut text = String::new();
+    loop {
+        match timeout(PATIENCE, output.recv()).await.expect("the answer does not end").expect("no end was told") {
+            Output::Event(event) => {
+                let event: Value = serde_json::from_slice(&event).unwrap();
+                text.push_str(event["text"].as_str().unwrap());
+            }
+            Output::Bytes(_) | Output::Progress { .. } => {}
+            Output::Done(end) => return (text, end.map(|summary| serde_json::from_slice(&summary).unwrap())),
+        }
+    }
+}
+
+pub(super) async fn first_event(output: &mut mpsc::Receiver<Output>) {
+    let first = timeout(PATIENCE, output.recv()).await.expect("no first token").unwrap();
+    assert!(matches!(first, Output::Event(_)), "{first:?}");
+}
