@@ -16,5 +16,7 @@ mod reload;
 mod smollm2;
 /// Who is loaded, who makes room, nobody is cut off.
 mod swap;
+/// Hot, parked, cold.
+mod tiers;
 /// Workers and the protocol, without the host around them.
 mod worker;
