@@ -5,11 +5,13 @@
 
 mod api;
 mod lease;
+mod peaks;
 mod policy;
 mod replay;
 mod run;
 
 pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
+pub use peaks::{Key as PeakKey, Peaks};
 
 use std::sync::Arc;
 use std::time::Duration;
