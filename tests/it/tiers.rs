@@ -183,3 +183,16 @@ async fn a_real_model_is_woken_with_its_wits() {
     assert_eq!(text(&before), text(&after));
     assert_eq!((server.status("one", "loads").await, server.status("one", "wakes").await), (json!(1), json!(1)));
 }
+
+#[tokio::test]
+async fn memory_beyond_the_plan_is_set_aside_the_next_time() {
+    // A plan of nothing, and half a second in which the process is seen to hold more.
+    let server = serve("memory: 1GiB", &[("a", "echo, park: false, options: {latency_ms: 50, tokens: 20}")]);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    assert_eq!(server.status("a", "memory").await, 0);
+    let measured = server.status("a", "measured").await.as_u64().expect("measured");
+    assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let memory = server.status("a", "memory").await.as_u64().expect("a number");
+    assert!(memory >= measured / 2 && memory > 1 << 20, "{memory} are set aside where {measured} were held");
+}

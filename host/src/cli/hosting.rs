@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::failure::CliError;
 use super::out;
 use crate::config::Config;
-use crate::plugin::Registry;
+use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime};
 use crate::worker::WorkerPlacement;
 
@@ -78,7 +78,12 @@ impl Hosted {
 /// Describes the plugins, off the runtime's threads: files are hashed.
 async fn scan(config: &Config) -> Result<Registry, CliError> {
     let (plugins, state) = (config.paths.plugins.clone(), config.paths.state.clone());
-    let scanned = tokio::task::spawn_blocking(move || Registry::scan(&plugins, &state)).await;
+    let scanned = tokio::task::spawn_blocking(move || {
+        let registry = Registry::scan(&plugins, &state);
+        sweep_copies(&state);
+        registry
+    })
+    .await;
     match scanned {
         Ok(Ok(registry)) => Ok(registry),
         Ok(Err(error)) => Err(CliError::failed(error.to_string())),

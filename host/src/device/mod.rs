@@ -1,5 +1,7 @@
 //! What devices there are and how many bytes they have. Reads the operating system; decides nothing.
 
+mod cgroup;
+
 use crate::domain::DeviceId;
 
 /// Share of the memory that is free at start which `devices: auto` takes as the CPU's budget, in percent. The rest is for
@@ -14,7 +16,7 @@ pub fn measured_budget(device: &DeviceId) -> Option<u64> {
 /// Bytes of memory that new work may take: the smaller of MemAvailable and what the cgroup leaves. 0 if neither can be read.
 pub fn cpu_available() -> u64 {
     let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib(&text, "MemAvailable:"));
-    let cgroup = cgroup_left();
+    let cgroup = cgroup::left();
     system.into_iter().chain(cgroup).min().unwrap_or(0)
 }
 
@@ -40,12 +42,6 @@ fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     kib.checked_mul(1024)
-}
-
-/// What cgroup v2 leaves below its limit; `None` where there is no limit.
-fn cgroup_left() -> Option<u64> {
-    let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok()?.trim().parse::<u64>().ok();
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use aihost_plugin_api::abi::{RawHostArc, RawModelBox, Root_Ref};
 use aihost_plugin_api::task::Description;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use super::shadow;
+
 /// Longest part of a foreign message that goes into a sentence, in bytes.
 const MAX_QUOTED_BYTES: usize = 400;
 
@@ -76,6 +78,7 @@ impl OpenPlugin {
 /// # Errors
 /// When the system cannot load it, or its layout is not this host's.
 pub fn open(file: &Path) -> Result<OpenPlugin, LoadError> {
+    shadow::hold(file);
     map(file)?;
     // Mapped and kept already: this finds the same object, whatever flags it asks for.
     let header = lib_header_from_path(file).map_err(|e| {

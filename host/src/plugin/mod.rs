@@ -10,6 +10,7 @@ mod shadow;
 pub use discovery::{DescribeError, Described, describe, incompatible};
 pub use loader::{LoadError, OpenPlugin, open};
 pub use registry::{PluginFile, Registry, RegistryError, Rejected};
+pub use shadow::sweep as sweep_copies;
 
 /// Lower-case hex.
 fn hex(bytes: &[u8]) -> String {

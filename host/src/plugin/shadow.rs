@@ -1,18 +1,31 @@
 //! Private copies of plugin files: an operator may overwrite a plugin with a plain `cp` while the old code is still mapped.
 //!
-//! A copy is named by its SHA-256, made once, and never changed. It knows no descriptors.
+//! A copy is named by its SHA-256, made once, and never changed. Whoever uses one holds a shared lock on it, and what
+//! nobody holds and no plugin is made of is swept away in time. It knows no descriptors.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Bytes per read while copying.
 const COPY_CHUNK_BYTES: usize = 1 << 20;
+/// How long the copy of a plugin that is no longer there is kept: it may come back.
+const COPY_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of copies beyond which those of absent plugins go before their time.
+const COPIES_BYTES_MAX: u64 = 2 << 30;
+/// How long a copy that was never finished is kept: someone may still be at it.
+const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Its name in `state_dir`.
+const FOLDER: &str = "shadow";
 
 /// What tells a file apart without reading it. Any change of content changes one of these.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +66,8 @@ pub(super) struct Shadow {
 impl Shadow {
     /// Opens (or makes) `state/shadow`, for this user alone.
     pub(super) fn open(state: &Path) -> io::Result<Self> {
-        let dir = state.join("shadow");
+        let dir = state.join(FOLDER);
+        usable(&dir, mount_flags(&dir))?;
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
         // A lost or damaged index costs one more hashing, nothing else.
@@ -70,6 +84,7 @@ impl Shadow {
         {
             let path = self.path(&known.sha256);
             if path.metadata().is_ok_and(|meta| meta.len() == identity.size) {
+                hold(&path);
                 return Ok((path, known.sha256.clone()));
             }
         }
@@ -88,6 +103,7 @@ impl Shadow {
         };
         let path = self.path(&sha256);
         fs::rename(&temporary, &path)?;
+        hold(&path);
         self.known.insert(source.to_owned(), Known { identity, sha256: sha256.clone() });
         Ok((path, sha256))
     }
@@ -103,6 +119,106 @@ impl Shadow {
     fn path(&self, sha256: &str) -> PathBuf {
         self.dir.join(format!("{sha256}.so"))
     }
+
+    /// Removes what [`superfluous`] names, unless someone holds it; how many files that were.
+    fn sweep(&self, now: SystemTime) -> io::Result<usize> {
+        let entries = fs::read_dir(&self.dir)?.flatten();
+        let entries = entries.filter_map(|entry| {
+            let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            let age = now.duration_since(meta.modified().ok()?).unwrap_or_default();
+            let name = entry.file_name().into_string().ok()?;
+            let wanted = self.known.values().any(|known| name == format!("{}.so", known.sha256));
+            Some(Entry { name, bytes: meta.len(), age, wanted })
+        });
+        let removed = superfluous(entries.collect()).into_iter().filter(|name| self.remove(name));
+        Ok(removed.count())
+    }
+
+    fn remove(&self, name: &str) -> bool {
+        let path = self.dir.join(name);
+        let removed = File::open(&path).is_ok_and(|file| {
+            // Refused where the file system has no locks either: then nobody can know, and it stays.
+            flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && fs::remove_file(&path).is_ok()
+        });
+        if removed {
+            tracing::info!("removed {}, the copy of a plugin that is no longer there", path.display());
+        }
+        removed
+    }
+}
+
+/// Removes copies of plugins that are no longer there: after seven days, or sooner where all copies take more than 2 GiB.
+/// One that a live process uses stays.
+pub fn sweep(state: &Path) {
+    let dir = state.join(FOLDER);
+    if !dir.is_dir() {
+        return;
+    }
+    let swept = Shadow::open(state).and_then(|mut shadow| {
+        shadow.known.retain(|source, _| source.exists());
+        shadow.sweep(SystemTime::now())
+    });
+    if let Err(error) = swept {
+        tracing::warn!("old plugin copies in {} were not swept: {error}", dir.display());
+    }
+}
+
+/// Holds a copy for the rest of this process's life, so that no other one sweeps it. The kernel lets go with the process.
+pub(super) fn hold(copy: &Path) {
+    static HELD: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    if held.contains_key(copy) {
+        return;
+    }
+    let locked = File::open(copy)
+        .and_then(|file| flock(&file, FlockOperation::NonBlockingLockShared).map(|()| file).map_err(io::Error::from));
+    match locked {
+        Ok(file) => drop(held.insert(copy.to_owned(), file)),
+        Err(error) => tracing::debug!("{} could not be locked: {error}", copy.display()),
+    }
+}
+
+/// A file of the folder.
+struct Entry {
+    name: String,
+    bytes: u64,
+    age: Duration,
+    /// A plugin that is there is made of it.
+    wanted: bool,
+}
+
+/// What may go: copies too old or, oldest first, too many, and what was never finished.
+fn superfluous(mut entries: Vec<Entry>) -> Vec<String> {
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
+    let is_copy = |entry: &Entry| entry.name.ends_with(".so");
+    let mut total: u64 = entries.iter().filter(|entry| is_copy(entry)).map(|entry| entry.bytes).sum();
+    let goes = entries.into_iter().filter(|entry| {
+        if !is_copy(entry) {
+            return entry.name.ends_with(".tmp") && entry.age > UNFINISHED_AGE_MAX;
+        }
+        let goes = !entry.wanted && (entry.age > COPY_AGE_MAX || total > COPIES_BYTES_MAX);
+        total -= if goes { entry.bytes } else { 0 };
+        goes
+    });
+    goes.map(|entry| entry.name).collect()
+}
+
+/// Where the folder is, or is to be made.
+fn mount_flags(dir: &Path) -> StatVfsMountFlags {
+    let there = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    statvfs(there).map_or(StatVfsMountFlags::empty(), |mount| mount.f_flag)
+}
+
+/// Refuses a mount where a copy could be written but not opened as a library, which only a worker would find out.
+fn usable(dir: &Path, mount: StatVfsMountFlags) -> io::Result<()> {
+    if !mount.contains(StatVfsMountFlags::NOEXEC) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{} lies on a file system that is mounted noexec, where no plugin can be opened; set `state_dir:` in models.yaml \
+         (or AIHOST_STATE_DIR) to a folder on another one",
+        dir.display()
+    )))
 }
 
 fn copy_hashing(from: &mut File, to: &Path) -> io::Result<String> {
@@ -144,6 +260,62 @@ mod tests {
         fs::write(&source, b"abcd").unwrap();
         assert_ne!(again.copy(&source).unwrap().1, sha256);
         assert_eq!(fs::read(&copy).unwrap(), b"abc", "the old copy stays");
+    }
+
+    #[test]
+    fn what_no_plugin_is_made_of_goes_when_it_is_old_or_too_much() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let entry = |name: &str, gib: u64, days: u32, wanted| Entry {
+            name: name.to_owned(),
+            bytes: gib << 30,
+            age: days * DAY,
+            wanted,
+        };
+        for (entries, goes) in [
+            (
+                vec![entry("old.so", 0, 8, false), entry("wanted.so", 1, 99, true), entry("new.so", 0, 6, false)],
+                vec!["old.so"],
+            ),
+            // Three GiB: the older one makes room.
+            (vec![entry("a.so", 1, 1, false), entry("b.so", 1, 2, false), entry("c.so", 1, 9, true)], vec!["b.so"]),
+            (vec![entry("a.so", 1, 1, false), entry("c.so", 1, 9, true)], vec![]),
+            (
+                vec![entry(".7.tmp", 0, 2, false), entry(".8.tmp", 9, 0, false), entry("index.json", 0, 99, false)],
+                vec![".7.tmp"],
+            ),
+        ] {
+            assert_eq!(superfluous(entries), goes);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_someone_holds_is_not_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut shadow = Shadow::open(dir.path()).unwrap();
+        let mut copy = |name: &str| {
+            let source = dir.path().join(name);
+            fs::write(&source, name).unwrap();
+            shadow.copy(&source).unwrap().0
+        };
+        let (there, held) = (copy("there"), copy("held"));
+        // As a host that is gone left it: no plugin, no holder.
+        let left = dir.path().join("shadow/0000.so");
+        fs::write(&left, b"left").unwrap();
+        shadow.known.retain(|source, _| source.ends_with("there"));
+        let later = SystemTime::now() + COPY_AGE_MAX + Duration::from_secs(60);
+        assert_eq!(shadow.sweep(SystemTime::now()).unwrap(), 0, "it is too young");
+        assert_eq!(shadow.sweep(later).unwrap(), 1);
+        assert_eq!((there.exists(), held.exists(), left.exists()), (true, true, false));
+    }
+
+    #[test]
+    fn a_mount_without_execution_is_refused_by_name() {
+        let dir = Path::new("/data/state/shadow");
+        assert!(usable(dir, StatVfsMountFlags::NOSUID | StatVfsMountFlags::RDONLY).is_ok());
+        let error = usable(dir, StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOEXEC).unwrap_err().to_string();
+        for part in ["/data/state/shadow", "noexec", "state_dir:"] {
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

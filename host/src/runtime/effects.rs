@@ -212,7 +212,7 @@ impl Loop {
     fn workspace(&self, id: InstanceId, model: &ModelId) -> Option<u64> {
         let kind = self.config.models.get(model)?.kind;
         let reserved = self.state.instances().get(&id)?.reserved;
-        let required = self.plans.get(&id)?.required;
+        let required = self.plans.get(&id)?.0.required;
         (kind != Kind::Text).then(|| reserved.saturating_sub(required))
     }
 

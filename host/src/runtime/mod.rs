@@ -6,6 +6,7 @@
 mod api;
 mod effects;
 mod lease;
+mod peaks;
 mod policy;
 mod release;
 mod replay;

@@ -11,7 +11,9 @@ use tokio::time::{Instant, sleep_until};
 use super::Ending;
 use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
 use super::lease::Ended;
+use super::peaks::{Key, Peaks};
 use super::policy::{milliseconds, policy};
+use super::release::is_host_memory;
 use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
 use crate::config::Config;
@@ -22,6 +24,8 @@ use crate::worker::{Exit, ExitReason, Instance, Output, Placement, Started};
 
 /// Internal events that may wait for the loop.
 const EVENTS_MAX: usize = 4096;
+/// Between two looks at what serving instances hold.
+const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What comes back from the tasks the loop started.
 pub(super) enum Internal {
@@ -64,8 +68,9 @@ pub(super) struct Loop {
     pub(super) begun: Instant,
     pub(super) wake: Option<Instant>,
     pub(super) instances: HashMap<InstanceId, Arc<dyn Instance>>,
-    /// What each said it would need.
-    pub(super) plans: HashMap<InstanceId, MemoryPlan>,
+    /// What each said it would need, and under which key its peaks are remembered.
+    pub(super) plans: HashMap<InstanceId, (MemoryPlan, Option<Key>)>,
+    pub(super) peaks: Arc<Peaks>,
     /// Instances with a start, load, park or wake under way.
     pub(super) busy: HashSet<InstanceId>,
     /// Exits of busy instances: the start or load knows the cause better, and is heard first.
@@ -100,6 +105,7 @@ impl Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exited) = mpsc::channel(EVENTS_MAX);
         let state = State::new(policy(&config, &registry));
+        let peaks = Arc::new(Peaks::open(&config.paths.state));
         Self {
             config,
             in_force,
@@ -110,6 +116,7 @@ impl Loop {
             wake: None,
             instances: HashMap::new(),
             plans: HashMap::new(),
+            peaks,
             busy: HashSet::new(),
             early_exits: Vec::new(),
             pending: HashMap::new(),
@@ -133,6 +140,8 @@ impl Loop {
         let (Some(mut inbox), Some(mut exited)) = (self.inbox.take(), self.exited.take()) else { return };
         let config = Arc::clone(&self.config);
         self.preload(config.models.keys());
+        let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = self.wake;
             tokio::select! {
@@ -144,6 +153,7 @@ impl Loop {
                     self.measure();
                     self.step(Event::Timer);
                 }
+                _ = looks.tick(), if !self.leased.is_empty() => self.observe_peaks(),
                 Ok(()) = ending.changed() => {
                     let how = *ending.borrow();
                     self.end(how);
@@ -341,10 +351,9 @@ impl Loop {
                 if self.state.instances().get(&id).is_some_and(|known| known.state == ModelState::Starting) =>
             {
                 self.instances.insert(id, instance);
-                self.plans.insert(id, plan);
-                let required = plan.required.saturating_add(plan.workspace_max);
-                let preferred = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
-                let (required, preferred) = self.fixed_memory(id).map_or((required, preferred), |fixed| (fixed, fixed));
+                let required = self.need(id, plan);
+                let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
+                let preferred = self.fixed_memory(id).unwrap_or(preferred);
                 self.measure();
                 self.step(Event::Planned { instance: id, required, preferred });
             }
@@ -375,6 +384,42 @@ impl Loop {
         if let Some(at) = self.early_exits.iter().position(|exit| exit.instance == id) {
             let exit = self.early_exits.swap_remove(at);
             self.exit(exit);
+        }
+    }
+
+    /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
+    /// what it was seen to hold. A peak beyond the budget asks for all of it: it ran there before.
+    fn need(&mut self, id: InstanceId, plan: MemoryPlan) -> u64 {
+        let planned = plan.required.saturating_add(plan.workspace_max);
+        let key = self.peak_key(id);
+        let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
+            let seen = self.peaks.need(key, planned, *memory_static);
+            seen.min(planned.max(self.state.budget(device)))
+        });
+        self.plans.insert(id, (plan, key.map(|(key, ..)| key)));
+        self.fixed_memory(id).unwrap_or(needed)
+    }
+
+    /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
+    fn peak_key(&self, id: InstanceId) -> Option<(Key, DeviceId, bool)> {
+        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device))?;
+        let model = self.config.models.get(&known.model)?;
+        let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
+        let key = Key::new(&plugin, model, &known.device);
+        Some((key, known.device.clone(), plugin.manifest.memory_static))
+    }
+
+    /// What those that serve hold now.
+    fn observe_peaks(&self) {
+        let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
+        for id in serving {
+            let (Some(instance), Some((plan, Some(key)))) = (self.instances.get(&id), self.plans.get(&id)) else {
+                continue;
+            };
+            if let Some(usage) = instance.usage() {
+                let (peaks, key, bytes) = (Arc::clone(&self.peaks), key.clone(), usage.saturating_add(plan.mapped));
+                tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
+            }
         }
     }
 

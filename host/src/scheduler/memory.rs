@@ -60,7 +60,7 @@ impl State {
 
     /// Bytes that instances may hold together: the budget, or less if others use the device.
     fn limit(&self, device: &DeviceId) -> u64 {
-        let budget = self.policy.devices.get(device).map_or(0, |policy| policy.budget);
+        let budget = self.budget(device);
         self.measured.get(device).map_or(budget, |measured| budget.min(*measured))
     }
 

@@ -201,6 +201,11 @@ impl State {
         &self.instances
     }
 
+    /// Bytes that instances may hold together on a device, by the configuration.
+    pub fn budget(&self, device: &DeviceId) -> u64 {
+        self.policy.devices.get(device).map_or(0, |policy| policy.budget)
+    }
+
     /// Requests waiting for a model.
     pub fn queued(&self, model: &ModelId) -> usize {
         self.queues.get(model).map_or(0, VecDeque::len)

@@ -65,6 +65,7 @@ pub(super) fn of_file(path: &Path, progress: impl FnMut(u64)) -> io::Result<Stri
     Ok(hex(&hasher.finalize()))
 }
 
-fn stamp(metadata: &Metadata) -> String {
+/// Size and time of a file: another content has another stamp.
+pub(super) fn stamp(metadata: &Metadata) -> String {
     format!("{} {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec())
 }

@@ -40,6 +40,18 @@ pub fn presence(file: &FileConfig) -> Presence {
     }
 }
 
+/// What tells a file's content from another's without reading it: its digest where one is known, else its path, size and
+/// time. Not for trust, only to notice a change.
+pub fn fingerprint(file: &FileConfig) -> String {
+    let digest = file.sha256.clone().or_else(|| digest::remembered(&file.path));
+    let path = file.path.display();
+    match (digest, std::fs::metadata(&file.path)) {
+        (Some(digest), _) => format!("sha256 {digest}"),
+        (None, Ok(metadata)) => format!("{path} {}", digest::stamp(&metadata)),
+        (None, Err(_)) => format!("{path} absent"),
+    }
+}
+
 /// The files of a model by role.
 ///
 /// # Errors

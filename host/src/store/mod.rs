@@ -12,5 +12,5 @@ mod tests;
 mod wheel;
 
 pub use locate::Presence;
-pub use locate::{locate, presence};
+pub use locate::{fingerprint, locate, presence};
 pub use pull::{Mirrors, Phase, Progress, ProgressSink, PullError, Pulled, Puller};
