@@ -6,6 +6,8 @@
 mod faults;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// What `/metrics` says.
+mod metrics;
 /// A changed models.yaml.
 mod reload;
 /// The main job with a real model.

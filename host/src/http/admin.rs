@@ -11,8 +11,9 @@ use super::error::ApiError;
 use super::resolve;
 use super::router::App;
 use super::wire::Fields;
-use crate::domain::{ModelId, ModelState};
+use crate::domain::{Failure, FailureKind, ModelId, ModelState};
 use crate::runtime::ModelStatus;
+use crate::telemetry::Scrape;
 
 /// `GET /models`: llama.cpp's router shape, and our own fields beside it.
 pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiError> {
@@ -36,6 +37,12 @@ pub(super) async fn unload(State(app): State<App>, JsonObject(body): JsonObject)
 /// `GET /admin/status`: every model's status in full.
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatus>>, ApiError> {
     Ok(Json(app.handle.models().await?))
+}
+
+/// `GET /metrics`: everything that is measured, for a scraper.
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let text = app.handle.metrics().await?.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
 /// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.

@@ -35,6 +35,7 @@ pub fn router(handle: Handle) -> Router {
         .route("/models/load", post(admin::load))
         .route("/models/unload", post(admin::unload))
         .route("/admin/status", get(admin::status))
+        .route("/metrics", get(admin::metrics))
         .route("/logs/{*model}", get(admin::logs))
         .route("/health", get(admin::health))
         .route("/livez", get(admin::livez))

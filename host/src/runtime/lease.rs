@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::meter::Metered;
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::{Instance, Output};
 
@@ -30,7 +31,7 @@ pub(super) enum Ended {
 pub(super) async fn carry(
     request: RequestId,
     instance: Arc<dyn Instance>,
-    mut outputs: mpsc::Receiver<Output>,
+    mut outputs: Metered,
     client: mpsc::Sender<Output>,
     limits: LeaseLimits,
 ) -> Ended {
@@ -42,10 +43,12 @@ pub(super) async fn carry(
             output = outputs.recv() => output.unwrap_or_else(|| Output::Done(Err(silent()))),
             () = left(client.as_ref()) => {
                 client = None;
+                outputs.cut(FailureKind::Cancelled);
                 instance.cancel(request);
                 continue;
             }
             () = sleep_until(deadline), if client.is_some() => {
+                outputs.cut(FailureKind::TimedOut);
                 instance.cancel(request);
                 let seconds = limits.request_timeout.as_secs();
                 let failure = Failure::new(FailureKind::TimedOut, format!("the request ran longer than {seconds} s (`limits: request_timeout:`)"));
@@ -61,9 +64,11 @@ pub(super) async fn carry(
                 untouched = false;
                 let done = matches!(output, Output::Done(_));
                 if !tell(client.clone(), output, limits.stall_timeout).await && client.take().is_some() && !done {
+                    outputs.cut(FailureKind::Cancelled);
                     instance.cancel(request);
                 }
                 if done {
+                    outputs.end();
                     return Ended::Answered;
                 }
             }

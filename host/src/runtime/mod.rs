@@ -5,6 +5,8 @@
 
 mod api;
 mod lease;
+mod meter;
+mod observe;
 mod policy;
 mod replay;
 mod run;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Ending;
 use super::api::{Answer, Changes, Command, ModelStatus, Submission, Submitted};
 use super::lease::{Ended, LeaseLimits, carry};
+use super::observe::{Note, Observer};
 use super::policy::{milliseconds, policy};
 use super::replay::{Job, Suspects, Verdict};
 use crate::config::{Config, ModelConfig};
@@ -72,6 +73,7 @@ pub(super) struct Loop {
     suspects: Suspects,
     unloads: Vec<(ModelId, oneshot::Sender<Result<(), Failure>>)>,
     loads: BTreeMap<ModelId, u64>,
+    observer: Observer,
     next_request: u64,
     events: mpsc::Sender<Internal>,
     inbox: Option<mpsc::Receiver<Internal>>,
@@ -89,6 +91,7 @@ impl Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exited) = mpsc::channel(EVENTS_MAX);
         let state = State::new(policy(&config, &registry));
+        let observer = Observer::new(&config);
         Self {
             config,
             in_force,
@@ -106,6 +109,7 @@ impl Loop {
             suspects: Suspects::default(),
             unloads: Vec::new(),
             loads: BTreeMap::new(),
+            observer,
             next_request: 0,
             events,
             inbox: Some(inbox),
@@ -123,7 +127,10 @@ impl Loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.command(command),
                 Some(event) = inbox.recv() => self.internal(event),
-                Some(exit) = exited.recv() => self.exit(exit),
+                Some(exit) = exited.recv() => {
+                    self.observer.exited(&exit);
+                    self.exit(exit);
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.wake = None;
                     self.step(Event::Timer);
@@ -154,6 +161,7 @@ impl Loop {
         self.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
         tracing::info!(?changes, "new configuration");
+        self.observer.configured(&config, &changes.changed);
         self.step(Event::Configure(policy(&config, &self.registry)));
         for model in &changes.changed {
             self.step(Event::Unload(model.clone()));
@@ -193,6 +201,7 @@ impl Loop {
                 }
             }
             Command::Models(reply) => send(reply, self.status()),
+            Command::Metrics(reply) => send(reply, self.observer.scrape(&self.config, &self.state)),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
                 let instance = self.state.instance_of(&model).and_then(|(id, _)| self.instances.get(&id));
@@ -204,6 +213,7 @@ impl Loop {
     fn submit(&mut self, submission: Submission, mut reply: oneshot::Sender<Submitted>) {
         let job = Job::new(submission);
         if let Some(failure) = self.suspects.refusal(&job) {
+            self.observer.suspected(&job.model);
             return send(reply, Err(failure));
         }
         let id = self.next_request();
@@ -241,9 +251,14 @@ impl Loop {
         self.bereft = waiting;
         let ready: Vec<_> = ready;
         for (_, job, client, failure) in ready {
+            let model = job.model.clone();
             match self.suspects.judge(job, failure) {
                 Verdict::Again(job) => self.submit_again(job, client),
-                Verdict::Refused(failure) => finish(client, failure),
+                Verdict::Refused(failure) => {
+                    self.observer.suspected(&model);
+                    self.observer.lost(&model);
+                    finish(client, failure);
+                }
             }
         }
     }
@@ -356,7 +371,10 @@ impl Loop {
 
     fn step(&mut self, event: Event) {
         let now = Millis(milliseconds(self.begun.elapsed()));
-        for effect in self.state.step(now, event) {
+        let note = Note::of(&event);
+        let effects = self.state.step(now, event);
+        self.observer.observe(&note, &effects, &self.state);
+        for effect in effects {
             self.carry_out(effect);
         }
     }
@@ -453,7 +471,7 @@ impl Loop {
             request_timeout: self.config.limits.request_timeout,
             stall_timeout: self.config.limits.stream_stall_timeout,
         };
-        let outputs = instance.generate(request, job.task.clone());
+        let outputs = self.observer.meter(request, instance.generate(request, job.task.clone()));
         self.leased.insert(request, (job, id));
         let client = match client {
             Client::New(grant) => {
