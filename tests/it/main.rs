@@ -8,6 +8,8 @@ mod bench;
 mod faults;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// What `/metrics` says.
+mod metrics;
 /// Memory given back and taken again.
 mod park;
 /// A changed models.yaml.

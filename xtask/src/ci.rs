@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, shell, table, test, tidy};
+use crate::{build_plugins, docgen, shell, table, test, tidy};
 
 /// How much.
 #[derive(Debug, Args)]
@@ -17,7 +17,9 @@ pub(crate) struct Options {
 
 type Step = (&'static str, fn() -> Result);
 
-const STEPS: [Step; 4] = [("fmt", fmt), ("clippy", clippy), ("tidy", tidy::run), ("test", tests)];
+// The pages are checked last: the host that prints them was built for the tests.
+const STEPS: [Step; 5] =
+    [("fmt", fmt), ("clippy", clippy), ("tidy", tidy::run), ("test", tests), ("docgen", docgen::check)];
 const FULL_STEPS: [Step; 3] = [("doc", doc), ("deny", deny), ("build-plugins", release_plugins)];
 
 /// Runs every step, even after one failed, and prints a table last.

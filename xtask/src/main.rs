@@ -9,6 +9,7 @@ mod abi_snapshot;
 mod bench;
 mod build_plugins;
 mod ci;
+mod docgen;
 mod error;
 mod gpu;
 mod shell;
@@ -37,12 +38,14 @@ enum Task {
     Up(up::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, test.
+    /// What continuous integration runs: fmt, clippy, tidy, test, docgen.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
     /// Check the rules that the compiler does not know.
     Tidy,
+    /// Write docs/METRICS.md, docs/CONFIG.md and docs/CLI.md from the code, or check that they are.
+    Docgen(docgen::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Measure),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Ci(options) => ci::run(&options),
         Task::BuildPlugins(options) => build_plugins::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Docgen(options) => docgen::run(&options),
         Task::Bench(measure) => bench::run(&measure),
         Task::AbiSnapshot => abi_snapshot::run(),
     };

@@ -10,6 +10,9 @@ use super::Session;
 use super::failure::CliError;
 use crate::config::Config;
 
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Which server a command talks to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Target {
@@ -82,7 +85,7 @@ impl Server {
 
     fn at(url: String, key: Option<String>) -> Result<Self, CliError> {
         let client = Client::builder()
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(CONNECT_TIMEOUT)
             .no_proxy()
             .build()
             .map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;

@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod docs;
 mod failure;
 mod hosting;
 mod init;
@@ -20,18 +21,24 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::failure::CliError;
 use crate::config::{Config, Env, Selection};
 
-/// What `--help` says about exit codes.
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 models.yaml is missing or wrong, \
-4 the server cannot be reached, 130 interrupted.";
+/// What the shell is told, and what it means.
+const EXIT_CODES: [(u8, &str); 6] = [
+    (0, "done"),
+    (1, "failed"),
+    (2, "wrong usage"),
+    (3, "models.yaml is missing or wrong"),
+    (4, "the server cannot be reached"),
+    (130, "interrupted"),
+];
 
 /// Serves many generative models from one GPU machine behind one OpenAI-compatible port.
 #[derive(Debug, Parser)]
-#[command(name = "aihost", version, after_help = EXIT_CODES)]
+#[command(name = "aihost", version, after_help = exit_codes())]
 struct Arguments {
     /// The models.yaml to use. Without it: AIHOST_CONFIG, ./models.yaml, /workspace/models.yaml, then the user's configuration folder.
     #[arg(long, global = true, value_name = "FILE")]
@@ -58,6 +65,9 @@ enum Command {
     Models(models::Arguments),
     /// Show what plugins there are, without running their code.
     Plugins(plugins::Arguments),
+    /// Print a page of the documentation that is written from the code.
+    #[command(hide = true)]
+    Docs(docs::Arguments),
     /// Hold one instance; started by the host.
     #[command(hide = true)]
     Worker {
@@ -101,11 +111,18 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),
+        Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+/// What `--help` says about exit codes.
+fn exit_codes() -> String {
+    let codes: Vec<String> = EXIT_CODES.iter().map(|(code, meaning)| format!("{code} {meaning}")).collect();
+    format!("Exit codes: {}.", codes.join(", "))
 }
 
 fn with_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {

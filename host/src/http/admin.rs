@@ -15,8 +15,9 @@ use super::error::ApiError;
 use super::resolve;
 use super::router::App;
 use super::wire::Fields;
-use crate::domain::{ModelId, ModelState};
+use crate::domain::{Failure, FailureKind, ModelId, ModelState};
 use crate::runtime::{Explanation, ModelStatus};
+use crate::telemetry::Scrape;
 
 /// Longest that a forced unload may wait before it cuts, seconds.
 const FORCE_AFTER_MAX_S: f32 = 86_400.0;
@@ -62,6 +63,12 @@ pub(super) async fn plan(
 /// `GET /admin/status`: every model's status in full.
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatus>>, ApiError> {
     Ok(Json(app.handle.models().await?))
+}
+
+/// `GET /metrics`: everything that is measured, for a scraper.
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let text = app.handle.metrics().await?.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
 /// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.

@@ -37,6 +37,7 @@ pub fn router(handle: Handle) -> Router {
         .route("/models/park", post(admin::park))
         .route("/admin/plan", get(admin::plan))
         .route("/admin/status", get(admin::status))
+        .route("/metrics", get(admin::metrics))
         .route("/logs/{*model}", get(admin::logs))
         .route("/health", get(admin::health))
         .route("/livez", get(admin::livez))

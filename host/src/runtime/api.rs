@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::config::Config;
 use crate::domain::{Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
+use crate::telemetry::Scrape;
 use crate::worker::Output;
 
 /// A request that is to be served.
@@ -134,6 +135,8 @@ pub enum Command {
     Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
     /// Every model's status.
     Models(oneshot::Sender<Vec<ModelStatus>>),
+    /// Everything that is measured.
+    Metrics(oneshot::Sender<Scrape>),
     /// A new configuration, already checked.
     Configure(Arc<Config>, oneshot::Sender<Changes>),
     /// The last log lines of a model's worker.
@@ -213,6 +216,14 @@ impl Handle {
     /// The host is shutting down.
     pub async fn models(&self) -> Result<Vec<ModelStatus>, Failure> {
         self.ask(Command::Models).await
+    }
+
+    /// Everything that is measured. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn metrics(&self) -> Result<Scrape, Failure> {
+        self.ask(Command::Metrics).await
     }
 
     /// The last log lines of a model's worker, oldest first.

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::api::Answer;
 use super::lease::{Ended, LeaseTerms, carry};
+use super::meter::Metered;
 use super::release::ReleaseCheck;
 use super::run::{Client, Internal, Loop, Pending, finish, last_word, post, send};
 use crate::config::ModelConfig;
@@ -180,6 +181,7 @@ impl Loop {
         };
         let budget = self.workspace(id, &job.model);
         let task = job.task.clone();
+        let meter = self.observer.meter(request);
         self.leased.insert(request, (job, id));
         let client = match client {
             Client::New(grant) => {
@@ -192,11 +194,12 @@ impl Loop {
         tokio::spawn(async move {
             let ended = match afford(&*instance, &task, budget).await {
                 Ok(()) => {
-                    let outputs = instance.generate(request, task);
+                    let outputs = Metered::new(instance.generate(request, task), meter);
                     carry(request, instance, outputs, client, terms).await
                 }
                 Err(failure) if failure.kind == FailureKind::WorkerDied => Ended::Lost(client, failure),
                 Err(failure) => {
+                    meter.into_iter().for_each(|meter| meter.refused(failure.kind));
                     finish(client, failure);
                     Ended::Answered
                 }

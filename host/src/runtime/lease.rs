@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::api::Delivery;
+use super::meter::Metered;
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::{Instance, Output};
 
@@ -32,7 +33,7 @@ pub(super) enum Ended {
 pub(super) async fn carry(
     request: RequestId,
     instance: Arc<dyn Instance>,
-    mut outputs: mpsc::Receiver<Output>,
+    mut outputs: Metered,
     client: mpsc::Sender<Output>,
     terms: LeaseTerms,
 ) -> Ended {
@@ -46,10 +47,12 @@ pub(super) async fn carry(
             output = outputs.recv() => output.unwrap_or_else(|| Output::Done(Err(silent()))),
             () = left(client.as_ref()) => {
                 client = None;
+                outputs.cut(FailureKind::Cancelled);
                 instance.cancel(request);
                 continue;
             }
             () = sleep_until(deadline), if client.is_some() => {
+                outputs.cut(FailureKind::TimedOut);
                 instance.cancel(request);
                 let seconds = terms.request_timeout.as_secs();
                 let failure = Failure::new(FailureKind::TimedOut, format!("the request ran longer than {seconds} s (`limits: request_timeout:`)"));
@@ -77,10 +80,12 @@ pub(super) async fn carry(
                 untouched = false;
                 for output in held.drain(..) {
                     if !tell(client.clone(), output, terms.stall_timeout).await && client.take().is_some() && !done {
+                        outputs.cut(FailureKind::Cancelled);
                         instance.cancel(request);
                     }
                 }
                 if done {
+                    outputs.end();
                     return Ended::Answered;
                 }
             }
@@ -154,7 +159,7 @@ mod tests {
         sender.send(Output::Done(Err(silent()))).await.unwrap();
         let hour = Duration::from_secs(3600);
         let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, delivery: Delivery::Streamed };
-        let ended = carry(RequestId(1), Arc::new(Still), outputs, client, terms).await;
+        let ended = carry(RequestId(1), Arc::new(Still), Metered::new(outputs, None), client, terms).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
         matches!(ended, Ended::Lost(..))
     }

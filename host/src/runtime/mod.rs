@@ -6,6 +6,8 @@
 mod api;
 mod effects;
 mod lease;
+mod meter;
+mod observe;
 mod peaks;
 mod policy;
 mod release;

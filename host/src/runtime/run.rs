@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Ending;
 use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
 use super::lease::Ended;
+use super::observe::{Note, Observer};
 use super::peaks::{Key, Peaks};
 use super::policy::{milliseconds, policy};
 use super::release::is_host_memory;
@@ -88,6 +89,7 @@ pub(super) struct Loop {
     pub(super) died: HashSet<ModelId>,
     pub(super) loads: BTreeMap<ModelId, u64>,
     pub(super) wakes: BTreeMap<ModelId, u64>,
+    pub(super) observer: Observer,
     pub(super) next_request: u64,
     pub(super) events: mpsc::Sender<Internal>,
     pub(super) inbox: Option<mpsc::Receiver<Internal>>,
@@ -105,6 +107,7 @@ impl Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exited) = mpsc::channel(EVENTS_MAX);
         let state = State::new(policy(&config, &registry));
+        let observer = Observer::new(&config);
         let peaks = Arc::new(Peaks::open(&config.paths.state));
         Self {
             config,
@@ -128,6 +131,7 @@ impl Loop {
             died: HashSet::new(),
             loads: BTreeMap::new(),
             wakes: BTreeMap::new(),
+            observer,
             next_request: 0,
             events,
             inbox: Some(inbox),
@@ -147,7 +151,10 @@ impl Loop {
             tokio::select! {
                 Some(command) = commands.recv() => self.command(command),
                 Some(event) = inbox.recv() => self.internal(event),
-                Some(exit) = exited.recv() => self.exit(exit),
+                Some(exit) = exited.recv() => {
+                    self.observer.exited(&exit);
+                    self.exit(exit);
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.wake = None;
                     self.measure();
@@ -184,6 +191,7 @@ impl Loop {
         self.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
         tracing::info!(?changes, "new configuration");
+        self.observer.configured(&config, &changes.changed);
         self.step(Event::Configure(policy(&config, &self.registry)));
         for model in &changes.changed {
             self.step(Event::Unload { model: model.clone(), cut_after_ms: None });
@@ -221,6 +229,7 @@ impl Loop {
             Command::Park(model, reply) => self.depart(&model, true, reply, Event::Park),
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Models(reply) => send(reply, self.status()),
+            Command::Metrics(reply) => send(reply, self.scrape()),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
                 let instance = self.state.instance_of(&model).and_then(|(id, _)| self.instances.get(&id));
@@ -232,6 +241,7 @@ impl Loop {
     fn submit(&mut self, submission: Submission, mut reply: oneshot::Sender<Submitted>) {
         let job = Job::new(submission);
         if let Some(failure) = self.suspects.refusal(&job) {
+            self.observer.suspected(&job.model);
             return send(reply, Err(failure));
         }
         let id = self.next_request();
@@ -281,10 +291,15 @@ impl Loop {
         self.bereft = waiting;
         let ready: Vec<_> = ready;
         for (_, job, client, failure) in ready {
+            let model = job.model.clone();
             match self.suspects.judge(job, failure) {
                 Verdict::Again(job) => self.submit_again(job, client),
-                Verdict::Refused(failure) => finish(client, failure),
+                Verdict::Refused(failure) => {
+                    self.observer.given_up(&model);
+                    finish(client, failure);
+                }
                 Verdict::Quarantined(model, failure) => {
+                    self.observer.given_up(&model);
                     finish(client, failure.clone());
                     self.step(Event::Quarantine(model, failure));
                 }
@@ -458,7 +473,10 @@ impl Loop {
     }
 
     fn step(&mut self, event: Event) {
-        for effect in self.state.step(self.now(), event) {
+        let note = Note::of(&event);
+        let effects = self.state.step(self.now(), event);
+        self.observer.observe(&note, &effects, &self.state);
+        for effect in effects {
             self.carry_out(effect);
         }
     }

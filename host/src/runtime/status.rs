@@ -7,6 +7,7 @@ use super::run::Loop;
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{self, Explanation};
+use crate::telemetry::Scrape;
 use crate::worker;
 
 impl Loop {
@@ -43,6 +44,11 @@ impl Loop {
             error: failure.map(ToString::to_string),
             aliases: model.aliases.clone(),
         }
+    }
+
+    pub(super) fn scrape(&self) -> Scrape {
+        let usage = |id: &InstanceId| self.instances.get(id).and_then(|instance| instance.usage());
+        self.observer.scrape(&self.config, &self.state, usage)
     }
 
     pub(super) fn explain(&self, model: &ModelId) -> Result<Explanation, Failure> {

@@ -178,6 +178,11 @@ impl State {
         effects
     }
 
+    /// What is in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Whether nothing is left to wait for after a shutdown.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::ShuttingDown && self.instances.is_empty()

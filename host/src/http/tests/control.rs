@@ -54,6 +54,20 @@ async fn status_and_logs_are_given_as_they_are() {
 }
 
 #[tokio::test]
+async fn metrics_are_text_and_need_the_key_that_the_rest_needs() {
+    let reply = Host::new(hello).get("/metrics").await;
+    assert_eq!(reply.status, 200);
+    assert!(
+        reply.header("content-type").starts_with("application/openmetrics-text"),
+        "{}",
+        reply.header("content-type")
+    );
+    assert!(reply.body.contains("aihost_requests_lost_total{model=\"a\"} 0") && reply.body.ends_with("# EOF\n"));
+    let keyed = Config { api_keys: vec!["secret".into()], ..config() };
+    assert_eq!(Host::with(keyed, hello).get("/metrics").await.error().0, 401);
+}
+
+#[tokio::test]
 async fn readiness_waits_for_preloaded_models() {
     let idle = Host::with(configured([model("b", Kind::Text)]), hello);
     assert_eq!(idle.get("/ping").await.status, 200);

@@ -125,6 +125,11 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             Command::Models(reply) => {
                 let _ = reply.send(vec![status("a", ModelState::Hot), status("b", ModelState::Loading)]);
             }
+            Command::Metrics(reply) => {
+                let metrics = crate::telemetry::Metrics::default();
+                metrics.set_models([&ModelId::from("a")].into_iter());
+                let _ = reply.send(crate::telemetry::Scrape::new(Arc::new(metrics), Default::default()));
+            }
             Command::Configure(_, reply) => {
                 let _ = reply.send(crate::runtime::Changes::default());
             }
