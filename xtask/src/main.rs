@@ -12,6 +12,7 @@ mod ci;
 mod error;
 mod gpu;
 mod shell;
+mod soak;
 mod stage;
 mod table;
 mod test;
@@ -37,7 +38,7 @@ enum Task {
     Up(up::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, test.
+    /// What continuous integration runs: fmt, clippy, tidy, test, two minutes of soak.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
@@ -46,6 +47,8 @@ enum Task {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Measure),
+    /// Serve clients of every kind for a while, kill workers under them, and count what went wrong.
+    Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
     AbiSnapshot,
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::BuildPlugins(options) => build_plugins::run(&options),
         Task::Tidy => tidy::run(),
         Task::Bench(measure) => bench::run(&measure),
+        Task::Soak(options) => soak::run(&options),
         Task::AbiSnapshot => abi_snapshot::run(),
     };
     match result {

@@ -25,6 +25,8 @@ pub struct Options {
     allocate: bool,
     /// Tokens of an answer: the message is repeated or cut to this many. Absent: the message once.
     tokens: Option<u32>,
+    /// Said before the message, so that an answer can tell which model gave it.
+    preface: String,
 }
 
 /// The plugin.
@@ -70,7 +72,7 @@ impl Engine for Loaded {
     type Task = Text;
 
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
-        let text = last_message(request.input);
+        let text = self.options.preface.clone() + &last_message(request.input);
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         output.prompt(words.len() as u32, 0);
         let wanted = self.options.tokens.unwrap_or(words.len() as u32);
