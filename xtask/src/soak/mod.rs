@@ -47,6 +47,8 @@ const CLIENTS: [Manner; 10] = [
 ];
 /// A client's pause between requests, milliseconds.
 const PAUSE_MS: (u64, u64) = (1, 20);
+/// A stalled client's pause where swaps are counted: while it stalls, nobody may take its model's place.
+const STALL_PAUSE: Duration = Duration::from_secs(60);
 /// How long a host may take to end: its drain, and the release of its workers.
 const END_LIMIT: Duration = Duration::from_secs(90);
 /// How long threads and descriptors may take to come back.
@@ -210,6 +212,11 @@ impl Soak {
                         let record = self.ask(*manner, &mut random);
                         tally.lock().unwrap_or_else(PoisonError::into_inner).add(record);
                         std::thread::sleep(random.milliseconds(PAUSE_MS.0, PAUSE_MS.1));
+                        let rests = *manner == Manner::Stalled && matches!(self.goal, Goal::Swaps(_));
+                        let begun = Instant::now();
+                        while rests && begun.elapsed() < STALL_PAUSE && !stop.load(Ordering::Relaxed) {
+                            std::thread::sleep(POLL);
+                        }
                     }
                 });
             }
