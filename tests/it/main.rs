@@ -2,10 +2,18 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
+/// The end of a host.
+mod ending;
 /// A plugin that misbehaves costs one worker.
 mod faults;
+/// Many hands at once.
+mod hammer;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// Who waits for what.
+mod queue;
+/// Workers that die from outside.
+mod recovery;
 /// A changed models.yaml.
 mod reload;
 /// The main job with a real model.

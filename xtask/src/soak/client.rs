@@ -107,9 +107,11 @@ fn task(model: &Model, manner: Manner, random: &mut Random) -> (String, String) 
         }
         Says::NameAndMessage => format!("to be or not to be is number {number}"),
     };
+    // A greedy answer does not depend on the seed, but no two requests are the same: one that three workers died under is
+    // refused for a while, and so is its like.
     let mut task = json!({
         "model": model.name, "messages": [{"role": "user", "content": message}],
-        "temperature": 0, "stream": manner != Manner::Patient,
+        "temperature": 0, "stream": manner != Manner::Patient, "seed": number,
     });
     match &model.says {
         Says::NameAndMessage => (task.to_string(), format!("{}: {message}", model.name)),

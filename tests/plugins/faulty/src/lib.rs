@@ -65,6 +65,8 @@ pub struct Options {
     fault: Fault,
     /// Tokens that are said before `generate` goes wrong.
     after_tokens: u32,
+    /// A shell command that `load` starts and leaves to itself, as an engine process would be.
+    child: Option<String>,
     /// The fault happens only while this file does not exist, and creates it.
     once_file: Option<PathBuf>,
 }
@@ -115,6 +117,10 @@ impl Plugin for Faulty {
         }
         if self.0.due(Fault::LoadOutOfMemory) {
             return Err(Error::new(ErrorKind::OutOfMemory, "the device has no room, as asked"));
+        }
+        if let Some(script) = &self.0.child {
+            let child = std::process::Command::new("sh").args(["-c", script]).spawn();
+            child.map_err(|e| Error::internal(format!("cannot start a shell: {e}")))?;
         }
         if self.0.due(Fault::HangLoad) {
             hang();
