@@ -107,10 +107,16 @@ impl Tally {
         lines
     }
 
-    /// What cannot be explained, at most so many.
+    /// What cannot be explained, at most so many of a class.
     pub(super) fn examples(&self, deaths: &[Death], most: usize) -> Vec<String> {
-        let bad = self.troubles.iter().filter(|record| !class_of(record, deaths).is_allowed());
-        bad.take(most).map(|record| format!("{:?} {}: {:.300?}", record.manner, record.model, record.outcome)).collect()
+        let tell = |record: &Record| {
+            let took = record.ended - record.begun;
+            let outcome: String = format!("{:?}", record.outcome).chars().take(300).collect();
+            format!("{:?} {} after {took:.1?}: {outcome}", record.manner, record.model)
+        };
+        let bad = CLASSES.into_iter().filter(|class| !class.is_allowed());
+        let of = |class| self.troubles.iter().filter(move |record| class_of(record, deaths) == class).take(most);
+        bad.flat_map(|class| of(class).map(tell)).collect()
     }
 }
 
