@@ -4,14 +4,22 @@
 
 /// Workers without a host around them.
 mod bench;
+/// The end of a host.
+mod ending;
 /// A plugin that misbehaves costs one worker.
 mod faults;
+/// Many hands at once.
+mod hammer;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
 /// What `/metrics` says.
 mod metrics;
 /// Memory given back and taken again.
 mod park;
+/// Who waits for what.
+mod queue;
+/// Workers that die from outside.
+mod recovery;
 /// A changed models.yaml.
 mod reload;
 /// The main job with a real model.

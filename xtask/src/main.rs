@@ -13,6 +13,7 @@ mod docgen;
 mod error;
 mod gpu;
 mod shell;
+mod soak;
 mod stage;
 mod table;
 mod test;
@@ -38,7 +39,7 @@ enum Task {
     Up(up::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, test, docgen.
+    /// What continuous integration runs: fmt, clippy, tidy, test, docgen, two minutes of soak.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
@@ -49,6 +50,8 @@ enum Task {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Measure),
+    /// Serve clients of every kind for a while, kill workers under them, and count what went wrong.
+    Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
     AbiSnapshot,
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Docgen(options) => docgen::run(&options),
         Task::Bench(measure) => bench::run(&measure),
+        Task::Soak(options) => soak::run(&options),
         Task::AbiSnapshot => abi_snapshot::run(),
     };
     match result {

@@ -33,6 +33,8 @@ pub(super) enum Faults {
     Once(u32),
     /// These two.
     Twice(u32, u32),
+    /// The first one of this name.
+    First(&'static str),
     /// Each one of this name.
     Always(&'static str),
 }
@@ -155,6 +157,7 @@ impl World {
             Faults::Never => false,
             Faults::Once(n) => passed == n,
             Faults::Twice(first, second) => passed == first || passed == second,
+            Faults::First(name) => way == name && ledger.taken.is_empty(),
             Faults::Always(name) => way == name,
         };
         if due {

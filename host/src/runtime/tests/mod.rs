@@ -4,6 +4,7 @@
 
 mod fake;
 mod faults;
+mod limits;
 mod storm;
 
 use std::path::Path;
