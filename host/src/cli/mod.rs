@@ -12,6 +12,7 @@ mod ps;
 mod reload;
 mod run;
 mod serve;
+mod sound;
 mod sse;
 
 use std::ffi::OsString;
@@ -49,7 +50,7 @@ enum Command {
     Serve(serve::Arguments),
     /// Show where each model of a running server stands.
     Ps(ps::Arguments),
-    /// Chat with a text model.
+    /// Ask a model: a chat with a text model, a sound file from an audio model.
     Run(run::Arguments),
     /// List, fetch, load and unload models.
     Models(models::Arguments),
@@ -140,6 +141,9 @@ mod tests {
             ("aihost models pull --all", true),
             ("aihost run smollm2 Hi --max-tokens 5", true),
             ("aihost run smollm2 -", true),
+            ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),
+            ("aihost run musicgen rain --output out.flac", true),
+            ("aihost run musicgen rain --duration long", false),
             ("aihost worker --fd 3 x", true),
             ("aihost", false),
         ] {
