@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
+/// Music and sound.
+mod audio;
 /// A plugin that misbehaves costs one worker.
 mod faults;
 /// Bad input gets a clear error, and nothing else is harmed.

@@ -122,12 +122,12 @@ impl Model {
     /// [`ErrorKind::InvalidRequest`] if it is empty or longer than [`MAX_PROMPT_TOKENS`].
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.trim().is_empty() {
-            return Err(Error::invalid_request("the prompt is empty; describe the music in a few words"));
+            return Err(Error::invalid_request("prompt is empty; describe the music in a few words"));
         }
         let encoded = self.tokenizer.encode(prompt, true).map_err(Error::internal)?;
         let tokens = encoded.get_ids().to_vec();
         if tokens.len() > MAX_PROMPT_TOKENS {
-            let text = format!("the prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
+            let text = format!("prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
             return Err(Error::invalid_request(text));
         }
         Ok(tokens)
