@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
+/// Music and sound.
+mod audio;
 /// Workers without a host around them.
 mod bench;
 /// The end of a host.

@@ -13,6 +13,7 @@ mod ps;
 mod reload;
 mod run;
 mod serve;
+mod sound;
 mod sse;
 mod why;
 
@@ -59,7 +60,7 @@ enum Command {
     Ps(ps::Arguments),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),
-    /// Chat with a text model.
+    /// Ask a model: a chat with a text model, a sound file from an audio model.
     Run(run::Arguments),
     /// List, fetch, load, park and unload models.
     Models(models::Arguments),
@@ -161,6 +162,9 @@ mod tests {
             ("aihost models pull --all", true),
             ("aihost run smollm2 Hi --max-tokens 5", true),
             ("aihost run smollm2 -", true),
+            ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),
+            ("aihost run musicgen rain --output out.flac", true),
+            ("aihost run musicgen rain --duration long", false),
             ("aihost worker --fd 3 x", true),
             ("aihost", false),
         ] {

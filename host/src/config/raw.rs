@@ -75,6 +75,10 @@ pub(super) struct RawLimits {
     /// Largest request body. Default: 32MiB.
     #[schemars(with = "Option<Size>")]
     pub(super) body_limit: Option<Text>,
+    /// How long a file that an answer named by URL is kept. Default: 1h.
+    pub(super) artifact_ttl: Option<Text>,
+    /// Bytes that such files may take together; the oldest make room. Default: 1GiB.
+    pub(super) artifact_bytes: Option<Text>,
 }
 
 /// What holds for every model that does not say otherwise.

@@ -19,6 +19,9 @@ pub(super) struct LeaseTerms {
     pub(super) delivery: Delivery,
 }
 
+/// Bytes of an answer that are held back until all of it is there; beyond that it is passed on as it comes.
+const GATHERED_BYTES_MAX: usize = 256 << 20;
+
 /// How a lease ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -42,6 +45,7 @@ pub(super) async fn carry(
     let mut untouched = true;
     // What is not told before all of it is there.
     let mut held = Vec::new();
+    let mut held_bytes = 0;
     loop {
         let output = tokio::select! {
             output = outputs.recv() => output.unwrap_or_else(|| Output::Done(Err(silent()))),
@@ -73,8 +77,9 @@ pub(super) async fn carry(
             }
             (output, _) => {
                 let done = matches!(output, Output::Done(_));
+                held_bytes += size(&output);
                 held.push(output);
-                if !done && terms.delivery == Delivery::Gathered {
+                if !done && terms.delivery == Delivery::Gathered && held_bytes <= GATHERED_BYTES_MAX {
                     continue;
                 }
                 untouched = false;
@@ -90,6 +95,13 @@ pub(super) async fn carry(
                 }
             }
         }
+    }
+}
+
+fn size(output: &Output) -> usize {
+    match output {
+        Output::Event(bytes) | Output::Bytes(bytes) => bytes.len(),
+        Output::Progress { .. } | Output::Done(_) => 0,
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod audio;
 mod chat;
 mod completions;
 mod control;
@@ -169,14 +170,16 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
     }
 }
 
-/// Text models `a` (alias `gpt-4o-mini`) and `org/b`, and an image model.
+/// Text models `a` (alias `gpt-4o-mini`) and `org/b`, an image model and a music model.
 fn config() -> Config {
     let mut a = model("a", Kind::Text);
     a.aliases = vec!["gpt-4o-mini".into()];
     a.endpoint = Some("/v1/chat/completions".into());
     let mut b = model("org/b", Kind::Text);
     b.endpoint = Some("/v1/completions".into());
-    configured([a, b, model("flux", Kind::Image)])
+    let mut music = model("music", Kind::Audio);
+    music.endpoint = Some("/v1/audio/generations".into());
+    configured([a, b, model("flux", Kind::Image), music])
 }
 
 fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
@@ -197,6 +200,8 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             stream_stall_timeout: seconds(60),
             drain_timeout: seconds(30),
             body_limit: ByteSize(64 << 10),
+            artifact_ttl: seconds(3600),
+            artifact_bytes: ByteSize(1 << 20),
         },
         paths: Paths { plugins: PathBuf::new(), models: PathBuf::new(), state: PathBuf::new() },
         models: models.into_iter().map(|model| (model.id.clone(), model)).collect(),
