@@ -17,13 +17,14 @@ const ABI_STABLE: [&str; 9] = [
 ];
 
 /// Where `unsafe` may stand, and why it must.
-const UNSAFE: [(&str, &str); 8] = [
+const UNSAFE: [(&str, &str); 9] = [
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
     ("host/src/plugin/loader.rs", "dlopen"),
     ("plugins/support/src/gguf.rs", "mapping weight files"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
     ("plugins/musicgen/examples/speed.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
+    ("plugins/support/src/gemm.rs", "strided products through raw pointers"),
     ("plugins/support/src/kernels/", "vector instructions"),
     ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
 ];
