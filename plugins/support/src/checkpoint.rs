@@ -16,6 +16,12 @@ use crate::Gguf;
 use crate::dense::{Bytes, Dense, Reading, Stored};
 use crate::weights;
 
+/// Bytes brought into memory between two looks at whether to go on.
+const PRELOAD: usize = 64 << 20;
+
+/// The smallest page of memory, bytes.
+const PAGE: usize = 4096;
+
 /// An open checkpoint.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -96,6 +102,27 @@ impl Checkpoint {
     /// Bytes of the tensors whose names are `wanted`, as stored.
     pub fn size(&self, wanted: impl Fn(&str) -> bool) -> u64 {
         self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, place)| place.size()).sum()
+    }
+
+    /// Brings mapped weights into memory, telling `heard` of the bytes so far; returns how many there were.
+    ///
+    /// # Errors
+    /// Those of `heard`, which end it.
+    pub fn preload(&self, mut heard: impl FnMut(u64) -> Result<()>) -> Result<u64> {
+        let mut read = 0;
+        for place in self.tensors.values() {
+            let Bytes::Mapped(map) = &place.bytes else { continue };
+            let (mut at, end) = (place.at as usize, (place.at + place.size()) as usize);
+            while at < end {
+                let piece = &map[at..end.min(at + PRELOAD)];
+                // One byte of each page is enough to have it read.
+                std::hint::black_box(piece.iter().step_by(PAGE).fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
+                at += piece.len();
+                read += piece.len() as u64;
+                heard(read)?;
+            }
+        }
+        Ok(read)
     }
 
     /// [`ErrorKind::CorruptFile`] with the file's name before the message.
