@@ -146,7 +146,8 @@ impl Model {
     /// # Errors
     /// If it is empty or has a token past the vocabulary.
     pub fn encode_tokens(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.text.encode(tokens)
+        let states = self.text.encode(tokens)?;
+        Tensor::from_vec(states, (tokens.len(), self.text.width()), &Device::Cpu).map_err(Error::internal)
     }
 
     /// The order in which codes of a piece of `frames` frames are made.
