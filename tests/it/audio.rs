@@ -180,6 +180,18 @@ async fn bad_input_is_refused_clearly() {
 }
 
 #[tokio::test]
+async fn a_melody_model_is_refused_clearly() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), r#"{"model_type": "musicgen_melody"}"#).unwrap();
+    let path = folder.path().display();
+    let yaml = format!("models: {{hum: {{type: audio, plugin: musicgen, source: {{path: {path}}}}}}}\n");
+    let server = Server::start(&Setup { yaml, plugins: vec!["musicgen"], ..Setup::default() });
+    let (status, body) = server.post(PATH, &ask(json!({"model": "hum"}))).await;
+    assert_eq!(status, 400, "{body}");
+    assert!(body["error"]["message"].as_str().unwrap().contains("melody"), "{body}");
+}
+
+#[tokio::test]
 async fn a_file_at_an_address_goes_after_its_time() {
     let server = Server::start(&setup("limits: {artifact_ttl: 2s, artifact_bytes: 1MiB}\n"));
     let (status, body) = server.post(PATH, &ask(json!({"response": "url"}))).await;

@@ -58,7 +58,8 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
 
 /// Does what the model is for.
 async fn ask(server: &Server, arguments: &Arguments, prompt: Option<String>) -> Result<(), CliError> {
-    let models = server.status().await?;
+    // A server that is no aihost has no status, but may well chat.
+    let models = server.status().await.unwrap_or_default();
     let is_meant = |name: &String| *name == arguments.model;
     let model = models.iter().find(|model| is_meant(&model.id) || model.aliases.iter().any(is_meant));
     if model.is_some_and(|model| model.kind == "audio") {

@@ -163,7 +163,8 @@ impl Config {
     /// Reads and checks `config.json`.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingFile`], [`ErrorKind::CorruptFile`], or [`ErrorKind::Unsupported`] for a sibling of MusicGen.
+    /// [`ErrorKind::MissingFile`], [`ErrorKind::CorruptFile`], [`ErrorKind::Unsupported`] for another model,
+    /// [`ErrorKind::InvalidRequest`] for a melody model.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::new(ErrorKind::MissingFile, format!("{}: {error}", path.display())))?;
@@ -179,7 +180,8 @@ impl Config {
             Some("musicgen_melody") => {
                 let text = "this is a MusicGen melody model, which needs a melody as well as a prompt; it is not \
                             supported. Use facebook/musicgen-small, -medium, -large or one of their stereo versions";
-                return Err(Error::new(ErrorKind::Unsupported, text));
+                // The model is whole: it is the request for music from words alone that it cannot serve.
+                return Err(Error::invalid_request(text));
             }
             other => {
                 let found = other.unwrap_or("nothing");
@@ -242,7 +244,7 @@ mod tests {
     #[test]
     fn a_melody_model_is_refused_by_name() {
         let error = Config::parse(r#"{"model_type": "musicgen_melody"}"#).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         assert!(error.message().contains("melody"), "{error}");
     }
 

@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor};
 
 use crate::config::EncodecConfig;
 use crate::matrix::Matrix;
+use crate::tail::Tail;
 
 /// The codec's decoder. f32.
 #[derive(Debug)]
@@ -231,48 +232,9 @@ impl<'a> Stream<'a> {
         for (layer, state) in self.codec.lstm.iter().zip(&mut self.states) {
             layer.run(state, &mut y);
         }
-        self.hidden.rows.extend(x.iter().zip(&y).map(|(x, y)| x + y));
+        self.hidden.extend(x.iter().zip(&y).map(|(x, y)| x + y));
         self.embedded.forget(end.saturating_sub(before));
         Ok(())
-    }
-}
-
-/// The last rows of a matrix that grows.
-#[derive(Debug)]
-struct Tail {
-    width: usize,
-    /// Rows that are no longer here.
-    forgotten: usize,
-    rows: Vec<f32>,
-}
-
-impl Tail {
-    fn new(width: usize) -> Self {
-        Self { width, forgotten: 0, rows: Vec::new() }
-    }
-
-    /// Rows so far, the forgotten ones among them.
-    fn frames(&self) -> usize {
-        self.forgotten + self.rows.len() / self.width
-    }
-
-    /// A new row, of zeros.
-    fn push(&mut self) -> &mut [f32] {
-        let at = self.rows.len();
-        self.rows.resize(at + self.width, 0.0);
-        &mut self.rows[at..]
-    }
-
-    /// Some rows, none of them forgotten.
-    fn rows(&self, range: std::ops::Range<usize>) -> &[f32] {
-        &self.rows[(range.start - self.forgotten) * self.width..(range.end - self.forgotten) * self.width]
-    }
-
-    /// Drops the rows before `frame`.
-    fn forget(&mut self, frame: usize) {
-        let rows = frame.saturating_sub(self.forgotten);
-        self.rows.drain(..rows * self.width);
-        self.forgotten += rows;
     }
 }
 

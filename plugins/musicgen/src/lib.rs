@@ -13,6 +13,7 @@ pub mod engine;
 pub mod matrix;
 pub mod model;
 pub mod sampler;
+mod tail;
 
 use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
 use aihost_support::weights::{Entry, Weights};

@@ -332,6 +332,6 @@ fn a_melody_model_is_refused() {
     std::fs::write(folder.path().join("config.json"), r#"{"model_type": "musicgen_melody"}"#).unwrap();
     let files = [("model", folder.path().to_owned())];
     let error = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &files).unwrap().plan().unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::InvalidRequest);
     assert!(error.message().contains("melody"), "{error}");
 }

@@ -17,7 +17,7 @@ use super::super::error::ApiError;
 use super::super::resolve;
 use super::super::router::{App, unix_seconds};
 use super::super::sound::Sound;
-use super::super::wire::{self, AudioDelivery, AudioFiles, AudioJob, Carrier, Fields};
+use super::super::wire::{self, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Carrier, Fields};
 use super::explain;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::runtime::{Delivery, Handle, Submission, Submitted};
@@ -40,11 +40,8 @@ pub(in crate::http) async fn create(
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Audio, PATH)?.id.clone();
     match job.delivery {
-        AudioDelivery::Stream(streaming) => match submit(&app.handle, &model, &job, 0).await {
-            Ok(answer) => match AudioStream::new(answer.output, streaming).respond().await {
-                Ok(response) => Ok(response),
-                Err(failure) => Err(refusal(&app, failure, &model).await),
-            },
+        AudioDelivery::Stream(streaming) => match stream(&app.handle, &model, &job, streaming).await {
+            Ok(response) => Ok(response),
             Err(failure) => Err(refusal(&app, failure, &model).await),
         },
         AudioDelivery::Files(files) => {
@@ -78,6 +75,17 @@ async fn submit(handle: &Handle, model: &ModelId, job: &AudioJob, number: u64) -
         AudioDelivery::Stream(_) => Delivery::Streamed,
     };
     handle.submit(Submission { model: model.clone(), task, class: job.class, keep_alive: None, delivery }).await
+}
+
+/// One piece, as it is made.
+async fn stream(
+    handle: &Handle,
+    model: &ModelId,
+    job: &AudioJob,
+    streaming: AudioStreaming,
+) -> Result<Response, Failure> {
+    let answer = submit(handle, model, job, 0).await?;
+    AudioStream::new(answer.output, streaming).respond().await
 }
 
 /// One piece, once it is whole.
