@@ -147,6 +147,9 @@ async fn a_panic_while_dropping_does_not_keep_a_worker_from_leaving() {
     let instance = bench.loaded("aihost/faulty", json!({"fault": "panic_in_drop"})).await;
     instance.stop(PATIENCE).await;
     assert_eq!(bench.exit().await, ExitReason::Asked);
+    // It left by itself, and could still say so.
+    let tail = instance.log_tail();
+    assert!(tail.iter().any(|line| line.contains("release failed") && line.contains("panicked")), "{tail:?}");
 }
 
 /// The worker dies during a request: the request, and another one open beside it, end with the reason.
