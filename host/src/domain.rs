@@ -109,6 +109,12 @@ pub enum ModelState {
     Hot,
     /// Serving what holds a lease, granting no new one.
     Draining,
+    /// Giving its device memory back.
+    Parking,
+    /// The worker lives, its device memory is given back.
+    Parked,
+    /// Taking its device memory again.
+    Unparking,
     /// The worker is going.
     Stopping,
     /// The last load failed; it is tried again after a cooldown.
@@ -116,6 +122,22 @@ pub enum ModelState {
 }
 
 impl ModelState {
+    /// Steps from serving: 0 is hot. Of several instances the least says where their model stands.
+    pub fn distance(self) -> u8 {
+        match self {
+            Self::Hot => 0,
+            Self::Draining => 1,
+            Self::Unparking => 2,
+            Self::Loading => 3,
+            Self::Waiting => 4,
+            Self::Starting => 5,
+            Self::Parked => 6,
+            Self::Parking => 7,
+            Self::Stopping => 8,
+            Self::Cold | Self::Failed => 9,
+        }
+    }
+
     /// The name in tables and status answers.
     pub fn name(self) -> &'static str {
         match self {
@@ -125,6 +147,9 @@ impl ModelState {
             Self::Loading => "loading",
             Self::Hot => "hot",
             Self::Draining => "draining",
+            Self::Parking => "parking",
+            Self::Parked => "parked",
+            Self::Unparking => "unparking",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
         }

@@ -11,11 +11,12 @@ pub mod sdk;
 pub mod task;
 
 pub use sdk::{
-    Audio, AudioOutput, Context, Engine, Error, ErrorKind, Flow, LoadContext, Plugin, Result, Text, TextOutput, testing,
+    Audio, AudioOutput, Context, Engine, Error, ErrorKind, Flow, Image, ImageOutput, LoadContext, Plugin, Result, Text,
+    TextOutput, testing,
 };
 pub use task::{
-    AudioFinish, AudioFormat, AudioRequest, FinishReason, LoadRequest, MemoryPlan, Message, Sampling, TextFinish,
-    TextInput, TextRequest, Usage,
+    AudioFinish, AudioFormat, AudioRequest, FinishReason, ImageFinish, ImageRequest, LoadRequest, MemoryPlan, Message,
+    Sampling, TextFinish, TextInput, TextRequest, Usage,
 };
 
 #[doc(hidden)]

@@ -89,6 +89,17 @@ async fn a_request_whose_worker_died_is_tried_again() {
 }
 
 #[tokio::test]
+async fn an_answer_that_nobody_saw_a_part_of_is_begun_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let once = folder.path().join("once");
+    let server = server(&format!("{{fault: segfault, after_tokens: 3, once_file: {}}}", once.display()));
+    let (status, body) = server.chat("bad", "hi").await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(text(&body).split_whitespace().count(), 8, "{body}");
+    assert_eq!(server.status("bad", "loads").await, 2);
+}
+
+#[tokio::test]
 async fn a_request_that_kills_every_worker_is_refused_for_a_while_and_others_are_not() {
     let server = server("{fault: segfault}");
     assert_eq!(server.chat("bad", "poison").await.0, 500);

@@ -2,19 +2,33 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
+/// Music and sound.
+mod audio;
 /// Workers without a host around them.
 mod bench;
+/// The end of a host.
+mod ending;
 /// A plugin that misbehaves costs one worker.
 mod faults;
+/// Many hands at once.
+mod hammer;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// What `/metrics` says.
+mod metrics;
 /// Memory given back and taken again.
 mod park;
+/// Who waits for what.
+mod queue;
+/// Workers that die from outside.
+mod recovery;
 /// A changed models.yaml.
 mod reload;
 /// The main job with a real model.
 mod smollm2;
 /// Who is loaded, who makes room, nobody is cut off.
 mod swap;
+/// Hot, parked, cold.
+mod tiers;
 /// Workers and the protocol, without the host around them.
 mod worker;

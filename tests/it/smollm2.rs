@@ -48,7 +48,7 @@ async fn answers_swaps_streams_and_refuses_what_is_too_long() {
     }
     assert_eq!(streamed, text(&whole));
     assert!(body.ends_with("data: [DONE]\n\n"));
-    server.until("one", "state", json!("cold")).await;
+    server.until("one", "state", json!("parked")).await;
 
     // Completions, and stop strings across token borders.
     let body = json!({"model": "two", "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0});

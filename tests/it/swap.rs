@@ -7,7 +7,7 @@ use serde_json::json;
 /// Two echo models of which one fits.
 fn pair(options: &str) -> Server {
     let yaml = format!(
-        "devices: [{{id: cpu, memory: 1GiB, max_loaded: 1}}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n    options: {options}\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {options}\n"
+        "devices: [{{id: cpu, memory: 1GiB, max_loaded: 1}}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n    park: false\n    options: {options}\n  b:\n    type: text\n    plugin: aihost/echo\n    park: false\n    options: {options}\n"
     );
     Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() })
 }

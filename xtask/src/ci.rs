@@ -5,7 +5,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, shell, table, test, tidy};
+use crate::{build_plugins, docgen, shell, soak, table, test, tidy};
 
 /// How much.
 #[derive(Debug, Args)]
@@ -17,7 +17,15 @@ pub(crate) struct Options {
 
 type Step = (&'static str, fn() -> Result);
 
-const STEPS: [Step; 4] = [("fmt", fmt), ("clippy", clippy), ("tidy", tidy::run), ("test", tests)];
+/// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
+const STEPS: [Step; 6] = [
+    ("fmt", fmt),
+    ("clippy", clippy),
+    ("tidy", tidy::run),
+    ("test", tests),
+    ("docgen", docgen::check),
+    ("soak", soak::run_briefly),
+];
 const FULL_STEPS: [Step; 3] = [("doc", doc), ("deny", deny), ("build-plugins", release_plugins)];
 
 /// Runs every step, even after one failed, and prints a table last.

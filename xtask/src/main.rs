@@ -9,9 +9,11 @@ mod abi_snapshot;
 mod bench;
 mod build_plugins;
 mod ci;
+mod docgen;
 mod error;
 mod gpu;
 mod shell;
+mod soak;
 mod stage;
 mod table;
 mod test;
@@ -37,15 +39,19 @@ enum Task {
     Up(up::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, test.
+    /// What continuous integration runs: fmt, clippy, tidy, test, docgen, two minutes of soak.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
     /// Check the rules that the compiler does not know.
     Tidy,
+    /// Write docs/METRICS.md, docs/CONFIG.md and docs/CLI.md from the code, or check that they are.
+    Docgen(docgen::Options),
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Measure),
+    /// Serve clients of every kind for a while, kill workers under them, and count what went wrong.
+    Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
     AbiSnapshot,
 }
@@ -57,7 +63,9 @@ fn main() -> ExitCode {
         Task::Ci(options) => ci::run(&options),
         Task::BuildPlugins(options) => build_plugins::run(&options),
         Task::Tidy => tidy::run(),
+        Task::Docgen(options) => docgen::run(&options),
         Task::Bench(measure) => bench::run(&measure),
+        Task::Soak(options) => soak::run(&options),
         Task::AbiSnapshot => abi_snapshot::run(),
     };
     match result {

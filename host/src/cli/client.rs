@@ -10,6 +10,9 @@ use super::Session;
 use super::failure::CliError;
 use crate::config::Config;
 
+/// How long a server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Which server a command talks to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Target {
@@ -82,7 +85,7 @@ impl Server {
 
     fn at(url: String, key: Option<String>) -> Result<Self, CliError> {
         let client = Client::builder()
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(CONNECT_TIMEOUT)
             .no_proxy()
             .build()
             .map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;
@@ -92,6 +95,12 @@ impl Server {
     /// Where every model stands.
     pub(super) async fn status(&self) -> Result<Vec<Status>, CliError> {
         let response = self.send(self.request(Method::GET, "/admin/status")).await?;
+        response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
+    }
+
+    /// What a request for this model would meet.
+    pub(super) async fn plan(&self, model: &str) -> Result<Value, CliError> {
+        let response = self.send(self.request(Method::GET, "/admin/plan").query(&[("model", model)])).await?;
         response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
     }
 

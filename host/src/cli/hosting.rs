@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::failure::CliError;
 use super::out;
@@ -16,6 +17,9 @@ use crate::config::Config;
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime};
 use crate::worker::WorkerPlacement;
+
+/// How long connections may stay open once every request has its answer.
+const CONNECTIONS_LIMIT: Duration = Duration::from_secs(2);
 
 /// A host that serves until it is stopped.
 pub(super) struct Hosted {
@@ -68,9 +72,13 @@ impl Hosted {
     pub(super) async fn shutdown(self) {
         // If nobody waits for it, the server has ended already.
         self.stop.send(()).unwrap_or_default();
-        let ((), http) = tokio::join!(self.runtime.shutdown(self.drain), self.http);
-        if let Ok(Err(error)) = http {
-            tracing::warn!(%error, "the HTTP server ended badly");
+        self.runtime.shutdown(self.drain).await;
+        match timeout(CONNECTIONS_LIMIT, self.http).await {
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the HTTP server ended badly"),
+            Ok(_) => {}
+            Err(_) => {
+                tracing::warn!("connections were cut whose clients had not sent all of a request, or did not read")
+            }
         }
     }
 }

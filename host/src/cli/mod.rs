@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod docs;
 mod failure;
 mod hosting;
 mod init;
@@ -12,25 +13,33 @@ mod ps;
 mod reload;
 mod run;
 mod serve;
+mod sound;
 mod sse;
+mod why;
 
 use std::ffi::OsString;
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use self::failure::CliError;
 use crate::config::{Config, Env, Selection};
 
-/// What `--help` says about exit codes.
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 models.yaml is missing or wrong, \
-4 the server cannot be reached, 130 interrupted.";
+/// What the shell is told, and what it means.
+const EXIT_CODES: [(u8, &str); 6] = [
+    (0, "done"),
+    (1, "failed"),
+    (2, "wrong usage"),
+    (3, "models.yaml is missing or wrong"),
+    (4, "the server cannot be reached"),
+    (130, "interrupted"),
+];
 
 /// Serves many generative models from one GPU machine behind one OpenAI-compatible port.
 #[derive(Debug, Parser)]
-#[command(name = "aihost", version, after_help = EXIT_CODES)]
+#[command(name = "aihost", version, after_help = exit_codes())]
 struct Arguments {
     /// The models.yaml to use. Without it: AIHOST_CONFIG, ./models.yaml, /workspace/models.yaml, then the user's configuration folder.
     #[arg(long, global = true, value_name = "FILE")]
@@ -49,12 +58,17 @@ enum Command {
     Serve(serve::Arguments),
     /// Show where each model of a running server stands.
     Ps(ps::Arguments),
-    /// Chat with a text model.
+    /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
+    Why(why::Arguments),
+    /// Ask a model: a chat with a text model, a sound file from an audio model.
     Run(run::Arguments),
-    /// List, fetch, load and unload models.
+    /// List, fetch, load, park and unload models.
     Models(models::Arguments),
     /// Show what plugins there are, without running their code.
     Plugins(plugins::Arguments),
+    /// Print a page of the documentation that is written from the code.
+    #[command(hide = true)]
+    Docs(docs::Arguments),
     /// Hold one instance; started by the host.
     #[command(hide = true)]
     Worker {
@@ -94,14 +108,22 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&session, &arguments),
         Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),
         Command::Ps(arguments) => with_runtime(ps::run(&session, arguments)),
+        Command::Why(arguments) => with_runtime(why::run(&session, arguments)),
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),
+        Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+/// What `--help` says about exit codes.
+fn exit_codes() -> String {
+    let codes: Vec<String> = EXIT_CODES.iter().map(|(code, meaning)| format!("{code} {meaning}")).collect();
+    format!("Exit codes: {}.", codes.join(", "))
 }
 
 fn with_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
@@ -140,6 +162,9 @@ mod tests {
             ("aihost models pull --all", true),
             ("aihost run smollm2 Hi --max-tokens 5", true),
             ("aihost run smollm2 -", true),
+            ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),
+            ("aihost run musicgen rain --output out.flac", true),
+            ("aihost run musicgen rain --duration long", false),
             ("aihost worker --fd 3 x", true),
             ("aihost", false),
         ] {

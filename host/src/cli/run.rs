@@ -1,7 +1,8 @@
-//! `aihost run`: a chat with a text model, streamed to stdout.
+//! `aihost run`: a chat with a text model, streamed to stdout; or a sound from an audio model, written to a file.
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use super::client::{Server, Target};
 use super::failure::CliError;
 use super::hosting::Hosted;
 use super::sse::Events;
-use super::{Session, out};
+use super::{Session, out, sound};
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat};
 
@@ -18,7 +19,7 @@ use crate::telemetry::{self, LogFormat};
 pub(super) struct Arguments {
     /// Model or alias.
     model: String,
-    /// What to say; `-` reads stdin. Without it: a conversation.
+    /// What to say, or what it should sound like; `-` reads stdin. Without it: a conversation.
     prompt: Option<String>,
     /// Instructions before the conversation.
     #[arg(long)]
@@ -29,6 +30,15 @@ pub(super) struct Arguments {
     /// How adventurous, from 0 to 2.
     #[arg(long)]
     temperature: Option<f32>,
+    /// The same seed gives the same answer.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<i64>,
+    /// File for the sound of an audio model, .wav or .flac; `-` writes a WAV file to stdout.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Length of the sound.
+    #[arg(long, value_name = "SECONDS")]
+    duration: Option<f32>,
     #[command(flatten)]
     target: Target,
 }
@@ -36,22 +46,52 @@ pub(super) struct Arguments {
 pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
     let prompt = prompt(arguments.prompt.as_deref())?;
     let (server, own) = connect(session, &arguments).await?;
-    let messages = arguments.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
-    let mut chat = Chat { server, arguments: &arguments, messages };
-    let talk = async {
-        match prompt {
-            Some(prompt) => chat.say(prompt).await,
-            None => chat.converse().await,
-        }
-    };
     let result = tokio::select! {
-        result = talk => result,
+        result = ask(&server, &arguments, prompt) => result,
         _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
     };
     if let Some(own) = own {
         own.shutdown().await;
     }
     result
+}
+
+/// Does what the model is for.
+async fn ask(server: &Server, arguments: &Arguments, prompt: Option<String>) -> Result<(), CliError> {
+    let models = server.status().await?;
+    let is_meant = |name: &String| *name == arguments.model;
+    let model = models.iter().find(|model| is_meant(&model.id) || model.aliases.iter().any(is_meant));
+    if model.is_some_and(|model| model.kind == "audio") {
+        return play(server, arguments, prompt).await;
+    }
+    if arguments.output.is_some() || arguments.duration.is_some() {
+        return Err(CliError::usage("`--output` and `--duration` are for models of type audio"));
+    }
+    let messages = arguments.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
+    let mut chat = Chat { server, arguments, messages };
+    match prompt {
+        Some(prompt) => chat.say(prompt).await,
+        None => chat.converse().await,
+    }
+}
+
+/// Makes one sound.
+async fn play(server: &Server, arguments: &Arguments, prompt: Option<String>) -> Result<(), CliError> {
+    let target = sound::Target::of(arguments.output.as_deref())?;
+    let prompt = prompt.ok_or_else(|| {
+        CliError::usage("an audio model needs a description").hint("aihost run MODEL \"lo-fi beat\" -o out.wav")
+    })?;
+    if arguments.system.is_some() || arguments.max_tokens.is_some() {
+        return Err(CliError::usage("`--system` and `--max-tokens` are for models of type text"));
+    }
+    let request = json!({
+        "model": arguments.model,
+        "prompt": prompt,
+        "duration": arguments.duration,
+        "temperature": arguments.temperature,
+        "seed": arguments.seed,
+    });
+    sound::make(server, request, &target).await
 }
 
 /// The prompt, if one was given: as an argument, or by a pipe.
@@ -89,7 +129,7 @@ async fn connect(session: &Session, arguments: &Arguments) -> Result<(Server, Op
 
 /// A conversation.
 struct Chat<'a> {
-    server: Server,
+    server: &'a Server,
     arguments: &'a Arguments,
     messages: Vec<Value>,
 }
@@ -131,6 +171,9 @@ impl Chat<'_> {
         }
         if let Some(temperature) = self.arguments.temperature {
             body["temperature"] = json!(temperature);
+        }
+        if let Some(seed) = self.arguments.seed {
+            body["seed"] = json!(seed);
         }
         let response = self.server.post("/v1/chat/completions", &body).await?;
         let mut answer = String::new();

@@ -10,6 +10,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use super::schema::{Count, Size, Span};
+
 /// Reads the text of a models.yaml.
 pub(super) fn parse(text: &str) -> Result<RawConfig, serde_yaml::Error> {
     serde_yaml::from_str::<Option<RawConfig>>(text).map(Option::unwrap_or_default)
@@ -50,21 +52,33 @@ pub(super) struct RawConfig {
 #[schemars(rename = "Limits")]
 pub(super) struct RawLimits {
     /// Requests that may wait per model before more are refused with 429. Default: 128.
+    #[schemars(with = "Option<Count>")]
     pub(super) queue: Option<Text>,
     /// How long an answer's head is withheld while a model loads, before 503. Default: 90s.
+    #[schemars(with = "Option<Span>")]
     pub(super) hold: Option<Text>,
     /// The longest a request may run once it is granted. Default: 600s.
+    #[schemars(with = "Option<Span>")]
     pub(super) request_timeout: Option<Text>,
     /// How long a granted request may go without a first token, byte or progress report. Default: 300s.
+    #[schemars(with = "Option<Span>")]
     pub(super) first_output_timeout: Option<Text>,
     /// How long a request may then go without another one; a client that does not read stops this clock. Default: 120s.
+    #[schemars(with = "Option<Span>")]
     pub(super) output_stall_timeout: Option<Text>,
     /// How long a stream may stand still because its client does not read. Default: 60s.
+    #[schemars(with = "Option<Span>")]
     pub(super) stream_stall_timeout: Option<Text>,
     /// How long a graceful stop waits for running requests. Default: 60s.
+    #[schemars(with = "Option<Span>")]
     pub(super) drain_timeout: Option<Text>,
     /// Largest request body. Default: 32MiB.
+    #[schemars(with = "Option<Size>")]
     pub(super) body_limit: Option<Text>,
+    /// How long a file that an answer named by URL is kept. Default: 1h.
+    pub(super) artifact_ttl: Option<Text>,
+    /// Bytes that such files may take together; the oldest make room. Default: 1GiB.
+    pub(super) artifact_bytes: Option<Text>,
 }
 
 /// What holds for every model that does not say otherwise.
@@ -73,12 +87,16 @@ pub(super) struct RawLimits {
 #[schemars(rename = "Defaults")]
 pub(super) struct RawDefaults {
     /// How long a request may wait while another model serves its own queue. Default: 60s.
+    #[schemars(with = "Option<Span>")]
     pub(super) max_wait: Option<Text>,
     /// The least time a loaded model serves its own queue before it yields. Default: 5s.
+    #[schemars(with = "Option<Span>")]
     pub(super) quantum: Option<Text>,
     /// Idle time after which a model is unloaded, or `forever`. Default: forever.
+    #[schemars(with = "Option<Span>")]
     pub(super) keep_alive: Option<Text>,
     /// The load deadline. Default: 120s.
+    #[schemars(with = "Option<Span>")]
     pub(super) startup_time: Option<Text>,
 }
 
@@ -91,9 +109,11 @@ pub(super) struct DeviceKeys {
     pub(super) id: Text,
     /// Bytes that models may hold together, such as 76GiB. Default: what is measured at start.
     #[serde(default)]
+    #[schemars(with = "Option<Size>")]
     pub(super) memory: Option<Text>,
     /// Most models at once; 1 swaps on every change of model. Default: as many as fit.
     #[serde(default)]
+    #[schemars(with = "Option<Count>")]
     pub(super) max_loaded: Option<Text>,
 }
 
@@ -108,7 +128,7 @@ pub(super) struct RawDevice(pub(super) DeviceKeys);
 pub(super) struct RawModel {
     /// The model's name, where `models:` is a list.
     pub(super) name: Option<Text>,
-    /// text, image, audio, embedding, speech, transcription or custom.
+    /// text, image, audio, embedding, speech, transcription or custom. Must be there.
     #[serde(rename = "type")]
     pub(super) kind: Option<Text>,
     /// Plugin id, optionally `@` and a semver range. A `service_script` entry needs none.
@@ -117,7 +137,8 @@ pub(super) struct RawModel {
     pub(super) endpoint: Option<Text>,
     /// Preferred among the models of one endpoint. Default: false.
     pub(super) default: bool,
-    /// The load deadline, in seconds or with a unit. Default: 120s.
+    /// The load deadline, in seconds or with a unit. Default: that of `defaults`.
+    #[schemars(with = "Option<Span>")]
     pub(super) startup_time: Option<Text>,
     /// Where the weights come from: one location, or mirrors of the same bytes, tried in order.
     pub(super) source: Option<OneOrMany<RawLocation>>,
@@ -132,22 +153,30 @@ pub(super) struct RawModel {
     /// Other names that requests may use.
     pub(super) aliases: Option<OneOrMany<Text>>,
     /// Idle time after which it is unloaded, or `forever`. Default: that of `defaults`.
+    #[schemars(with = "Option<Span>")]
     pub(super) keep_alive: Option<Text>,
     /// Never evicted for another model. Default: false.
     pub(super) pin: bool,
     /// Higher is evicted later. Default: 0.
+    #[schemars(with = "Option<Count>")]
     pub(super) priority: Option<Text>,
-    /// Instances, one per device. Only 1 is served yet.
+    /// Most instances at once. More than the first are started when all are busy and memory is free, on the device with the
+    /// fewest first. Default: 1.
+    #[schemars(with = "Option<Count>")]
     pub(super) replicas: Option<Text>,
+    /// Whether it may park, if its plugin can: give its device memory back and keep its worker. Default: true.
+    pub(super) park: Option<bool>,
     /// Loaded at start. Default: false.
     pub(super) preload: bool,
     /// Bytes it may take on its device; overrides the plugin's plan.
+    #[schemars(with = "Option<Size>")]
     pub(super) memory: Option<Text>,
     /// Devices it may use. Default: any that its plugin supports.
     pub(super) devices: Option<OneOrMany<Text>>,
     /// A Python server that the host starts and proxies to; implies `plugin: vllm` with `engine: http`.
     pub(super) service_script: Option<PathBuf>,
     /// The port that `service_script` listens on.
+    #[schemars(with = "Option<Count>")]
     pub(super) port: Option<Text>,
 }
 

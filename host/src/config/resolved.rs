@@ -62,6 +62,10 @@ pub struct Limits {
     pub drain_timeout: Duration,
     /// Largest request body (`body_limit`).
     pub body_limit: ByteSize,
+    /// How long a file that an answer named by URL is kept (`artifact_ttl`).
+    pub artifact_ttl: Duration,
+    /// Bytes that such files may take together (`artifact_bytes`).
+    pub artifact_bytes: ByteSize,
 }
 
 /// Folders, all absolute.
@@ -104,6 +108,10 @@ pub struct ModelConfig {
     pub pin: bool,
     /// Higher is evicted later.
     pub priority: i32,
+    /// Most instances at once.
+    pub replicas: u32,
+    /// Whether it may park, if its plugin can.
+    pub park: bool,
     /// Loaded at start.
     pub preload: bool,
     /// Bytes it may take; overrides the plugin's plan.

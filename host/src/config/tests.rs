@@ -101,6 +101,24 @@ fn no_file_offers_init() {
 }
 
 #[test]
+fn documented_defaults_are_the_defaults() {
+    let schema = json_schema();
+    let plain = read("models: {a: {type: text, plugin: p}}").expect("valid");
+    let mut told = 0;
+    for (section, definition) in [("limits", "Limits"), ("defaults", "Defaults")] {
+        for (key, property) in schema["$defs"][definition]["properties"].as_object().expect("keys") {
+            let description = property["description"].as_str().unwrap_or_default();
+            let (_, default) = description.split_once(" Default: ").expect(key);
+            let default = default.trim_end_matches('.');
+            let typed = read(&format!("{section}: {{{key}: {default}}}\nmodels: {{a: {{type: text, plugin: p}}}}"));
+            assert_eq!(typed.as_ref(), Ok(&plain), "{section}.{key}: {default}");
+            told += 1;
+        }
+    }
+    assert!(told >= 10, "only {told} keys say their default");
+}
+
+#[test]
 fn every_key_of_the_schema_is_documented() {
     fn undocumented(value: &serde_json::Value, path: &str, out: &mut Vec<String>) {
         let Some(object) = value.as_object() else { return };

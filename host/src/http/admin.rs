@@ -1,7 +1,11 @@
 //! Health, model status and control: what operators and supervisors ask. Nothing here loads a model but `load`.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -11,8 +15,12 @@ use super::error::ApiError;
 use super::resolve;
 use super::router::App;
 use super::wire::Fields;
-use crate::domain::{ModelId, ModelState};
-use crate::runtime::ModelStatus;
+use crate::domain::{Failure, FailureKind, ModelId, ModelState};
+use crate::runtime::{Explanation, ModelStatus};
+use crate::telemetry::Scrape;
+
+/// Longest that a forced unload may wait before it cuts, seconds.
+const FORCE_AFTER_MAX_S: f32 = 86_400.0;
 
 /// `GET /models`: llama.cpp's router shape, and our own fields beside it.
 pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiError> {
@@ -27,15 +35,40 @@ pub(super) async fn load(State(app): State<App>, JsonObject(body): JsonObject) -
     Ok(Json(json!({"success": true})))
 }
 
-/// `POST /models/unload`: answers once the model is cold.
+/// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
 pub(super) async fn unload(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
-    app.handle.unload(named(&app, &body)?).await?;
+    let model = named(&app, &body)?;
+    let cut_after = Fields::root(&body).number("force_after", 0.0..=FORCE_AFTER_MAX_S)?.map(Duration::from_secs_f32);
+    app.handle.unload(model, cut_after).await?;
     Ok(Json(json!({"success": true})))
+}
+
+/// `POST /models/park`: answers once the model's device memory is back.
+pub(super) async fn park(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
+    app.handle.park(named(&app, &body)?).await?;
+    Ok(Json(json!({"success": true})))
+}
+
+/// `GET /admin/plan?model=`: what a request for the model would meet, and who would leave for it. Changes nothing.
+pub(super) async fn plan(
+    State(app): State<App>,
+    query: Result<Query<HashMap<String, String>>, QueryRejection>,
+) -> Result<Json<Explanation>, ApiError> {
+    let query = query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
+    let name = query.get("model").ok_or_else(|| ApiError::missing("model"))?;
+    let model = resolve::by_name(&app.handle.config(), name)?.id.clone();
+    Ok(Json(app.handle.explain(model).await?))
 }
 
 /// `GET /admin/status`: every model's status in full.
 pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatus>>, ApiError> {
     Ok(Json(app.handle.models().await?))
+}
+
+/// `GET /metrics`: everything that is measured, for a scraper.
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+    let text = app.handle.metrics().await?.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
 /// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.
@@ -93,8 +126,10 @@ async fn preloading(app: &App) -> Result<Vec<String>, ApiError> {
 fn router_entry(model: &ModelStatus, created: u64) -> Value {
     let value = match model.state {
         ModelState::Cold | ModelState::Stopping | ModelState::Failed => "unloaded",
-        ModelState::Starting | ModelState::Waiting | ModelState::Loading => "loading",
+        ModelState::Starting | ModelState::Waiting | ModelState::Loading | ModelState::Unparking => "loading",
         ModelState::Hot | ModelState::Draining => "loaded",
+        // llama.cpp's word for a model that gives its memory back and wakes on demand.
+        ModelState::Parking | ModelState::Parked => "sleeping",
     };
     let mut status = json!({"value": value, "state": model.state, "progress": model.progress});
     if let Some(error) = &model.error {
@@ -112,6 +147,8 @@ fn router_entry(model: &ModelStatus, created: u64) -> Value {
         "aliases": model.aliases,
         "device": model.device,
         "memory": model.memory,
+        "measured": model.measured,
+        "replicas": model.replicas,
         "active": model.active,
         "queued": model.queued,
         "loads": model.loads,

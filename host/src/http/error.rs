@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::domain::{Failure, FailureKind};
+use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
 const RETRY_QUEUE_S: u32 = 2;
@@ -153,6 +154,18 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID, message).code("unknown_url")
     }
 
+    /// No such file, or it is no longer kept.
+    pub(super) fn unknown_artifact(name: &str) -> Self {
+        let message =
+            format!("there is no file `{name}`; files are kept for `limits: artifact_ttl:`, then they are gone");
+        Self::new(StatusCode::NOT_FOUND, INVALID, message).code("artifact_not_found")
+    }
+
+    /// What should not happen.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, message).code("internal_error")
+    }
+
     /// The path is there, for other methods.
     pub(super) fn wrong_method(method: &str, path: &str) -> Self {
         let message = format!("{path} does not answer {method}; see the Allow header");
@@ -215,6 +228,19 @@ impl From<Failure> for ApiError {
             FailureKind::ShuttingDown => new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("shutting_down"),
             FailureKind::Cancelled => new(cancelled(), INVALID).code("cancelled"),
             FailureKind::Internal => new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("internal_error"),
+        }
+    }
+}
+
+impl From<ArtifactError> for ApiError {
+    fn from(error: ArtifactError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "an answer's file was not kept");
+        let message = format!("the answer was made but its file was not kept: {error}; ask for `b64_json` instead");
+        match error {
+            ArtifactError::TooLarge { .. } | ArtifactError::Full(_) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, SERVER, message).code("storage_full").never_retry()
+            }
+            ArtifactError::Io(..) => Self::internal(message),
         }
     }
 }

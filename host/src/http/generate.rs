@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use super::wire::{Choice, TextJob};
 use crate::domain::{Failure, FailureKind, ModelId};
-use crate::runtime::{Answer, Handle, Submission, Submitted};
+use crate::runtime::{Answer, Delivery, Handle, Submission, Submitted};
 use crate::worker::Output;
 
 /// Most choices of one request in the runtime at once, so that one client with `n: 128` does not fill a model's queue.
@@ -103,7 +103,11 @@ impl Generation {
         let mut request = self.job.requests[prompt].clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let task = Bytes::from(super::wire::json(&request));
-        Submission { model: self.model.clone(), task, class: self.job.class }
+        let delivery = match self.job.delivery {
+            super::wire::Delivery::Whole => Delivery::Gathered,
+            super::wire::Delivery::Stream | super::wire::Delivery::StreamWithUsage => Delivery::Streamed,
+        };
+        Submission { model: self.model.clone(), task, class: self.job.class, keep_alive: None, delivery }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<Step, Failure>> {

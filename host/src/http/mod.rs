@@ -4,6 +4,8 @@
 //! processes or scheduling. Wire shapes stop in `wire`, status codes in `error`.
 
 mod admin;
+mod artifacts;
+mod audio_stream;
 mod auth;
 mod body;
 mod edge;
@@ -12,6 +14,7 @@ mod generate;
 mod openai;
 mod resolve;
 mod router;
+pub(crate) mod sound;
 mod sse;
 mod wire;
 
@@ -19,12 +22,18 @@ mod wire;
 mod tests;
 
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::serve::ListenerExt;
 
 use crate::runtime::Handle;
+use crate::store::Artifacts;
 
 pub use router::router;
+
+/// How often files that answers named by URL are looked through for old ones.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown` resolves, then lets open requests end.
 pub async fn serve(
@@ -37,5 +46,21 @@ pub async fn serve(
             tracing::debug!(%error, "TCP_NODELAY was not set; tokens may arrive in bursts");
         }
     });
-    axum::serve(listener, router(handle)).with_graceful_shutdown(shutdown).await
+    let artifacts = router::artifacts(&handle);
+    let sweeper = tokio::spawn(sweep(handle.clone(), Arc::clone(&artifacts)));
+    let served = axum::serve(listener, router::over(handle, artifacts)).with_graceful_shutdown(shutdown).await;
+    sweeper.abort();
+    served
+}
+
+/// Removes files that are too old, at once and for ever.
+async fn sweep(handle: Handle, artifacts: Arc<Artifacts>) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let (artifacts, limits) = (Arc::clone(&artifacts), artifacts::limits(&handle.config().limits));
+        // A sweep that panicked is logged by its thread; the next one is due anyway.
+        let _ended = tokio::task::spawn_blocking(move || artifacts.sweep(limits)).await;
+    }
 }

@@ -56,6 +56,10 @@ fn unnamed<'a>(config: &'a Config, kind: Kind, endpoint: &str) -> Result<&'a Mod
 }
 
 fn wrong_kind(model: &ModelConfig, endpoint: &str) -> ApiError {
-    let message = format!("the model `{}` is of kind {} and does not answer {endpoint}", model.id, model.kind.name());
+    let mut message =
+        format!("the model `{}` is of kind {} and does not answer {endpoint}", model.id, model.kind.name());
+    if let Some(own) = model.endpoint.as_deref().filter(|own| *own != endpoint) {
+        message.push_str(&format!("; ask {own}"));
+    }
     Failure::new(FailureKind::WrongKind, message).into()
 }

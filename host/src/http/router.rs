@@ -1,5 +1,6 @@
 //! Which path is answered by what.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -8,9 +9,10 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use super::error::ApiError;
-use super::openai::{chat, completions, models};
-use super::{admin, edge};
+use super::openai::{audio, chat, completions, models};
+use super::{admin, artifacts, edge};
 use crate::runtime::Handle;
+use crate::store::Artifacts;
 
 /// What every endpoint may use. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -19,22 +21,41 @@ pub(super) struct App {
     pub(super) handle: Handle,
     /// When the host started, in seconds since 1970: `created` of every model.
     pub(super) started_s: u64,
+    /// Files that answers name by URL.
+    pub(super) artifacts: Arc<Artifacts>,
 }
 
 /// All endpoints over this runtime.
 pub fn router(handle: Handle) -> Router {
-    let app = App { handle, started_s: unix_seconds() };
+    let artifacts = artifacts(&handle);
+    over(handle, artifacts)
+}
+
+/// The store of this host's state folder.
+pub(super) fn artifacts(handle: &Handle) -> Arc<Artifacts> {
+    Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")))
+}
+
+/// All endpoints over this runtime and this store.
+pub(super) fn over(handle: Handle, artifacts: Arc<Artifacts>) -> Router {
+    let app = App { handle, started_s: unix_seconds(), artifacts };
     Router::new()
         .route("/v1/chat/completions", post(chat::create))
         .route("/chat/completions", post(chat::create))
         .route("/v1/completions", post(completions::create))
         .route("/completions", post(completions::create))
+        .route("/v1/audio/generations", post(audio::create))
+        .route("/v1/audio/speech", post(audio::speech))
+        .route("/artifacts/{name}", get(artifacts::get))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))
         .route("/models", get(admin::models))
         .route("/models/load", post(admin::load))
         .route("/models/unload", post(admin::unload))
+        .route("/models/park", post(admin::park))
+        .route("/admin/plan", get(admin::plan))
         .route("/admin/status", get(admin::status))
+        .route("/metrics", get(admin::metrics))
         .route("/logs/{*model}", get(admin::logs))
         .route("/health", get(admin::health))
         .route("/livez", get(admin::livez))

@@ -1,6 +1,7 @@
 //! What the rest of the host may ask of the runtime. All of it goes through the one loop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -8,6 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
 use crate::domain::{Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::scheduler::Explanation;
+use crate::telemetry::Scrape;
 use crate::worker::Output;
 
 /// A request that is to be served.
@@ -19,6 +22,29 @@ pub struct Submission {
     pub task: Bytes,
     /// Whether other work goes first.
     pub class: Class,
+    /// How long the model stays hot once idle; `None` leaves it as its entry says.
+    pub keep_alive: Option<KeepAlive>,
+    /// When its outputs are passed on.
+    pub delivery: Delivery,
+}
+
+/// How long a model stays hot once idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// This long after its last request; zero unloads it with its last request.
+    For(Duration),
+    /// Until its room is needed.
+    Forever,
+}
+
+/// When the outputs of a request are passed on to whoever asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// As they come.
+    #[default]
+    Streamed,
+    /// Together, once all are there. A worker that dies before that has told nobody anything, so the request is tried again.
+    Gathered,
 }
 
 /// How urgent a request is.
@@ -54,8 +80,12 @@ pub struct ModelStatus {
     pub state: ModelState,
     /// Device it is on.
     pub device: Option<String>,
-    /// Bytes reserved on the device.
+    /// Bytes planned for it: reserved on its device, and held in host memory while parked.
     pub memory: u64,
+    /// Bytes its workers hold as the system counts them, mapped files left out.
+    pub measured: Option<u64>,
+    /// Instances it has.
+    pub replicas: u32,
     /// Requests holding a lease.
     pub active: u32,
     /// Requests waiting.
@@ -64,6 +94,8 @@ pub struct ModelStatus {
     pub progress: Option<u32>,
     /// Times it was loaded since the host started.
     pub loads: u64,
+    /// Times it was woken from being parked.
+    pub wakes: u64,
     /// Milliseconds since the last request ended, while idle and hot.
     pub idle_ms: Option<u64>,
     /// The worker's process.
@@ -95,10 +127,16 @@ pub enum Command {
     Submit(Submission, oneshot::Sender<Submitted>),
     /// Load a model without a request; the reply comes when it is hot.
     Load(ModelId, oneshot::Sender<Result<(), Failure>>),
-    /// Unload once its leases have ended; the reply comes when it is cold.
-    Unload(ModelId, oneshot::Sender<Result<(), Failure>>),
+    /// Unload once its leases have ended, or are cut after this long; the reply comes when it is cold.
+    Unload(ModelId, Option<Duration>, oneshot::Sender<Result<(), Failure>>),
+    /// Park once its leases have ended; the reply comes when its device memory is back.
+    Park(ModelId, oneshot::Sender<Result<(), Failure>>),
+    /// What a request for this model would meet.
+    Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
     /// Every model's status.
     Models(oneshot::Sender<Vec<ModelStatus>>),
+    /// Everything that is measured.
+    Metrics(oneshot::Sender<Scrape>),
     /// A new configuration, already checked.
     Configure(Arc<Config>, oneshot::Sender<Changes>),
     /// The last log lines of a model's worker.
@@ -148,12 +186,28 @@ impl Handle {
         self.ask(|reply| Command::Load(model, reply)).await?
     }
 
-    /// Unloads a model once its leases have ended.
+    /// Unloads a model once its leases have ended. Those that still run after `cut_after` are cut, if it is given.
     ///
     /// # Errors
     /// Unknown model, or the host is shutting down.
-    pub async fn unload(&self, model: ModelId) -> Result<(), Failure> {
-        self.ask(|reply| Command::Unload(model, reply)).await?
+    pub async fn unload(&self, model: ModelId, cut_after: Option<Duration>) -> Result<(), Failure> {
+        self.ask(|reply| Command::Unload(model, cut_after, reply)).await?
+    }
+
+    /// Parks a model once its leases have ended, and returns when its device memory is back.
+    ///
+    /// # Errors
+    /// Unknown or not loaded; it cannot park or did not give its memory back; the host is shutting down.
+    pub async fn park(&self, model: ModelId) -> Result<(), Failure> {
+        self.ask(|reply| Command::Park(model, reply)).await?
+    }
+
+    /// What a request for this model would meet now. Changes nothing.
+    ///
+    /// # Errors
+    /// Unknown model, or the host is shutting down.
+    pub async fn explain(&self, model: ModelId) -> Result<Explanation, Failure> {
+        self.ask(|reply| Command::Explain(model, reply)).await?
     }
 
     /// Every model's status, in name order. Loads and wakes nothing.
@@ -162,6 +216,14 @@ impl Handle {
     /// The host is shutting down.
     pub async fn models(&self) -> Result<Vec<ModelStatus>, Failure> {
         self.ask(Command::Models).await
+    }
+
+    /// Everything that is measured. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn metrics(&self) -> Result<Scrape, Failure> {
+        self.ask(Command::Metrics).await
     }
 
     /// The last log lines of a model's worker, oldest first.

@@ -6,15 +6,21 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::api::Delivery;
+use super::meter::Metered;
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::{Instance, Output};
 
-/// How long a lease may run, and how long its client may not read.
+/// How long a lease may run, how long its client may not read, and when it is told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LeaseLimits {
+pub(super) struct LeaseTerms {
     pub(super) request_timeout: Duration,
     pub(super) stall_timeout: Duration,
+    pub(super) delivery: Delivery,
 }
+
+/// Bytes of an answer that are held back until all of it is there; beyond that it is passed on as it comes.
+const GATHERED_BYTES_MAX: usize = 256 << 20;
 
 /// How a lease ended.
 #[derive(Debug)]
@@ -30,26 +36,31 @@ pub(super) enum Ended {
 pub(super) async fn carry(
     request: RequestId,
     instance: Arc<dyn Instance>,
-    mut outputs: mpsc::Receiver<Output>,
+    mut outputs: Metered,
     client: mpsc::Sender<Output>,
-    limits: LeaseLimits,
+    terms: LeaseTerms,
 ) -> Ended {
-    let deadline = Instant::now() + limits.request_timeout;
+    let deadline = Instant::now() + terms.request_timeout;
     let mut client = Some(client);
     let mut untouched = true;
+    // What is not told before all of it is there.
+    let mut held = Vec::new();
+    let mut held_bytes = 0;
     loop {
         let output = tokio::select! {
             output = outputs.recv() => output.unwrap_or_else(|| Output::Done(Err(silent()))),
             () = left(client.as_ref()) => {
                 client = None;
+                outputs.cut(FailureKind::Cancelled);
                 instance.cancel(request);
                 continue;
             }
             () = sleep_until(deadline), if client.is_some() => {
+                outputs.cut(FailureKind::TimedOut);
                 instance.cancel(request);
-                let seconds = limits.request_timeout.as_secs();
+                let seconds = terms.request_timeout.as_secs();
                 let failure = Failure::new(FailureKind::TimedOut, format!("the request ran longer than {seconds} s (`limits: request_timeout:`)"));
-                tell(client.take(), Output::Done(Err(failure)), limits.stall_timeout).await;
+                tell(client.take(), Output::Done(Err(failure)), terms.stall_timeout).await;
                 continue;
             }
         };
@@ -65,16 +76,32 @@ pub(super) async fn carry(
                 }
             }
             (output, _) => {
-                untouched = false;
                 let done = matches!(output, Output::Done(_));
-                if !tell(client.clone(), output, limits.stall_timeout).await && client.take().is_some() && !done {
-                    instance.cancel(request);
+                held_bytes += size(&output);
+                held.push(output);
+                if !done && terms.delivery == Delivery::Gathered && held_bytes <= GATHERED_BYTES_MAX {
+                    continue;
+                }
+                untouched = false;
+                for output in held.drain(..) {
+                    if !tell(client.clone(), output, terms.stall_timeout).await && client.take().is_some() && !done {
+                        outputs.cut(FailureKind::Cancelled);
+                        instance.cancel(request);
+                    }
                 }
                 if done {
+                    outputs.end();
                     return Ended::Answered;
                 }
             }
         }
+    }
+}
+
+fn size(output: &Output) -> usize {
+    match output {
+        Output::Event(bytes) | Output::Bytes(bytes) => bytes.len(),
+        Output::Progress { .. } | Output::Done(_) => 0,
     }
 }
 
@@ -143,8 +170,8 @@ mod tests {
         sender.send(output).await.unwrap();
         sender.send(Output::Done(Err(silent()))).await.unwrap();
         let hour = Duration::from_secs(3600);
-        let limits = LeaseLimits { request_timeout: hour, stall_timeout: hour };
-        let ended = carry(RequestId(1), Arc::new(Still), outputs, client, limits).await;
+        let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, delivery: Delivery::Streamed };
+        let ended = carry(RequestId(1), Arc::new(Still), Metered::new(outputs, None), client, terms).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
         matches!(ended, Ended::Lost(..))
     }

@@ -4,14 +4,21 @@
 //! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
 mod api;
+mod effects;
 mod lease;
+mod meter;
+mod observe;
 mod peaks;
 mod policy;
+mod release;
 mod replay;
 mod run;
+mod status;
+#[cfg(test)]
+mod tests;
 
-pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
-pub use peaks::{Key as PeakKey, Peaks};
+pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
+pub use api::{Answer, Changes, Class, Command, Delivery, Handle, KeepAlive, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;

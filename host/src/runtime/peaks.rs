@@ -32,7 +32,7 @@ const NOTABLE_PARTS: u64 = 100;
 
 /// What a peak belongs to: this plugin file, these weights, these options, this kind of device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub(super) struct Key {
     digest: String,
     /// For whoever reads the file.
     plugin: String,
@@ -40,7 +40,7 @@ pub struct Key {
 
 impl Key {
     /// The key of a model on a device. Looks at the files' sizes and times, reads none.
-    pub fn new(plugin: &PluginFile, model: &ModelConfig, device: &DeviceId) -> Self {
+    pub(super) fn new(plugin: &PluginFile, model: &ModelConfig, device: &DeviceId) -> Self {
         let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
         let files: BTreeMap<_, _> = model.files.iter().map(|(role, file)| (role, store::fingerprint(file))).collect();
         let mut options = model.options.clone();
@@ -54,7 +54,7 @@ impl Key {
 
 /// The peaks of a host.
 #[derive(Debug)]
-pub struct Peaks {
+pub(super) struct Peaks {
     path: PathBuf,
     known: Mutex<Known>,
     /// The newest order that was written: of two writers the later one wins.
@@ -77,7 +77,7 @@ struct Peak {
 
 impl Peaks {
     /// Reads `state_dir/peaks.json`, or begins with none.
-    pub fn open(state_dir: &Path) -> Self {
+    pub(super) fn open(state_dir: &Path) -> Self {
         let path = state_dir.join(FILE_NAME);
         let known = read(&path).unwrap_or_else(|why| {
             tracing::warn!("{} is not used, memory peaks are learned again: {why}", path.display());
@@ -88,7 +88,7 @@ impl Peaks {
 
     /// Bytes to reserve: what is planned or, with a margin, what was seen, whichever is more. Less than the plan only where
     /// `memory_static` says that memory does not grow after load, so that what was seen is all there is.
-    pub fn need(&self, key: &Key, plan_bytes: u64, memory_static: bool) -> u64 {
+    pub(super) fn need(&self, key: &Key, plan_bytes: u64, memory_static: bool) -> u64 {
         let seen = lock(&self.known).peaks.get(&key.digest).map(|peak| with_margin(peak.bytes));
         match seen {
             Some(seen) if memory_static || seen > plan_bytes => seen,
@@ -97,7 +97,7 @@ impl Peaks {
     }
 
     /// Remembers that an instance held this many bytes. Writes the file where that is news, so it may block for a moment.
-    pub fn observe(&self, key: &Key, bytes: u64) {
+    pub(super) fn observe(&self, key: &Key, bytes: u64) {
         let (order, json) = {
             let mut known = lock(&self.known);
             if !known.observe(key, bytes) {

@@ -1,11 +1,14 @@
 //! From the configuration to what the scheduler must know.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::release::HOST_MEMORY;
 use crate::config::{Config, ModelConfig};
 use crate::device;
+use crate::domain::DeviceId;
 use crate::plugin::Registry;
-use crate::scheduler::{DevicePolicy, ModelPolicy, Policy};
+use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};
 
 /// Leases at once for a plugin that is not there (its loads fail anyway).
 const LEASES_DEFAULT: usize = 1;
@@ -16,9 +19,17 @@ pub(super) fn policy(config: &Config, registry: &Registry) -> Policy {
         let loaded_max = device.max_loaded.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
         (device.id.clone(), DevicePolicy { budget, loaded_max })
     });
+    // Parked models lie in the host's own memory even if no model runs there.
+    let host_memory = DeviceId(HOST_MEMORY.to_owned());
+    let mut devices: BTreeMap<DeviceId, DevicePolicy> = devices.collect();
+    devices.entry(host_memory.clone()).or_insert_with(|| DevicePolicy {
+        budget: device::measured_budget(&host_memory).unwrap_or(0),
+        loaded_max: None,
+    });
     Policy {
         models: config.models.iter().map(|(id, model)| (id.clone(), model_policy(model, config, registry))).collect(),
-        devices: devices.collect(),
+        devices,
+        host_memory,
         queue_max: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
         max_wait_ms: milliseconds(config.limits.max_wait),
         quantum_ms: milliseconds(config.limits.quantum),
@@ -28,8 +39,9 @@ pub(super) fn policy(config: &Config, registry: &Registry) -> Policy {
 
 fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> ModelPolicy {
     let plugin = registry.find(&model.plugin, model.plugin_version.as_ref()).ok();
-    let leases_max =
-        plugin.map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
+    let leases_max = plugin
+        .as_ref()
+        .map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
     let devices = if model.devices.is_empty() {
         config.devices.iter().map(|device| device.id.clone()).collect()
     } else {
@@ -40,7 +52,9 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
         leases_max,
         pin: model.pin,
         priority: model.priority,
-        keep_alive_ms: model.keep_alive.map(milliseconds),
+        keep: model.keep_alive.map_or(Keep::Forever, |idle| Keep::For(milliseconds(idle))),
+        parks: model.park && plugin.as_ref().is_some_and(|plugin| plugin.manifest.parks),
+        replicas: usize::try_from(model.replicas).unwrap_or(usize::MAX).max(1),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::api::{Class, Submission};
+use super::api::{Class, Delivery, KeepAlive, Submission};
 use crate::domain::{Failure, FailureKind, ModelId};
 use crate::scheduler::Want;
 
@@ -16,6 +16,8 @@ use crate::scheduler::Want;
 const DEATHS_ALONE_MAX: u32 = 2;
 /// How long a suspect is refused.
 const SUSPECT_FOR: Duration = Duration::from_secs(600);
+/// Different suspects of one model at a time, after which the model is at fault.
+const SUSPECTS_PER_MODEL_MAX: usize = 3;
 /// Suspects remembered; the oldest goes first.
 const SUSPECTS_MAX: usize = 1024;
 
@@ -25,6 +27,8 @@ pub(super) struct Job {
     pub(super) model: ModelId,
     pub(super) task: Bytes,
     class: Class,
+    pub(super) keep_alive: Option<KeepAlive>,
+    pub(super) delivery: Delivery,
     /// `None` until a worker died under it; then how many died of it alone.
     deaths_alone: Option<u32>,
 }
@@ -34,15 +38,24 @@ pub(super) struct Job {
 pub(super) enum Verdict {
     Again(Job),
     Refused(Failure),
+    /// Too many different requests were too much for this model: it is at fault, not they.
+    Quarantined(ModelId, Failure),
 }
 
 /// Requests that made workers die, by hash of model and task.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(HashMap<u64, Instant>);
+pub(super) struct Suspects(HashMap<u64, Suspect>);
+
+#[derive(Debug)]
+struct Suspect {
+    model: ModelId,
+    until: Instant,
+}
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        Self { model: submission.model, task: submission.task, class: submission.class, deaths_alone: None }
+        let Submission { model, task, class, keep_alive, delivery } = submission;
+        Self { model, task, class, keep_alive, delivery, deaths_alone: None }
     }
 
     pub(super) fn want(&self) -> Want {
@@ -67,8 +80,8 @@ impl Suspects {
             return None;
         }
         let now = Instant::now();
-        self.0.retain(|_, until| *until > now);
-        let left = self.0.get(&job.hash())?.duration_since(now).as_secs();
+        self.0.retain(|_, suspect| suspect.until > now);
+        let left = self.0.get(&job.hash())?.until.duration_since(now).as_secs();
         let message = format!(
             "this very request made the worker of `{}` die {DEATHS_ALONE_MAX} times; it is refused for another {left} s",
             job.model
@@ -83,16 +96,23 @@ impl Suspects {
             return Verdict::Again(Job { deaths_alone: Some(deaths_alone), ..job });
         }
         if self.0.len() >= SUSPECTS_MAX
-            && let Some(oldest) = self.0.iter().min_by_key(|(_, until)| **until).map(|(hash, _)| *hash)
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, suspect)| suspect.until).map(|(hash, _)| *hash)
         {
             self.0.remove(&oldest);
         }
-        self.0.insert(job.hash(), Instant::now() + SUSPECT_FOR);
+        let now = Instant::now();
+        self.0.retain(|_, suspect| suspect.until > now);
+        self.0.insert(job.hash(), Suspect { model: job.model.clone(), until: now + SUSPECT_FOR });
         let message = format!(
             "{failure}; {deaths_alone} workers died of this request alone, so it is refused for {} s",
             SUSPECT_FOR.as_secs()
         );
-        Verdict::Refused(Failure::new(FailureKind::Suspected, message))
+        let failure = Failure::new(FailureKind::Suspected, message);
+        if self.0.values().filter(|suspect| suspect.model == job.model).count() < SUSPECTS_PER_MODEL_MAX {
+            return Verdict::Refused(failure);
+        }
+        self.0.retain(|_, suspect| suspect.model != job.model);
+        Verdict::Quarantined(job.model, failure)
     }
 }
 
@@ -103,7 +123,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_is_tried_alone_twice_and_then_refused_for_a_while() {
         let mut suspects = Suspects::default();
-        let submission = Submission { model: "a".into(), task: Bytes::from_static(b"{}"), class: Class::Batch };
+        let submission = Submission {
+            model: "a".into(),
+            task: Bytes::from_static(b"{}"),
+            class: Class::Batch,
+            keep_alive: None,
+            delivery: Delivery::Streamed,
+        };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());
         assert_eq!(job.want(), Want::ServeBatch);

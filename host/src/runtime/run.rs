@@ -4,79 +4,97 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::LoadRequest;
+use aihost_plugin_api::MemoryPlan;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::Ending;
-use super::api::{Answer, Changes, Command, ModelStatus, Submission, Submitted};
-use super::lease::{Ended, LeaseLimits, carry};
+use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
+use super::lease::Ended;
+use super::observe::{Note, Observer};
+use super::peaks::{Key, Peaks};
 use super::policy::{milliseconds, policy};
+use super::release::is_host_memory;
 use super::replay::{Job, Suspects, Verdict};
-use crate::config::{Config, ModelConfig};
+use super::status::changes;
+use crate::config::Config;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
-use crate::scheduler::{Effect, Event, State, Want};
-use crate::worker::{Exit, ExitReason, Instance, Output, OutputLimits, Placement, StartSpec, Started};
-use crate::{device, store};
+use crate::scheduler::{Event, Keep, State, Want};
+use crate::worker::{Exit, ExitReason, Instance, Output, Placement, Started};
 
 /// Internal events that may wait for the loop.
 const EVENTS_MAX: usize = 4096;
-/// Outputs that may wait for one client.
-const OUTPUTS_MAX: usize = 64;
-/// From spawn to plan.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// From being asked to release to being killed.
-const STOP_GRACE: Duration = Duration::from_secs(30);
+/// Between two looks at what serving instances hold.
+const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What comes back from the tasks the loop started.
-enum Internal {
+pub(super) enum Internal {
     Started(InstanceId, Started),
     Loaded(InstanceId, Result<(), Failure>),
+    Parked(InstanceId, Result<u64, Failure>),
+    Unparked(InstanceId, Result<(), Failure>),
     Ended(RequestId, Ended),
     Cancelled(RequestId),
 }
 
 /// Who asked, and with what.
-enum Pending {
+pub(super) enum Pending {
     Serve { job: Job, client: Client },
     Load { model: ModelId, reply: oneshot::Sender<Result<(), Failure>> },
 }
 
 /// Where an answer goes.
-enum Client {
+pub(super) enum Client {
     /// It waits to be granted.
     New(oneshot::Sender<Submitted>),
     /// It was granted, and its worker died before it had anything.
     Granted(mpsc::Sender<Output>),
 }
 
+/// An operator who waits until these instances have left their device.
+pub(super) struct Departure {
+    instances: Vec<InstanceId>,
+    /// Parked suffices.
+    park: bool,
+    reply: oneshot::Sender<Result<(), Failure>>,
+}
+
 pub(super) struct Loop {
-    config: Arc<Config>,
-    in_force: watch::Sender<Arc<Config>>,
-    registry: Arc<Registry>,
-    placement: Arc<dyn Placement>,
-    state: State,
-    begun: Instant,
-    wake: Option<Instant>,
-    instances: HashMap<InstanceId, Arc<dyn Instance>>,
-    /// Instances with a start or a load under way.
-    busy: HashSet<InstanceId>,
+    pub(super) config: Arc<Config>,
+    pub(super) in_force: watch::Sender<Arc<Config>>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) placement: Arc<dyn Placement>,
+    pub(super) state: State,
+    pub(super) begun: Instant,
+    pub(super) wake: Option<Instant>,
+    pub(super) instances: HashMap<InstanceId, Arc<dyn Instance>>,
+    /// What each said it would need, and under which key its peaks are remembered.
+    pub(super) plans: HashMap<InstanceId, (MemoryPlan, Option<Key>)>,
+    pub(super) peaks: Arc<Peaks>,
+    /// Instances with a start, load, park or wake under way.
+    pub(super) busy: HashSet<InstanceId>,
     /// Exits of busy instances: the start or load knows the cause better, and is heard first.
-    early_exits: Vec<Exit>,
-    pending: HashMap<RequestId, Pending>,
+    pub(super) early_exits: Vec<Exit>,
+    pub(super) pending: HashMap<RequestId, Pending>,
     /// Requests that hold a lease.
-    leased: HashMap<RequestId, (Job, InstanceId)>,
+    pub(super) leased: HashMap<RequestId, (Job, InstanceId)>,
     /// Requests whose worker died, until its exit is known: before that they would be granted on it again.
-    bereft: Vec<(InstanceId, Job, mpsc::Sender<Output>, Failure)>,
-    suspects: Suspects,
-    unloads: Vec<(ModelId, oneshot::Sender<Result<(), Failure>>)>,
-    loads: BTreeMap<ModelId, u64>,
-    next_request: u64,
-    events: mpsc::Sender<Internal>,
-    inbox: Option<mpsc::Receiver<Internal>>,
-    exits: mpsc::Sender<Exit>,
-    exited: Option<mpsc::Receiver<Exit>>,
+    pub(super) bereft: Vec<(InstanceId, Job, mpsc::Sender<Output>, Failure)>,
+    pub(super) suspects: Suspects,
+    pub(super) departures: Vec<Departure>,
+    /// Instances that were killed under their leases because an operator wanted it.
+    pub(super) cut: HashSet<InstanceId>,
+    /// Models whose last worker died by itself.
+    pub(super) died: HashSet<ModelId>,
+    pub(super) loads: BTreeMap<ModelId, u64>,
+    pub(super) wakes: BTreeMap<ModelId, u64>,
+    pub(super) observer: Observer,
+    pub(super) next_request: u64,
+    pub(super) events: mpsc::Sender<Internal>,
+    pub(super) inbox: Option<mpsc::Receiver<Internal>>,
+    pub(super) exits: mpsc::Sender<Exit>,
+    pub(super) exited: Option<mpsc::Receiver<Exit>>,
 }
 
 impl Loop {
@@ -89,6 +107,8 @@ impl Loop {
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exited) = mpsc::channel(EVENTS_MAX);
         let state = State::new(policy(&config, &registry));
+        let observer = Observer::new(&config);
+        let peaks = Arc::new(Peaks::open(&config.paths.state));
         Self {
             config,
             in_force,
@@ -98,14 +118,20 @@ impl Loop {
             begun: Instant::now(),
             wake: None,
             instances: HashMap::new(),
+            plans: HashMap::new(),
+            peaks,
             busy: HashSet::new(),
             early_exits: Vec::new(),
             pending: HashMap::new(),
             leased: HashMap::new(),
             bereft: Vec::new(),
             suspects: Suspects::default(),
-            unloads: Vec::new(),
+            departures: Vec::new(),
+            cut: HashSet::new(),
+            died: HashSet::new(),
             loads: BTreeMap::new(),
+            wakes: BTreeMap::new(),
+            observer,
             next_request: 0,
             events,
             inbox: Some(inbox),
@@ -118,23 +144,34 @@ impl Loop {
         let (Some(mut inbox), Some(mut exited)) = (self.inbox.take(), self.exited.take()) else { return };
         let config = Arc::clone(&self.config);
         self.preload(config.models.keys());
+        let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake = self.wake;
             tokio::select! {
                 Some(command) = commands.recv() => self.command(command),
                 Some(event) = inbox.recv() => self.internal(event),
-                Some(exit) = exited.recv() => self.exit(exit),
+                Some(exit) = exited.recv() => {
+                    self.observer.exited(&exit);
+                    self.exit(exit);
+                }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.wake = None;
+                    self.measure();
                     self.step(Event::Timer);
                 }
+                _ = looks.tick(), if !self.leased.is_empty() => self.observe_peaks(),
                 Ok(()) = ending.changed() => {
                     let how = *ending.borrow();
                     self.end(how);
                 }
             }
-            self.answer_unloads();
+            self.answer_departures();
             if self.state.is_over() {
+                inbox.close();
+                while let Some(event) = inbox.recv().await {
+                    last_word(event);
+                }
                 return;
             }
         }
@@ -154,9 +191,10 @@ impl Loop {
         self.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
         tracing::info!(?changes, "new configuration");
+        self.observer.configured(&config, &changes.changed);
         self.step(Event::Configure(policy(&config, &self.registry)));
         for model in &changes.changed {
-            self.step(Event::Unload(model.clone()));
+            self.step(Event::Unload { model: model.clone(), cut_after_ms: None });
         }
         self.preload(changes.added.iter().chain(&changes.changed));
         changes
@@ -182,17 +220,16 @@ impl Loop {
             Command::Load(model, reply) => {
                 let id = self.next_request();
                 self.pending.insert(id, Pending::Load { model: model.clone(), reply });
-                self.step(Event::Request { id, model, want: Want::Load });
+                self.step(Event::Request { id, model, want: Want::Load, keep: None });
             }
-            Command::Unload(model, reply) => {
-                if self.config.models.contains_key(&model) {
-                    self.step(Event::Unload(model.clone()));
-                    self.unloads.push((model, reply));
-                } else {
-                    send(reply, Err(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"))));
-                }
+            Command::Unload(model, cut_after, reply) => {
+                let cut_after_ms = cut_after.map(milliseconds);
+                self.depart(&model, false, reply, |model| Event::Unload { model, cut_after_ms });
             }
+            Command::Park(model, reply) => self.depart(&model, true, reply, Event::Park),
+            Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Models(reply) => send(reply, self.status()),
+            Command::Metrics(reply) => send(reply, self.scrape()),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
                 let instance = self.state.instance_of(&model).and_then(|(id, _)| self.instances.get(&id));
@@ -204,6 +241,7 @@ impl Loop {
     fn submit(&mut self, submission: Submission, mut reply: oneshot::Sender<Submitted>) {
         let job = Job::new(submission);
         if let Some(failure) = self.suspects.refusal(&job) {
+            self.observer.suspected(&job.model);
             return send(reply, Err(failure));
         }
         let id = self.next_request();
@@ -218,18 +256,30 @@ impl Loop {
                 () = reply.closed() => post(&events, Internal::Cancelled(id)).await,
             }
         });
-        let (model, want) = (job.model.clone(), job.want());
+        let (model, want, keep) = (job.model.clone(), job.want(), job.keep_alive.map(keep));
         self.pending.insert(id, Pending::Serve { job, client: Client::New(grant) });
-        self.step(Event::Request { id, model, want });
+        self.step(Event::Request { id, model, want, keep });
     }
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
     fn ended(&mut self, id: RequestId, ended: Ended) {
         let leased = self.leased.remove(&id);
         self.step(Event::Done(id));
-        if let (Ended::Lost(client, failure), Some((job, instance))) = (ended, leased) {
-            self.bereft.push((instance, job, client, failure));
-            self.replay();
+        let Some((job, instance)) = leased else { return };
+        let cut = self.cut.contains(&instance);
+        if !self.leased.values().any(|(_, other)| *other == instance) {
+            self.cut.remove(&instance);
+        }
+        match ended {
+            Ended::Answered => {}
+            Ended::Lost(client, _) if cut => {
+                let message = format!("`{}` was unloaded by force; send the request again", job.model);
+                finish(client, Failure::new(FailureKind::ShuttingDown, message));
+            }
+            Ended::Lost(client, failure) => {
+                self.bereft.push((instance, job, client, failure));
+                self.replay();
+            }
         }
     }
 
@@ -241,9 +291,18 @@ impl Loop {
         self.bereft = waiting;
         let ready: Vec<_> = ready;
         for (_, job, client, failure) in ready {
+            let model = job.model.clone();
             match self.suspects.judge(job, failure) {
                 Verdict::Again(job) => self.submit_again(job, client),
-                Verdict::Refused(failure) => finish(client, failure),
+                Verdict::Refused(failure) => {
+                    self.observer.given_up(&model);
+                    finish(client, failure);
+                }
+                Verdict::Quarantined(model, failure) => {
+                    self.observer.given_up(&model);
+                    finish(client, failure.clone());
+                    self.step(Event::Quarantine(model, failure));
+                }
             }
         }
     }
@@ -252,9 +311,9 @@ impl Loop {
         let id = self.next_request();
         tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
         self.watch(id, client.clone());
-        let (model, want) = (job.model.clone(), job.want());
+        let (model, want, keep) = (job.model.clone(), job.want(), job.keep_alive.map(keep));
         self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client) });
-        self.step(Event::Request { id, model, want });
+        self.step(Event::Request { id, model, want, keep });
     }
 
     /// A client that leaves while its request waits to be tried again.
@@ -278,6 +337,20 @@ impl Loop {
                 self.loaded(id, loaded);
                 self.late_exit(id);
             }
+            Internal::Parked(id, parked) => {
+                self.busy.remove(&id);
+                let event = parked.map(|held| Event::Parked { instance: id, held });
+                self.step_or_fail(id, "parking", event);
+                self.late_exit(id);
+            }
+            Internal::Unparked(id, hot) => {
+                self.busy.remove(&id);
+                if let (Ok(()), Some(known)) = (&hot, self.state.instances().get(&id)) {
+                    *self.wakes.entry(known.model.clone()).or_default() += 1;
+                }
+                self.step_or_fail(id, "waking", hot.map(|()| Event::Unparked(id)));
+                self.late_exit(id);
+            }
             Internal::Ended(id, ended) => self.ended(id, ended),
             Internal::Cancelled(id) => {
                 if self.pending.remove(&id).is_some() {
@@ -293,9 +366,10 @@ impl Loop {
                 if self.state.instances().get(&id).is_some_and(|known| known.state == ModelState::Starting) =>
             {
                 self.instances.insert(id, instance);
-                let required = plan.required.saturating_add(plan.workspace_max);
-                let preferred = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
-                let (required, preferred) = self.fixed_memory(id).map_or((required, preferred), |fixed| (fixed, fixed));
+                let required = self.need(id, plan);
+                let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
+                let preferred = self.fixed_memory(id).unwrap_or(preferred);
+                self.measure();
                 self.step(Event::Planned { instance: id, required, preferred });
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
@@ -328,6 +402,42 @@ impl Loop {
         }
     }
 
+    /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
+    /// what it was seen to hold. A peak beyond the budget asks for all of it: it ran there before.
+    fn need(&mut self, id: InstanceId, plan: MemoryPlan) -> u64 {
+        let planned = plan.required.saturating_add(plan.workspace_max);
+        let key = self.peak_key(id);
+        let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
+            let seen = self.peaks.need(key, planned, *memory_static);
+            seen.min(planned.max(self.state.budget(device)))
+        });
+        self.plans.insert(id, (plan, key.map(|(key, ..)| key)));
+        self.fixed_memory(id).unwrap_or(needed)
+    }
+
+    /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
+    fn peak_key(&self, id: InstanceId) -> Option<(Key, DeviceId, bool)> {
+        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device))?;
+        let model = self.config.models.get(&known.model)?;
+        let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
+        let key = Key::new(&plugin, model, &known.device);
+        Some((key, known.device.clone(), plugin.manifest.memory_static))
+    }
+
+    /// What those that serve hold now.
+    fn observe_peaks(&self) {
+        let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
+        for id in serving {
+            let (Some(instance), Some((plan, Some(key)))) = (self.instances.get(&id), self.plans.get(&id)) else {
+                continue;
+            };
+            if let Some(usage) = instance.usage() {
+                let (peaks, key, bytes) = (Arc::clone(&self.peaks), key.clone(), usage.saturating_add(plan.mapped));
+                tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
+            }
+        }
+    }
+
     /// `memory:` of the entry, which overrides the plugin's plan.
     fn fixed_memory(&self, id: InstanceId) -> Option<u64> {
         let model = &self.state.instances().get(&id)?.model;
@@ -343,9 +453,13 @@ impl Loop {
             self.state.instances().get(&exit.instance).map(|instance| instance.model.to_string()).unwrap_or_default();
         match exit.reason {
             ExitReason::Asked => tracing::info!(%model, instance = exit.instance.0, "worker ended"),
-            ref reason => tracing::warn!(%model, instance = exit.instance.0, "worker {reason}"),
+            ref reason => {
+                tracing::warn!(%model, instance = exit.instance.0, "worker {reason}");
+                self.died.insert(ModelId(model.clone()));
+            }
         }
         self.instances.remove(&exit.instance);
+        self.plans.remove(&exit.instance);
         let failure = Failure::new(
             FailureKind::WorkerDied,
             format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),
@@ -354,216 +468,115 @@ impl Loop {
         self.replay();
     }
 
+    pub(super) fn now(&self) -> Millis {
+        Millis(milliseconds(self.begun.elapsed()))
+    }
+
     fn step(&mut self, event: Event) {
-        let now = Millis(milliseconds(self.begun.elapsed()));
-        for effect in self.state.step(now, event) {
+        let note = Note::of(&event);
+        let effects = self.state.step(self.now(), event);
+        self.observer.observe(&note, &effects, &self.state);
+        for effect in effects {
             self.carry_out(effect);
         }
     }
 
-    fn carry_out(&mut self, effect: Effect) {
-        tracing::debug!(?effect, "scheduler");
-        match effect {
-            Effect::Start { instance, model, device } => self.start(instance, &model, &device),
-            Effect::Load { instance, granted } => self.load(instance, granted),
-            Effect::Grant(request, instance) => self.grant(request, instance),
-            Effect::Ready(request) => {
-                if let Some(Pending::Load { reply, .. }) = self.pending.remove(&request) {
-                    send(reply, Ok(()));
-                }
-            }
-            Effect::Refuse(request, failure) => self.refuse(request, failure),
-            Effect::Stop(instance) => self.stop(instance),
-            // Rounded up: a timer that is a little early would find nothing due.
-            Effect::Wake(at) => self.wake = Some(self.begun + Duration::from_millis(at.0.saturating_add(1))),
-        }
-    }
-
-    fn start(&mut self, id: InstanceId, model: &ModelId, device: &DeviceId) {
-        let spec = self
-            .config
-            .models
-            .get(model)
-            .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
-        let spec = spec.and_then(|model| self.start_spec(id, model, device));
-        self.busy.insert(id);
-        let (placement, events, exits) = (Arc::clone(&self.placement), self.events.clone(), self.exits.clone());
-        tokio::spawn(async move {
-            let started = match spec {
-                Ok(spec) => placement.start(spec, exits).await,
-                Err(failure) => Err(failure),
-            };
-            post(&events, Internal::Started(id, started)).await;
+    fn step_or_fail(&mut self, id: InstanceId, doing: &str, event: Result<Event, Failure>) {
+        let event = event.unwrap_or_else(|failure| {
+            let model = self.state.instances().get(&id).map(|known| known.model.to_string()).unwrap_or_default();
+            tracing::warn!(%model, instance = id.0, "{doing} failed: {failure}; its worker is ended");
+            Event::Failed(id, failure)
         });
+        self.step(event);
     }
 
-    fn start_spec(&self, instance: InstanceId, model: &ModelConfig, device: &DeviceId) -> Result<StartSpec, Failure> {
-        let plugin = self
-            .registry
-            .find(&model.plugin, model.plugin_version.as_ref())
-            .map_err(|e| Failure::new(FailureKind::NotUsable, e.to_string()))?;
-        if !plugin.manifest.kinds.iter().any(|kind| kind == model.kind.name()) {
-            let message = format!(
-                "plugin `{}` serves {}, but `{}` is declared `type: {}`",
-                model.plugin,
-                plugin.manifest.kinds.join(", "),
-                model.id,
-                model.kind.name()
-            );
-            return Err(Failure::new(FailureKind::NotUsable, message));
+    /// While something waits for room: how much there really is, others' use of the device included.
+    fn measure(&mut self) {
+        let waits = |known: &crate::scheduler::Instance| {
+            matches!(known.state, ModelState::Starting | ModelState::Waiting | ModelState::Parked)
+        };
+        let devices: HashSet<DeviceId> =
+            self.state.instances().values().filter(|known| waits(known)).map(|known| known.device.clone()).collect();
+        for device in devices {
+            let Some(free) = self.placement.capacity(&device) else { continue };
+            let held = self.state.instances().iter().filter(|(_, known)| known.device == device).map(|(id, known)| {
+                self.instances.get(id).and_then(|instance| instance.usage()).unwrap_or(known.reserved)
+            });
+            let bytes = held.fold(free, u64::saturating_add);
+            self.step(Event::Measured(device, bytes));
         }
-        let load = LoadRequest {
-            files: store::locate(model)?,
-            device: device.0.clone(),
-            threads: device::cpu_threads(),
-            granted: 0,
-        };
-        Ok(StartSpec {
-            instance,
-            model: model.id.clone(),
-            plugin,
-            options: model.options.clone(),
-            load,
-            start_timeout: START_TIMEOUT,
-            output_limits: OutputLimits {
-                first: self.config.limits.first_output_timeout,
-                stall: self.config.limits.output_stall_timeout,
-            },
-        })
     }
 
-    fn load(&mut self, id: InstanceId, granted: u64) {
-        let Some(instance) = self.instances.get(&id).cloned() else { return };
-        let model = self.state.instances().get(&id).and_then(|known| self.config.models.get(&known.model));
-        let deadline = model.map_or(START_TIMEOUT, |model| model.load_timeout);
-        self.busy.insert(id);
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let loaded = instance.load(granted, deadline).await.map(|_| ());
-            post(&events, Internal::Loaded(id, loaded)).await;
-        });
+    /// Asks that a model leave its device, and lets the operator know when it has.
+    fn depart(
+        &mut self,
+        model: &ModelId,
+        park: bool,
+        reply: oneshot::Sender<Result<(), Failure>>,
+        event: impl FnOnce(ModelId) -> Event,
+    ) {
+        if !self.config.models.contains_key(model) {
+            return send(reply, Err(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"))));
+        }
+        let instances: Vec<InstanceId> = self.state.instances_of(model).into_iter().map(|(id, _)| id).collect();
+        if park && instances.is_empty() {
+            let message = format!("`{model}` is not loaded, so there is nothing to park");
+            return send(reply, Err(Failure::new(FailureKind::InvalidRequest, message)));
+        }
+        self.step(event(model.clone()));
+        self.departures.push(Departure { instances, park, reply });
     }
 
-    fn grant(&mut self, request: RequestId, id: InstanceId) {
-        let events = self.events.clone();
-        let (Some(Pending::Serve { job, client }), Some(instance)) =
-            (self.pending.remove(&request), self.instances.get(&id).cloned())
-        else {
-            // The client left in this very moment, or the worker died: the lease ends at once.
-            tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
-            return;
-        };
-        let limits = LeaseLimits {
-            request_timeout: self.config.limits.request_timeout,
-            stall_timeout: self.config.limits.stream_stall_timeout,
-        };
-        let outputs = instance.generate(request, job.task.clone());
-        self.leased.insert(request, (job, id));
-        let client = match client {
-            Client::New(grant) => {
-                let (client, output) = mpsc::channel(OUTPUTS_MAX);
-                send(grant, Ok(Answer { request, output }));
-                client
+    fn answer_departures(&mut self) {
+        for departure in std::mem::take(&mut self.departures) {
+            let known = departure.instances.iter().filter_map(|id| self.state.instances().get(id));
+            let states: Vec<ModelState> = known.map(|instance| instance.state).collect();
+            let parked =
+                departure.park && !states.is_empty() && states.iter().all(|state| *state == ModelState::Parked);
+            let leaving =
+                |state: &ModelState| matches!(state, ModelState::Draining | ModelState::Parking | ModelState::Stopping);
+            if parked || (states.is_empty() && !departure.park) {
+                send(departure.reply, Ok(()));
+            } else if departure.park && !states.iter().any(leaving) {
+                let message = "it could not be parked: its plugin does not park, did not give its memory back, or the host's memory does not suffice; see GET /logs/MODEL";
+                send(departure.reply, Err(Failure::new(FailureKind::NotUsable, message)));
+            } else {
+                self.departures.push(departure);
             }
-            Client::Granted(client) => client,
-        };
-        tokio::spawn(async move {
-            let ended = carry(request, instance, outputs, client, limits).await;
-            post(&events, Internal::Ended(request, ended)).await;
-        });
-    }
-
-    fn refuse(&mut self, request: RequestId, failure: Failure) {
-        match self.pending.remove(&request) {
-            Some(Pending::Load { model, reply }) => {
-                tracing::warn!(%model, "load failed: {failure}");
-                send(reply, Err(failure));
-            }
-            Some(Pending::Serve { client: Client::New(grant), .. }) => send(grant, Err(failure)),
-            Some(Pending::Serve { client: Client::Granted(client), .. }) => finish(client, failure),
-            None => {}
         }
     }
 
-    fn stop(&self, id: InstanceId) {
-        // Without a handle the worker is still starting: it goes when its start returns and finds nobody waiting for it.
-        if let Some(instance) = self.instances.get(&id).cloned() {
-            tokio::spawn(async move { instance.stop(STOP_GRACE).await });
-        }
-    }
-
-    fn answer_unloads(&mut self) {
-        let (done, open) = std::mem::take(&mut self.unloads)
-            .into_iter()
-            .partition(|(model, _)| self.state.instance_of(model).is_none());
-        self.unloads = open;
-        let done: Vec<(ModelId, oneshot::Sender<_>)> = done;
-        done.into_iter().for_each(|(_, reply)| send(reply, Ok(())));
-    }
-
-    fn status(&self) -> Vec<ModelStatus> {
-        let now = Millis(milliseconds(self.begun.elapsed()));
-        self.config.models.values().map(|model| self.model_status(model, now)).collect()
-    }
-
-    fn model_status(&self, model: &ModelConfig, now: Millis) -> ModelStatus {
-        let (state, failure) = self.state.model_state(&model.id);
-        let instance = self.state.instance_of(&model.id);
-        let handle = instance.and_then(|(id, _)| self.instances.get(&id));
-        let idle = instance.filter(|(_, known)| known.state == ModelState::Hot && known.leases.is_empty());
-        ModelStatus {
-            id: model.id.clone(),
-            kind: model.kind,
-            plugin: model.plugin.clone(),
-            state,
-            device: instance.map(|(_, known)| known.device.to_string()),
-            memory: instance.map_or(0, |(_, known)| known.reserved),
-            active: instance.map_or(0, |(_, known)| u32::try_from(known.leases.len()).unwrap_or(u32::MAX)),
-            queued: u32::try_from(self.state.queued(&model.id)).unwrap_or(u32::MAX),
-            progress: handle.filter(|_| state == ModelState::Loading).and_then(|handle| handle.progress()),
-            loads: self.loads.get(&model.id).copied().unwrap_or(0),
-            idle_ms: idle.map(|(_, known)| now.since(known.used)),
-            pid: handle.and_then(|handle| handle.pid()),
-            error: failure.map(ToString::to_string),
-            aliases: model.aliases.clone(),
-        }
-    }
-
-    fn next_request(&mut self) -> RequestId {
+    pub(super) fn next_request(&mut self) -> RequestId {
         self.next_request += 1;
         RequestId(self.next_request)
     }
 }
 
-/// Which entries differ in what an instance is made of. Names, limits and policy take effect without a reload.
-fn changes(old: &Config, new: &Config) -> Changes {
-    let differs = |id: &&ModelId| match (old.models.get(*id), new.models.get(*id)) {
-        (Some(before), Some(after)) => {
-            before.kind != after.kind
-                || (&before.plugin, &before.plugin_version) != (&after.plugin, &after.plugin_version)
-                || (&before.files, &before.options) != (&after.files, &after.options)
-                || (&before.memory, &before.devices) != (&after.memory, &after.devices)
-        }
-        _ => false,
-    };
-    Changes {
-        added: new.models.keys().filter(|id| !old.models.contains_key(*id)).cloned().collect(),
-        removed: old.models.keys().filter(|id| !new.models.contains_key(*id)).cloned().collect(),
-        changed: new.models.keys().filter(differs).cloned().collect(),
+fn keep(keep_alive: KeepAlive) -> Keep {
+    match keep_alive {
+        KeepAlive::For(duration) => Keep::For(milliseconds(duration)),
+        KeepAlive::Forever => Keep::Forever,
     }
 }
 
 /// Answers someone who may have left.
-fn send<T>(reply: oneshot::Sender<T>, value: T) {
+pub(super) fn send<T>(reply: oneshot::Sender<T>, value: T) {
     let _left = reply.send(value).is_err();
 }
 
 /// The last word to a granted client. It takes no more than one output, so it never waits behind itself.
-fn finish(client: mpsc::Sender<Output>, failure: Failure) {
+pub(super) fn finish(client: mpsc::Sender<Output>, failure: Failure) {
     tokio::spawn(async move { client.send(Output::Done(Err(failure))).await.is_ok() });
 }
 
+/// Nobody tries a request again once the loop has ended: its client learns why.
+pub(super) fn last_word(event: Internal) {
+    if let Internal::Ended(_, Ended::Lost(client, failure)) = event {
+        finish(client, failure);
+    }
+}
+
 /// Posts to the loop; it is gone only when the host is.
-async fn post(events: &mpsc::Sender<Internal>, event: Internal) {
+pub(super) async fn post(events: &mpsc::Sender<Internal>, event: Internal) {
     let _over = events.send(event).await.is_err();
 }

@@ -1,11 +1,15 @@
-//! Residency: which workers start, who is evicted for whom, and what is loaded.
+//! Residency: which workers start, what is loaded and woken, and who leaves the device for whom.
 
-use super::effect::Effect;
+use super::effect::{Cause, Effect};
+use super::event::{Keep, Want};
+use super::memory::{Holds, Way};
 use super::state::{Instance, State};
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState};
+use crate::domain::{DeviceId, InstanceId, Millis, ModelId, ModelState};
 
 /// Workers per device that may be up and wait for room: the next model's process starts while the one before it still serves.
 const COMING_UP_MAX: usize = 2;
+/// How long a model waits for room that others than this host take up, before its waiters are told, milliseconds.
+pub(super) const OTHERS_WAIT_MS: u64 = 5_000;
 
 impl State {
     /// Draws every consequence of the state as it is now. Called once after each event.
@@ -13,45 +17,68 @@ impl State {
         self.give_up(effects);
         self.grant(effects);
         self.end_drained(effects);
+        self.cut_overdue(effects);
         self.end_idle(effects);
         self.drop_unwanted(effects);
         self.start_wanted(effects);
         for device in self.policy.devices.keys().cloned().collect::<Vec<_>>() {
             while self.make_room(&device, effects) {}
         }
+        self.spread(effects);
         effects.extend(self.next_deadline().map(Effect::Wake));
     }
 
-    fn end_drained(&mut self, effects: &mut Vec<Effect>) {
-        self.stop_where(effects, |_, instance| instance.state == ModelState::Draining && instance.leases.is_empty());
+    fn ids_where(&self, condition: impl Fn(InstanceId, &Instance) -> bool) -> Vec<InstanceId> {
+        self.instances.iter().filter(|(id, instance)| condition(**id, instance)).map(|(id, _)| *id).collect()
     }
 
+    fn end_drained(&mut self, effects: &mut Vec<Effect>) {
+        for id in self.ids_where(|_, i| i.state == ModelState::Draining && i.leases.is_empty()) {
+            if self.instances[&id].parks_next && self.parks(id) {
+                self.park(id, Cause::Asked, effects);
+            } else {
+                self.stop(id, Cause::Asked, effects);
+            }
+        }
+    }
+
+    /// Leases that outlived the operator's deadline.
+    fn cut_overdue(&mut self, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        for (id, instance) in &mut self.instances {
+            if instance.state == ModelState::Draining && instance.cut_at.is_some_and(|at| at <= now) {
+                instance.cut_at = None;
+                effects.push(Effect::Cut(*id));
+            }
+        }
+    }
+
+    /// What nobody asked for in time parks if it can; what was to go with its last lease stops.
     fn end_idle(&mut self, effects: &mut Vec<Effect>) {
-        self.stop_where(effects, |state, instance| {
-            state.idle_deadline(instance).is_some_and(|deadline| deadline <= state.now)
-        });
+        for id in self.ids_where(|_, i| self.idle_deadline(i).is_some_and(|deadline| deadline <= self.now)) {
+            if self.parks(id) && self.instances[&id].keep != Some(Keep::For(0)) {
+                self.park(id, Cause::Idle, effects);
+            } else {
+                self.stop(id, Cause::Idle, effects);
+            }
+        }
+    }
+
+    /// When an idle instance is to leave the device.
+    fn idle_deadline(&self, instance: &Instance) -> Option<Millis> {
+        let policy = self.policy.models.get(&instance.model).filter(|policy| !policy.pin)?;
+        let idle = instance.state == ModelState::Hot && instance.leases.is_empty();
+        match instance.keep.unwrap_or(policy.keep) {
+            Keep::For(milliseconds) if idle => Some(instance.used.after(milliseconds)),
+            _ => None,
+        }
     }
 
     /// Workers that wait for room nobody waits for any more.
     fn drop_unwanted(&mut self, effects: &mut Vec<Effect>) {
-        self.stop_where(effects, |state, instance| {
-            instance.state == ModelState::Waiting && state.queued(&instance.model) == 0
-        });
-    }
-
-    fn stop_where(&mut self, effects: &mut Vec<Effect>, condition: impl Fn(&Self, &Instance) -> bool) {
-        let ids: Vec<InstanceId> =
-            self.instances.iter().filter(|(_, instance)| condition(self, instance)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.stop(id, effects);
+        for id in self.ids_where(|_, i| i.state == ModelState::Waiting && self.queued(&i.model) == 0) {
+            self.stop(id, Cause::Unwanted, effects);
         }
-    }
-
-    /// When an idle instance is to end.
-    fn idle_deadline(&self, instance: &Instance) -> Option<Millis> {
-        let policy = self.policy.models.get(&instance.model).filter(|policy| !policy.pin)?;
-        let idle = instance.state == ModelState::Hot && instance.leases.is_empty();
-        idle.then_some(instance.used.after(policy.keep_alive_ms?))
     }
 
     /// Workers for models that are waited for, longest wait first.
@@ -70,149 +97,144 @@ impl State {
         }
     }
 
-    /// The model's first device on which not too many workers are coming up already.
+    /// Of the model's devices on which not too many workers are coming up already: one with free room for what it
+    /// needed last time, else the first.
     fn device_for(&self, model: &ModelId) -> Option<DeviceId> {
+        let open =
+            |device: &&DeviceId| self.policy.devices.contains_key(*device) && self.coming_up(device) < COMING_UP_MAX;
         let devices = &self.policy.models.get(model)?.devices;
-        devices
+        self.roomy_device(model).or_else(|| devices.iter().find(open).cloned())
+    }
+
+    /// A device of the model's with free room for what it needed last time and nobody waiting there, the one with the
+    /// fewest instances of it first.
+    fn roomy_device(&self, model: &ModelId) -> Option<DeviceId> {
+        let required = self.known.get(model).map(|known| known.required).filter(|required| *required > 0)?;
+        let roomy = self
+            .policy
+            .models
+            .get(model)?
+            .devices
             .iter()
-            .find(|device| self.policy.devices.contains_key(*device) && self.coming_up(device) < COMING_UP_MAX)
-            .cloned()
+            .filter(|device| self.coming_up(device) == 0 && self.room(device, |_, _| Holds::All).fits(required));
+        roomy.min_by_key(|device| self.on(device).filter(|(_, instance)| instance.model == *model).count()).cloned()
     }
 
     fn coming_up(&self, device: &DeviceId) -> usize {
         self.on(device).filter(|(_, i)| matches!(i.state, ModelState::Starting | ModelState::Waiting)).count()
     }
 
-    fn on<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = (InstanceId, &'a Instance)> {
+    pub(super) fn on<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = (InstanceId, &'a Instance)> {
         self.instances
             .iter()
             .filter(move |(_, instance)| instance.device == *device)
             .map(|(id, instance)| (*id, instance))
     }
 
-    /// Instances that wait for room, the one with the oldest waiter first.
+    /// Instances that wait for room here, started or parked, the one with the oldest waiter first. A second instance
+    /// of a model is not among them: nothing is evicted for it.
     pub(super) fn waiting_on(&self, device: &DeviceId) -> Vec<InstanceId> {
-        let mut waiting: Vec<(Option<Millis>, InstanceId)> = self
+        let mut waiting: Vec<(Millis, InstanceId)> = self
             .on(device)
-            .filter(|(_, instance)| instance.state == ModelState::Waiting)
-            .map(|(id, instance)| (self.oldest_waiter(&instance.model), id))
+            .filter(|(id, instance)| self.wants_room(instance) && !self.is_extra(*id, instance))
+            .filter_map(|(id, instance)| Some((self.oldest_waiter(&instance.model)?, id)))
             .collect();
         waiting.sort();
         waiting.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Loads the first that waits, refuses it, or begins to evict for it. True if another may be looked at now.
+    fn wants_room(&self, instance: &Instance) -> bool {
+        matches!(instance.state, ModelState::Waiting | ModelState::Parked) && self.queued(&instance.model) > 0
+    }
+
+    /// Whether another instance of its model serves or will serve before it.
+    fn is_extra(&self, id: InstanceId, instance: &Instance) -> bool {
+        let leaves = |state| matches!(state, ModelState::Draining | ModelState::Stopping | ModelState::Parking);
+        let first = self.instances_of(&instance.model).into_iter().find(|(_, other)| !leaves(other.state));
+        first.is_some_and(|(first, _)| first != id)
+    }
+
+    /// Brings up the first that waits, refuses it, or begins to evict for it. True if another may be looked at now.
     fn make_room(&mut self, device: &DeviceId, effects: &mut Vec<Effect>) -> bool {
         let Some(id) = self.waiting_on(device).into_iter().next() else { return false };
-        let Some(required) = self.instances.get(&id).map(|instance| instance.required) else { return false };
-        if let Some(failure) = self.never_fits(id, device) {
-            let model = self.instances[&id].model.clone();
-            self.stop(id, effects);
+        let Some((model, required)) = self.instances.get(&id).map(|i| (i.model.clone(), i.required)) else {
+            return false;
+        };
+        if let Some(failure) = self.never_fits(id).or_else(|| self.crowded_out(id)) {
+            self.stop(id, Cause::Failed, effects);
             self.fail_model(&model, failure, effects);
             return true;
         }
-        if self.room(device, |_| true).fits(required) {
-            self.load(id, device, effects);
+        if self.room_for(id).fits(required) {
+            self.bring_up(id, effects);
             return true;
         }
-        let victims = self.victims(device, required);
-        for victim in victims {
-            self.stop(victim, effects);
+        // It was started where its model comes first, before anyone knew what it needs: it begins again where there is room.
+        if self.instances[&id].state == ModelState::Waiting && self.roomy_device(&model).is_some() {
+            self.stop(id, Cause::Unwanted, effects);
+            return true;
+        }
+        for (victim, way) in self.victims(id) {
+            match way {
+                Way::Park => self.park(victim, Cause::Room, effects),
+                Way::Stop => self.stop(victim, Cause::Room, effects),
+            }
         }
         false
     }
 
-    fn load(&mut self, id: InstanceId, device: &DeviceId, effects: &mut Vec<Effect>) {
-        let (free, now) = (self.room(device, |_| true).bytes, self.now);
-        if let Some(instance) = self.instances.get_mut(&id) {
-            instance.reserved = instance.preferred.min(free).max(instance.required);
+    /// Loads what waits, wakes what is parked.
+    fn bring_up(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
+        let (free, now) = (self.room_for(id).bytes, self.now);
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        instance.reserved = instance.preferred.min(free).max(instance.required);
+        if instance.state == ModelState::Parked {
+            if instance.device == self.policy.host_memory {
+                instance.held = 0;
+            }
+            instance.enter(ModelState::Unparking, now);
+            effects.push(Effect::Unpark(id));
+        } else {
             instance.enter(ModelState::Loading, now);
             effects.push(Effect::Load { instance: id, granted: instance.reserved });
         }
     }
 
-    /// What is free on a device if only the instances that `counts` accepts held anything.
-    fn room(&self, device: &DeviceId, counts: impl Fn(InstanceId) -> bool) -> Room {
-        let Some(policy) = self.policy.devices.get(device) else { return Room { bytes: 0, places: 0 } };
-        let mut room = Room { bytes: policy.budget, places: policy.loaded_max.unwrap_or(usize::MAX) };
-        for (id, instance) in self.on(device) {
-            let holds = match instance.state {
-                ModelState::Loading | ModelState::Hot | ModelState::Draining => true,
-                // A worker that never loaded holds nothing.
-                _ => instance.reserved > 0,
-            };
-            if holds && counts(id) {
-                room.bytes = room.bytes.saturating_sub(instance.reserved);
-                room.places = room.places.saturating_sub(1);
+    /// More instances of models whose own are all full, as far as `replicas` and free room go. Nothing is evicted for them.
+    fn spread(&mut self, effects: &mut Vec<Effect>) {
+        for id in self.ids_where(|id, i| self.wants_room(i) && self.is_extra(id, i)) {
+            let Some(instance) = self.instances.get(&id) else { continue };
+            let fits = self.waiting_on(&instance.device).is_empty() && self.room_for(id).fits(instance.required);
+            let parked = instance.state == ModelState::Parked;
+            if fits && (!parked || self.wants_more(&instance.model)) {
+                self.bring_up(id, effects);
+            } else if !parked {
+                self.stop(id, Cause::Unwanted, effects);
             }
         }
-        room
-    }
-
-    /// Why an instance can never load here, with the numbers.
-    fn never_fits(&self, id: InstanceId, device: &DeviceId) -> Option<Failure> {
-        let instance = self.instances.get(&id)?;
-        let pinned = |other: InstanceId| {
-            let model = self.instances.get(&other).map(|other| &other.model);
-            model.and_then(|model| self.policy.models.get(model)).is_some_and(|policy| policy.pin)
-        };
-        let most = self.room(device, pinned);
-        if most.fits(instance.required) {
-            return None;
-        }
-        let budget = self.policy.devices.get(device)?.budget;
-        let message = format!(
-            "`{}` needs {} on {device}, where {} of the budget of {} can be had beside pinned models; raise `memory:` of the device, or choose smaller options",
-            instance.model,
-            ByteSize(instance.required),
-            ByteSize(most.bytes),
-            ByteSize(budget)
-        );
-        Some(Failure::new(FailureKind::OutOfMemory, message))
-    }
-
-    /// The least valuable idle instances that make room together; none if what is idle does not suffice, or enough is
-    /// already on its way out.
-    fn victims(&self, device: &DeviceId, required: u64) -> Vec<InstanceId> {
-        let leaving = |id: &InstanceId| {
-            self.instances.get(id).is_some_and(|i| matches!(i.state, ModelState::Stopping | ModelState::Draining))
-        };
-        let mut candidates: Vec<(i32, Millis, InstanceId)> = self
-            .on(device)
-            .filter(|(id, instance)| self.evictable(*id, instance))
-            .map(|(id, instance)| {
-                (self.policy.models.get(&instance.model).map_or(0, |policy| policy.priority), instance.used, id)
-            })
-            .collect();
-        candidates.sort();
-        let mut chosen: Vec<InstanceId> = Vec::new();
-        let enough =
-            |chosen: &[InstanceId]| self.room(device, |id| !leaving(&id) && !chosen.contains(&id)).fits(required);
-        for (_, _, id) in candidates {
-            if enough(&chosen) {
-                break;
-            }
-            chosen.push(id);
-        }
-        if !enough(&chosen) {
-            return Vec::new();
-        }
-        // What turned out not to be needed stays.
-        for id in chosen.clone() {
-            let without: Vec<InstanceId> = chosen.iter().copied().filter(|other| *other != id).collect();
-            if enough(&without) {
-                chosen = without;
+        for model in self.queues.keys().cloned().collect::<Vec<_>>() {
+            let count = self.instances_of(&model).len();
+            let more = self.policy.models.get(&model).is_some_and(|policy| count < policy.replicas);
+            if more
+                && self.wants_more(&model)
+                && let Some(device) = self.roomy_device(&model)
+                && self.waiting_on(&device).is_empty()
+            {
+                self.start(&model, device, effects);
             }
         }
-        chosen
     }
 
-    /// Hot, unpinned, without a lease and without a waiter that its gate still lets in.
-    fn evictable(&self, id: InstanceId, instance: &Instance) -> bool {
-        instance.state == ModelState::Hot
-            && instance.leases.is_empty()
-            && self.policy.models.get(&instance.model).is_none_or(|policy| !policy.pin)
-            && self.next_grant(id).is_none()
+    /// Whether someone waits for a lease and every instance is hot and full.
+    fn wants_more(&self, model: &ModelId) -> bool {
+        let leases_max = self.policy.models.get(model).map_or(0, |policy| policy.leases_max);
+        let full =
+            |(_, i): &(InstanceId, &Instance)| i.state == ModelState::Hot && (i.solo || i.leases.len() >= leases_max);
+        let hot_or_parked: Vec<_> =
+            self.instances_of(model).into_iter().filter(|(_, i)| i.state != ModelState::Parked).collect();
+        self.queues.get(model).is_some_and(|queue| queue.iter().any(|waiter| waiter.want != Want::Load))
+            && !hot_or_parked.is_empty()
+            && hot_or_parked.iter().all(full)
     }
 
     /// The next time something changes without an event.
@@ -221,26 +243,21 @@ impl State {
             .queues
             .values()
             .flatten()
-            .filter(|waiter| waiter.want != super::Want::Load)
+            .filter(|waiter| waiter.want != Want::Load)
             .map(|waiter| waiter.since.after(self.policy.hold_ms));
         let idle = self.instances.values().filter_map(|instance| self.idle_deadline(instance));
+        let cuts = self.instances.values().filter_map(|instance| instance.cut_at);
+        let crowded = self
+            .instances
+            .values()
+            .filter(|instance| self.wants_room(instance))
+            .filter_map(|instance| Some(self.oldest_waiter(&instance.model)?.after(OTHERS_WAIT_MS)));
         let gates =
             self.instances.values().filter(|instance| instance.state == ModelState::Hot).filter_map(|instance| {
                 let rival = self.oldest_rival(instance)?;
                 Some([self.quantum_end(instance), rival.after(self.policy.max_wait_ms)])
             });
-        patience.chain(idle).chain(gates.flatten()).filter(|deadline| *deadline > self.now).min()
-    }
-}
-
-/// Free bytes and free places on a device.
-struct Room {
-    bytes: u64,
-    places: usize,
-}
-
-impl Room {
-    fn fits(&self, required: u64) -> bool {
-        self.places > 0 && self.bytes >= required
+        let all = patience.chain(idle).chain(cuts).chain(crowded).chain(gates.flatten());
+        all.filter(|deadline| *deadline > self.now).min()
     }
 }

@@ -21,14 +21,48 @@ pub enum Effect {
         /// Bytes reserved for it.
         granted: u64,
     },
+    /// Give the device memory back; [`super::Event::Parked`] or [`super::Event::Failed`] follows.
+    Park(InstanceId, Cause),
+    /// Take the device memory again; [`super::Event::Unparked`] or [`super::Event::Failed`] follows.
+    Unpark(InstanceId),
     /// The request holds a lease on the instance now.
     Grant(RequestId, InstanceId),
     /// The model a [`super::Want::Load`] asked for is hot.
     Ready(RequestId),
     /// The request is not served.
     Refuse(RequestId, Failure),
-    /// Release and end the worker; [`super::Event::Exited`] follows.
-    Stop(InstanceId),
+    /// Release and end the worker; [`super::Event::Exited`] follows. It holds no lease.
+    Stop(InstanceId, Cause),
+    /// Kill the worker under its leases: the operator's deadline is over. [`super::Event::Exited`] follows.
+    Cut(InstanceId),
     /// Send [`super::Event::Timer`] at this time; replaces the one before.
     Wake(Millis),
+}
+
+/// Why an instance leaves the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// Another model needs its room.
+    Room,
+    /// Nobody asked for it for `keep_alive`.
+    Idle,
+    /// The operator, a changed configuration or a shutdown wants it so.
+    Asked,
+    /// Whoever waited for it left while it came up.
+    Unwanted,
+    /// It failed.
+    Failed,
+}
+
+impl Cause {
+    /// The name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Idle => "idle",
+            Self::Asked => "asked",
+            Self::Unwanted => "unwanted",
+            Self::Failed => "failed",
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Everything that can happen to the scheduler.
 
 use super::state::Policy;
-use crate::domain::{Failure, InstanceId, ModelId, RequestId};
+use crate::domain::{DeviceId, Failure, InstanceId, ModelId, RequestId};
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +14,8 @@ pub enum Event {
         model: ModelId,
         /// What for.
         want: Want,
+        /// How long its instance stays once idle, if the request says so.
+        keep: Option<Keep>,
     },
     /// The client of a waiting request left. A granted one is not cancelled here: its lease ends with [`Event::Done`].
     Cancel(RequestId),
@@ -30,12 +32,32 @@ pub enum Event {
     },
     /// Loaded and warm.
     Loaded(InstanceId),
-    /// Starting or loading did not work; the worker is still to be stopped if it lives.
+    /// Parked, and the device memory is known to be back.
+    Parked {
+        /// Which.
+        instance: InstanceId,
+        /// Bytes of host memory it still holds.
+        held: u64,
+    },
+    /// Hot again.
+    Unparked(InstanceId),
+    /// What was asked of it last did not work; the worker is still to be stopped if it lives.
     Failed(InstanceId, Failure),
     /// The worker is gone.
     Exited(InstanceId, Failure),
     /// The operator wants a model cold once its leases have ended.
-    Unload(ModelId),
+    Unload {
+        /// Which.
+        model: ModelId,
+        /// Milliseconds after which leases that still run are cut; `None` lets them end by themselves.
+        cut_after_ms: Option<u64>,
+    },
+    /// The operator wants a model parked once its leases have ended.
+    Park(ModelId),
+    /// The model does harm: nobody may have it until the operator says so.
+    Quarantine(ModelId, Failure),
+    /// Bytes of a device that instances may hold together as measured: what is free now, and what they hold.
+    Measured(DeviceId, u64),
     /// A new policy is in force.
     Configure(Policy),
     /// A deadline named by [`super::Effect::Wake`] has come.
@@ -55,4 +77,13 @@ pub enum Want {
     Load,
     /// A lease with no other beside it, before everyone else: the request was on a worker that died.
     Solo,
+}
+
+/// How long an idle instance stays hot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Keep {
+    /// Milliseconds after its last lease; 0 is until then.
+    For(u64),
+    /// Until its room is needed.
+    Forever,
 }

@@ -7,8 +7,12 @@
 //! in the way is evicted, what fits is loaded.
 
 mod admit;
+#[cfg(test)]
+mod chance;
 mod effect;
 mod event;
+mod explain;
+mod memory;
 #[cfg(test)]
 mod model_check;
 mod queue;
@@ -16,6 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use effect::Effect;
-pub use event::{Event, Want};
+pub use effect::{Cause, Effect};
+pub use event::{Event, Keep, Want};
+pub use explain::{Explanation, Leaving, Outcome, Staying};
 pub use state::{DevicePolicy, Instance, ModelPolicy, Phase, Policy, State};

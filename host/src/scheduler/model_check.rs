@@ -1,7 +1,7 @@
 //! The scheduler against everything: every order of events of a small world, explored to the end.
 //!
-//! Two models, one place, three requests, at most one crash, one failed load, one cancel and one unload; effects are
-//! answered in any order. From every state reached, a fair world must be able to answer everyone.
+//! Two models of which one parks, one place, three requests, at most one crash, one failure of a load, park or wake, one
+//! cancel and one unload; effects are answered in any order. From every state reached, a fair world must be able to answer everyone.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Checker, Model, Property};
 
-use super::{DevicePolicy, Effect, Event, ModelPolicy, Policy, State, Want};
+use super::{DevicePolicy, Effect, Event, Keep, ModelPolicy, Policy, State, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 const REQUESTS: u64 = 3;
@@ -39,6 +39,8 @@ struct Snapshot {
 enum Answer {
     Planned(InstanceId),
     Loaded(InstanceId),
+    Parked(InstanceId),
+    Unparked(InstanceId),
     Exited(InstanceId),
     Done(RequestId),
 }
@@ -47,7 +49,7 @@ enum Answer {
 enum Action {
     Request(&'static str),
     Answer(Answer),
-    FailLoad(InstanceId),
+    Fail(InstanceId),
     Crash(InstanceId),
     Cancel(RequestId),
     Unload(&'static str),
@@ -61,11 +63,20 @@ fn failure() -> Failure {
 impl Snapshot {
     fn start() -> Self {
         let device = DeviceId("cpu".into());
-        let model =
-            ModelPolicy { devices: vec![device.clone()], leases_max: 1, pin: false, priority: 0, keep_alive_ms: None };
+        let model = |parks| ModelPolicy {
+            devices: vec![device.clone()],
+            replicas: 1,
+            leases_max: 1,
+            parks,
+            pin: false,
+            priority: 0,
+            keep: Keep::Forever,
+        };
         let policy = Policy {
-            models: ["a", "b"].map(|name| (ModelId::from(name), model.clone())).into(),
-            devices: [(device, DevicePolicy { budget: 100, loaded_max: Some(1) })].into(),
+            // One of the two parks, so that every swap is seen in both ways.
+            models: [("a", true), ("b", false)].map(|(name, parks)| (ModelId::from(name), model(parks))).into(),
+            devices: [(device.clone(), DevicePolicy { budget: 100, loaded_max: Some(1) })].into(),
+            host_memory: device,
             queue_max: 10,
             max_wait_ms: TICK_MS,
             quantum_ms: 10,
@@ -91,11 +102,17 @@ impl Snapshot {
             match effect {
                 Effect::Start { instance, .. } => _ = self.pending.insert(Answer::Planned(instance)),
                 Effect::Load { instance, .. } => _ = self.pending.insert(Answer::Loaded(instance)),
-                Effect::Stop(instance) => {
+                Effect::Park(instance, _) => {
+                    self.rule(!self.leased.values().any(|on| *on == instance), "no eviction under a lease");
+                    self.pending.insert(Answer::Parked(instance));
+                }
+                Effect::Unpark(instance) => _ = self.pending.insert(Answer::Unparked(instance)),
+                Effect::Stop(instance, _) => {
                     self.rule(!self.leased.values().any(|on| *on == instance), "no eviction under a lease");
                     self.forget(instance);
                     self.pending.insert(Answer::Exited(instance));
                 }
+                Effect::Cut(_) => self.rule(false, "nobody asked for force"),
                 Effect::Grant(request, instance) => {
                     let waited = self.waiting.remove(&request);
                     self.rule(waited, "one answer per request");
@@ -111,7 +128,7 @@ impl Snapshot {
                 Effect::Wake(_) => {}
             }
         }
-        let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved).sum();
+        let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved + instance.held).sum();
         self.rule(reserved <= 100, "the budget holds");
     }
 
@@ -122,7 +139,10 @@ impl Snapshot {
     }
 
     fn forget(&mut self, instance: InstanceId) {
-        self.pending.retain(|answer| !matches!(answer, Answer::Planned(id) | Answer::Loaded(id) if *id == instance));
+        self.pending.retain(|answer| match answer {
+            Answer::Planned(id) | Answer::Loaded(id) | Answer::Parked(id) | Answer::Unparked(id) => *id != instance,
+            Answer::Exited(_) | Answer::Done(_) => true,
+        });
     }
 
     fn answer(&mut self, answer: Answer) {
@@ -130,6 +150,8 @@ impl Snapshot {
         match answer {
             Answer::Planned(instance) => self.feed(Event::Planned { instance, required: 80, preferred: 90 }),
             Answer::Loaded(instance) => self.feed(Event::Loaded(instance)),
+            Answer::Parked(instance) => self.feed(Event::Parked { instance, held: 10 }),
+            Answer::Unparked(instance) => self.feed(Event::Unparked(instance)),
             Answer::Exited(instance) => self.feed(Event::Exited(instance, failure())),
             Answer::Done(request) => {
                 self.leased.remove(&request);
@@ -144,10 +166,10 @@ impl Snapshot {
                 self.sent += 1;
                 let id = RequestId(self.sent);
                 self.waiting.insert(id);
-                self.feed(Event::Request { id, model: model.into(), want: Want::Serve });
+                self.feed(Event::Request { id, model: model.into(), want: Want::Serve, keep: None });
             }
             Action::Answer(answer) => self.answer(answer),
-            Action::FailLoad(instance) => {
+            Action::Fail(instance) => {
                 self.failures_left -= 1;
                 self.forget(instance);
                 self.feed(Event::Failed(instance, Failure::new(FailureKind::NotUsable, "x")));
@@ -165,7 +187,7 @@ impl Snapshot {
             }
             Action::Unload(model) => {
                 self.unloads_left -= 1;
-                self.feed(Event::Unload(model.into()));
+                self.feed(Event::Unload { model: model.into(), cut_after_ms: None });
             }
             Action::Tick => {
                 self.now += TICK_MS;
@@ -203,8 +225,10 @@ impl Model for World {
         actions.extend(world.pending.iter().map(|answer| Action::Answer(*answer)));
         if world.failures_left > 0 {
             actions.extend(world.pending.iter().filter_map(|answer| match answer {
-                Answer::Planned(id) | Answer::Loaded(id) => Some(Action::FailLoad(*id)),
-                _ => None,
+                Answer::Planned(id) | Answer::Loaded(id) | Answer::Parked(id) | Answer::Unparked(id) => {
+                    Some(Action::Fail(*id))
+                }
+                Answer::Exited(_) | Answer::Done(_) => None,
             }));
         }
         if world.crashes_left > 0 {
@@ -234,6 +258,9 @@ impl Model for World {
             // Without these the exploration would prove nothing.
             Property::sometimes("a swap happens", |_, world: &Snapshot| {
                 world.state.instances().keys().any(|id| id.0 >= 2)
+            }),
+            Property::sometimes("a parked model is woken", |_, world: &Snapshot| {
+                world.state.instances().values().any(|known| known.state == ModelState::Unparking)
             }),
             Property::sometimes("all is served", |_, world: &Snapshot| {
                 world.sent == REQUESTS && world.waiting.is_empty() && world.pending.is_empty()

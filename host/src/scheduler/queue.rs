@@ -3,10 +3,10 @@
 use super::effect::Effect;
 use super::event::Want;
 use super::state::{Instance, Phase, State, Waiter};
-use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState};
 
-/// A quantum is at least this many times what the load cost, so that swapping takes at most a third of the time.
-const QUANTUM_PER_LOAD_COST: u64 = 2;
+/// A quantum is at least this many times what it cost to come up, so that swapping takes at most a third of the time.
+const QUANTUM_PER_COST: u64 = 2;
 
 /// Whom a hot instance lets in.
 enum Gate {
@@ -26,14 +26,13 @@ impl Gate {
 }
 
 impl State {
-    pub(super) fn enqueue(&mut self, id: RequestId, model: ModelId, want: Want, effects: &mut Vec<Effect>) {
-        if let Some(failure) = self.refusal(&model, want) {
-            effects.push(Effect::Refuse(id, failure));
+    pub(super) fn enqueue(&mut self, waiter: Waiter, model: ModelId, effects: &mut Vec<Effect>) {
+        if let Some(failure) = self.refusal(&model, waiter.want) {
+            effects.push(Effect::Refuse(waiter.id, failure));
             return;
         }
-        let waiter = Waiter { id, want, since: self.now };
         let queue = self.queues.entry(model).or_default();
-        let at = match want {
+        let at = match waiter.want {
             Want::Solo => queue.iter().position(|other| other.want != Want::Solo),
             Want::ServeBatch => None,
             Want::Serve | Want::Load => queue.iter().position(|other| other.want == Want::ServeBatch),
@@ -87,12 +86,17 @@ impl State {
         }
     }
 
-    /// Leases for every waiter that may have one.
+    /// Leases for every waiter that may have one, on the instance with the fewest.
     pub(super) fn grant(&mut self, effects: &mut Vec<Effect>) {
-        for id in self.instances.keys().copied().collect::<Vec<_>>() {
-            while let Some(at) = self.next_grant(id) {
-                self.grant_one(id, at, effects);
-            }
+        let next = |state: &Self| {
+            let free = state
+                .instances
+                .iter()
+                .filter_map(|(id, instance)| Some((instance.leases.len(), *id, state.next_grant(*id)?)));
+            free.min()
+        };
+        while let Some((_, id, at)) = next(self) {
+            self.grant_one(id, at, effects);
         }
         self.queues.retain(|_, queue| !queue.is_empty());
     }
@@ -100,6 +104,7 @@ impl State {
     fn grant_one(&mut self, id: InstanceId, at: usize, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&id) else { return };
         let Some(waiter) = self.queues.get_mut(&instance.model).and_then(|queue| queue.remove(at)) else { return };
+        instance.keep = waiter.keep.or(instance.keep);
         if waiter.want == Want::Load {
             effects.push(Effect::Ready(waiter.id));
         } else {
@@ -142,8 +147,8 @@ impl State {
 
     /// When the instance has served its quantum.
     pub(super) fn quantum_end(&self, instance: &Instance) -> Millis {
-        let cost = self.load_cost_ms.get(&instance.model).copied().unwrap_or(0);
-        instance.since.after(self.policy.quantum_ms.max(cost.saturating_mul(QUANTUM_PER_LOAD_COST)).max(1))
+        let cost = self.known.get(&instance.model).map_or(0, |known| known.cost_ms);
+        instance.since.after(self.policy.quantum_ms.max(cost.saturating_mul(QUANTUM_PER_COST)).max(1))
     }
 
     /// Since when the oldest waiter waits of a model that needs room where this instance lies.

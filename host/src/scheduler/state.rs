@@ -2,22 +2,26 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::effect::Effect;
-use super::event::{Event, Want};
+use super::effect::{Cause, Effect};
+use super::event::{Event, Keep, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// First pause after a failed load, milliseconds; doubles with each failure in a row.
 const COOLDOWN_FIRST_MS: u64 = 1_000;
 /// Longest pause after failed loads, milliseconds.
 const COOLDOWN_MAX_MS: u64 = 60_000;
+/// Crashes in a row while coming up after which a model is quarantined.
+const LOAD_CRASHES_MAX: u32 = 3;
 
 /// What the scheduler must know of the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Policy {
     /// Models by name.
     pub models: BTreeMap<ModelId, ModelPolicy>,
     /// Devices by name.
     pub devices: BTreeMap<DeviceId, DevicePolicy>,
+    /// The device whose memory is the host's own: what is parked lies there.
+    pub host_memory: DeviceId,
     /// Most waiting requests per model.
     pub queue_max: usize,
     /// A waiter this old closes the gate of the model in its way, milliseconds.
@@ -33,14 +37,18 @@ pub struct Policy {
 pub struct ModelPolicy {
     /// Devices it may use, in order of preference; at least one.
     pub devices: Vec<DeviceId>,
-    /// Leases at once; at least 1.
+    /// Most instances at once; at least 1.
+    pub replicas: usize,
+    /// Leases at once and instance; at least 1.
     pub leases_max: usize,
+    /// Whether its instances can park.
+    pub parks: bool,
     /// Never evicted.
     pub pin: bool,
     /// Higher is evicted later.
     pub priority: i32,
-    /// Idle milliseconds until it is stopped; `None` is never.
-    pub keep_alive_ms: Option<u64>,
+    /// How long it stays hot once idle.
+    pub keep: Keep,
 }
 
 /// Policy of one device.
@@ -48,7 +56,7 @@ pub struct ModelPolicy {
 pub struct DevicePolicy {
     /// Bytes that instances may hold together.
     pub budget: u64,
-    /// Instances at once.
+    /// Hot instances at once; parked ones do not count.
     pub loaded_max: Option<usize>,
 }
 
@@ -63,7 +71,7 @@ pub enum Phase {
 }
 
 /// The scheduler's whole state.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub(super) policy: Policy,
     pub(super) phase: Phase,
@@ -71,8 +79,10 @@ pub struct State {
     pub(super) queues: BTreeMap<ModelId, VecDeque<Waiter>>,
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) cooldowns: BTreeMap<ModelId, Cooldown>,
-    /// Measured time from start of load to hot, milliseconds.
-    pub(super) load_cost_ms: BTreeMap<ModelId, u64>,
+    /// What each model was last seen to need, to cost and to do.
+    pub(super) known: BTreeMap<ModelId, Known>,
+    /// Bytes that instances may hold together as measured; less than the budget if others use the device.
+    pub(super) measured: BTreeMap<DeviceId, u64>,
     next_instance: u64,
 }
 
@@ -82,14 +92,32 @@ pub(super) struct Waiter {
     pub(super) id: RequestId,
     pub(super) want: Want,
     pub(super) since: Millis,
+    pub(super) keep: Option<Keep>,
 }
 
 /// A model whose last load failed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Cooldown {
     pub(super) until: Millis,
-    pub(super) failures: u32,
+    failures: u32,
+    /// Crashes in a row, among the failures.
+    crashes: u32,
     pub(super) failure: Failure,
+}
+
+/// What experience says of a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Known {
+    /// Milliseconds it last took to become hot, from disk or from host memory.
+    pub(super) cost_ms: u64,
+    /// Bytes it last planned to need.
+    pub(super) required: u64,
+    /// Bytes of host memory it held when it was last parked.
+    pub(super) held: Option<u64>,
+    /// Its last park or wake failed: it is not parked again.
+    pub(super) stays_out: bool,
+    /// Its last load ran out of memory, and others were evicted for another try.
+    pub(super) retried: bool,
 }
 
 /// One instance as the scheduler sees it.
@@ -107,6 +135,8 @@ pub struct Instance {
     pub preferred: u64,
     /// Bytes set aside for it on the device.
     pub reserved: u64,
+    /// Bytes of host memory it holds while it is parked.
+    pub held: u64,
     /// Requests that hold a lease.
     pub leases: BTreeSet<RequestId>,
     /// Whether the one lease suffers no other beside it.
@@ -115,12 +145,28 @@ pub struct Instance {
     pub since: Millis,
     /// When its last lease ended, or it became hot.
     pub used: Millis,
+    /// What the last request said of how long it stays.
+    pub(super) keep: Option<Keep>,
+    /// Once drained: whether it parks instead of stopping.
+    pub(super) parks_next: bool,
+    /// While draining: when its leases are cut.
+    pub(super) cut_at: Option<Millis>,
 }
 
 impl State {
     /// An empty host under this policy.
     pub fn new(policy: Policy) -> Self {
-        Self { policy, ..Self::default() }
+        Self {
+            policy,
+            phase: Phase::Running,
+            now: Millis::default(),
+            queues: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            cooldowns: BTreeMap::new(),
+            known: BTreeMap::new(),
+            measured: BTreeMap::new(),
+            next_instance: 0,
+        }
     }
 
     /// Takes one event at a time that never goes back, and returns what is to be done about it, in order.
@@ -132,19 +178,37 @@ impl State {
         effects
     }
 
+    /// What is in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
     /// Whether nothing is left to wait for after a shutdown.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::ShuttingDown && self.instances.is_empty()
     }
 
-    /// The instance of a model, if it has one.
+    /// A model's instances, the one that is furthest on its way first.
+    pub fn instances_of(&self, model: &ModelId) -> Vec<(InstanceId, &Instance)> {
+        let mut found: Vec<_> =
+            self.instances.iter().filter(|(_, known)| known.model == *model).map(|(id, known)| (*id, known)).collect();
+        found.sort_by_key(|(id, known)| (known.state.distance(), *id));
+        found
+    }
+
+    /// The instance of a model that is furthest on its way, if it has one.
     pub fn instance_of(&self, model: &ModelId) -> Option<(InstanceId, &Instance)> {
-        self.instances.iter().find(|(_, instance)| instance.model == *model).map(|(id, instance)| (*id, instance))
+        self.instances_of(model).into_iter().next()
     }
 
     /// All instances.
     pub fn instances(&self) -> &BTreeMap<InstanceId, Instance> {
         &self.instances
+    }
+
+    /// Bytes that instances may hold together on a device, by the configuration.
+    pub fn budget(&self, device: &DeviceId) -> u64 {
+        self.policy.devices.get(device).map_or(0, |policy| policy.budget)
     }
 
     /// Requests waiting for a model.
@@ -165,22 +229,22 @@ impl State {
     /// What the event changes by itself; consequences are [`Self::settle`]'s.
     fn note(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
-            Event::Request { id, model, want } => self.enqueue(id, model, want, effects),
+            Event::Request { id, model, want, keep } => {
+                let waiter = Waiter { id, want, since: self.now, keep };
+                self.enqueue(waiter, model, effects);
+            }
             Event::Cancel(id) => self.queues.values_mut().for_each(|queue| queue.retain(|waiter| waiter.id != id)),
             Event::Done(id) => self.end_lease(id),
             Event::Planned { instance, required, preferred } => self.planned(instance, required, preferred),
-            Event::Loaded(id) => self.loaded(id),
-            Event::Failed(id, failure) => {
-                if let Some(instance) = self.instances.get_mut(&id)
-                    && instance.state != ModelState::Stopping
-                {
-                    let model = instance.model.clone();
-                    self.stop(id, effects);
-                    self.fail_model(&model, failure, effects);
-                }
-            }
+            Event::Loaded(id) => self.became_hot(id, ModelState::Loading),
+            Event::Unparked(id) => self.became_hot(id, ModelState::Unparking),
+            Event::Parked { instance, held } => self.parked(instance, held),
+            Event::Failed(id, failure) => self.failed(id, failure, effects),
             Event::Exited(id, failure) => self.exited(id, failure, effects),
-            Event::Unload(model) => self.unload(&model, effects),
+            Event::Unload { model, cut_after_ms } => self.unload(&model, cut_after_ms, effects),
+            Event::Park(model) => self.park_model(&model),
+            Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
+            Event::Measured(device, bytes) => _ = self.measured.insert(device, bytes),
             Event::Configure(policy) => self.configure(policy, effects),
             Event::Timer => {}
             Event::Shutdown => self.shut_down(effects),
@@ -204,68 +268,147 @@ impl State {
         {
             instance.required = required;
             instance.preferred = preferred.max(required);
+            self.known.entry(instance.model.clone()).or_default().required = required;
             instance.enter(ModelState::Waiting, now);
         }
     }
 
-    fn loaded(&mut self, id: InstanceId) {
+    fn became_hot(&mut self, id: InstanceId, from: ModelState) {
         let now = self.now;
         if let Some(instance) = self.instances.get_mut(&id)
-            && instance.state == ModelState::Loading
+            && instance.state == from
         {
-            self.load_cost_ms.insert(instance.model.clone(), now.since(instance.since));
+            let known = self.known.entry(instance.model.clone()).or_default();
+            known.cost_ms = now.since(instance.since);
+            known.retried = false;
             self.cooldowns.remove(&instance.model);
+            instance.held = 0;
+            instance.keep = None;
             instance.used = now;
             instance.enter(ModelState::Hot, now);
+        }
+    }
+
+    fn parked(&mut self, id: InstanceId, held: u64) {
+        let now = self.now;
+        if let Some(instance) = self.instances.get_mut(&id)
+            && instance.state == ModelState::Parking
+        {
+            self.known.entry(instance.model.clone()).or_default().held = Some(held);
+            instance.reserved = 0;
+            instance.held = held;
+            instance.enter(ModelState::Parked, now);
+        }
+    }
+
+    fn failed(&mut self, id: InstanceId, failure: Failure, effects: &mut Vec<Effect>) {
+        let Some((model, state)) = self.instances.get(&id).map(|i| (i.model.clone(), i.state)) else { return };
+        match state {
+            ModelState::Stopping => {}
+            // Whoever waits gets a fresh worker instead.
+            ModelState::Parking | ModelState::Parked | ModelState::Unparking => {
+                self.known.entry(model).or_default().stays_out = true;
+                self.stop(id, Cause::Failed, effects);
+            }
+            ModelState::Hot | ModelState::Draining => self.drain(id, effects),
+            ModelState::Loading if failure.kind == FailureKind::OutOfMemory && self.evict_for_retry(id, effects) => {
+                self.stop(id, Cause::Failed, effects);
+            }
+            _ => {
+                self.stop(id, Cause::Failed, effects);
+                self.fail_model(&model, failure, effects);
+            }
         }
     }
 
     fn exited(&mut self, id: InstanceId, failure: Failure, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.remove(&id) else { return };
         // Leases end by their own Done events; the worker's death has reached each of them as a failure.
-        let coming_up = matches!(instance.state, ModelState::Starting | ModelState::Waiting | ModelState::Loading);
-        if coming_up {
-            self.fail_model(&instance.model, failure, effects);
+        match instance.state {
+            ModelState::Starting | ModelState::Waiting | ModelState::Loading => {
+                self.fail_model(&instance.model, failure, effects);
+            }
+            // Whoever waits gets a fresh worker.
+            ModelState::Parking | ModelState::Unparking => {
+                self.known.entry(instance.model).or_default().stays_out = true
+            }
+            _ => {}
         }
     }
 
-    fn unload(&mut self, model: &ModelId, effects: &mut Vec<Effect>) {
-        let Some((id, instance)) = self.instance_of(model) else { return };
-        match instance.state {
-            ModelState::Hot if !instance.leases.is_empty() => {
-                let now = self.now;
-                if let Some(instance) = self.instances.get_mut(&id) {
-                    instance.enter(ModelState::Draining, now);
-                }
-            }
-            ModelState::Draining | ModelState::Stopping => {}
-            ModelState::Hot => self.stop(id, effects),
-            // An operator's word counts more than the waiters': they learn it at once instead of loading it again.
-            _ => {
-                let failure = Failure::new(
-                    FailureKind::ShuttingDown,
-                    format!("`{model}` was unloaded while it was loading; send the request again"),
-                );
-                self.stop(id, effects);
-                self.refuse_all(model, &failure, effects);
+    fn unload(&mut self, model: &ModelId, cut_after_ms: Option<u64>, effects: &mut Vec<Effect>) {
+        let ids: Vec<InstanceId> = self.instances_of(model).into_iter().map(|(id, _)| id).collect();
+        if ids.is_empty() {
+            // Nothing to unload but the memory of its failure: its next request tries anew.
+            self.cooldowns.remove(model);
+        }
+        for id in ids {
+            let Some(instance) = self.instances.get_mut(&id) else { continue };
+            let coming_up = match instance.state {
+                ModelState::Starting | ModelState::Waiting | ModelState::Loading | ModelState::Unparking => true,
+                ModelState::Parked => self.queues.contains_key(model),
+                _ => false,
+            };
+            instance.cut_at = cut_after_ms.map(|after| self.now.after(after));
+            self.drain(id, effects);
+            if coming_up {
+                // An operator's word counts more than the waiters': they learn it at once instead of loading it again.
+                let message = format!("`{model}` was unloaded while it was loading; send the request again");
+                self.refuse_all(model, &Failure::new(FailureKind::ShuttingDown, message), effects);
             }
         }
+    }
+
+    fn park_model(&mut self, model: &ModelId) {
+        let hot = |(id, instance): (InstanceId, &Instance)| {
+            matches!(instance.state, ModelState::Hot | ModelState::Draining).then_some(id)
+        };
+        for id in self.instances_of(model).into_iter().filter_map(hot).collect::<Vec<_>>() {
+            if !self.parks(id) {
+                continue;
+            }
+            let now = self.now;
+            if let Some(instance) = self.instances.get_mut(&id) {
+                instance.parks_next = true;
+                instance.enter(ModelState::Draining, now);
+            }
+        }
+    }
+
+    fn quarantine(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
+        for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.drain(id, effects);
+        }
+        self.refuse_all(model, &failure, effects);
+        self.cooldowns.insert(model.clone(), Cooldown::quarantine(model, &failure));
     }
 
     fn configure(&mut self, policy: Policy, effects: &mut Vec<Effect>) {
         self.policy = policy;
-        let gone: Vec<ModelId> = self
+        let gone: BTreeSet<ModelId> = self
             .queues
             .keys()
             .chain(self.instances.values().map(|instance| &instance.model))
+            .chain(self.cooldowns.keys())
             .filter(|model| !self.policy.models.contains_key(*model))
             .cloned()
             .collect();
         for model in gone {
-            self.unload(&model, effects);
+            self.unload(&model, None, effects);
             let failure = Failure::new(FailureKind::UnknownModel, format!("`{model}` was removed from models.yaml"));
             self.refuse_all(&model, &failure, effects);
             self.cooldowns.remove(&model);
+            self.known.remove(&model);
+        }
+        let homeless = |instance: &Instance| {
+            let model = self.policy.models.get(&instance.model);
+            model.is_some_and(|model| !model.devices.contains(&instance.device))
+                || !self.policy.devices.contains_key(&instance.device)
+        };
+        let homeless: Vec<InstanceId> =
+            self.instances.iter().filter(|(_, instance)| homeless(instance)).map(|(id, _)| *id).collect();
+        for id in homeless {
+            self.drain(id, effects);
         }
     }
 
@@ -275,21 +418,28 @@ impl State {
         for model in self.queues.keys().cloned().collect::<Vec<_>>() {
             self.refuse_all(&model, &failure, effects);
         }
-        for model in self.instances.values().map(|instance| instance.model.clone()).collect::<Vec<_>>() {
-            self.unload(&model, effects);
+        for id in self.instances.keys().copied().collect::<Vec<_>>() {
+            self.drain(id, effects);
         }
     }
 
     /// Every waiter learns the real cause, and the model pauses before it is tried again.
     pub(super) fn fail_model(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
         self.refuse_all(model, &failure, effects);
+        self.known.entry(model.clone()).or_default().retried = false;
         // What only a person can mend is looked at anew with each request: a pull or an edit must not wait for a timer.
         if matches!(failure.kind, FailureKind::NotPulled | FailureKind::Cancelled | FailureKind::ShuttingDown) {
             return;
         }
-        let failures = self.cooldowns.get(model).map_or(0, |cooldown| cooldown.failures) + 1;
-        let pause = COOLDOWN_FIRST_MS.saturating_mul(1 << (failures - 1).min(16)).min(COOLDOWN_MAX_MS);
-        self.cooldowns.insert(model.clone(), Cooldown { until: self.now.after(pause), failures, failure });
+        let (failures, crashes) = self.cooldowns.get(model).map_or((0, 0), |last| (last.failures, last.crashes));
+        let crashes = if failure.kind == FailureKind::WorkerDied { crashes + 1 } else { 0 };
+        let pause = COOLDOWN_FIRST_MS.saturating_mul(1 << failures.min(16)).min(COOLDOWN_MAX_MS);
+        let cooldown = if crashes < LOAD_CRASHES_MAX {
+            Cooldown { until: self.now.after(pause), failures: failures + 1, crashes, failure }
+        } else {
+            Cooldown::quarantine(model, &failure)
+        };
+        self.cooldowns.insert(model.clone(), cooldown);
     }
 
     /// A new instance's worker starts.
@@ -303,23 +453,65 @@ impl State {
             required: 0,
             preferred: 0,
             reserved: 0,
+            held: 0,
             leases: BTreeSet::new(),
             solo: false,
             since: self.now,
             used: self.now,
+            keep: None,
+            parks_next: false,
+            cut_at: None,
         };
         self.instances.insert(id, instance);
         effects.push(Effect::Start { instance: id, model: model.clone(), device });
     }
 
+    /// The instance is to go: at once if it holds no lease, else once they have ended.
+    fn drain(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        match self.instances.get_mut(&id) {
+            None => {}
+            Some(instance) if instance.state == ModelState::Stopping => {}
+            Some(instance) if instance.leases.is_empty() => self.stop(id, Cause::Asked, effects),
+            Some(instance) => {
+                instance.parks_next = false;
+                instance.enter(ModelState::Draining, now);
+            }
+        }
+    }
+
     /// The only place an instance begins to stop. It must hold no lease.
-    pub(super) fn stop(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
+    pub(super) fn stop(&mut self, id: InstanceId, cause: Cause, effects: &mut Vec<Effect>) {
         let now = self.now;
         if let Some(instance) = self.instances.get_mut(&id) {
             debug_assert!(instance.leases.is_empty(), "an instance that holds a lease is never stopped");
             instance.enter(ModelState::Stopping, now);
-            effects.push(Effect::Stop(id));
+            effects.push(Effect::Stop(id, cause));
         }
+    }
+
+    /// The only place an instance begins to park. It must hold no lease.
+    pub(super) fn park(&mut self, id: InstanceId, cause: Cause, effects: &mut Vec<Effect>) {
+        let now = self.now;
+        // What it will hold in host memory is set aside now; in host memory itself it holds that already.
+        let held = self.instances.get(&id).filter(|instance| instance.device != self.policy.host_memory);
+        let held = held.map_or(0, |instance| self.held_parked(instance));
+        if let Some(instance) = self.instances.get_mut(&id) {
+            debug_assert!(instance.leases.is_empty(), "an instance that holds a lease is never parked");
+            instance.held = held;
+            instance.enter(ModelState::Parking, now);
+            effects.push(Effect::Park(id, cause));
+        }
+    }
+}
+
+impl Cooldown {
+    /// One that only an operator ends.
+    fn quarantine(model: &ModelId, failure: &Failure) -> Self {
+        let message = format!(
+            "{failure}; `{model}` is quarantined because its workers die: once it is mended, `aihost models load {model}`"
+        );
+        Self { until: Millis(u64::MAX), failures: 0, crashes: 0, failure: Failure::new(failure.kind, message) }
     }
 }
 

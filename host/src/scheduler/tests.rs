@@ -1,19 +1,27 @@
-//! The scheduler against scripts and against chance. A seed that fails is printed by the assertion.
+//! The scheduler against scripts: what it does, event by event.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::{DevicePolicy, Effect, Event, ModelPolicy, Policy, State, Want};
+use super::{Cause, DevicePolicy, Effect, Event, Keep, ModelPolicy, Outcome, Policy, State, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
-fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
+pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
     let device = DeviceId("cpu".into());
-    let model =
-        ModelPolicy { devices: vec![device.clone()], leases_max: 2, pin: false, priority: 0, keep_alive_ms: None };
+    let model = ModelPolicy {
+        devices: vec![device.clone()],
+        replicas: 1,
+        leases_max: 2,
+        parks: false,
+        pin: false,
+        priority: 0,
+        keep: Keep::Forever,
+    };
     Policy {
         models: models.iter().map(|name| (ModelId::from(*name), model.clone())).collect(),
-        devices: [(device, DevicePolicy { budget, loaded_max })].into(),
+        devices: [(device.clone(), DevicePolicy { budget, loaded_max })].into(),
+        host_memory: device,
         queue_max: 100,
         max_wait_ms: 10_000,
         quantum_ms: 100,
@@ -27,11 +35,13 @@ struct Bench {
     now: u64,
     trace: Vec<String>,
     need: BTreeMap<ModelId, u64>,
+    /// Bytes of host memory that a parked model holds.
+    held: u64,
 }
 
 impl Bench {
     fn new(policy: Policy) -> Self {
-        Self { state: State::new(policy), now: 1, trace: Vec::new(), need: BTreeMap::new() }
+        Self { state: State::new(policy), now: 1, trace: Vec::new(), need: BTreeMap::new(), held: 0 }
     }
 
     fn send(&mut self, event: Event) {
@@ -48,7 +58,19 @@ impl Bench {
                         self.trace.push(format!("load {}", self.model(instance)));
                         events.insert(0, Event::Loaded(instance));
                     }
-                    Effect::Stop(instance) => {
+                    Effect::Park(instance, _) => {
+                        self.trace.push(format!("park {}", self.model(instance)));
+                        events.insert(0, Event::Parked { instance, held: self.held });
+                    }
+                    Effect::Unpark(instance) => {
+                        self.trace.push(format!("wake {}", self.model(instance)));
+                        events.insert(0, Event::Unparked(instance));
+                    }
+                    Effect::Cut(instance) => {
+                        self.trace.push(format!("cut {}", self.model(instance)));
+                        events.insert(0, Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "cut")));
+                    }
+                    Effect::Stop(instance, _) => {
                         self.trace.push(format!("stop {}", self.model(instance)));
                         events.insert(0, Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "asked")));
                     }
@@ -70,7 +92,7 @@ impl Bench {
     }
 
     fn request(&mut self, id: u64, model: &str) {
-        self.send(Event::Request { id: RequestId(id), model: model.into(), want: Want::Serve });
+        self.send(Event::Request { id: RequestId(id), model: model.into(), want: Want::Serve, keep: None });
     }
 
     fn check(&mut self, expected: &[&str]) {
@@ -212,7 +234,7 @@ fn a_client_that_leaves_the_queue_costs_nothing() {
 #[test]
 fn a_failed_load_reaches_every_waiter_and_cools_down() {
     let mut state = State::new(policy(&["a"], 100, None));
-    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve };
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
     state.step(Millis(1), request(1));
     state.step(Millis(1), request(2));
     let cause = Failure::new(FailureKind::NotUsable, "bad magic");
@@ -220,7 +242,7 @@ fn a_failed_load_reaches_every_waiter_and_cools_down() {
     for id in [1, 2] {
         assert!(effects.contains(&Effect::Refuse(RequestId(id), cause.clone())), "{effects:?}");
     }
-    assert!(effects.contains(&Effect::Stop(InstanceId(1))));
+    assert!(effects.contains(&Effect::Stop(InstanceId(1), Cause::Failed)));
     state.step(Millis(3), Event::Exited(InstanceId(1), cause.clone()));
     assert_eq!(state.step(Millis(4), request(3)), [Effect::Refuse(RequestId(3), cause)]);
     assert!(matches!(state.step(Millis(2_000), request(4))[0], Effect::Start { .. }));
@@ -229,7 +251,7 @@ fn a_failed_load_reaches_every_waiter_and_cools_down() {
 #[test]
 fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
     let mut state = State::new(policy(&["a"], 100, None));
-    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve };
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
     let crash = Failure::new(FailureKind::WorkerDied, "crashed");
     state.step(Millis(1), request(1));
     state.step(Millis(1), Event::Planned { instance: InstanceId(1), required: 1, preferred: 1 });
@@ -249,7 +271,7 @@ fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
 fn a_solo_request_goes_first_and_alone() {
     let mut bench = Bench::new(policy(&["a"], 100, None));
     bench.request(1, "a");
-    bench.send(Event::Request { id: RequestId(2), model: "a".into(), want: Want::Solo });
+    bench.send(Event::Request { id: RequestId(2), model: "a".into(), want: Want::Solo, keep: None });
     bench.request(3, "a");
     bench.check(&["start a", "load a", "grant 1 a"]);
     bench.send(Event::Done(RequestId(1)));
@@ -262,7 +284,7 @@ fn a_solo_request_goes_first_and_alone() {
 #[test]
 fn patience_ends_and_the_load_goes_on() {
     let mut state = State::new(policy(&["a"], 100, None));
-    state.step(Millis(1), Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve });
+    state.step(Millis(1), Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve, keep: None });
     state.step(Millis(2), Event::Planned { instance: InstanceId(1), required: 100, preferred: 100 });
     let effects = state.step(Millis(90_001), Event::Timer);
     assert!(
@@ -275,7 +297,7 @@ fn patience_ends_and_the_load_goes_on() {
 #[test]
 fn an_idle_model_is_unloaded_on_time() {
     let mut policy = policy(&["a"], 100, None);
-    policy.models.get_mut(&"a".into()).unwrap().keep_alive_ms = Some(5_000);
+    policy.models.get_mut(&"a".into()).unwrap().keep = Keep::For(5_000);
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.now = 8_000;
@@ -293,7 +315,7 @@ fn an_idle_model_is_unloaded_on_time() {
 fn unload_drains_and_a_request_meanwhile_reloads() {
     let mut bench = Bench::new(policy(&["a"], 100, None));
     bench.request(1, "a");
-    bench.send(Event::Unload("a".into()));
+    bench.send(Event::Unload { model: "a".into(), cut_after_ms: None });
     bench.request(2, "a");
     bench.check(&["start a", "load a", "grant 1 a"]);
     bench.send(Event::Done(RequestId(1)));
@@ -314,178 +336,291 @@ fn shutdown_refuses_waiters_and_waits_for_leases() {
     assert!(bench.state.is_over());
 }
 
-/// A world that answers effects late, in any order, with crashes, cancels, unloads and failed loads.
-struct World {
-    state: State,
-    rng: u64,
-    now: u64,
-    pending: Vec<Event>,
-    open: BTreeMap<RequestId, Answer>,
-    leased: BTreeMap<RequestId, InstanceId>,
-    next: u64,
+fn parking(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
+    let mut policy = policy(models, budget, loaded_max);
+    policy.models.values_mut().for_each(|model| model.parks = true);
+    policy
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    Waiting,
-    Granted,
+#[test]
+fn a_model_that_parks_is_parked_for_another_and_woken_again() {
+    let mut bench = Bench::new(parking(&["a", "b"], 150, None));
+    bench.held = 20;
+    for (id, model) in [(1, "a"), (2, "b"), (3, "a"), (4, "b")] {
+        bench.request(id, model);
+        bench.send(Event::Done(RequestId(id)));
+    }
+    bench.check(&[
+        "start a",
+        "load a",
+        "grant 1 a",
+        "start b",
+        "park a",
+        "load b",
+        "grant 2 b",
+        "park b",
+        "wake a",
+        "grant 3 a",
+        "park a",
+        "wake b",
+        "grant 4 b",
+    ]);
 }
 
-impl World {
-    fn draw(&mut self, below: u64) -> u64 {
-        // SplitMix64 (Steele et al. 2014): small, seeded, the same everywhere.
-        self.rng = self.rng.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.rng;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % below
+#[test]
+fn a_parked_model_leaves_for_good_when_its_memory_is_needed() {
+    let mut bench = Bench::new(parking(&["a", "b", "c"], 150, None));
+    bench.held = 60;
+    for (id, model) in [(1, "a"), (2, "b")] {
+        bench.request(id, model);
+        bench.send(Event::Done(RequestId(id)));
     }
+    // Parked, `a` still holds 60 of 150, so `b` fits only without it.
+    bench.check(&["start a", "load a", "grant 1 a", "start b", "park a", "stop a", "load b", "grant 2 b"]);
+}
 
-    fn feed(&mut self, event: Event) {
-        if let Event::Done(id) = &event {
-            self.leased.remove(id);
-            self.open.remove(id);
-        }
-        if let Event::Exited(id, _) = &event {
-            let lost: Vec<RequestId> =
-                self.leased.iter().filter(|(_, on)| *on == id).map(|(request, _)| *request).collect();
-            self.pending.extend(lost.into_iter().map(Event::Done));
-        }
-        for effect in self.state.step(Millis(self.now), event) {
-            self.carry_out(effect);
-        }
-        self.check();
-    }
+#[test]
+fn parked_models_take_no_place() {
+    let mut bench = Bench::new(parking(&["a", "b"], 1_000, Some(1)));
+    bench.request(1, "a");
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(2, "b");
+    bench.send(Event::Done(RequestId(2)));
+    bench.check(&["start a", "load a", "grant 1 a", "start b", "park a", "load b", "grant 2 b"]);
+}
 
-    fn carry_out(&mut self, effect: Effect) {
-        match effect {
-            Effect::Start { instance, model, .. } => {
-                let required = 60 + 20 * (model.0.len() as u64);
-                let event = if self.draw(12) == 0 {
-                    Event::Failed(instance, Failure::new(FailureKind::NotUsable, "start"))
-                } else {
-                    Event::Planned { instance, required, preferred: required + 30 }
-                };
-                self.pending.push(event);
-            }
-            Effect::Load { instance, granted } => {
-                assert!(granted > 0);
-                let event = if self.draw(12) == 0 {
-                    Event::Failed(instance, Failure::new(FailureKind::OutOfMemory, "load"))
-                } else {
-                    Event::Loaded(instance)
-                };
-                self.pending.push(event);
-            }
-            Effect::Grant(id, instance) => {
-                assert_eq!(
-                    self.open.insert(id, Answer::Granted),
-                    Some(Answer::Waiting),
-                    "granted twice or after a refusal"
-                );
-                self.leased.insert(id, instance);
-                self.pending.push(Event::Done(id));
-            }
-            Effect::Ready(id) | Effect::Refuse(id, _) => {
-                assert_eq!(self.open.remove(&id), Some(Answer::Waiting), "answered twice");
-            }
-            Effect::Stop(instance) => {
-                assert!(!self.leased.values().any(|on| *on == instance), "stopped under a lease");
-                self.pending.push(Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "asked")));
-            }
-            Effect::Wake(at) => assert!(at > Millis(self.now)),
-        }
-    }
-
-    fn check(&self) {
-        let mut reserved = 0;
-        let mut loaded = BTreeSet::new();
-        for (id, instance) in self.state.instances() {
-            reserved += instance.reserved;
-            assert!(!instance.solo || instance.leases.len() == 1, "company for a solo lease: {instance:?}");
-            if instance.reserved > 0 {
-                loaded.insert(*id);
-            }
-        }
-        assert!(reserved <= 250, "over budget: {reserved}");
-        assert!(loaded.len() <= 2, "too many loaded: {loaded:?}");
-    }
-
-    fn step(&mut self) {
-        self.now += self.draw(200);
-        let model = ["a", "bb", "ccc"][self.draw(3) as usize];
-        match self.draw(20) {
-            0..6 => {
-                self.next += 1;
-                let id = RequestId(self.next);
-                let want = [Want::Serve, Want::Serve, Want::ServeBatch, Want::Load, Want::Solo][self.draw(5) as usize];
-                self.open.insert(id, Answer::Waiting);
-                self.feed(Event::Request { id, model: model.into(), want });
-            }
-            6 => {
-                let waiting: Vec<RequestId> =
-                    self.open.iter().filter(|(_, a)| **a == Answer::Waiting).map(|(id, _)| *id).collect();
-                if !waiting.is_empty() {
-                    let id = waiting[self.draw(waiting.len() as u64) as usize];
-                    self.open.remove(&id);
-                    self.feed(Event::Cancel(id));
-                }
-            }
-            7 => self.feed(Event::Unload(model.into())),
-            8 if self.draw(10) == 0 => {
-                let alive: Vec<InstanceId> = self.state.instances().keys().copied().collect();
-                if !alive.is_empty() {
-                    let id = alive[self.draw(alive.len() as u64) as usize];
-                    self.feed(Event::Exited(id, Failure::new(FailureKind::WorkerDied, "crash")));
-                }
-            }
-            9 => self.feed(Event::Timer),
-            _ if !self.pending.is_empty() => {
-                let at = self.draw(self.pending.len() as u64) as usize;
-                let event = self.pending.swap_remove(at);
-                self.feed(event);
-            }
-            _ => {}
-        }
-    }
-
-    /// With every effect answered and time passing, nobody may wait for ever.
-    fn drain(&mut self, seed: u64) {
-        for _ in 0..10_000 {
-            if self.open.is_empty() && self.pending.is_empty() {
-                return;
-            }
-            self.now += 500;
-            match self.pending.pop() {
-                Some(event) => self.feed(event),
-                None => self.feed(Event::Timer),
-            }
-        }
-        panic!("seed {seed}: lost waiters {:?} in {:#?}", self.open, self.state);
+#[test]
+fn a_device_parks_into_host_memory_only_as_far_as_that_goes() {
+    let cuda = DeviceId("cuda:0".into());
+    for (host_budget, expected) in [(100, "park a"), (99, "stop a")] {
+        let mut policy = parking(&["a", "b"], host_budget, None);
+        policy.devices.insert(cuda.clone(), DevicePolicy { budget: 150, loaded_max: None });
+        policy.models.values_mut().for_each(|model| model.devices = vec![cuda.clone()]);
+        let mut bench = Bench::new(policy);
+        bench.request(1, "a");
+        bench.send(Event::Done(RequestId(1)));
+        bench.request(2, "b");
+        assert_eq!(bench.trace[4], expected, "{:?}", bench.trace);
     }
 }
 
 #[test]
-fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
-    for seed in 0..100 {
-        let mut policy = policy(&["a", "bb", "ccc"], 250, Some(2));
-        policy.hold_ms = 1_000_000_000;
-        let mut world = World {
-            state: State::new(policy),
-            rng: seed,
-            now: 1,
-            pending: Vec::new(),
-            open: BTreeMap::new(),
-            leased: BTreeMap::new(),
-            next: 0,
-        };
-        let steps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            (0..1_500).for_each(|_| world.step());
-            world.drain(seed);
-            world.feed(Event::Shutdown);
-            world.drain(seed);
-            assert!(world.state.is_over());
-        }));
-        assert!(steps.is_ok(), "seed {seed} failed, see the panic above");
+fn a_park_that_fails_ends_the_worker_and_is_not_tried_again() {
+    let mut state = State::new(parking(&["a"], 100, None));
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
+    let planned = |id| Event::Planned { instance: InstanceId(id), required: 10, preferred: 10 };
+    let leaked = Failure::new(FailureKind::NotUsable, "its memory did not come back");
+    state.step(Millis(1), request(1));
+    state.step(Millis(2), planned(1));
+    state.step(Millis(3), Event::Loaded(InstanceId(1)));
+    state.step(Millis(4), Event::Done(RequestId(1)));
+    let parked = state.step(Millis(5), Event::Park("a".into()));
+    assert!(parked.contains(&Effect::Park(InstanceId(1), Cause::Asked)), "{parked:?}");
+    // Someone who comes meanwhile waits for a fresh worker, and is not told of the failure.
+    state.step(Millis(6), request(2));
+    let failed = state.step(Millis(7), Event::Failed(InstanceId(1), leaked.clone()));
+    assert!(failed.contains(&Effect::Stop(InstanceId(1), Cause::Failed)), "{failed:?}");
+    let exited = state.step(Millis(8), Event::Exited(InstanceId(1), leaked));
+    assert!(matches!(exited[0], Effect::Start { instance: InstanceId(2), .. }), "{exited:?}");
+    state.step(Millis(9), planned(2));
+    assert_eq!(state.step(Millis(10), Event::Loaded(InstanceId(2)))[0], Effect::Grant(RequestId(2), InstanceId(2)));
+    state.step(Millis(11), Event::Done(RequestId(2)));
+    let asked = state.step(Millis(12), Event::Park("a".into()));
+    assert!(!asked.iter().any(|effect| matches!(effect, Effect::Park(..))), "{asked:?}");
+}
+
+#[test]
+fn a_wake_that_fails_is_a_cold_start() {
+    let mut state = State::new(parking(&["a"], 100, None));
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
+    let broken = Failure::new(FailureKind::NotUsable, "x");
+    state.step(Millis(1), request(1));
+    state.step(Millis(2), Event::Planned { instance: InstanceId(1), required: 10, preferred: 10 });
+    state.step(Millis(3), Event::Loaded(InstanceId(1)));
+    state.step(Millis(4), Event::Done(RequestId(1)));
+    state.step(Millis(5), Event::Park("a".into()));
+    state.step(Millis(6), Event::Parked { instance: InstanceId(1), held: 1 });
+    let woken = state.step(Millis(7), request(2));
+    assert!(woken.contains(&Effect::Unpark(InstanceId(1))), "{woken:?}");
+    let failed = state.step(Millis(8), Event::Failed(InstanceId(1), broken.clone()));
+    assert!(!failed.iter().any(|effect| matches!(effect, Effect::Refuse(..))), "{failed:?}");
+    let exited = state.step(Millis(9), Event::Exited(InstanceId(1), broken));
+    assert!(matches!(exited[0], Effect::Start { .. }), "{exited:?}");
+}
+
+#[test]
+fn an_idle_model_parks_and_one_kept_for_nothing_stops() {
+    let mut policy = parking(&["a"], 100, None);
+    policy.models.get_mut(&"a".into()).unwrap().keep = Keep::For(5_000);
+    let mut bench = Bench::new(policy);
+    bench.request(1, "a");
+    bench.send(Event::Done(RequestId(1)));
+    bench.now += 5_000;
+    bench.send(Event::Timer);
+    bench.check(&["start a", "load a", "grant 1 a", "park a"]);
+    let keep = |id, keep| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: Some(keep) };
+    bench.send(keep(2, Keep::Forever));
+    bench.send(Event::Done(RequestId(2)));
+    bench.now += 1_000_000;
+    bench.send(Event::Timer);
+    bench.check(&["wake a", "grant 2 a"]);
+    bench.send(keep(3, Keep::For(0)));
+    bench.send(Event::Done(RequestId(3)));
+    bench.check(&["grant 3 a", "stop a"]);
+}
+
+#[test]
+fn an_operators_park_waits_for_leases() {
+    let mut bench = Bench::new(parking(&["a"], 100, None));
+    bench.request(1, "a");
+    bench.send(Event::Park("a".into()));
+    bench.check(&["start a", "load a", "grant 1 a"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.check(&["park a"]);
+    bench.send(Event::Unload { model: "a".into(), cut_after_ms: None });
+    bench.check(&["stop a"]);
+}
+
+#[test]
+fn a_forced_unload_cuts_at_its_deadline() {
+    let mut bench = Bench::new(policy(&["a"], 100, None));
+    bench.request(1, "a");
+    bench.send(Event::Unload { model: "a".into(), cut_after_ms: Some(3_000) });
+    bench.now += 2_999;
+    bench.send(Event::Timer);
+    bench.check(&["start a", "load a", "grant 1 a"]);
+    bench.now += 1;
+    bench.send(Event::Timer);
+    bench.check(&["cut a"]);
+    assert!(bench.state.instances().is_empty());
+}
+
+#[test]
+fn replicas_start_when_all_are_busy_and_share_the_work() {
+    let mut policy = policy(&["a", "b"], 250, None);
+    policy.models.get_mut(&"a".into()).unwrap().replicas = 3;
+    let mut bench = Bench::new(policy);
+    for id in 1..=5 {
+        bench.request(id, "a");
     }
+    // Two leases each; a third instance would not fit, and nothing is evicted for one.
+    bench.check(&["start a", "load a", "grant 1 a", "grant 2 a", "start a", "load a", "grant 3 a", "grant 4 a"]);
+    for id in 1..=4 {
+        bench.send(Event::Done(RequestId(id)));
+    }
+    bench.check(&["grant 5 a"]);
+    bench.request(6, "a");
+    let leases: Vec<usize> = bench.state.instances().values().map(|instance| instance.leases.len()).collect();
+    assert_eq!(leases, [1, 1], "the least loaded serves first");
+}
+
+#[test]
+fn a_model_goes_where_there_is_room() {
+    let cuda = |n: u32| DeviceId(format!("cuda:{n}"));
+    let mut policy = policy(&["a", "b"], 10, None);
+    for n in 0..2 {
+        policy.devices.insert(cuda(n), DevicePolicy { budget: 150, loaded_max: None });
+    }
+    policy.models.values_mut().for_each(|model| model.devices = vec![cuda(0), cuda(1)]);
+    let mut bench = Bench::new(policy);
+    bench.request(1, "a");
+    bench.request(2, "b");
+    // What `b` needs is known only once it was started; it moves instead of evicting.
+    bench.check(&["start a", "load a", "grant 1 a", "start b", "stop b", "start b", "load b", "grant 2 b"]);
+    let devices: Vec<&DeviceId> = bench.state.instances().values().map(|instance| &instance.device).collect();
+    assert_eq!(devices, [&cuda(0), &cuda(1)]);
+}
+
+#[test]
+fn a_load_that_runs_out_of_memory_is_tried_once_more_without_the_idle() {
+    let mut state = State::new(policy(&["a", "b"], 1_000, None));
+    let request =
+        |id, model: &str| Event::Request { id: RequestId(id), model: model.into(), want: Want::Serve, keep: None };
+    let planned = |id| Event::Planned { instance: InstanceId(id), required: 10, preferred: 10 };
+    let memory = Failure::new(FailureKind::OutOfMemory, "cudaMalloc");
+    state.step(Millis(1), request(1, "a"));
+    state.step(Millis(2), planned(1));
+    state.step(Millis(3), Event::Loaded(InstanceId(1)));
+    state.step(Millis(4), Event::Done(RequestId(1)));
+    state.step(Millis(5), request(2, "b"));
+    state.step(Millis(6), planned(2));
+    let first = state.step(Millis(7), Event::Failed(InstanceId(2), memory.clone()));
+    assert_eq!(first[..2], [Effect::Stop(InstanceId(1), Cause::Room), Effect::Stop(InstanceId(2), Cause::Failed)]);
+    state.step(Millis(8), Event::Exited(InstanceId(1), memory.clone()));
+    state.step(Millis(9), Event::Exited(InstanceId(2), memory.clone()));
+    state.step(Millis(10), planned(3));
+    let second = state.step(Millis(11), Event::Failed(InstanceId(3), memory.clone()));
+    assert!(second.contains(&Effect::Refuse(RequestId(2), memory)), "{second:?}");
+}
+
+#[test]
+fn three_crashes_while_loading_are_a_quarantine_that_an_operator_ends() {
+    let mut state = State::new(policy(&["a"], 100, None));
+    let crash = Failure::new(FailureKind::WorkerDied, "crashed");
+    let request = |id, want| Event::Request { id: RequestId(id), model: "a".into(), want, keep: None };
+    let mut now = 0;
+    for id in 1..=3 {
+        now += 100_000;
+        let effects = state.step(Millis(now), request(id, Want::Serve));
+        assert!(matches!(effects[0], Effect::Start { .. }), "{effects:?}");
+        state.step(Millis(now + 1), Event::Exited(InstanceId(id), crash.clone()));
+    }
+    let refused = state.step(Millis(now + 10_000_000), request(4, Want::Serve));
+    assert!(
+        matches!(&refused[..], [Effect::Refuse(_, failure)] if failure.message.contains("quarantined")),
+        "{refused:?}"
+    );
+    let tried = state.step(Millis(now + 10_000_001), request(5, Want::Load));
+    assert!(matches!(tried[0], Effect::Start { .. }), "{tried:?}");
+}
+
+#[test]
+fn what_others_use_is_not_to_be_had() {
+    let mut state = State::new(policy(&["a"], 100, None));
+    let device = DeviceId("cpu".into());
+    let request = Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve, keep: None };
+    state.step(Millis(1), request);
+    state.step(Millis(2), Event::Measured(device.clone(), 50));
+    state.step(Millis(3), Event::Planned { instance: InstanceId(1), required: 80, preferred: 80 });
+    assert_eq!(state.instances()[&InstanceId(1)].state, ModelState::Waiting);
+    let mut patient = state.clone();
+    assert!(
+        patient
+            .step(Millis(4), Event::Measured(device, 90))
+            .contains(&Effect::Load { instance: InstanceId(1), granted: 80 })
+    );
+    let refused = state.step(Millis(5_001), Event::Timer);
+    assert!(
+        refused.iter().any(|effect| matches!(effect, Effect::Refuse(_, f) if f.message.contains("other programs"))),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
+    let mut policy = policy(&["a", "b", "c"], 150, None);
+    policy.models.get_mut(&"a".into()).unwrap().parks = true;
+    let mut bench = Bench::new(policy);
+    let outcome = |bench: &Bench, model: &str| bench.state.explain(Millis(bench.now), &model.into(), None);
+    assert_eq!(outcome(&bench, "a").outcome, Outcome::Unknown);
+    assert_eq!(bench.state.explain(Millis(1), &"a".into(), Some(100)).outcome, Outcome::Fits);
+    assert_eq!(bench.state.explain(Millis(1), &"a".into(), Some(151)).outcome, Outcome::Refused);
+    bench.request(1, "b");
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(2, "a");
+    let waits = outcome(&bench, "b");
+    assert_eq!(waits.outcome, Outcome::Waits);
+    assert!(waits.message.contains("`a` serves 1 requests"), "{}", waits.message);
+    bench.send(Event::Done(RequestId(2)));
+    assert_eq!(outcome(&bench, "a").outcome, Outcome::Hot);
+    let before = bench.state.clone();
+    let evicts = outcome(&bench, "b");
+    assert_eq!(
+        (evicts.outcome, evicts.leaves[0].model.0.as_str(), evicts.leaves[0].how),
+        (Outcome::Evicts, "a", "park")
+    );
+    assert_eq!(bench.state, before);
+    bench.trace.clear();
+    bench.request(3, "b");
+    bench.check(&["start b", "park a", "load b", "grant 3 b"]);
 }

@@ -13,6 +13,15 @@ use super::lock::Lock;
 use super::wheel;
 use crate::config::{Env, FileConfig, ModelConfig, Source};
 
+/// The wait before a second try; it doubles.
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// How long a server of weights may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a server of weights may say nothing.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often a file that another process fetches is looked at.
+const LOCK_POLL: Duration = Duration::from_millis(200);
+
 /// Where a pull stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -96,7 +105,7 @@ impl Mirrors {
             hf_endpoint: env.hf_endpoint().unwrap_or("https://huggingface.co").trim_end_matches('/').to_owned(),
             hf_token: env.hf_token().map(str::to_owned),
             pip_arguments: Vec::new(),
-            backoff: Duration::from_millis(500),
+            backoff: BACKOFF_FIRST,
         }
     }
 }
@@ -115,8 +124,8 @@ impl Puller {
     /// The HTTP client cannot be set up.
     pub fn new(mirrors: Mirrors) -> Result<Self, String> {
         let client = Client::builder()
-            .connect_timeout(Duration::from_secs(15))
-            .read_timeout(Duration::from_secs(60))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
             .user_agent(concat!("aihost/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| format!("the HTTP client cannot be set up: {e}"))?;
@@ -219,7 +228,7 @@ impl Job<'_> {
                     told = true;
                     tracing::info!(file = %self.file.path.display(), "another process fetches it; waiting");
                 }
-                Ok(None) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Ok(None) => tokio::time::sleep(LOCK_POLL).await,
                 Err(error) => return Err(self.failed(format!("{}: {error}", path.display()), Vec::new())),
             }
         }

@@ -36,6 +36,15 @@ pub(super) const LOG_LINES: usize = 500;
 /// Most bytes of a log line.
 pub(super) const LOG_LINE_BYTES: usize = 4 << 10;
 
+/// Silence after which a worker counts as stalled.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a cancelled request may go on before its worker is killed.
+const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// How long a park, a wake, a health check or a question for a cost may take.
+const STEP: Duration = Duration::from_secs(30);
+/// A load that keeps reporting progress may take this many times its deadline.
+const LOAD_EXTENSION: u32 = 10;
+
 /// Bytes of credit that an event takes.
 pub(super) fn event_cost(payload_bytes: usize) -> u64 {
     payload_bytes as u64 + EVENT_OVERHEAD_BYTES
@@ -56,12 +65,8 @@ pub struct WorkerLimits {
 
 impl WorkerLimits {
     /// What holds outside tests.
-    pub const DEFAULT: Self = Self {
-        silence: Duration::from_secs(10),
-        cancel_grace: Duration::from_secs(10),
-        step: Duration::from_secs(30),
-        load_extension: 10,
-    };
+    pub const DEFAULT: Self =
+        Self { silence: SILENCE, cancel_grace: CANCEL_GRACE, step: STEP, load_extension: LOAD_EXTENSION };
 }
 
 impl Default for WorkerLimits {

@@ -8,6 +8,7 @@ mod error;
 mod export;
 #[doc(hidden)]
 pub mod glue;
+mod image_output;
 mod logging;
 mod plugin;
 mod stop;
@@ -18,7 +19,8 @@ mod utf8;
 pub use audio_output::AudioOutput;
 pub use context::{Context, Flow, LoadContext};
 pub use error::{Error, ErrorKind, Result};
-pub use plugin::{Audio, Engine, Plugin, Task, Text};
+pub use image_output::ImageOutput;
+pub use plugin::{Audio, Engine, Image, Plugin, Task, Text};
 pub use stop::StopMatcher;
 pub use text_output::TextOutput;
 pub use utf8::Utf8Assembler;

@@ -5,10 +5,13 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::audio_output::AudioOutput;
 use super::context::{Context, LoadContext};
+use super::image_output::ImageOutput;
 use super::text_output::TextOutput;
 use super::{Error, ErrorKind, Result};
 use crate::abi::RawSinkArc;
-use crate::task::{AudioFinish, AudioRequest, LoadRequest, MemoryPlan, MemoryUsage, TextFinish, TextRequest};
+use crate::task::{
+    AudioFinish, AudioRequest, ImageFinish, ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, TextFinish, TextRequest,
+};
 
 /// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
 ///
@@ -155,6 +158,25 @@ impl Task for Audio {
     }
 
     fn finish(output: &AudioOutput, result: Result<()>) -> Result<AudioFinish> {
+        output.finish(result)
+    }
+}
+
+/// A description in, a picture out. The engine returns when the finished picture is pushed.
+#[derive(Clone, Copy, Debug)]
+pub struct Image;
+
+impl Task for Image {
+    type Request = ImageRequest;
+    type Output = ImageOutput;
+    type Finish = ();
+    type Summary = ImageFinish;
+
+    fn output(_request: &ImageRequest, sink: RawSinkArc, ctx: &Context) -> ImageOutput {
+        ImageOutput::new(sink, ctx.clone())
+    }
+
+    fn finish(output: &ImageOutput, result: Result<()>) -> Result<ImageFinish> {
         output.finish(result)
     }
 }

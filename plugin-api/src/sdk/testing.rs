@@ -12,7 +12,7 @@ use abi_stable::std_types::{RArc, ROption, RSlice, RStr};
 use super::{Error, Result, glue};
 use crate::Plugin;
 use crate::abi::{RawContext, RawContext_TO, RawFlow, RawHost, RawHost_TO, RawModelBox, RawSink, RawSink_TO};
-use crate::task::{AudioBlock, AudioFinish, AudioRequest};
+use crate::task::{AudioBlock, AudioFinish, AudioRequest, ImageBlock, ImageFinish, ImageHeader, ImageRequest};
 use crate::task::{LoadRequest, MemoryPlan, MemoryUsage, TextEvent, TextFinish, TextRequest};
 
 /// A loaded plugin under test.
@@ -61,6 +61,15 @@ pub struct AudioAnswer {
     pub blocks: Vec<AudioBlock>,
     /// Reason, format and counts.
     pub finish: AudioFinish,
+}
+
+/// What an image request gave.
+#[derive(Clone, Debug)]
+pub struct ImageAnswer {
+    /// The pictures in the order they came, previews first; each whole, 3 bytes for each pixel.
+    pub pictures: Vec<ImageBlock>,
+    /// Reason, seed and size.
+    pub finish: ImageFinish,
 }
 
 impl MockHost {
@@ -118,6 +127,31 @@ impl MockHost {
 
     /// What the engine says this audio request needs beyond the plan's `required`. Bytes.
     pub fn audio_cost(&self, request: &AudioRequest) -> Result<u64> {
+        let json = serde_json::to_vec(request).map_err(Error::internal)?;
+        self.model.0.cost(json.as_slice().into()).into_result().map_err(Error::from)
+    }
+
+    /// Serves one image request to its end. Pictures that a client's leaving cut short are left out.
+    pub fn generate_image(&self, request: &ImageRequest) -> Result<ImageAnswer> {
+        let json = serde_json::to_vec(request).map_err(Error::internal)?;
+        self.lock_events().clear();
+        let sink = RawSink_TO::from_ptr(RArc::new(Shared(Arc::clone(&self.recorder))), TD_Opaque);
+        let summary = self.model.0.generate(json.as_slice().into(), sink, self.context()).into_result()?;
+        let mut pictures: Vec<ImageBlock> = Vec::new();
+        for (_, bytes) in self.lock_events().iter() {
+            let block = ImageBlock::decode(bytes)?;
+            match pictures.last_mut().filter(|last| last.header.index == block.header.index) {
+                Some(last) => last.pixels.extend_from_slice(&block.pixels),
+                None => pictures.push(block),
+            }
+        }
+        let size = |header: &ImageHeader| header.width as usize * header.height as usize * ImageHeader::PIXEL_BYTES;
+        pictures.retain(|picture| picture.pixels.len() == size(&picture.header));
+        Ok(ImageAnswer { pictures, finish: serde_json::from_slice(&summary).map_err(Error::internal)? })
+    }
+
+    /// What the engine says this image request needs beyond the plan's `required`. Bytes.
+    pub fn image_cost(&self, request: &ImageRequest) -> Result<u64> {
         let json = serde_json::to_vec(request).map_err(Error::internal)?;
         self.model.0.cost(json.as_slice().into()).into_result().map_err(Error::from)
     }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FinishReason;
+use super::{FinishReason, block};
 
 /// One piece of sound. `n` pieces are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -120,11 +120,7 @@ impl AudioBlock {
     /// # Errors
     /// If the header cannot be written as JSON, which no header should cause.
     pub fn encode(header: &AudioHeader, samples: &[f32]) -> crate::Result<Vec<u8>> {
-        let json = serde_json::to_vec(header).map_err(crate::Error::internal)?;
-        let length = u32::try_from(json.len()).map_err(crate::Error::internal)?;
-        let mut payload = Vec::with_capacity(4 + json.len() + 4 * samples.len());
-        payload.extend_from_slice(&length.to_le_bytes());
-        payload.extend_from_slice(&json);
+        let mut payload = block::start(header, 4 * samples.len())?;
         payload.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
         Ok(payload)
     }
@@ -135,9 +131,7 @@ impl AudioBlock {
     /// If the payload is cut short, or its header is not one of audio.
     pub fn decode(payload: &[u8]) -> crate::Result<Self> {
         let damaged = || crate::Error::internal("a block of samples is damaged");
-        let (length, rest) = payload.split_first_chunk::<4>().ok_or_else(damaged)?;
-        let (json, samples) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(damaged)?;
-        let header: AudioHeader = serde_json::from_slice(json).map_err(|_| damaged())?;
+        let (header, samples): (AudioHeader, _) = block::split(payload).ok_or_else(damaged)?;
         let (samples, rest) = samples.as_chunks::<4>();
         if header.format != AudioHeader::F32LE || !rest.is_empty() {
             return Err(damaged());

@@ -4,6 +4,8 @@
 //! has a default; unknown fields are ignored, so an older plugin reads a newer host's request.
 
 mod audio;
+mod block;
+mod image;
 mod text;
 
 use std::collections::BTreeMap;
@@ -13,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use audio::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest};
+pub use image::{ImageBlock, ImageFinish, ImageHeader, ImageRequest};
 pub use text::{
     FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
 };

@@ -65,10 +65,11 @@ fn main() -> Result<()> {
         for _ in 0..3 {
             let text = model.encode(PROMPT)?;
             let frames = steps + 1 - model.config().decoder.codebooks_per_channel();
-            let sampler = Sampler::new(Choice::Greedy, 0);
+            let mut sampler = Sampler::new(Choice::Greedy, 0);
+            let piece = Piece { text: &text, frames, guidance: Guidance::Scale(3.0), given: &[] };
             let mut codes = Vec::new();
             let start = Instant::now();
-            model.generate(Piece { text, frames, guidance: Guidance::Scale(3.0), sampler }, |step| {
+            model.generate(piece, &mut sampler, |step| {
                 if step.index < frames {
                     codes.extend(
                         step.tokens.iter().take(model.config().decoder.codebooks_per_channel()).map(|t| t % 2048),

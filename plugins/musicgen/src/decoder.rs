@@ -237,11 +237,11 @@ impl<'a> Session<'a> {
         4 * (past + prompt + rows * buffers) as u64
     }
 
-    /// One step: `tokens`, one per codebook, in; logits (codebooks, vocabulary) with guidance out.
+    /// One step: takes `tokens`, one per codebook.
     ///
     /// # Errors
     /// If the session is full or a token is past padding.
-    pub fn step(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+    pub fn feed(&mut self, tokens: &[u32]) -> Result<()> {
         let config = &self.decoder.config;
         if self.position == self.capacity {
             return Err(Error::internal("the session has made all its steps"));
@@ -255,16 +255,22 @@ impl<'a> Session<'a> {
             self.cross_attention(layer);
             self.feed_forward(layer);
         }
+        self.position += 1;
+        Ok(())
+    }
+
+    /// What follows the last step: logits (codebooks, vocabulary), with guidance.
+    pub fn logits(&mut self) -> &[f32] {
+        let config = &self.decoder.config;
         let b = &mut self.buffers;
         self.decoder.norm.apply(&b.state, &mut b.normed);
         self.decoder.heads.apply(&b.normed, &mut b.logits);
-        self.position += 1;
         let wide = config.num_codebooks * config.vocab_size;
         if let Guidance::Scale(scale) = self.guidance {
             let (with, without) = b.logits.split_at_mut(wide);
             with.iter_mut().zip(without).for_each(|(with, without)| *with = *without + (*with - *without) * scale);
         }
-        Ok(&self.buffers.logits[..wide])
+        &self.buffers.logits[..wide]
     }
 
     /// The sum of the codebooks' embeddings and the position's; the same in both rows.

@@ -138,10 +138,10 @@ pub struct Stream<'a> {
     context: Context,
     /// Most frames rendered at once, context apart.
     chunk: usize,
-    /// Vectors of the codes so far, (frames, hidden).
-    embedded: Vec<f32>,
-    /// The LSTM's output so far, (frames, width).
-    hidden: Vec<f32>,
+    /// Vectors of the codes, (frames, hidden), as far back as they are still needed.
+    embedded: Tail,
+    /// The LSTM's output, (frames, width), likewise.
+    hidden: Tail,
     states: Vec<LstmState>,
     /// Frames whose samples were returned.
     returned: usize,
@@ -151,7 +151,7 @@ impl<'a> Stream<'a> {
     /// Renders at most `chunk` frames at once.
     pub fn new(codec: &'a EncodecDecoder, chunk: usize) -> Self {
         let states = codec.lstm.iter().map(|_| LstmState::new(codec.config.width())).collect();
-        let (embedded, hidden) = (Vec::new(), Vec::new());
+        let (embedded, hidden) = (Tail::new(codec.config.hidden_size), Tail::new(codec.config.width()));
         Self { codec, context: codec.context(), chunk: chunk.max(1), embedded, hidden, states, returned: 0 }
     }
 
@@ -160,14 +160,12 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// If a code is not in its codebook.
     pub fn push(&mut self, codes: &[u32]) -> Result<()> {
-        let width = self.codec.config.hidden_size;
-        let at = self.embedded.len();
-        self.embedded.resize(at + width, 0.0);
+        let row = self.embedded.push();
         for (codebook, code) in self.codec.codebooks.iter().zip(codes) {
             if *code as usize >= codebook.rows() {
                 return Err(Error::internal(format!("code {code} is not in a codebook of {}", codebook.rows())));
             }
-            codebook.add_row(*code as usize, &mut self.embedded[at..]);
+            codebook.add_row(*code as usize, row);
         }
         Ok(())
     }
@@ -188,14 +186,9 @@ impl<'a> Stream<'a> {
         self.advance(Rest::Known)
     }
 
-    fn frames(&self) -> usize {
-        self.embedded.len() / self.codec.config.hidden_size
-    }
-
     fn advance(&mut self, rest: Rest) -> Result<Vec<f32>> {
         self.remember(rest).map_err(Error::internal)?;
-        let (width, hop) = (self.codec.config.width(), self.codec.config.hop());
-        let known = self.hidden.len() / width;
+        let (hop, known) = (self.codec.config.hop(), self.hidden.frames());
         let Context { before, after } = self.context;
         let end = match rest {
             Rest::Known => known,
@@ -207,19 +200,19 @@ impl<'a> Stream<'a> {
         while self.returned < end {
             let to = end.min(self.returned + self.chunk);
             let window = self.returned.saturating_sub(before)..known.min(to + after);
-            let hidden = &self.hidden[window.start * width..window.end * width];
+            let hidden = self.hidden.rows(window.clone());
             let rendered = self.codec.render(hidden, window.len()).map_err(Error::internal)?;
             samples.extend_from_slice(&rendered[(self.returned - window.start) * hop..(to - window.start) * hop]);
             self.returned = to;
         }
+        self.hidden.forget(self.returned.saturating_sub(before));
         Ok(samples)
     }
 
     /// Takes new frames through the first convolution and the LSTM, as far as its input is final.
     fn remember(&mut self, rest: Rest) -> candle_core::Result<()> {
-        let (frames, width) = (self.frames(), self.codec.config.width());
+        let (frames, done) = (self.embedded.frames(), self.hidden.frames());
         let (before, after) = self.codec.first.padding();
-        let done = self.hidden.len() / width;
         let end = match rest {
             Rest::Known => frames,
             Rest::ToCome if frames <= before.max(after) => done,
@@ -230,7 +223,7 @@ impl<'a> Stream<'a> {
         }
         let start = done.saturating_sub(before);
         let size = self.codec.config.hidden_size;
-        let window = Tensor::from_slice(&self.embedded[start * size..], (frames - start, size), &Device::Cpu)?;
+        let window = Tensor::from_slice(self.embedded.rows(start..frames), (frames - start, size), &Device::Cpu)?;
         let x = self.codec.first.forward(&window.t()?.contiguous()?.unsqueeze(0)?)?;
         let x =
             x.squeeze(0)?.narrow(1, done - start, end - done)?.t()?.contiguous()?.flatten_all()?.to_vec1::<f32>()?;
@@ -238,8 +231,48 @@ impl<'a> Stream<'a> {
         for (layer, state) in self.codec.lstm.iter().zip(&mut self.states) {
             layer.run(state, &mut y);
         }
-        self.hidden.extend(x.iter().zip(&y).map(|(x, y)| x + y));
+        self.hidden.rows.extend(x.iter().zip(&y).map(|(x, y)| x + y));
+        self.embedded.forget(end.saturating_sub(before));
         Ok(())
+    }
+}
+
+/// The last rows of a matrix that grows.
+#[derive(Debug)]
+struct Tail {
+    width: usize,
+    /// Rows that are no longer here.
+    forgotten: usize,
+    rows: Vec<f32>,
+}
+
+impl Tail {
+    fn new(width: usize) -> Self {
+        Self { width, forgotten: 0, rows: Vec::new() }
+    }
+
+    /// Rows so far, the forgotten ones among them.
+    fn frames(&self) -> usize {
+        self.forgotten + self.rows.len() / self.width
+    }
+
+    /// A new row, of zeros.
+    fn push(&mut self) -> &mut [f32] {
+        let at = self.rows.len();
+        self.rows.resize(at + self.width, 0.0);
+        &mut self.rows[at..]
+    }
+
+    /// Some rows, none of them forgotten.
+    fn rows(&self, range: std::ops::Range<usize>) -> &[f32] {
+        &self.rows[(range.start - self.forgotten) * self.width..(range.end - self.forgotten) * self.width]
+    }
+
+    /// Drops the rows before `frame`.
+    fn forget(&mut self, frame: usize) {
+        let rows = frame.saturating_sub(self.forgotten);
+        self.rows.drain(..rows * self.width);
+        self.forgotten += rows;
     }
 }
 

@@ -4,13 +4,15 @@ use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, Error, Result};
 use rayon::ThreadPool;
 
+use crate::compose::{Advance, Composition, Windows};
 use crate::config::Config;
 use crate::decoder::{Guidance, Session};
-use crate::delay::DelayPattern;
 use crate::encodec::{EncodecDecoder, Stream};
-use crate::model::{MAX_PROMPT_TOKENS, Model, Piece, Step};
+use crate::model::{MAX_PROMPT_TOKENS, Model};
 use crate::sampler::{Choice, Sampler};
 
+/// Longest piece, seconds.
+const MAX_DURATION_S: f64 = 600.0;
 /// Frames beyond a rendered chunk that memory is planned for: its context on both sides, and what the convolutions hold
 /// beside their widest tensors.
 const PLANNED_CONTEXT: usize = 8;
@@ -20,10 +22,19 @@ const PLANNED_CONTEXT: usize = 8;
 pub struct MusicGen {
     pub(crate) model: Model,
     pub(crate) threads: ThreadPool,
-    /// Frames after which samples are sent.
-    pub(crate) chunk: usize,
+    /// How a piece is made and sent.
+    pub(crate) pacing: Pacing,
     /// Bytes of the weights.
     pub(crate) weights: u64,
+}
+
+/// How a piece is made and sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pacing {
+    /// Frames after which samples are sent.
+    pub(crate) chunk: usize,
+    /// How long pieces are cut.
+    pub(crate) windows: Windows,
 }
 
 impl Engine for MusicGen {
@@ -35,13 +46,14 @@ impl Engine for MusicGen {
         let tokens = self.model.tokenize(&request.prompt)?;
         ctx.check()?;
         self.threads.install(|| {
-            let piece = Piece {
+            let composition = Composition {
                 text: self.model.encode_tokens(&tokens)?,
                 frames,
                 guidance: Guidance::from_scale(request.guidance_scale),
                 sampler: Sampler::new(choice, request.seed.unwrap_or_else(rand::random)),
+                windows: self.pacing.windows,
             };
-            self.play(piece, output, ctx)
+            self.play(composition, output, ctx)
         })
     }
 
@@ -49,7 +61,7 @@ impl Engine for MusicGen {
         let config = self.model.config();
         let tokens = self.model.tokenize(&request.prompt)?.len();
         let guidance = Guidance::from_scale(request.guidance_scale);
-        Ok(bytes(config, guidance, frames(config, request)?, tokens, self.chunk))
+        Ok(bytes(config, guidance, frames(config, request)?, tokens, self.pacing))
     }
 
     fn usage(&self) -> MemoryUsage {
@@ -58,21 +70,17 @@ impl Engine for MusicGen {
 }
 
 impl MusicGen {
-    fn play(&self, piece: Piece, output: &AudioOutput, ctx: &Context) -> Result<()> {
+    fn play(&self, composition: Composition, output: &AudioOutput, ctx: &Context) -> Result<()> {
         let config = self.model.config();
         let channels = config.decoder.audio_channels;
         output
             .format(AudioFormat { sample_rate: config.audio_encoder.sampling_rate as u32, channels: channels as u16 });
-        let pattern = self.model.pattern(piece.frames);
-        let mut codes = Codes::new(pattern);
-        let mut streams: Vec<_> = (0..channels).map(|_| Stream::new(self.model.codec(), self.chunk)).collect();
+        let mut streams: Vec<_> = (0..channels).map(|_| Stream::new(self.model.codec(), self.pacing.chunk)).collect();
         let mut pushed = 0;
-        self.model.generate(piece, |step| {
+        self.model.compose(composition, |codes, Advance { whole, done, total }| {
             ctx.check()?;
-            codes.record(step);
-            let whole = pattern.whole_frames(step.index + 1);
-            let last = step.index + 1 == pattern.steps();
-            if last || whole >= pushed + self.chunk {
+            let last = done == total;
+            if last || whole >= pushed + self.pacing.chunk {
                 for frame in pushed..whole {
                     for (channel, stream) in streams.iter_mut().enumerate() {
                         stream.push(&codes.of(frame, channel, channels))?;
@@ -82,79 +90,56 @@ impl MusicGen {
                 let ready = streams.iter_mut().map(|stream| if last { stream.finish() } else { stream.ready() });
                 output.samples(&interleave(&ready.collect::<Result<Vec<_>>>()?))?;
             }
-            output.progress(step.index as u64 + 1, pattern.steps() as u64)
-        })
-    }
-}
-
-/// Codes by frame, as steps make them.
-struct Codes {
-    pattern: DelayPattern,
-    /// (frames, codebooks)
-    codes: Vec<u32>,
-}
-
-impl Codes {
-    fn new(pattern: DelayPattern) -> Self {
-        Self { pattern, codes: vec![0; pattern.frames() * pattern.codebooks()] }
-    }
-
-    fn record(&mut self, step: Step<'_>) {
-        for (book, token) in step.tokens.iter().enumerate() {
-            if let Some(frame) = self.pattern.frame(step.index, book) {
-                self.codes[frame * self.pattern.codebooks() + book] = *token;
-            }
-        }
-    }
-
-    /// One channel's codes of a frame: channels alternate.
-    fn of(&self, frame: usize, channel: usize, channels: usize) -> Vec<u32> {
-        let books = self.pattern.codebooks();
-        self.codes[frame * books..(frame + 1) * books].iter().skip(channel).step_by(channels).copied().collect()
+            output.progress(done as u64, total as u64)
+        })?;
+        Ok(())
     }
 }
 
 /// Frames of a request, which must be a length that the model can make.
 pub(crate) fn frames(config: &Config, request: &AudioRequest) -> Result<usize> {
     let rate = config.audio_encoder.frame_rate();
-    let most = max_frames(config);
-    let limit = most as f64 / rate;
     match request.frames(rate) {
         None => Err(Error::invalid_request(format!(
-            "duration is {}; it must be a number of seconds above 0 and at most {limit:.2}",
+            "duration is {}; it must be a number of seconds above 0 and at most {MAX_DURATION_S}",
             request.duration
         ))),
-        Some(frames) if frames > most as u64 => Err(Error::invalid_request(format!(
-            "duration is {} seconds; this model makes at most {limit:.2} seconds ({most} frames)",
+        Some(frames) if frames > max_frames(config) as u64 => Err(Error::invalid_request(format!(
+            "duration is {} seconds; at most {MAX_DURATION_S} seconds are made",
             request.duration
         ))),
         Some(frames) => Ok(frames as usize),
     }
 }
 
-/// The longest piece: its last code is made at the model's last position.
-pub(crate) fn max_frames(config: &Config) -> usize {
+fn max_frames(config: &Config) -> usize {
+    (MAX_DURATION_S * config.audio_encoder.frame_rate()).ceil() as usize
+}
+
+/// The longest window: its last code is made at the model's last position.
+pub(crate) fn max_window(config: &Config) -> usize {
     let decoder = &config.decoder;
     decoder.max_position_embeddings.saturating_sub(decoder.codebooks_per_channel() - 1)
 }
 
-/// Bytes a request allocates: caches, codes, the codec's memory of the piece, and one window of its rendering.
-pub(crate) fn bytes(config: &Config, guidance: Guidance, frames: usize, tokens: usize, chunk: usize) -> u64 {
+/// Bytes a request allocates: caches of a window, codes, the codec's memory, and one chunk of its rendering.
+pub(crate) fn bytes(config: &Config, guidance: Guidance, frames: usize, tokens: usize, pacing: Pacing) -> u64 {
     let (decoder, codec) = (&config.decoder, &config.audio_encoder);
-    let steps = frames + decoder.codebooks_per_channel() - 1;
-    let window = frames.min(chunk) + PLANNED_CONTEXT;
+    let steps = frames.min(pacing.windows.frames) + decoder.codebooks_per_channel() - 1;
+    let rendered = frames.min(pacing.chunk) + PLANNED_CONTEXT;
     let channels = decoder.audio_channels;
     // The codec's vectors double as they grow.
-    let kept = 2 * channels * frames * (codec.hidden_size + codec.width());
-    let sent = 4 * channels * chunk.min(frames) * codec.hop();
+    let kept = 2 * channels * rendered * (codec.hidden_size + codec.width());
+    let sent = 4 * channels * pacing.chunk.min(frames) * codec.hop();
+    let codes = (frames + pacing.windows.overlap) * decoder.num_codebooks;
     Session::bytes(decoder, guidance, steps, tokens)
-        + 4 * (kept + sent + frames * decoder.num_codebooks) as u64
-        + EncodecDecoder::window_bytes(codec, window)
+        + 4 * (kept + sent + codes) as u64
+        + EncodecDecoder::window_bytes(codec, rendered)
 }
 
 /// The most that any request allocates.
-pub(crate) fn max_bytes(config: &Config, chunk: usize) -> u64 {
-    bytes(config, Guidance::Scale(3.0), max_frames(config), MAX_PROMPT_TOKENS, chunk)
+pub(crate) fn max_bytes(config: &Config, pacing: Pacing) -> u64 {
+    bytes(config, Guidance::Scale(3.0), max_frames(config), MAX_PROMPT_TOKENS, pacing)
 }
 
 fn choice(request: &AudioRequest) -> Result<Choice> {

@@ -1,9 +1,10 @@
 //! MusicGen (Copet et al. 2023, "Simple and Controllable Music Generation") as a plugin: music from a description.
 //!
 //! Serves checkpoints in the layout of `facebook/musicgen-small`, `-medium`, `-large` and their stereo versions, on the
-//! CPU. The parts, in the order in which a request passes them: [`model`] (files, prompt, loop), [`decoder`] over
-//! [`matrix`], [`delay`], [`sampler`], [`encodec`]; [`engine`] speaks with the host. Nothing here knows HTTP.
+//! CPU. The parts, in the order in which a request passes them: [`compose`] (long pieces), [`model`] (files, prompt, loop),
+//! [`decoder`] over [`matrix`], [`delay`], [`sampler`], [`encodec`]; [`engine`] speaks with the host. Nothing here knows HTTP.
 
+pub mod compose;
 pub mod config;
 pub mod decoder;
 pub mod delay;
@@ -19,8 +20,9 @@ use candle_core::DType;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::compose::Windows;
 use crate::config::Config;
-use crate::engine::MusicGen;
+use crate::engine::{MusicGen, Pacing};
 use crate::model::{Files, Model};
 
 aihost_plugin_api::export_plugin! {
@@ -40,6 +42,12 @@ pub struct Options {
     /// Audio is sent after this many frames (50 are a second), 1 to 1500. Smaller begins sooner and costs more.
     #[schemars(range(min = 1, max = 1500))]
     pub chunk_frames: usize,
+    /// Seconds that are made in one go, above 0. Longer pieces go on from their own end. What a model's positions do not
+    /// hold is less.
+    pub window: f64,
+    /// Seconds of its own end that a longer piece goes on from; less than `window`, and less in proportion where the
+    /// window is.
+    pub overlap: f64,
 }
 
 /// How weights are kept.
@@ -59,7 +67,8 @@ pub enum Precision {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { dtype: Precision::default(), chunk_frames: 50 }
+        // What MusicGen was trained on, and what audiocraft keeps of it.
+        Self { dtype: Precision::default(), chunk_frames: 50, window: 30.0, overlap: 12.0 }
     }
 }
 
@@ -71,6 +80,16 @@ impl Precision {
             Self::F16 => Some(DType::F16),
             Self::Bf16 => Some(DType::BF16),
         }
+    }
+}
+
+impl Options {
+    /// In frames of this model.
+    fn pacing(&self, config: &Config) -> Pacing {
+        let wanted = (self.window * config.audio_encoder.frame_rate()).round() as usize;
+        let frames = wanted.clamp(1, engine::max_window(config).max(1));
+        let overlap = (frames as f64 * self.overlap / self.window).round() as usize;
+        Pacing { chunk: self.chunk_frames, windows: Windows { frames, overlap: overlap.min(frames - 1) } }
     }
 }
 
@@ -89,6 +108,13 @@ impl Plugin for MusicGenPlugin {
             let text = format!("options: chunk_frames is {}; it must be from 1 to 1500", options.chunk_frames);
             return Err(Error::new(ErrorKind::InvalidOptions, text));
         }
+        let Options { window, overlap, .. } = options;
+        if !(window.is_finite() && window > 0.0 && (0.0..window).contains(&overlap)) {
+            let text = format!(
+                "options: window is {window} and overlap {overlap}; they are seconds above 0, the overlap less than the window"
+            );
+            return Err(Error::new(ErrorKind::InvalidOptions, text));
+        }
         Ok(Self { options })
     }
 
@@ -96,7 +122,7 @@ impl Plugin for MusicGenPlugin {
         let files = Files::of(load)?;
         let config = Config::read(&files.config)?;
         let required = self.weight_bytes(&Weights::open(&files.weights)?.entries());
-        let workspace_max = engine::max_bytes(&config, self.options.chunk_frames);
+        let workspace_max = engine::max_bytes(&config, self.options.pacing(&config));
         Ok(MemoryPlan { required, preferred: required, workspace_max, mapped: 0 })
     }
 
@@ -117,7 +143,8 @@ impl Plugin for MusicGenPlugin {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(load.threads.max(1)).build();
         let threads = threads.map_err(Error::internal)?;
         let model = threads.install(|| Model::load_from(&weights, &files, self.options.dtype.dtype()))?;
-        Ok(MusicGen { model, threads, chunk: self.options.chunk_frames, weights: self.weight_bytes(&entries) })
+        let pacing = self.options.pacing(model.config());
+        Ok(MusicGen { model, threads, pacing, weights: self.weight_bytes(&entries) })
     }
 }
 

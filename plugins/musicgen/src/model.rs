@@ -56,23 +56,23 @@ pub struct Model {
 pub struct Step<'a> {
     /// From 0.
     pub index: usize,
-    /// (codebooks, vocabulary), with guidance.
+    /// (codebooks, vocabulary), with guidance; empty where every token was given.
     pub logits: &'a [f32],
     /// One per codebook; padding where the pattern has none.
     pub tokens: &'a [u32],
 }
 
-/// What is to be made.
-#[derive(Debug)]
-pub struct Piece {
+/// What is to be made in one go.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
     /// The prompt's states, (tokens, text width).
-    pub text: Tensor,
-    /// Frames.
+    pub text: &'a Tensor,
+    /// Frames, the given ones among them.
     pub frames: usize,
     /// Weight of the prompt.
     pub guidance: Guidance,
-    /// How tokens are chosen.
-    pub sampler: Sampler,
+    /// Codes of the first frames, which it goes on from: (frames, codebooks), perhaps none.
+    pub given: &'a [u32],
 }
 
 impl Model {
@@ -122,12 +122,12 @@ impl Model {
     /// [`ErrorKind::InvalidRequest`] if it is empty or longer than [`MAX_PROMPT_TOKENS`].
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.trim().is_empty() {
-            return Err(Error::invalid_request("the prompt is empty; describe the music in a few words"));
+            return Err(Error::invalid_request("prompt is empty; describe the music in a few words"));
         }
         let encoded = self.tokenizer.encode(prompt, true).map_err(Error::internal)?;
         let tokens = encoded.get_ids().to_vec();
         if tokens.len() > MAX_PROMPT_TOKENS {
-            let text = format!("the prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
+            let text = format!("prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
             return Err(Error::invalid_request(text));
         }
         Ok(tokens)
@@ -146,7 +146,8 @@ impl Model {
     /// # Errors
     /// If it is empty or has a token past the vocabulary.
     pub fn encode_tokens(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.text.encode(tokens)
+        let states = self.text.encode(tokens)?;
+        Tensor::from_vec(states, (tokens.len(), self.text.width()), &Device::Cpu).map_err(Error::internal)
     }
 
     /// The order in which codes of a piece of `frames` frames are made.
@@ -155,20 +156,33 @@ impl Model {
         DelayPattern::new(decoder.num_codebooks, decoder.audio_channels, frames)
     }
 
-    /// Makes all codes of a piece, telling `heard` of every step.
+    /// Makes all codes of a piece that are not given, telling `heard` of every step.
     ///
     /// # Errors
     /// Those of `heard`, which end the piece.
-    pub fn generate(&self, mut piece: Piece, mut heard: impl FnMut(Step<'_>) -> Result<()>) -> Result<()> {
+    pub fn generate(
+        &self,
+        piece: Piece<'_>,
+        sampler: &mut Sampler,
+        mut heard: impl FnMut(Step<'_>) -> Result<()>,
+    ) -> Result<()> {
         let pattern = self.pattern(piece.frames);
-        let vocabulary = self.config.decoder.vocab_size;
+        let (books, vocabulary) = (pattern.codebooks(), self.config.decoder.vocab_size);
         let padding = vocabulary as u32;
-        let mut session = self.decoder.session(&piece.text, piece.guidance, pattern.steps())?;
-        let mut tokens = vec![padding; pattern.codebooks()];
+        // What a codebook's token is without asking the model.
+        let known = |index, book| match pattern.frame(index, book) {
+            None => Some(padding),
+            Some(frame) => piece.given.get(frame * books + book).copied(),
+        };
+        let mut session = self.decoder.session(piece.text, piece.guidance, pattern.steps())?;
+        let mut tokens = vec![padding; books];
         for index in 0..pattern.steps() {
-            let logits = session.step(&tokens)?;
-            for (book, (token, logits)) in tokens.iter_mut().zip(logits.chunks_exact(vocabulary)).enumerate() {
-                *token = pattern.frame(index, book).map_or(padding, |_| piece.sampler.choose(logits));
+            session.feed(&tokens)?;
+            let is_asked = (0..books).any(|book| known(index, book).is_none());
+            let logits = if is_asked { session.logits() } else { &[] };
+            for (book, token) in tokens.iter_mut().enumerate() {
+                let choose = || sampler.choose(&logits[book * vocabulary..(book + 1) * vocabulary]);
+                *token = known(index, book).unwrap_or_else(choose);
             }
             heard(Step { index, logits, tokens: &tokens })?;
         }

@@ -7,9 +7,17 @@ use rand::{Rng, SeedableRng};
 #[derive(Debug)]
 pub struct Sampler {
     choice: Choice,
-    random: StdRng,
+    uniforms: Uniforms,
     /// Logit and token, of one codebook; kept from call to call.
     candidates: Vec<(f32, u32)>,
+}
+
+/// Where uniform numbers in [0, 1) come from.
+#[derive(Debug)]
+enum Uniforms {
+    Seeded(Box<StdRng>),
+    /// The next, in order; 0 once there are no more.
+    Given(std::vec::IntoIter<f64>),
 }
 
 /// How a token is chosen.
@@ -31,7 +39,13 @@ pub enum Choice {
 impl Sampler {
     /// The same choice, seed and logits give the same tokens.
     pub fn new(choice: Choice, seed: u64) -> Self {
-        Self { choice, random: StdRng::seed_from_u64(seed), candidates: Vec::new() }
+        let uniforms = Uniforms::Seeded(Box::new(StdRng::seed_from_u64(seed)));
+        Self { choice, uniforms, candidates: Vec::new() }
+    }
+
+    /// A choice that uses these numbers in [0, 1), one per token: what it takes to draw as another program did.
+    pub fn with_draws(choice: Choice, draws: Vec<f64>) -> Self {
+        Self { choice, uniforms: Uniforms::Given(draws.into_iter()), candidates: Vec::new() }
     }
 
     /// A token of `logits`.
@@ -39,7 +53,10 @@ impl Sampler {
         match self.choice {
             Choice::Greedy => greedy(logits),
             Choice::Sample { temperature, top_k, top_p } => {
-                let uniform = self.random.random();
+                let uniform = match &mut self.uniforms {
+                    Uniforms::Seeded(random) => random.random(),
+                    Uniforms::Given(draws) => draws.next().unwrap_or(0.0),
+                };
                 self.draw(logits, temperature, Truncation { top_k, top_p }, uniform)
             }
         }

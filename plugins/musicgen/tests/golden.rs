@@ -10,6 +10,7 @@ use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{AudioRequest, ErrorKind, FinishReason};
 use candle_core::{DType, Device, Tensor};
 use musicgen::MusicGenPlugin;
+use musicgen::compose::{Composition, Windows};
 use musicgen::decoder::Guidance;
 use musicgen::model::{Files, Model, Piece};
 use musicgen::sampler::{Choice, Sampler};
@@ -20,6 +21,10 @@ struct Case {
     prompt: String,
     guidance_scale: f32,
     frames: usize,
+    overlap: usize,
+    temperature: f32,
+    top_k: usize,
+    top_p: f32,
 }
 
 struct Golden {
@@ -56,6 +61,28 @@ impl Golden {
     /// Samples interleaved, as they are pushed.
     fn audio(&self) -> Vec<f32> {
         numbers(&self.expected["audio"].t().unwrap())
+    }
+
+    /// A piece of this many frames, of windows as the case has them.
+    fn compose(&self, model: &Model, frames: usize, sampler: Sampler) -> Vec<Vec<i64>> {
+        let composition = Composition {
+            text: model.encode(&self.case.prompt).unwrap(),
+            frames,
+            guidance: Guidance::from_scale(self.case.guidance_scale),
+            sampler,
+            windows: Windows { frames: self.case.frames, overlap: self.case.overlap },
+        };
+        let mut told = (0, 0);
+        let codes = model.compose(composition, |_, advance| {
+            assert!(advance.done == told.0 + 1 && advance.done <= advance.total, "{advance:?} after {told:?}");
+            told = (advance.done, advance.total);
+            Ok(())
+        });
+        assert_eq!(told.0, told.1, "the end was not told");
+        let (codes, books) = (codes.unwrap(), model.config().decoder.num_codebooks);
+        (0..books)
+            .map(|book| codes.all().iter().skip(book).step_by(books).map(|code| i64::from(*code)).collect())
+            .collect()
     }
 
     fn request(&self, model: &Model) -> AudioRequest {
@@ -108,14 +135,10 @@ fn numbers_are_the_references() {
         let pattern = model.pattern(golden.case.frames);
         let wanted = golden.tokens("tokens");
         let mut codes = vec![0u32; pattern.frames() * pattern.codebooks()];
-        let piece = Piece {
-            text,
-            frames: golden.case.frames,
-            guidance: Guidance::from_scale(golden.case.guidance_scale),
-            sampler: Sampler::new(Choice::Greedy, 0),
-        };
+        let guidance = Guidance::from_scale(golden.case.guidance_scale);
+        let piece = Piece { text: &text, frames: golden.case.frames, guidance, given: &[] };
         let mut steps = 0;
-        let made = model.generate(piece, |step| {
+        let made = model.generate(piece, &mut Sampler::new(Choice::Greedy, 0), |step| {
             steps += 1;
             if let Some(logits) = golden.expected.get(&format!("logits_{}", step.index)) {
                 let error = relative_error(step.logits, &numbers(logits));
@@ -151,6 +174,29 @@ fn numbers_are_the_references() {
 }
 
 #[test]
+fn a_longer_piece_goes_on_as_the_reference_does() {
+    for golden in cases() {
+        let (name, model) = (golden.folder.display(), golden.model());
+        let wanted = golden.tokens("long_codes");
+        let found = golden.compose(&model, wanted[0].len(), Sampler::new(Choice::Greedy, 0));
+        assert_eq!(found, wanted, "{name}");
+    }
+}
+
+#[test]
+fn the_same_uniform_draws_give_the_same_tokens() {
+    for golden in cases() {
+        let (name, model) = (golden.folder.display(), golden.model());
+        let draws: Vec<f64> = golden.expected["draws"].to_vec1().unwrap();
+        let Case { temperature, top_k, top_p, frames, .. } = golden.case;
+        let choice = Choice::Sample { temperature, top_k, top_p };
+        let found = golden.compose(&model, frames, Sampler::with_draws(choice, draws));
+        assert_eq!(found, golden.tokens("sampled_codes"), "{name}");
+        assert_ne!(found, golden.tokens("codes"), "{name}: drawn like the likeliest");
+    }
+}
+
+#[test]
 fn streamed_audio_is_the_whole() {
     for golden in cases() {
         let (name, request) = (golden.folder.display(), golden.request(&golden.model()));
@@ -167,6 +213,46 @@ fn streamed_audio_is_the_whole() {
             assert_eq!(answer.finish.samples as usize * usize::from(answer.finish.channels), answer.samples.len());
             assert_eq!(answer.finish.steps as usize, golden.tokens("tokens")[0].len());
         }
+    }
+}
+
+#[test]
+fn a_longer_piece_streams_without_a_seam() {
+    for golden in cases() {
+        let (name, model) = (golden.folder.display(), golden.model());
+        let (wanted, rate) = (golden.tokens("long_codes"), model.config().audio_encoder.frame_rate());
+        let options = serde_json::json!({
+            "chunk_frames": 16,
+            "window": golden.case.frames as f64 / rate,
+            "overlap": golden.case.overlap as f64 / rate,
+        });
+        let mut host = MockHost::new::<MusicGenPlugin>(options, &[("model", golden.folder.clone())]).unwrap();
+        host.load().unwrap();
+        let duration = (wanted[0].len() as f64 / rate) as f32;
+        let answer = host.generate_audio(&AudioRequest { duration, ..golden.request(&model) }).unwrap();
+        let channels = model.config().decoder.audio_channels;
+        for channel in 0..channels {
+            let books: Vec<_> = wanted.iter().skip(channel).step_by(channels).collect();
+            let codes: Vec<u32> =
+                (0..wanted[0].len()).flat_map(|f| books.iter().map(move |book| book[f] as u32)).collect();
+            let found: Vec<f32> = answer.samples.iter().copied().skip(channel).step_by(channels).collect();
+            let difference = largest_difference(&found, &model.codec().decode(&codes).unwrap());
+            assert!(difference < 1e-4, "{name}: channel {channel} is off by {difference:.1e}");
+        }
+        assert!(answer.finish.steps > answer.finish.samples / model.config().audio_encoder.hop() as u64);
+    }
+}
+
+#[test]
+fn windows_that_cannot_be_are_refused() {
+    for options in [
+        serde_json::json!({"window": 0}),
+        serde_json::json!({"window": -1, "overlap": -2}),
+        serde_json::json!({"window": 5, "overlap": 5}),
+        serde_json::json!({"overlap": -1}),
+    ] {
+        let error = MockHost::new::<MusicGenPlugin>(options.clone(), &[]).unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidOptions && error.message().contains("overlap"), "{options}: {error}");
     }
 }
 
@@ -226,14 +312,11 @@ fn half_precision_stays_close() {
         Files { weights: golden.folder.clone(), config: files("config.json"), tokenizer: files("tokenizer.json") };
     for (dtype, limit) in [(DType::F16, 5e-3), (DType::BF16, 5e-2)] {
         let model = Model::load(&files, Some(dtype)).unwrap();
-        let piece = Piece {
-            text: model.encode(&golden.case.prompt).unwrap(),
-            frames: 1,
-            guidance: Guidance::from_scale(golden.case.guidance_scale),
-            sampler: Sampler::new(Choice::Greedy, 0),
-        };
+        let text = model.encode(&golden.case.prompt).unwrap();
+        let guidance = Guidance::from_scale(golden.case.guidance_scale);
+        let piece = Piece { text: &text, frames: 1, guidance, given: &[] };
         let mut error = None;
-        let heard = model.generate(piece, |step| {
+        let heard = model.generate(piece, &mut Sampler::new(Choice::Greedy, 0), |step| {
             error.get_or_insert(relative_error(step.logits, &golden.numbers("logits_0")));
             Ok(())
         });

@@ -1,12 +1,17 @@
-//! What the candle plugins share: reading GGUF files in place and products with their quantised weights, reading dense
-//! checkpoints by name, and the T5 text encoder.
+//! What the candle plugins share: reading GGUF and safetensors files in place or piece by piece, products with their weights
+//! for few rows ([`linear`]) and for many ([`dense`]), attention, and the T5 text encoder.
 //!
-//! This crate knows no task and no plugin. `unsafe` is allowed in four places: mapping a file ([`gguf`], [`weights`]), seeing
-//! mapped bytes as candle's block types ([`linear`]), and the vector kernels (`kernels/x86.rs`).
+//! This crate knows no task and no plugin. `unsafe` is allowed in five places: mapping a file ([`gguf`], [`weights`]), seeing
+//! mapped bytes as candle's block types ([`linear`]), the vector kernels (`kernels/x86.rs`), and strided products ([`gemm`]).
 
+pub mod attention;
+pub mod checkpoint;
+pub mod dense;
+pub mod gemm;
 pub mod gguf;
 pub mod kernels;
 pub mod linear;
+pub mod rows;
 pub mod t5;
 pub mod weights;
 

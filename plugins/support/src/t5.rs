@@ -1,13 +1,18 @@
 //! The encoder of T5 (Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text
 //! Transformer"): text tokens in, one state per token out.
 //!
-//! Knows no tokenizer and no task. Serves T5 1.0 (ReLU) and T5 1.1 (gated GELU, Shazeer 2020), on any device and type.
+//! Knows no tokenizer and no task. Serves T5 1.0 (ReLU) and T5 1.1 (gated GELU, Shazeer 2020). States are f32; weights
+//! stay as they are stored.
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::{D, DType, Module, Tensor};
+use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::weights::Scope;
+use crate::attention::{Attention, Heads, Mask};
+use crate::checkpoint::Layers;
+use crate::dense::{self, Dense};
+use crate::gemm::{View, ViewMut};
+use crate::rows::{self, Activation};
 
 /// The sizes of a T5 encoder: keys and defaults of a Hugging Face `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -52,162 +57,186 @@ impl Default for T5Config {
     }
 }
 
-/// A loaded encoder. Its type and device are those of its weights.
+/// A loaded encoder.
 #[derive(Debug)]
 pub struct T5Encoder {
-    embedding: Tensor,
+    config: T5Config,
+    embedding: Dense,
     blocks: Vec<Block>,
     bias: PositionBias,
-    norm: RmsNorm,
+    norm: Vec<f32>,
 }
 
 impl T5Encoder {
-    /// Loads from `scope`, below which are `shared` (or `encoder.embed_tokens`) and `encoder`.
+    /// Loads from `layers`, in which are `shared` (or `encoder.embed_tokens`) and `encoder`.
     ///
     /// # Errors
     /// If a tensor is missing or of another shape, or the configuration names an activation that T5 does not have.
-    pub fn load(config: &T5Config, scope: &Scope<'_>) -> Result<Self> {
-        let encoder = scope.at("encoder");
-        let table = (config.vocab_size, config.d_model);
-        let embedding = match scope.has("shared.weight") {
-            true => scope.get("shared.weight", table)?,
-            false => encoder.get("embed_tokens.weight", table)?,
-        };
-        let blocks =
-            (0..config.num_layers).map(|i| Block::load(config, &encoder.at("block").at(i))).collect::<Result<_>>()?;
+    pub fn load(config: &T5Config, layers: &dyn Layers) -> Result<Self> {
+        let table = if layers.has("shared.weight") { "shared.weight" } else { "encoder.embed_tokens.weight" };
+        let embedding = layers.matrix(table, config.vocab_size, config.d_model)?;
+        let blocks = (0..config.num_layers).map(|i| Block::load(config, layers, i)).collect::<Result<_>>()?;
         // The first block's table serves all blocks.
-        let first = encoder.at("block.0.layer.0.SelfAttention.relative_attention_bias");
+        let first = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
+        let shape = [config.relative_attention_num_buckets, config.num_heads];
         Ok(Self {
             embedding,
             blocks,
             bias: PositionBias {
-                table: first.get("weight", (config.relative_attention_num_buckets, config.num_heads))?,
+                table: layers.numbers(first, &shape)?,
+                heads: config.num_heads,
                 max_distance: config.relative_attention_max_distance,
             },
-            norm: RmsNorm::load(config, &encoder.at("final_layer_norm"))?,
+            norm: layers.numbers("encoder.final_layer_norm.weight", &[config.d_model])?,
+            config: config.clone(),
         })
     }
 
-    /// States `(tokens, d_model)` of one text, in the type of the weights.
+    /// Width of a state.
+    pub fn width(&self) -> usize {
+        self.config.d_model
+    }
+
+    /// States (tokens, d_model) of one text.
     ///
     /// # Errors
-    /// If the text is empty or a token is not in the vocabulary.
-    pub fn encode(&self, tokens: &[u32]) -> Result<Tensor> {
-        let vocabulary = self.embedding.dim(0).map_err(Error::internal)?;
+    /// If the text is empty or a token is not in the vocabulary, or a weight file cannot be read.
+    pub fn encode(&self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let vocabulary = self.embedding.rows();
         if tokens.is_empty() || tokens.iter().any(|token| *token as usize >= vocabulary) {
             return Err(Error::internal(format!("the text is empty or has a token past {vocabulary}")));
         }
-        self.forward(tokens).map_err(Error::internal)
+        let width = self.config.d_model;
+        let mut x = vec![0.0; tokens.len() * width];
+        for (token, row) in tokens.iter().zip(x.chunks_exact_mut(width)) {
+            self.embedding.widen(*token as usize..*token as usize + 1, row)?;
+        }
+        let bias = self.bias.of(tokens.len());
+        let mut normed = vec![0.0; x.len()];
+        for block in &self.blocks {
+            self.norm(&x, &block.attention_norm, &mut normed);
+            block.attention.add_to(&mut x, &normed, tokens.len(), &bias)?;
+            self.norm(&x, &block.feed_forward_norm, &mut normed);
+            block.feed_forward.add_to(&mut x, &normed, tokens.len())?;
+        }
+        self.norm(&x, &self.norm, &mut normed);
+        Ok(normed)
     }
 
-    fn forward(&self, tokens: &[u32]) -> candle_core::Result<Tensor> {
-        let ids = Tensor::new(tokens, self.embedding.device())?;
-        let mut x = self.embedding.index_select(&ids, 0)?;
-        let bias = self.bias.of(tokens.len())?;
-        for block in &self.blocks {
-            x = (&x + block.attention.forward(&block.attention_norm.forward(&x)?, &bias)?)?;
-            x = (&x + block.feed_forward.forward(&block.feed_forward_norm.forward(&x)?)?)?;
-        }
-        self.norm.forward(&x)
+    /// Bytes that encoding `tokens` allocates at its peak.
+    pub fn bytes(config: &T5Config, tokens: usize) -> u64 {
+        let inner = config.num_heads * config.d_kv;
+        let attention = 4 * inner + config.d_model;
+        let feed_forward = 2 * config.d_ff + config.d_model;
+        let widest = config.d_model.max(config.d_ff).max(inner);
+        4 * (tokens * (2 * config.d_model + attention.max(feed_forward)) + config.num_heads * tokens * tokens) as u64
+            + dense::panel_bytes(widest)
+            + Attention::score_bytes(tokens)
+    }
+
+    fn norm(&self, x: &[f32], scale: &[f32], out: &mut [f32]) {
+        let (width, epsilon) = (self.config.d_model, self.config.layer_norm_epsilon as f32);
+        let rows = x.par_chunks_exact(width).zip(out.par_chunks_exact_mut(width));
+        rows.for_each(|(row, out)| rows::rms_norm(row, epsilon, scale, out));
     }
 }
 
 #[derive(Debug)]
 struct Block {
-    attention_norm: RmsNorm,
-    attention: Attention,
-    feed_forward_norm: RmsNorm,
+    attention_norm: Vec<f32>,
+    attention: SelfAttention,
+    feed_forward_norm: Vec<f32>,
     feed_forward: FeedForward,
 }
 
 impl Block {
-    fn load(config: &T5Config, scope: &Scope<'_>) -> Result<Self> {
-        let (attention, feed_forward) = (scope.at("layer.0"), scope.at("layer.1"));
+    fn load(config: &T5Config, layers: &dyn Layers, index: usize) -> Result<Self> {
+        let norm = |layer| {
+            layers.numbers(&format!("encoder.block.{index}.layer.{layer}.layer_norm.weight"), &[config.d_model])
+        };
         Ok(Self {
-            attention_norm: RmsNorm::load(config, &attention.at("layer_norm"))?,
-            attention: Attention::load(config, &attention.at("SelfAttention"))?,
-            feed_forward_norm: RmsNorm::load(config, &feed_forward.at("layer_norm"))?,
-            feed_forward: FeedForward::load(config, &feed_forward.at("DenseReluDense"))?,
+            attention_norm: norm(0)?,
+            attention: SelfAttention::load(config, layers, &format!("encoder.block.{index}.layer.0.SelfAttention"))?,
+            feed_forward_norm: norm(1)?,
+            feed_forward: FeedForward::load(config, layers, &format!("encoder.block.{index}.layer.1.DenseReluDense"))?,
         })
-    }
-}
-
-/// Scales by the root of the mean square, without subtracting the mean (Zhang and Sennrich 2019); in f32 inside.
-#[derive(Debug)]
-struct RmsNorm {
-    weight: Tensor,
-    epsilon: f64,
-}
-
-impl RmsNorm {
-    fn load(config: &T5Config, scope: &Scope<'_>) -> Result<Self> {
-        Ok(Self { weight: scope.get("weight", config.d_model)?, epsilon: config.layer_norm_epsilon })
-    }
-}
-
-impl Module for RmsNorm {
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?;
-        let scale = (wide.sqr()?.mean_keepdim(D::Minus1)? + self.epsilon)?.sqrt()?;
-        wide.broadcast_div(&scale)?.to_dtype(x.dtype())?.broadcast_mul(&self.weight)
     }
 }
 
 /// Multi-head attention with a position bias and, unlike the Transformer's, no scale on the scores.
 #[derive(Debug)]
-struct Attention {
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    o: Tensor,
+struct SelfAttention {
+    q: Dense,
+    k: Dense,
+    v: Dense,
+    o: Dense,
     heads: usize,
 }
 
-impl Attention {
-    fn load(config: &T5Config, scope: &Scope<'_>) -> Result<Self> {
+impl SelfAttention {
+    fn load(config: &T5Config, layers: &dyn Layers, name: &str) -> Result<Self> {
         let inner = config.num_heads * config.d_kv;
-        let inward = |name: &str| scope.get(name, (inner, config.d_model));
+        let inward = |part: &str| layers.matrix(&format!("{name}.{part}.weight"), inner, config.d_model);
         Ok(Self {
-            q: inward("q.weight")?,
-            k: inward("k.weight")?,
-            v: inward("v.weight")?,
-            o: scope.get("o.weight", (config.d_model, inner))?,
+            q: inward("q")?,
+            k: inward("k")?,
+            v: inward("v")?,
+            o: layers.matrix(&format!("{name}.o.weight"), config.d_model, inner)?,
             heads: config.num_heads,
         })
     }
 
-    /// `x` (tokens, d_model), `bias` (heads, tokens, tokens).
-    fn forward(&self, x: &Tensor, bias: &Tensor) -> candle_core::Result<Tensor> {
-        let tokens = x.dim(0)?;
-        let heads =
-            |weight: &Tensor| linear(x, weight)?.reshape((tokens, self.heads, ()))?.transpose(0, 1)?.contiguous();
-        let (q, k, v) = (heads(&self.q)?, heads(&self.k)?, heads(&self.v)?);
-        let scores = (q.matmul(&k.t()?)? + bias)?.to_dtype(DType::F32)?;
-        let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-        let probabilities = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?.to_dtype(x.dtype())?;
-        let mixed = probabilities.matmul(&v)?.transpose(0, 1)?.contiguous()?.reshape((tokens, ()))?;
-        linear(&mixed, &self.o)
+    /// Adds to `x` what it makes of `normed`, both (tokens, d_model); `bias` is (heads, tokens, tokens).
+    fn add_to(&self, x: &mut [f32], normed: &[f32], tokens: usize, bias: &[f32]) -> Result<()> {
+        let (inner, width) = (self.q.rows(), self.o.rows());
+        let mut qkv = vec![0.0; tokens * 3 * inner];
+        let target = ViewMut::rows(&mut qkv, tokens, 3 * inner, 3 * inner);
+        dense::project(View::rows(normed, tokens, width, width), &[&self.q, &self.k, &self.v], target)?;
+        let part = |i: usize| Heads { data: &qkv[i * inner..], stride: 3 * inner };
+        let (heads, keys) = (self.heads, tokens);
+        let (q, k, v, mask) = (part(0), part(1), part(2), Mask::Bias(bias));
+        let attention = Attention { q, k, v, keys, heads, width: inner / heads, scale: 1.0, mask };
+        let mut mixed = vec![0.0; tokens * inner];
+        attention.mix(0, tokens, &mut mixed, inner);
+        add_product(x, &mixed, inner, &self.o)
     }
+}
+
+/// Adds to `x` (rows, out) the product of `input` (rows, `columns`) with a weight.
+fn add_product(x: &mut [f32], input: &[f32], columns: usize, weight: &Dense) -> Result<()> {
+    let (count, width) = (input.len() / columns, weight.rows());
+    let mut branch = vec![0.0; count * width];
+    let target = ViewMut::rows(&mut branch, count, width, width);
+    dense::project(View::rows(input, count, columns, columns), &[weight], target)?;
+    rows::add_gated(x, &branch, &[], &[]);
+    Ok(())
 }
 
 /// A learned bias for each head and distance; distances share buckets that widen logarithmically (section 2.1).
 #[derive(Debug)]
 struct PositionBias {
     /// (buckets, heads)
-    table: Tensor,
+    table: Vec<f32>,
+    heads: usize,
     max_distance: usize,
 }
 
 impl PositionBias {
     /// (heads, tokens, tokens): the bias on key j as seen from query i.
-    fn of(&self, tokens: usize) -> candle_core::Result<Tensor> {
-        let (buckets, heads) = self.table.dims2()?;
-        let index: Vec<u32> = (0..tokens)
-            .flat_map(|query| (0..tokens).map(move |key| (query, key)))
-            .map(|(query, key)| bucket(key as i64 - query as i64, buckets, self.max_distance))
-            .collect();
-        let rows = self.table.index_select(&Tensor::new(index, self.table.device())?, 0)?;
-        rows.reshape((tokens, tokens, heads))?.permute((2, 0, 1))?.contiguous()
+    fn of(&self, tokens: usize) -> Vec<f32> {
+        let buckets = self.table.len() / self.heads;
+        // By distance, from 1 - tokens to tokens - 1.
+        let span = 2 * tokens - 1;
+        let of = |i: usize| bucket(i as i64 - (tokens as i64 - 1), buckets, self.max_distance) as usize;
+        let places: Vec<usize> = (0..span).map(of).collect();
+        let mut out = vec![0.0; self.heads * tokens * tokens];
+        for (row, out) in out.chunks_exact_mut(tokens).enumerate() {
+            let (head, query) = (row / tokens, row % tokens);
+            for (out, place) in out.iter_mut().zip(&places[tokens - 1 - query..]) {
+                *out = self.table[place * self.heads + head];
+            }
+        }
+        out
     }
 }
 
@@ -232,52 +261,49 @@ fn bucket(distance: i64, buckets: usize, max_distance: usize) -> u32 {
 #[derive(Debug)]
 struct FeedForward {
     /// One layer in, or a gate and a layer.
-    inward: Vec<Tensor>,
-    outward: Tensor,
+    inward: Vec<Dense>,
+    outward: Dense,
     activation: Activation,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activation {
-    Relu,
-    /// The tanh approximation.
-    Gelu,
-    Silu,
-}
-
 impl FeedForward {
-    fn load(config: &T5Config, scope: &Scope<'_>) -> Result<Self> {
+    fn load(config: &T5Config, layers: &dyn Layers, name: &str) -> Result<Self> {
         let (activation, names): (_, &[&str]) = match config.feed_forward_proj.as_str() {
-            "relu" => (Activation::Relu, &["wi.weight"]),
-            "gated-gelu" => (Activation::Gelu, &["wi_0.weight", "wi_1.weight"]),
-            "gated-silu" => (Activation::Silu, &["wi_0.weight", "wi_1.weight"]),
+            "relu" => (Activation::Relu, &["wi"]),
+            "gated-gelu" => (Activation::GeluTanh, &["wi_0", "wi_1"]),
+            "gated-silu" => (Activation::Silu, &["wi_0", "wi_1"]),
             other => {
                 let text =
                     format!("T5 with `feed_forward_proj` `{other}` is not known; relu, gated-gelu and gated-silu are");
                 return Err(Error::new(ErrorKind::Unsupported, text));
             }
         };
-        let inward = names.iter().map(|name| scope.get(name, (config.d_ff, config.d_model))).collect::<Result<_>>()?;
-        Ok(Self { inward, outward: scope.get("wo.weight", (config.d_model, config.d_ff))?, activation })
+        let inward = |part: &&str| layers.matrix(&format!("{name}.{part}.weight"), config.d_ff, config.d_model);
+        let outward = layers.matrix(&format!("{name}.wo.weight"), config.d_model, config.d_ff)?;
+        Ok(Self { inward: names.iter().map(inward).collect::<Result<_>>()?, outward, activation })
     }
 
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut hidden = linear(x, &self.inward[0])?;
-        hidden = match self.activation {
-            Activation::Relu => hidden.relu()?,
-            Activation::Gelu => hidden.gelu()?,
-            Activation::Silu => hidden.silu()?,
-        };
-        if let Some(second) = self.inward.get(1) {
-            hidden = (hidden * linear(x, second)?)?;
-        }
-        linear(&hidden, &self.outward)
+    /// Adds to `x` what it makes of `normed`, both (tokens, d_model).
+    fn add_to(&self, x: &mut [f32], normed: &[f32], tokens: usize) -> Result<()> {
+        let (width, inner) = (self.outward.rows(), self.outward.columns());
+        let parts: Vec<&Dense> = self.inward.iter().collect();
+        let stride = parts.len() * inner;
+        let mut hidden = vec![0.0; tokens * stride];
+        let target = ViewMut::rows(&mut hidden, tokens, stride, stride);
+        dense::project(View::rows(normed, tokens, width, width), &parts, target)?;
+        hidden.par_chunks_exact_mut(stride).for_each(|row| {
+            let (gate, layer) = row.split_at_mut(inner);
+            rows::activate(self.activation, gate, &[]);
+            if !layer.is_empty() {
+                rows::multiply(gate, layer);
+            }
+        });
+        let mut branch = vec![0.0; tokens * width];
+        let target = ViewMut::rows(&mut branch, tokens, width, width);
+        dense::project(View::rows(&hidden, tokens, inner, stride), &[&self.outward], target)?;
+        rows::add_gated(x, &branch, &[], &[]);
+        Ok(())
     }
-}
-
-/// `x` (tokens, in) times `weight` (out, in) transposed.
-fn linear(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
-    x.matmul(&weight.t()?)
 }
 
 #[cfg(test)]

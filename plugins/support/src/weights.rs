@@ -11,9 +11,18 @@ use candle_core::pickle::PthTensors;
 use candle_core::safetensors::MmapedSafetensors;
 use candle_core::{DType, Device, Shape, Tensor};
 
+use crate::checkpoint::Layers;
+use crate::dense::Dense;
+
 /// The files a folder may hold, most wanted first.
-const NAMES: [&str; 4] =
-    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+const NAMES: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+];
 
 /// An opened checkpoint.
 pub struct Weights {
@@ -140,6 +149,21 @@ pub struct Scope<'a> {
     device: &'a Device,
 }
 
+impl Layers for Scope<'_> {
+    fn has(&self, name: &str) -> bool {
+        Scope::has(self, name)
+    }
+
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Dense> {
+        Ok(Dense::owned(self.numbers(name, &[rows, columns])?, rows, columns))
+    }
+
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let tensor = self.get(name, shape)?;
+        tensor.to_dtype(DType::F32).and_then(|wide| wide.flatten_all()?.to_vec1()).map_err(Error::internal)
+    }
+}
+
 impl Scope<'_> {
     /// The part below `name`.
     #[must_use]
@@ -180,8 +204,19 @@ fn map(files: &[PathBuf]) -> candle_core::Result<MmapedSafetensors> {
     unsafe { MmapedSafetensors::multi(files) }
 }
 
+/// Maps a weights file.
+///
+/// # Errors
+/// If it cannot be opened.
+#[expect(unsafe_code, reason = "weights are used in place")]
+pub(crate) fn map_file(path: &Path) -> std::io::Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: as for `map`.
+    unsafe { memmap2::Mmap::map(&file) }
+}
+
 /// The file of a folder to start from; a file is its own answer.
-fn checkpoint(path: &Path) -> Result<PathBuf> {
+pub(crate) fn checkpoint(path: &Path) -> Result<PathBuf> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
@@ -192,7 +227,7 @@ fn checkpoint(path: &Path) -> Result<PathBuf> {
 }
 
 /// All files of a checkpoint that begins with `file`.
-fn shards(file: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn shards(file: &Path) -> Result<Vec<PathBuf>> {
     let folder = file.parent().unwrap_or(Path::new(""));
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     if name.ends_with(".index.json") {

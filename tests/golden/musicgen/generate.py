@@ -6,10 +6,15 @@
 A case folder is a checkpoint in the layout of facebook/musicgen-* with random weights, and `expected.safetensors`:
 `text_states` (T, d_model) f32, `logits_0` and `logits_10` (codebooks, vocab) f32 after guidance, `tokens` (codebooks,
 steps) i64 as sampled with the delay still in, `codes` (codebooks, frames) i64 without it, `audio` (channels, samples)
-f32. `case.json` has the prompt, the guidance scale and the number of frames.
+f32. `long_codes` (codebooks, frames + frames - overlap) i64 are two windows, the second of which was given the last
+`overlap` frames of the first. `sampled_codes` (codebooks, frames) i64 were drawn with `draws` (codebooks * frames) f64,
+uniform in [0, 1): each is the first token, in the order of the vocabulary, at which the cumulative probability passes the
+draw, step by step and within a step codebook by codebook, padding left out. `case.json` has the prompt, the guidance
+scale, the number of frames, the overlap, and the temperature, top_k and top_p of the draws.
 
-A seed is rejected if the two likeliest tokens of any step are closer than 1e-3 in logit: such a case would test the order
-of a floating-point sum, not the model. Needs torch, transformers, tokenizers, safetensors.
+A seed is rejected if the two likeliest tokens of any step are closer than 1e-3 in logit, or if a draw comes closer than
+3e-5 to the border of its token: such a case would test the order of a floating-point sum, not the model. Needs torch,
+transformers, tokenizers, safetensors.
 """
 
 import json
@@ -29,7 +34,9 @@ PROMPT = "a slow lo-fi beat with soft piano and rain"
 STEPS = 60
 GUIDANCE = 3.0
 MIN_GAP = 1e-3
-FIELDS = ("prompt", "guidance_scale", "frames")
+MIN_MARGIN = 3e-5
+OVERLAP = 20
+SAMPLING = dict(temperature=0.9, top_k=24, top_p=0.95)
 
 
 def config(name):
@@ -102,35 +109,82 @@ def tokenizer():
     return tokenizer
 
 
+def run(reference, inputs, **options):
+    """The reference's answer and its codes (codebooks, frames), without the delay."""
+    captured = []
+    decode = reference.audio_encoder.decode
+    reference.audio_encoder.decode = lambda codes, **rest: (captured.append(codes), decode(codes, **rest))[1]
+    with torch.no_grad():
+        result = reference.generate(
+            inputs, attention_mask=torch.ones_like(inputs), guidance_scale=GUIDANCE, return_dict_in_generate=True,
+            output_scores=True, **options,
+        )  # fmt: skip
+    reference.audio_encoder.decode = decode
+    codes = captured[0][0, 0]
+    if reference.config.decoder.audio_channels == 2:
+        codes = torch.stack([captured[0][0, 0], captured[1][0, 0]], dim=1).flatten(0, 1)
+    return result, codes
+
+
+def smallest_gap(scores, used):
+    """Between the two likeliest tokens, where `used` (steps, codebooks)."""
+    top = scores.topk(2, dim=-1).values
+    return (top[..., 0] - top[..., 1])[used].min().item()
+
+
+def sample(reference, inputs, used, seed):
+    """Codes that the reference draws with given uniform numbers, those numbers, and the smallest distance to a border."""
+    draws = torch.rand(int(used.sum()), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    left, steps, margins = iter(draws.tolist()), iter(used.tolist()), []
+
+    def multinomial(probabilities, num_samples):
+        borders = probabilities.double().cumsum(-1)
+        tokens = torch.zeros(len(borders), num_samples, dtype=torch.long)
+        for book, asked in enumerate(next(steps)):
+            if asked:
+                goal = next(left) * borders[book, -1]
+                tokens[book, 0] = int((borders[book] > goal).nonzero()[0, 0])
+                margins.append((borders[book] - goal).abs().min().item())
+        return tokens
+
+    original, torch.multinomial = torch.multinomial, multinomial
+    _, codes = run(reference, inputs, do_sample=True, max_new_tokens=STEPS, **SAMPLING)
+    torch.multinomial = original
+    assert next(left, None) is None, "the reference drew fewer tokens than the pattern has"
+    return codes, draws, min(margins)
+
+
 def case(name, seed, out):
-    """Writes one case; returns the smallest gap, and writes nothing if it is under MIN_GAP."""
+    """Writes one case; returns why it is rejected, or nothing once it is written."""
     reference, words = model(name, seed), tokenizer()
     inputs = torch.tensor([words.encode(PROMPT).ids])
-    mask = torch.ones_like(inputs)
     with torch.no_grad():
+        mask = torch.ones_like(inputs)
         states = reference.text_encoder(input_ids=inputs, attention_mask=mask).last_hidden_state[0]
-        captured = []
-        decode = reference.audio_encoder.decode
-        reference.audio_encoder.decode = lambda codes, **rest: (captured.append(codes), decode(codes, **rest))[1]
-        result = reference.generate(
-            inputs, attention_mask=mask, do_sample=False, guidance_scale=GUIDANCE, max_new_tokens=STEPS,
-            return_dict_in_generate=True, output_scores=True,
-        )  # fmt: skip
+    result, codes = run(reference, inputs, do_sample=False, max_new_tokens=STEPS)
     codebooks = reference.config.decoder.num_codebooks
     lanes = 2 if reference.config.decoder.audio_channels == 2 else 1
     scores = torch.stack([step.reshape(codebooks, -1) for step in result.scores])
     frames = STEPS + 1 - codebooks // lanes
+    assert codes.shape == (codebooks, frames), codes.shape
     used = torch.tensor(
         [[0 <= step - book // lanes < frames for book in range(codebooks)] for step in range(STEPS)]
     )
-    top = scores.topk(2, dim=-1).values
-    gap = (top[..., 0] - top[..., 1])[used].min().item()
+    given = codes[:, -OVERLAP:]
+    more, window = run(reference, inputs, do_sample=False, max_new_tokens=STEPS - OVERLAP, decoder_input_ids=given)
+    assert window.shape == codes.shape and torch.equal(window[:, :OVERLAP], given), "the given codes were changed"
+    long_codes = torch.cat([codes, window[:, OVERLAP:]], dim=1)
+    # A step that goes on from given codes asks for those that are not given.
+    asked = used[OVERLAP:].clone()
+    for book in range(codebooks):
+        asked[: book // lanes, book] = False
+    more = torch.stack([step.reshape(codebooks, -1) for step in more.scores])
+    gap = min(smallest_gap(scores, used), smallest_gap(more, asked))
     if gap < MIN_GAP:
-        return gap
-    codes = captured[0][0, 0]
-    if lanes == 2:
-        codes = torch.stack([captured[0][0, 0], captured[1][0, 0]], dim=1).flatten(0, 1)
-    assert codes.shape == (codebooks, frames), codes.shape
+        return f"the smallest gap is {gap:.1e}, under {MIN_GAP}"
+    sampled, draws, margin = sample(reference, inputs, used, seed)
+    if margin < MIN_MARGIN:
+        return f"a draw is {margin:.1e} from a border, under {MIN_MARGIN}"
 
     shutil.rmtree(out, ignore_errors=True)
     reference.save_pretrained(out, max_shard_size="100KB" if name == "stereo" else "5GB")
@@ -145,19 +199,20 @@ def case(name, seed, out):
         dict(
             text_states=states.contiguous(), logits_0=scores[0].contiguous(), logits_10=scores[10].contiguous(),
             tokens=scores.argmax(-1).T.contiguous(), codes=codes.contiguous(), audio=audio.contiguous(),
+            long_codes=long_codes.contiguous(), sampled_codes=sampled.contiguous(), draws=draws,
         ),  # fmt: skip
         out / "expected.safetensors",
     )
-    (out / "case.json").write_text(json.dumps(dict(zip(FIELDS, (PROMPT, GUIDANCE, frames)))) + "\n")
+    facts = dict(prompt=PROMPT, guidance_scale=GUIDANCE, frames=frames, overlap=OVERLAP, **SAMPLING)
+    (out / "case.json").write_text(json.dumps(facts) + "\n")
     peak, kinds = audio.abs().max().item(), len(codes.unique())
-    print(f"{name}: seed {seed}, gap {gap:.1e}, peak {peak:.2f}, {kinds} distinct codes, {len(states)} text tokens")
-    return gap
+    print(f"{name}: seed {seed}, gap {gap:.1e}, margin {margin:.1e}, peak {peak:.2f}, {kinds} distinct codes")
 
 
 def first_accepted(name, out):
     """The first seed whose case is accepted."""
     for seed in range(200):
-        if case(name, seed, out) >= MIN_GAP:
+        if case(name, seed, out) is None:
             return
     raise SystemExit(f"{name}: no seed was accepted")
 
@@ -167,8 +222,8 @@ if __name__ == "__main__":
         for name in ("mono", "stereo", "causal"):
             first_accepted(name, Path(__file__).parent / name)
     elif len(sys.argv) == 4:
-        gap = case(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
-        if gap < MIN_GAP:
-            raise SystemExit(f"rejected: the smallest gap is {gap:.1e}, under {MIN_GAP}")
+        why = case(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))
+        if why:
+            raise SystemExit(f"rejected: {why}")
     else:
         raise SystemExit(__doc__)

@@ -22,9 +22,18 @@ pub(crate) struct Answer {
 
 /// One GET.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<Answer> {
-    let (status, mut body) = request(address, "GET", path, None)?;
+    whole(address, "GET", path, None)
+}
+
+/// One POST of JSON.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Answer> {
+    whole(address, "POST", path, Some(&body.to_string()))
+}
+
+fn whole(address: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<Answer> {
+    let (status, mut body) = request(address, method, path, body)?;
     let mut text = String::new();
-    body.read_to_string(&mut text).doing(format_args!("read the answer of GET {path}"))?;
+    body.read_to_string(&mut text).doing(format_args!("read the answer of {method} {path}"))?;
     Ok(Answer { status, body: text })
 }
 
@@ -58,6 +67,11 @@ fn carries_text(data: &str) -> bool {
 }
 
 fn request(address: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<(u16, Body)> {
+    receive(send(address, method, path, body)?).doing(format_args!("read the answer of {address} to {path}"))
+}
+
+/// Sends a request. Dropping the socket is hanging up.
+pub(crate) fn send(address: SocketAddr, method: &str, path: &str, body: Option<&str>) -> Result<TcpStream> {
     let doing = || format!("ask {address} for {path}");
     let mut socket = TcpStream::connect(address).doing(doing())?;
     socket.set_nodelay(true).doing(doing())?;
@@ -69,13 +83,19 @@ fn request(address: SocketAddr, method: &str, path: &str, body: Option<&str>) ->
         body.len()
     );
     socket.write_all((head + body).as_bytes()).doing(doing())?;
+    Ok(socket)
+}
+
+/// Waits for the status; the body is to be read.
+pub(crate) fn receive(socket: TcpStream) -> io::Result<(u16, Body)> {
     let mut reader = BufReader::new(socket);
-    let (status, chunked) = read_head(&mut reader).doing(doing())?;
+    let (status, chunked) = read_head(&mut reader)?;
     let body: Body = if chunked { Box::new(Chunks { reader, left: 0 }) } else { Box::new(reader) };
     Ok((status, body))
 }
 
-type Body = Box<dyn Read>;
+/// The body of an answer, chunks joined.
+pub(crate) type Body = Box<dyn Read>;
 
 /// The status, and whether the body comes in chunks; else it ends with the connection.
 fn read_head(reader: &mut impl BufRead) -> io::Result<(u16, bool)> {

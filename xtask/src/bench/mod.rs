@@ -1,7 +1,7 @@
 //! Measures: each prints a table last and writes JSON to target/aihost/bench.
 
 pub(crate) mod client;
-mod server;
+pub(crate) mod server;
 mod statistics;
 mod swap;
 

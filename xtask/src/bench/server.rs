@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::client;
@@ -47,10 +47,33 @@ impl Server {
         }
         Ok(server)
     }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end and waits.
+    pub(crate) fn end(mut self, limit: Duration) -> Result<ExitStatus> {
+        shell::terminate(self.child.id())?;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().doing("watch a server")? {
+                return Ok(status);
+            }
+            if start.elapsed() > limit {
+                return Err(Error(format!("the server does not end within {} s", limit.as_secs())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let _ = shell::terminate(self.child.id());
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {

@@ -1,4 +1,4 @@
-//! `aihost models load` and `unload`.
+//! `aihost models load`, `park` and `unload`.
 
 use serde_json::json;
 
@@ -11,16 +11,22 @@ use crate::cli::{Session, out};
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Action {
     Load,
-    Unload,
+    Park,
+    Unload { force_after: Option<f32> },
 }
 
 pub(super) async fn run(session: &Session, named: Named, action: Action) -> Result<(), CliError> {
     let server = Server::of(session, &named.target)?;
     let (path, done) = match action {
         Action::Load => ("/models/load", "loaded"),
-        Action::Unload => ("/models/unload", "unloaded"),
+        Action::Park => ("/models/park", "parked"),
+        Action::Unload { .. } => ("/models/unload", "unloaded"),
     };
-    server.post(path, &json!({"model": named.name})).await?;
+    let mut body = json!({"model": named.name});
+    if let Action::Unload { force_after: Some(seconds) } = action {
+        body["force_after"] = json!(seconds);
+    }
+    server.post(path, &body).await?;
     out::note(&format!("{} is {done}", named.name));
     Ok(())
 }

@@ -26,8 +26,10 @@ enum Command {
     Pull(pull::Arguments),
     /// Load a model on a running server.
     Load(Named),
+    /// Park a model of a running server once its requests have ended: its device memory comes back, its worker stays.
+    Park(Named),
     /// Unload a model of a running server once its requests have ended.
-    Unload(Named),
+    Unload(Unloaded),
 }
 
 #[derive(Debug, clap::Args)]
@@ -38,12 +40,24 @@ struct Named {
     target: Target,
 }
 
+#[derive(Debug, clap::Args)]
+struct Unloaded {
+    #[command(flatten)]
+    named: Named,
+    /// Cut requests that still run after this many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    force_after: Option<f32>,
+}
+
 pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
         Command::List(arguments) => list::run(session, arguments).await,
         Command::Pull(arguments) => pull::run(session, arguments).await,
         Command::Load(named) => control::run(session, named, control::Action::Load).await,
-        Command::Unload(named) => control::run(session, named, control::Action::Unload).await,
+        Command::Park(named) => control::run(session, named, control::Action::Park).await,
+        Command::Unload(Unloaded { named, force_after }) => {
+            control::run(session, named, control::Action::Unload { force_after }).await
+        }
     }
 }
 

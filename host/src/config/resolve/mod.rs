@@ -256,6 +256,10 @@ impl Checker<'_> {
             ),
             drain_timeout: self.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
             body_limit: self.size(&limits.key("body_limit"), typed.body_limit.as_ref()).unwrap_or(ByteSize(32 << 20)),
+            artifact_ttl: self.finite(&limits.key("artifact_ttl"), typed.artifact_ttl.as_ref(), seconds(3600)),
+            artifact_bytes: self
+                .size(&limits.key("artifact_bytes"), typed.artifact_bytes.as_ref())
+                .unwrap_or(ByteSize(1 << 30)),
         }
     }
 }

@@ -155,13 +155,10 @@ impl Entry<'_, '_, '_> {
         let kind = self.kind(raw.kind.as_ref());
         let (plugin, plugin_version) = self.plugin(&raw);
         let options = self.options(&raw);
-        if let Some(replicas) = self.check.number(&key.key("replicas"), raw.replicas.as_ref(), 1..=64)
-            && replicas != 1
-        {
-            self.check
-                .fail(&key.key("replicas"), Some(&replicas.to_string()), "is more than is served yet")
-                .hint("leave it out");
-        }
+        let replicas = self
+            .check
+            .number(&key.key("replicas"), raw.replicas.as_ref(), 1..=64)
+            .map_or(1, |n| u32::try_from(n).unwrap_or(1));
         let keep_alive = match self.check.duration(&key.key("keep_alive"), raw.keep_alive.as_ref()) {
             Some(typed) => typed,
             None => self.keep_alive,
@@ -173,6 +170,8 @@ impl Entry<'_, '_, '_> {
             kind,
             plugin,
             plugin_version,
+            replicas,
+            park: raw.park.unwrap_or(true),
             endpoint: self.endpoint(raw.endpoint.as_ref(), kind),
             default: raw.default,
             load_timeout: self.check.finite(&key.key("startup_time"), raw.startup_time.as_ref(), self.startup_time),

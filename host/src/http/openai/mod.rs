@@ -1,5 +1,6 @@
 //! OpenAI's endpoints, one file per family.
 
+pub(super) mod audio;
 pub(super) mod chat;
 pub(super) mod completions;
 pub(super) mod models;

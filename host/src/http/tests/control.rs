@@ -7,7 +7,7 @@ async fn models_are_listed_without_their_aliases() {
     let host = Host::new(hello);
     let json = host.get("/v1/models").await.json();
     let ids: Vec<_> = json["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
-    assert_eq!(ids, ["a", "flux", "org/b"]);
+    assert_eq!(ids, ["a", "flux", "music", "org/b"]);
     assert_eq!(json["data"][0]["object"], "model");
     assert_eq!(json["data"][0]["aliases"], json!(["gpt-4o-mini"]));
 }
@@ -32,7 +32,7 @@ async fn states_have_llama_cpps_names() {
 #[tokio::test]
 async fn models_are_loaded_and_unloaded_by_name() {
     let host = Host::with(configured([model("a", Kind::Text), model("b", Kind::Text)]), hello);
-    for path in ["/models/load", "/models/unload"] {
+    for path in ["/models/load", "/models/park", "/models/unload"] {
         let reply = host.post(path, &json!({"model": "a"})).await;
         assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({"success": true})));
         assert_eq!(host.post(path, &json!({"model": "c"})).await.error().0, 404);
@@ -51,6 +51,20 @@ async fn status_and_logs_are_given_as_they_are() {
     assert_eq!((&status[0]["id"], &status[0]["state"], &status[0]["loads"]), (&json!("a"), &json!("hot"), &json!(1)));
     assert_eq!(host.get("/logs/org/b").await.body, "one\ntwo\n");
     assert_eq!(host.get("/logs/none").await.error().0, 404);
+}
+
+#[tokio::test]
+async fn metrics_are_text_and_need_the_key_that_the_rest_needs() {
+    let reply = Host::new(hello).get("/metrics").await;
+    assert_eq!(reply.status, 200);
+    assert!(
+        reply.header("content-type").starts_with("application/openmetrics-text"),
+        "{}",
+        reply.header("content-type")
+    );
+    assert!(reply.body.contains("aihost_requests_lost_total{model=\"a\"} 0") && reply.body.ends_with("# EOF\n"));
+    let keyed = Config { api_keys: vec!["secret".into()], ..config() };
+    assert_eq!(Host::with(keyed, hello).get("/metrics").await.error().0, 401);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod audio;
 mod chat;
 mod completions;
 mod control;
@@ -116,11 +117,19 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
                 let _ = reply.send(if model.0 == "b" { Err(failure) } else { Ok(()) });
             }
-            Command::Unload(_, reply) => {
+            Command::Unload(_, _, reply) | Command::Park(_, reply) => {
                 let _ = reply.send(Ok(()));
+            }
+            Command::Explain(_, reply) => {
+                let _ = reply.send(Err(Failure::new(FailureKind::Internal, "not scripted")));
             }
             Command::Models(reply) => {
                 let _ = reply.send(vec![status("a", ModelState::Hot), status("b", ModelState::Loading)]);
+            }
+            Command::Metrics(reply) => {
+                let metrics = crate::telemetry::Metrics::default();
+                metrics.set_models([&ModelId::from("a")].into_iter());
+                let _ = reply.send(crate::telemetry::Scrape::new(Arc::new(metrics), Default::default()));
             }
             Command::Configure(_, reply) => {
                 let _ = reply.send(crate::runtime::Changes::default());
@@ -150,6 +159,9 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         active: 0,
         queued: 0,
         progress: (state == ModelState::Loading).then_some(250),
+        wakes: 0,
+        measured: None,
+        replicas: 1,
         loads: u64::from(state == ModelState::Hot),
         idle_ms: None,
         pid: None,
@@ -158,14 +170,16 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
     }
 }
 
-/// Text models `a` (alias `gpt-4o-mini`) and `org/b`, and an image model.
+/// Text models `a` (alias `gpt-4o-mini`) and `org/b`, an image model and a music model.
 fn config() -> Config {
     let mut a = model("a", Kind::Text);
     a.aliases = vec!["gpt-4o-mini".into()];
     a.endpoint = Some("/v1/chat/completions".into());
     let mut b = model("org/b", Kind::Text);
     b.endpoint = Some("/v1/completions".into());
-    configured([a, b, model("flux", Kind::Image)])
+    let mut music = model("music", Kind::Audio);
+    music.endpoint = Some("/v1/audio/generations".into());
+    configured([a, b, model("flux", Kind::Image), music])
 }
 
 fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
@@ -186,6 +200,8 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             stream_stall_timeout: seconds(60),
             drain_timeout: seconds(30),
             body_limit: ByteSize(64 << 10),
+            artifact_ttl: seconds(3600),
+            artifact_bytes: ByteSize(1 << 20),
         },
         paths: Paths { plugins: PathBuf::new(), models: PathBuf::new(), state: PathBuf::new() },
         models: models.into_iter().map(|model| (model.id.clone(), model)).collect(),
@@ -207,6 +223,8 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         keep_alive: None,
         pin: false,
         priority: 0,
+        replicas: 1,
+        park: true,
         preload: false,
         memory: None,
         devices: Vec::new(),

@@ -1,5 +1,6 @@
 //! The shapes on the wire: what clients may send, checked field by field, and what they get. Nothing outside `http` sees them.
 
+mod audio;
 mod chat;
 mod completion;
 mod fields;
@@ -11,6 +12,7 @@ use serde::Serialize;
 use crate::runtime::Class;
 use aihost_plugin_api::task::TextRequest;
 
+pub(super) use audio::{AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Carrier, parse as parse_audio};
 pub(super) use chat::parse as parse_chat;
 pub(super) use completion::parse as parse_completion;
 pub(super) use fields::Fields;

@@ -34,6 +34,8 @@ pub struct Options {
     cost_per_byte: u64,
     /// Tokens of an answer: the message is repeated or cut to this many. Absent: the message once.
     tokens: Option<u32>,
+    /// Said before the message, so that an answer can tell which model gave it.
+    preface: String,
 }
 
 /// The plugin.
@@ -73,7 +75,7 @@ impl Engine for Loaded {
         if self.weights().is_none() {
             return Err(Error::internal("the model is parked"));
         }
-        let text = last_message(request.input);
+        let text = self.options.preface.clone() + &last_message(request.input);
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         output.prompt(words.len() as u32, 0);
         let wanted = self.options.tokens.unwrap_or(words.len() as u32);

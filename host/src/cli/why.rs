@@ -1,0 +1,50 @@
+//! `aihost why`: what a request for a model would meet on a running server, and who would leave for it.
+
+use super::client::{Server, Target};
+use super::failure::CliError;
+use super::{Session, out};
+use crate::domain::ByteSize;
+use serde_json::Value;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Model or alias.
+    name: String,
+    #[command(flatten)]
+    target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+    let plan = Server::of(session, &arguments.target)?.plan(&arguments.name).await?;
+    if arguments.json {
+        return out::json(&plan);
+    }
+    out::line(plan["message"].as_str().unwrap_or_default())?;
+    let rows: Vec<Vec<String>> = ["leaves", "stays"].into_iter().flat_map(|part| others(&plan, part)).collect();
+    if rows.is_empty() {
+        Ok(())
+    } else {
+        out::table(&["MODEL", "WOULD", "MEMORY", "IDLE", "COMES BACK IN", "WHY"], rows)
+    }
+}
+
+fn others(plan: &Value, part: &str) -> Vec<Vec<String>> {
+    let dash = || "-".to_owned();
+    let seconds = |value: &Value| value.as_u64().map_or_else(dash, |ms| format!("{}.{} s", ms / 1000, ms % 1000 / 100));
+    let row = |other: &Value| {
+        let would = other["how"].as_str().unwrap_or("stay");
+        let reason = other["reason"].as_str().unwrap_or("idle and the least valuable");
+        vec![
+            other["model"].as_str().unwrap_or_default().to_owned(),
+            would.to_owned(),
+            ByteSize(other["memory"].as_u64().unwrap_or(0)).to_string(),
+            seconds(&other["idle_ms"]),
+            seconds(&other["takes_ms"]),
+            reason.to_owned(),
+        ]
+    };
+    plan[part].as_array().map(|others| others.iter().map(row).collect()).unwrap_or_default()
+}

@@ -1,0 +1,77 @@
+//! `GET /artifacts/{name}`: files that answers name by URL, for as long as they are kept.
+
+use std::io;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+use futures_util::stream;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+
+use super::body::Name;
+use super::error::ApiError;
+use super::router::App;
+use crate::config::Limits;
+use crate::store::{ArtifactLimits, Media};
+
+/// Bytes read at once.
+const PIECE: usize = 64 << 10;
+
+/// Sends a file.
+pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
+    let ttl = app.handle.config().limits.artifact_ttl;
+    let unknown = || ApiError::unknown_artifact(&name);
+    let (artifacts, wanted) = (app.artifacts, name.clone());
+    let found = tokio::task::spawn_blocking(move || artifacts.find(&wanted, ttl)).await;
+    let (path, media) = found.ok().flatten().ok_or_else(unknown)?;
+    // It may have gone since; once it is open it can be read to its end.
+    let file = File::open(&path).await.map_err(|_| unknown())?;
+    let length = file.metadata().await.map_err(|_| unknown())?.len();
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(media.content_type())),
+        (header::CONTENT_LENGTH, HeaderValue::from(length)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("private")),
+    ];
+    Ok((headers, Body::from_stream(stream::unfold(Some(file), piece))).into_response())
+}
+
+/// Keeps files and gives their addresses, as this client can reach them.
+pub(super) async fn keep(
+    app: &App,
+    headers: &HeaderMap,
+    files: Vec<Vec<u8>>,
+    media: Media,
+) -> Result<Vec<String>, ApiError> {
+    let config = app.handle.config();
+    let limits = limits(&config.limits);
+    let artifacts = std::sync::Arc::clone(&app.artifacts);
+    let put = move || files.iter().map(|file| artifacts.put(file, media, limits)).collect::<Result<Vec<_>, _>>();
+    let names = match tokio::task::spawn_blocking(put).await {
+        Ok(names) => names?,
+        Err(_) => return Err(ApiError::internal("the answer's file could not be written")),
+    };
+    let listen = config.listen.to_string();
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text(header::HOST).unwrap_or(&listen);
+    let proxied_tls = text(header::HeaderName::from_static("x-forwarded-proto")) == Some("https");
+    let scheme = if proxied_tls { "https" } else { "http" };
+    Ok(names.into_iter().map(|name| format!("{scheme}://{host}/artifacts/{name}")).collect())
+}
+
+/// What the store is held to.
+pub(super) fn limits(limits: &Limits) -> ArtifactLimits {
+    ArtifactLimits { ttl: limits.artifact_ttl, bytes: limits.artifact_bytes }
+}
+
+async fn piece(file: Option<File>) -> Option<(io::Result<Bytes>, Option<File>)> {
+    let mut file = file?;
+    let mut bytes = BytesMut::with_capacity(PIECE);
+    match file.read_buf(&mut bytes).await {
+        Ok(0) => None,
+        Ok(_) => Some((Ok(bytes.freeze()), Some(file))),
+        Err(error) => Some((Err(error), None)),
+    }
+}

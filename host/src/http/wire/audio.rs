@@ -1,0 +1,179 @@
+//! What `POST /v1/audio/generations` reads. The endpoint is ours; its names are OpenAI's where OpenAI has one.
+
+use aihost_plugin_api::task::AudioRequest;
+use serde_json::{Map, Value};
+
+use super::fields::Fields;
+use crate::http::error::ApiError;
+use crate::http::sound::Encoding;
+use crate::runtime::Class;
+
+/// Most pieces of one request.
+const MAX_PIECES: i64 = 4;
+/// Most seconds of one request, all pieces together: it is held in memory until it is written.
+const MAX_SECONDS: f32 = 600.0;
+/// Highest weight of the prompt; usual ones are below 10.
+const MAX_GUIDANCE: f32 = 100.0;
+
+/// A request for sound.
+#[derive(Clone, Debug)]
+pub(in crate::http) struct AudioJob {
+    /// The model's name, if one was given.
+    pub(in crate::http) model: Option<String>,
+    /// The first piece; another differs in its seed alone.
+    pub(in crate::http) request: AudioRequest,
+    /// How many pieces.
+    pub(in crate::http) pieces: u64,
+    /// How the answer is sent.
+    pub(in crate::http) delivery: AudioDelivery,
+    /// Whether other work goes first.
+    pub(in crate::http) class: Class,
+}
+
+/// How sound is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum AudioDelivery {
+    /// As files, once they are whole.
+    Files(AudioFiles),
+    /// As it is made.
+    Stream(AudioStreaming),
+}
+
+/// Whole files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) struct AudioFiles {
+    /// Of what kind.
+    pub(in crate::http) encoding: Encoding,
+    /// Where they are put.
+    pub(in crate::http) carrier: Carrier,
+    /// Whether they are brought to the same loudness.
+    pub(in crate::http) normalize: bool,
+}
+
+/// Where a file is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Carrier {
+    /// It is the body.
+    Body,
+    /// In JSON, as base64.
+    Base64,
+    /// On the host, and JSON has its address.
+    Url,
+}
+
+/// The shape of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum AudioStreaming {
+    /// A WAV file whose length its head does not know.
+    Wav,
+    /// Server-sent events: progress, and the same file in pieces of base64.
+    Events,
+}
+
+/// Checks a body.
+pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<AudioJob, ApiError> {
+    let fields = Fields::root(body);
+    let pieces = fields.integer("n", 1..=MAX_PIECES)?.unwrap_or(1).unsigned_abs();
+    let request = request(&fields)?;
+    if request.duration * pieces as f32 > MAX_SECONDS {
+        let message = format!("`duration` times `n` must be at most {MAX_SECONDS} seconds");
+        return Err(ApiError::invalid("duration", message));
+    }
+    Ok(AudioJob {
+        model: fields.text("model")?.filter(|name| !name.is_empty()).map(str::to_owned),
+        request,
+        pieces,
+        delivery: delivery(&fields, pieces)?,
+        class: if fields.text("service_tier")? == Some("flex") { Class::Batch } else { Class::Interactive },
+    })
+}
+
+fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
+    let prompt = fields.required_text("prompt")?;
+    if prompt.trim().is_empty() {
+        return Err(ApiError::invalid("prompt", "`prompt` is empty; describe the sound in a few words"));
+    }
+    let off = AudioRequest::default();
+    let duration = fields.number("duration", 0.0..=MAX_SECONDS)?.unwrap_or(off.duration);
+    if duration == 0.0 {
+        return Err(ApiError::invalid("duration", "`duration` must be above 0 seconds"));
+    }
+    // -1 is how other endpoints' clients write "off".
+    let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
+    Ok(AudioRequest {
+        prompt: prompt.to_owned(),
+        duration,
+        guidance_scale: fields.number("guidance_scale", 0.0..=MAX_GUIDANCE)?.unwrap_or(off.guidance_scale),
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature),
+        top_k: top_k.map_or(off.top_k, |k| u32::try_from(k).unwrap_or(0)),
+        // 0 means the likeliest token alone; the task's range is open at 0.
+        top_p: fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE)),
+        seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
+    })
+}
+
+fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError> {
+    let format = fields.text("response_format")?.unwrap_or("wav");
+    let encoding = Encoding::by_name(format).ok_or_else(|| {
+        let message = format!("`response_format` must be wav or flac, not `{format}`");
+        ApiError::unsupported("response_format", message)
+    })?;
+    let normalize = fields.flag("normalize")?.unwrap_or(false);
+    let carrier = carrier(fields)?;
+    match streaming(fields)? {
+        Some(streaming) => {
+            let why = match (carrier, encoding, normalize, pieces) {
+                (Some(Carrier::Base64 | Carrier::Url), ..) => Some(("response", "a stream is sent in the body")),
+                (_, Encoding::Flac, ..) => Some(("response_format", "only wav is streamed")),
+                (_, _, true, _) => Some(("normalize", "loudness is known only when all of it is made")),
+                (.., 2..) => Some(("n", "one piece at a time is streamed")),
+                _ => None,
+            };
+            match why {
+                Some((key, why)) => {
+                    Err(ApiError::invalid(key, format!("`{key}` does not go together with `stream`: {why}")))
+                }
+                None => Ok(AudioDelivery::Stream(streaming)),
+            }
+        }
+        None => {
+            let carrier = carrier.unwrap_or(if pieces == 1 { Carrier::Body } else { Carrier::Base64 });
+            if carrier == Carrier::Body && pieces > 1 {
+                return Err(ApiError::invalid("response", "`response` must be url or b64_json if `n` is above 1"));
+            }
+            Ok(AudioDelivery::Files(AudioFiles { encoding, carrier, normalize }))
+        }
+    }
+}
+
+fn carrier(fields: &Fields<'_>) -> Result<Option<Carrier>, ApiError> {
+    Ok(match fields.text("response")? {
+        None => None,
+        Some("bytes") => Some(Carrier::Body),
+        Some("b64_json") => Some(Carrier::Base64),
+        Some("url") => Some(Carrier::Url),
+        Some(other) => {
+            let message = format!("`response` must be bytes, b64_json or url, not `{other}`");
+            return Err(ApiError::invalid("response", message));
+        }
+    })
+}
+
+/// `stream`, or `stream_format: sse` alone, as in OpenAI's speech endpoint.
+fn streaming(fields: &Fields<'_>) -> Result<Option<AudioStreaming>, ApiError> {
+    let stream = fields.flag("stream")?;
+    let format = match fields.text("stream_format")? {
+        None => None,
+        Some("audio") => Some(AudioStreaming::Wav),
+        Some("sse") => Some(AudioStreaming::Events),
+        Some(other) => {
+            let message = format!("`stream_format` must be audio or sse, not `{other}`");
+            return Err(ApiError::invalid("stream_format", message));
+        }
+    };
+    Ok(match (stream, format) {
+        (Some(true), format) => Some(format.unwrap_or(AudioStreaming::Wav)),
+        (None, Some(AudioStreaming::Events)) => format,
+        _ => None,
+    })
+}

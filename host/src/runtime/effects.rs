@@ -1,0 +1,271 @@
+//! What the scheduler wants done, effect by effect. Each takes its time in a task of its own and comes back as an event.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aihost_plugin_api::LoadRequest;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::api::Answer;
+use super::lease::{Ended, LeaseTerms, carry};
+use super::meter::Metered;
+use super::release::ReleaseCheck;
+use super::run::{Client, Internal, Loop, Pending, finish, last_word, post, send};
+use crate::config::ModelConfig;
+use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::scheduler::Effect;
+use crate::worker::{Instance, Output, OutputLimits, StartSpec};
+use crate::{device, store};
+
+/// Outputs that may wait for one client.
+const OUTPUTS_MAX: usize = 64;
+/// From spawn to plan.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// From being asked to release to being killed.
+const STOP_GRACE: Duration = Duration::from_secs(30);
+/// A canary's task: one token.
+const CANARY: &[u8] = br#"{"input":{"prompt":"Hi"},"sampling":{"max_tokens":1,"temperature":0.0}}"#;
+
+impl Loop {
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        tracing::debug!(?effect, "scheduler");
+        match effect {
+            Effect::Start { instance, model, device } => self.start(instance, &model, &device),
+            Effect::Load { instance, granted } => self.load(instance, granted),
+            Effect::Park(instance, _) => self.park(instance),
+            Effect::Unpark(instance) => self.unpark(instance),
+            Effect::Grant(request, instance) => self.grant(request, instance),
+            Effect::Ready(request) => {
+                if let Some(Pending::Load { reply, .. }) = self.pending.remove(&request) {
+                    send(reply, Ok(()));
+                }
+            }
+            Effect::Refuse(request, failure) => self.refuse(request, failure),
+            Effect::Stop(instance, _) => self.stop(instance, STOP_GRACE),
+            Effect::Cut(instance) => {
+                self.cut.insert(instance);
+                self.stop(instance, Duration::ZERO);
+            }
+            // Rounded up: a timer that is a little early would find nothing due.
+            Effect::Wake(at) => self.wake = Some(self.begun + Duration::from_millis(at.0.saturating_add(1))),
+        }
+    }
+
+    fn start(&mut self, id: InstanceId, model: &ModelId, device: &DeviceId) {
+        let spec = self
+            .config
+            .models
+            .get(model)
+            .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
+        let spec = spec.and_then(|model| self.start_spec(id, model, device));
+        self.busy.insert(id);
+        let (placement, events, exits) = (Arc::clone(&self.placement), self.events.clone(), self.exits.clone());
+        tokio::spawn(async move {
+            let started = match spec {
+                Ok(spec) => placement.start(spec, exits).await,
+                Err(failure) => Err(failure),
+            };
+            post(&events, Internal::Started(id, started)).await;
+        });
+    }
+
+    fn start_spec(&self, instance: InstanceId, model: &ModelConfig, device: &DeviceId) -> Result<StartSpec, Failure> {
+        let plugin = self
+            .registry
+            .find(&model.plugin, model.plugin_version.as_ref())
+            .map_err(|e| Failure::new(FailureKind::NotUsable, e.to_string()))?;
+        if !plugin.manifest.kinds.iter().any(|kind| kind == model.kind.name()) {
+            let message = format!(
+                "plugin `{}` serves {}, but `{}` is declared `type: {}`",
+                model.plugin,
+                plugin.manifest.kinds.join(", "),
+                model.id,
+                model.kind.name()
+            );
+            return Err(Failure::new(FailureKind::NotUsable, message));
+        }
+        let load = LoadRequest {
+            files: store::locate(model)?,
+            device: device.0.clone(),
+            threads: device::cpu_threads(),
+            granted: 0,
+        };
+        Ok(StartSpec {
+            instance,
+            model: model.id.clone(),
+            plugin,
+            options: model.options.clone(),
+            load,
+            start_timeout: START_TIMEOUT,
+            output_limits: OutputLimits {
+                first: self.config.limits.first_output_timeout,
+                stall: self.config.limits.output_stall_timeout,
+            },
+        })
+    }
+
+    fn load(&mut self, id: InstanceId, granted: u64) {
+        let Some(instance) = self.instances.get(&id).cloned() else { return };
+        let model = self.state.instances().get(&id).and_then(|known| self.config.models.get(&known.model));
+        let deadline = model.map_or(START_TIMEOUT, |model| model.load_timeout);
+        self.busy.insert(id);
+        let events = self.events.clone();
+        let canary = self.canary(id);
+        tokio::spawn(async move {
+            let loaded = async {
+                instance.load(granted, deadline).await?;
+                match canary {
+                    Some((request, task)) => sing(&*instance, request, task, deadline).await,
+                    None => Ok(()),
+                }
+            };
+            let loaded = loaded.await;
+            post(&events, Internal::Loaded(id, loaded)).await;
+        });
+    }
+
+    /// A first request of the host's own, for a model whose last worker died and that nobody waits for: else the first
+    /// client would find out whether it works.
+    fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Bytes)> {
+        let model = &self.state.instances().get(&id)?.model;
+        let awaited =
+            self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model));
+        let text = self.config.models.get(model)?.kind == Kind::Text;
+        let due = self.died.remove(model) && !awaited && text;
+        due.then(|| (self.next_request(), Bytes::from_static(CANARY)))
+    }
+
+    fn park(&mut self, id: InstanceId) {
+        let (Some(instance), Some(known)) = (self.instances.get(&id).cloned(), self.state.instances().get(&id)) else {
+            return;
+        };
+        tracing::info!(model = %known.model, instance = id.0, "parking");
+        let check = ReleaseCheck::new(&*self.placement, known);
+        self.busy.insert(id);
+        let (placement, events) = (Arc::clone(&self.placement), self.events.clone());
+        tokio::spawn(async move {
+            let parked = async {
+                instance.park().await?;
+                check.wait(&*placement, &*instance).await
+            };
+            let parked = parked.await;
+            post(&events, Internal::Parked(id, parked)).await;
+        });
+    }
+
+    fn unpark(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get(&id).cloned() else { return };
+        self.busy.insert(id);
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let hot = instance.unpark().await.map(|_| ());
+            post(&events, Internal::Unparked(id, hot)).await;
+        });
+    }
+
+    fn grant(&mut self, request: RequestId, id: InstanceId) {
+        let events = self.events.clone();
+        let (Some(Pending::Serve { job, client }), Some(instance)) =
+            (self.pending.remove(&request), self.instances.get(&id).cloned())
+        else {
+            // The client left in this very moment, or the worker died: the lease ends at once.
+            tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
+            return;
+        };
+        let terms = LeaseTerms {
+            request_timeout: self.config.limits.request_timeout,
+            stall_timeout: self.config.limits.stream_stall_timeout,
+            delivery: job.delivery,
+        };
+        let budget = self.workspace(id, &job.model);
+        let task = job.task.clone();
+        let meter = self.observer.meter(request);
+        self.leased.insert(request, (job, id));
+        let client = match client {
+            Client::New(grant) => {
+                let (client, output) = mpsc::channel(OUTPUTS_MAX);
+                send(grant, Ok(Answer { request, output }));
+                client
+            }
+            Client::Granted(client) => client,
+        };
+        tokio::spawn(async move {
+            let ended = match afford(&*instance, &task, budget).await {
+                Ok(()) => {
+                    let outputs = Metered::new(instance.generate(request, task), meter);
+                    carry(request, instance, outputs, client, terms).await
+                }
+                Err(failure) if failure.kind == FailureKind::WorkerDied => Ended::Lost(client, failure),
+                Err(failure) => {
+                    meter.into_iter().for_each(|meter| meter.refused(failure.kind));
+                    finish(client, failure);
+                    Ended::Answered
+                }
+            };
+            if let Err(unheard) = events.send(Internal::Ended(request, ended)).await {
+                last_word(unheard.0);
+            }
+        });
+    }
+
+    /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
+    /// not worth a question before each.
+    fn workspace(&self, id: InstanceId, model: &ModelId) -> Option<u64> {
+        let kind = self.config.models.get(model)?.kind;
+        let reserved = self.state.instances().get(&id)?.reserved;
+        let required = self.plans.get(&id)?.0.required;
+        (kind != Kind::Text).then(|| reserved.saturating_sub(required))
+    }
+
+    fn refuse(&mut self, request: RequestId, failure: Failure) {
+        match self.pending.remove(&request) {
+            Some(Pending::Load { model, reply }) => {
+                tracing::warn!(%model, "load failed: {failure}");
+                send(reply, Err(failure));
+            }
+            Some(Pending::Serve { client: Client::New(grant), .. }) => send(grant, Err(failure)),
+            Some(Pending::Serve { client: Client::Granted(client), .. }) => finish(client, failure),
+            None => {}
+        }
+    }
+
+    fn stop(&self, id: InstanceId, grace: Duration) {
+        // Without a handle the worker is still starting: it goes when its start returns and finds nobody waiting for it.
+        if let Some(instance) = self.instances.get(&id).cloned() {
+            tokio::spawn(async move { instance.stop(grace).await });
+        }
+    }
+}
+
+/// Whether what a request needs is within what is set aside; its plugin says what that is.
+async fn afford(instance: &dyn Instance, task: &Bytes, budget: Option<u64>) -> Result<(), Failure> {
+    let Some(budget) = budget else { return Ok(()) };
+    let cost = instance.cost(task.clone()).await?;
+    if cost <= budget {
+        return Ok(());
+    }
+    let message = format!(
+        "the request needs {} beside the loaded model, where {} are set aside; ask for less at once, or give its device more `memory:`",
+        ByteSize(cost),
+        ByteSize(budget)
+    );
+    Err(Failure::new(FailureKind::OutOfMemory, message))
+}
+
+/// Runs a canary to its end.
+async fn sing(instance: &dyn Instance, request: RequestId, task: Bytes, deadline: Duration) -> Result<(), Failure> {
+    let mut outputs = instance.generate(request, task);
+    let song = async {
+        while let Some(output) = outputs.recv().await {
+            if let Output::Done(done) = output {
+                return done.map(|_| ());
+            }
+        }
+        Err(Failure::new(FailureKind::WorkerDied, "the worker ended during its canary"))
+    };
+    let late =
+        |_| Failure::new(FailureKind::TimedOut, format!("no canary within {} s of its load", deadline.as_secs()));
+    timeout(deadline, song).await.map_err(late)?
+}

@@ -1,0 +1,286 @@
+//! What the metrics learn of the scheduler: one look after each step, by comparing instances with what they were before.
+//! It decides nothing, and nothing that is decided reads it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::meter::{Meter, outcome};
+use crate::config::Config;
+use crate::domain::{FailureKind, InstanceId, ModelId, ModelState, RequestId};
+use crate::scheduler::{Cause, Effect, Event, Instance, State, Want};
+use crate::telemetry::{Gauges, Metric, Metrics, Scrape};
+use crate::worker::{Exit, ExitReason};
+
+/// Workers whose exit is awaited, of whatever age: some that never started have none.
+const WORKERS_MAX: usize = 1024;
+
+/// Looks on.
+#[derive(Debug)]
+pub(super) struct Observer {
+    metrics: Arc<Metrics>,
+    /// Instances as they were after the step before.
+    seen: BTreeMap<InstanceId, Seen>,
+    /// Requests that wait.
+    waiting: HashMap<RequestId, Waiting>,
+    /// Whose worker it is, until its exit is known.
+    workers: BTreeMap<InstanceId, ModelId>,
+    /// Models that leave because their entry changed.
+    reloading: BTreeSet<ModelId>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    model: ModelId,
+    state: ModelState,
+    since: Instant,
+}
+
+#[derive(Clone, Debug)]
+struct Waiting {
+    model: ModelId,
+    arrived: Instant,
+    /// Whether its worker died before.
+    again: bool,
+}
+
+/// What must be known of an event once the scheduler has taken it.
+#[derive(Clone, Debug)]
+pub(super) enum Note {
+    Request(RequestId, ModelId, Want),
+    Cancel(RequestId),
+    Done(RequestId),
+    Failed(InstanceId),
+    /// This model leaves now if it leaves for a new configuration.
+    Asked(ModelId),
+    Other,
+}
+
+impl Note {
+    pub(super) fn of(event: &Event) -> Self {
+        match event {
+            Event::Request { id, model, want, .. } => Self::Request(*id, model.clone(), *want),
+            Event::Cancel(id) => Self::Cancel(*id),
+            Event::Done(id) => Self::Done(*id),
+            Event::Failed(id, _) | Event::Exited(id, _) => Self::Failed(*id),
+            Event::Unload { model, .. } => Self::Asked(model.clone()),
+            Event::Planned { .. }
+            | Event::Loaded(_)
+            | Event::Parked { .. }
+            | Event::Unparked(_)
+            | Event::Park(_)
+            | Event::Quarantine(..)
+            | Event::Measured(..)
+            | Event::Configure(_)
+            | Event::Timer
+            | Event::Shutdown => Self::Other,
+        }
+    }
+}
+
+impl Observer {
+    pub(super) fn new(config: &Config) -> Self {
+        let metrics = Arc::<Metrics>::default();
+        metrics.set_models(config.models.keys());
+        Self {
+            metrics,
+            seen: BTreeMap::new(),
+            waiting: HashMap::new(),
+            workers: BTreeMap::new(),
+            reloading: BTreeSet::new(),
+        }
+    }
+
+    /// A new configuration is in force; `changed` models will leave for it.
+    pub(super) fn configured(&mut self, config: &Config, changed: &[ModelId]) {
+        self.metrics.set_models(config.models.keys());
+        self.reloading = changed.iter().cloned().collect();
+    }
+
+    /// After a step: what the event and its effects did.
+    pub(super) fn observe(&mut self, note: &Note, effects: &[Effect], state: &State) {
+        match note {
+            Note::Request(id, model, want) => self.arrived(*id, model, *want),
+            // One that was granted in the same moment has no lease to meter: its client is gone.
+            Note::Cancel(id) | Note::Done(id) => {
+                if let Some(waiting) = self.waiting.remove(id) {
+                    self.metrics.count(Metric::Requests, &waiting.model, outcome(FailureKind::Cancelled));
+                }
+            }
+            Note::Failed(id) => self.failed(*id),
+            _ => {}
+        }
+        for effect in effects {
+            match effect {
+                Effect::Grant(id, _) => self.granted(*id),
+                Effect::Refuse(id, failure) => self.refused(*id, failure.kind),
+                Effect::Park(id, cause) | Effect::Stop(id, cause) => self.evicted(*id, *cause),
+                _ => {}
+            }
+        }
+        self.compare(state);
+        if let Note::Asked(model) = note {
+            self.reloading.remove(model);
+        }
+    }
+
+    /// What times and counts the outputs of a request that was just granted.
+    pub(super) fn meter(&mut self, request: RequestId) -> Option<Meter> {
+        let waiting = self.waiting.remove(&request)?;
+        Some(Meter::new(Arc::clone(&self.metrics), waiting.model, waiting.arrived))
+    }
+
+    /// A request that was never queued, or is given up after its worker died.
+    pub(super) fn suspected(&self, model: &ModelId) {
+        self.metrics.count(Metric::Requests, model, outcome(FailureKind::Suspected));
+    }
+
+    /// A request that is not tried again after its worker died.
+    pub(super) fn given_up(&self, model: &ModelId) {
+        self.suspected(model);
+        self.lost(model);
+    }
+
+    /// A granted request that gets no answer.
+    pub(super) fn lost(&self, model: &ModelId) {
+        self.metrics.count(Metric::Lost, model, "");
+    }
+
+    /// A worker is gone.
+    pub(super) fn exited(&mut self, exit: &Exit) {
+        if let Some(model) = self.workers.remove(&exit.instance) {
+            self.metrics.count(Metric::WorkerExits, &model, exit_name(&exit.reason));
+        }
+    }
+
+    /// Everything, for a scraper. Changes nothing.
+    pub(super) fn scrape(&self, config: &Config, state: &State, usage: impl Fn(&InstanceId) -> Option<u64>) -> Scrape {
+        let mut gauges = Gauges::default();
+        for model in config.models.keys() {
+            gauges.add(Metric::Queue, &[&model.0], state.queued(model) as u64);
+            gauges.add(Metric::Leases, &[&model.0], 0);
+        }
+        let known = state.instances().iter().filter(|(_, instance)| config.models.contains_key(&instance.model));
+        for (id, Instance { model, device, state, required, reserved, leases, .. }) in known {
+            if let Some(bytes) = usage(id) {
+                gauges.add(Metric::MemoryMeasured, &[&model.0, &device.0], bytes);
+            }
+            gauges.add(Metric::Instances, &[&model.0, state.name()], 1);
+            gauges.add(Metric::Leases, &[&model.0], leases.len() as u64);
+            gauges.add(Metric::MemoryPlanned, &[&model.0, &device.0], *required);
+            gauges.add(Metric::MemoryReserved, &[&model.0, &device.0], *reserved);
+        }
+        for (device, policy) in &state.policy().devices {
+            gauges.add(Metric::DeviceBudget, &[&device.0], policy.budget);
+        }
+        Scrape::new(Arc::clone(&self.metrics), gauges)
+    }
+
+    fn arrived(&mut self, id: RequestId, model: &ModelId, want: Want) {
+        if want == Want::Load {
+            return;
+        }
+        let again = want == Want::Solo;
+        if again {
+            self.metrics.count(Metric::Replays, model, "");
+        }
+        self.waiting.insert(id, Waiting { model: model.clone(), arrived: Instant::now(), again });
+    }
+
+    fn granted(&self, id: RequestId) {
+        if let Some(waiting) = self.waiting.get(&id) {
+            self.metrics.time(Metric::QueueWait, &waiting.model, "", waiting.arrived.elapsed());
+        }
+    }
+
+    fn refused(&mut self, id: RequestId, kind: FailureKind) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            self.metrics.count(Metric::Requests, &waiting.model, outcome(kind));
+            if waiting.again {
+                self.lost(&waiting.model);
+            }
+        }
+    }
+
+    fn failed(&self, id: InstanceId) {
+        if let Some(seen) = self.seen.get(&id)
+            && matches!(seen.state, ModelState::Starting | ModelState::Waiting | ModelState::Loading)
+        {
+            self.metrics.count(Metric::LoadFailures, &seen.model, "");
+        }
+    }
+
+    /// What became of each instance since the step before.
+    fn compare(&mut self, state: &State) {
+        let now = Instant::now();
+        for (id, instance) in state.instances() {
+            match self.seen.get(id) {
+                Some(seen) if seen.state == instance.state => continue,
+                Some(seen) => self.moved(&seen.clone(), instance.state),
+                None => self.new_worker(*id, &instance.model),
+            }
+            self.seen.insert(*id, Seen { model: instance.model.clone(), state: instance.state, since: now });
+        }
+        let gone = self.seen.keys().filter(|id| !state.instances().contains_key(id)).copied().collect::<Vec<_>>();
+        for seen in gone.into_iter().filter_map(|id| self.seen.remove(&id)) {
+            if seen.state == ModelState::Stopping {
+                self.metrics.time(Metric::SwapPhase, &seen.model, "stop", seen.since.elapsed());
+                self.metrics.count(Metric::Swaps, &seen.model, "stop");
+            }
+        }
+    }
+
+    fn new_worker(&mut self, id: InstanceId, model: &ModelId) {
+        self.workers.insert(id, model.clone());
+        if self.workers.len() > WORKERS_MAX {
+            self.workers.pop_first();
+        }
+    }
+
+    fn moved(&self, was: &Seen, is: ModelState) {
+        use ModelState::{Draining, Hot, Loading, Parked, Parking, Starting, Stopping, Unparking, Waiting};
+        let model = &was.model;
+        // A phase is timed when it came to its end, not when it was broken off.
+        let (phase, swap) = match (was.state, is) {
+            // Straight to loading where there was room at once.
+            (Starting, Waiting | Loading) => (Some("start"), None),
+            (Waiting, Loading) => (Some("room"), None),
+            (Loading, Hot) => (Some("load"), Some("cold_load")),
+            (Draining, Stopping | Parking) => (Some("drain"), None),
+            (Parking, Parked) => (Some("park"), Some("park")),
+            (Unparking, Hot) => (Some("unpark"), Some("wake")),
+            _ => (None, None),
+        };
+        if let Some(phase) = phase {
+            self.metrics.time(Metric::SwapPhase, model, phase, was.since.elapsed());
+        }
+        if let Some(swap) = swap {
+            self.metrics.count(Metric::Swaps, model, swap);
+        }
+    }
+
+    /// An instance that served leaves its device.
+    fn evicted(&self, id: InstanceId, cause: Cause) {
+        if let Some(seen) = self.seen.get(&id)
+            && matches!(seen.state, ModelState::Hot | ModelState::Draining)
+        {
+            let reload = cause == Cause::Asked && self.reloading.contains(&seen.model);
+            self.metrics.count(Metric::Evictions, &seen.model, if reload { "reload" } else { cause.name() });
+        }
+    }
+}
+
+fn exit_name(reason: &ExitReason) -> &'static str {
+    match reason {
+        ExitReason::Asked => "asked",
+        ExitReason::Exited(_) => "exited",
+        ExitReason::Aborted => "aborted",
+        ExitReason::Crashed(_) => "crashed",
+        ExitReason::OutOfMemory => "out_of_memory",
+        ExitReason::Killed(_) => "killed",
+        ExitReason::Stalled(_) => "stalled",
+        ExitReason::Panicked => "panicked",
+        ExitReason::Misbehaved(_) => "misbehaved",
+    }
+}

@@ -1,0 +1,445 @@
+//! Workers on paper: how long each step takes and which one fails is the test's choice, and every rule that the runtime
+//! owes a placement is checked as it is used. A new effect gets its ways to fail as further calls of [`World::fails`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use aihost_plugin_api::MemoryPlan;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
+
+use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
+use crate::worker::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
+
+/// Tokens of every answer.
+pub(super) const TOKENS: u32 = 4;
+/// Bytes every model plans.
+pub(super) const NEED: u64 = 100 << 20;
+/// How long a cancelled request that hangs is put up with.
+const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// What a worker takes to give everything back and leave.
+const RELEASE: Duration = Duration::from_millis(5);
+
+/// Which ways to fail are taken. They are counted as they are passed, from 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Faults {
+    /// None.
+    Never,
+    /// The n-th.
+    Once(u32),
+    /// These two.
+    Twice(u32, u32),
+    /// The first one of this name.
+    First(&'static str),
+    /// Each one of this name.
+    Always(&'static str),
+}
+
+/// What a death reaches first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// The loop hears of the exit before the open calls fail.
+    ExitFirst,
+    /// The open calls fail before the loop hears of the exit.
+    CallsFirst,
+}
+
+/// How long steps take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) start: Duration,
+    pub(super) load: Duration,
+    pub(super) token: Duration,
+}
+
+/// All workers, and what was done to them.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    ledger: Arc<Mutex<Ledger>>,
+    times: Times,
+    faults: Faults,
+    order: Order,
+    budget: u64,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    lives: BTreeMap<InstanceId, Life>,
+    passed: u32,
+    taken: Vec<&'static str>,
+    names: BTreeSet<&'static str>,
+    broken: Vec<String>,
+    loads: u32,
+}
+
+#[derive(Debug)]
+struct Life {
+    model: ModelId,
+    leases_max: usize,
+    phase: Phase,
+    /// Bytes on the device.
+    held: u64,
+    open: BTreeMap<RequestId, watch::Sender<bool>>,
+    exits: mpsc::Sender<Exit>,
+    gone: watch::Sender<Option<ExitReason>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Up,
+    Loading,
+    Hot,
+    Stopping,
+    Gone,
+}
+
+#[derive(Debug)]
+struct FakeInstance {
+    id: InstanceId,
+    world: World,
+}
+
+/// A number that no other request has.
+pub(super) fn unique() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+impl World {
+    pub(super) fn new(faults: Faults, order: Order, budget: u64) -> Self {
+        let milliseconds = Duration::from_millis;
+        let times = Times { start: milliseconds(4), load: milliseconds(20), token: milliseconds(5) };
+        Self { ledger: Arc::default(), times, faults, order, budget }
+    }
+
+    pub(super) fn with_times(mut self, times: Times) -> Self {
+        self.times = times;
+        self
+    }
+
+    /// The faults that were taken, by name.
+    pub(super) fn taken(&self) -> Vec<&'static str> {
+        self.ledger().taken.clone()
+    }
+
+    /// Every way to fail that was passed, by name.
+    pub(super) fn names(&self) -> BTreeSet<&'static str> {
+        self.ledger().names.clone()
+    }
+
+    /// Rules that were broken.
+    pub(super) fn broken(&self) -> Vec<String> {
+        self.ledger().broken.clone()
+    }
+
+    /// Models of workers that are there.
+    pub(super) fn alive(&self) -> Vec<ModelId> {
+        let ledger = self.ledger();
+        ledger.lives.values().filter(|life| life.phase != Phase::Gone).map(|life| life.model.clone()).collect()
+    }
+
+    /// Loads that were begun.
+    pub(super) fn loads(&self) -> u32 {
+        self.ledger().loads
+    }
+
+    /// Whether the effect fails here, in the way named.
+    fn fails(&self, way: &'static str) -> bool {
+        let mut ledger = self.ledger();
+        ledger.passed += 1;
+        ledger.names.insert(way);
+        let passed = ledger.passed;
+        let due = match self.faults {
+            Faults::Never => false,
+            Faults::Once(n) => passed == n,
+            Faults::Twice(first, second) => passed == first || passed == second,
+            Faults::First(name) => way == name && ledger.taken.is_empty(),
+            Faults::Always(name) => way == name,
+        };
+        if due {
+            ledger.taken.push(way);
+        }
+        due
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
+    }
+
+    /// What this does to a worker's life; nothing if it is gone.
+    fn change<T>(&self, id: InstanceId, change: impl FnOnce(&mut Life) -> T) -> Option<T> {
+        self.ledger().lives.get_mut(&id).filter(|life| life.phase != Phase::Gone).map(change)
+    }
+
+    fn accuse(&self, sentence: String) {
+        self.ledger().broken.push(sentence);
+    }
+
+    /// The process ends: its memory is back, its calls fail, the loop is told, once.
+    fn die(&self, id: InstanceId, reason: ExitReason) {
+        let Some((exits, gone)) = self.change(id, |life| {
+            life.phase = Phase::Gone;
+            life.held = 0;
+            life.open.clear();
+            (life.exits.clone(), life.gone.clone())
+        }) else {
+            return;
+        };
+        let exit = Exit { instance: id, reason: reason.clone() };
+        match self.order {
+            Order::ExitFirst => {
+                let _loop_gone = exits.try_send(exit);
+                gone.send_replace(Some(reason));
+            }
+            Order::CallsFirst => {
+                gone.send_replace(Some(reason));
+                tokio::spawn(async move {
+                    sleep(Duration::from_millis(1)).await;
+                    let _loop_gone = exits.send(exit).await;
+                });
+            }
+        }
+    }
+
+    fn die_soon(&self, id: InstanceId) {
+        let world = self.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(1)).await;
+            world.die(id, ExitReason::Crashed(11));
+        });
+    }
+
+    /// Waits so long, or until the worker is gone: then why.
+    async fn live(&self, id: InstanceId, span: Duration) -> Result<(), Failure> {
+        let gone = self.ledger().lives.get(&id).map(|life| life.gone.subscribe());
+        let Some(mut gone) = gone else { return Err(ended(&ExitReason::Asked)) };
+        tokio::select! {
+            biased;
+            reason = gone.wait_for(Option::is_some) => {
+                let reason = reason.ok().and_then(|reason| reason.clone());
+                Err(ended(&reason.unwrap_or(ExitReason::Asked)))
+            }
+            () = sleep(span) => Ok(()),
+        }
+    }
+
+    async fn start_one(self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> Started {
+        let id = spec.instance;
+        if self.fails("start: no process") {
+            return Err(Failure::new(FailureKind::Internal, "cannot start a worker"));
+        }
+        let life = Life {
+            model: spec.model,
+            leases_max: spec.plugin.manifest.max_concurrency as usize,
+            phase: Phase::Up,
+            held: 0,
+            open: BTreeMap::new(),
+            exits,
+            gone: watch::Sender::new(None),
+        };
+        if self.ledger().lives.insert(id, life).is_some() {
+            self.accuse(format!("{id:?} was started twice"));
+        }
+        self.live(id, self.times.start).await?;
+        if self.fails("start: it dies") {
+            self.die(id, ExitReason::Crashed(11));
+            return Err(ended(&ExitReason::Crashed(11)));
+        }
+        if self.fails("start: the plugin refuses") {
+            self.die(id, ExitReason::Asked);
+            return Err(Failure::new(FailureKind::NotUsable, "wrong options"));
+        }
+        if self.fails("start: no plan comes") {
+            self.live(id, spec.start_timeout).await?;
+            self.die(id, ExitReason::Stalled("start".into()));
+            return Err(Failure::new(FailureKind::TimedOut, "no memory plan"));
+        }
+        if self.fails("planned: it dies") {
+            self.die_soon(id);
+        }
+        let plan = MemoryPlan { required: NEED, preferred: NEED, ..MemoryPlan::default() };
+        Ok((Arc::new(FakeInstance { id, world: self }), plan))
+    }
+
+    async fn load_one(self, id: InstanceId, granted: u64, deadline: Duration) -> Result<Loaded, Failure> {
+        match self.change(id, |life| (std::mem::replace(&mut life.phase, Phase::Loading), life.held = granted).0) {
+            None => return Err(ended(&ExitReason::Crashed(11))),
+            Some(Phase::Up) => {}
+            Some(phase) => self.accuse(format!("a load of {id:?}, which is {phase:?}")),
+        }
+        let held: u64 = {
+            let mut ledger = self.ledger();
+            ledger.loads += 1;
+            ledger.lives.values().map(|life| life.held).sum()
+        };
+        if held > self.budget || granted < NEED {
+            self.accuse(format!("{held} bytes of {} are held, {granted} granted for {NEED}", self.budget));
+        }
+        if self.fails("load: the plugin refuses") {
+            self.live(id, self.times.load).await?;
+            return Err(Failure::new(FailureKind::NotUsable, "the weights are damaged"));
+        }
+        if self.fails("load: out of memory") {
+            self.live(id, self.times.load).await?;
+            return Err(Failure::new(FailureKind::OutOfMemory, "the device has no room"));
+        }
+        if self.fails("load: it dies") {
+            self.live(id, self.times.load / 2).await?;
+            self.die(id, ExitReason::Crashed(11));
+            return Err(ended(&ExitReason::Crashed(11)));
+        }
+        if self.fails("load: it never ends") {
+            self.live(id, deadline).await?;
+            self.die(id, ExitReason::Stalled("load".into()));
+            return Err(Failure::new(FailureKind::TimedOut, "no progress"));
+        }
+        self.live(id, self.times.load).await?;
+        self.change(id, |life| life.phase = Phase::Hot);
+        if self.fails("loaded: it dies") {
+            self.die_soon(id);
+        }
+        Ok(Loaded { used: NEED })
+    }
+
+    /// Opens a call, unless the worker is gone; says what is wrong with it.
+    fn open(&self, id: InstanceId, request: RequestId) -> Option<watch::Receiver<bool>> {
+        let (cancel, cancelled) = watch::channel(false);
+        let accusation = self.change(id, |life| {
+            let wrong = if life.phase != Phase::Hot {
+                Some(format!("generate on {id:?}, which is {:?}", life.phase))
+            } else if life.open.len() >= life.leases_max {
+                Some(format!("{} leases on {id:?}", life.open.len() + 1))
+            } else {
+                None
+            };
+            life.open.insert(request, cancel);
+            wrong
+        })?;
+        accusation.into_iter().for_each(|sentence| self.accuse(sentence));
+        Some(cancelled)
+    }
+
+    async fn generate_one(
+        self,
+        id: InstanceId,
+        request: RequestId,
+        output: &mpsc::Sender<Output>,
+    ) -> Result<Bytes, Failure> {
+        let Some(mut cancelled) = self.open(id, request) else {
+            return Err(ended(&ExitReason::Crashed(11)));
+        };
+        let model = self.change(id, |life| life.model.0.clone()).unwrap_or_default();
+        if self.fails("generate: the plugin refuses") {
+            return Err(Failure::new(FailureKind::InvalidRequest, "no such thing"));
+        }
+        if self.fails("generate: it dies before it said anything") {
+            self.die(id, ExitReason::Crashed(11));
+            return Err(ended(&ExitReason::Crashed(11)));
+        }
+        if self.fails("generate: it hangs") {
+            tokio::select! {
+                _ = cancelled.wait_for(|cancelled| *cancelled) => {}
+                gone = self.live(id, Duration::MAX) => gone?,
+            }
+            self.live(id, CANCEL_GRACE).await?;
+            self.die(id, ExitReason::Stalled("a cancelled request".into()));
+            return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
+        }
+        for token in 0..TOKENS {
+            self.live(id, self.times.token).await?;
+            if *cancelled.borrow() || output.send(Output::Event(model.clone().into())).await.is_err() {
+                return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
+            }
+            if token == 0 && self.fails("generate: it dies in mid-answer") {
+                self.die(id, ExitReason::Crashed(11));
+                return Err(ended(&ExitReason::Crashed(11)));
+            }
+            if token == 0 && self.fails("generate: the plugin panics") {
+                self.die(id, ExitReason::Panicked);
+                return Err(Failure::new(FailureKind::Internal, "panicked"));
+            }
+        }
+        if self.fails("answered: it dies") {
+            self.die_soon(id);
+        }
+        Ok(Bytes::from_static(b"{}"))
+    }
+
+    async fn stop_one(self, id: InstanceId, grace: Duration) {
+        let Some(open) = self.change(id, |life| {
+            life.phase = Phase::Stopping;
+            life.open.len()
+        }) else {
+            return;
+        };
+        // Without a grace it is the cut at the end of a shutdown, which is for leases that do not end.
+        if open > 0 && !grace.is_zero() {
+            self.accuse(format!("{id:?} was asked to leave under {open} leases"));
+        }
+        let takes = if self.fails("stop: it does not heed") { grace } else { RELEASE.min(grace) };
+        if self.live(id, takes).await.is_ok() {
+            self.die(id, ExitReason::Asked);
+        }
+    }
+}
+
+impl Placement for World {
+    fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started> {
+        let world = self.clone();
+        Box::pin(world.start_one(spec, exits))
+    }
+}
+
+impl Instance for FakeInstance {
+    fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        Box::pin(self.world.clone().load_one(self.id, granted, deadline))
+    }
+
+    fn generate(&self, request: RequestId, _task: Bytes) -> mpsc::Receiver<Output> {
+        let (sender, receiver) = mpsc::channel(8);
+        let (world, id) = (self.world.clone(), self.id);
+        tokio::spawn(async move {
+            let end = world.clone().generate_one(id, request, &sender).await;
+            world.change(id, |life| life.open.remove(&request));
+            let _client_gone = sender.send(Output::Done(end)).await;
+        });
+        receiver
+    }
+
+    fn cancel(&self, request: RequestId) {
+        self.world.change(self.id, |life| life.open.get(&request).map(|cancel| cancel.send_replace(true)));
+    }
+
+    fn progress(&self) -> Option<u32> {
+        None
+    }
+
+    fn stop(&self, grace: Duration) -> BoxFuture<'static, ()> {
+        let task = tokio::spawn(self.world.clone().stop_one(self.id, grace));
+        Box::pin(async move { task.await.unwrap() })
+    }
+
+    fn pid(&self) -> Option<u32> {
+        None
+    }
+
+    fn log_tail(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Drop for FakeInstance {
+    fn drop(&mut self) {
+        self.world.die(self.id, ExitReason::Asked);
+    }
+}
+
+/// What an open call is told when its worker is gone, in the supervisor's terms.
+fn ended(reason: &ExitReason) -> Failure {
+    let kind = if *reason == ExitReason::Asked { FailureKind::ShuttingDown } else { FailureKind::WorkerDied };
+    Failure::new(kind, format!("the worker {reason}"))
+}

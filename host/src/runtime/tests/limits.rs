@@ -1,0 +1,103 @@
+//! What is bounded, measured in paused time: who goes first, how long a request may run, how often a broken model is tried.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::fake::{Faults, Order, World};
+use super::{Answer, Class, Delivery, Host, paused};
+use crate::domain::FailureKind;
+
+const ONE: &str = "devices: [{id: cpu, memory: 150MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n";
+
+fn host(faults: Faults, leases_max: u32, yaml: &str) -> Host {
+    Host::start(World::new(faults, Order::ExitFirst, 1 << 40), leases_max, yaml)
+}
+
+#[test]
+fn who_waits_goes_before_who_does_not() {
+    paused(async {
+        let host = host(Faults::Never, 1, ONE);
+        let batch = [(); 3].map(|()| host.ask_as("a", Class::Batch, Delivery::Streamed));
+        sleep(Duration::from_millis(1)).await;
+        let interactive = [(); 3].map(|()| host.ask("a"));
+        let mut granted = Vec::new();
+        for task in interactive.into_iter().chain(batch) {
+            let told = task.await.unwrap();
+            assert_eq!(told.answer, Answer::Whole);
+            granted.push(told.granted);
+        }
+        assert!(granted.is_sorted(), "{granted:?}");
+    });
+}
+
+#[test]
+fn a_request_that_never_ends_costs_its_own_time_and_no_more() {
+    paused(async {
+        let host = host(Faults::First("generate: it hangs"), 1, ONE);
+        let (begun, hung) = (Instant::now(), host.ask("a"));
+        sleep(Duration::from_secs(590)).await;
+        let next = host.ask("a");
+        let told = hung.await.unwrap();
+        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::TimedOut));
+        // `request_timeout`, and the second in which an answer must not go on.
+        assert!((600..603).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert_eq!(next.await.unwrap().answer, Answer::Whole);
+        // The hung one was cancelled, then its worker killed: a fresh one served the next.
+        assert_eq!(host.world.loads(), 2);
+    });
+}
+
+#[test]
+fn a_model_that_does_not_load_is_tried_ever_more_seldom() {
+    paused(async {
+        let host = host(Faults::Always("load: the plugin refuses"), 1, ONE);
+        let (begun, mut tries) = (Instant::now(), Vec::new());
+        while begun.elapsed() < Duration::from_secs(600) {
+            let before = host.world.loads();
+            let told = host.ask("a").await.unwrap();
+            assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::NotUsable));
+            if host.world.loads() > before {
+                tries.push(begun.elapsed());
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+        let pauses: Vec<u64> = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(pauses[..7], [1, 2, 4, 8, 16, 32, 60], "{pauses:?}");
+        assert!(pauses[7..].iter().all(|pause| *pause == 60), "{pauses:?}");
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_leave_holds_up_nobody_who_needs_no_room() {
+    paused(async {
+        let yaml = "devices: [{id: cpu, memory: 450MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n  b: {type: text, plugin: fake}\n";
+        let host = host(Faults::Always("stop: it does not heed"), 1, yaml);
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
+        let (handle, begun) = (host.handle(), Instant::now());
+        let unload = tokio::spawn(async move { handle.unload("a".into(), None).await });
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(host.ask("b").await.unwrap().answer, Answer::Whole);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(!unload.is_finished());
+        unload.await.unwrap().unwrap();
+        assert!((30..32).contains(&begun.elapsed().as_secs()), "its grace: {:?}", begun.elapsed());
+    });
+}
+
+#[test]
+fn who_waits_too_long_is_told_and_the_load_goes_on() {
+    paused(async {
+        let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {hold: 5s}\nmodels:\n  a: {type: text, plugin: fake, startup_time: 60}\n";
+        let host = host(Faults::Always("load: it never ends"), 1, yaml);
+        let begun = Instant::now();
+        let told = host.ask("a").await.unwrap();
+        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::StillLoading));
+        assert_eq!(begun.elapsed().as_secs(), 5);
+        // Who comes later is told why the load failed, when it does.
+        sleep(Duration::from_secs(52)).await;
+        let told = host.ask("a").await.unwrap();
+        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::TimedOut));
+        assert_eq!((begun.elapsed().as_secs(), host.world.loads()), (60, 1));
+    });
+}

@@ -1,0 +1,129 @@
+//! The runtime over workers that exist on paper, in paused time: exact, quick, and every effect can be made to fail.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
+
+mod fake;
+mod faults;
+mod limits;
+mod storm;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aihost_plugin_api::abi::Manifest;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Class, Delivery, Handle, Runtime, Submission};
+use crate::config::{self, Env, Selection};
+use crate::domain::Failure;
+use crate::plugin::{PluginFile, Registry};
+use crate::worker::Output;
+use fake::{TOKENS, World};
+
+/// Longer than anything may take that is not lost. Paused time costs nothing.
+const EVER: Duration = Duration::from_secs(3 * 3600);
+
+/// A runtime over a fake world.
+struct Host {
+    runtime: Runtime,
+    world: World,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    /// Every token, all from the model that was asked.
+    Whole,
+    /// Refused, or failed before it had sent anything.
+    Refused(Failure),
+    /// Failed after this many tokens.
+    Broken(Failure, u32),
+    /// A rule of the runtime was broken: which.
+    Wrong(&'static str),
+}
+
+/// An answer, when the request was granted, and when it was over.
+#[derive(Clone, Debug)]
+struct Told {
+    answer: Answer,
+    granted: Instant,
+}
+
+impl Host {
+    /// `models` all use the fake plugin, which serves `leases_max` requests at once.
+    fn start(world: World, leases_max: u32, yaml: &str) -> Self {
+        let manifest = format!(
+            r#"{{"id":"fake","version":"1.0.0","kinds":["text"],"devices":["cpu"],"max_concurrency":{leases_max}}}"#
+        );
+        let plugin = PluginFile {
+            manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
+            source: "fake.so".into(),
+            shadow: "fake.so".into(),
+            sha256: String::new(),
+        };
+        let registry = Registry { plugins: vec![Arc::new(plugin)], folder: "plugins".into(), ..Registry::default() };
+        let env = Env::with("/here", [("HOME", "/home/me")]);
+        let config = config::parse(yaml, Path::new("/here/models.yaml"), &Selection::default(), &env).unwrap();
+        let runtime = super::start(Arc::new(config), Arc::new(registry), Arc::new(world.clone()));
+        Self { runtime, world }
+    }
+
+    fn handle(&self) -> Handle {
+        self.runtime.handle()
+    }
+
+    /// A client that reads everything.
+    fn ask(&self, model: &'static str) -> JoinHandle<Told> {
+        self.ask_as(model, Class::Interactive, Delivery::Streamed)
+    }
+
+    fn ask_as(&self, model: &'static str, class: Class, delivery: Delivery) -> JoinHandle<Told> {
+        let task = format!("{{\"model\":\"{model}\",\"number\":{}}}", fake::unique());
+        let submission = Submission { model: model.into(), task: task.into(), class, delivery, keep_alive: None };
+        tokio::spawn(told(self.handle(), model, submission))
+    }
+}
+
+async fn told(handle: Handle, model: &'static str, submission: Submission) -> Told {
+    let Ok(submitted) = timeout(EVER, handle.submit(submission)).await else {
+        return Told { answer: Answer::Wrong("neither granted nor refused"), granted: Instant::now() };
+    };
+    let granted = Instant::now();
+    let answer = match submitted {
+        Ok(answer) => {
+            timeout(EVER, read(model, answer.output)).await.unwrap_or(Answer::Wrong("granted and never ended"))
+        }
+        Err(failure) => Answer::Refused(failure),
+    };
+    Told { answer, granted }
+}
+
+async fn read(model: &str, mut output: tokio::sync::mpsc::Receiver<Output>) -> Answer {
+    let mut tokens = 0;
+    let end = loop {
+        match output.recv().await {
+            None => return Answer::Wrong("the answer has no end"),
+            Some(Output::Event(name)) if name == model.as_bytes() => tokens += 1,
+            Some(Output::Event(_) | Output::Bytes(_)) => return Answer::Wrong("another model's answer"),
+            Some(Output::Progress { .. }) => {}
+            Some(Output::Done(end)) => break end,
+        }
+    };
+    sleep(Duration::from_secs(1)).await;
+    if output.try_recv().is_ok() {
+        return Answer::Wrong("the answer goes on after its end");
+    }
+    match end {
+        Ok(_) if tokens == TOKENS => Answer::Whole,
+        Ok(_) => Answer::Wrong("an answer that lacks something counts as whole"),
+        Err(failure) if tokens == 0 => Answer::Refused(failure),
+        Err(failure) => Answer::Broken(failure, tokens),
+    }
+}
+
+/// Runs a test in paused time, in a tokio runtime of its own, so that nothing is left over from the one before.
+fn paused<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(test)
+}

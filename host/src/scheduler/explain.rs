@@ -1,0 +1,220 @@
+//! What would happen if someone asked for a model now: the scheduler itself, run on a copy of the state.
+
+use serde::Serialize;
+
+use super::effect::{Cause, Effect};
+use super::event::{Event, Want};
+use super::memory::Holds;
+use super::state::{Instance, State};
+use crate::domain::{ByteSize, DeviceId, InstanceId, Millis, ModelId, ModelState, RequestId};
+
+/// A dry run of a request for one model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The model.
+    pub model: ModelId,
+    /// Where it stands.
+    pub state: ModelState,
+    /// What a request would meet.
+    pub outcome: Outcome,
+    /// The same in one sentence.
+    pub message: String,
+    /// The device it is on or would go to.
+    pub device: Option<DeviceId>,
+    /// Bytes it needs there, if it was ever planned.
+    pub needs: Option<u64>,
+    /// Bytes free there now.
+    pub free: Option<u64>,
+    /// Bytes that instances may hold there together.
+    pub budget: Option<u64>,
+    /// Milliseconds it last took to become hot.
+    pub takes_ms: Option<u64>,
+    /// Requests waiting for it.
+    pub queued: usize,
+    /// Who would leave the device for it.
+    pub leaves: Vec<Leaving>,
+    /// Who would stay, and why.
+    pub stays: Vec<Staying>,
+}
+
+/// What a request would meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It is hot.
+    Hot,
+    /// It would be brought up, or is on its way; nobody leaves.
+    Fits,
+    /// Others leave at once, then it is brought up.
+    Evicts,
+    /// It waits until others end what they do.
+    Waits,
+    /// It would be refused.
+    Refused,
+    /// It was never started, so nobody knows what it needs.
+    Unknown,
+}
+
+/// Someone who would leave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Leaving {
+    /// Whose instance.
+    pub model: ModelId,
+    /// Which.
+    pub instance: InstanceId,
+    /// `park` or `stop`.
+    pub how: &'static str,
+    /// Bytes it holds on the device.
+    pub memory: u64,
+    /// Milliseconds since it was last used.
+    pub idle_ms: u64,
+    /// Milliseconds it last took to become hot: what bringing it back may cost.
+    pub takes_ms: u64,
+}
+
+/// Someone who would stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Staying {
+    /// Whose instance.
+    pub model: ModelId,
+    /// Which.
+    pub instance: InstanceId,
+    /// Bytes it holds on the device.
+    pub memory: u64,
+    /// Why.
+    pub reason: String,
+}
+
+impl State {
+    /// Asks for a model on a copy of the state. `needs`: bytes it is known to need, if it has no instance.
+    pub fn explain(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> Explanation {
+        let planned = self.known.get(model).map(|known| known.required).filter(|required| *required > 0);
+        let needs = self.instance_of(model).map(|(_, i)| i.required).filter(|n| *n > 0).or(planned).or(needs);
+        let (world, effects) = self.rehearse(now, model, needs);
+        let device = world.instance_of(model).map(|(_, instance)| instance.device.clone());
+        let leaves = self.leaving(now, &effects);
+        let refusal = effects.iter().find_map(|effect| match effect {
+            Effect::Refuse(_, failure) => Some(failure.message.clone()),
+            _ => None,
+        });
+        let (state, _) = self.model_state(model);
+        let coming = |state| matches!(state, ModelState::Loading | ModelState::Unparking);
+        let outcome = match world.instance_of(model).map(|(_, instance)| instance.state) {
+            _ if refusal.is_some() => Outcome::Refused,
+            Some(ModelState::Hot) => Outcome::Hot,
+            Some(state) if coming(state) => Outcome::Fits,
+            Some(ModelState::Starting) | None if needs.is_none() => Outcome::Unknown,
+            _ if !leaves.is_empty() => Outcome::Evicts,
+            _ => Outcome::Waits,
+        };
+        let mut explanation = Explanation {
+            model: model.clone(),
+            state,
+            outcome,
+            message: refusal.unwrap_or_default(),
+            needs,
+            free: device.as_ref().map(|device| self.room(device, |_, _| Holds::All).bytes),
+            budget: device.as_ref().and_then(|device| Some(self.policy.devices.get(device)?.budget)),
+            takes_ms: self.known.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0),
+            queued: self.queued(model),
+            stays: device.as_ref().map(|device| self.staying(device, model, &leaves)).unwrap_or_default(),
+            leaves,
+            device,
+        };
+        if explanation.message.is_empty() {
+            explanation.message = explanation.sentence();
+        }
+        explanation
+    }
+
+    /// A copy of the state after someone asked for the model, and what it would have done.
+    fn rehearse(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> (Self, Vec<Effect>) {
+        let mut world = self.clone();
+        // What is due anyway is not this request's doing.
+        world.step(now, Event::Timer);
+        let id = RequestId(u64::MAX);
+        let mut effects = world.step(now, Event::Request { id, model: model.clone(), want: Want::Load, keep: None });
+        let started = effects.iter().find_map(|effect| match effect {
+            Effect::Start { instance, model: of, .. } if of == model => Some(*instance),
+            _ => None,
+        });
+        if let (Some(instance), Some(needs)) = (started, needs) {
+            effects.extend(world.step(now, Event::Planned { instance, required: needs, preferred: needs }));
+        }
+        (world, effects)
+    }
+
+    fn leaving(&self, now: Millis, effects: &[Effect]) -> Vec<Leaving> {
+        let leaving = effects.iter().filter_map(|effect| {
+            let (id, how) = match effect {
+                Effect::Park(id, Cause::Room) => (id, "park"),
+                Effect::Stop(id, Cause::Room) => (id, "stop"),
+                _ => return None,
+            };
+            let instance = self.instances.get(id)?;
+            Some(Leaving {
+                model: instance.model.clone(),
+                instance: *id,
+                how,
+                memory: instance.reserved.max(instance.held),
+                idle_ms: now.since(instance.used),
+                takes_ms: self.known.get(&instance.model).map_or(0, |known| known.cost_ms),
+            })
+        });
+        leaving.collect()
+    }
+
+    fn staying(&self, device: &DeviceId, model: &ModelId, leaves: &[Leaving]) -> Vec<Staying> {
+        let others = self
+            .on(device)
+            .filter(|(id, instance)| instance.model != *model && !leaves.iter().any(|leaving| leaving.instance == *id));
+        let staying = others.map(|(id, instance)| Staying {
+            model: instance.model.clone(),
+            instance: id,
+            memory: instance.reserved.max(instance.held),
+            reason: self.reason_to_stay(instance),
+        });
+        staying.collect()
+    }
+
+    fn reason_to_stay(&self, instance: &Instance) -> String {
+        let pinned = self.policy.models.get(&instance.model).is_some_and(|policy| policy.pin);
+        match instance.state {
+            _ if pinned => "pinned".to_owned(),
+            _ if !instance.leases.is_empty() => format!("serves {} requests, which end first", instance.leases.len()),
+            ModelState::Hot if self.queued(&instance.model) > 0 => "serves its own queue first".to_owned(),
+            ModelState::Hot | ModelState::Parked => "its room is not needed".to_owned(),
+            state => format!("is {}", state.name()),
+        }
+    }
+}
+
+impl Explanation {
+    fn sentence(&self) -> String {
+        let model = &self.model;
+        let device = self.device.as_ref().map_or("no device", |device| device.0.as_str());
+        let needs = self.needs.map_or_else(|| "an unknown amount".to_owned(), |bytes| ByteSize(bytes).to_string());
+        let names = |names: &mut dyn Iterator<Item = String>| names.collect::<Vec<_>>().join(", ");
+        match self.outcome {
+            Outcome::Hot => format!("`{model}` is hot on {device}: a request is served at once"),
+            Outcome::Fits if self.state == ModelState::Parked => {
+                format!("`{model}` is parked and would be woken on {device}")
+            }
+            Outcome::Fits => format!("`{model}` needs {needs} on {device}, which is free: nobody leaves"),
+            Outcome::Evicts => {
+                let leaves = self.leaves.iter().map(|leaving| format!("`{}` ({})", leaving.model, leaving.how));
+                format!("`{model}` needs {needs} on {device}: {} would leave for it", names(&mut leaves.into_iter()))
+            }
+            Outcome::Waits => {
+                let stays = self.stays.iter().map(|staying| format!("`{}` {}", staying.model, staying.reason));
+                let stays = names(&mut stays.into_iter());
+                let why = if stays.is_empty() { "what it does now ends first".to_owned() } else { stays };
+                format!("`{model}` needs {needs} on {device} and would wait: {why}")
+            }
+            Outcome::Unknown => format!(
+                "`{model}` was never started here, so nobody knows what it needs; its first request asks its plugin"
+            ),
+            Outcome::Refused => self.message.clone(),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Every metric by name: one enum, and one table row for each. What is not here is not measured; docs/METRICS.md is
+//! written from it. It knows no values ([`super::Metrics`] keeps them) and nothing of who counts.
+
+/// A metric of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Metric {
+    /// Requests that ended.
+    Requests,
+    /// From arrival to grant.
+    QueueWait,
+    /// From arrival to the first output.
+    FirstOutput,
+    /// From arrival to the end.
+    RequestDuration,
+    /// Tokens read and generated.
+    Tokens,
+    /// Requests tried again after their worker died.
+    Replays,
+    /// Requests whose answer a worker took with it.
+    Lost,
+    /// Changes of what is loaded.
+    Swaps,
+    /// How long each part of a swap took.
+    SwapPhase,
+    /// Loaded models that were made to leave.
+    Evictions,
+    /// Loads that failed.
+    LoadFailures,
+    /// Workers that ended.
+    WorkerExits,
+    /// Instances by state.
+    Instances,
+    /// Requests that hold a lease.
+    Leases,
+    /// Requests that wait.
+    Queue,
+    /// What instances plan to need.
+    MemoryPlanned,
+    /// What is set aside for instances.
+    MemoryReserved,
+    /// What workers hold.
+    MemoryMeasured,
+    /// What a device may hold.
+    DeviceBudget,
+}
+
+/// What a metric is, for the scraper and for people.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// As scraped; a counter ends in `_total`, a unit comes before that.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub form: Form,
+    /// `seconds`, `bytes`, or what is counted.
+    pub unit: &'static str,
+    /// Its labels.
+    pub labels: &'static [Label],
+    /// One sentence, without its full stop.
+    pub help: &'static str,
+}
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Form {
+    /// Only grows.
+    Counter,
+    /// Goes up and down; read from the state at each scrape.
+    Gauge,
+    /// A distribution, with these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+/// A label and what it may say.
+#[derive(Clone, Copy, Debug)]
+pub struct Label {
+    /// Its name.
+    pub name: &'static str,
+    /// The closed list of its values; empty for what models.yaml names.
+    pub values: &'static [&'static str],
+}
+
+/// A model of models.yaml, never an alias and never what a client made up.
+const MODEL: Label = Label { name: "model", values: &[] };
+/// A device of models.yaml.
+const DEVICE: Label = Label { name: "device", values: &[] };
+
+/// How requests end.
+const OUTCOME: Label = Label {
+    name: "outcome",
+    values: &[
+        "ok",
+        "cancelled",
+        "context_length",
+        "internal",
+        "invalid_request",
+        "not_pulled",
+        "not_usable",
+        "out_of_memory",
+        "queue_full",
+        "shutting_down",
+        "still_loading",
+        "suspected",
+        "timed_out",
+        "unknown_model",
+        "worker_died",
+        "wrong_kind",
+    ],
+};
+const DIRECTION: Label = Label { name: "direction", values: &["in", "out"] };
+const SWAP: Label = Label { name: "kind", values: &["cold_load", "wake", "park", "stop"] };
+const PHASE: Label = Label { name: "phase", values: &["start", "room", "load", "drain", "park", "unpark", "stop"] };
+const EVICTION: Label = Label { name: "reason", values: &["room", "idle", "asked", "reload", "unwanted", "failed"] };
+const EXIT: Label = Label {
+    name: "reason",
+    values: &["asked", "exited", "aborted", "crashed", "out_of_memory", "killed", "stalled", "panicked", "misbehaved"],
+};
+const STATE: Label = Label {
+    name: "state",
+    values: &["starting", "waiting", "loading", "hot", "draining", "parking", "parked", "unparking", "stopping"],
+};
+
+/// From a token of a small model to the longest request.
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+impl Metric {
+    /// All of them, in the order of the documentation.
+    pub const ALL: [Self; 19] = [
+        Self::Requests,
+        Self::QueueWait,
+        Self::FirstOutput,
+        Self::RequestDuration,
+        Self::Tokens,
+        Self::Replays,
+        Self::Lost,
+        Self::Swaps,
+        Self::SwapPhase,
+        Self::Evictions,
+        Self::LoadFailures,
+        Self::WorkerExits,
+        Self::Instances,
+        Self::Leases,
+        Self::Queue,
+        Self::MemoryPlanned,
+        Self::MemoryReserved,
+        Self::MemoryMeasured,
+        Self::DeviceBudget,
+    ];
+
+    /// Its row of the table.
+    pub fn spec(self) -> Spec {
+        let counter = |name, unit, labels, help| Spec { name, form: Form::Counter, unit, labels, help };
+        let gauge = |name, unit, labels, help| Spec { name, form: Form::Gauge, unit, labels, help };
+        let seconds = |name, labels, help| Spec { name, form: Form::Histogram(SECONDS), unit: "seconds", labels, help };
+        match self {
+            Self::Requests => counter(
+                "aihost_requests_total",
+                "requests",
+                &[MODEL, OUTCOME],
+                "Requests that ended, by how; one that was tried again counts once",
+            ),
+            Self::QueueWait => seconds(
+                "aihost_request_queue_seconds",
+                &[MODEL],
+                "Time from a request's arrival to its grant, the loading of its model included",
+            ),
+            Self::FirstOutput => seconds(
+                "aihost_request_first_output_seconds",
+                &[MODEL],
+                "Time from a request's arrival to its first output (for text, the first token)",
+            ),
+            Self::RequestDuration => seconds(
+                "aihost_request_duration_seconds",
+                &[MODEL],
+                "Time from a granted request's arrival to the end of its lease",
+            ),
+            Self::Tokens => counter(
+                "aihost_tokens_total",
+                "tokens",
+                &[MODEL, DIRECTION],
+                "Tokens of prompts (in) and of answers (out), where the model counts them",
+            ),
+            Self::Replays => counter(
+                "aihost_replays_total",
+                "requests",
+                &[MODEL],
+                "Requests that were tried again because their worker died before it had sent anything",
+            ),
+            Self::Lost => counter(
+                "aihost_requests_lost_total",
+                "requests",
+                &[MODEL],
+                "Granted requests that got no whole answer because their worker died; 0 is the promise",
+            ),
+            Self::Swaps => counter(
+                "aihost_swaps_total",
+                "instances",
+                &[MODEL, SWAP],
+                "Instances that became hot from cold or from parked, were parked, or were stopped",
+            ),
+            Self::SwapPhase => seconds(
+                "aihost_swap_phase_seconds",
+                &[MODEL, PHASE],
+                "Time that each part of a swap took: the worker's start and plan, the wait for room, load, drain, park, unpark, stop",
+            ),
+            Self::Evictions => counter(
+                "aihost_evictions_total",
+                "instances",
+                &[MODEL, EVICTION],
+                "Loaded instances that were made to leave the device, by why",
+            ),
+            Self::LoadFailures => {
+                counter("aihost_load_failures_total", "instances", &[MODEL], "Instances that did not come up")
+            }
+            Self::WorkerExits => {
+                counter("aihost_worker_exits_total", "processes", &[MODEL, EXIT], "Worker processes that ended, by why")
+            }
+            Self::Instances => gauge("aihost_instances", "instances", &[MODEL, STATE], "Instances there are, by state"),
+            Self::Leases => gauge("aihost_leases", "requests", &[MODEL], "Requests that hold a lease"),
+            Self::Queue => gauge("aihost_queue_length", "requests", &[MODEL], "Requests that wait for a grant"),
+            Self::MemoryPlanned => gauge(
+                "aihost_memory_planned_bytes",
+                "bytes",
+                &[MODEL, DEVICE],
+                "Bytes that instances said they cannot do without",
+            ),
+            Self::MemoryReserved => gauge(
+                "aihost_memory_reserved_bytes",
+                "bytes",
+                &[MODEL, DEVICE],
+                "Bytes of the device's budget that are set aside for instances",
+            ),
+            Self::MemoryMeasured => gauge(
+                "aihost_memory_measured_bytes",
+                "bytes",
+                &[MODEL, DEVICE],
+                "Bytes of host memory that the system counts for workers, mapped files left out",
+            ),
+            Self::DeviceBudget => gauge(
+                "aihost_device_budget_bytes",
+                "bytes",
+                &[DEVICE],
+                "Bytes that instances may hold together on a device",
+            ),
+        }
+    }
+}
+
+impl Form {
+    /// Its name in the documentation.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram(_) => "histogram",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Form, Metric};
+
+    #[test]
+    fn names_follow_the_conventions() {
+        let mut names = BTreeSet::new();
+        for (position, metric) in Metric::ALL.into_iter().enumerate() {
+            let spec = metric.spec();
+            assert_eq!(metric as usize, position, "{metric:?} is out of order in ALL");
+            assert!(names.insert(spec.name), "{} is there twice", spec.name);
+            assert!(spec.name.starts_with("aihost_"), "{}", spec.name);
+            assert_eq!(spec.name.ends_with("_total"), spec.form == Form::Counter, "{}", spec.name);
+            if matches!(spec.unit, "seconds" | "bytes") {
+                assert!(spec.name.ends_with(&format!("_{}", spec.unit)), "{}", spec.name);
+            }
+            assert!(!spec.help.ends_with('.') && !spec.labels.is_empty(), "{}", spec.name);
+            if let Form::Histogram(bounds) = spec.form {
+                assert!(bounds.is_sorted(), "{}", spec.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The values of the metrics, and their text for a scraper. Shared by the loop and the tasks of its requests; a record is a
+//! few map look-ups, made per request and per change of state, never per token.
+//!
+//! Only models that are in force have series: one that models.yaml lost takes its series with it.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::metrics::{Form, Metric, Spec};
+use crate::domain::ModelId;
+
+type Labels = Vec<(&'static str, Cow<'static, str>)>;
+
+/// Every counter and histogram with its series.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// By `Metric as usize`.
+    families: Vec<Series>,
+    /// Models that may have series.
+    models: RwLock<BTreeSet<ModelId>>,
+}
+
+#[derive(Debug)]
+enum Series {
+    Counter(Family<Labels, Counter>),
+    Histogram(Family<Labels, Histogram, Bounds>),
+    /// Read at each scrape, not kept.
+    Gauge,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Bounds(&'static [f64]);
+
+/// What the gauges show at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Gauges(BTreeMap<Metric, BTreeMap<Labels, u64>>);
+
+/// All there is to tell a scraper.
+#[derive(Debug)]
+pub struct Scrape {
+    metrics: Arc<Metrics>,
+    gauges: Gauges,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let families = Metric::ALL.map(|metric| Series::register(&mut registry, metric.spec())).into();
+        Self { registry, families, models: RwLock::default() }
+    }
+}
+
+impl Metrics {
+    /// Counts one; `value` is that of the metric's closed label, empty if it has none.
+    pub fn count(&self, metric: Metric, model: &ModelId, value: &'static str) {
+        self.add(metric, model, value, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&self, metric: Metric, model: &ModelId, value: &'static str, count: u64) {
+        if let Some(_in_force) = self.in_force(model)
+            && let Series::Counter(family) = &self.families[metric as usize]
+        {
+            family.get_or_create(&labels(metric, model, value)).inc_by(count);
+        }
+    }
+
+    /// Notes a duration.
+    pub fn time(&self, metric: Metric, model: &ModelId, value: &'static str, duration: Duration) {
+        if let Some(_in_force) = self.in_force(model)
+            && let Series::Histogram(family) = &self.families[metric as usize]
+        {
+            family.get_or_create(&labels(metric, model, value)).observe(duration.as_secs_f64());
+        }
+    }
+
+    /// The models in force. The series of all others end; what is always told begins at zero.
+    pub fn set_models<'a>(&self, models: impl Iterator<Item = &'a ModelId>) {
+        let new: BTreeSet<ModelId> = models.cloned().collect();
+        let mut in_force = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        in_force.difference(&new).for_each(|model| self.forget(model));
+        in_force.clone_from(&new);
+        drop(in_force);
+        for model in &new {
+            self.add(Metric::Lost, model, "", 0);
+            self.add(Metric::Requests, model, "ok", 0);
+        }
+    }
+
+    fn forget(&self, model: &ModelId) {
+        for (series, metric) in self.families.iter().zip(Metric::ALL) {
+            let closed = metric.spec().labels.iter().find(|label| !label.values.is_empty());
+            for value in closed.map_or(&[""][..], |label| label.values) {
+                series.remove(&labels(metric, model, value));
+            }
+        }
+    }
+
+    /// Holds the list of models while a record is made, so that none comes after its model's series have ended.
+    fn in_force(&self, model: &ModelId) -> Option<RwLockReadGuard<'_, BTreeSet<ModelId>>> {
+        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        models.contains(model).then_some(models)
+    }
+}
+
+impl Gauges {
+    /// Adds to a gauge: its labels' values in their order.
+    pub fn add(&mut self, metric: Metric, values: &[&str], amount: u64) {
+        let names = metric.spec().labels.iter().map(|label| label.name);
+        let labels = names.zip(values).map(|(name, value)| (name, Cow::Owned((*value).to_owned()))).collect();
+        *self.0.entry(metric).or_default().entry(labels).or_default() += amount;
+    }
+}
+
+impl Scrape {
+    /// What is kept and what is now.
+    pub fn new(metrics: Arc<Metrics>, gauges: Gauges) -> Self {
+        Self { metrics, gauges }
+    }
+
+    /// What [`Self::render`] writes, as an HTTP content type.
+    pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// The text of all series.
+    ///
+    /// # Errors
+    /// None that is known: writing to a string does not fail.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut now = Registry::default();
+        for (metric, series) in &self.gauges.0 {
+            let family = Family::<Labels, Gauge>::default();
+            let spec = metric.spec();
+            now.register(spec.name, spec.help, family.clone());
+            for (labels, amount) in series {
+                family.get_or_create(labels).set(i64::try_from(*amount).unwrap_or(i64::MAX));
+            }
+        }
+        let mut text = String::new();
+        encode_registry(&mut text, &self.metrics.registry)?;
+        encode_registry(&mut text, &now)?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+impl Series {
+    fn register(registry: &mut Registry, spec: Spec) -> Self {
+        // The encoder writes a counter's ending itself.
+        let name = spec.name.strip_suffix("_total").unwrap_or(spec.name);
+        match spec.form {
+            Form::Counter => {
+                let family = Family::default();
+                registry.register(name, spec.help, family.clone());
+                Self::Counter(family)
+            }
+            Form::Histogram(bounds) => {
+                let family = Family::new_with_constructor(Bounds(bounds));
+                registry.register(name, spec.help, family.clone());
+                Self::Histogram(family)
+            }
+            Form::Gauge => Self::Gauge,
+        }
+    }
+
+    fn remove(&self, labels: &Labels) {
+        let _was_there = match self {
+            Self::Counter(family) => family.remove(labels),
+            Self::Histogram(family) => family.remove(labels),
+            Self::Gauge => false,
+        };
+    }
+}
+
+impl MetricConstructor<Histogram> for Bounds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(self.0.iter().copied())
+    }
+}
+
+fn labels(metric: Metric, model: &ModelId, value: &'static str) -> Labels {
+    let of = |label: &super::metrics::Label| match label.values {
+        [] => (label.name, Cow::Owned(model.0.clone())),
+        values => {
+            debug_assert!(values.contains(&value), "`{value}` is not a value of `{}` of {metric:?}", label.name);
+            (label.name, Cow::Borrowed(value))
+        }
+    };
+    metric.spec().labels.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(models: &[&str]) -> Arc<Metrics> {
+        let metrics = Metrics::default();
+        let models: Vec<ModelId> = models.iter().map(|model| ModelId::from(*model)).collect();
+        metrics.set_models(models.iter());
+        Arc::new(metrics)
+    }
+
+    fn text(metrics: &Arc<Metrics>, gauges: Gauges) -> String {
+        Scrape::new(Arc::clone(metrics), gauges).render().expect("a text")
+    }
+
+    #[test]
+    fn a_scrape_reads_as_openmetrics() {
+        let metrics = with(&["a"]);
+        metrics.count(Metric::Requests, &"a".into(), "ok");
+        metrics.time(Metric::QueueWait, &"a".into(), "", Duration::from_millis(30));
+        let mut gauges = Gauges::default();
+        gauges.add(Metric::Instances, &["a", "hot"], 1);
+        gauges.add(Metric::MemoryPlanned, &["a", "cpu"], 5);
+        gauges.add(Metric::MemoryPlanned, &["a", "cpu"], 6);
+        gauges.add(Metric::DeviceBudget, &["cpu"], 9);
+        let text = text(&metrics, gauges);
+        for line in [
+            "# TYPE aihost_requests counter",
+            "aihost_requests_total{model=\"a\",outcome=\"ok\"} 1",
+            "aihost_requests_lost_total{model=\"a\"} 0",
+            "aihost_request_queue_seconds_bucket{le=\"0.025\",model=\"a\"} 0",
+            "aihost_request_queue_seconds_bucket{le=\"0.05\",model=\"a\"} 1",
+            "aihost_request_queue_seconds_count{model=\"a\"} 1",
+            "aihost_instances{model=\"a\",state=\"hot\"} 1",
+            "aihost_memory_planned_bytes{model=\"a\",device=\"cpu\"} 11",
+            "aihost_device_budget_bytes{device=\"cpu\"} 9",
+        ] {
+            assert!(text.lines().any(|there| there == line), "no `{line}` in\n{text}");
+        }
+        assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
+    }
+
+    #[test]
+    fn a_models_series_go_with_it_and_do_not_come_back() {
+        let metrics = with(&["a", "b"]);
+        let record = |model: &str| {
+            let model = ModelId::from(model);
+            for (metric, value) in [(Metric::Requests, "timed_out"), (Metric::Swaps, "stop"), (Metric::Replays, "")] {
+                metrics.count(metric, &model, value);
+            }
+            metrics.time(Metric::SwapPhase, &model, "load", Duration::from_secs(1));
+        };
+        record("a");
+        record("b");
+        metrics.set_models([&ModelId::from("b")].into_iter());
+        record("a");
+        record("made up");
+        let text = text(&metrics, Gauges::default());
+        assert!(!text.contains("\"a\"") && !text.contains("made up"), "{text}");
+        assert!(text.contains("aihost_swaps_total{model=\"b\",kind=\"stop\"} 1"), "{text}");
+        assert!(text.contains("aihost_requests_total{model=\"b\",outcome=\"timed_out\"} 1"), "{text}");
+    }
+
+    #[test]
+    fn hostile_names_are_escaped() {
+        let text = text(&with(&["a\"\\\nb"]), Gauges::default());
+        assert!(text.contains(r#"aihost_requests_lost_total{model="a\"\\\nb"} 0"#), "{text}");
+    }
+}

@@ -1,0 +1,138 @@
+//! Where an image engine puts its pictures. It cuts them into blocks, counts, and heeds the client's pace.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::context::{Context, Flow};
+use super::{Error, ErrorKind, Result};
+use crate::abi::{RawSinkArc, event_kind};
+use crate::task::{FinishReason, ImageBlock, ImageFinish, ImageHeader};
+
+/// How often a blocked push looks whether the client has caught up.
+const PAUSE_POLL: Duration = Duration::from_millis(2);
+
+/// Bytes of pixels in one block, rounded to whole rows, at least one: 64 KiB.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// The answer of one image request. A cheap handle: clones feed the same answer, from any thread.
+#[derive(Clone)]
+pub struct ImageOutput {
+    sink: Arc<RawSinkArc>,
+    ctx: Context,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    seed: u64,
+    /// Width and height of the picture.
+    size: (u32, u32),
+    steps: u32,
+    /// Pictures pushed so far.
+    pushed: u32,
+    whole: bool,
+}
+
+impl std::fmt::Debug for ImageOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ImageOutput").field("ctx", &self.ctx).finish_non_exhaustive()
+    }
+}
+
+impl ImageOutput {
+    pub(crate) fn new(sink: RawSinkArc, ctx: Context) -> Self {
+        Self { sink: Arc::new(sink), ctx, state: Arc::default() }
+    }
+
+    /// Says what is being made, in pixels, and from which seed. Before all else.
+    pub fn begin(&self, width: u32, height: u32, seed: u64) {
+        let mut state = self.lock();
+        (state.size, state.seed) = ((width, height), seed);
+    }
+
+    /// Says that `done` of `total` steps have been made; the client's progress bar shows it.
+    ///
+    /// # Errors
+    /// Once the client left: return it with `?`, it is a normal end.
+    pub fn progress(&self, done: u32, total: u32) -> Result<()> {
+        self.lock().steps = done;
+        self.ctx.progress(done.into(), total.into());
+        self.flow().map(|_| ())
+    }
+
+    /// Sends an unfinished picture: rows top to bottom, 3 bytes (red, green, blue) for each pixel. Blocks while the
+    /// client is too slow.
+    ///
+    /// # Errors
+    /// Once the client left. Internal if the picture is not of the size that [`begin`](Self::begin) named.
+    pub fn preview(&self, pixels: &[u8]) -> Result<()> {
+        self.push(pixels, true)
+    }
+
+    /// Sends the finished picture, in the form of a [`preview`](Self::preview). Once, at the end.
+    ///
+    /// # Errors
+    /// As [`preview`](Self::preview).
+    pub fn image(&self, pixels: &[u8]) -> Result<()> {
+        self.push(pixels, false)?;
+        self.lock().whole = true;
+        Ok(())
+    }
+
+    fn push(&self, pixels: &[u8], partial: bool) -> Result<()> {
+        let State { size: (width, height), steps, pushed, whole, .. } = *self.lock();
+        let row = width as usize * ImageHeader::PIXEL_BYTES;
+        if row == 0 || pixels.len() != row * height as usize || whole {
+            let text = format!("{} bytes are not the one picture of {width} x {height}", pixels.len());
+            return Err(Error::internal(text));
+        }
+        let rows = (BLOCK_BYTES / row).max(1);
+        for (i, block) in pixels.chunks(rows * row).enumerate() {
+            let header = ImageHeader {
+                width,
+                height,
+                format: ImageHeader::RGB8.to_owned(),
+                index: pushed,
+                partial,
+                step: steps,
+                row: (i * rows) as u32,
+            };
+            self.block(&ImageBlock::encode(&header, block)?)?;
+        }
+        self.lock().pushed += 1;
+        Ok(())
+    }
+
+    fn block(&self, payload: &[u8]) -> Result<()> {
+        let mut flow = Flow::from(self.sink.push(event_kind::BYTES, payload.into()));
+        while flow == Flow::Pause {
+            std::thread::sleep(PAUSE_POLL);
+            flow = self.flow()?;
+        }
+        if flow == Flow::Stop { Err(Error::stopped()) } else { Ok(()) }
+    }
+
+    fn flow(&self) -> Result<Flow> {
+        self.ctx.check()?;
+        match Flow::from(self.sink.flow()) {
+            Flow::Stop => Err(Error::stopped()),
+            flow => Ok(flow),
+        }
+    }
+
+    pub(crate) fn finish(&self, result: Result<()>) -> Result<ImageFinish> {
+        let State { seed, size: (width, height), steps, whole, .. } = *self.lock();
+        let reason = match result {
+            Ok(()) if whole => FinishReason::Stop,
+            Ok(()) => return Err(Error::internal("the engine ended without a finished picture")),
+            Err(error) if error.kind() == ErrorKind::Stopped => FinishReason::Cancelled,
+            Err(error) => return Err(error),
+        };
+        let (width, height) = if whole { (width, height) } else { (0, 0) };
+        Ok(ImageFinish { reason, seed, steps, width, height })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,338 @@
+//! A loaded model and the way of a request through it: the prompt's states, the steps from noise to latents, the pixels.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aihost_plugin_api::Result;
+use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
+use aihost_support::dense::Reading;
+use aihost_support::t5::{T5Config, T5Encoder};
+
+use crate::clip::{Clip, ClipConfig};
+use crate::config::{self, TransformerConfig};
+use crate::files::Files;
+use crate::latents::Shape;
+use crate::schedule::Schedule;
+use crate::tokens::Tokens;
+use crate::transformer::{Conditions, Session, Transformer};
+use crate::vae::{Vae, VaeConfig};
+
+/// Prompts whose states are kept.
+pub const CACHED_PROMPTS: usize = 4;
+
+/// Pixels above which a picture is decoded in tiles.
+pub const TILED_FROM: usize = 1_500_000;
+
+/// How the weights of each part are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readings {
+    /// The transformer's.
+    pub transformer: Reading,
+    /// The text encoders'.
+    pub encoders: Reading,
+}
+
+/// The open parts of a model, and what their headers say: enough to plan, nothing is allocated.
+#[derive(Debug)]
+pub struct Parts {
+    files: Files,
+    pub(crate) transformer: (Checkpoint, TransformerConfig),
+    pub(crate) clip: (Checkpoint, ClipConfig),
+    pub(crate) t5: (Checkpoint, T5Config),
+    pub(crate) vae: (Checkpoint, VaeConfig),
+    schedule: Schedule,
+}
+
+impl Parts {
+    /// Opens all parts.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or of a model that is not served.
+    pub fn open(files: &Files, readings: Readings) -> Result<Self> {
+        let transformer = Checkpoint::open(&files.transformer.weights, readings.transformer)?;
+        let transformer_config = TransformerConfig::of(&transformer, files.transformer.config())?;
+        let clip = Checkpoint::open(&files.clip.weights, readings.encoders)?;
+        let clip_config = ClipConfig::of(&clip, files.clip.config())?;
+        let t5 = Checkpoint::open(&files.t5.weights, readings.encoders)?;
+        let t5_config = t5_config(&t5, files)?;
+        // Copied once, as f32.
+        let vae = Checkpoint::open(&files.vae.weights, Reading::Streamed)?;
+        let vae_config = VaeConfig::of(&vae, files.vae.config())?;
+        let sizes = [
+            ("states of T5", t5_config.d_model, transformer_config.context),
+            ("pooled states of CLIP", clip_config.hidden, transformer_config.pooled),
+            ("latents in a token", 4 * vae_config.latent_channels, transformer_config.in_channels),
+        ];
+        for (what, found, wanted) in sizes {
+            if found != wanted {
+                let text = format!("it takes {wanted} {what}, but the other part has {found}; are they of one model?");
+                return Err(transformer.corrupt(text));
+            }
+        }
+        let schedule = match &files.scheduler {
+            Some(file) => config::read(file)?,
+            None => Schedule::of(transformer_config.guidance),
+        };
+        Ok(Self {
+            files: files.clone(),
+            transformer: (transformer, transformer_config),
+            clip: (clip, clip_config),
+            t5: (t5, t5_config),
+            vae: (vae, vae_config),
+            schedule,
+        })
+    }
+
+    /// Loads what has to be in memory.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn load(&self, text_length: usize) -> Result<Model> {
+        let (checkpoint, config) = &self.t5;
+        let t5 = if checkpoint.is_gguf() {
+            T5Encoder::load(config, &Renamed::new(checkpoint, gguf_name))?
+        } else {
+            T5Encoder::load(config, checkpoint)?
+        };
+        Ok(Model {
+            transformer: Transformer::load(&self.transformer.1, &self.transformer.0)?,
+            clip: Clip::load(&self.clip.1, &self.clip.0)?,
+            t5,
+            vae: Vae::load(&self.vae.1, &self.vae.0)?,
+            clip_tokens: Tokens::clip(&self.files.clip_tokenizer)?,
+            t5_tokens: Tokens::t5(&self.files.t5_tokenizer)?,
+            schedule: self.schedule,
+            text_length,
+            prompts: Mutex::default(),
+        })
+    }
+}
+
+impl Parts {
+    /// Brings mapped weights into memory, telling `heard` of the bytes so far.
+    ///
+    /// # Errors
+    /// Those of `heard`, which end it.
+    pub fn preload(&self, mut heard: impl FnMut(u64) -> Result<()>) -> Result<()> {
+        let mut before = 0;
+        for checkpoint in [&self.transformer.0, &self.t5.0, &self.clip.0] {
+            before += checkpoint.preload(|read| heard(before + read))?;
+        }
+        Ok(())
+    }
+}
+
+/// All parts of a model.
+#[derive(Debug)]
+pub struct Model {
+    transformer: Transformer,
+    clip: Clip,
+    t5: T5Encoder,
+    vae: Vae,
+    clip_tokens: Tokens,
+    t5_tokens: Tokens,
+    schedule: Schedule,
+    /// Tokens of T5 that every prompt is cut or filled up to.
+    text_length: usize,
+    /// The last asked last.
+    prompts: Mutex<VecDeque<(String, Arc<Prompt>)>>,
+}
+
+/// A prompt as the transformer sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt {
+    /// CLIP's state of the whole text, (pooled).
+    pub pooled: Vec<f32>,
+    /// T5's states, (tokens, context).
+    pub text: Vec<f32>,
+}
+
+/// What is to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Job {
+    /// Of the latents.
+    pub shape: Shape,
+    /// Steps.
+    pub steps: usize,
+    /// Weight of the prompt.
+    pub guidance: f32,
+}
+
+/// One step that was made.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Steps so far, this one included.
+    pub done: usize,
+    /// Packed latents after the step, (tokens, channels).
+    pub latents: &'a [f32],
+    direction: &'a [f32],
+    sigma: f32,
+}
+
+impl Step<'_> {
+    /// The latents that the direction of this step leads to: the picture as far as it is known.
+    pub fn expected(&self) -> Vec<f32> {
+        self.latents.iter().zip(self.direction).map(|(x, direction)| x - self.sigma * direction).collect()
+    }
+}
+
+impl Model {
+    /// The transformer.
+    pub fn transformer(&self) -> &Transformer {
+        &self.transformer
+    }
+
+    /// The autoencoder's decoder.
+    pub fn vae(&self) -> &Vae {
+        &self.vae
+    }
+
+    /// Latents of a picture of so many pixels; `None` unless both are multiples of 16.
+    pub fn shape(&self, width: usize, height: usize) -> Option<Shape> {
+        let (scale, channels) = (self.vae.config().scale(), self.vae.config().latent_channels);
+        let fits = |side: usize| side > 0 && side.is_multiple_of(2 * scale);
+        (fits(width) && fits(height)).then_some(Shape { channels, height: height / scale, width: width / scale })
+    }
+
+    /// States of a prompt; those of the last prompts are kept.
+    ///
+    /// # Errors
+    /// If a tokenizer fails or a weight file cannot be read.
+    pub fn encode(&self, prompt: &str) -> Result<Arc<Prompt>> {
+        let cache = || self.prompts.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut cache = cache();
+            if let Some(known) = cache.iter().position(|(text, _)| text == prompt).and_then(|i| cache.remove(i)) {
+                cache.push_back(known.clone());
+                return Ok(known.1);
+            }
+        }
+        let clip = self.clip_tokens.encode(prompt, self.clip.config().positions)?;
+        let t5 = self.t5_tokens.encode(prompt, self.text_length)?;
+        if t5.cut > 0 {
+            tracing::warn!(
+                tokens_cut = t5.cut,
+                tokens_read = self.text_length,
+                "the end of a long prompt was not read"
+            );
+        }
+        let states = Prompt { pooled: self.clip.encode(&clip.tokens)?, text: self.t5.encode(&t5.tokens)? };
+        let states = Arc::new(states);
+        let mut cache = cache();
+        cache.push_back((prompt.to_owned(), Arc::clone(&states)));
+        let extra = cache.len().saturating_sub(CACHED_PROMPTS);
+        cache.drain(..extra);
+        Ok(states)
+    }
+
+    /// Takes what all steps share.
+    ///
+    /// # Errors
+    /// If a weight file cannot be read.
+    pub fn session(&self, prompt: &Prompt, job: &Job) -> Result<Session> {
+        self.transformer.session(&Conditions {
+            text: &prompt.text,
+            pooled: &prompt.pooled,
+            sigmas: &self.schedule.sigmas(job.steps, job.shape.tokens()),
+            guidance: job.guidance,
+            grid: job.shape.grid(),
+        })
+    }
+
+    /// From noise (channels, height, width) to latents of the same shape, telling `heard` of every step.
+    ///
+    /// # Errors
+    /// Those of `heard`, which end the picture; if a weight file cannot be read.
+    pub fn denoise(
+        &self,
+        prompt: &Prompt,
+        noise: &[f32],
+        job: &Job,
+        mut heard: impl FnMut(Step<'_>) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let sigmas = self.schedule.sigmas(job.steps, job.shape.tokens());
+        let mut session = self.session(prompt, job)?;
+        let mut latents = job.shape.pack(noise);
+        for (i, levels) in sigmas.windows(2).enumerate() {
+            let direction = self.transformer.predict(&mut session, i, &latents)?;
+            let step = levels[1] - levels[0];
+            latents.iter_mut().zip(&direction).for_each(|(x, direction)| *x += step * direction);
+            heard(Step { done: i + 1, latents: &latents, direction: &direction, sigma: levels[1] })?;
+        }
+        Ok(job.shape.unpack(&latents))
+    }
+
+    /// Pixels (height, width, 3) of latents, in [-1, 1] but for overshoots; large pictures in tiles.
+    pub fn decode(&self, latents: &[f32], shape: Shape) -> Vec<f32> {
+        if is_tiled(self.vae.config(), shape) {
+            self.vae.decode_tiled(latents, shape, self.vae.config().tile())
+        } else {
+            self.vae.decode(latents, shape)
+        }
+    }
+}
+
+/// Whether a picture is decoded in tiles.
+pub fn is_tiled(config: &VaeConfig, shape: Shape) -> bool {
+    let tile = config.tile();
+    shape.height * shape.width * config.scale().pow(2) > TILED_FROM && (shape.height > tile || shape.width > tile)
+}
+
+/// Pixels in [-1, 1] as bytes.
+pub fn rgb8(pixels: &[f32]) -> Vec<u8> {
+    pixels.iter().map(|x| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect()
+}
+
+/// Sizes of a T5 encoder, from `config.json` or from the shapes of its tensors.
+fn t5_config(checkpoint: &Checkpoint, files: &Files) -> Result<T5Config> {
+    if let Some(file) = files.t5.config() {
+        return config::read(file);
+    }
+    let name = |name: &str| if checkpoint.is_gguf() { gguf_name(name) } else { name.to_owned() };
+    let shape = |wanted: &str| -> Result<[usize; 2]> {
+        let shape = checkpoint.shape(&name(wanted)).and_then(|shape| shape.try_into().ok());
+        shape.ok_or_else(|| checkpoint.corrupt(format!("it has no matrix `{}`; is it T5's encoder?", name(wanted))))
+    };
+    let attention = "encoder.block.0.layer.0.SelfAttention";
+    let table = ["shared.weight", "encoder.embed_tokens.weight"].into_iter().find(|table| checkpoint.has(&name(table)));
+    let [vocab_size, d_model] = shape(table.unwrap_or("shared.weight"))?;
+    let [relative_attention_num_buckets, num_heads] = shape(&format!("{attention}.relative_attention_bias.weight"))?;
+    let [inner, _] = shape(&format!("{attention}.q.weight"))?;
+    let dense = "encoder.block.0.layer.1.DenseReluDense";
+    let [_, d_ff] = shape(&format!("{dense}.wo.weight"))?;
+    let gated = checkpoint.has(&name(&format!("{dense}.wi_0.weight")));
+    let has = |i: &usize| checkpoint.has(&name(&format!("encoder.block.{i}.layer.0.SelfAttention.q.weight")));
+    Ok(T5Config {
+        vocab_size,
+        d_model,
+        d_kv: inner / num_heads.max(1),
+        d_ff,
+        num_layers: (0..).take_while(has).count(),
+        num_heads,
+        relative_attention_num_buckets,
+        feed_forward_proj: if gated { "gated-gelu" } else { "relu" }.to_owned(),
+        ..T5Config::default()
+    })
+}
+
+/// The name that a tensor of T5's encoder has in GGUF files.
+fn gguf_name(name: &str) -> String {
+    if name == "shared.weight" {
+        return "token_embd.weight".to_owned();
+    }
+    const PARTS: [(&str, &str); 11] = [
+        ("encoder.block.", "enc.blk."),
+        (".layer.0.SelfAttention.relative_attention_bias", ".attn_rel_b"),
+        (".layer.0.SelfAttention.q", ".attn_q"),
+        (".layer.0.SelfAttention.k", ".attn_k"),
+        (".layer.0.SelfAttention.v", ".attn_v"),
+        (".layer.0.SelfAttention.o", ".attn_o"),
+        (".layer.0.layer_norm", ".attn_norm"),
+        (".layer.1.layer_norm", ".ffn_norm"),
+        (".layer.1.DenseReluDense.wi_0", ".ffn_gate"),
+        (".layer.1.DenseReluDense.wi_1", ".ffn_up"),
+        (".layer.1.DenseReluDense.wo", ".ffn_down"),
+    ];
+    let name = name.replace("encoder.final_layer_norm", "enc.output_norm");
+    PARTS.iter().fold(name, |name, (from, to)| name.replace(from, to)).replace(".layer.1.DenseReluDense.wi", ".ffn_up")
+}

@@ -1,0 +1,566 @@
+//! The decoder of the autoencoder (Rombach et al. 2022): latents to pixels.
+//!
+//! Pictures are rows of pixels, channels innermost, so that a convolution is a product of gathered neighbours with its
+//! weights. f32, as the published decoder needs.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+use aihost_plugin_api::Result;
+use aihost_support::attention::{Attention, Heads, Mask};
+use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
+use aihost_support::gemm::{View, ViewMut, product};
+use aihost_support::rows::{self, Activation};
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use crate::config;
+use crate::latents::Shape;
+
+/// Added to variances.
+const EPSILON: f32 = 1e-6;
+
+/// Output pixels of a convolution gathered at once.
+const GATHER: usize = 192;
+
+/// Part of a tile that its neighbours cover too.
+const OVERLAP: f64 = 0.25;
+
+/// Numbers of a pixel.
+const RGB: usize = 3;
+
+/// Sizes of the decoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VaeConfig {
+    /// Whether tensors are named as diffusers does, or as in the first release.
+    diffusers: bool,
+    prefix: &'static str,
+    /// Channels of latents.
+    pub latent_channels: usize,
+    /// Channels of each level, the finest first.
+    widths: Vec<usize>,
+    /// Residual layers of a level.
+    layers: usize,
+    groups: usize,
+    /// Latents are multiplied by it in training.
+    scaling_factor: f32,
+    /// And shifted before.
+    shift_factor: f32,
+    /// Pixels on a side of a tile.
+    tile: usize,
+}
+
+/// Keys and defaults of `config.json`; the defaults are FLUX.1's.
+#[derive(Deserialize)]
+#[serde(default)]
+struct File {
+    scaling_factor: f32,
+    shift_factor: f32,
+    norm_num_groups: usize,
+    sample_size: usize,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self { scaling_factor: 0.3611, shift_factor: 0.1159, norm_num_groups: 32, sample_size: 1024 }
+    }
+}
+
+impl VaeConfig {
+    /// Sizes of a checkpoint; `file` is its `config.json`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CorruptFile`](aihost_plugin_api::ErrorKind::CorruptFile) if a tensor is missing, or the sizes do not fit.
+    pub fn of(checkpoint: &Checkpoint, file: Option<&Path>) -> Result<Self> {
+        let file = file.map(config::read::<File>).transpose()?.unwrap_or_default();
+        let prefix = ["", "vae.", "first_stage_model."];
+        let prefix = prefix.into_iter().find(|prefix| checkpoint.has(&format!("{prefix}decoder.conv_in.weight")));
+        let prefix = prefix
+            .ok_or_else(|| checkpoint.corrupt("it has no tensor `decoder.conv_in.weight`; is it an autoencoder?"))?;
+        let shape = |name: &str| checkpoint.shape(&format!("{prefix}decoder.{name}"));
+        let diffusers = shape("mid_block.resnets.0.conv1.weight").is_some();
+        let mut this = Self {
+            diffusers,
+            prefix,
+            latent_channels: shape("conv_in.weight").and_then(|shape| shape.get(1).copied()).unwrap_or(0),
+            widths: Vec::new(),
+            layers: 0,
+            groups: file.norm_num_groups,
+            scaling_factor: file.scaling_factor,
+            shift_factor: file.shift_factor,
+            tile: file.sample_size,
+        };
+        let levels =
+            (0..).take_while(|i| shape(&this.level_name(*i, usize::MAX, "resnets", 0, "conv1.weight")).is_some());
+        let levels = levels.count();
+        let width = |level| {
+            let name = this.level_name(level, levels, "resnets", 0, "conv1.weight");
+            shape(&name).and_then(|shape| shape.first().copied()).unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..levels).map(width).collect();
+        let has = |i: &usize| shape(&this.level_name(0, levels, "resnets", *i, "conv1.weight")).is_some();
+        let layers = (0..).take_while(has).count();
+        (this.widths, this.layers) = (widths, layers);
+        if checkpoint.has(&format!("{prefix}post_quant_conv.weight")) {
+            return Err(checkpoint.corrupt("it has a `post_quant_conv`, which the autoencoder of FLUX.1 has not"));
+        }
+        let fits = |width: &usize| *width > 0 && this.groups > 0 && width.is_multiple_of(this.groups);
+        if levels == 0 || this.latent_channels == 0 || !this.widths.iter().all(fits) || this.scaling_factor == 0.0 {
+            let (widths, groups) = (&this.widths, this.groups);
+            return Err(
+                checkpoint.corrupt(format!("levels of {widths:?} channels and {groups} groups do not fit each other"))
+            );
+        }
+        Ok(this)
+    }
+
+    /// Pixels for each latent, on a side.
+    pub fn scale(&self) -> usize {
+        1 << (self.widths.len() - 1)
+    }
+
+    /// Side of a tile, latents.
+    pub fn tile(&self) -> usize {
+        (self.tile / self.scale()).max(4)
+    }
+
+    /// Bytes that decoding latents of `shape` at once allocates.
+    pub fn bytes(&self, shape: Shape, threads: usize) -> u64 {
+        let pixels = |level: usize| shape.height * shape.width << (2 * (self.widths.len() - 1 - level));
+        let level = |i: usize| {
+            // An upsampled picture is as wide as the coarser level; a layer holds its input, two inner ones, its output.
+            let wider = self.widths.get(i + 1).copied().unwrap_or(self.widths[i]);
+            pixels(i) * (wider + self.widths[i] * 3)
+        };
+        let most = (0..self.widths.len()).map(level).max().unwrap_or(0);
+        let widest = self.widths.iter().max().copied().unwrap_or(0);
+        let attention = shape.height * shape.width * widest * 7;
+        let scores = Attention::score_bytes(shape.height * shape.width);
+        let scratch = 4 * (9 * widest * GATHER) as u64 + scores;
+        4 * (most.max(attention) + RGB * pixels(0)) as u64 + threads as u64 * scratch
+    }
+
+    /// The name of a layer of level `level` (0 is the finest) of `levels`, below `decoder`.
+    fn level_name(&self, level: usize, levels: usize, part: &str, i: usize, leaf: &str) -> String {
+        match (self.diffusers, part) {
+            // Diffusers counts from the coarsest.
+            (true, "resnets") if levels == usize::MAX => format!("up_blocks.{level}.resnets.{i}.{leaf}"),
+            (true, "resnets") => format!("up_blocks.{}.resnets.{i}.{leaf}", levels - 1 - level),
+            (true, _) => format!("up_blocks.{}.upsamplers.0.conv{leaf}", levels - 1 - level),
+            (false, "resnets") => format!("up.{level}.block.{i}.{leaf}"),
+            (false, _) => format!("up.{level}.upsample.conv{leaf}"),
+        }
+    }
+}
+
+/// A loaded decoder.
+#[derive(Debug)]
+pub struct Vae {
+    config: VaeConfig,
+    first: Convolution,
+    before: Residual,
+    attention: SelfAttention,
+    after: Residual,
+    /// The coarsest first.
+    levels: Vec<Level>,
+    last_norm: GroupNorm,
+    last: Convolution,
+}
+
+#[derive(Debug)]
+struct Level {
+    blocks: Vec<Residual>,
+    up: Option<Convolution>,
+}
+
+/// A picture on its way: (height, width, channels).
+#[derive(Clone, Debug)]
+struct Picture {
+    height: usize,
+    width: usize,
+    data: Vec<f32>,
+}
+
+impl Picture {
+    fn channels(&self) -> usize {
+        self.data.len() / (self.height * self.width)
+    }
+}
+
+impl Vae {
+    /// Loads a checkpoint of these sizes.
+    ///
+    /// # Errors
+    /// If a tensor is missing or of another shape.
+    pub fn load(config: &VaeConfig, checkpoint: &Checkpoint) -> Result<Self> {
+        let layers = &Renamed::below(checkpoint, format!("{}decoder.", config.prefix));
+        let pick = |original: &'static str, diffusers| if config.diffusers { diffusers } else { original };
+        let levels = config.widths.len();
+        let widest = config.widths[levels - 1];
+        let residual = |name: &str, from, to| Residual::load(layers, name, config, (from, to));
+        let level = |level: usize| -> Result<Level> {
+            let (from, to) = (config.widths[(level + 1).min(levels - 1)], config.widths[level]);
+            let block = |i| {
+                let name = config.level_name(level, levels, "resnets", i, "");
+                residual(name.trim_end_matches('.'), if i == 0 { from } else { to }, to)
+            };
+            let up = config.level_name(level, levels, "up", 0, "");
+            Ok(Level {
+                blocks: (0..config.layers).map(block).collect::<Result<_>>()?,
+                up: (level > 0).then(|| Convolution::load(layers, &up, to, to, 3)).transpose()?,
+            })
+        };
+        Ok(Self {
+            first: Convolution::load(layers, "conv_in", config.latent_channels, widest, 3)?,
+            before: residual(pick("mid.block_1", "mid_block.resnets.0"), widest, widest)?,
+            attention: SelfAttention::load(layers, config, widest)?,
+            after: residual(pick("mid.block_2", "mid_block.resnets.1"), widest, widest)?,
+            levels: (0..levels).rev().map(level).collect::<Result<_>>()?,
+            last_norm: GroupNorm::load(layers, pick("norm_out", "conv_norm_out"), config, config.widths[0])?,
+            last: Convolution::load(layers, "conv_out", config.widths[0], RGB, 3)?,
+            config: config.clone(),
+        })
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> &VaeConfig {
+        &self.config
+    }
+
+    /// Pixels (height, width, 3) of latents (channels, height, width) as the transformer makes them; in [-1, 1] but for
+    /// overshoots.
+    ///
+    /// # Panics
+    /// If there are not as many latents as `shape` says.
+    pub fn decode(&self, latents: &[f32], shape: Shape) -> Vec<f32> {
+        self.pixels(self.picture(latents, shape)).data
+    }
+
+    /// As [`decode`](Self::decode), in tiles of `tile` latents on a side that overlap by a quarter and are blended: for
+    /// pictures whose inner layers would not fit in memory. Each tile is normed alone, so the result differs slightly.
+    ///
+    /// # Panics
+    /// As [`decode`](Self::decode).
+    pub fn decode_tiled(&self, latents: &[f32], shape: Shape, tile: usize) -> Vec<f32> {
+        let (whole, scale) = (self.picture(latents, shape), self.config.scale());
+        let step = ((tile as f64 * (1.0 - OVERLAP)) as usize).max(1);
+        let blend = (tile as f64 * scale as f64 * OVERLAP) as usize;
+        let kept = tile * scale - blend;
+        let (height, width) = (shape.height * scale, shape.width * scale);
+        let mut out = vec![0.0; height * width * RGB];
+        let mut above: Vec<Picture> = Vec::new();
+        for (i, top) in (0..shape.height).step_by(step).enumerate() {
+            let mut row: Vec<Picture> = Vec::new();
+            for (j, left) in (0..shape.width).step_by(step).enumerate() {
+                let size = (tile.min(shape.height - top), tile.min(shape.width - left));
+                let mut piece = self.pixels(cut(&whole, (top, left), size));
+                if let Some(above) = above.get(j) {
+                    blend_down(above, &mut piece, blend);
+                }
+                if let Some(before) = j.checked_sub(1).and_then(|j| row.get(j)) {
+                    blend_right(before, &mut piece, blend);
+                }
+                let place = (i * kept, j * kept);
+                paste(&piece, &mut out, (height, width), place, kept);
+                row.push(piece);
+            }
+            above = row;
+        }
+        out
+    }
+
+    /// Latents with channels innermost, as they were before training scaled them.
+    fn picture(&self, latents: &[f32], shape: Shape) -> Picture {
+        assert_eq!(latents.len(), shape.len(), "latents of another shape");
+        let Shape { channels, height, width } = shape;
+        let at = |i: usize| latents[i % channels * height * width + i / channels];
+        let data = (0..shape.len()).map(|i| at(i) / self.config.scaling_factor + self.config.shift_factor).collect();
+        Picture { height, width, data }
+    }
+
+    fn pixels(&self, latents: Picture) -> Picture {
+        let mut x = self.first.apply(&latents, Sampling::Same);
+        drop(latents);
+        x = self.before.apply(x);
+        x = self.attention.apply(x);
+        x = self.after.apply(x);
+        for level in &self.levels {
+            for block in &level.blocks {
+                x = block.apply(x);
+            }
+            if let Some(up) = &level.up {
+                x = up.apply(&x, Sampling::Doubled);
+            }
+        }
+        self.last.apply(&self.last_norm.apply(&x, Some(Activation::Silu)), Sampling::Same)
+    }
+}
+
+/// How a convolution sees its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sampling {
+    Same,
+    /// Each pixel four times, as the nearest of a picture twice the size.
+    Doubled,
+}
+
+/// A convolution with a square kernel, zeros around the picture.
+#[derive(Debug)]
+struct Convolution {
+    /// (out, kernel, kernel, in)
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    kernel: usize,
+    inputs: usize,
+}
+
+thread_local! {
+    static GATHERED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Convolution {
+    fn load(layers: &dyn Layers, name: &str, inputs: usize, outputs: usize, kernel: usize) -> Result<Self> {
+        let stored = layers.numbers(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
+        let area = kernel * kernel;
+        // Channels innermost.
+        let at = |i: usize| {
+            let (out, place, channel) = (i / (area * inputs), i / inputs % area, i % inputs);
+            stored[(out * inputs + channel) * area + place]
+        };
+        let weights = (0..stored.len()).map(at).collect();
+        Ok(Self { weights, bias: layers.numbers(&format!("{name}.bias"), &[outputs])?, kernel, inputs })
+    }
+
+    fn apply(&self, x: &Picture, sampling: Sampling) -> Picture {
+        let factor = if sampling == Sampling::Doubled { 2 } else { 1 };
+        let (height, width, outputs) = (x.height * factor, x.width * factor, self.bias.len());
+        let columns = self.kernel * self.kernel * self.inputs;
+        let weights = View::rows(&self.weights, outputs, columns, columns).transposed();
+        let mut data = vec![0.0; height * width * outputs];
+        data.par_chunks_mut(GATHER * outputs).enumerate().for_each(|(i, out)| {
+            let pixels = out.len() / outputs;
+            let mut gathered = GATHERED.take();
+            gathered.resize(pixels * columns, 0.0);
+            for (j, patch) in gathered.chunks_exact_mut(columns).enumerate() {
+                let place = i * GATHER + j;
+                self.gather(x, (place / width, place % width), factor, patch);
+            }
+            let target = &mut ViewMut::rows(out, pixels, outputs, outputs);
+            product(View::rows(&gathered, pixels, columns, columns), weights, 1.0, target);
+            out.chunks_exact_mut(outputs).for_each(|pixel| rows::add_bias(pixel, &self.bias));
+            GATHERED.set(gathered);
+        });
+        Picture { height, width, data }
+    }
+
+    /// What the kernel sees at a pixel of the result.
+    fn gather(&self, x: &Picture, (row, column): (usize, usize), factor: usize, patch: &mut [f32]) {
+        let reach = self.kernel / 2;
+        for (i, pixel) in patch.chunks_exact_mut(self.inputs).enumerate() {
+            let (y, x_place) = (row + i / self.kernel, column + i % self.kernel);
+            let inside =
+                (reach..x.height * factor + reach).contains(&y) && (reach..x.width * factor + reach).contains(&x_place);
+            if inside {
+                let place = (y - reach) / factor * x.width + (x_place - reach) / factor;
+                pixel.copy_from_slice(&x.data[place * self.inputs..(place + 1) * self.inputs]);
+            } else {
+                pixel.fill(0.0);
+            }
+        }
+    }
+}
+
+/// Norm over groups of channels and all pixels (Wu and He 2018).
+#[derive(Debug)]
+struct GroupNorm {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    groups: usize,
+}
+
+impl GroupNorm {
+    fn load(layers: &dyn Layers, name: &str, config: &VaeConfig, channels: usize) -> Result<Self> {
+        let numbers = |part| layers.numbers(&format!("{name}.{part}"), &[channels]);
+        Ok(Self { scale: numbers("weight")?, shift: numbers("bias")?, groups: config.groups })
+    }
+
+    fn apply(&self, x: &Picture, activation: Option<Activation>) -> Picture {
+        let channels = x.channels();
+        let pixels = x.height * x.width;
+        let group = channels / self.groups;
+        // Sums by channel in f64: a group of a large picture has millions of numbers.
+        let pieces: Vec<Vec<[f64; 2]>> = x
+            .data
+            .par_chunks(channels * GATHER)
+            .map(|piece| {
+                let mut sums = vec![[0.0; 2]; channels];
+                for pixel in piece.chunks_exact(channels) {
+                    for ([sum, squares], x) in sums.iter_mut().zip(pixel) {
+                        *sum += f64::from(*x);
+                        *squares += f64::from(*x) * f64::from(*x);
+                    }
+                }
+                sums
+            })
+            .collect();
+        let mut sums = vec![[0.0; 2]; self.groups];
+        for (channel, [sum, squares]) in pieces.iter().flat_map(|piece| piece.iter().enumerate()) {
+            let [all, all_squares] = &mut sums[channel / group];
+            (*all, *all_squares) = (*all + sum, *all_squares + squares);
+        }
+        let count = (pixels * group) as f64;
+        let (mut factor, mut offset) = (self.scale.clone(), self.shift.clone());
+        for (channel, (factor, offset)) in factor.iter_mut().zip(&mut offset).enumerate() {
+            let [sum, squares] = sums[channel / group];
+            let mean = sum / count;
+            let variance = (squares / count - mean * mean).max(0.0);
+            *factor = (f64::from(*factor) / (variance + f64::from(EPSILON)).sqrt()) as f32;
+            *offset = (f64::from(*offset) - mean * f64::from(*factor)) as f32;
+        }
+        let mut data = vec![0.0; x.data.len()];
+        data.par_chunks_exact_mut(channels).zip(x.data.par_chunks_exact(channels)).for_each(|(out, pixel)| {
+            rows::affine(pixel, (&factor, &offset), activation, out);
+        });
+        Picture { data, ..*x }
+    }
+}
+
+/// Two convolutions beside a shortcut (He et al. 2016).
+#[derive(Debug)]
+struct Residual {
+    norms: [GroupNorm; 2],
+    convolutions: [Convolution; 2],
+    shortcut: Option<Convolution>,
+}
+
+impl Residual {
+    fn load(layers: &dyn Layers, name: &str, config: &VaeConfig, (from, to): (usize, usize)) -> Result<Self> {
+        let shortcut = if config.diffusers { "conv_shortcut" } else { "nin_shortcut" };
+        let at = |part: &str| format!("{name}.{part}");
+        let shortcut = (from != to).then(|| Convolution::load(layers, &at(shortcut), from, to, 1)).transpose()?;
+        Ok(Self {
+            norms: [
+                GroupNorm::load(layers, &at("norm1"), config, from)?,
+                GroupNorm::load(layers, &at("norm2"), config, to)?,
+            ],
+            convolutions: [
+                Convolution::load(layers, &at("conv1"), from, to, 3)?,
+                Convolution::load(layers, &at("conv2"), to, to, 3)?,
+            ],
+            shortcut,
+        })
+    }
+
+    fn apply(&self, x: Picture) -> Picture {
+        let mut inner = self.norms[0].apply(&x, Some(Activation::Silu));
+        inner = self.convolutions[0].apply(&inner, Sampling::Same);
+        inner = self.norms[1].apply(&inner, Some(Activation::Silu));
+        inner = self.convolutions[1].apply(&inner, Sampling::Same);
+        let mut x = match &self.shortcut {
+            Some(shortcut) => shortcut.apply(&x, Sampling::Same),
+            None => x,
+        };
+        add(&mut x, &inner);
+        x
+    }
+}
+
+/// Attention of one head over all pixels.
+#[derive(Debug)]
+struct SelfAttention {
+    norm: GroupNorm,
+    /// Of 1 by 1 kernels: query, key, value, out.
+    layers: [Convolution; 4],
+}
+
+impl SelfAttention {
+    fn load(layers: &dyn Layers, config: &VaeConfig, channels: usize) -> Result<Self> {
+        let (name, norm, parts) = if config.diffusers {
+            ("mid_block.attentions.0", "group_norm", ["to_q", "to_k", "to_v", "to_out.0"])
+        } else {
+            ("mid.attn_1", "norm", ["q", "k", "v", "proj_out"])
+        };
+        let linear = |part: &str| -> Result<Convolution> {
+            let name = format!("{name}.{part}");
+            let shape: &[usize] = if config.diffusers { &[channels, channels] } else { &[channels, channels, 1, 1] };
+            let weights = layers.numbers(&format!("{name}.weight"), shape)?;
+            let bias = layers.numbers(&format!("{name}.bias"), &[channels])?;
+            Ok(Convolution { weights, bias, kernel: 1, inputs: channels })
+        };
+        let [q, k, v, out] = parts;
+        Ok(Self {
+            norm: GroupNorm::load(layers, &format!("{name}.{norm}"), config, channels)?,
+            layers: [linear(q)?, linear(k)?, linear(v)?, linear(out)?],
+        })
+    }
+
+    fn apply(&self, mut x: Picture) -> Picture {
+        let normed = self.norm.apply(&x, None);
+        let [q, k, v, out] = &self.layers;
+        let (q, k, v) =
+            (q.apply(&normed, Sampling::Same), k.apply(&normed, Sampling::Same), v.apply(&normed, Sampling::Same));
+        let (keys, width) = (x.height * x.width, x.channels());
+        fn heads(picture: &Picture, stride: usize) -> Heads<'_> {
+            Heads { data: &picture.data, stride }
+        }
+        let (q, k, v) = (heads(&q, width), heads(&k, width), heads(&v, width));
+        let scale = 1.0 / (width as f32).sqrt();
+        let attention = Attention { q, k, v, keys, heads: 1, width, scale, mask: Mask::None };
+        let mut mixed = normed;
+        attention.mix(0, keys, &mut mixed.data, width);
+        add(&mut x, &out.apply(&mixed, Sampling::Same));
+        x
+    }
+}
+
+fn add(x: &mut Picture, other: &Picture) {
+    let pieces = x.data.par_chunks_mut(1 << 14).zip(other.data.par_chunks(1 << 14));
+    pieces.for_each(|(x, other)| rows::add_gated(x, other, &[], &[]));
+}
+
+fn cut(x: &Picture, (top, left): (usize, usize), (height, width): (usize, usize)) -> Picture {
+    let channels = x.channels();
+    let rows = (top..top + height).flat_map(|y| {
+        let start = (y * x.width + left) * channels;
+        x.data[start..start + width * channels].iter().copied()
+    });
+    Picture { height, width, data: rows.collect() }
+}
+
+/// Fades from the end of the tile above into the beginning of `tile`.
+fn blend_down(above: &Picture, tile: &mut Picture, extent: usize) {
+    let extent = extent.min(above.height).min(tile.height);
+    let row = tile.width * RGB;
+    for y in 0..extent {
+        let part = y as f32 / extent as f32;
+        let other = &above.data[(above.height - extent + y) * row..][..row];
+        for (x, other) in tile.data[y * row..(y + 1) * row].iter_mut().zip(other) {
+            *x = other * (1.0 - part) + *x * part;
+        }
+    }
+}
+
+/// Fades from the end of the tile before into the beginning of `tile`.
+fn blend_right(before: &Picture, tile: &mut Picture, extent: usize) {
+    let extent = extent.min(before.width).min(tile.width);
+    for y in 0..tile.height {
+        for x in 0..extent {
+            let part = x as f32 / extent as f32;
+            let other = (y * before.width + before.width - extent + x) * RGB;
+            let own = (y * tile.width + x) * RGB;
+            for c in 0..RGB {
+                tile.data[own + c] = before.data[other + c] * (1.0 - part) + tile.data[own + c] * part;
+            }
+        }
+    }
+}
+
+/// Puts the first `kept` rows and columns of a tile where they belong.
+fn paste(tile: &Picture, out: &mut [f32], (height, width): (usize, usize), (top, left): (usize, usize), kept: usize) {
+    let rows = kept.min(tile.height).min(height.saturating_sub(top));
+    let columns = kept.min(tile.width).min(width.saturating_sub(left));
+    for y in 0..rows {
+        let from = &tile.data[y * tile.width * RGB..][..columns * RGB];
+        out[((top + y) * width + left) * RGB..][..columns * RGB].copy_from_slice(from);
+    }
+}

@@ -1,0 +1,262 @@
+//! Checkpoints whose weights stay in their files: safetensors (one file or shards) and GGUF, by tensor name.
+//!
+//! Knows layouts of files, no model. Opening reads headers only. What a layer needs is handed out as [`Dense`] matrices,
+//! which read the file when they are used, and as vectors, which are copied.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aihost_plugin_api::{Error, ErrorKind, Result};
+use candle_core::quantized::GgmlDType;
+use safetensors::{Dtype, SafeTensors};
+
+use crate::Gguf;
+use crate::dense::{Bytes, Dense, Reading, Stored};
+use crate::weights;
+
+/// Bytes brought into memory between two looks at whether to go on.
+const PRELOAD: usize = 64 << 20;
+
+/// The smallest page of memory, bytes.
+const PAGE: usize = 4096;
+
+/// An open checkpoint.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    tensors: BTreeMap<String, Place>,
+    blocks: bool,
+}
+
+/// Where a tensor lies and what it is.
+#[derive(Clone, Debug)]
+struct Place {
+    bytes: Bytes,
+    at: u64,
+    stored: Stored,
+    /// Outermost first.
+    shape: Vec<usize>,
+}
+
+impl Place {
+    fn size(&self) -> u64 {
+        self.stored.bytes(self.shape.iter().product()).unwrap_or(0)
+    }
+}
+
+/// Where the layers of a model come from, by tensor name.
+pub trait Layers {
+    /// Whether there is a tensor of this name.
+    fn has(&self, name: &str) -> bool;
+
+    /// A matrix, which must have this shape.
+    ///
+    /// # Errors
+    /// [`ErrorKind::CorruptFile`] if it is not there or has another shape.
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Dense>;
+
+    /// A tensor of any rank as f32, which must have this shape.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+}
+
+impl Checkpoint {
+    /// Opens `path`: a safetensors file, an index or the first of several shards, a folder of these, or a GGUF file.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingFile`] if there is no checkpoint, [`ErrorKind::CorruptFile`] if a header cannot be read,
+    /// [`ErrorKind::Unsupported`] if it is of another kind.
+    pub fn open(path: &Path, reading: Reading) -> Result<Self> {
+        let mut tensors = BTreeMap::new();
+        let first = weights::checkpoint(path)?;
+        let blocks = first.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        if blocks {
+            gguf(&first, reading, &mut tensors)?;
+        } else {
+            for file in weights::shards(&first)? {
+                safetensors(&file, reading, &mut tensors)?;
+            }
+        }
+        Ok(Self { path: path.to_owned(), tensors, blocks })
+    }
+
+    /// Whether it is a GGUF file, whose tensors other tools may have renamed.
+    pub fn is_gguf(&self) -> bool {
+        self.blocks
+    }
+
+    /// A tensor's shape, outermost first.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|place| place.shape.as_slice())
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Bytes of the tensors whose names are `wanted`, as stored.
+    pub fn size(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, place)| place.size()).sum()
+    }
+
+    /// Brings mapped weights into memory, telling `heard` of the bytes so far; returns how many there were.
+    ///
+    /// # Errors
+    /// Those of `heard`, which end it.
+    pub fn preload(&self, mut heard: impl FnMut(u64) -> Result<()>) -> Result<u64> {
+        let mut read = 0;
+        for place in self.tensors.values() {
+            let Bytes::Mapped(map) = &place.bytes else { continue };
+            let (mut at, end) = (place.at as usize, (place.at + place.size()) as usize);
+            while at < end {
+                let piece = &map[at..end.min(at + PRELOAD)];
+                // One byte of each page is enough to have it read.
+                std::hint::black_box(piece.iter().step_by(PAGE).fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
+                at += piece.len();
+                read += piece.len() as u64;
+                heard(read)?;
+            }
+        }
+        Ok(read)
+    }
+
+    /// [`ErrorKind::CorruptFile`] with the file's name before the message.
+    pub fn corrupt(&self, message: impl std::fmt::Display) -> Error {
+        Error::new(ErrorKind::CorruptFile, format!("{}: {message}", self.path.display()))
+    }
+
+    fn place(&self, name: &str, shape: &[usize]) -> Result<&Place> {
+        let place = self.tensors.get(name).ok_or_else(|| {
+            self.corrupt(format!("it has no tensor `{name}`; is it whole, and a model of this kind?"))
+        })?;
+        if place.shape != shape {
+            let found = &place.shape;
+            return Err(
+                self.corrupt(format!("tensor `{name}` is {found:?}, and {shape:?} is needed beside the others"))
+            );
+        }
+        Ok(place)
+    }
+}
+
+impl Layers for Checkpoint {
+    fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Dense> {
+        let place = self.place(name, &[rows, columns])?;
+        Dense::in_file(place.bytes.clone(), place.at, place.stored, (rows, columns))
+            .ok_or_else(|| self.corrupt(format!("rows of tensor `{name}` are no whole number of blocks")))
+    }
+
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let place = self.place(name, shape)?;
+        let count = shape.iter().product();
+        let mut out = vec![0.0; count];
+        if count > 0 {
+            let whole = Dense::in_file(place.bytes.clone(), place.at, place.stored, (1, count));
+            whole
+                .ok_or_else(|| self.corrupt(format!("tensor `{name}` is no whole number of blocks")))?
+                .widen(0..1, &mut out)?;
+        }
+        Ok(out)
+    }
+}
+
+/// Layers below a prefix, or under other names.
+pub struct Renamed<'a> {
+    layers: &'a dyn Layers,
+    rename: Box<dyn Fn(&str) -> String + 'a>,
+}
+
+impl std::fmt::Debug for Renamed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Renamed").finish_non_exhaustive()
+    }
+}
+
+impl<'a> Renamed<'a> {
+    /// `rename` gives the name in the file.
+    pub fn new(layers: &'a dyn Layers, rename: impl Fn(&str) -> String + 'a) -> Self {
+        Self { layers, rename: Box::new(rename) }
+    }
+
+    /// The layers below `prefix`, which ends with a point or is empty.
+    pub fn below(layers: &'a dyn Layers, prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        Self::new(layers, move |name| format!("{prefix}{name}"))
+    }
+}
+
+impl Layers for Renamed<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.layers.has(&(self.rename)(name))
+    }
+
+    fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Dense> {
+        self.layers.matrix(&(self.rename)(name), rows, columns)
+    }
+
+    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.layers.numbers(&(self.rename)(name), shape)
+    }
+}
+
+fn safetensors(path: &Path, reading: Reading, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
+    let corrupt = |what: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {what}; fetch it again", path.display()))
+    };
+    let missing = |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
+    let map = Arc::new(weights::map_file(path).map_err(missing)?);
+    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| corrupt(&error))?;
+    let bytes = match reading {
+        Reading::Mapped => Bytes::Mapped(Arc::clone(&map)),
+        Reading::Streamed => Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?)),
+    };
+    for (name, info) in metadata.tensors() {
+        let stored = match info.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::BF16 => Stored::Bf16,
+            // Positions and the like; a layer that asks for one hears that it is not there.
+            _ => continue,
+        };
+        let at = (8 + header + info.data_offsets.0) as u64;
+        let place = Place { bytes: bytes.clone(), at, stored, shape: info.shape.clone() };
+        if tensors.insert(name.clone(), place).is_some() {
+            return Err(corrupt(&format!("the tensor `{name}` is in two files")));
+        }
+    }
+    Ok(())
+}
+
+fn gguf(path: &Path, reading: Reading, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
+    let file = Gguf::open(path)?;
+    let bytes = match reading {
+        Reading::Mapped => Bytes::Mapped(Arc::clone(file.map())),
+        Reading::Streamed => {
+            let missing =
+                |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
+            Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?))
+        }
+    };
+    for name in file.tensor_names() {
+        let info = file.tensor(name)?;
+        let stored = match info.dtype {
+            GgmlDType::F32 => Stored::F32,
+            GgmlDType::F16 => Stored::F16,
+            GgmlDType::BF16 => Stored::Bf16,
+            block => Stored::Blocks(block),
+        };
+        let shape = info.dimensions.iter().rev().copied().collect();
+        let place = Place { bytes: bytes.clone(), at: info.range.start as u64, stored, shape };
+        tensors.insert(name.to_owned(), place);
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Workers that die from outside: what was asked is still answered, once, and nothing is left of them.
+
+use std::time::{Duration, Instant};
+
+use aihost_tests::server::{Server, Setup, alive, chat, text};
+use aihost_tests::wait_for;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+fn server(entries: &str) -> Server {
+    let yaml = format!("devices: [{{id: cpu, memory: 1GiB, max_loaded: 1}}]\nmodels:\n{entries}");
+    Server::start(&Setup { yaml, plugins: vec!["echo", "faulty"], ..Setup::default() })
+}
+
+fn echo(name: &str, more: &str) -> String {
+    format!("  {name}:\n    type: text\n    plugin: aihost/echo\n{more}")
+}
+
+/// Kills the worker of a model as the kernel would.
+async fn kill(server: &Server, model: &str) -> i64 {
+    let pid = server.status(model, "pid").await.as_i64().expect("a worker");
+    let number = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process(number, Signal::KILL).expect("it lives");
+    pid
+}
+
+#[tokio::test]
+async fn an_idle_worker_that_dies_is_reaped_and_the_next_request_loads_anew() {
+    let server = server(&echo("a", ""));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let pid = kill(&server, "a").await;
+    server.until("a", "state", json!("cold")).await;
+    let gone = || (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(());
+    wait_for("the end of the zombie", gone).await;
+    assert_eq!(server.get("/health").await.0, 200);
+    let body = server.stream(&chat("a", "again")).await.text().await.expect("a stream");
+    assert!(body.contains("again") && body.ends_with("data: [DONE]\n\n"), "{body}");
+    assert_eq!(server.status("a", "loads").await, 2);
+}
+
+#[tokio::test]
+async fn an_answer_in_one_piece_survives_its_worker() {
+    let server = server(&echo("a", "    options: {latency_ms: 20, tokens: 40}\n"));
+    let ((status, body), ()) = tokio::join!(server.chat("a", "word"), async {
+        server.until("a", "active", json!(1)).await;
+        // In mid-answer: a token takes 20 ms.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        kill(&server, "a").await;
+    });
+    assert_eq!(status, 200, "{body}");
+    assert_eq!((text(&body), &body["usage"]["completion_tokens"]), ("word".repeat(40).as_str(), &json!(40)));
+    assert_eq!(server.status("a", "loads").await, 2);
+}
+
+#[tokio::test]
+async fn a_request_between_death_and_reload_is_served() {
+    let server = server(&echo("a", "    options: {load_ms: 300}\n"));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    kill(&server, "a").await;
+    // At once, while the death may not be known; and while the next worker loads.
+    let (first, second) = tokio::join!(server.chat("a", "first"), async {
+        server.until("a", "state", json!("loading")).await;
+        server.chat("a", "second").await
+    });
+    assert_eq!((first.0, second.0), (200, 200), "{first:?} {second:?}");
+    assert_eq!(server.status("a", "loads").await, 2);
+}
+
+#[tokio::test]
+async fn a_pin_survives_a_crash() {
+    let server = server(&(echo("a", "    pin: true\n") + &echo("b", "")));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    kill(&server, "a").await;
+    server.until("a", "state", json!("cold")).await;
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let (status, body) = server.chat("b", "hi").await;
+    assert_eq!((status, &body["error"]["code"]), (503, &json!("insufficient_vram")), "{body}");
+    assert_eq!((server.status("a", "state").await, server.status("a", "loads").await), (json!("hot"), json!(2)));
+}
+
+#[tokio::test]
+async fn a_worker_whose_child_holds_its_output_stops_in_bounded_time() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    // It keeps the worker's standard output and error open.
+    let options = format!("    options: {{child: \"echo $$ > {}; exec sleep 1000\"}}\n", file.path().display());
+    let server = server(&format!("  a:\n    type: text\n    plugin: aihost/faulty\n{options}"));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let number = || std::fs::read_to_string(file.path()).ok()?.trim().parse::<i64>().ok();
+    let child = wait_for("the start of the worker's child", number).await;
+    assert!(alive(child));
+    let begun = Instant::now();
+    assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(server.status("a", "state").await, "cold");
+    wait_for("the end of the worker's child", || (!alive(child)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_to_be_preloaded_is() {
+    let server = server(&echo("a", "    preload: true\n"));
+    server.until("a", "state", json!("hot")).await;
+    assert_eq!(server.status("a", "loads").await, 1);
+}
