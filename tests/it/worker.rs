@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use aihost::domain::{ByteSize, FailureKind, RequestId};
-use aihost::worker::{ExitReason, OutputLimits, WorkerPlacement};
+use aihost::worker::{ExitReason, OutputLimits, WorkerLimits, WorkerPlacement};
 use aihost_tests::{PATIENCE, wait_for};
 use serde_json::json;
+use tokio::time::timeout;
 
-use super::bench::{Bench, LOAD_DEADLINE, Limits, ask, collect, first_event};
+use super::bench::{Bench, LOAD_DEADLINE, Limits, SHORT, ask, collect, first_event};
 
 fn alive(pid: u32) -> bool {
     // A zombie is gone as far as memory and locks are concerned, but must be reaped too.
@@ -147,6 +148,9 @@ async fn a_panic_while_dropping_does_not_keep_a_worker_from_leaving() {
     let instance = bench.loaded("aihost/faulty", json!({"fault": "panic_in_drop"})).await;
     instance.stop(PATIENCE).await;
     assert_eq!(bench.exit().await, ExitReason::Asked);
+    // It left by itself, and could still say so.
+    let tail = instance.log_tail();
+    assert!(tail.iter().any(|line| line.contains("release failed") && line.contains("panicked")), "{tail:?}");
 }
 
 /// The worker dies during a request: the request, and another one open beside it, end with the reason.
@@ -345,11 +349,33 @@ async fn what_heeds_no_sigterm_is_killed() {
 
 #[tokio::test]
 async fn no_grace_kills_at_once() {
-    let bench = Bench::new();
-    let instance = bench.loaded("aihost/faulty", json!({"child": "trap '' TERM; sleep 60"})).await;
+    let mut bench = Bench::new();
+    let options = json!({"fault": "hang_generate", "after_tokens": 1, "child": "trap '' TERM; sleep 60"});
+    let instance = bench.loaded("aihost/faulty", options).await;
+    let mut output = ask(&instance, 1, "x", None);
+    first_event(&mut output).await;
     let begun = Instant::now();
-    instance.stop(Duration::ZERO).await;
+    timeout(PATIENCE, instance.stop(Duration::ZERO)).await.expect("it was not killed");
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(bench.exit().await, ExitReason::Asked);
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_take_a_sigterm_is_killed_after_it() {
+    let worker = WorkerLimits { silence: 10 * PATIENCE, ..SHORT };
+    let mut bench = Bench::under(Limits { worker, ..Limits::default() });
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "freeze"})).await;
+    let pid = instance.pid().unwrap();
+    let _open = ask(&instance, 1, "x", None);
+    wait_for("the freeze", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        status.contains("State:\tT").then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    timeout(PATIENCE, instance.stop(Duration::from_millis(100))).await.expect("it was not killed");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(bench.exit().await, ExitReason::Asked);
 }
 
 #[tokio::test]

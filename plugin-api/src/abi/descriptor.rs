@@ -110,7 +110,7 @@ pub struct Manifest {
     /// Whether instances can park.
     #[serde(default)]
     pub parks: bool,
-    /// Whether memory no longer grows after load.
+    /// Whether memory no longer grows after load: nothing is allocated, and nothing allocated is touched for the first time.
     #[serde(default)]
     pub memory_static: bool,
     /// What it asks of the operator: `network`, `subprocess`.

@@ -22,5 +22,4 @@ aihost_plugin_api::export_plugin! {
     formats: ["gguf"],
     max_concurrency: 4,
     parks: true,
-    memory_static: true,
 }
