@@ -6,7 +6,8 @@
 
 Both sides hold the same f32 weights and compute in f32 with THREADS threads (2): 4 double and 8 single blocks of width 768,
 256 x 256 pixels, 512 tokens of text. A round is A B B A, ours first. Prints each side's median step, and the median and
-the quartiles of the rounds' ratios, ours over theirs. Needs torch and diffusers.
+the quartiles of the rounds' ratios, ours over theirs: of seconds, and of seconds of CPU, which other work on the machine
+distorts less (with one thread; with more, waiting threads count). Needs Linux, torch and diffusers.
 """
 
 import os
@@ -41,25 +42,35 @@ ours = subprocess.Popen(
 )
 
 
+def cpu_of(process):
+    """Seconds of CPU that a process has used."""
+    with open(f"/proc/{process}/stat") as file:
+        fields = file.read().rsplit(")", 1)[-1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def our_step():
+    before = cpu_of(ours.pid)
     ours.stdin.write("\n")
     ours.stdin.flush()
-    return float(ours.stdout.readline())
+    taken = float(ours.stdout.readline())
+    return taken, cpu_of(ours.pid) - before
 
 
 @torch.no_grad()
 def their_step():
-    start = time.perf_counter()
+    start, before = time.perf_counter(), time.process_time()
     model(**inputs)
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - before
 
 
 for step in (our_step, their_step):
     step()
 times = [[our_step(), their_step(), their_step(), our_step()] for _ in range(rounds)]
-ratios = [(a + d) / (b + c) for a, b, c, d in times]
-low, middle, high = statistics.quantiles(ratios, n=4)
-median = lambda *columns: statistics.median(row[i] for row in times for i in columns)
 print(f"load {os.getloadavg()[0]:.2f}, {threads} threads, {rounds} rounds, torch {torch.__version__}")
-print(f"ours {median(0, 3):.3f} s, diffusers {median(1, 2):.3f} s, ratio {middle:.3f} ({low:.3f} to {high:.3f})")
+for clock, name in enumerate(("", " of CPU")):
+    ratios = [(a[clock] + d[clock]) / (b[clock] + c[clock]) for a, b, c, d in times]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    median = lambda *columns: statistics.median(row[i][clock] for row in times for i in columns)
+    print(f"ours {median(0, 3):.3f} s{name}, diffusers {median(1, 2):.3f} s{name}, ratio {middle:.3f} ({low:.3f} to {high:.3f})")
 ours.stdin.close()
