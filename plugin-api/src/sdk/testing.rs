@@ -91,9 +91,15 @@ impl MockHost {
         serde_json::from_slice(&plan).map_err(Error::internal)
     }
 
-    /// Plans, grants what is preferred, loads.
+    /// Plans, grants what is preferred and what requests take, loads.
     pub fn load(&mut self) -> Result<()> {
-        self.load.granted = self.plan()?.preferred;
+        let plan = self.plan()?;
+        self.load_within(plan.preferred.saturating_add(plan.workspace_max))
+    }
+
+    /// Loads with so many bytes granted, requests' included.
+    pub fn load_within(&mut self, granted: u64) -> Result<()> {
+        self.load.granted = granted;
         let json = serde_json::to_vec(&self.load).map_err(Error::internal)?;
         self.model.0.load(json.as_slice().into(), self.context()).into_result().map_err(Error::from)
     }

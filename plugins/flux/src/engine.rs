@@ -57,9 +57,16 @@ impl Engine for Flux {
         let seed = request.seed.unwrap_or_else(rand::random);
         output.begin(request.width, request.height, seed);
         ctx.check()?;
+        let prompt = self.threads.install(|| self.model.encode(&request.prompt))?;
+        if prompt.cut > 0 {
+            tracing::warn!(
+                tokens_cut = prompt.cut,
+                tokens_read = self.text_length,
+                "the end of the prompt was not read"
+            );
+        }
+        ctx.check()?;
         self.threads.install(|| {
-            let prompt = self.model.encode(&request.prompt)?;
-            ctx.check()?;
             let previews = request.preview_steps(steps);
             let noise = job.shape.noise(seed);
             let latents = self.model.denoise(&prompt, &noise, &job, |step| {

@@ -27,6 +27,9 @@ pub enum Offload {
     Streamed,
 }
 
+/// An allowance for both tokenizers and their compiled expressions, bytes.
+const TOKENIZERS: u64 = 16 << 20;
+
 /// From the one that takes most.
 const POLICIES: [Offload; 3] = [Offload::AllResident, Offload::EncodersParked, Offload::Streamed];
 
@@ -57,7 +60,7 @@ impl Offload {
 pub struct Memory {
     transformer: u64,
     encoders: u64,
-    /// What is copied, under any policy: the autoencoder as f32, vectors, kept prompts.
+    /// What is copied, under any policy: the autoencoder as f32, vectors, tokenizers, kept prompts.
     copied: u64,
     /// The most a request takes.
     workspace: u64,
@@ -86,6 +89,7 @@ impl Memory {
                 + vector(&clip.0)
                 + vector(&t5.0)
                 + positions
+                + TOKENIZERS
                 + CACHED_PROMPTS as u64 * prompt,
             workspace,
         }

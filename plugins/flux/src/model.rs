@@ -145,6 +145,8 @@ pub struct Prompt {
     pub pooled: Vec<f32>,
     /// T5's states, (tokens, context).
     pub text: Vec<f32>,
+    /// T5's tokens that did not fit and were not read.
+    pub cut: usize,
 }
 
 /// What is to be made.
@@ -209,14 +211,8 @@ impl Model {
         }
         let clip = self.clip_tokens.encode(prompt, self.clip.config().positions)?;
         let t5 = self.t5_tokens.encode(prompt, self.text_length)?;
-        if t5.cut > 0 {
-            tracing::warn!(
-                tokens_cut = t5.cut,
-                tokens_read = self.text_length,
-                "the end of a long prompt was not read"
-            );
-        }
-        let states = Prompt { pooled: self.clip.encode(&clip.tokens)?, text: self.t5.encode(&t5.tokens)? };
+        let (pooled, text) = (self.clip.encode(&clip.tokens)?, self.t5.encode(&t5.tokens)?);
+        let states = Prompt { pooled, text, cut: t5.cut };
         let states = Arc::new(states);
         let mut cache = cache();
         cache.push_back((prompt.to_owned(), Arc::clone(&states)));

@@ -126,11 +126,11 @@ impl VaeConfig {
 
     /// Bytes that decoding latents of `shape` at once allocates.
     pub fn bytes(&self, shape: Shape, threads: usize) -> u64 {
-        let pixels = |level: usize| shape.height * shape.width << (2 * (self.widths.len() - 1 - level));
+        let pixels = |level: usize| (shape.height * shape.width) << (2 * (self.widths.len() - 1 - level));
         let level = |i: usize| {
-            // An upsampled picture is as wide as the coarser level; a layer holds its input, two inner ones, its output.
+            // An upsampled picture is as wide as the coarser level; a convolution holds the block's input, its own, its result.
             let wider = self.widths.get(i + 1).copied().unwrap_or(self.widths[i]);
-            pixels(i) * (wider + self.widths[i] * 3)
+            pixels(i) * (2 * wider + self.widths[i])
         };
         let most = (0..self.widths.len()).map(level).max().unwrap_or(0);
         let widest = self.widths.iter().max().copied().unwrap_or(0);

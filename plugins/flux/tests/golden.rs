@@ -1,7 +1,7 @@
 //! The plugin against diffusers' numbers: every case folder under `tests/golden/flux` and under `AIHOST_GOLDEN_DIR`, as
 //! `tests/golden/flux/generate.py` writes them.
 
-#![expect(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers are tests too")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -131,7 +131,8 @@ fn tiles_are_blended_as_the_reference_does() {
     let golden = cases().into_iter().find(|golden| golden.folder.ends_with("flux/dev")).unwrap();
     let model = golden.model(Offload::AllResident);
     for &(width, height) in &golden.case.sizes {
-        let (name, shape) = (|part: &str| format!("{width}x{height}.{part}"), golden.job(&model, (width, height)).shape);
+        let (name, shape) =
+            (|part: &str| format!("{width}x{height}.{part}"), golden.job(&model, (width, height)).shape);
         let tile = model.vae().config().tile();
         assert!(shape.height > tile || shape.width > tile, "one tile would be the whole picture");
         let pixels = model.vae().decode_tiled(&golden.numbers(&name("final")), shape, tile);

@@ -29,7 +29,7 @@ pub fn activate(activation: Activation, row: &mut [f32], bias: &[f32]) {
             Activation::Relu => row.iter_mut().for_each(|x| *x = x.max(0.0)),
             // x * (1 + tanh(u)) / 2 is x * logistic(2 u).
             Activation::GeluTanh => {
-                row.iter_mut().for_each(|x| *x *= logistic(1.595_769_1 * (*x + 0.044_715 * *x * *x * *x)))
+                row.iter_mut().for_each(|x| *x *= logistic(1.595_769_2 * (*x + 0.044_715 * *x * *x * *x)))
             }
             Activation::QuickGelu => row.iter_mut().for_each(|x| *x *= logistic(1.702 * *x)),
             Activation::Silu => row.iter_mut().for_each(|x| *x *= logistic(*x)),

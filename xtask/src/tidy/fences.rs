@@ -17,12 +17,13 @@ const ABI_STABLE: [&str; 9] = [
 ];
 
 /// Where `unsafe` may stand, and why it must.
-const UNSAFE: [(&str, &str); 9] = [
+const UNSAFE: [(&str, &str); 10] = [
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
     ("host/src/plugin/loader.rs", "dlopen"),
     ("host/src/worker/child/sys.rs", "trimming the heap"),
     ("plugins/support/src/gguf.rs", "mapping weight files"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
+    ("plugins/flux/examples/speed.rs", "counting what is allocated"),
     ("plugins/musicgen/examples/speed.rs", "counting what is allocated"),
     ("plugins/musicgen/tests/memory.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),

@@ -1,0 +1,137 @@
+//! Times the steps of a checkpoint and sets the memory it takes beside the memory it plans:
+//!
+//! `cargo run --release -p aihost-flux --example speed -- FOLDER [THREADS]` prints both;
+//! `... -- FOLDER THREADS WIDTH HEIGHT STEPS` makes one step for each line it reads and prints its seconds, for
+//! `tests/golden/flux/speed.py`, which sets them beside diffusers'. FOLDER is `generate.py mid`'s.
+
+#![expect(clippy::print_stdout, reason = "an example's output is what it is for")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{Error, ImageRequest, LoadRequest, Result};
+use flux::FluxPlugin;
+use flux::files::Files;
+use flux::memory::Offload;
+use flux::model::{Job, Model, Parts};
+
+/// Counts bytes on their way to the system's allocator.
+struct Counting;
+
+static NOW: AtomicU64 = AtomicU64::new(0);
+static PEAK: AtomicU64 = AtomicU64::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
+        PEAK.fetch_max(now, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+const PROMPT: &str = "a red fox sleeping under birches in the snow";
+
+/// Tokens of T5.
+const LENGTH: usize = 512;
+
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = PathBuf::from(arguments.next().unwrap_or_default());
+    let numbers: Vec<usize> = arguments.filter_map(|text| text.parse().ok()).collect();
+    let threads = numbers.first().copied().unwrap_or(2);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(Error::internal)?;
+    if let [_, width, height, steps] = numbers[..] {
+        let model = load(&folder)?;
+        return pool.install(|| answer(&model, width, height, steps));
+    }
+    pool.install(|| times(&load(&folder)?))?;
+    ["all_resident", "encoders_parked", "streamed"].iter().try_for_each(|offload| memory(&folder, offload))
+}
+
+fn load(folder: &Path) -> Result<Model> {
+    let files = BTreeMap::from([("model".to_owned(), folder.to_owned())]);
+    let files = Files::of(&LoadRequest { files, ..LoadRequest::default() })?;
+    Parts::open(&files, Offload::AllResident.readings())?.load(LENGTH)
+}
+
+fn job(model: &Model, width: usize, height: usize, steps: usize) -> Result<Job> {
+    let shape = model.shape(width, height).ok_or_else(|| Error::internal("the size is not a multiple of 16"))?;
+    Ok(Job { shape, steps, guidance: 3.5 })
+}
+
+fn answer(model: &Model, width: usize, height: usize, steps: usize) -> Result<()> {
+    let job = job(model, width, height, steps)?;
+    let mut session = model.session(&*model.encode(PROMPT)?, &job)?;
+    let latents = job.shape.pack(&job.shape.noise(1));
+    for (i, _) in std::io::stdin().lines().enumerate() {
+        let start = Instant::now();
+        model.transformer().predict(&mut session, i % steps, &latents)?;
+        println!("{:.6}", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
+
+fn times(model: &Model) -> Result<()> {
+    let mut start = Instant::now();
+    let mut lap = |what: &str| {
+        println!("{what}: {:.3} s", start.elapsed().as_secs_f64());
+        start = Instant::now();
+    };
+    let prompt = model.encode(PROMPT)?;
+    lap("text encoders");
+    let job = job(model, 256, 256, 4)?;
+    let latents = model.denoise(&prompt, &job.shape.noise(1), &job, |step| {
+        lap(&format!("step {}", step.done));
+        Ok(())
+    })?;
+    model.decode(&latents, job.shape);
+    lap("pixels of 256 x 256");
+    Ok(())
+}
+
+/// On one thread, as the mock host loads.
+fn memory(folder: &Path, offload: &str) -> Result<()> {
+    let options = serde_json::json!({ "offload": offload, "max_pixels": 512 * 512 });
+    let mut host = MockHost::new::<FluxPlugin>(options, &[("model", folder.to_owned())])?;
+    let (plan, empty) = (host.plan()?, NOW.load(Ordering::Relaxed));
+    host.load()?;
+    let loaded = NOW.load(Ordering::Relaxed) - empty;
+    println!("{offload}: {loaded} bytes on the heap and {} mapped, planned {}", plan.mapped, plan.required);
+    for (width, height, partial_images) in [(256, 256, 0), (256, 256, 1), (512, 384, 0)] {
+        let steps = Some(2);
+        let prompt = format!("{PROMPT} {width} {partial_images}");
+        let request = ImageRequest { prompt, width, height, steps, partial_images, ..ImageRequest::default() };
+        let before = NOW.load(Ordering::Relaxed);
+        PEAK.store(before, Ordering::Relaxed);
+        let answer = host.generate_image(&request)?;
+        // The mock host keeps what it is sent, twice: those bytes are not the engine's.
+        let kept: usize = answer.pictures.iter().map(|picture| picture.pixels.len()).sum();
+        let (peak, cost) = (PEAK.load(Ordering::Relaxed) - before, host.image_cost(&request)?);
+        println!("  {width} x {height}, {partial_images} previews: peak {peak} bytes ({kept} kept), cost {cost}");
+    }
+    println!("  most: {}", plan.workspace_max);
+    Ok(())
+}

@@ -1,0 +1,234 @@
+//! The plugin through the objects a host uses: requests good and bad, seeds, previews, memory, damaged checkpoints.
+
+#![expect(clippy::unwrap_used, reason = "a test's helpers are tests too")]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{ErrorKind, FinishReason, ImageRequest};
+use candle_core::{Device, Tensor};
+use flux::FluxPlugin;
+use serde_json::{Value, json};
+
+fn golden(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/flux").join(case)
+}
+
+fn schnell() -> Vec<(&'static str, PathBuf)> {
+    let parts = [
+        ("transformer", "flux1-schnell.safetensors"),
+        ("t5", "t5xxl.safetensors"),
+        ("clip", "clip_l.safetensors"),
+        ("ae", "ae.safetensors"),
+        ("tokenizers", "tokenizers"),
+    ];
+    parts.map(|(role, name)| (role, golden("schnell").join(name))).to_vec()
+}
+
+fn dev() -> Vec<(&'static str, PathBuf)> {
+    vec![("model", golden("dev"))]
+}
+
+fn host(options: Value, files: &[(&str, PathBuf)]) -> MockHost {
+    let mut host = MockHost::new::<FluxPlugin>(options, files).unwrap();
+    host.load().unwrap();
+    host
+}
+
+fn small() -> Value {
+    json!({"max_pixels": 4096, "max_sequence_length": 32})
+}
+
+fn ask() -> ImageRequest {
+    let prompt = "a fox in the snow".to_owned();
+    ImageRequest { prompt, width: 48, height: 32, steps: Some(3), seed: Some(5), ..ImageRequest::default() }
+}
+
+#[test]
+fn a_seed_makes_the_same_picture() {
+    let host = host(small(), &dev());
+    let first = host.generate_image(&ask()).unwrap();
+    let picture = &first.pictures[0];
+    assert_eq!((first.pictures.len(), picture.pixels.len()), (1, 48 * 32 * 3));
+    assert_eq!((picture.header.width, picture.header.height, picture.header.partial), (48, 32, false));
+    assert!(picture.pixels.iter().collect::<std::collections::BTreeSet<_>>().len() > 50, "it is one colour");
+    let finish = first.finish;
+    assert_eq!((finish.reason, finish.seed, finish.steps), (FinishReason::Stop, 5, 3));
+
+    assert_eq!(host.generate_image(&ask()).unwrap().pictures, first.pictures);
+    let differs = |change: fn(&mut ImageRequest)| {
+        let mut request = ask();
+        change(&mut request);
+        assert_ne!(host.generate_image(&request).unwrap().pictures[0].pixels, picture.pixels);
+    };
+    differs(|request| request.seed = Some(6));
+    differs(|request| request.prompt = "a boat".to_owned());
+    differs(|request| request.guidance = Some(1.0));
+    differs(|request| request.steps = Some(2));
+    // Asked again after others, and by another instance.
+    assert_eq!(host.generate_image(&ask()).unwrap().pictures, first.pictures);
+
+    let drawn = host.generate_image(&ImageRequest { seed: None, ..ask() }).unwrap();
+    let again = host.generate_image(&ImageRequest { seed: Some(drawn.finish.seed), ..ask() }).unwrap();
+    assert_eq!(drawn.pictures, again.pictures);
+}
+
+#[test]
+fn previews_become_the_picture() {
+    let host = host(small(), &schnell());
+    let request = ImageRequest { steps: Some(6), partial_images: 2, ..ask() };
+    let answer = host.generate_image(&request).unwrap();
+    let steps: Vec<_> = answer.pictures.iter().map(|picture| (picture.header.step, picture.header.partial)).collect();
+    assert_eq!(steps, [(2, true), (4, true), (6, false)]);
+    let away = |i: usize| -> u64 {
+        let pairs = answer.pictures[i].pixels.iter().zip(&answer.pictures[2].pixels);
+        pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum()
+    };
+    assert!(away(0) > away(1) && away(1) > 0, "{} {}", away(0), away(1));
+}
+
+#[test]
+fn a_client_may_leave() {
+    let host = host(small(), &schnell());
+    host.stop_after(1);
+    let left = host.generate_image(&ImageRequest { partial_images: 2, ..ask() }).unwrap();
+    assert_eq!((left.finish.reason, left.finish.steps), (FinishReason::Cancelled, 1));
+    host.cancel();
+    assert_eq!(host.generate_image(&ask()).unwrap().finish.steps, 0);
+}
+
+#[test]
+fn bad_requests_are_refused_clearly_and_odd_ones_have_a_result() {
+    let host = host(small(), &schnell());
+    let refused = |change: fn(&mut ImageRequest), word: &str| {
+        let mut request = ask();
+        change(&mut request);
+        for error in [host.generate_image(&request).unwrap_err(), host.image_cost(&request).unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
+            assert!(error.message().contains(word), "{error}");
+        }
+    };
+    refused(|request| request.width = 0, "multiples of 4");
+    refused(|request| request.height = 7, "multiples of 4");
+    refused(|request| request.width = 1_000_000_000, "at most 4096 pixels");
+    refused(|request| (request.width, request.height) = (4_000_000_000, 4_000_000_000), "at most 4096 pixels");
+    refused(|request| (request.width, request.height) = (64, 68), "at most 4096 pixels");
+    refused(|request| request.steps = Some(0), "from 1 to 100");
+    refused(|request| request.steps = Some(u32::MAX), "from 1 to 100");
+    refused(|request| request.guidance = Some(-0.5), "guidance is -0.5");
+    refused(|request| request.guidance = Some(1e9), "guidance is 1000000000");
+
+    let made = |change: fn(&mut ImageRequest)| {
+        let mut request = ImageRequest { steps: Some(1), ..ask() };
+        change(&mut request);
+        assert_eq!(host.generate_image(&request).unwrap().finish.reason, FinishReason::Stop);
+    };
+    made(|request| request.prompt = String::new());
+    made(|request| request.prompt = "snow ".repeat(20_000));
+    made(|request| request.prompt = "\u{0}\u{feff}🦊 \u{202e}".to_owned());
+    made(|request| (request.width, request.height) = (4, 4));
+    made(|request| (request.width, request.height) = (4, 1024));
+    // No JSON number: it arrives as absent.
+    made(|request| request.guidance = Some(f32::NAN));
+    assert!(host.logs().iter().any(|line| line.contains("end of the prompt")), "{:?}", host.logs());
+}
+
+#[test]
+fn wrong_options_are_named() {
+    for (options, word) in [
+        (json!({"max_sequence_length": 0}), "max_sequence_length is 0"),
+        (json!({"max_sequence_length": 513}), "max_sequence_length is 513"),
+        (json!({"max_pixels": 1}), "max_pixels is 1"),
+        (json!({"offload": "disk"}), "disk"),
+        (json!({"stepz": 1}), "stepz"),
+    ] {
+        let error = MockHost::new::<FluxPlugin>(options, &[]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidOptions);
+        assert!(error.message().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn what_is_granted_decides_which_weights_stay() {
+    let plan = |offload: &str| {
+        let mut options = small();
+        options["offload"] = json!(offload);
+        MockHost::new::<FluxPlugin>(options, &dev()).unwrap().plan().unwrap()
+    };
+    let [auto, all, parked, streamed] = ["auto", "all_resident", "encoders_parked", "streamed"].map(plan);
+    assert_eq!((auto.required, auto.preferred, auto.mapped), (streamed.required, all.required, 0));
+    assert!(all.required > parked.required && parked.required > streamed.required);
+    assert_eq!((all.required, streamed.mapped), (all.preferred, 0));
+    let kept = |granted| {
+        let mut host = MockHost::new::<FluxPlugin>(small(), &dev()).unwrap();
+        host.load_within(granted).unwrap();
+        let picture = host.generate_image(&ask()).unwrap().pictures;
+        (host.usage().unwrap().device, picture)
+    };
+    let plenty = kept(all.required + auto.workspace_max);
+    assert_eq!(plenty.0, all.required);
+    for (granted, left) in [
+        (all.required + auto.workspace_max - 1, parked.required),
+        (parked.required + auto.workspace_max - 1, streamed.required),
+        (0, streamed.required),
+    ] {
+        assert_eq!(kept(granted), (left, plenty.1.clone()));
+    }
+}
+
+#[test]
+fn the_plan_holds_for_every_request() {
+    let host = host(small(), &dev());
+    let most = host.plan().unwrap().workspace_max;
+    let cost = |request: ImageRequest| host.image_cost(&request).unwrap();
+    let largest = ImageRequest { width: 64, height: 64, steps: Some(100), partial_images: 3, ..ask() };
+    assert!(cost(ask()) < cost(largest.clone()) && cost(largest) <= most);
+    assert!(cost(ImageRequest { width: 256, height: 16, steps: Some(100), partial_images: 1, ..ask() }) <= most);
+}
+
+/// A copy of the schnell case whose transformer lacks or changes a tensor.
+fn damaged(change: impl FnOnce(&mut HashMap<String, Tensor>)) -> aihost_plugin_api::Error {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = schnell();
+    let mut tensors = candle_core::safetensors::load(&files[0].1, &Device::Cpu).unwrap();
+    change(&mut tensors);
+    files[0].1 = folder.path().join("damaged.safetensors");
+    candle_core::safetensors::save(&tensors, &files[0].1).unwrap();
+    let mut host = MockHost::new::<FluxPlugin>(small(), &files).unwrap();
+    host.load().unwrap_err()
+}
+
+#[test]
+fn a_missing_or_mis_shaped_tensor_is_named() {
+    let shape =
+        |rows: usize, columns: usize| Tensor::zeros((rows, columns), candle_core::DType::F32, &Device::Cpu).unwrap();
+    for (error, words) in [
+        (
+            damaged(|t| drop(t.remove("double_blocks.1.txt_mlp.2.bias"))),
+            ["double_blocks.1.txt_mlp.2.bias", "has no tensor"],
+        ),
+        (damaged(|t| drop(t.remove("img_in.weight"))), ["img_in.weight", "FLUX.1"]),
+        (
+            damaged(|t| drop(t.insert("single_blocks.0.linear2.weight".to_owned(), shape(32, 100)))),
+            ["single_blocks.0.linear2.weight", "[32, 100]"],
+        ),
+        (damaged(|t| drop(t.insert("txt_in.weight".to_owned(), shape(32, 64)))), ["takes 64 states of T5", "has 40"]),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::CorruptFile, "{error}");
+        assert!(words.iter().all(|word| error.message().contains(word)), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_part_is_named() {
+    for (role, word) in [("t5", "`t5`"), ("ae", "`vae`"), ("tokenizers", "tokenizer")] {
+        let files: Vec<_> = schnell().into_iter().filter(|(name, _)| *name != role).collect();
+        let error = MockHost::new::<FluxPlugin>(small(), &files).unwrap().plan().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::MissingFile);
+        assert!(error.message().contains(word), "{error}");
+    }
+    let files: Vec<_> = schnell().into_iter().map(|(role, path)| (role, path.with_extension("gone"))).collect();
+    let error = MockHost::new::<FluxPlugin>(small(), &files).unwrap().plan().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MissingFile, "{error}");
+}
