@@ -7,6 +7,7 @@ use std::time::Duration;
 use aihost_plugin_api::LoadRequest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Ending;
 use super::api::{Answer, Changes, Command, ModelStatus, Submission, Submitted};
@@ -47,8 +48,9 @@ enum Pending {
 enum Client {
     /// It waits to be granted.
     New(oneshot::Sender<Submitted>),
-    /// It was granted, and its worker died before it had anything.
-    Granted(mpsc::Sender<Output>),
+    /// It was granted, and its worker died before it had anything. Somebody watches whether it leaves, no longer than it waits:
+    /// the watcher holds a sender too, and an answer whose senders are not all gone has no end.
+    Granted(mpsc::Sender<Output>, AbortOnDropHandle<()>),
 }
 
 pub(super) struct Loop {
@@ -260,19 +262,19 @@ impl Loop {
     fn submit_again(&mut self, job: Job, client: mpsc::Sender<Output>) {
         let id = self.next_request();
         tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
-        self.watch(id, client.clone());
+        let watch = self.watch(id, client.clone());
         let (model, want) = (job.model.clone(), job.want());
-        self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client) });
+        self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client, watch) });
         self.step(Event::Request { id, model, want });
     }
 
     /// A client that leaves while its request waits to be tried again.
-    fn watch(&self, id: RequestId, client: mpsc::Sender<Output>) {
+    fn watch(&self, id: RequestId, client: mpsc::Sender<Output>) -> AbortOnDropHandle<()> {
         let events = self.events.clone();
-        tokio::spawn(async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             client.closed().await;
             post(&events, Internal::Cancelled(id)).await;
-        });
+        }))
     }
 
     fn internal(&mut self, event: Internal) {
@@ -471,7 +473,10 @@ impl Loop {
                 send(grant, Ok(Answer { request, output }));
                 client
             }
-            Client::Granted(client) => client,
+            Client::Granted(client, watch) => {
+                drop(watch);
+                client
+            }
         };
         tokio::spawn(async move {
             let ended = carry(request, instance, outputs, client, terms).await;
@@ -488,7 +493,7 @@ impl Loop {
                 send(reply, Err(failure));
             }
             Some(Pending::Serve { client: Client::New(grant), .. }) => send(grant, Err(failure)),
-            Some(Pending::Serve { client: Client::Granted(client), .. }) => finish(client, failure),
+            Some(Pending::Serve { client: Client::Granted(client, _), .. }) => finish(client, failure),
             None => {}
         }
     }
