@@ -189,7 +189,10 @@ impl Loop {
                 send(grant, Ok(Answer { request, output }));
                 client
             }
-            Client::Granted(client) => client,
+            Client::Granted(client, watch) => {
+                drop(watch);
+                client
+            }
         };
         tokio::spawn(async move {
             let ended = match afford(&*instance, &task, budget).await {
@@ -226,7 +229,7 @@ impl Loop {
                 send(reply, Err(failure));
             }
             Some(Pending::Serve { client: Client::New(grant), .. }) => send(grant, Err(failure)),
-            Some(Pending::Serve { client: Client::Granted(client), .. }) => finish(client, failure),
+            Some(Pending::Serve { client: Client::Granted(client, _), .. }) => finish(client, failure),
             None => {}
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aihost_plugin_api::MemoryPlan;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Ending;
 use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
@@ -48,8 +49,9 @@ pub(super) enum Pending {
 pub(super) enum Client {
     /// It waits to be granted.
     New(oneshot::Sender<Submitted>),
-    /// It was granted, and its worker died before it had anything.
-    Granted(mpsc::Sender<Output>),
+    /// It was granted, and its worker died before it had anything. Somebody watches whether it leaves, no longer than it waits:
+    /// the watcher holds a sender too, and an answer whose senders are not all gone has no end.
+    Granted(mpsc::Sender<Output>, AbortOnDropHandle<()>),
 }
 
 /// An operator who waits until these instances have left their device.
@@ -310,19 +312,19 @@ impl Loop {
     fn submit_again(&mut self, job: Job, client: mpsc::Sender<Output>) {
         let id = self.next_request();
         tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
-        self.watch(id, client.clone());
+        let watch = self.watch(id, client.clone());
         let (model, want, keep) = (job.model.clone(), job.want(), job.keep_alive.map(keep));
-        self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client) });
+        self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client, watch) });
         self.step(Event::Request { id, model, want, keep });
     }
 
     /// A client that leaves while its request waits to be tried again.
-    fn watch(&self, id: RequestId, client: mpsc::Sender<Output>) {
+    fn watch(&self, id: RequestId, client: mpsc::Sender<Output>) -> AbortOnDropHandle<()> {
         let events = self.events.clone();
-        tokio::spawn(async move {
+        AbortOnDropHandle::new(tokio::spawn(async move {
             client.closed().await;
             post(&events, Internal::Cancelled(id)).await;
-        });
+        }))
     }
 
     fn internal(&mut self, event: Internal) {

@@ -6,6 +6,7 @@ mod fences;
 mod imports;
 mod packages;
 mod source;
+mod tested;
 mod text;
 mod tree;
 
@@ -59,6 +60,7 @@ impl File {
 pub(crate) fn run() -> Result {
     let files = files()?;
     let mut findings = tree::check(&files);
+    findings.extend(tested::check(&files));
     for file in &files {
         let Some(text) = &file.text else { continue };
         findings.extend(text::check(&file.path, text));

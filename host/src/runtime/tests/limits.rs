@@ -101,3 +101,47 @@ fn who_waits_too_long_is_told_and_the_load_goes_on() {
         assert_eq!((begun.elapsed().as_secs(), host.world.loads()), (60, 1));
     });
 }
+
+#[test]
+fn three_models_for_one_place_each_serve_what_they_were_loaded_for() {
+    paused(async {
+        let models: String = ["a", "b", "c"].map(|id| format!("  {id}: {{type: text, plugin: fake}}\n")).concat();
+        let yaml = format!("devices: [{{id: cpu, memory: 150MiB}}]\nmodels:\n{models}");
+        let host = Host::start(World::new(Faults::Never, Order::ExitFirst, 150 << 20), 1, &yaml);
+        for task in ["a", "b", "c"].map(|model| host.ask(model)) {
+            assert_eq!(task.await.unwrap().answer, Answer::Whole);
+        }
+        // One that left before it had served would have been loaded again.
+        assert_eq!((host.world.loads(), host.world.broken()), (3, Vec::new()));
+    });
+}
+
+#[test]
+fn models_that_fit_load_side_by_side() {
+    paused(async {
+        let yaml = "devices: [{id: cpu, memory: 450MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n  b: {type: text, plugin: fake}\n";
+        let host = host(Faults::Never, 1, yaml);
+        let begun = Instant::now();
+        let both = ["a", "b"].map(|model| host.ask(model));
+        for task in both {
+            let told = task.await.unwrap();
+            // 4 ms to start, 20 to load: one after the other, the second would wait for 48.
+            assert!(told.granted - begun < Duration::from_millis(30), "{:?}", told.granted - begun);
+        }
+    });
+}
+
+#[test]
+fn a_higher_priority_is_evicted_later() {
+    paused(async {
+        let models =
+            ["a: {priority: 1, ", "b: {", "c: {"].map(|start| format!("  {start}type: text, plugin: fake}}\n"));
+        let host =
+            host(Faults::Never, 1, &format!("devices: [{{id: cpu, memory: 250MiB}}]\nmodels:\n{}", models.concat()));
+        for model in ["a", "b", "c"] {
+            assert_eq!(host.ask(model).await.unwrap().answer, Answer::Whole);
+        }
+        // Of two idle models the one used last had to go.
+        assert_eq!(host.world.alive(), ["a".into(), "c".into()]);
+    });
+}
