@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Config, ConfigError, Env, Selection, Source, json_schema, parse};
-use crate::domain::{Kind, ModelId};
+use crate::domain::{Class, Kind, ModelId};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
     let env = Env::with("/here", [("HOME", "/home/me"), ("AIHOST_MODELS_DIR", "/m"), ("GOOD_KEY", "k1, k2")]);
@@ -69,7 +69,20 @@ fn an_original_file_loads_as_it_is() {
 #[test]
 fn keys_come_from_the_environment() {
     let config = read("listen: 0.0.0.0:80\napi_keys: [plain, 'env:GOOD_KEY']\nmodels: {}\n").expect("valid");
-    assert_eq!(config.api_keys, ["plain", "k1", "k2"]);
+    let keys: Vec<&str> = config.api_keys.iter().map(|key| key.key.as_str()).collect();
+    assert_eq!(keys, ["plain", "k1", "k2"]);
+    assert!(!format!("{config:?}").contains("plain"), "a secret is shown");
+}
+
+#[test]
+fn keys_have_classes() {
+    let text = "api_keys: [a, {key: b}, {key: 'env:GOOD_KEY', class: batch}]\nmodels: {}\n";
+    let keys = read(text).expect("valid").api_keys;
+    let found: Vec<_> = keys.iter().map(|key| (key.key.as_str(), key.class)).collect();
+    use Class::{Batch, Interactive};
+    assert_eq!(found, [("a", Interactive), ("b", Interactive), ("k1", Batch), ("k2", Batch)]);
+    let one = read("api_keys: {key: x, class: batch}\nmodels: {}\n").expect("valid").api_keys;
+    assert_eq!((one.len(), one[0].class), (1, Batch));
 }
 
 #[test]

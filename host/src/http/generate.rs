@@ -103,7 +103,8 @@ impl Generation {
         let mut request = self.job.requests[prompt].clone();
         request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let task = Bytes::from(super::wire::json(&request));
-        Submission { model: self.model.clone(), task, class: self.job.class }
+        let (class, keep_alive) = (self.job.class, self.job.keep_alive);
+        Submission { model: self.model.clone(), task, class, keep_alive }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<Step, Failure>> {

@@ -1,13 +1,14 @@
 //! What the rest of the host may ask of the runtime. All of it goes through the one loop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
-use crate::domain::{Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::telemetry::Scrape;
 use crate::worker::Output;
 
@@ -20,17 +21,17 @@ pub struct Submission {
     pub task: Bytes,
     /// Whether other work goes first.
     pub class: Class,
+    /// How long its model stays afterwards, if the request says so.
+    pub keep_alive: Option<KeepAlive>,
 }
 
-/// How urgent a request is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Someone waits.
-    #[default]
-    Interactive,
-    /// Nobody does.
-    Batch,
+/// How long a model stays loaded once it is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// This long; nothing at all is: until its last lease ends.
+    For(Duration),
+    /// Until its room is needed.
+    Forever,
 }
 
 /// A granted request. Dropping it cancels.

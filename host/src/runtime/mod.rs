@@ -11,7 +11,8 @@ mod policy;
 mod replay;
 mod run;
 
-pub use api::{Answer, Changes, Class, Command, Handle, ModelStatus, Submission, Submitted};
+pub use crate::domain::Class;
+pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::api::{Class, Submission};
-use crate::domain::{Failure, FailureKind, ModelId};
+use super::api::Submission;
+use crate::domain::{Class, Failure, FailureKind, ModelId};
 use crate::scheduler::Want;
 
 /// Deaths of a worker with one request alone on it, after which the request is the suspect.
@@ -103,7 +103,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_is_tried_alone_twice_and_then_refused_for_a_while() {
         let mut suspects = Suspects::default();
-        let submission = Submission { model: "a".into(), task: Bytes::from_static(b"{}"), class: Class::Batch };
+        let task = Bytes::from_static(b"{}");
+        let submission = Submission { model: "a".into(), task, class: Class::Batch, keep_alive: None };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());
         assert_eq!(job.want(), Want::ServeBatch);

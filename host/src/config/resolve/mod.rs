@@ -1,6 +1,7 @@
 //! From what was typed to what it means: every reference followed, every value checked, every wrong thing reported at once.
 
 mod files;
+mod keys;
 mod models;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -35,7 +36,7 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     check.version(raw.version.as_ref());
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
     let paths = paths::folders(typed, base, context.env);
-    let api_keys = check.api_keys(raw.api_keys.as_ref(), context.env);
+    let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), context.env);
     let devices = check.devices(raw.devices.as_ref());
     let defaults = raw.defaults.unwrap_or_default();
     let limits = check.limits(&raw.limits.unwrap_or_default(), &defaults);
@@ -170,33 +171,6 @@ impl Checker<'_> {
                 DEFAULT_LISTEN
             }
         }
-    }
-
-    fn api_keys(&mut self, typed: Option<&OneOrMany<Text>>, env: &Env) -> Vec<String> {
-        let mut keys = Vec::new();
-        let Some(typed) = typed else { return keys };
-        let root = KeyPath::root().key("api_keys");
-        for (position, Text(text)) in typed.items.iter().enumerate() {
-            let key = if typed.list { root.index(position) } else { root.clone() };
-            match text.strip_prefix("env:") {
-                Some(name) => match env.named(name) {
-                    Some(value) => {
-                        keys.extend(value.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()))
-                    }
-                    None => self
-                        .fail(&key, Some(text), "names an environment variable that is not set")
-                        .hint(format!("export {name}=... before starting the host")),
-                },
-                None if text.trim().is_empty() => {
-                    self.fail(&key, Some(text), "is empty").hint("leave it out, or write a key")
-                }
-                None => keys.push(text.clone()),
-            }
-        }
-        if typed.items.is_empty() {
-            self.fail(&root, None, "is an empty list").hint("leave the key out where no API key is asked for");
-        }
-        keys
     }
 
     fn devices(&mut self, typed: Option<&OneOrMany<RawDevice>>) -> Vec<DeviceConfig> {

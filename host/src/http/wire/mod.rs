@@ -5,10 +5,11 @@ mod completion;
 mod fields;
 mod reply;
 mod sampling;
+mod terms;
 
 use serde::Serialize;
 
-use crate::runtime::Class;
+use crate::runtime::{Class, KeepAlive};
 use aihost_plugin_api::task::TextRequest;
 
 pub(super) use chat::parse as parse_chat;
@@ -32,6 +33,8 @@ pub(super) struct TextJob {
     pub(super) delivery: Delivery,
     /// Whether other work goes first.
     pub(super) class: Class,
+    /// How long the model stays afterwards, if the request says so.
+    pub(super) keep_alive: Option<KeepAlive>,
 }
 
 /// How an answer is sent.
