@@ -21,6 +21,16 @@ pub(super) struct Target {
     pub(super) url: Option<String>,
 }
 
+/// What a command takes that shows a table of a server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Listing {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// A model as the server shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Status {

@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod completions;
 mod docs;
 mod failure;
 mod hosting;
@@ -55,13 +56,15 @@ enum Command {
     /// Serve the models of models.yaml.
     Serve(serve::Arguments),
     /// Show where each model of a running server stands.
-    Ps(ps::Arguments),
+    Ps(client::Listing),
     /// Chat with a text model.
     Run(run::Arguments),
     /// List, fetch, load and unload models.
     Models(models::Arguments),
     /// Show what plugins there are, without running their code.
     Plugins(plugins::Arguments),
+    /// Print what a shell needs to complete these commands: `source <(aihost completions bash)`.
+    Completions(completions::Arguments),
     /// Print a page of the documentation that is written from the code.
     #[command(hide = true)]
     Docs(docs::Arguments),
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),
+        Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };
     match result {
@@ -157,6 +161,8 @@ mod tests {
             ("aihost models pull --all", true),
             ("aihost run smollm2 Hi --max-tokens 5", true),
             ("aihost run smollm2 -", true),
+            ("aihost completions bash", true),
+            ("aihost completions cmd.exe", false),
             ("aihost worker --fd 3 x", true),
             ("aihost", false),
         ] {
