@@ -12,6 +12,8 @@ mod metrics;
 mod reload;
 /// The main job with a real model.
 mod smollm2;
+/// Folders that fail a running host.
+mod storage;
 /// Who is loaded, who makes room, nobody is cut off.
 mod swap;
 /// Workers and the protocol, without the host around them.

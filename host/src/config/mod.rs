@@ -9,6 +9,7 @@ mod resolve;
 mod resolved;
 mod schema;
 mod units;
+mod warnings;
 
 #[cfg(test)]
 mod tests;

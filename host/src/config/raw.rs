@@ -79,7 +79,7 @@ pub(super) struct RawDefaults {
     /// How long a request may wait while another model serves its own queue. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) max_wait: Option<Text>,
-    /// The least time a loaded model serves its own queue before it yields. Default: 5s.
+    /// The least time a loaded model serves its own queue before it yields, at most `max_wait`. Default: 5s.
     #[schemars(with = "Option<Span>")]
     pub(super) quantum: Option<Text>,
     /// Idle time after which a model is unloaded, or `forever`. Default: forever.

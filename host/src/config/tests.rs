@@ -75,6 +75,35 @@ fn keys_come_from_the_environment() {
 }
 
 #[test]
+fn what_can_hardly_be_meant_is_a_warning() {
+    let model = |more: &str| format!("{{type: text, plugin: p{more}}}");
+    let two = |device: &str, more: &str| {
+        let (a, b) = (model(more), model(more));
+        read(&format!("devices: [{device}]\nmodels:\n  a: {a}\n  b: {b}\n")).expect("valid").warnings()
+    };
+    for (device, more, wanted) in [
+        ("{id: cpu, max_loaded: 1}", ", preload: true", Some("a, b, but cpu holds 1 at once")),
+        ("{id: cpu, memory: 1GiB}", ", preload: true, memory: 600MiB", Some("more than the 1.0 GiB of cpu")),
+        ("{id: cpu, max_loaded: 2, memory: 2GiB}", ", preload: true, memory: 600MiB", None),
+        ("{id: cpu, max_loaded: 1}", "", None),
+        ("cpu", ", preload: true, keep_alive: 0", Some("models.a: `preload: true` with `keep_alive: 0`")),
+    ] {
+        let found = two(device, more);
+        assert_eq!(
+            found.iter().any(|sentence| wanted.is_some_and(|wanted| sentence.contains(wanted))),
+            wanted.is_some()
+        );
+        assert_eq!(found.is_empty(), wanted.is_none(), "{device} {more}: {found:?}");
+    }
+}
+
+#[test]
+fn a_short_wait_shortens_the_quantum_that_nobody_typed() {
+    let limits = read("defaults: {max_wait: 2s}\nmodels: {}\n").expect("valid").limits;
+    assert_eq!((limits.quantum, limits.max_wait), (limits.max_wait, std::time::Duration::from_secs(2)));
+}
+
+#[test]
 fn keys_have_classes() {
     let text = "api_keys: [a, {key: b}, {key: 'env:GOOD_KEY', class: batch}]\nmodels: {}\n";
     let keys = read(text).expect("valid").api_keys;

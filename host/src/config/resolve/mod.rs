@@ -3,10 +3,13 @@
 mod files;
 mod keys;
 mod models;
+mod policy;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
+
+pub(super) use policy::only_on;
 
 use super::env::Env;
 use super::error::{ConfigError, Problem};
@@ -207,10 +210,12 @@ impl Checker<'_> {
         let common = KeyPath::root().key("defaults");
         let seconds = Duration::from_secs;
         let queue = self.number(&limits.key("queue"), typed.queue.as_ref(), 1..=100_000);
-        Limits {
+        let max_wait = self.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60));
+        let quantum = self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5).min(max_wait));
+        let limits = Limits {
             queue: queue.and_then(|n| u32::try_from(n).ok()).unwrap_or(128),
-            max_wait: self.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60)),
-            quantum: self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5)),
+            max_wait,
+            quantum,
             hold: self.finite(&limits.key("hold"), typed.hold.as_ref(), seconds(90)),
             request_timeout: self.finite(&limits.key("request_timeout"), typed.request_timeout.as_ref(), seconds(600)),
             stream_stall_timeout: self.finite(
@@ -220,7 +225,9 @@ impl Checker<'_> {
             ),
             drain_timeout: self.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
             body_limit: self.size(&limits.key("body_limit"), typed.body_limit.as_ref()).unwrap_or(ByteSize(32 << 20)),
-        }
+        };
+        policy::check_quantum(self, defaults.quantum.as_ref().map(|text| text.0.as_str()), &limits);
+        limits
     }
 }
 
