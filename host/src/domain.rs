@@ -93,6 +93,17 @@ impl Kind {
     }
 }
 
+/// How urgent a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Someone waits.
+    #[default]
+    Interactive,
+    /// Nobody does.
+    Batch,
+}
+
 /// Where a model or instance stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -26,6 +26,8 @@ mod recovery;
 mod reload;
 /// The main job with a real model.
 mod smollm2;
+/// Folders that fail a running host.
+mod storage;
 /// Who is loaded, who makes room, nobody is cut off.
 mod swap;
 /// Hot, parked, cold.

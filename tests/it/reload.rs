@@ -58,3 +58,35 @@ async fn a_bad_file_is_refused_whole_and_the_next_good_one_is_not() {
     server.until("d", "state", json!("cold")).await;
     assert_eq!(server.chat("b", "hi").await.0, 404);
 }
+
+#[tokio::test]
+async fn a_file_that_changes_in_the_middle_of_a_swap_loses_no_request() {
+    let yaml = "devices: [{id: cpu, memory: 1GiB, max_loaded: 1}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {load_ms: 500}\n";
+    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let (swapped, ()) = tokio::join!(server.chat("b", "through it all"), async {
+        server.until("b", "state", json!("loading")).await;
+        // The evicted model goes, a new one comes, the one that loads stays as it is.
+        rewrite(&server, |text| text.replace("  a:\n", "  c:\n"));
+        server.until("c", "state", json!("cold")).await;
+    });
+    assert_eq!((swapped.0, text(&swapped.1)), (200, "through it all"), "{swapped:?}");
+    assert_eq!(server.status("b", "loads").await, 1);
+    assert_eq!(server.chat("c", "new here").await.0, 200);
+    assert_eq!(server.chat("a", "hi").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_model_that_changes_while_it_loads_is_asked_for_again_and_then_is_the_new_one() {
+    let yaml = "models:\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {load_ms: 1500}\n";
+    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    let (first, ()) = tokio::join!(server.chat("b", "one two three"), async {
+        server.until("b", "state", json!("loading")).await;
+        rewrite(&server, |text| text.replace("{load_ms: 1500}", "{tokens: 2}"));
+    });
+    // The waiter learns at once why, and may come again.
+    let message = first.1["error"]["message"].as_str().unwrap_or_default();
+    assert!(first.0 == 200 || (first.0 == 503 && message.contains("send the request again")), "{first:?}");
+    let (status, body) = server.chat("b", "one two three").await;
+    assert_eq!((status, text(&body).split_whitespace().count()), (200, 2), "{body}");
+}

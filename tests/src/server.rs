@@ -20,6 +20,8 @@ pub struct Setup {
     pub plugins: Vec<&'static str>,
     /// Environment of the server.
     pub env: Vec<(String, String)>,
+    /// A line of shell that becomes the server: limits, say.
+    pub before: Option<&'static str>,
 }
 
 /// A running server.
@@ -58,7 +60,15 @@ impl Server {
     /// Starts it and waits until it listens.
     pub fn start(setup: &Setup) -> Self {
         let (folder, config) = prepare(setup);
-        let mut child = Command::new(binary())
+        let mut command = match setup.before {
+            None => Command::new(binary()),
+            Some(line) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(binary());
+                shell
+            }
+        };
+        let mut child = command
             .args(["serve", "--config"])
             .arg(&config)
             .envs(setup.env.iter().cloned())

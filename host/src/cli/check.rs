@@ -26,6 +26,8 @@ struct Report {
     file: Option<String>,
     listen: String,
     routes: Vec<Route>,
+    /// What is valid, but can hardly be meant.
+    warnings: Vec<String>,
     models: Vec<Model>,
 }
 
@@ -61,6 +63,7 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.listen.to_string(),
         routes: routes(&config),
+        warnings: config.warnings(),
         models: config.models.values().map(|model| examine(model, &registry)).collect(),
     };
     match arguments.json {
@@ -151,6 +154,9 @@ fn print(report: &Report) -> Result<(), CliError> {
         vec![model.name.clone(), model.kind.to_owned(), model.aliases.join(", "), plugin, model.files.to_owned()]
     });
     out::table(&["MODEL", "TYPE", "ALIASES", "PLUGIN", "FILES"], models.collect())?;
+    for warning in &report.warnings {
+        out::note(&format!("warning: {warning}"));
+    }
     for model in &report.models {
         for problem in &model.problems {
             out::note(&format!("warning: models.{}: {problem}", model.name));

@@ -21,6 +21,16 @@ pub(super) struct Target {
     pub(super) url: Option<String>,
 }
 
+/// What a command takes that shows a table of a server.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Listing {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// A model as the server shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Status {
@@ -63,7 +73,7 @@ impl Server {
         match &target.url {
             // A server elsewhere needs no models.yaml here; its key does, unless the environment has it.
             Some(url) => {
-                let from_file = || session.load().ok().and_then(|config| config.api_keys.into_iter().next());
+                let from_file = || session.load().ok().and_then(|config| first_key(&config));
                 Self::at(url.trim_end_matches('/').to_owned(), key.or_else(from_file))
             }
             None => Self::of_config(&session.load()?, key),
@@ -80,7 +90,7 @@ impl Server {
                 std::net::Ipv4Addr::LOCALHOST.into()
             });
         }
-        Self::at(format!("http://{address}"), key.or_else(|| config.api_keys.first().cloned()))
+        Self::at(format!("http://{address}"), key.or_else(|| first_key(config)))
     }
 
     fn at(url: String, key: Option<String>) -> Result<Self, CliError> {
@@ -134,6 +144,11 @@ impl Server {
             _ => CliError::failed(message),
         })
     }
+}
+
+/// What a command sends where the environment names no key: the first that is not for batch work, since someone waits.
+fn first_key(config: &Config) -> Option<String> {
+    config.api_keys.iter().min_by_key(|key| key.class).map(|key| key.key.clone())
 }
 
 /// The sentence of an OpenAI-shaped error.

@@ -45,6 +45,7 @@ impl Hosted {
                 tracing::warn!(model = %model.id, "{error}");
             }
         }
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let drain = config.limits.drain_timeout;
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
         let runtime = runtime::start(Arc::new(config), Arc::new(registry), placement);

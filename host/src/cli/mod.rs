@@ -2,6 +2,7 @@
 
 mod check;
 mod client;
+mod completions;
 mod docs;
 mod failure;
 mod hosting;
@@ -57,7 +58,7 @@ enum Command {
     /// Serve the models of models.yaml.
     Serve(serve::Arguments),
     /// Show where each model of a running server stands.
-    Ps(ps::Arguments),
+    Ps(client::Listing),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),
     /// Ask a model: a chat with a text model, a sound file from an audio model.
@@ -66,6 +67,8 @@ enum Command {
     Models(models::Arguments),
     /// Show what plugins there are, without running their code.
     Plugins(plugins::Arguments),
+    /// Print what a shell needs to complete these commands: `source <(aihost completions bash)`.
+    Completions(completions::Arguments),
     /// Print a page of the documentation that is written from the code.
     #[command(hide = true)]
     Docs(docs::Arguments),
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),
+        Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };
     match result {
@@ -165,6 +169,8 @@ mod tests {
             ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),
             ("aihost run musicgen rain --output out.flac", true),
             ("aihost run musicgen rain --duration long", false),
+            ("aihost completions bash", true),
+            ("aihost completions cmd.exe", false),
             ("aihost worker --fd 3 x", true),
             ("aihost", false),
         ] {

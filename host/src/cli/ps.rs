@@ -2,21 +2,12 @@
 
 use std::time::Duration;
 
-use super::client::{Server, Status, Target};
+use super::client::{Listing, Server, Status};
 use super::failure::CliError;
 use super::{Session, out};
 use crate::domain::ByteSize;
 
-#[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    target: Target,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), CliError> {
     let models = Server::of(session, &arguments.target)?.status().await?;
     if arguments.json {
         return out::json(&models);

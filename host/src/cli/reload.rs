@@ -44,6 +44,7 @@ async fn apply(selection: &Selection, env: &Env, file: &Path, handle: &Handle) {
             if before.listen != config.listen || before.paths != config.paths {
                 tracing::warn!("`listen:` and folders take effect when the host is started anew");
             }
+            config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             let config = Config { listen: before.listen, paths: before.paths.clone(), ..config };
             if handle.configure(Arc::new(config)).await.is_ok() {
                 tracing::info!(file = %file.display(), "in force");

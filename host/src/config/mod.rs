@@ -9,6 +9,7 @@ mod resolve;
 mod resolved;
 mod schema;
 mod units;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use env::Env;
 pub use error::{ConfigError, Problem};
-pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Source};
+pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Source};
 pub use schema::json_schema;
 pub use units::{parse_duration, parse_size};
 

@@ -26,8 +26,8 @@ pub(super) struct RawConfig {
     pub(super) version: Option<Text>,
     /// Address and port of the HTTP server. Default: 127.0.0.1:9000.
     pub(super) listen: Option<Text>,
-    /// API keys that clients must send, as texts or as `env:NAME`. Needed as soon as `listen` is not a loopback address.
-    pub(super) api_keys: Option<OneOrMany<Text>>,
+    /// API keys that clients must send: texts, `env:NAME`, or mappings. Needed as soon as `listen` is not a loopback address.
+    pub(super) api_keys: Option<OneOrMany<RawKey>>,
     /// Serve other machines without API keys. Default: false.
     pub(super) allow_unauthenticated: bool,
     /// `auto`, or a list of devices with their budgets. Default: auto.
@@ -89,7 +89,7 @@ pub(super) struct RawDefaults {
     /// How long a request may wait while another model serves its own queue. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) max_wait: Option<Text>,
-    /// The least time a loaded model serves its own queue before it yields. Default: 5s.
+    /// The least time a loaded model serves its own queue before it yields, at most `max_wait`. Default: 5s.
     #[schemars(with = "Option<Span>")]
     pub(super) quantum: Option<Text>,
     /// Idle time after which a model is unloaded, or `forever`. Default: forever.
@@ -99,6 +99,22 @@ pub(super) struct RawDefaults {
     #[schemars(with = "Option<Span>")]
     pub(super) startup_time: Option<Text>,
 }
+
+/// An API key and what holds for whoever sends it.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Key")]
+pub(super) struct KeyKeys {
+    /// The key as a text, or `env:NAME`: the keys in an environment variable, between commas.
+    pub(super) key: Text,
+    /// `interactive`, or `batch`: its requests are served after all interactive ones. Default: interactive.
+    #[serde(default)]
+    pub(super) class: Option<Text>,
+}
+
+/// An API key: alone, or a mapping.
+#[derive(Debug)]
+pub(super) struct RawKey(pub(super) KeyKeys);
 
 /// A device and what may be used of it.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
@@ -300,6 +316,28 @@ impl<'de> Deserialize<'de> for RawDevice {
     }
 }
 
+impl<'de> Deserialize<'de> for RawKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Key;
+        impl<'de> Visitor<'de> for Key {
+            type Value = RawKey;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an API key, or a mapping with `key` and `class`")
+            }
+            fn visit_str<E: Error>(self, key: &str) -> Result<RawKey, E> {
+                Ok(RawKey(KeyKeys { key: Text(key.to_owned()), class: None }))
+            }
+            fn visit_u64<E: Error>(self, key: u64) -> Result<RawKey, E> {
+                self.visit_str(&key.to_string())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawKey, A::Error> {
+                KeyKeys::deserialize(MapAccessDeserializer::new(map)).map(RawKey)
+            }
+        }
+        deserializer.deserialize_any(Key)
+    }
+}
+
 impl<'de> Deserialize<'de> for RawModels {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
@@ -347,6 +385,16 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({"anyOf": [generator.subschema_for::<T>(), generator.subschema_for::<Vec<T>>()]})
+    }
+}
+
+impl JsonSchema for RawKey {
+    fn schema_name() -> Cow<'static, str> {
+        "ApiKey".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, generator.subschema_for::<KeyKeys>()]})
     }
 }
 

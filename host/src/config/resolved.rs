@@ -3,11 +3,12 @@
 //! Nothing here touches the network or a plugin; `raw` is what was typed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::{ByteSize, DeviceId, Kind, ModelId};
+use crate::domain::{ByteSize, Class, DeviceId, Kind, ModelId};
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +18,7 @@ pub struct Config {
     /// Where HTTP listens.
     pub listen: SocketAddr,
     /// Accepted API keys; empty means none is asked for.
-    pub api_keys: Vec<String>,
+    pub api_keys: Vec<ApiKey>,
     /// Devices with their budgets, in order of preference.
     pub devices: Vec<DeviceConfig>,
     /// Host-wide limits.
@@ -26,6 +27,22 @@ pub struct Config {
     pub paths: Paths,
     /// Entries by name.
     pub models: BTreeMap<ModelId, ModelConfig>,
+}
+
+/// An accepted API key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// The secret itself.
+    pub key: String,
+    /// How urgent the requests of whoever has it are.
+    pub class: Class,
+}
+
+/// Shows no secret.
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("class", &self.class).finish_non_exhaustive()
+    }
 }
 
 /// A device and what the host may use of it.

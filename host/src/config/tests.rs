@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Config, ConfigError, Env, Selection, Source, json_schema, parse};
-use crate::domain::{Kind, ModelId};
+use crate::domain::{Class, Kind, ModelId};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
     let env = Env::with("/here", [("HOME", "/home/me"), ("AIHOST_MODELS_DIR", "/m"), ("GOOD_KEY", "k1, k2")]);
@@ -69,7 +69,49 @@ fn an_original_file_loads_as_it_is() {
 #[test]
 fn keys_come_from_the_environment() {
     let config = read("listen: 0.0.0.0:80\napi_keys: [plain, 'env:GOOD_KEY']\nmodels: {}\n").expect("valid");
-    assert_eq!(config.api_keys, ["plain", "k1", "k2"]);
+    let keys: Vec<&str> = config.api_keys.iter().map(|key| key.key.as_str()).collect();
+    assert_eq!(keys, ["plain", "k1", "k2"]);
+    assert!(!format!("{config:?}").contains("plain"), "a secret is shown");
+}
+
+#[test]
+fn what_can_hardly_be_meant_is_a_warning() {
+    let model = |more: &str| format!("{{type: text, plugin: p{more}}}");
+    let two = |device: &str, more: &str| {
+        let (a, b) = (model(more), model(more));
+        read(&format!("devices: [{device}]\nmodels:\n  a: {a}\n  b: {b}\n")).expect("valid").warnings()
+    };
+    for (device, more, wanted) in [
+        ("{id: cpu, max_loaded: 1}", ", preload: true", Some("a, b, but cpu holds 1 at once")),
+        ("{id: cpu, memory: 1GiB}", ", preload: true, memory: 600MiB", Some("more than the 1.0 GiB of cpu")),
+        ("{id: cpu, max_loaded: 2, memory: 2GiB}", ", preload: true, memory: 600MiB", None),
+        ("{id: cpu, max_loaded: 1}", "", None),
+        ("cpu", ", preload: true, keep_alive: 0", Some("models.a: `preload: true` with `keep_alive: 0`")),
+    ] {
+        let found = two(device, more);
+        assert_eq!(
+            found.iter().any(|sentence| wanted.is_some_and(|wanted| sentence.contains(wanted))),
+            wanted.is_some()
+        );
+        assert_eq!(found.is_empty(), wanted.is_none(), "{device} {more}: {found:?}");
+    }
+}
+
+#[test]
+fn a_short_wait_shortens_the_quantum_that_nobody_typed() {
+    let limits = read("defaults: {max_wait: 2s}\nmodels: {}\n").expect("valid").limits;
+    assert_eq!((limits.quantum, limits.max_wait), (limits.max_wait, std::time::Duration::from_secs(2)));
+}
+
+#[test]
+fn keys_have_classes() {
+    let text = "api_keys: [a, {key: b}, {key: 'env:GOOD_KEY', class: batch}]\nmodels: {}\n";
+    let keys = read(text).expect("valid").api_keys;
+    let found: Vec<_> = keys.iter().map(|key| (key.key.as_str(), key.class)).collect();
+    use Class::{Batch, Interactive};
+    assert_eq!(found, [("a", Interactive), ("b", Interactive), ("k1", Batch), ("k2", Batch)]);
+    let one = read("api_keys: {key: x, class: batch}\nmodels: {}\n").expect("valid").api_keys;
+    assert_eq!((one.len(), one[0].class), (1, Batch));
 }
 
 #[test]

@@ -5,24 +5,24 @@ use std::net::{IpAddr, SocketAddr};
 use axum::http::{HeaderMap, header};
 
 use super::error::ApiError;
-use crate::config::Config;
+use crate::config::{ApiKey, Config};
+use crate::domain::Class;
 
 /// Paths that answer without a key: probes send none.
 const OPEN: [&str; 4] = ["/health", "/livez", "/readyz", "/ping"];
 
-/// Whether a request may pass, by its path and headers.
-pub(super) fn admit(config: &Config, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Whether a request may pass, by its path and headers; and the class of whoever sent it.
+pub(super) fn admit(config: &Config, path: &str, headers: &HeaderMap) -> Result<Class, ApiError> {
     if OPEN.contains(&path) {
-        return Ok(());
+        return Ok(Class::default());
     }
     if !config.api_keys.is_empty() {
-        return if key_of(headers).is_some_and(|key| accepted(&config.api_keys, key)) {
-            Ok(())
-        } else {
-            Err(ApiError::bad_key())
-        };
+        return key_of(headers).and_then(|key| accepted(&config.api_keys, key)).ok_or_else(ApiError::bad_key);
     }
-    if config.listen.ip().is_loopback() { own_names(config.listen, headers) } else { Ok(()) }
+    if config.listen.ip().is_loopback() {
+        own_names(config.listen, headers)?;
+    }
+    Ok(Class::default())
 }
 
 /// Whether keys are left out of it: a preflight carries none.
@@ -84,8 +84,9 @@ fn key_of(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Compares with every key in full, so that the time taken tells nothing of a key but its length.
-fn accepted(keys: &[String], key: &str) -> bool {
-    keys.iter().fold(false, |found, known| found | same(known.as_bytes(), key.as_bytes()))
+fn accepted(keys: &[ApiKey], key: &str) -> Option<Class> {
+    let is_it = |known: &ApiKey| same(known.key.as_bytes(), key.as_bytes()).then_some(known.class);
+    keys.iter().fold(None, |found, known| is_it(known).or(found))
 }
 
 fn same(a: &[u8], b: &[u8]) -> bool {

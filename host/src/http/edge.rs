@@ -14,7 +14,7 @@ use super::router::App;
 const MAX_REQUEST_ID: usize = 128;
 
 /// Stands before every route.
-pub(super) async fn edge(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = request_id(request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
@@ -28,7 +28,10 @@ pub(super) async fn edge(State(app): State<App>, request: Request, next: Next) -
         }
     } else {
         match auth::admit(&config, request.uri().path(), request.headers()) {
-            Ok(()) => next.run(request).await,
+            Ok(class) => {
+                request.extensions_mut().insert(class);
+                next.run(request).await
+            }
             Err(error) => error.into_response(),
         }
     };

@@ -107,7 +107,8 @@ impl Generation {
             super::wire::Delivery::Whole => Delivery::Gathered,
             super::wire::Delivery::Stream | super::wire::Delivery::StreamWithUsage => Delivery::Streamed,
         };
-        Submission { model: self.model.clone(), task, class: self.job.class, keep_alive: None, delivery }
+        let (class, keep_alive) = (self.job.class, self.job.keep_alive);
+        Submission { model: self.model.clone(), task, class, keep_alive, delivery }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<Step, Failure>> {

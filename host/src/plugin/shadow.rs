@@ -112,8 +112,13 @@ impl Shadow {
     pub(super) fn save(&mut self) -> io::Result<()> {
         self.known.retain(|source, _| source.exists());
         let temporary = self.dir.join(format!(".index.{}.tmp", std::process::id()));
-        fs::write(&temporary, serde_json::to_vec_pretty(&self.known)?)?;
-        fs::rename(&temporary, self.dir.join("index.json"))
+        let json = serde_json::to_vec_pretty(&self.known)?;
+        let written = fs::write(&temporary, json).and_then(|()| fs::rename(&temporary, self.dir.join("index.json")));
+        if written.is_err() {
+            // On a full disk the part that was written would only take more of it.
+            let _ = fs::remove_file(&temporary);
+        }
+        written
     }
 
     fn path(&self, sha256: &str) -> PathBuf {

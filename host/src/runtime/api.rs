@@ -8,7 +8,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
-use crate::domain::{Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
 use crate::worker::Output;
@@ -22,19 +22,10 @@ pub struct Submission {
     pub task: Bytes,
     /// Whether other work goes first.
     pub class: Class,
-    /// How long the model stays hot once idle; `None` leaves it as its entry says.
+    /// How long its model stays afterwards, if the request says so.
     pub keep_alive: Option<KeepAlive>,
     /// When its outputs are passed on.
     pub delivery: Delivery,
-}
-
-/// How long a model stays hot once idle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeepAlive {
-    /// This long after its last request; zero unloads it with its last request.
-    For(Duration),
-    /// Until its room is needed.
-    Forever,
 }
 
 /// When the outputs of a request are passed on to whoever asked.
@@ -47,15 +38,13 @@ pub enum Delivery {
     Gathered,
 }
 
-/// How urgent a request is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Someone waits.
-    #[default]
-    Interactive,
-    /// Nobody does.
-    Batch,
+/// How long a model stays loaded once it is idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepAlive {
+    /// This long; nothing at all is: until its last lease ends.
+    For(Duration),
+    /// Until its room is needed.
+    Forever,
 }
 
 /// A granted request. Dropping it cancels.

@@ -17,8 +17,9 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
-pub use api::{Answer, Changes, Class, Command, Delivery, Handle, KeepAlive, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Command, Delivery, Handle, KeepAlive, ModelStatus, Submission, Submitted};
 
 use std::sync::Arc;
 use std::time::Duration;

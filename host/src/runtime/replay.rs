@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::api::{Class, Delivery, KeepAlive, Submission};
-use crate::domain::{Failure, FailureKind, ModelId};
+use super::api::{Delivery, KeepAlive, Submission};
+use crate::domain::{Class, Failure, FailureKind, ModelId};
 use crate::scheduler::Want;
 
 /// Deaths of a worker with one request alone on it, after which the request is the suspect.

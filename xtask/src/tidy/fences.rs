@@ -17,7 +17,7 @@ const ABI_STABLE: [&str; 9] = [
 ];
 
 /// Where `unsafe` may stand, and why it must.
-const UNSAFE: [(&str, &str); 10] = [
+const UNSAFE: &[(&str, &str)] = &[
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
     ("host/src/plugin/loader.rs", "dlopen"),
     ("host/src/worker/child/sys.rs", "trimming the heap"),

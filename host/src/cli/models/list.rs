@@ -2,21 +2,12 @@
 
 use serde::Serialize;
 
-use crate::cli::client::{Server, Status, Target};
+use crate::cli::client::{Listing, Server, Status};
 use crate::cli::failure::CliError;
 use crate::cli::{Session, out};
 use crate::config::ModelConfig;
 use crate::domain::ByteSize;
 use crate::store::{Presence, presence};
-
-#[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    target: Target,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
-}
 
 /// An entry as it is shown.
 #[derive(Debug, Serialize)]
@@ -34,7 +25,7 @@ struct Row {
     state: Option<String>,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), CliError> {
     let config = session.load()?;
     let server = match &arguments.target.url {
         Some(_) => Server::of(session, &arguments.target)?,

@@ -7,7 +7,7 @@ mod pull;
 use clap::Subcommand;
 
 use super::Session;
-use super::client::Target;
+use super::client::{Listing, Target};
 use super::failure::CliError;
 use crate::config::{Config, ModelConfig};
 use crate::domain::nearest;
@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List the entries of models.yaml, whether their files are here, and their state if the server is up.
-    List(list::Arguments),
+    List(Listing),
     /// Fetch a model's files. What is here already is not fetched again.
     Pull(pull::Arguments),
     /// Load a model on a running server.

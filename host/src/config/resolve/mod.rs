@@ -1,11 +1,15 @@
 //! From what was typed to what it means: every reference followed, every value checked, every wrong thing reported at once.
 
 mod files;
+mod keys;
 mod models;
+mod policy;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
+
+pub(super) use policy::only_on;
 
 use super::env::Env;
 use super::error::{ConfigError, Problem};
@@ -35,7 +39,7 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     check.version(raw.version.as_ref());
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
     let paths = paths::folders(typed, base, context.env);
-    let api_keys = check.api_keys(raw.api_keys.as_ref(), context.env);
+    let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), context.env);
     let devices = check.devices(raw.devices.as_ref());
     let defaults = raw.defaults.unwrap_or_default();
     let limits = check.limits(&raw.limits.unwrap_or_default(), &defaults);
@@ -172,33 +176,6 @@ impl Checker<'_> {
         }
     }
 
-    fn api_keys(&mut self, typed: Option<&OneOrMany<Text>>, env: &Env) -> Vec<String> {
-        let mut keys = Vec::new();
-        let Some(typed) = typed else { return keys };
-        let root = KeyPath::root().key("api_keys");
-        for (position, Text(text)) in typed.items.iter().enumerate() {
-            let key = if typed.list { root.index(position) } else { root.clone() };
-            match text.strip_prefix("env:") {
-                Some(name) => match env.named(name) {
-                    Some(value) => {
-                        keys.extend(value.split(',').map(|key| key.trim().to_owned()).filter(|key| !key.is_empty()))
-                    }
-                    None => self
-                        .fail(&key, Some(text), "names an environment variable that is not set")
-                        .hint(format!("export {name}=... before starting the host")),
-                },
-                None if text.trim().is_empty() => {
-                    self.fail(&key, Some(text), "is empty").hint("leave it out, or write a key")
-                }
-                None => keys.push(text.clone()),
-            }
-        }
-        if typed.items.is_empty() {
-            self.fail(&root, None, "is an empty list").hint("leave the key out where no API key is asked for");
-        }
-        keys
-    }
-
     fn devices(&mut self, typed: Option<&OneOrMany<RawDevice>>) -> Vec<DeviceConfig> {
         let auto = vec![DeviceConfig { id: DeviceId("cpu".to_owned()), memory: None, max_loaded: None }];
         let Some(typed) = typed else { return auto };
@@ -233,10 +210,12 @@ impl Checker<'_> {
         let common = KeyPath::root().key("defaults");
         let seconds = Duration::from_secs;
         let queue = self.number(&limits.key("queue"), typed.queue.as_ref(), 1..=100_000);
-        Limits {
+        let max_wait = self.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60));
+        let quantum = self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5).min(max_wait));
+        let limits = Limits {
             queue: queue.and_then(|n| u32::try_from(n).ok()).unwrap_or(128),
-            max_wait: self.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60)),
-            quantum: self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5)),
+            max_wait,
+            quantum,
             hold: self.finite(&limits.key("hold"), typed.hold.as_ref(), seconds(90)),
             request_timeout: self.finite(&limits.key("request_timeout"), typed.request_timeout.as_ref(), seconds(600)),
             first_output_timeout: self.finite(
@@ -260,7 +239,9 @@ impl Checker<'_> {
             artifact_bytes: self
                 .size(&limits.key("artifact_bytes"), typed.artifact_bytes.as_ref())
                 .unwrap_or(ByteSize(1 << 30)),
-        }
+        };
+        policy::check_quantum(self, defaults.quantum.as_ref().map(|text| text.0.as_str()), &limits);
+        limits
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Checker, files, is_device};
+use super::{Checker, files, is_device, policy};
 use crate::config::locate::KeyPath;
 use crate::config::paths::absolute;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
@@ -74,6 +74,7 @@ pub(super) fn resolve(
     }
     names(check, &entries);
     defaults(check, &entries);
+    policy::check_pins(check, &entries, around.devices);
     files::check_shared(check, &entries);
     entries.into_iter().map(|(_, model)| (model.id.clone(), model)).collect()
 }
@@ -163,6 +164,11 @@ impl Entry<'_, '_, '_> {
             Some(typed) => typed,
             None => self.keep_alive,
         };
+        if let Some(Text(typed)) = raw.keep_alive.as_ref().filter(|_| raw.pin && keep_alive.is_some()) {
+            self.check
+                .fail(&key.key("keep_alive"), Some(typed), "contradicts `pin: true`: a pinned model is never unloaded")
+                .hint("leave one of the two out");
+        }
         let priority = self.check.number(&key.key("priority"), raw.priority.as_ref(), -1000..=1000).unwrap_or(0);
         let devices = self.devices(raw.devices.as_ref());
         ModelConfig {

@@ -74,7 +74,9 @@ async fn submit(handle: &Handle, model: &ModelId, job: &AudioJob, number: u64) -
         AudioDelivery::Files(_) => Delivery::Gathered,
         AudioDelivery::Stream(_) => Delivery::Streamed,
     };
-    handle.submit(Submission { model: model.clone(), task, class: job.class, keep_alive: None, delivery }).await
+    handle
+        .submit(Submission { model: model.clone(), task, class: job.class, keep_alive: job.keep_alive, delivery })
+        .await
 }
 
 /// One piece, as it is made.

@@ -206,7 +206,7 @@ async fn files_are_kept_at_an_address_for_a_while() {
 
 #[tokio::test]
 async fn the_address_is_one_that_the_client_can_reach() {
-    let (_folder, host) = keeping(|config| config.api_keys = vec!["key".into()]);
+    let (_folder, host) = keeping(|config| config.api_keys = keys(&["key"]));
     let mut request = post(PATH, ask(&json!({"response": "url"})).to_string());
     for (name, value) in [("host", "pod.example:7000"), ("x-forwarded-proto", "https"), ("x-api-key", "key")] {
         request.headers_mut().insert(name, value.parse().unwrap());

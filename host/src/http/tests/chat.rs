@@ -159,6 +159,40 @@ async fn parameters_reach_the_plugin() {
 }
 
 #[tokio::test]
+async fn a_request_says_how_it_is_served_and_so_does_its_key() {
+    use crate::config::ApiKey;
+    use crate::runtime::{Class, KeepAlive};
+    let key = |key: &str, class| ApiKey { key: key.into(), class };
+    let keys = vec![key("person", Class::Interactive), key("robot", Class::Batch)];
+    let host = Host::with(Config { api_keys: keys, ..config() }, hello);
+    let five = Some(KeepAlive::For(Duration::from_secs(300)));
+    for (key, extra, class, keep_alive) in [
+        ("person", json!({}), Class::Interactive, None),
+        ("person", json!({"service_tier": "flex", "keep_alive": "5m"}), Class::Batch, five),
+        ("robot", json!({"keep_alive": 0}), Class::Batch, Some(KeepAlive::For(Duration::ZERO))),
+        ("robot", json!({"service_tier": "priority", "keep_alive": -1}), Class::Batch, Some(KeepAlive::Forever)),
+    ] {
+        for (path, body) in [
+            ("/v1/chat/completions", chat(&extra)),
+            ("/v1/completions", {
+                let mut body = json!({"model": "a", "prompt": "hi"});
+                body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+                body
+            }),
+        ] {
+            host.submitted.lock().unwrap().clear();
+            let request = Request::post(path).header("x-api-key", key).body(Body::from(body.to_string())).unwrap();
+            assert_eq!(host.send(request).await.status, 200);
+            let submitted = host.submitted.lock().unwrap();
+            assert_eq!((submitted[0].class, submitted[0].keep_alive), (class, keep_alive), "{key} {path} {extra}");
+        }
+    }
+    let request = Request::post("/v1/chat/completions").header("x-api-key", "person");
+    let reply = host.send(request.body(Body::from(chat(&json!({"keep_alive": "soon"})).to_string())).unwrap()).await;
+    assert_eq!(reply.error(), (400, "invalid_value".into(), "keep_alive".into()));
+}
+
+#[tokio::test]
 async fn tools_reach_the_template_unless_forbidden() {
     let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
     for (extra, tools) in [

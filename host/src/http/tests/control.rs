@@ -63,7 +63,7 @@ async fn metrics_are_text_and_need_the_key_that_the_rest_needs() {
         reply.header("content-type")
     );
     assert!(reply.body.contains("aihost_requests_lost_total{model=\"a\"} 0") && reply.body.ends_with("# EOF\n"));
-    let keyed = Config { api_keys: vec!["secret".into()], ..config() };
+    let keyed = Config { api_keys: keys(&["secret"]), ..config() };
     assert_eq!(Host::with(keyed, hello).get("/metrics").await.error().0, 401);
 }
 

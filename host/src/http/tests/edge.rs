@@ -46,7 +46,7 @@ async fn unknown_paths_and_methods_are_told_apart() {
 
 #[tokio::test]
 async fn keys_are_asked_for_where_there_are_some() {
-    let host = Host::with(Config { api_keys: vec!["k1".into(), "k2".into()], ..config() }, hello);
+    let host = Host::with(Config { api_keys: keys(&["k1", "k2"]), ..config() }, hello);
     for (headers, status) in [
         (&[][..], 401),
         (&[("authorization", "Bearer no")][..], 401),
@@ -88,7 +88,7 @@ async fn a_keyless_loopback_answers_to_its_own_names_only() {
 
 #[tokio::test]
 async fn only_pages_of_this_machine_may_read() {
-    let keyed = Host::with(Config { api_keys: vec!["k".into()], ..config() }, hello);
+    let keyed = Host::with(Config { api_keys: keys(&["k"]), ..config() }, hello);
     let preflight = |origin| {
         let headers = [
             ("origin", origin),

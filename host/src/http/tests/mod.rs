@@ -208,6 +208,11 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
     }
 }
 
+/// Keys of people who wait.
+fn keys(keys: &[&str]) -> Vec<crate::config::ApiKey> {
+    keys.iter().map(|key| crate::config::ApiKey { key: (*key).into(), class: Default::default() }).collect()
+}
+
 fn model(id: &str, kind: Kind) -> ModelConfig {
     ModelConfig {
         id: ModelId(id.to_owned()),

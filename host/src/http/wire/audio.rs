@@ -4,9 +4,10 @@ use aihost_plugin_api::task::AudioRequest;
 use serde_json::{Map, Value};
 
 use super::fields::Fields;
+use super::terms;
 use crate::http::error::ApiError;
 use crate::http::sound::Encoding;
-use crate::runtime::Class;
+use crate::runtime::{Class, KeepAlive};
 
 /// Most pieces of one request.
 const MAX_PIECES: i64 = 4;
@@ -28,6 +29,8 @@ pub(in crate::http) struct AudioJob {
     pub(in crate::http) delivery: AudioDelivery,
     /// Whether other work goes first.
     pub(in crate::http) class: Class,
+    /// How long the model stays hot once idle.
+    pub(in crate::http) keep_alive: Option<KeepAlive>,
 }
 
 /// How sound is sent.
@@ -84,6 +87,7 @@ pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<AudioJob, ApiE
         request,
         pieces,
         delivery: delivery(&fields, pieces)?,
+        keep_alive: terms::keep_alive(&fields)?,
         class: if fields.text("service_tier")? == Some("flex") { Class::Batch } else { Class::Interactive },
     })
 }

@@ -6,10 +6,11 @@ mod completion;
 mod fields;
 mod reply;
 mod sampling;
+mod terms;
 
 use serde::Serialize;
 
-use crate::runtime::Class;
+use crate::runtime::{Class, KeepAlive};
 use aihost_plugin_api::task::TextRequest;
 
 pub(super) use audio::{AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Carrier, parse as parse_audio};
@@ -34,6 +35,8 @@ pub(super) struct TextJob {
     pub(super) delivery: Delivery,
     /// Whether other work goes first.
     pub(super) class: Class,
+    /// How long the model stays afterwards, if the request says so.
+    pub(super) keep_alive: Option<KeepAlive>,
 }
 
 /// How an answer is sent.

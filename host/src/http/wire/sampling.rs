@@ -6,9 +6,8 @@ use aihost_plugin_api::task::{Sampling, TextInput, TextRequest};
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, wrong_type};
-use super::{Delivery, MAX_CHOICES, TextJob};
+use super::{Delivery, MAX_CHOICES, TextJob, terms};
 use crate::http::error::ApiError;
-use crate::runtime::Class;
 
 /// Most stop strings. OpenAI takes 4; more do no harm, but each is compared at each token.
 const MAX_STOPS: usize = 64;
@@ -43,7 +42,8 @@ pub(super) fn job(
         requests: inputs.into_iter().map(|input| TextRequest { input, ..common.clone() }).collect(),
         n,
         delivery: delivery(&fields)?,
-        class: if fields.text("service_tier")? == Some("flex") { Class::Batch } else { Class::Interactive },
+        class: terms::class(&fields)?,
+        keep_alive: terms::keep_alive(&fields)?,
     })
 }
 

@@ -1,0 +1,38 @@
+//! What a valid configuration says that its author can hardly mean.
+
+use super::resolve::only_on;
+use super::resolved::Config;
+
+impl Config {
+    /// Sentences for the operator, each with the key it is about.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for device in &self.devices {
+            let preloaded: Vec<_> =
+                self.models.values().filter(|model| model.preload && only_on(model, device, &self.devices)).collect();
+            let bytes =
+                preloaded.iter().filter_map(|model| model.memory).map(|size| size.0).fold(0, u64::saturating_add);
+            let names = preloaded.iter().map(|model| model.id.0.as_str()).collect::<Vec<_>>().join(", ");
+            if let Some(most) = device.max_loaded.filter(|most| preloaded.len() > *most as usize) {
+                found.push(format!(
+                    "models: `preload: true` is said of {names}, but {} holds {most} at once (`max_loaded`): they evict one another at start",
+                    device.id
+                ));
+            } else if let Some(budget) = device.memory.filter(|budget| bytes > budget.0) {
+                found.push(format!(
+                    "models: `preload: true` is said of {names}, but together they need more than the {budget} of {}: they evict one another at start",
+                    device.id
+                ));
+            }
+        }
+        for model in self.models.values().filter(|model| model.preload && !model.pin) {
+            if model.keep_alive.is_some_and(|keep| keep.is_zero()) {
+                found.push(format!(
+                    "models.{}: `preload: true` with `keep_alive: 0` loads it only to unload it",
+                    model.id
+                ));
+            }
+        }
+        found
+    }
+}
