@@ -101,3 +101,23 @@ async fn a_model_that_is_to_be_preloaded_is() {
     server.until("a", "state", json!("hot")).await;
     assert_eq!(server.status("a", "loads").await, 1);
 }
+
+#[tokio::test]
+async fn a_stream_that_was_tried_again_has_an_end_though_its_client_stalls() {
+    let folder = tempfile::tempdir().unwrap();
+    let once = folder.path().join("once");
+    let yaml = format!(
+        "limits: {{stream_stall_timeout: 1s}}\nmodels:\n  a:\n    type: text\n    plugin: aihost/faulty\n    options: {{fault: segfault, once_file: {}}}\n",
+        once.display()
+    );
+    let server = Server::start(&Setup { yaml, plugins: vec!["faulty"], ..Setup::default() });
+    // More than the sockets between the two take in.
+    let mut body = chat("a", "hi");
+    body["max_tokens"] = json!(1_000_000);
+    let stream = server.stream(&body).await;
+    assert_eq!(server.status("a", "loads").await, 2);
+    // Nobody reads, until the host has given up on it.
+    server.until("a", "active", json!(0)).await;
+    let text = tokio::time::timeout(aihost_tests::PATIENCE, stream.text()).await.expect("an end").expect("a stream");
+    assert!(text.ends_with("data: [DONE]\n\n") && text.contains("\"error\""), "{} bytes", text.len());
+}

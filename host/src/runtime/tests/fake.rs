@@ -205,6 +205,12 @@ impl World {
         }
     }
 
+    /// The workers that are there die, whatever they do.
+    pub(super) fn crash(&self) {
+        let alive: Vec<InstanceId> = self.ledger().lives.keys().copied().collect();
+        alive.into_iter().for_each(|id| self.die(id, ExitReason::Killed(9)));
+    }
+
     fn die_soon(&self, id: InstanceId) {
         let world = self.clone();
         tokio::spawn(async move {

@@ -98,21 +98,36 @@ fn unanswered() -> Failure {
 
 /// One run from start to shutdown, with every rule checked.
 fn run(faults: Faults, order: Order) -> Run {
-    run_with(faults, order, Duration::from_millis(20))
+    run_with(faults, order, Disturbance { leave: Duration::from_millis(20), crash: None })
 }
 
-/// One client leaves after `leave`.
-fn run_with(faults: Faults, order: Order, leave: Duration) -> Run {
+/// What else happens in a run, and when.
+#[derive(Clone, Copy, Debug)]
+struct Disturbance {
+    /// One client leaves.
+    leave: Duration,
+    /// Every worker that is there dies.
+    crash: Option<Duration>,
+}
+
+fn run_with(faults: Faults, order: Order, disturbance: Disturbance) -> Run {
     let world = World::new(faults, order, BUDGET);
     let seen = world.clone();
     paused(async move {
         let host = Host::start(world, 2, YAML);
-        let mut answers = scenario(&host, leave).await;
+        if let Some(crash) = disturbance.crash {
+            let world = host.world.clone();
+            tokio::spawn(async move {
+                sleep(crash).await;
+                world.crash();
+            });
+        }
+        let mut answers = scenario(&host, disturbance.leave).await;
         let last = ["a", "b", "b", "a"].map(|model| host.ask(model));
         sleep(Duration::from_millis(33)).await;
         let (world, begun) = (host.world.clone(), Instant::now());
         let ended = timeout(EVER, host.runtime.shutdown(DRAIN)).await;
-        let context = || format!("{faults:?}, {order:?}, taken: {:?}", world.taken());
+        let context = || format!("{faults:?}, {order:?}, {disturbance:?}, taken: {:?}", world.taken());
         assert!(ended.is_ok() && begun.elapsed() <= END, "{}: the loop ended after {:?}", context(), begun.elapsed());
         for task in last {
             answers.met.push(answer(task).await);
@@ -126,6 +141,9 @@ fn run_with(faults: Faults, order: Order, leave: Duration) -> Run {
         }
         assert!(!answers.controls.contains(&Err(unanswered())), "{}: {answers:?}", context());
         let taken = world.taken();
+        if disturbance.crash.is_some() {
+            return;
+        }
         if taken.len() < 2 && taken.iter().all(|way| HARMLESS.contains(way)) {
             assert!(answers.safe.iter().all(|(_, told)| *told == Answer::Whole), "{}: {answers:?}", context());
             assert!(answers.controls.iter().all(Result::is_ok), "{}: {answers:?}", context());
@@ -198,6 +216,17 @@ fn a_way_to_fail_that_is_always_taken_is_no_worse() {
 fn a_client_may_leave_at_any_moment() {
     // The scenario takes less; with all of it passed, the client has its answer before it can leave.
     for milliseconds in 0..200 {
-        run_with(Faults::Never, Order::ExitFirst, Duration::from_millis(milliseconds));
+        let leave = Duration::from_millis(milliseconds);
+        run_with(Faults::Never, Order::ExitFirst, Disturbance { leave, crash: None });
+    }
+}
+
+#[test]
+fn workers_may_die_at_any_moment() {
+    for milliseconds in 0..300 {
+        for order in [Order::ExitFirst, Order::CallsFirst] {
+            let crash = Some(Duration::from_millis(milliseconds));
+            run_with(Faults::Never, order, Disturbance { leave: Duration::from_millis(20), crash });
+        }
     }
 }
