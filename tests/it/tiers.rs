@@ -196,3 +196,19 @@ async fn memory_beyond_the_plan_is_set_aside_the_next_time() {
     let memory = server.status("a", "memory").await.as_u64().expect("a number");
     assert!(memory >= measured / 2 && memory > 1 << 20, "{memory} are set aside where {measured} were held");
 }
+
+#[tokio::test]
+async fn a_model_whose_worker_died_sings_before_it_counts_as_loaded() {
+    // `sick` dies of every request; nobody would know before the first client asked.
+    let server = serve("memory: 1GiB", &[("well", "echo"), ("sick", "faulty, options: {fault: abort}")]);
+    for (model, after) in [("well", 200), ("sick", 500)] {
+        assert_eq!(server.post("/models/load", &json!({"model": model})).await.0, 200, "{model}");
+        let pid = server.status(model, "pid").await.as_i64().expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        server.until(model, "state", json!("cold")).await;
+        let (status, body) = server.post("/models/load", &json!({"model": model})).await;
+        assert_eq!(status, after, "{model}: {body}");
+    }
+    assert_eq!(server.chat("well", "hi").await.0, 200);
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::LoadRequest;
+use aihost_plugin_api::task::{LoadRequest, Sampling, TextInput, TextRequest};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -25,8 +25,6 @@ const OUTPUTS_MAX: usize = 64;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// From being asked to release to being killed.
 const STOP_GRACE: Duration = Duration::from_secs(30);
-/// A canary's task: one token.
-const CANARY: &[u8] = br#"{"input":{"prompt":"Hi"},"sampling":{"max_tokens":1,"temperature":0.0}}"#;
 
 impl Loop {
     pub(super) fn carry_out(&mut self, effect: Effect) {
@@ -134,7 +132,7 @@ impl Loop {
             self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model));
         let text = self.config.models.get(model)?.kind == Kind::Text;
         let due = self.died.remove(model) && !awaited && text;
-        due.then(|| (self.next_request(), Bytes::from_static(CANARY)))
+        due.then(|| (self.next_request(), canary_task()))
     }
 
     fn park(&mut self, id: InstanceId) {
@@ -255,6 +253,21 @@ async fn afford(instance: &dyn Instance, task: &Bytes, budget: Option<u64>) -> R
         ByteSize(budget)
     );
     Err(Failure::new(FailureKind::OutOfMemory, message))
+}
+
+/// One token.
+fn canary_task() -> Bytes {
+    let request = TextRequest {
+        input: TextInput::Prompt { text: "Hi".to_owned() },
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        stop: Vec::new(),
+        max_tokens: Some(1),
+        logprobs: None,
+        echo: false,
+        ignore_eos: false,
+    };
+    // Plain data, for which serialising cannot fail.
+    serde_json::to_vec(&request).unwrap_or_default().into()
 }
 
 /// Runs a canary to its end.

@@ -21,6 +21,8 @@ pub(super) const TOKENS: u32 = 4;
 pub(super) const NEED: u64 = 100 << 20;
 /// How long a cancelled request that hangs is put up with.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// How long a park or a wake that hangs is put up with.
+const STEP_LIMIT: Duration = Duration::from_secs(30);
 /// What a worker takes to give everything back and leave.
 const RELEASE: Duration = Duration::from_millis(5);
 
@@ -93,9 +95,36 @@ enum Phase {
     Up,
     Loading,
     Hot,
+    Parking,
+    Parked,
+    Unparking,
     Stopping,
     Gone,
 }
+
+/// A step between hot and parked.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    from: Phase,
+    during: Phase,
+    to: Phase,
+    /// The plugin refuses, the worker dies, it never ends, the worker dies afterwards.
+    ways: [&'static str; 4],
+}
+
+const PARK: Turn = Turn {
+    from: Phase::Hot,
+    during: Phase::Parking,
+    to: Phase::Parked,
+    ways: ["park: the plugin refuses", "park: it dies", "park: it never ends", "parked: it dies"],
+};
+
+const UNPARK: Turn = Turn {
+    from: Phase::Parked,
+    during: Phase::Unparking,
+    to: Phase::Hot,
+    ways: ["wake: the plugin refuses", "wake: it dies", "wake: it never ends", "woken: it dies"],
+};
 
 #[derive(Debug)]
 struct FakeInstance {
@@ -311,6 +340,49 @@ impl World {
         Ok(Loaded { used: NEED })
     }
 
+    /// One step between hot and parked, with its ways to fail.
+    async fn turn(self, id: InstanceId, turn: Turn) -> Result<(), Failure> {
+        match self.change(id, |life| (std::mem::replace(&mut life.phase, turn.during), life.open.len())) {
+            None => return Err(ended(&ExitReason::Crashed(11))),
+            Some((phase, 0)) if phase == turn.from => {}
+            Some((phase, open)) => self.accuse(format!("{:?} of {id:?}, which is {phase:?} under {open}", turn.during)),
+        }
+        if turn.to == Phase::Hot {
+            let held: u64 = {
+                let mut ledger = self.ledger();
+                ledger.lives.get_mut(&id).into_iter().for_each(|life| life.held = NEED);
+                ledger.lives.values().map(|life| life.held).sum()
+            };
+            if held > self.budget {
+                self.accuse(format!("{held} bytes of {} are held", self.budget));
+            }
+        }
+        let [refuses, dies, hangs, dies_after] = turn.ways;
+        self.live(id, self.times.load / 4).await?;
+        if self.fails(refuses) {
+            return Err(Failure::new(FailureKind::NotUsable, "the plugin cannot"));
+        }
+        if self.fails(dies) {
+            self.die(id, ExitReason::Crashed(11));
+            return Err(ended(&ExitReason::Crashed(11)));
+        }
+        if self.fails(hangs) {
+            self.live(id, STEP_LIMIT).await?;
+            self.die(id, ExitReason::Stalled("park".into()));
+            return Err(Failure::new(FailureKind::TimedOut, "it does not answer"));
+        }
+        self.change(id, |life| {
+            if life.phase == turn.during {
+                life.phase = turn.to;
+                life.held = if turn.to == Phase::Hot { NEED } else { 0 };
+            }
+        });
+        if self.fails(dies_after) {
+            self.die_soon(id);
+        }
+        Ok(())
+    }
+
     /// Opens a call, unless the worker is gone; says what is wrong with it.
     fn open(&self, id: InstanceId, request: RequestId) -> Option<watch::Receiver<bool>> {
         let (cancel, cancelled) = watch::channel(false);
@@ -414,6 +486,15 @@ impl Instance for FakeInstance {
             let _client_gone = sender.send(Output::Done(end)).await;
         });
         receiver
+    }
+
+    fn park(&self) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(self.world.clone().turn(self.id, PARK))
+    }
+
+    fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        let turn = self.world.clone().turn(self.id, UNPARK);
+        Box::pin(async move { turn.await.map(|()| Loaded { used: NEED }) })
     }
 
     fn cancel(&self, request: RequestId) {

@@ -18,7 +18,7 @@ const BUDGET: u64 = 150 << 20;
 const YAML: &str = "devices: [{id: cpu, memory: 150MiB}]
 defaults: {quantum: 50ms}
 models:
-  a: {type: text, plugin: fake}
+  a: {type: text, plugin: parker}
   b: {type: text, plugin: fake, startup_time: 60}
 ";
 /// How long a shutdown lets leases end.
@@ -27,8 +27,20 @@ const DRAIN: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(120);
 
 /// Faults after which every request is still answered in full, because it is tried again on a fresh worker.
-const HARMLESS: [&str; 4] =
-    ["loaded: it dies", "generate: it dies before it said anything", "answered: it dies", "stop: it does not heed"];
+const HARMLESS: [&str; 12] = [
+    "loaded: it dies",
+    "generate: it dies before it said anything",
+    "answered: it dies",
+    "stop: it does not heed",
+    "park: the plugin refuses",
+    "park: it dies",
+    "park: it never ends",
+    "parked: it dies",
+    "wake: the plugin refuses",
+    "wake: it dies",
+    "wake: it never ends",
+    "woken: it dies",
+];
 
 /// A fault that breaks a stream, but none of the answers that nobody has seen a part of.
 const MID_ANSWER: &str = "generate: it dies in mid-answer";

@@ -52,18 +52,25 @@ struct Told {
 }
 
 impl Host {
-    /// `models` all use the fake plugin, which serves `leases_max` requests at once.
+    /// `models` use the plugins `fake`, and `parker` which also parks; both serve `leases_max` requests at once.
     fn start(world: World, leases_max: u32, yaml: &str) -> Self {
-        let manifest = format!(
-            r#"{{"id":"fake","version":"1.0.0","kinds":["text"],"devices":["cpu"],"max_concurrency":{leases_max}}}"#
-        );
-        let plugin = PluginFile {
-            manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
-            source: "fake.so".into(),
-            shadow: "fake.so".into(),
-            sha256: String::new(),
+        let plugin = |id: &str| {
+            let parks = id == "parker";
+            let manifest = format!(
+                r#"{{"id":"{id}","version":"1.0.0","kinds":["text"],"devices":["cpu"],"max_concurrency":{leases_max},"parks":{parks}}}"#
+            );
+            Arc::new(PluginFile {
+                manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
+                source: "fake.so".into(),
+                shadow: "fake.so".into(),
+                sha256: String::new(),
+            })
         };
-        let registry = Registry { plugins: vec![Arc::new(plugin)], folder: "plugins".into(), ..Registry::default() };
+        let registry = Registry {
+            plugins: vec![plugin("fake"), plugin("parker")],
+            folder: "plugins".into(),
+            ..Registry::default()
+        };
         let env = Env::with("/here", [("HOME", "/home/me")]);
         let config = config::parse(yaml, Path::new("/here/models.yaml"), &Selection::default(), &env).unwrap();
         let runtime = super::start(Arc::new(config), Arc::new(registry), Arc::new(world.clone()));

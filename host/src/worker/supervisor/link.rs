@@ -105,9 +105,12 @@ impl Link {
         doing: &'static str,
     ) -> oneshot::Receiver<Result<Answer, PluginError>> {
         let (sender, receiver) = oneshot::channel();
-        if lock(&self.requests).is_some() {
+        // Under the lock that `close` begins with: one that is stored after it would never be let go.
+        let requests = lock(&self.requests);
+        if requests.is_some() {
             *lock(&self.step) = Some(sender);
         }
+        drop(requests);
         *lock(&self.doing) = doing;
         self.send(message).await;
         receiver
