@@ -24,7 +24,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("plugins/support/src/gguf.rs", "mapping weight files"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
     ("plugins/flux/examples/speed.rs", "counting what is allocated"),
-    ("plugins/musicgen/examples/speed.rs", "counting what is allocated"),
+    ("plugins/musicgen/examples/musicgen_speed.rs", "counting what is allocated"),
     ("plugins/musicgen/tests/memory.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
     ("plugins/support/src/gemm.rs", "strided products through raw pointers"),

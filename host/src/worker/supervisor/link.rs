@@ -105,12 +105,13 @@ impl Link {
         doing: &'static str,
     ) -> oneshot::Receiver<Result<Answer, PluginError>> {
         let (sender, receiver) = oneshot::channel();
-        // Under the lock that `close` begins with: one that is stored after it would never be let go.
-        let requests = lock(&self.requests);
-        if requests.is_some() {
-            *lock(&self.step) = Some(sender);
+        {
+            // Under the lock that `close` begins with: one that is stored after it would never be let go.
+            let requests = lock(&self.requests);
+            if requests.is_some() {
+                *lock(&self.step) = Some(sender);
+            }
         }
-        drop(requests);
         *lock(&self.doing) = doing;
         self.send(message).await;
         receiver

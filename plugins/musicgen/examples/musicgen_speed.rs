@@ -1,5 +1,5 @@
 //! Times a checkpoint and sets the memory it takes beside the memory it plans:
-//! `cargo run --release -p aihost-musicgen --example speed -- FOLDER [STEPS] [THREADS] [DTYPE]`.
+//! `cargo run --release -p aihost-musicgen --example musicgen_speed -- FOLDER [STEPS] [THREADS] [DTYPE]`.
 
 #![expect(clippy::print_stdout, reason = "an example's output is what it is for")]
 
