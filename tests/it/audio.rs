@@ -236,7 +236,7 @@ async fn the_command_line_writes_a_file() {
     near(&flac(&file), &golden.samples, 1e-3);
     // What cannot be is said before anything is made.
     for (file, more, word) in [
-        ("out.mp3", &["--url", server.base()][..], ".wav nor a .flac"),
+        ("out.mp3", &["--url", server.base()][..], ".wav or .flac"),
         ("none/out.wav", &["--url", server.base()], "no folder"),
     ] {
         let ((code, _, stderr), _) = run(file, more);

@@ -13,6 +13,7 @@ mod faults;
 /// Many hands at once.
 mod hammer;
 /// Bad input gets a clear error, and nothing else is harmed.
+mod image;
 mod input;
 /// What `/metrics` says.
 mod metrics;

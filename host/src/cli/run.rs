@@ -1,4 +1,4 @@
-//! `aihost run`: a chat with a text model, streamed to stdout; or a sound from an audio model, written to a file.
+//! `aihost run`: a chat with a text model, streamed to stdout; or what another model makes, written to a file.
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +11,7 @@ use super::client::{Server, Target};
 use super::failure::CliError;
 use super::hosting::Hosted;
 use super::sse::Events;
-use super::{Session, out, sound};
+use super::{Session, out, picture, sound};
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat};
 
@@ -19,7 +19,7 @@ use crate::telemetry::{self, LogFormat};
 pub(super) struct Arguments {
     /// Model or alias.
     model: String,
-    /// What to say, or what it should sound like; `-` reads stdin. Without it: a conversation.
+    /// What to say, or what to make; `-` reads stdin. Without it: a conversation.
     prompt: Option<String>,
     /// Instructions before the conversation.
     #[arg(long)]
@@ -33,12 +33,21 @@ pub(super) struct Arguments {
     /// The same seed gives the same answer.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<i64>,
-    /// File for the sound of an audio model, .wav or .flac; `-` writes a WAV file to stdout.
+    /// File for what an audio or image model makes, .wav or .flac, .png, .jpg or .webp; `-` is stdout.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Length of the sound.
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f32>,
+    /// Pixels of the picture.
+    #[arg(long, value_name = "WIDTHxHEIGHT")]
+    size: Option<String>,
+    /// Steps that the picture is made in.
+    #[arg(long, value_name = "N")]
+    steps: Option<u32>,
+    /// Weight of the prompt in a picture.
+    #[arg(long)]
+    guidance: Option<f32>,
     #[command(flatten)]
     target: Target,
 }
@@ -62,11 +71,10 @@ async fn ask(server: &Server, arguments: &Arguments, prompt: Option<String>) -> 
     let models = server.status().await.unwrap_or_default();
     let is_meant = |name: &String| *name == arguments.model;
     let model = models.iter().find(|model| is_meant(&model.id) || model.aliases.iter().any(is_meant));
-    if model.is_some_and(|model| model.kind == "audio") {
-        return play(server, arguments, prompt).await;
-    }
-    if arguments.output.is_some() || arguments.duration.is_some() {
-        return Err(CliError::usage("`--output` and `--duration` are for models of type audio"));
+    let kind = model.map_or("text", |model| model.kind.as_str());
+    arguments.fit(kind)?;
+    if matches!(kind, "audio" | "image") {
+        return make(server, arguments, kind, prompt).await;
     }
     let messages = arguments.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
     let mut chat = Chat { server, arguments, messages };
@@ -76,23 +84,53 @@ async fn ask(server: &Server, arguments: &Arguments, prompt: Option<String>) -> 
     }
 }
 
-/// Makes one sound.
-async fn play(server: &Server, arguments: &Arguments, prompt: Option<String>) -> Result<(), CliError> {
-    let target = sound::Target::of(arguments.output.as_deref())?;
+/// Makes one file.
+async fn make(server: &Server, arguments: &Arguments, kind: &str, prompt: Option<String>) -> Result<(), CliError> {
     let prompt = prompt.ok_or_else(|| {
-        CliError::usage("an audio model needs a description").hint("aihost run MODEL \"lo-fi beat\" -o out.wav")
+        let example = if kind == "audio" { "\"lo-fi beat\" -o out.wav" } else { "\"a red fox\" -o out.png" };
+        CliError::usage(format!("a model of type {kind} needs a description"))
+            .hint(format!("aihost run MODEL {example}"))
     })?;
-    if arguments.system.is_some() || arguments.max_tokens.is_some() {
-        return Err(CliError::usage("`--system` and `--max-tokens` are for models of type text"));
-    }
+    // What was not said is null, which the server takes for absent.
     let request = json!({
         "model": arguments.model,
         "prompt": prompt,
         "duration": arguments.duration,
         "temperature": arguments.temperature,
+        "size": arguments.size,
+        "steps": arguments.steps,
+        "guidance": arguments.guidance,
         "seed": arguments.seed,
     });
-    sound::make(server, request, &target).await
+    let output = arguments.output.as_deref();
+    if kind == "audio" {
+        sound::make(server, request, output).await
+    } else {
+        picture::make(server, request, output).await
+    }
+}
+
+impl Arguments {
+    /// Refuses what models of this type do not read.
+    fn fit(&self, kind: &str) -> Result<(), CliError> {
+        let options: [(&str, bool, &[&str]); 8] = [
+            ("--system", self.system.is_some(), &["text"]),
+            ("--max-tokens", self.max_tokens.is_some(), &["text"]),
+            ("--temperature", self.temperature.is_some(), &["text", "audio"]),
+            ("--output", self.output.is_some(), &["audio", "image"]),
+            ("--duration", self.duration.is_some(), &["audio"]),
+            ("--size", self.size.is_some(), &["image"]),
+            ("--steps", self.steps.is_some(), &["image"]),
+            ("--guidance", self.guidance.is_some(), &["image"]),
+        ];
+        match options.into_iter().find(|(_, said, kinds)| *said && !kinds.contains(&kind)) {
+            Some((name, _, kinds)) => {
+                let kinds = kinds.join(" or ");
+                Err(CliError::usage(format!("`{name}` is for models of type {kinds}, and this one is of type {kind}")))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 /// The prompt, if one was given: as an argument, or by a pipe.

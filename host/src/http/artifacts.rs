@@ -6,14 +6,18 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
+use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
 use super::body::Name;
 use super::error::ApiError;
 use super::router::App;
+use super::wire::Carrier;
 use crate::config::Limits;
 use crate::store::{ArtifactLimits, Media};
 
@@ -38,13 +42,22 @@ pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Resp
     Ok((headers, Body::from_stream(stream::unfold(Some(file), piece))).into_response())
 }
 
-/// Keeps files and gives their addresses, as this client can reach them.
-pub(super) async fn keep(
+/// Files as entries of an answer's `data`.
+pub(super) async fn entries(
     app: &App,
     headers: &HeaderMap,
     files: Vec<Vec<u8>>,
     media: Media,
-) -> Result<Vec<String>, ApiError> {
+    carrier: Carrier,
+) -> Result<Vec<Value>, ApiError> {
+    Ok(match carrier {
+        Carrier::Base64 => files.iter().map(|file| json!({"b64_json": BASE64_STANDARD.encode(file)})).collect(),
+        Carrier::Url => keep(app, headers, files, media).await?.iter().map(|url| json!({"url": url})).collect(),
+    })
+}
+
+/// Keeps files and gives their addresses, as this client can reach them.
+async fn keep(app: &App, headers: &HeaderMap, files: Vec<Vec<u8>>, media: Media) -> Result<Vec<String>, ApiError> {
     let config = app.handle.config();
     let limits = limits(&config.limits);
     let artifacts = std::sync::Arc::clone(&app.artifacts);

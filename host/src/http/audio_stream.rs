@@ -6,20 +6,20 @@ use std::task::{Context, Poll};
 
 use aihost_plugin_api::task::{AudioBlock, AudioFinish};
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::Stream;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::error::ApiError;
+use super::generate::broken_off;
 use super::openai::audio::{block, finish};
 use super::sound::{pcm, wav_head};
-use super::wire::{AudioStreaming, write_json};
-use crate::domain::{Failure, FailureKind};
+use super::sse;
+use super::wire::AudioStreaming;
+use crate::domain::Failure;
 use crate::worker::Output;
 
 /// Bytes after which a piece is sent even if more is ready.
@@ -53,12 +53,7 @@ impl AudioStream {
             AudioStreaming::Wav => "audio/wav",
             AudioStreaming::Events => "text/event-stream",
         };
-        let headers: [(HeaderName, HeaderValue); 3] = [
-            (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ];
-        Ok((headers, Body::from_stream(self)).into_response())
+        Ok((sse::headers(kind), Body::from_stream(self)).into_response())
     }
 
     /// Takes in all that is ready; `Pending` only if that is nothing.
@@ -70,10 +65,7 @@ impl AudioStream {
                 Poll::Ready(Some(Output::Done(Ok(summary)))) => self.end(finish(&summary)?),
                 Poll::Ready(Some(Output::Done(Err(failure)))) => return Poll::Ready(Err(failure)),
                 Poll::Ready(Some(Output::Event(_))) => {}
-                Poll::Ready(None) => {
-                    let failure = Failure::new(FailureKind::WorkerDied, "the answer ended without a result");
-                    return Poll::Ready(Err(failure));
-                }
+                Poll::Ready(None) => return Poll::Ready(Err(broken_off())),
                 Poll::Pending if self.out.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             }
@@ -92,7 +84,11 @@ impl AudioStream {
             AudioStreaming::Wav => self.out.extend(bytes),
             AudioStreaming::Events => {
                 let audio = BASE64_STANDARD.encode(bytes);
-                self.event("audio_generation.delta", &json!({"type": "audio_generation.delta", "audio": audio}));
+                sse::write_event(
+                    &mut self.out,
+                    "audio_generation.delta",
+                    &json!({"type": "audio_generation.delta", "audio": audio}),
+                );
             }
         }
     }
@@ -100,7 +96,7 @@ impl AudioStream {
     fn progress(&mut self, done: u64, total: u64) {
         if self.streaming == AudioStreaming::Events {
             let event = json!({"type": "audio_generation.progress", "done": done, "total": total});
-            self.event("audio_generation.progress", &event);
+            sse::write_event(&mut self.out, "audio_generation.progress", &event);
         }
     }
 
@@ -114,15 +110,9 @@ impl AudioStream {
                 "channels": channels,
                 "seconds": seconds,
             });
-            self.event("audio_generation.done", &event);
+            sse::write_event(&mut self.out, "audio_generation.done", &event);
         }
         self.stage = Stage::Ended;
-    }
-
-    fn event(&mut self, name: &str, data: &Value) {
-        self.out.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
-        write_json(&mut self.out, data);
-        self.out.extend_from_slice(b"\n\n");
     }
 }
 
@@ -141,9 +131,7 @@ impl Stream for AudioStream {
                     if this.streaming == AudioStreaming::Wav {
                         return Poll::Ready(Some(Err(io::Error::other(failure.to_string()))));
                     }
-                    this.out.extend_from_slice(b"event: error\ndata: ");
-                    this.out.extend_from_slice(&ApiError::from(failure).json());
-                    this.out.extend_from_slice(b"\n\n");
+                    this.out.extend(sse::failure_event(failure));
                 }
             }
         }

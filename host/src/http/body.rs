@@ -28,6 +28,17 @@ impl FromRequest<App> for JsonObject {
     }
 }
 
+/// A body that nobody looks at. It is taken in, so that the client is done with sending when the answer comes.
+pub(super) struct Unread;
+
+impl FromRequest<App> for Unread {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        read(request, app).await.map(|_| Self)
+    }
+}
+
 /// The name at the end of a path, percent-decoded.
 pub(super) struct Name(pub(super) String);
 

@@ -128,6 +128,11 @@ impl ApiError {
         Self::malformed(message).param(param).code("unsupported_parameter")
     }
 
+    /// The endpoint is OpenAI's, but nothing here answers it.
+    pub(super) fn unserved(message: impl Into<String>) -> Self {
+        Self::malformed(message).code("unsupported_endpoint")
+    }
+
     /// The body is larger than `limits.body_limit`.
     pub(super) fn too_large(limit: crate::domain::ByteSize) -> Self {
         let message = format!("the body is larger than {limit}; send less, or raise `body_limit` in models.yaml");

@@ -12,8 +12,8 @@ use crate::domain::{Failure, FailureKind, ModelId};
 use crate::runtime::{Answer, Delivery, Handle, Submission, Submitted};
 use crate::worker::Output;
 
-/// Most choices of one request in the runtime at once, so that one client with `n: 128` does not fill a model's queue.
-const MAX_AT_ONCE: usize = 8;
+/// Most answers of one request in the runtime at once, so that one client with `n: 128` does not fill a model's queue.
+pub(super) const MAX_AT_ONCE: usize = 8;
 
 /// One request's choices under way. Dropping it cancels those that have not ended.
 pub(super) struct Generation {
@@ -128,12 +128,7 @@ impl Generation {
                 Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
                 // A text has neither.
                 Some(Output::Bytes(_) | Output::Progress { .. }) => continue,
-                None => {
-                    return Poll::Ready(Err(Failure::new(
-                        FailureKind::WorkerDied,
-                        "the answer ended without a result",
-                    )));
-                }
+                None => return Poll::Ready(Err(broken_off())),
             };
             return Poll::Ready(Ok(step));
         }
@@ -152,6 +147,11 @@ impl Generation {
         }
         Ok(Step::Finish(index, finish))
     }
+}
+
+/// An answer whose channel closed before its end.
+pub(super) fn broken_off() -> Failure {
+    Failure::new(FailureKind::WorkerDied, "the answer ended without a result")
 }
 
 fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Failure> {

@@ -9,7 +9,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 
 use super::error::ApiError;
-use super::openai::{audio, chat, completions, models};
+use super::openai::{audio, chat, completions, images, models};
 use super::{admin, artifacts, edge};
 use crate::runtime::Handle;
 use crate::store::Artifacts;
@@ -46,6 +46,9 @@ pub(super) fn over(handle: Handle, artifacts: Arc<Artifacts>) -> Router {
         .route("/completions", post(completions::create))
         .route("/v1/audio/generations", post(audio::create))
         .route("/v1/audio/speech", post(audio::speech))
+        .route("/v1/images/generations", post(images::create))
+        .route("/v1/images/edits", post(images::unserved))
+        .route("/v1/images/variations", post(images::unserved))
         .route("/artifacts/{name}", get(artifacts::get))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))

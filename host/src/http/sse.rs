@@ -9,14 +9,39 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
+use serde_json::Value;
 
 use super::error::ApiError;
 use super::generate::{Generation, Step};
-use super::wire::{Delivery, Shape};
+use super::wire::{Delivery, Shape, write_json};
 use crate::domain::Failure;
 
 /// Bytes after which a piece is sent even if more is ready.
 const PIECE: usize = 16 * 1024;
+
+/// Headers of a reply that leaves as it is made: nobody on the way may keep it or wait for more.
+pub(super) fn headers(kind: &'static str) -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ]
+}
+
+/// Appends an event with a name.
+pub(super) fn write_event(out: &mut Vec<u8>, name: &str, data: &Value) {
+    out.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
+    write_json(out, data);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// The last event of an answer with named events that broke.
+pub(super) fn failure_event(failure: Failure) -> Vec<u8> {
+    let mut out = b"event: error\ndata: ".to_vec();
+    out.extend_from_slice(&ApiError::from(failure).json());
+    out.extend_from_slice(b"\n\n");
+    out
+}
 
 /// The bytes of a streamed answer.
 pub(super) struct Events<S> {
@@ -43,12 +68,7 @@ impl<S: Shape + Unpin> Events<S> {
     /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply.
     pub(super) async fn respond(mut self) -> Result<Response, Failure> {
         std::future::poll_fn(|cx| self.fill(cx)).await?;
-        let headers: [(HeaderName, HeaderValue); 3] = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ];
-        Ok((headers, Body::from_stream(self)).into_response())
+        Ok((headers("text/event-stream"), Body::from_stream(self)).into_response())
     }
 
     /// Takes in all that is ready; `Pending` only if that is nothing.

@@ -108,7 +108,7 @@ impl Flux {
         let shape = shape.filter(|_| pixels <= self.max_pixels).ok_or_else(|| {
             let most = self.max_pixels;
             Error::invalid_request(format!(
-                "the size is {width} x {height}; both must be multiples of {unit} above 0, and together at most {most} pixels"
+                "size is {width} x {height}; both sides must be multiples of {unit} above 0, and together at most {most} pixels"
             ))
         })?;
         let defaults = Defaults::of(self.model.transformer().config().guidance);

@@ -4,8 +4,6 @@ use aihost_plugin_api::task::{AudioBlock, AudioFinish, AudioRequest, FinishReaso
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use serde_json::json;
@@ -14,11 +12,12 @@ use super::super::artifacts;
 use super::super::audio_stream::AudioStream;
 use super::super::body::JsonObject;
 use super::super::error::ApiError;
+use super::super::generate::broken_off;
 use super::super::resolve;
 use super::super::router::{App, unix_seconds};
 use super::super::sound::Sound;
-use super::super::wire::{self, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Carrier, Fields};
-use super::explain;
+use super::super::wire::{self, AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Fields};
+use super::{aside, refusal};
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::runtime::{Delivery, Handle, Submission, Submitted};
 use crate::worker::Output;
@@ -42,13 +41,13 @@ pub(in crate::http) async fn create(
     match job.delivery {
         AudioDelivery::Stream(streaming) => match stream(&app.handle, &model, &job, streaming).await {
             Ok(response) => Ok(response),
-            Err(failure) => Err(refusal(&app, failure, &model).await),
+            Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
         },
         AudioDelivery::Files(files) => {
             let pieces = (0..job.pieces).map(|number| piece(&app.handle, &model, &job, number));
             match try_join_all(pieces).await {
                 Ok(sounds) => send(&app, &headers, sounds, files).await,
-                Err(failure) => Err(refusal(&app, failure, &model).await),
+                Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
             }
         }
     }
@@ -114,7 +113,7 @@ async fn piece(handle: &Handle, model: &ModelId, job: &AudioJob, number: u64) ->
             }
             Some(Output::Done(Err(failure))) => return Err(failure),
             Some(Output::Event(_) | Output::Progress { .. }) => {}
-            None => return Err(Failure::new(FailureKind::WorkerDied, "the answer ended without a result")),
+            None => return Err(broken_off()),
         }
     }
 }
@@ -145,24 +144,14 @@ pub(in crate::http) fn finish(summary: &[u8]) -> Result<AudioFinish, Failure> {
 async fn send(app: &App, headers: &HeaderMap, sounds: Vec<Sound>, files: AudioFiles) -> Result<Response, ApiError> {
     let seconds: Vec<_> = sounds.iter().map(Sound::seconds).collect();
     let (sample_rate, channels) = sounds.first().map_or((0, 0), |sound| (sound.sample_rate, sound.channels));
-    // Minutes of sound take a while to encode, and other requests share this thread.
-    let encoded = tokio::task::spawn_blocking(move || encode(sounds, files)).await;
-    let mut encoded = encoded.unwrap_or_else(|error| Err(error.to_string())).map_err(ApiError::internal)?;
+    let mut encoded = aside(move || encode(sounds, files)).await?;
     let media = files.encoding.media();
-    let data: Vec<_> = match files.carrier {
-        Carrier::Body => {
-            let kind = HeaderValue::from_static(media.content_type());
-            return Ok(([(header::CONTENT_TYPE, kind)], encoded.pop().unwrap_or_default()).into_response());
-        }
-        Carrier::Base64 => {
-            let entry = |(file, seconds)| json!({"b64_json": BASE64_STANDARD.encode(file), "seconds": seconds});
-            encoded.iter().zip(seconds).map(entry).collect()
-        }
-        Carrier::Url => {
-            let urls = artifacts::keep(app, headers, encoded, media).await?;
-            urls.iter().zip(seconds).map(|(url, seconds)| json!({"url": url, "seconds": seconds})).collect()
-        }
+    let AudioCarrier::Json(carrier) = files.carrier else {
+        let kind = HeaderValue::from_static(media.content_type());
+        return Ok(([(header::CONTENT_TYPE, kind)], encoded.pop().unwrap_or_default()).into_response());
     };
+    let mut data = artifacts::entries(app, headers, encoded, media, carrier).await?;
+    data.iter_mut().zip(seconds).for_each(|(entry, seconds)| entry["seconds"] = json!(seconds));
     let body = json!({
         "created": unix_seconds(),
         "data": data,
@@ -181,15 +170,4 @@ fn encode(sounds: Vec<Sound>, AudioFiles { encoding, normalize, .. }: AudioFiles
         sound.encode(encoding)
     };
     sounds.into_iter().map(file).collect()
-}
-
-/// Adds the field that a model's own refusal begins with.
-async fn refusal(app: &App, failure: Failure, model: &ModelId) -> ApiError {
-    let first = failure.message.split(' ').next().unwrap_or_default();
-    let blamed = FIELDS.into_iter().find(|field| failure.kind == FailureKind::InvalidRequest && *field == first);
-    let error = explain(app, failure, model, "prompt").await;
-    match blamed {
-        Some(field) => error.param(field),
-        None => error,
-    }
 }

@@ -3,6 +3,7 @@
 pub(super) mod audio;
 pub(super) mod chat;
 pub(super) mod completions;
+pub(super) mod images;
 pub(super) mod models;
 
 use axum::http::header;
@@ -59,4 +60,21 @@ async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> 
         }
         _ => failure.into(),
     }
+}
+
+/// The same, and the field that a model's own refusal begins with.
+async fn refusal(app: &App, failure: Failure, model: &ModelId, fields: &[&'static str]) -> ApiError {
+    let first = failure.message.split(' ').next().unwrap_or_default();
+    let blamed = fields.iter().find(|field| failure.kind == FailureKind::InvalidRequest && **field == first).copied();
+    let error = explain(app, failure, model, "prompt").await;
+    match blamed {
+        Some(field) => error.param(field),
+        None => error,
+    }
+}
+
+/// Does what takes a while on a thread that other requests do not share.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()));
+    done.map_err(|message| Failure::new(FailureKind::Internal, message))
 }

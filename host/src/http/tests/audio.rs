@@ -48,24 +48,8 @@ fn ask(extra: &Value) -> Value {
     body
 }
 
-/// Status, content type and bytes.
-async fn raw(host: &Host, request: Request<Body>) -> (u16, String, Bytes) {
-    let response = host.router.clone().oneshot(request).await.unwrap();
-    let kind = response.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
-    (response.status().as_u16(), kind, axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap())
-}
-
 async fn sent(host: &Host, extra: &Value) -> (u16, String, Bytes) {
     raw(host, post(PATH, ask(extra).to_string())).await
-}
-
-/// A host whose files lie in a folder of the test's own.
-fn keeping(change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Host) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = config();
-    config.paths.state = folder.path().to_owned();
-    change(&mut config);
-    (folder, Host::with(config, play))
 }
 
 fn wav(seed: u64) -> Vec<u8> {
@@ -131,13 +115,7 @@ async fn a_stream_is_the_same_file_but_for_its_length() {
     {
         let (_, kind, events) = sent(&host, &body).await;
         assert_eq!(kind, "text/event-stream");
-        let events = std::str::from_utf8(&events).unwrap().split_terminator("\n\n").map(|event| {
-            let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
-            let data: Value = serde_json::from_str(data).unwrap();
-            assert_eq!(data["type"], name);
-            data
-        });
-        let events: Vec<Value> = events.collect();
+        let events = named_events(&events);
         let names: Vec<_> =
             events.iter().map(|event| event["type"].as_str().unwrap().rsplit('.').next().unwrap()).collect();
         assert_eq!(names, ["progress", "delta", "progress", "delta", "progress", "delta", "done"]);
@@ -186,7 +164,7 @@ async fn a_client_that_leaves_cancels() {
 
 #[tokio::test]
 async fn files_are_kept_at_an_address_for_a_while() {
-    let (folder, host) = keeping(|_| {});
+    let (folder, host) = keeping(play, |_| {});
     let reply = host.post(PATH, &ask(&json!({"response": "url", "seed": 2, "n": 2}))).await.json();
     for (i, seed) in [2, 3].into_iter().enumerate() {
         let url = reply["data"][i]["url"].as_str().unwrap().to_owned();
@@ -206,7 +184,7 @@ async fn files_are_kept_at_an_address_for_a_while() {
 
 #[tokio::test]
 async fn the_address_is_one_that_the_client_can_reach() {
-    let (_folder, host) = keeping(|config| config.api_keys = keys(&["key"]));
+    let (_folder, host) = keeping(play, |config| config.api_keys = keys(&["key"]));
     let mut request = post(PATH, ask(&json!({"response": "url"})).to_string());
     for (name, value) in [("host", "pod.example:7000"), ("x-forwarded-proto", "https"), ("x-api-key", "key")] {
         request.headers_mut().insert(name, value.parse().unwrap());
@@ -218,12 +196,12 @@ async fn the_address_is_one_that_the_client_can_reach() {
 
 #[tokio::test]
 async fn a_store_without_room_costs_one_request() {
-    let (_folder, host) = keeping(|config| config.limits.artifact_bytes = ByteSize(100));
+    let (_folder, host) = keeping(play, |config| config.limits.artifact_bytes = ByteSize(100));
     let reply = host.post(PATH, &ask(&json!({"response": "url"}))).await;
     assert_eq!(reply.error(), (507, "storage_full".into(), String::new()));
     assert!(reply.body.contains("artifact_bytes"), "{}", reply.body);
     assert_eq!(sent(&host, &json!({})).await.0, 200);
-    let (folder, host) = keeping(|_| {});
+    let (folder, host) = keeping(play, |_| {});
     std::fs::write(folder.path().join("artifacts"), b"").unwrap();
     assert_eq!(host.post(PATH, &ask(&json!({"response": "url"}))).await.error().0, 500);
 }

@@ -9,6 +9,7 @@ mod control;
 mod edge;
 mod errors;
 mod fuzz;
+mod images;
 mod live;
 
 use std::path::PathBuf;
@@ -139,6 +140,33 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             }
         }
     }
+}
+
+/// Status, content type and bytes.
+async fn raw(host: &Host, request: Request<Body>) -> (u16, String, Bytes) {
+    let response = host.router.clone().oneshot(request).await.unwrap();
+    let kind = response.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
+    (response.status().as_u16(), kind, axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap())
+}
+
+/// A host whose files lie in a folder of the test's own.
+fn keeping(script: Script, change: impl FnOnce(&mut Config)) -> (tempfile::TempDir, Host) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.paths.state = folder.path().to_owned();
+    change(&mut config);
+    (folder, Host::with(config, script))
+}
+
+/// The data of server-sent events, each of which says its type twice.
+fn named_events(body: &[u8]) -> Vec<Value> {
+    let events = std::str::from_utf8(body).unwrap().split_terminator("\n\n").map(|event| {
+        let (name, data) = event.strip_prefix("event: ").unwrap().split_once("\ndata: ").unwrap();
+        let data: Value = serde_json::from_str(data).unwrap();
+        assert!(data["type"] == name || (name == "error" && data["error"].is_object()), "{event}");
+        data
+    });
+    events.collect()
 }
 
 /// A channel that holds these outputs and is closed behind them.

@@ -3,6 +3,7 @@
 use aihost_plugin_api::task::AudioRequest;
 use serde_json::{Map, Value};
 
+use super::Carrier;
 use super::fields::Fields;
 use super::terms;
 use crate::http::error::ApiError;
@@ -48,20 +49,18 @@ pub(in crate::http) struct AudioFiles {
     /// Of what kind.
     pub(in crate::http) encoding: Encoding,
     /// Where they are put.
-    pub(in crate::http) carrier: Carrier,
+    pub(in crate::http) carrier: AudioCarrier,
     /// Whether they are brought to the same loudness.
     pub(in crate::http) normalize: bool,
 }
 
-/// Where a file is put.
+/// Where sound is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) enum Carrier {
-    /// It is the body.
+pub(in crate::http) enum AudioCarrier {
+    /// The file is the body.
     Body,
-    /// In JSON, as base64.
-    Base64,
-    /// On the host, and JSON has its address.
-    Url,
+    /// The body is JSON that leads to it.
+    Json(Carrier),
 }
 
 /// The shape of a stream.
@@ -88,7 +87,7 @@ pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<AudioJob, ApiE
         pieces,
         delivery: delivery(&fields, pieces)?,
         keep_alive: terms::keep_alive(&fields)?,
-        class: if fields.text("service_tier")? == Some("flex") { Class::Batch } else { Class::Interactive },
+        class: terms::class(&fields)?,
     })
 }
 
@@ -127,7 +126,7 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
     match streaming(fields)? {
         Some(streaming) => {
             let why = match (carrier, encoding, normalize, pieces) {
-                (Some(Carrier::Base64 | Carrier::Url), ..) => Some(("response", "a stream is sent in the body")),
+                (Some(AudioCarrier::Json(_)), ..) => Some(("response", "a stream is sent in the body")),
                 (_, Encoding::Flac, ..) => Some(("response_format", "only wav is streamed")),
                 (_, _, true, _) => Some(("normalize", "loudness is known only when all of it is made")),
                 (.., 2..) => Some(("n", "one piece at a time is streamed")),
@@ -141,8 +140,10 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
             }
         }
         None => {
-            let carrier = carrier.unwrap_or(if pieces == 1 { Carrier::Body } else { Carrier::Base64 });
-            if carrier == Carrier::Body && pieces > 1 {
+            let several = pieces > 1;
+            let usual = if several { AudioCarrier::Json(Carrier::Base64) } else { AudioCarrier::Body };
+            let carrier = carrier.unwrap_or(usual);
+            if carrier == AudioCarrier::Body && several {
                 return Err(ApiError::invalid("response", "`response` must be url or b64_json if `n` is above 1"));
             }
             Ok(AudioDelivery::Files(AudioFiles { encoding, carrier, normalize }))
@@ -150,12 +151,12 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
     }
 }
 
-fn carrier(fields: &Fields<'_>) -> Result<Option<Carrier>, ApiError> {
+fn carrier(fields: &Fields<'_>) -> Result<Option<AudioCarrier>, ApiError> {
     Ok(match fields.text("response")? {
         None => None,
-        Some("bytes") => Some(Carrier::Body),
-        Some("b64_json") => Some(Carrier::Base64),
-        Some("url") => Some(Carrier::Url),
+        Some("bytes") => Some(AudioCarrier::Body),
+        Some("b64_json") => Some(AudioCarrier::Json(Carrier::Base64)),
+        Some("url") => Some(AudioCarrier::Json(Carrier::Url)),
         Some(other) => {
             let message = format!("`response` must be bytes, b64_json or url, not `{other}`");
             return Err(ApiError::invalid("response", message));

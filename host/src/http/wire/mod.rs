@@ -4,6 +4,7 @@ mod audio;
 mod chat;
 mod completion;
 mod fields;
+mod image;
 mod reply;
 mod sampling;
 mod terms;
@@ -13,10 +14,11 @@ use serde::Serialize;
 use crate::runtime::{Class, KeepAlive};
 use aihost_plugin_api::task::TextRequest;
 
-pub(super) use audio::{AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Carrier, parse as parse_audio};
+pub(super) use audio::{AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, parse as parse_audio};
 pub(super) use chat::parse as parse_chat;
 pub(super) use completion::parse as parse_completion;
 pub(super) use fields::Fields;
+pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use reply::{ChatShape, Choice, CompletionShape, Shape};
 
 /// Most choices one request may ask for, over all its prompts.
@@ -48,6 +50,15 @@ pub(super) enum Delivery {
     Stream,
     /// As server-sent events, with a last one for usage.
     StreamWithUsage,
+}
+
+/// How JSON leads to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// It has the file, as base64.
+    Base64,
+    /// It has the address of the file, which lies on the host.
+    Url,
 }
 
 /// JSON bytes. Our own shapes have string keys only, which is all that could fail.
