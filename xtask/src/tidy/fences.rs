@@ -22,7 +22,7 @@ const UNSAFE: [(&str, &str); 10] = [
     ("host/src/plugin/loader.rs", "dlopen"),
     ("plugins/support/src/gguf.rs", "mapping weight files"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
-    ("plugins/flux/examples/speed.rs", "counting what is allocated"),
+    ("plugins/flux/examples/flux_speed.rs", "counting what is allocated"),
     ("plugins/musicgen/examples/speed.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
     ("plugins/support/src/gemm.rs", "strided products through raw pointers"),
