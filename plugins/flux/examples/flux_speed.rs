@@ -132,6 +132,7 @@ fn memory(folder: &Path, offload: &str) -> Result<()> {
         let (peak, cost) = (PEAK.load(Ordering::Relaxed) - before, host.image_cost(&request)?);
         println!("  {width} x {height}, {partial_images} previews: peak {peak} bytes ({kept} kept), cost {cost}");
     }
-    println!("  most: {}", plan.workspace_max);
+    let held = NOW.load(Ordering::Relaxed) - empty;
+    println!("  most: {}; on the heap with three prompts kept: {held}", plan.workspace_max);
     Ok(())
 }
