@@ -35,7 +35,7 @@ async fn until(server: &Server, name: &str, labels: &[&str], wanted: f64) -> Str
 }
 
 fn echo(options: &str) -> String {
-    format!("type: text\n    plugin: aihost/echo\n    {options}\n")
+    format!("type: text\n    plugin: aihost/echo\n    park: false\n    {options}\n")
 }
 
 fn start(yaml: String) -> Server {
@@ -77,6 +77,29 @@ async fn swaps_and_requests_are_counted_as_they_happen() {
     ] {
         assert_eq!(value(&text, name, &labels), wanted, "{name} {labels:?}\n{text}");
     }
+}
+
+#[tokio::test]
+async fn parks_and_wakes_are_told_from_loads() {
+    let model = "type: text\n    plugin: aihost/echo\n    options: {memory: 600000000}\n";
+    let server = start(format!("devices: [{{id: cpu, memory: 1GiB}}]\nmodels:\n  a:\n    {model}  b:\n    {model}"));
+    for model in ["a", "b", "a"] {
+        assert_eq!(server.chat(model, "one two three").await.0, 200);
+    }
+    let text = scrape(&server).await;
+    for (name, labels, wanted) in [
+        ("aihost_swaps_total", ["model=\"a\"", "kind=\"cold_load\""], 1.0),
+        ("aihost_swaps_total", ["model=\"a\"", "kind=\"park\""], 1.0),
+        ("aihost_swaps_total", ["model=\"a\"", "kind=\"wake\""], 1.0),
+        ("aihost_swaps_total", ["model=\"b\"", "kind=\"park\""], 1.0),
+        ("aihost_evictions_total", ["model=\"a\"", "reason=\"room\""], 1.0),
+        ("aihost_swap_phase_seconds_count", ["model=\"a\"", "phase=\"unpark\""], 1.0),
+        ("aihost_swap_phase_seconds_count", ["model=\"b\"", "phase=\"park\""], 1.0),
+        ("aihost_instances", ["model=\"b\"", "state=\"parked\""], 1.0),
+    ] {
+        assert_eq!(value(&text, name, &labels), wanted, "{name} {labels:?}\n{text}");
+    }
+    assert!(value(&text, "aihost_memory_measured_bytes", &["device=\"cpu\""]) > 0.0, "{text}");
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ async fn a_full_queue_is_a_prompt_answer() {
 
 #[tokio::test]
 async fn looking_wakes_nobody_and_keeps_nobody_awake() {
-    let yaml = "models:\n  a:\n    type: text\n    plugin: aihost/echo\n    keep_alive: 1s\n";
+    let yaml = "models:\n  a:\n    type: text\n    plugin: aihost/echo\n    park: false\n    keep_alive: 1s\n";
     let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
     let look = async || {
         for path in ["/health", "/livez", "/readyz", "/ping", "/models", "/v1/models", "/v1/models/a", "/admin/status"]

@@ -100,7 +100,7 @@ pub(super) async fn watch(
         bar.set_style(style);
     }
     bar.set_message("waiting for the model");
-    bar.enable_steady_tick(std::time::Duration::from_millis(200));
+    bar.enable_steady_tick(out::TICK);
     let received = async {
         let response = server.post(path, request).await?;
         let mut events = Events::default();

@@ -1,10 +1,14 @@
 //! Writing: data to stdout, where a reader that left ends the command quietly; notes to stderr.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use comfy_table::{Table, presets};
 
 use super::failure::CliError;
+
+/// How often a bar that shows no progress moves.
+pub(super) const TICK: Duration = Duration::from_millis(200);
 
 /// Writes text to stdout at once.
 pub(super) fn text(text: &str) -> Result<(), CliError> {

@@ -1,6 +1,7 @@
 //! A loaded model and the way of a request through it: the prompt's states, the steps from noise to latents, the pixels.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aihost_plugin_api::Result;
@@ -109,6 +110,17 @@ impl Parts {
 }
 
 impl Parts {
+    /// Bytes of both tokenizers' files.
+    pub fn tokenizer_bytes(&self) -> u64 {
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| if file.is_file() { file.len() } else { 0 });
+        let inside = |folder: &Path| -> u64 {
+            let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            files.map(|file| size(&file.path())).sum()
+        };
+        let both = [&self.files.clip_tokenizer, &self.files.t5_tokenizer];
+        both.iter().map(|path| if path.is_dir() { inside(path) } else { size(path) }).sum()
+    }
+
     /// Brings mapped weights into memory, telling `heard` of the bytes so far.
     ///
     /// # Errors

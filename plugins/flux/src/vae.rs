@@ -1,33 +1,22 @@
 //! The decoder of the autoencoder (Rombach et al. 2022): latents to pixels.
 //!
-//! Pictures are rows of pixels, channels innermost, so that a convolution is a product of gathered neighbours with its
-//! weights. f32, as the published decoder needs.
+//! In f32, as the published decoder needs.
 
-use std::cell::RefCell;
 use std::path::Path;
 
 use aihost_plugin_api::Result;
 use aihost_support::attention::{Attention, Heads, Mask};
 use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
-use aihost_support::gemm::{View, ViewMut, product};
-use aihost_support::rows::{self, Activation};
-use rayon::prelude::*;
+use aihost_support::rows::Activation;
 use serde::Deserialize;
 
 use crate::config;
 use crate::latents::Shape;
-
-/// Added to variances.
-const EPSILON: f32 = 1e-6;
-
-/// Output pixels of a convolution gathered at once.
-const GATHER: usize = 192;
+use crate::picture::{Convolution, GATHER, GroupNorm, Picture, Sampling, add};
+use crate::tiles::{RGB, blend_down, blend_right, cut, paste};
 
 /// Part of a tile that its neighbours cover too.
 const OVERLAP: f64 = 0.25;
-
-/// Numbers of a pixel.
-const RGB: usize = 3;
 
 /// Sizes of the decoder.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,20 +162,6 @@ struct Level {
     up: Option<Convolution>,
 }
 
-/// A picture on its way: (height, width, channels).
-#[derive(Clone, Debug)]
-struct Picture {
-    height: usize,
-    width: usize,
-    data: Vec<f32>,
-}
-
-impl Picture {
-    fn channels(&self) -> usize {
-        self.data.len() / (self.height * self.width)
-    }
-}
-
 impl Vae {
     /// Loads a checkpoint of these sizes.
     ///
@@ -216,7 +191,7 @@ impl Vae {
             attention: SelfAttention::load(layers, config, widest)?,
             after: residual(pick("mid.block_2", "mid_block.resnets.1"), widest, widest)?,
             levels: (0..levels).rev().map(level).collect::<Result<_>>()?,
-            last_norm: GroupNorm::load(layers, pick("norm_out", "conv_norm_out"), config, config.widths[0])?,
+            last_norm: GroupNorm::load(layers, pick("norm_out", "conv_norm_out"), config.groups, config.widths[0])?,
             last: Convolution::load(layers, "conv_out", config.widths[0], RGB, 3)?,
             config: config.clone(),
         })
@@ -296,135 +271,6 @@ impl Vae {
     }
 }
 
-/// How a convolution sees its input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sampling {
-    Same,
-    /// Each pixel four times, as the nearest of a picture twice the size.
-    Doubled,
-}
-
-/// A convolution with a square kernel, zeros around the picture.
-#[derive(Debug)]
-struct Convolution {
-    /// (out, kernel, kernel, in)
-    weights: Vec<f32>,
-    bias: Vec<f32>,
-    kernel: usize,
-    inputs: usize,
-}
-
-thread_local! {
-    static GATHERED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Convolution {
-    fn load(layers: &dyn Layers, name: &str, inputs: usize, outputs: usize, kernel: usize) -> Result<Self> {
-        let stored = layers.numbers(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
-        let area = kernel * kernel;
-        // Channels innermost.
-        let at = |i: usize| {
-            let (out, place, channel) = (i / (area * inputs), i / inputs % area, i % inputs);
-            stored[(out * inputs + channel) * area + place]
-        };
-        let weights = (0..stored.len()).map(at).collect();
-        Ok(Self { weights, bias: layers.numbers(&format!("{name}.bias"), &[outputs])?, kernel, inputs })
-    }
-
-    fn apply(&self, x: &Picture, sampling: Sampling) -> Picture {
-        let factor = if sampling == Sampling::Doubled { 2 } else { 1 };
-        let (height, width, outputs) = (x.height * factor, x.width * factor, self.bias.len());
-        let columns = self.kernel * self.kernel * self.inputs;
-        let weights = View::rows(&self.weights, outputs, columns, columns).transposed();
-        let mut data = vec![0.0; height * width * outputs];
-        data.par_chunks_mut(GATHER * outputs).enumerate().for_each(|(i, out)| {
-            let pixels = out.len() / outputs;
-            let mut gathered = GATHERED.take();
-            gathered.resize(pixels * columns, 0.0);
-            for (j, patch) in gathered.chunks_exact_mut(columns).enumerate() {
-                let place = i * GATHER + j;
-                self.gather(x, (place / width, place % width), factor, patch);
-            }
-            let target = &mut ViewMut::rows(out, pixels, outputs, outputs);
-            product(View::rows(&gathered, pixels, columns, columns), weights, 1.0, target);
-            out.chunks_exact_mut(outputs).for_each(|pixel| rows::add_bias(pixel, &self.bias));
-            GATHERED.set(gathered);
-        });
-        Picture { height, width, data }
-    }
-
-    /// What the kernel sees at a pixel of the result.
-    fn gather(&self, x: &Picture, (row, column): (usize, usize), factor: usize, patch: &mut [f32]) {
-        let reach = self.kernel / 2;
-        for (i, pixel) in patch.chunks_exact_mut(self.inputs).enumerate() {
-            let (y, x_place) = (row + i / self.kernel, column + i % self.kernel);
-            let inside =
-                (reach..x.height * factor + reach).contains(&y) && (reach..x.width * factor + reach).contains(&x_place);
-            if inside {
-                let place = (y - reach) / factor * x.width + (x_place - reach) / factor;
-                pixel.copy_from_slice(&x.data[place * self.inputs..(place + 1) * self.inputs]);
-            } else {
-                pixel.fill(0.0);
-            }
-        }
-    }
-}
-
-/// Norm over groups of channels and all pixels (Wu and He 2018).
-#[derive(Debug)]
-struct GroupNorm {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    groups: usize,
-}
-
-impl GroupNorm {
-    fn load(layers: &dyn Layers, name: &str, config: &VaeConfig, channels: usize) -> Result<Self> {
-        let numbers = |part| layers.numbers(&format!("{name}.{part}"), &[channels]);
-        Ok(Self { scale: numbers("weight")?, shift: numbers("bias")?, groups: config.groups })
-    }
-
-    fn apply(&self, x: &Picture, activation: Option<Activation>) -> Picture {
-        let channels = x.channels();
-        let pixels = x.height * x.width;
-        let group = channels / self.groups;
-        // Sums by channel in f64: a group of a large picture has millions of numbers.
-        let pieces: Vec<Vec<[f64; 2]>> = x
-            .data
-            .par_chunks(channels * GATHER)
-            .map(|piece| {
-                let mut sums = vec![[0.0; 2]; channels];
-                for pixel in piece.chunks_exact(channels) {
-                    for ([sum, squares], x) in sums.iter_mut().zip(pixel) {
-                        *sum += f64::from(*x);
-                        *squares += f64::from(*x) * f64::from(*x);
-                    }
-                }
-                sums
-            })
-            .collect();
-        let mut sums = vec![[0.0; 2]; self.groups];
-        for (channel, [sum, squares]) in pieces.iter().flat_map(|piece| piece.iter().enumerate()) {
-            let [all, all_squares] = &mut sums[channel / group];
-            (*all, *all_squares) = (*all + sum, *all_squares + squares);
-        }
-        let count = (pixels * group) as f64;
-        let (mut factor, mut offset) = (self.scale.clone(), self.shift.clone());
-        for (channel, (factor, offset)) in factor.iter_mut().zip(&mut offset).enumerate() {
-            let [sum, squares] = sums[channel / group];
-            let mean = sum / count;
-            let variance = (squares / count - mean * mean).max(0.0);
-            *factor = (f64::from(*factor) / (variance + f64::from(EPSILON)).sqrt()) as f32;
-            *offset = (f64::from(*offset) - mean * f64::from(*factor)) as f32;
-        }
-        let mut data = vec![0.0; x.data.len()];
-        data.par_chunks_exact_mut(channels).zip(x.data.par_chunks_exact(channels)).for_each(|(out, pixel)| {
-            rows::affine(pixel, (&factor, &offset), activation, out);
-        });
-        Picture { data, ..*x }
-    }
-}
-
 /// Two convolutions beside a shortcut (He et al. 2016).
 #[derive(Debug)]
 struct Residual {
@@ -440,8 +286,8 @@ impl Residual {
         let shortcut = (from != to).then(|| Convolution::load(layers, &at(shortcut), from, to, 1)).transpose()?;
         Ok(Self {
             norms: [
-                GroupNorm::load(layers, &at("norm1"), config, from)?,
-                GroupNorm::load(layers, &at("norm2"), config, to)?,
+                GroupNorm::load(layers, &at("norm1"), config.groups, from)?,
+                GroupNorm::load(layers, &at("norm2"), config.groups, to)?,
             ],
             convolutions: [
                 Convolution::load(layers, &at("conv1"), from, to, 3)?,
@@ -489,7 +335,7 @@ impl SelfAttention {
         };
         let [q, k, v, out] = parts;
         Ok(Self {
-            norm: GroupNorm::load(layers, &format!("{name}.{norm}"), config, channels)?,
+            norm: GroupNorm::load(layers, &format!("{name}.{norm}"), config.groups, channels)?,
             layers: [linear(q)?, linear(k)?, linear(v)?, linear(out)?],
         })
     }
@@ -510,57 +356,5 @@ impl SelfAttention {
         attention.mix(0, keys, &mut mixed.data, width);
         add(&mut x, &out.apply(&mixed, Sampling::Same));
         x
-    }
-}
-
-fn add(x: &mut Picture, other: &Picture) {
-    let pieces = x.data.par_chunks_mut(1 << 14).zip(other.data.par_chunks(1 << 14));
-    pieces.for_each(|(x, other)| rows::add_gated(x, other, &[], &[]));
-}
-
-fn cut(x: &Picture, (top, left): (usize, usize), (height, width): (usize, usize)) -> Picture {
-    let channels = x.channels();
-    let rows = (top..top + height).flat_map(|y| {
-        let start = (y * x.width + left) * channels;
-        x.data[start..start + width * channels].iter().copied()
-    });
-    Picture { height, width, data: rows.collect() }
-}
-
-/// Fades from the end of the tile above into the beginning of `tile`.
-fn blend_down(above: &Picture, tile: &mut Picture, extent: usize) {
-    let extent = extent.min(above.height).min(tile.height);
-    let row = tile.width * RGB;
-    for y in 0..extent {
-        let part = y as f32 / extent as f32;
-        let other = &above.data[(above.height - extent + y) * row..][..row];
-        for (x, other) in tile.data[y * row..(y + 1) * row].iter_mut().zip(other) {
-            *x = other * (1.0 - part) + *x * part;
-        }
-    }
-}
-
-/// Fades from the end of the tile before into the beginning of `tile`.
-fn blend_right(before: &Picture, tile: &mut Picture, extent: usize) {
-    let extent = extent.min(before.width).min(tile.width);
-    for y in 0..tile.height {
-        for x in 0..extent {
-            let part = x as f32 / extent as f32;
-            let other = (y * before.width + before.width - extent + x) * RGB;
-            let own = (y * tile.width + x) * RGB;
-            for c in 0..RGB {
-                tile.data[own + c] = before.data[other + c] * (1.0 - part) + tile.data[own + c] * part;
-            }
-        }
-    }
-}
-
-/// Puts the first `kept` rows and columns of a tile where they belong.
-fn paste(tile: &Picture, out: &mut [f32], (height, width): (usize, usize), (top, left): (usize, usize), kept: usize) {
-    let rows = kept.min(tile.height).min(height.saturating_sub(top));
-    let columns = kept.min(tile.width).min(width.saturating_sub(left));
-    for y in 0..rows {
-        let from = &tile.data[y * tile.width * RGB..][..columns * RGB];
-        out[((top + y) * width + left) * RGB..][..columns * RGB].copy_from_slice(from);
     }
 }

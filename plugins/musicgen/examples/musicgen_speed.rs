@@ -1,5 +1,6 @@
 //! Times a checkpoint and sets the memory it takes beside the memory it plans:
 //! `cargo run --release -p aihost-musicgen --example musicgen_speed -- FOLDER [STEPS] [THREADS] [DTYPE]`.
+//! With `turns` after the data type it makes STEPS steps for each line it reads, and prints the seconds they took.
 
 #![expect(clippy::print_stdout, reason = "an example's output is what it is for")]
 
@@ -43,6 +44,24 @@ unsafe impl GlobalAlloc for Counting {
 
 const PROMPT: &str = "a slow lo-fi beat with soft piano and rain";
 
+/// Seconds that so many steps take, the text encoder's part included, and the codes of the first channel.
+fn decode(model: &Model, steps: usize) -> Result<(f64, Vec<u32>)> {
+    let start = Instant::now();
+    let text = model.encode(PROMPT)?;
+    let codebooks = model.config().decoder.codebooks_per_channel();
+    let frames = steps + 1 - codebooks;
+    let mut sampler = Sampler::new(Choice::Greedy, 0);
+    let piece = Piece { text: &text, frames, guidance: Guidance::Scale(3.0), given: &[] };
+    let mut codes = Vec::new();
+    model.generate(piece, &mut sampler, |step| {
+        if step.index < frames {
+            codes.extend(step.tokens.iter().take(codebooks).map(|token| token % 2048));
+        }
+        Ok(())
+    })?;
+    Ok((start.elapsed().as_secs_f64(), codes))
+}
+
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let folder = PathBuf::from(arguments.next().unwrap_or_default());
@@ -60,24 +79,18 @@ fn main() -> Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(aihost_plugin_api::Error::internal)?;
     let start = Instant::now();
     let model = Model::load(&files, kept)?;
+    if arguments.next().as_deref() == Some("turns") {
+        return pool.install(|| {
+            for _ in std::io::stdin().lines() {
+                println!("{}", decode(&model, steps)?.0);
+            }
+            Ok(())
+        });
+    }
     println!("load {:.2} s", start.elapsed().as_secs_f64());
     pool.install(|| {
         for _ in 0..3 {
-            let text = model.encode(PROMPT)?;
-            let frames = steps + 1 - model.config().decoder.codebooks_per_channel();
-            let mut sampler = Sampler::new(Choice::Greedy, 0);
-            let piece = Piece { text: &text, frames, guidance: Guidance::Scale(3.0), given: &[] };
-            let mut codes = Vec::new();
-            let start = Instant::now();
-            model.generate(piece, &mut sampler, |step| {
-                if step.index < frames {
-                    codes.extend(
-                        step.tokens.iter().take(model.config().decoder.codebooks_per_channel()).map(|t| t % 2048),
-                    );
-                }
-                Ok(())
-            })?;
-            let decoder = start.elapsed().as_secs_f64();
+            let (decoder, codes) = decode(&model, steps)?;
             let start = Instant::now();
             model.codec().decode(&codes)?;
             let codec = start.elapsed().as_secs_f64();

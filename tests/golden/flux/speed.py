@@ -1,8 +1,8 @@
 """Sets the time of a step beside diffusers', in one run, turn and turn about.
 
     python generate.py mid 1 FOLDER
-    cargo build --release -p aihost-flux --example speed
-    python speed.py FOLDER target/release/examples/speed [THREADS [ROUNDS]]
+    cargo build --release -p aihost-flux --example flux_speed
+    python speed.py FOLDER target/release/examples/flux_speed [THREADS [ROUNDS]]
 
 Both sides hold the same f32 weights and compute in f32 with THREADS threads (2): 4 double and 8 single blocks of width 768,
 256 x 256 pixels, 512 tokens of text. A round is A B B A, ours first. Prints each side's median step, and the median and

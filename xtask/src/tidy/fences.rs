@@ -23,7 +23,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("host/src/worker/child/sys.rs", "trimming the heap"),
     ("plugins/support/src/gguf.rs", "mapping weight files"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
-    ("plugins/flux/examples/speed.rs", "counting what is allocated"),
+    ("plugins/flux/examples/flux_speed.rs", "counting what is allocated"),
     ("plugins/musicgen/examples/musicgen_speed.rs", "counting what is allocated"),
     ("plugins/musicgen/tests/memory.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),

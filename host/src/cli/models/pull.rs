@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -113,7 +112,7 @@ impl Bars {
             bar.set_style(style);
         }
         bar.reset_eta();
-        bar.enable_steady_tick(TICK);
+        bar.enable_steady_tick(out::TICK);
         bar.set_message(format!("{} {}: {what}", self.model, progress.role));
         bar
     }
@@ -124,7 +123,5 @@ impl Bars {
     }
 }
 
-/// How often a bar that shows no progress moves.
-const TICK: Duration = Duration::from_millis(200);
 const BAR: &str = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 const SPINNER: &str = "{msg} {spinner} {elapsed}";

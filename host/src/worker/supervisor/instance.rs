@@ -98,20 +98,22 @@ impl Instance for WorkerInstance {
         let shared = Arc::clone(&self.shared);
         let task = self.runtime.spawn(async move {
             shared.process.expect_exit();
-            let leave = async {
-                shared.link.send(&ToWorker::Shutdown).await;
-                shared.process.gone().await
-            };
-            if timeout(grace, leave).await.is_ok() {
-                return;
-            }
+            // Without a grace it is not even asked: its requests are to learn why they end, not that they were cancelled.
             if !grace.is_zero() {
+                let leave = async {
+                    shared.link.send(&ToWorker::Shutdown).await;
+                    shared.process.gone().await
+                };
+                if timeout(grace, leave).await.is_ok() {
+                    return;
+                }
                 shared.process.terminate();
+                if timeout(TERMINATE_GRACE, shared.process.gone()).await.is_ok() {
+                    return;
+                }
             }
-            if grace.is_zero() || timeout(TERMINATE_GRACE, shared.process.gone()).await.is_err() {
-                shared.process.kill(ExitReason::Asked);
-                shared.process.gone().await;
-            }
+            shared.process.kill(ExitReason::Asked);
+            shared.process.gone().await;
         });
         Box::pin(async move {
             let _ = task.await;

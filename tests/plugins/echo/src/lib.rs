@@ -154,5 +154,4 @@ aihost_plugin_api::export_plugin! {
     devices: ["cpu", "cuda"],
     max_concurrency: 64,
     parks: true,
-    memory_static: true,
 }

@@ -1,6 +1,6 @@
 //! Times the steps of a checkpoint and sets the memory it takes beside the memory it plans:
 //!
-//! `cargo run --release -p aihost-flux --example speed -- FOLDER [THREADS]` prints both;
+//! `cargo run --release -p aihost-flux --example flux_speed -- FOLDER [THREADS]` prints both;
 //! `... -- FOLDER THREADS WIDTH HEIGHT STEPS` makes one step for each line it reads and prints its seconds, for
 //! `tests/golden/flux/speed.py`, which sets them beside diffusers'. FOLDER is `generate.py mid`'s.
 
@@ -132,6 +132,7 @@ fn memory(folder: &Path, offload: &str) -> Result<()> {
         let (peak, cost) = (PEAK.load(Ordering::Relaxed) - before, host.image_cost(&request)?);
         println!("  {width} x {height}, {partial_images} previews: peak {peak} bytes ({kept} kept), cost {cost}");
     }
-    println!("  most: {}", plan.workspace_max);
+    let held = NOW.load(Ordering::Relaxed) - empty;
+    println!("  most: {}; on the heap with three prompts kept: {held}", plan.workspace_max);
     Ok(())
 }

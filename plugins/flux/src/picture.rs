@@ -1,0 +1,166 @@
+//! Pictures on their way through the autoencoder, and the two layers it is made of: convolution and group norm.
+//!
+//! Channels are innermost, so that a convolution is a product of gathered neighbours with its weights. f32.
+
+use std::cell::RefCell;
+
+use aihost_plugin_api::Result;
+use aihost_support::checkpoint::Layers;
+use aihost_support::gemm::{View, ViewMut, product};
+use aihost_support::rows::{self, Activation};
+use rayon::prelude::*;
+
+/// Added to variances.
+const EPSILON: f32 = 1e-6;
+
+/// Output pixels of a convolution gathered at once.
+pub(crate) const GATHER: usize = 192;
+
+/// A picture on its way: (height, width, channels).
+#[derive(Clone, Debug)]
+pub(crate) struct Picture {
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) data: Vec<f32>,
+}
+
+impl Picture {
+    pub(crate) fn channels(&self) -> usize {
+        self.data.len() / (self.height * self.width)
+    }
+}
+
+/// How a convolution sees its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sampling {
+    Same,
+    /// Each pixel four times, as the nearest of a picture twice the size.
+    Doubled,
+}
+
+/// A convolution with a square kernel, zeros around the picture.
+#[derive(Debug)]
+pub(crate) struct Convolution {
+    /// (out, kernel, kernel, in)
+    pub(crate) weights: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    pub(crate) kernel: usize,
+    pub(crate) inputs: usize,
+}
+
+thread_local! {
+    static GATHERED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Convolution {
+    pub(crate) fn load(layers: &dyn Layers, name: &str, inputs: usize, outputs: usize, kernel: usize) -> Result<Self> {
+        let stored = layers.numbers(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
+        let area = kernel * kernel;
+        // Channels innermost.
+        let at = |i: usize| {
+            let (out, place, channel) = (i / (area * inputs), i / inputs % area, i % inputs);
+            stored[(out * inputs + channel) * area + place]
+        };
+        let weights = (0..stored.len()).map(at).collect();
+        Ok(Self { weights, bias: layers.numbers(&format!("{name}.bias"), &[outputs])?, kernel, inputs })
+    }
+
+    pub(crate) fn apply(&self, x: &Picture, sampling: Sampling) -> Picture {
+        let factor = if sampling == Sampling::Doubled { 2 } else { 1 };
+        let (height, width, outputs) = (x.height * factor, x.width * factor, self.bias.len());
+        let columns = self.kernel * self.kernel * self.inputs;
+        let weights = View::rows(&self.weights, outputs, columns, columns).transposed();
+        let mut data = vec![0.0; height * width * outputs];
+        data.par_chunks_mut(GATHER * outputs).enumerate().for_each(|(i, out)| {
+            let pixels = out.len() / outputs;
+            let mut gathered = GATHERED.take();
+            gathered.resize(pixels * columns, 0.0);
+            for (j, patch) in gathered.chunks_exact_mut(columns).enumerate() {
+                let place = i * GATHER + j;
+                self.gather(x, (place / width, place % width), factor, patch);
+            }
+            let target = &mut ViewMut::rows(out, pixels, outputs, outputs);
+            product(View::rows(&gathered, pixels, columns, columns), weights, 1.0, target);
+            out.chunks_exact_mut(outputs).for_each(|pixel| rows::add_bias(pixel, &self.bias));
+            GATHERED.set(gathered);
+        });
+        Picture { height, width, data }
+    }
+
+    /// What the kernel sees at a pixel of the result.
+    fn gather(&self, x: &Picture, (row, column): (usize, usize), factor: usize, patch: &mut [f32]) {
+        let reach = self.kernel / 2;
+        for (i, pixel) in patch.chunks_exact_mut(self.inputs).enumerate() {
+            let (y, x_place) = (row + i / self.kernel, column + i % self.kernel);
+            let inside =
+                (reach..x.height * factor + reach).contains(&y) && (reach..x.width * factor + reach).contains(&x_place);
+            if inside {
+                let place = (y - reach) / factor * x.width + (x_place - reach) / factor;
+                pixel.copy_from_slice(&x.data[place * self.inputs..(place + 1) * self.inputs]);
+            } else {
+                pixel.fill(0.0);
+            }
+        }
+    }
+}
+
+/// Norm over groups of channels and all pixels (Wu and He 2018).
+#[derive(Debug)]
+pub(crate) struct GroupNorm {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    groups: usize,
+}
+
+impl GroupNorm {
+    pub(crate) fn load(layers: &dyn Layers, name: &str, groups: usize, channels: usize) -> Result<Self> {
+        let numbers = |part| layers.numbers(&format!("{name}.{part}"), &[channels]);
+        Ok(Self { scale: numbers("weight")?, shift: numbers("bias")?, groups })
+    }
+
+    pub(crate) fn apply(&self, x: &Picture, activation: Option<Activation>) -> Picture {
+        let channels = x.channels();
+        let pixels = x.height * x.width;
+        let group = channels / self.groups;
+        // Sums by channel in f64: a group of a large picture has millions of numbers.
+        let pieces: Vec<Vec<[f64; 2]>> = x
+            .data
+            .par_chunks(channels * GATHER)
+            .map(|piece| {
+                let mut sums = vec![[0.0; 2]; channels];
+                for pixel in piece.chunks_exact(channels) {
+                    for ([sum, squares], x) in sums.iter_mut().zip(pixel) {
+                        *sum += f64::from(*x);
+                        *squares += f64::from(*x) * f64::from(*x);
+                    }
+                }
+                sums
+            })
+            .collect();
+        let mut sums = vec![[0.0; 2]; self.groups];
+        for (channel, [sum, squares]) in pieces.iter().flat_map(|piece| piece.iter().enumerate()) {
+            let [all, all_squares] = &mut sums[channel / group];
+            (*all, *all_squares) = (*all + sum, *all_squares + squares);
+        }
+        let count = (pixels * group) as f64;
+        let (mut factor, mut offset) = (self.scale.clone(), self.shift.clone());
+        for (channel, (factor, offset)) in factor.iter_mut().zip(&mut offset).enumerate() {
+            let [sum, squares] = sums[channel / group];
+            let mean = sum / count;
+            let variance = (squares / count - mean * mean).max(0.0);
+            *factor = (f64::from(*factor) / (variance + f64::from(EPSILON)).sqrt()) as f32;
+            *offset = (f64::from(*offset) - mean * f64::from(*factor)) as f32;
+        }
+        let mut data = vec![0.0; x.data.len()];
+        data.par_chunks_exact_mut(channels).zip(x.data.par_chunks_exact(channels)).for_each(|(out, pixel)| {
+            rows::affine(pixel, (&factor, &offset), activation, out);
+        });
+        Picture { data, ..*x }
+    }
+}
+
+/// `x += other`.
+pub(crate) fn add(x: &mut Picture, other: &Picture) {
+    let pieces = x.data.par_chunks_mut(1 << 14).zip(other.data.par_chunks(1 << 14));
+    pieces.for_each(|(x, other)| rows::add_gated(x, other, &[], &[]));
+}
