@@ -63,7 +63,7 @@ enum Command {
     Ps(client::Listing),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),
-    /// Ask a model: a chat with a text model, a sound file from an audio model.
+    /// Ask a model: a chat with a text model, a file from an audio or image model.
     Run(run::Arguments),
     /// List, fetch, load, park and unload models.
     Models(models::Arguments),
