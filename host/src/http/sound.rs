@@ -20,7 +20,7 @@ const MIN_LOUDNESS_RATE: u32 = 8000;
 /// Bytes of the head of a file that is still being made.
 const HEAD_BYTES: usize = 44;
 /// The size in the head of a file that is still being made.
-const UNKNOWN_SIZE: u32 = 0xFFFF_FFFF;
+const UNKNOWN_SIZE: u32 = 4_294_967_295;
 
 /// A piece of sound.
 #[derive(Clone, Debug, Default, PartialEq)]
