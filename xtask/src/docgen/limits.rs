@@ -7,13 +7,16 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 /// Constants that limit nothing: what they are instead.
-const OTHERS: [(&str, &str); 6] = [
+const OTHERS: [(&str, &str); 9] = [
     ("PROTOCOL_VERSION", "a version"),
     ("MORE", "a bit of a frame"),
     ("LENGTH_BYTES", "the form of a frame"),
     ("HEAD_BYTES", "the form of a frame"),
     ("STARTUP_TIME", "the default of a key"),
     ("MAX_SHOWN", "the look of a message"),
+    ("UNKNOWN_SIZE", "the form of a file"),
+    ("BITS", "the form of a file"),
+    ("SEED_BITS", "the form of a number"),
 ];
 
 /// Types of constants that can be a limit.
