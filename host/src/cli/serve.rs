@@ -38,7 +38,8 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     };
     telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
     let mut signals = Signals::new()?;
-    let text = config.models.values().find(|model| model.kind == Kind::Text).map(|model| model.id.0.clone());
+    let texts = config.models.values().filter(|model| model.kind == Kind::Text);
+    let text = texts.min_by_key(|model| !model.default).map(|model| model.id.0.clone());
     let file = config.file.clone();
     let mut hosted = Hosted::start(config).await?;
     let _reload =

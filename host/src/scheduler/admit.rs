@@ -157,7 +157,7 @@ impl State {
     /// Brings up the first that waits, refuses it, or begins to evict for it. True if another may be looked at now.
     fn make_room(&mut self, device: &DeviceId, effects: &mut Vec<Effect>) -> bool {
         let Some(id) = self.waiting_on(device).into_iter().next() else { return false };
-        let Some((model, required)) = self.instances.get(&id).map(|i| (i.model.clone(), i.required)) else {
+        let Some((model, needs)) = self.instances.get(&id).map(|i| (i.model.clone(), i.needs())) else {
             return false;
         };
         if let Some(failure) = self.never_fits(id).or_else(|| self.crowded_out(id)) {
@@ -165,7 +165,7 @@ impl State {
             self.fail_model(&model, failure, effects);
             return true;
         }
-        if self.room_for(id).fits(required) {
+        if self.room_for(id).fits(needs) {
             self.bring_up(id, effects);
             return true;
         }
@@ -187,14 +187,16 @@ impl State {
     fn bring_up(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
         let (free, now) = (self.room_for(id).bytes, self.now);
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        instance.reserved = instance.preferred.min(free).max(instance.required);
         if instance.state == ModelState::Parked {
+            instance.reserved = instance.granted;
             if instance.device == self.policy.host_memory {
                 instance.held = 0;
             }
             instance.enter(ModelState::Unparking, now);
             effects.push(Effect::Unpark(id));
         } else {
+            instance.reserved = instance.preferred.min(free).max(instance.required);
+            instance.granted = instance.reserved;
             instance.enter(ModelState::Loading, now);
             effects.push(Effect::Load { instance: id, granted: instance.reserved });
         }
@@ -204,7 +206,7 @@ impl State {
     fn spread(&mut self, effects: &mut Vec<Effect>) {
         for id in self.ids_where(|id, i| self.wants_room(i) && self.is_extra(id, i)) {
             let Some(instance) = self.instances.get(&id) else { continue };
-            let fits = self.waiting_on(&instance.device).is_empty() && self.room_for(id).fits(instance.required);
+            let fits = self.waiting_on(&instance.device).is_empty() && self.room_for(id).fits(instance.needs());
             let parked = instance.state == ModelState::Parked;
             if fits && (!parked || self.wants_more(&instance.model)) {
                 self.bring_up(id, effects);

@@ -97,11 +97,11 @@ impl State {
         let device = &instance.device;
         let budget = self.policy.devices.get(device)?.budget;
         let most = self.room_within(budget, device, |other, known| self.unless_pinned(other == id, known));
-        (!most.fits(instance.required)).then(|| {
+        (!most.fits(instance.needs())).then(|| {
             let message = format!(
                 "`{}` needs {} on {device}, where {} of the budget of {} can be had beside pinned models; raise `memory:` of the device, or choose smaller options",
                 instance.model,
-                ByteSize(instance.required),
+                ByteSize(instance.needs()),
                 ByteSize(most.bytes),
                 ByteSize(budget)
             );
@@ -115,11 +115,11 @@ impl State {
         let device = &instance.device;
         let most = self.room(device, |other, known| self.unless_pinned(other == id, known));
         let waited = self.now.since(self.oldest_waiter(&instance.model)?);
-        (!most.fits(instance.required) && waited >= OTHERS_WAIT_MS).then(|| {
+        (!most.fits(instance.needs()) && waited >= OTHERS_WAIT_MS).then(|| {
             let message = format!(
                 "`{}` needs {} on {device}, where only {} are to be had because other programs use it; stop them, or choose smaller options",
                 instance.model,
-                ByteSize(instance.required),
+                ByteSize(instance.needs()),
                 ByteSize(most.bytes)
             );
             Failure::new(FailureKind::OutOfMemory, message)
@@ -152,7 +152,7 @@ impl State {
                     Some((_, Way::Stop)) => Holds::Nothing,
                     None => known.will_hold(),
                 });
-            room.fits(instance.required)
+            room.fits(instance.needs())
         };
         let mut chosen: Vec<(InstanceId, Way)> = Vec::new();
         for victim in self.candidates(id, &instance.device) {

@@ -135,6 +135,8 @@ pub struct Instance {
     pub preferred: u64,
     /// Bytes set aside for it on the device.
     pub reserved: u64,
+    /// Bytes it was loaded within, and takes again when it is woken; 0 until then.
+    pub granted: u64,
     /// Bytes of host memory it holds while it is parked.
     pub held: u64,
     /// Requests that hold a lease.
@@ -453,6 +455,7 @@ impl State {
             required: 0,
             preferred: 0,
             reserved: 0,
+            granted: 0,
             held: 0,
             leases: BTreeSet::new(),
             solo: false,
@@ -516,6 +519,11 @@ impl Cooldown {
 }
 
 impl Instance {
+    /// Bytes it must have to be brought up.
+    pub(super) fn needs(&self) -> u64 {
+        self.required.max(self.granted)
+    }
+
     pub(super) fn enter(&mut self, state: ModelState, now: Millis) {
         self.state = state;
         self.since = now;

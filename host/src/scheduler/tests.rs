@@ -624,3 +624,26 @@ fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
     bench.request(3, "b");
     bench.check(&["start b", "park a", "load b", "grant 3 b"]);
 }
+
+#[test]
+fn a_woken_model_takes_what_it_was_loaded_with() {
+    let mut state = State::new(parking(&["a", "b"], 150, None));
+    let request = |id, model: &str| {
+        let (id, model) = (RequestId(id), model.into());
+        Event::Request { id, model, want: Want::Serve, keep: None }
+    };
+    state.step(Millis(1), request(1, "a"));
+    state.step(Millis(2), Event::Planned { instance: InstanceId(1), required: 50, preferred: 120 });
+    state.step(Millis(3), Event::Loaded(InstanceId(1)));
+    state.step(Millis(4), Event::Done(RequestId(1)));
+    state.step(Millis(5), Event::Park("a".into()));
+    state.step(Millis(6), Event::Parked { instance: InstanceId(1), held: 0 });
+    state.step(Millis(7), request(2, "b"));
+    state.step(Millis(8), Event::Planned { instance: InstanceId(2), required: 60, preferred: 60 });
+    state.step(Millis(9), Event::Loaded(InstanceId(2)));
+    state.step(Millis(10), Event::Done(RequestId(2)));
+    // Its 50 would fit beside the 60 of `b`; the 120 that it takes again do not.
+    let effects = state.step(Millis(11), request(3, "a"));
+    assert!(effects.contains(&Effect::Park(InstanceId(2), Cause::Room)), "{effects:?}");
+    assert!(!effects.contains(&Effect::Unpark(InstanceId(1))), "{effects:?}");
+}
