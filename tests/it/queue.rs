@@ -142,3 +142,19 @@ async fn a_storm_takes_few_turns_and_refuses_nobody() {
     assert!(loads <= 8, "{loads} loads");
     assert!(took < Duration::from_secs(60), "{took:?}");
 }
+
+#[tokio::test]
+async fn a_stream_that_waits_pings_where_that_is_asked_for() {
+    let models = "models:\n  a: {type: text, plugin: aihost/echo, options: {load_ms: 700}}\n  b: {type: text, plugin: aihost/faulty, options: {fault: hang_load}, startup_time: 1}\n";
+    for (limits, pings) in [("limits: {sse_ping: 100ms}\n", true), ("", false)] {
+        let yaml = format!("{limits}{models}");
+        let server = Server::start(&Setup { yaml, plugins: vec!["echo", "faulty"], ..Setup::default() });
+        let body = server.stream(&chat("a", "one two")).await.text().await.expect("a whole body");
+        assert_eq!(body.starts_with(": ping\n\n"), pings, "{body}");
+        assert!(body.contains("one") && body.ends_with("data: [DONE]\n\n"), "{body}");
+        let failed = server.stream(&chat("b", "x")).await;
+        assert_eq!(failed.status().as_u16() == 200, pings);
+        let body = failed.text().await.expect("a whole body");
+        assert!(body.contains("\"error\""), "{body}");
+    }
+}

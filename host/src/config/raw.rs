@@ -69,6 +69,10 @@ pub(super) struct RawLimits {
     /// How long a stream may stand still because its client does not read. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) stream_stall_timeout: Option<Text>,
+    /// While a streamed text answer has nothing to say, its model's load included, a comment is sent this often, so that no
+    /// proxy on the way gives up; a failure after the first one is an event, not a status. Default: never.
+    #[schemars(with = "Option<Span>")]
+    pub(super) sse_ping: Option<Text>,
     /// How long a graceful stop waits for running requests. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) drain_timeout: Option<Text>,

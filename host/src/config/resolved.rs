@@ -75,6 +75,8 @@ pub struct Limits {
     pub output_stall_timeout: Duration,
     /// How long a stream may stay paused because its client does not read (`stream_stall_timeout`).
     pub stream_stall_timeout: Duration,
+    /// How often a silent stream says that it is there (`sse_ping`); `None` means never.
+    pub sse_ping: Option<Duration>,
     /// How long a graceful shutdown waits for leases (`drain_timeout`).
     pub drain_timeout: Duration,
     /// Largest request body (`body_limit`).

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, header};
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::Value;
+use tokio::time::{Instant, Interval, interval_at};
 
 use super::error::ApiError;
 use super::generate::{Generation, Step};
@@ -50,6 +52,8 @@ pub(super) struct Events<S> {
     delivery: Delivery,
     out: Vec<u8>,
     stage: Stage,
+    /// When to say that it is still there.
+    ping: Option<Interval>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +65,29 @@ enum Stage {
 }
 
 impl<S: Shape + Unpin> Events<S> {
-    pub(super) fn new(generation: Generation, shape: S, delivery: Delivery) -> Self {
-        Self { generation, shape, delivery, out: Vec::new(), stage: Stage::Waiting }
+    /// `ping`: how often a silent answer sends a comment.
+    pub(super) fn new(generation: Generation, shape: S, delivery: Delivery, ping: Option<Duration>) -> Self {
+        let ping = ping.map(|period| interval_at(Instant::now() + period, period));
+        Self { generation, shape, delivery, out: Vec::new(), stage: Stage::Waiting, ping }
     }
 
     /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply.
     pub(super) async fn respond(mut self) -> Result<Response, Failure> {
-        std::future::poll_fn(|cx| self.fill(cx)).await?;
+        std::future::poll_fn(|cx| self.fill_or_ping(cx)).await?;
         Ok((headers("text/event-stream"), Body::from_stream(self)).into_response())
+    }
+
+    /// What is ready; if that is nothing for long, a comment.
+    fn fill_or_ping(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        let filled = self.fill(cx);
+        let Some(ping) = &mut self.ping else { return filled };
+        if filled.is_ready() {
+            ping.reset();
+        } else if ping.poll_tick(cx).is_ready() {
+            self.out.extend_from_slice(b": ping\n\n");
+            return Poll::Ready(Ok(()));
+        }
+        filled
     }
 
     /// Takes in all that is ready; `Pending` only if that is nothing.
@@ -123,7 +142,7 @@ impl<S: Shape + Unpin> Stream for Events<S> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         if this.stage != Stage::Ended && this.out.is_empty() {
-            match this.fill(cx) {
+            match this.fill_or_ping(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(failure)) => this.fail(failure),

@@ -38,7 +38,7 @@ async fn answer<S: Shape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: Text
             ([(header::CONTENT_TYPE, "application/json")], body).into_response()
         })
     } else {
-        Events::new(generation, shape, delivery).respond().await
+        Events::new(generation, shape, delivery, config.limits.sse_ping).respond().await
     };
     match result {
         Ok(response) => Ok(response),

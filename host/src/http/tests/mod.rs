@@ -226,6 +226,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             first_output_timeout: seconds(300),
             output_stall_timeout: seconds(120),
             stream_stall_timeout: seconds(60),
+            sse_ping: None,
             drain_timeout: seconds(30),
             body_limit: ByteSize(64 << 10),
             artifact_ttl: seconds(3600),
