@@ -1,6 +1,6 @@
 """Sets the decoder's steps per second beside transformers' eager ones, in one run, turn and turn about.
 
-    cargo build --release -p aihost-musicgen --example musicgen_speed
+    cargo build --release --workspace --examples
     python speed.py FOLDER target/release/examples/musicgen_speed [THREADS [ROUNDS]]
 
 Writes the mid-size random checkpoint (width 512, 8 layers) to FOLDER if it is not there. Both sides hold the same f32

@@ -33,6 +33,9 @@ pub(crate) struct Options {
     /// llama.cpp's llama-server, measured as the other arm.
     #[arg(long, value_name = "PATH")]
     peer: Option<PathBuf>,
+    /// Unload models instead of parking them: what a swap costs the first time.
+    #[arg(long)]
+    cold: bool,
     /// Build optimised.
     #[arg(long)]
     release: bool,
@@ -61,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result {
     for name in MODELS {
         stage::copy_whole(&model, &folder.join("models").join(format!("{name}.gguf")))?;
     }
-    let mut arms = vec![aihost(&workspace, profile, &folder)?];
+    let mut arms = vec![aihost(&workspace, profile, &folder, options.cold)?];
     if let Some(peer) = &options.peer {
         arms.push(router(peer, &folder)?);
     }
@@ -140,13 +143,13 @@ fn check_loads(before: u64, after: u64, alternations: u32) -> Result {
     Err(Error(format!("the load counter went from {before} to {after} in {alternations} alternations")))
 }
 
-/// The sum of every `loads` in a status answer; `None` if it has none.
+/// The sum of every `loads` and `wakes` in a status answer; `None` if it has no `loads`.
 fn count_loads(status: &Value) -> Option<u64> {
     let inner: Vec<&Value> = match status {
         Value::Array(items) => items.iter().collect(),
         Value::Object(fields) => {
             if let Some(loads) = fields.get("loads").and_then(Value::as_u64) {
-                return Some(loads);
+                return Some(loads + fields.get("wakes").and_then(Value::as_u64).unwrap_or(0));
             }
             fields.values().collect()
         }
@@ -155,10 +158,11 @@ fn count_loads(status: &Value) -> Option<u64> {
     inner.into_iter().filter_map(count_loads).reduce(|sum, loads| sum + loads)
 }
 
-fn aihost(workspace: &Workspace, profile: Profile, folder: &Path) -> Result<Arm> {
+fn aihost(workspace: &Workspace, profile: Profile, folder: &Path, cold: bool) -> Result<Arm> {
     let address = free_address()?;
     let config = folder.join("models.yaml");
-    fs::write(&config, models_yaml(address, &folder.join("models"))).doing("write the models.yaml of the measure")?;
+    fs::write(&config, models_yaml(address, &folder.join("models"), cold))
+        .doing("write the models.yaml of the measure")?;
     let mut command = workspace.aihost(profile);
     command.args(["serve", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
     let server = Server::start(&mut command, address, &folder.join("aihost.log"))?;
@@ -166,10 +170,11 @@ fn aihost(workspace: &Workspace, profile: Profile, folder: &Path) -> Result<Arm>
     Ok(Arm::new("aihost", version, server))
 }
 
-fn models_yaml(listen: impl std::fmt::Display, models: &Path) -> String {
+fn models_yaml(listen: impl std::fmt::Display, models: &Path, cold: bool) -> String {
     let entry = |name: &str| {
         format!(
-            "  {name}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}/{name}.gguf}}\n",
+            "  {name}:\n    type: text\n    plugin: candle-llm\n    park: {}\n    source: {{path: {}/{name}.gguf}}\n",
+            !cold,
             models.display()
         )
     };
@@ -221,7 +226,7 @@ mod tests {
 
     #[test]
     fn loads_are_summed_wherever_they_stand() {
-        assert_eq!(count_loads(&json!([{"id": "a", "loads": 2}, {"id": "b", "loads": 3}])), Some(5));
+        assert_eq!(count_loads(&json!([{"id": "a", "loads": 2}, {"id": "b", "loads": 2, "wakes": 1}])), Some(5));
         assert_eq!(count_loads(&json!({"models": [{"loads": 1}], "devices": [{}]})), Some(1));
         assert_eq!(count_loads(&json!({"error": {}})), None);
     }
@@ -236,8 +241,8 @@ mod tests {
 
     #[test]
     fn the_config_has_two_models_and_one_place() {
-        let text = models_yaml("127.0.0.1:1", std::path::Path::new("/m"));
-        assert!(text.contains("max_loaded: 1"));
+        let text = models_yaml("127.0.0.1:1", std::path::Path::new("/m"), true);
+        assert!(text.contains("max_loaded: 1") && text.contains("park: false"));
         assert!(text.contains("  a:\n") && text.contains("/m/a.gguf") && text.contains("  b:\n"));
     }
 }

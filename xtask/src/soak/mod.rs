@@ -253,7 +253,7 @@ impl Soak {
                 told = Instant::now();
                 let held = holdings(self.server.pid());
                 eprintln!(
-                    "{:.0} s: {loads} loads, {} KiB, {} descriptors, {} threads",
+                    "{:.0} s: {loads} loads and wakes, {} KiB, {} descriptors, {} threads",
                     begun.elapsed().as_secs_f64(),
                     held.resident_kib,
                     held.descriptors,
@@ -273,10 +273,11 @@ fn models_yaml(listen: SocketAddr, goal: Goal, folder: &Path, model: &Path) -> S
         "listen: {listen}\ndevices: [{{id: cpu, memory: 4GiB, max_loaded: {places}}}]\n\
          limits: {{queue: 1000, stream_stall_timeout: 2s}}\ndefaults: {{quantum: {quantum}, max_wait: 5s}}\nmodels:\n"
     );
-    for name in ["echo-a", "echo-b"] {
+    // One of them parks, so that swaps of both kinds are seen.
+    for (name, park) in [("echo-a", true), ("echo-b", false)] {
         let _ = writeln!(
             yaml,
-            "  {name}:\n    type: text\n    plugin: aihost/echo\n    options: {{preface: \"{name}: \", latency_ms: 1, load_ms: {load_ms}}}"
+            "  {name}:\n    type: text\n    plugin: aihost/echo\n    park: {park}\n    options: {{preface: \"{name}: \", latency_ms: 1, load_ms: {load_ms}}}"
         );
     }
     let once = folder.join("once");
@@ -315,12 +316,13 @@ fn unload_all(address: SocketAddr, models: &[(u64, Model)]) -> Result {
     Ok(())
 }
 
-/// Loads since the start of the host, and how many models are loaded.
+/// How often models became hot since the start of the host, loaded or woken, and how many are.
 fn counters(address: SocketAddr) -> Result<(u64, u64)> {
     let answer = http::get(address, "/admin/status")?;
     let status: Value = serde_json::from_str(&answer.body).doing("read GET /admin/status")?;
     let models = status.as_array().ok_or_else(|| Error(format!("GET /admin/status says {}", answer.body)))?;
-    let loads = models.iter().filter_map(|model| model["loads"].as_u64()).sum();
+    let count = |model: &Value| Some(model["loads"].as_u64()? + model["wakes"].as_u64()?);
+    let loads = models.iter().filter_map(count).sum();
     let loaded = models.iter().filter(|model| model["state"] == "hot" || model["state"] == "draining").count();
     Ok((loads, loaded as u64))
 }
