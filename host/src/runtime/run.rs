@@ -19,7 +19,7 @@ use super::release::is_host_memory;
 use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
 use crate::config::Config;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
 use crate::worker::{Exit, ExitReason, Instance, Output, Placement, Started};
@@ -505,6 +505,11 @@ impl Loop {
                 self.instances.get(id).and_then(|instance| instance.usage()).unwrap_or(known.reserved)
             });
             let bytes = held.fold(free, u64::saturating_add);
+            let budget = self.state.budget(&device);
+            if bytes < budget {
+                let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
+                tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");
+            }
             self.step(Event::Measured(device, bytes));
         }
     }

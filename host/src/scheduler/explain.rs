@@ -89,7 +89,7 @@ impl State {
     /// Asks for a model on a copy of the state. `needs`: bytes it is known to need, if it has no instance.
     pub fn explain(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> Explanation {
         let planned = self.known.get(model).map(|known| known.required).filter(|required| *required > 0);
-        let needs = self.instance_of(model).map(|(_, i)| i.required).filter(|n| *n > 0).or(planned).or(needs);
+        let needs = self.instance_of(model).map(|(_, i)| i.needs()).filter(|n| *n > 0).or(planned).or(needs);
         let (world, effects) = self.rehearse(now, model, needs);
         let device = world.instance_of(model).map(|(_, instance)| instance.device.clone());
         let leaves = self.leaving(now, &effects);
