@@ -70,7 +70,7 @@ pub(super) struct RawLimits {
     #[schemars(with = "Option<Span>")]
     pub(super) stream_stall_timeout: Option<Text>,
     /// While a streamed text answer has nothing to say, its model's load included, a comment is sent this often, so that no
-    /// proxy on the way gives up; a failure after the first one is an event, not a status. Default: never.
+    /// proxy on the way gives up; a failure after the first one is an event, not a status. `forever` is never. Default: forever.
     #[schemars(with = "Option<Span>")]
     pub(super) sse_ping: Option<Text>,
     /// How long a graceful stop waits for running requests. Default: 60s.

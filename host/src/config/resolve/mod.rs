@@ -233,7 +233,13 @@ impl Checker<'_> {
                 typed.stream_stall_timeout.as_ref(),
                 seconds(60),
             ),
-            sse_ping: typed.sse_ping.as_ref().map(|ping| self.finite(&limits.key("sse_ping"), Some(ping), seconds(15))),
+            sse_ping: match self.duration(&limits.key("sse_ping"), typed.sse_ping.as_ref()) {
+                // Refused there, with the key.
+                Some(Some(Duration::ZERO)) => {
+                    Some(self.finite(&limits.key("sse_ping"), typed.sse_ping.as_ref(), seconds(15)))
+                }
+                ping => ping.flatten(),
+            },
             drain_timeout: self.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
             body_limit: self.size(&limits.key("body_limit"), typed.body_limit.as_ref()).unwrap_or(ByteSize(32 << 20)),
             artifact_ttl: self.finite(&limits.key("artifact_ttl"), typed.artifact_ttl.as_ref(), seconds(3600)),
