@@ -1,15 +1,12 @@
 //! Where an audio engine puts its samples. It cuts them into blocks, counts, and heeds the client's pace.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use super::context::{Context, Flow};
+use super::context::Context;
+use super::outlet::Outlet;
 use super::{Error, ErrorKind, Result};
 use crate::abi::{RawSinkArc, event_kind};
 use crate::task::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, FinishReason};
-
-/// How often a blocked [`AudioOutput::samples`] looks whether the client has caught up.
-const PAUSE_POLL: Duration = Duration::from_millis(2);
 
 /// Most samples in one block, all channels together: 64 KiB.
 const BLOCK_SAMPLES: usize = 16 * 1024;
@@ -17,8 +14,7 @@ const BLOCK_SAMPLES: usize = 16 * 1024;
 /// The answer of one audio request. A cheap handle: clones feed the same answer, from any thread.
 #[derive(Clone)]
 pub struct AudioOutput {
-    sink: Arc<RawSinkArc>,
-    ctx: Context,
+    outlet: Outlet,
     state: Arc<Mutex<State>>,
 }
 
@@ -31,13 +27,13 @@ struct State {
 
 impl std::fmt::Debug for AudioOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AudioOutput").field("ctx", &self.ctx).finish_non_exhaustive()
+        f.debug_struct("AudioOutput").field("outlet", &self.outlet).finish_non_exhaustive()
     }
 }
 
 impl AudioOutput {
     pub(crate) fn new(sink: RawSinkArc, ctx: Context) -> Self {
-        Self { sink: Arc::new(sink), ctx, state: Arc::default() }
+        Self { outlet: Outlet::new(sink, ctx), state: Arc::default() }
     }
 
     /// Says what the samples will be. Before the first [`samples`](Self::samples).
@@ -69,8 +65,7 @@ impl AudioOutput {
     /// Once the client left.
     pub fn progress(&self, done: u64, total: u64) -> Result<()> {
         self.lock().steps = done;
-        self.ctx.progress(done, total);
-        self.flow().map(|_| ())
+        self.outlet.progress(done, total)
     }
 
     /// Samples per channel pushed so far.
@@ -86,20 +81,7 @@ impl AudioOutput {
             offset: self.pushed(),
         };
         let payload = AudioBlock::encode(&header, samples)?;
-        let mut flow = Flow::from(self.sink.push(event_kind::BYTES, payload.as_slice().into()));
-        while flow == Flow::Pause {
-            std::thread::sleep(PAUSE_POLL);
-            flow = self.flow()?;
-        }
-        if flow == Flow::Stop { Err(Error::stopped()) } else { Ok(()) }
-    }
-
-    fn flow(&self) -> Result<Flow> {
-        self.ctx.check()?;
-        match Flow::from(self.sink.flow()) {
-            Flow::Stop => Err(Error::stopped()),
-            flow => Ok(flow),
-        }
+        self.outlet.push_paced(event_kind::BYTES, &payload)
     }
 
     pub(crate) fn finish(&self, result: Result<()>) -> Result<AudioFinish> {

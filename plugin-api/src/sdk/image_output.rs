@@ -1,15 +1,12 @@
 //! Where an image engine puts its pictures. It cuts them into blocks, counts, and heeds the client's pace.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use super::context::{Context, Flow};
+use super::context::Context;
+use super::outlet::Outlet;
 use super::{Error, ErrorKind, Result};
 use crate::abi::{RawSinkArc, event_kind};
 use crate::task::{FinishReason, ImageBlock, ImageFinish, ImageHeader};
-
-/// How often a blocked push looks whether the client has caught up.
-const PAUSE_POLL: Duration = Duration::from_millis(2);
 
 /// Bytes of pixels in one block, rounded to whole rows, at least one: 64 KiB.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -17,8 +14,7 @@ const BLOCK_BYTES: usize = 64 * 1024;
 /// The answer of one image request. A cheap handle: clones feed the same answer, from any thread.
 #[derive(Clone)]
 pub struct ImageOutput {
-    sink: Arc<RawSinkArc>,
-    ctx: Context,
+    outlet: Outlet,
     state: Arc<Mutex<State>>,
 }
 
@@ -35,13 +31,13 @@ struct State {
 
 impl std::fmt::Debug for ImageOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ImageOutput").field("ctx", &self.ctx).finish_non_exhaustive()
+        f.debug_struct("ImageOutput").field("outlet", &self.outlet).finish_non_exhaustive()
     }
 }
 
 impl ImageOutput {
     pub(crate) fn new(sink: RawSinkArc, ctx: Context) -> Self {
-        Self { sink: Arc::new(sink), ctx, state: Arc::default() }
+        Self { outlet: Outlet::new(sink, ctx), state: Arc::default() }
     }
 
     /// Says what is being made, in pixels, and from which seed. Before all else.
@@ -56,8 +52,7 @@ impl ImageOutput {
     /// Once the client left: return it with `?`, it is a normal end.
     pub fn progress(&self, done: u32, total: u32) -> Result<()> {
         self.lock().steps = done;
-        self.ctx.progress(done.into(), total.into());
-        self.flow().map(|_| ())
+        self.outlet.progress(done.into(), total.into())
     }
 
     /// Sends an unfinished picture: rows top to bottom, 3 bytes (red, green, blue) for each pixel. Blocks while the
@@ -97,27 +92,10 @@ impl ImageOutput {
                 step: steps,
                 row: (i * rows) as u32,
             };
-            self.block(&ImageBlock::encode(&header, block)?)?;
+            self.outlet.push_paced(event_kind::BYTES, &ImageBlock::encode(&header, block)?)?;
         }
         self.lock().pushed += 1;
         Ok(())
-    }
-
-    fn block(&self, payload: &[u8]) -> Result<()> {
-        let mut flow = Flow::from(self.sink.push(event_kind::BYTES, payload.into()));
-        while flow == Flow::Pause {
-            std::thread::sleep(PAUSE_POLL);
-            flow = self.flow()?;
-        }
-        if flow == Flow::Stop { Err(Error::stopped()) } else { Ok(()) }
-    }
-
-    fn flow(&self) -> Result<Flow> {
-        self.ctx.check()?;
-        match Flow::from(self.sink.flow()) {
-            Flow::Stop => Err(Error::stopped()),
-            flow => Ok(flow),
-        }
     }
 
     pub(crate) fn finish(&self, result: Result<()>) -> Result<ImageFinish> {

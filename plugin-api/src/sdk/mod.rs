@@ -10,6 +10,7 @@ mod export;
 pub mod glue;
 mod image_output;
 mod logging;
+mod outlet;
 mod plugin;
 mod stop;
 pub mod testing;

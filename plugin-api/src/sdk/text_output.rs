@@ -1,23 +1,19 @@
 //! Where a text engine puts its tokens. It assembles characters, finds stop strings, counts, and heeds the client's pace.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::context::{Context, Flow};
+use super::outlet::Outlet;
 use super::stop::StopMatcher;
 use super::utf8::Utf8Assembler;
 use super::{Error, Result};
 use crate::abi::{RawSinkArc, event_kind};
 use crate::task::{FinishReason, TextEvent, TextFinish, TokenLogprob, Usage};
 
-/// How often a blocked [`TextOutput::token`] looks whether the client has caught up.
-const PAUSE_POLL: Duration = Duration::from_millis(2);
-
 /// The answer of one text request. A cheap handle: clones feed the same answer, from any thread.
 #[derive(Clone)]
 pub struct TextOutput {
-    sink: Arc<RawSinkArc>,
-    ctx: Context,
+    outlet: Outlet,
     state: Arc<Mutex<State>>,
 }
 
@@ -31,14 +27,14 @@ struct State {
 
 impl std::fmt::Debug for TextOutput {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TextOutput").field("ctx", &self.ctx).finish_non_exhaustive()
+        f.debug_struct("TextOutput").field("outlet", &self.outlet).finish_non_exhaustive()
     }
 }
 
 impl TextOutput {
     pub(crate) fn new(stops: &[String], sink: RawSinkArc, ctx: Context) -> Self {
         let state = State { stop: StopMatcher::new(stops), ..State::default() };
-        Self { sink: Arc::new(sink), ctx, state: Arc::new(Mutex::new(state)) }
+        Self { outlet: Outlet::new(sink, ctx), state: Arc::new(Mutex::new(state)) }
     }
 
     /// Says how many tokens the prompt had, and how many of them a cache held.
@@ -54,12 +50,8 @@ impl TextOutput {
     /// # Errors
     /// Once the client left or a stop string was found: return it with `?`, it is a normal end.
     pub fn token(&self, bytes: &[u8]) -> Result<()> {
-        let mut flow = self.try_token(bytes, None)?;
-        while flow == Flow::Pause {
-            std::thread::sleep(PAUSE_POLL);
-            flow = self.flow()?;
-        }
-        Ok(())
+        let flow = self.try_token(bytes, None)?;
+        self.outlet.pace(flow)
     }
 
     /// [`token`](Self::token) for engines that batch: never blocks, and says whether to hold this sequence.
@@ -91,11 +83,7 @@ impl TextOutput {
     /// # Errors
     /// Once the client left.
     pub fn flow(&self) -> Result<Flow> {
-        self.ctx.check()?;
-        match Flow::from(self.sink.flow()) {
-            Flow::Stop => Err(Error::stopped()),
-            flow => Ok(flow),
-        }
+        self.outlet.flow()
     }
 
     /// Tokens generated so far.
@@ -106,10 +94,7 @@ impl TextOutput {
     fn push(&self, event: Option<TextEvent>) -> Result<Flow> {
         let Some(event) = event else { return self.flow() };
         let json = serde_json::to_vec(&event).map_err(Error::internal)?;
-        match Flow::from(self.sink.push(event_kind::JSON, json.as_slice().into())) {
-            Flow::Stop => Err(Error::stopped()),
-            flow => Ok(flow),
-        }
+        self.outlet.push(event_kind::JSON, &json)
     }
 
     pub(crate) fn finish(&self, result: Result<FinishReason>) -> Result<TextFinish> {

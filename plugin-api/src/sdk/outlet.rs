@@ -1,0 +1,66 @@
+//! One call's way to its client: pushes, and heeds the client's pace. What the outputs of all kinds stand on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::{Context, Flow};
+use super::{Error, Result};
+use crate::abi::RawSinkArc;
+
+/// How often a blocked push looks whether the client has caught up.
+const PAUSE_POLL: Duration = Duration::from_millis(2);
+
+/// A cheap handle: clones feed the same answer, from any thread.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    sink: Arc<RawSinkArc>,
+    ctx: Context,
+}
+
+impl std::fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outlet").field("ctx", &self.ctx).finish_non_exhaustive()
+    }
+}
+
+impl Outlet {
+    pub(super) fn new(sink: RawSinkArc, ctx: Context) -> Self {
+        Self { sink: Arc::new(sink), ctx }
+    }
+
+    /// Sends an event of this kind and says whether to go on. An error once the client left.
+    pub(super) fn push(&self, kind: u32, payload: &[u8]) -> Result<Flow> {
+        going_on(self.sink.push(kind, payload.into()).into())
+    }
+
+    /// [`push`](Self::push), and waits while the client is too slow.
+    pub(super) fn push_paced(&self, kind: u32, payload: &[u8]) -> Result<()> {
+        let flow = self.push(kind, payload)?;
+        self.pace(flow)
+    }
+
+    /// Waits until the client has caught up, if that is what `flow` says.
+    pub(super) fn pace(&self, mut flow: Flow) -> Result<()> {
+        while flow == Flow::Pause {
+            std::thread::sleep(PAUSE_POLL);
+            flow = self.flow()?;
+        }
+        Ok(())
+    }
+
+    /// Whether to go on, without pushing. An error once the client left or the call is cancelled.
+    pub(super) fn flow(&self) -> Result<Flow> {
+        self.ctx.check()?;
+        going_on(self.sink.flow().into())
+    }
+
+    /// Tells how many steps are done, and looks whether to go on.
+    pub(super) fn progress(&self, done: u64, total: u64) -> Result<()> {
+        self.ctx.progress(done, total);
+        self.flow().map(|_| ())
+    }
+}
+
+fn going_on(flow: Flow) -> Result<Flow> {
+    if flow == Flow::Stop { Err(Error::stopped()) } else { Ok(flow) }
+}
