@@ -6,51 +6,20 @@
 
 #![expect(clippy::print_stdout, reason = "an example's output is what it is for")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{Error, ImageRequest, LoadRequest, Result};
+use aihost_support::counting::Counting;
 use flux::FluxPlugin;
 use flux::files::Files;
 use flux::memory::Offload;
 use flux::model::{Job, Model, Parts};
 
-/// Counts bytes on their way to the system's allocator.
-struct Counting;
-
-static NOW: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 const PROMPT: &str = "a red fox sleeping under birches in the snow";
 
@@ -116,23 +85,23 @@ fn times(model: &Model) -> Result<()> {
 fn memory(folder: &Path, offload: &str) -> Result<()> {
     let options = serde_json::json!({ "offload": offload, "max_pixels": 512 * 512 });
     let mut host = MockHost::new::<FluxPlugin>(options, &[("model", folder.to_owned())])?;
-    let (plan, empty) = (host.plan()?, NOW.load(Ordering::Relaxed));
+    let (plan, empty) = (host.plan()?, Counting::now());
     host.load()?;
-    let loaded = NOW.load(Ordering::Relaxed) - empty;
+    let loaded = Counting::now() - empty;
     println!("{offload}: {loaded} bytes on the heap and {} mapped, planned {}", plan.mapped, plan.required);
     for (width, height, partial_images) in [(256, 256, 0), (256, 256, 1), (512, 384, 0)] {
         let steps = Some(2);
         let prompt = format!("{PROMPT} {width} {partial_images}");
         let request = ImageRequest { prompt, width, height, steps, partial_images, ..ImageRequest::default() };
-        let before = NOW.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
+        let before = Counting::now();
+        Counting::reset_peak();
         let answer = host.generate_image(&request)?;
         // The mock host keeps what it is sent, twice: those bytes are not the engine's.
         let kept: usize = answer.pictures.iter().map(|picture| picture.pixels.len()).sum();
-        let (peak, cost) = (PEAK.load(Ordering::Relaxed) - before, host.image_cost(&request)?);
+        let (peak, cost) = (Counting::peak() - before, host.image_cost(&request)?);
         println!("  {width} x {height}, {partial_images} previews: peak {peak} bytes ({kept} kept), cost {cost}");
     }
-    let held = NOW.load(Ordering::Relaxed) - empty;
+    let held = Counting::now() - empty;
     println!("  most: {}; on the heap with three prompts kept: {held}", plan.workspace_max);
     Ok(())
 }

@@ -4,43 +4,19 @@
 
 #![expect(clippy::print_stdout, reason = "an example's output is what it is for")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use aihost_plugin_api::{AudioRequest, Result, testing::MockHost};
+use aihost_support::counting::Counting;
 use candle_core::DType;
 use musicgen::MusicGenPlugin;
 use musicgen::decoder::Guidance;
 use musicgen::model::{Files, Model, Piece};
 use musicgen::sampler::{Choice, Sampler};
 
-/// Counts bytes on their way to the system's allocator.
-struct Counting;
-
-static NOW: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 const PROMPT: &str = "a slow lo-fi beat with soft piano and rain";
 
@@ -100,19 +76,19 @@ fn main() -> Result<()> {
     })?;
     drop(model);
     let mut host = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &[("model", folder)])?;
-    let empty = NOW.load(Ordering::Relaxed);
+    let empty = Counting::now();
     host.load()?;
-    let loaded = NOW.load(Ordering::Relaxed);
+    let loaded = Counting::now();
     println!("weights: {} bytes, planned {}", loaded - empty, host.plan()?.required);
     for duration in [1.0, 5.0, 20.0, 40.0] {
         let request = AudioRequest { prompt: PROMPT.to_owned(), duration, ..AudioRequest::default() };
-        PEAK.store(NOW.load(Ordering::Relaxed), Ordering::Relaxed);
+        Counting::reset_peak();
         let start = Instant::now();
         let answer = host.generate_audio(&request)?;
         let (took, cost) = (start.elapsed().as_secs_f64(), host.audio_cost(&request)?);
         // The mock host keeps what it is sent, blocks and samples: those bytes are not the engine's.
         let kept = answer.samples.len() as u64 * 8;
-        let peak = PEAK.load(Ordering::Relaxed) - loaded;
+        let peak = Counting::peak() - loaded;
         println!("{duration} s on one thread in {took:.2} s; peak {peak} bytes ({kept} of them kept), cost {cost}");
     }
     println!("most: {}", host.plan()?.workspace_max);

@@ -2,42 +2,18 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers are tests too")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use aihost_plugin_api::AudioRequest;
 use aihost_plugin_api::testing::MockHost;
+use aihost_support::counting::Counting;
 use candle_core::{Device, Tensor};
 use musicgen::MusicGenPlugin;
 use serde_json::{Value, json};
 
-/// Counts bytes on their way to the system's allocator.
-struct Counting;
-
-static NOW: AtomicU64 = AtomicU64::new(0);
-static PEAK: AtomicU64 = AtomicU64::new(0);
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size() as u64, Ordering::Relaxed) + layout.size() as u64;
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 const LAYERS: usize = 8;
 
@@ -127,9 +103,9 @@ fn what_is_taken_is_what_was_said() {
     let options = json!({"window": 2, "overlap": 0.8});
     let mut host = MockHost::new::<MusicGenPlugin>(options, &[("model", folder.path().to_owned())]).unwrap();
     let plan = host.plan().unwrap();
-    let empty = NOW.load(Ordering::Relaxed);
+    let empty = Counting::now();
     host.load().unwrap();
-    let loaded = NOW.load(Ordering::Relaxed);
+    let loaded = Counting::now();
     assert_eq!(mapped(folder.path()), 0, "weights are copied, not mapped");
     near("weights", loaded - empty, plan.required);
 
@@ -140,11 +116,11 @@ fn what_is_taken_is_what_was_said() {
     for (duration, words) in [(1.0, 4), (3.2, 4), (3.2, most_words)] {
         let request = request(duration, words);
         let cost = host.audio_cost(&request).unwrap();
-        PEAK.store(NOW.load(Ordering::Relaxed), Ordering::Relaxed);
+        Counting::reset_peak();
         let answer = host.generate_audio(&request).unwrap();
         // The mock host keeps the blocks it is sent; those bytes are not the engine's.
         let sent = 4 * answer.samples.len() as u64;
-        let peak = PEAK.load(Ordering::Relaxed) - loaded - sent;
+        let peak = Counting::peak() - loaded - sent;
         near(&format!("{duration} s after {words} words"), peak, cost);
         longest = peak;
     }

@@ -1,11 +1,13 @@
 //! What the candle plugins share: reading GGUF and safetensors files in place or piece by piece, products with their weights
 //! for few rows ([`linear`]) and for many ([`dense`]), attention, and the T5 text encoder.
 //!
-//! This crate knows no task and no plugin. `unsafe` is allowed in five places: mapping a file ([`gguf`], [`weights`]), seeing
-//! mapped bytes as candle's block types ([`linear`]), the vector kernels (`kernels/x86.rs`), and strided products ([`gemm`]).
+//! This crate knows no task and no plugin. `unsafe` is allowed in six places: mapping a file ([`gguf`], [`weights`]), seeing
+//! mapped bytes as candle's block types ([`linear`]), the vector kernels (`kernels/x86.rs`), strided products ([`gemm`]), and
+//! the allocator of measures ([`counting`]).
 
 pub mod attention;
 pub mod checkpoint;
+pub mod counting;
 pub mod dense;
 pub mod gemm;
 pub mod gguf;
