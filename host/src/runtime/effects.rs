@@ -12,7 +12,7 @@ use super::api::Answer;
 use super::lease::{Ended, LeaseTerms, carry};
 use super::meter::Metered;
 use super::release::ReleaseCheck;
-use super::run::{Client, Internal, Loop, Pending, finish, last_word, post, send};
+use super::run::{Client, Internal, Loop, Pending, Stepped, finish, last_word, post, send};
 use crate::config::ModelConfig;
 use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
@@ -42,10 +42,7 @@ impl Loop {
             }
             Effect::Refuse(request, failure) => self.refuse(request, failure),
             Effect::Stop(instance, _) => self.stop(instance, STOP_GRACE),
-            Effect::Cut(instance) => {
-                self.cut.insert(instance);
-                self.stop(instance, Duration::ZERO);
-            }
+            Effect::Cut(instance) => self.stop(instance, Duration::ZERO),
             // Rounded up: a timer that is a little early would find nothing due.
             Effect::Wake(at) => self.wake = Some(self.begun + Duration::from_millis(at.0.saturating_add(1))),
         }
@@ -65,7 +62,7 @@ impl Loop {
                 Ok(spec) => placement.start(spec, exits).await,
                 Err(failure) => Err(failure),
             };
-            post(&events, Internal::Started(id, started)).await;
+            post(&events, Internal::Stepped(id, Stepped::Started(started))).await;
         });
     }
 
@@ -120,7 +117,7 @@ impl Loop {
                 }
             };
             let loaded = loaded.await;
-            post(&events, Internal::Loaded(id, loaded)).await;
+            post(&events, Internal::Stepped(id, Stepped::Loaded(loaded))).await;
         });
     }
 
@@ -149,7 +146,7 @@ impl Loop {
                 check.wait(&*placement, &*instance).await
             };
             let parked = parked.await;
-            post(&events, Internal::Parked(id, parked)).await;
+            post(&events, Internal::Stepped(id, Stepped::Parked(parked))).await;
         });
     }
 
@@ -159,7 +156,7 @@ impl Loop {
         let events = self.events.clone();
         tokio::spawn(async move {
             let hot = instance.unpark().await.map(|_| ());
-            post(&events, Internal::Unparked(id, hot)).await;
+            post(&events, Internal::Stepped(id, Stepped::Unparked(hot))).await;
         });
     }
 

@@ -21,7 +21,7 @@ use super::status::changes;
 use crate::config::Config;
 use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
-use crate::scheduler::{Event, Keep, State, Want};
+use crate::scheduler::{self, Event, Keep, State, Want};
 use crate::worker::{Exit, ExitReason, Instance, Output, Placement, Started};
 
 /// Internal events that may wait for the loop.
@@ -31,12 +31,18 @@ const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What comes back from the tasks the loop started.
 pub(super) enum Internal {
-    Started(InstanceId, Started),
-    Loaded(InstanceId, Result<(), Failure>),
-    Parked(InstanceId, Result<u64, Failure>),
-    Unparked(InstanceId, Result<(), Failure>),
+    /// A step of an instance is over.
+    Stepped(InstanceId, Stepped),
     Ended(RequestId, Ended),
     Cancelled(RequestId),
+}
+
+/// What a step of an instance came to.
+pub(super) enum Stepped {
+    Started(Started),
+    Loaded(Result<(), Failure>),
+    Parked(Result<u64, Failure>),
+    Unparked(Result<(), Failure>),
 }
 
 /// Who asked, and with what.
@@ -85,8 +91,6 @@ pub(super) struct Loop {
     pub(super) bereft: Vec<(InstanceId, Job, mpsc::Sender<Output>, Failure)>,
     pub(super) suspects: Suspects,
     pub(super) departures: Vec<Departure>,
-    /// Instances that were killed under their leases because an operator wanted it.
-    pub(super) cut: HashSet<InstanceId>,
     /// Models whose last worker died by itself.
     pub(super) died: HashSet<ModelId>,
     pub(super) loads: BTreeMap<ModelId, u64>,
@@ -129,7 +133,6 @@ impl Loop {
             bereft: Vec::new(),
             suspects: Suspects::default(),
             departures: Vec::new(),
-            cut: HashSet::new(),
             died: HashSet::new(),
             loads: BTreeMap::new(),
             wakes: BTreeMap::new(),
@@ -159,7 +162,7 @@ impl Loop {
                 }
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     self.wake = None;
-                    self.measure();
+                    self.measure_for_waiters();
                     self.step(Event::Timer);
                 }
                 _ = looks.tick(), if !self.leased.is_empty() => self.observe_peaks(),
@@ -222,7 +225,7 @@ impl Loop {
             Command::Load(model, reply) => {
                 let id = self.next_request();
                 self.pending.insert(id, Pending::Load { model: model.clone(), reply });
-                self.step(Event::Request { id, model, want: Want::Load, keep: None });
+                self.request(id, model, Want::Load, None);
             }
             Command::Unload(model, cut_after, reply) => {
                 let cut_after_ms = cut_after.map(milliseconds);
@@ -258,30 +261,27 @@ impl Loop {
                 () = reply.closed() => post(&events, Internal::Cancelled(id)).await,
             }
         });
-        let (model, want, keep) = (job.model.clone(), job.want(), job.keep_alive.map(keep));
+        let (model, want, keep_alive) = (job.model.clone(), job.want(), job.keep_alive);
         self.pending.insert(id, Pending::Serve { job, client: Client::New(grant) });
-        self.step(Event::Request { id, model, want, keep });
+        self.request(id, model, want, keep_alive);
+    }
+
+    /// Someone wants a model. What is parked may be woken at once, so the room for it is looked at now; what is cold has to
+    /// plan first.
+    fn request(&mut self, id: RequestId, model: ModelId, want: Want, keep_alive: Option<KeepAlive>) {
+        if self.state.model_state(&model).0 == ModelState::Parked {
+            self.measure(&model);
+        }
+        self.step(Event::Request { id, model, want, keep: keep_alive.map(keep) });
     }
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
     fn ended(&mut self, id: RequestId, ended: Ended) {
         let leased = self.leased.remove(&id);
         self.step(Event::Done(id));
-        let Some((job, instance)) = leased else { return };
-        let cut = self.cut.contains(&instance);
-        if !self.leased.values().any(|(_, other)| *other == instance) {
-            self.cut.remove(&instance);
-        }
-        match ended {
-            Ended::Answered => {}
-            Ended::Lost(client, _) if cut => {
-                let message = format!("`{}` was unloaded by force; send the request again", job.model);
-                finish(client, Failure::new(FailureKind::ShuttingDown, message));
-            }
-            Ended::Lost(client, failure) => {
-                self.bereft.push((instance, job, client, failure));
-                self.replay();
-            }
+        if let (Ended::Lost(client, failure), Some((job, instance))) = (ended, leased) {
+            self.bereft.push((instance, job, client, failure));
+            self.replay();
         }
     }
 
@@ -313,9 +313,9 @@ impl Loop {
         let id = self.next_request();
         tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
         let watch = self.watch(id, client.clone());
-        let (model, want, keep) = (job.model.clone(), job.want(), job.keep_alive.map(keep));
+        let (model, want, keep_alive) = (job.model.clone(), job.want(), job.keep_alive);
         self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client, watch) });
-        self.step(Event::Request { id, model, want, keep });
+        self.request(id, model, want, keep_alive);
     }
 
     /// A client that leaves while its request waits to be tried again.
@@ -329,28 +329,9 @@ impl Loop {
 
     fn internal(&mut self, event: Internal) {
         match event {
-            Internal::Started(id, started) => {
+            Internal::Stepped(id, stepped) => {
                 self.busy.remove(&id);
-                self.started(id, started);
-                self.late_exit(id);
-            }
-            Internal::Loaded(id, loaded) => {
-                self.busy.remove(&id);
-                self.loaded(id, loaded);
-                self.late_exit(id);
-            }
-            Internal::Parked(id, parked) => {
-                self.busy.remove(&id);
-                let event = parked.map(|held| Event::Parked { instance: id, held });
-                self.step_or_fail(id, "parking", event);
-                self.late_exit(id);
-            }
-            Internal::Unparked(id, hot) => {
-                self.busy.remove(&id);
-                if let (Ok(()), Some(known)) = (&hot, self.state.instances().get(&id)) {
-                    *self.wakes.entry(known.model.clone()).or_default() += 1;
-                }
-                self.step_or_fail(id, "waking", hot.map(|()| Event::Unparked(id)));
+                self.stepped(id, stepped);
                 self.late_exit(id);
             }
             Internal::Ended(id, ended) => self.ended(id, ended),
@@ -362,21 +343,36 @@ impl Loop {
         }
     }
 
+    fn stepped(&mut self, id: InstanceId, stepped: Stepped) {
+        match stepped {
+            Stepped::Started(started) => self.started(id, started),
+            Stepped::Loaded(loaded) => self.loaded(id, loaded),
+            Stepped::Parked(parked) => {
+                self.step_or_fail(id, "parking", parked.map(|held| Event::Parked { instance: id, held }));
+            }
+            Stepped::Unparked(hot) => {
+                if let (Ok(()), Some(known)) = (&hot, self.state.instances().get(&id)) {
+                    *self.wakes.entry(known.model.clone()).or_default() += 1;
+                }
+                self.step_or_fail(id, "waking", hot.map(|()| Event::Unparked(id)));
+            }
+        }
+    }
+
     fn started(&mut self, id: InstanceId, started: Started) {
-        match started {
-            Ok((instance, plan))
-                if self.state.instances().get(&id).is_some_and(|known| known.state == ModelState::Starting) =>
-            {
+        let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
+        match (started, known.map(|known| known.model.clone())) {
+            (Ok((instance, plan)), Some(model)) => {
                 self.instances.insert(id, instance);
                 let required = self.need(id, plan);
                 let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
                 let preferred = self.fixed_memory(id).unwrap_or(preferred);
-                self.measure();
+                self.measure(&model);
                 self.step(Event::Planned { instance: id, required, preferred });
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
-            Ok((instance, _)) => drop(instance),
-            Err(failure) => {
+            (Ok((instance, _)), None) => drop(instance),
+            (Err(failure), _) => {
                 self.step(Event::Failed(id, failure.clone()));
                 // No worker is left.
                 self.step(Event::Exited(id, failure));
@@ -492,13 +488,20 @@ impl Loop {
         self.step(event);
     }
 
-    /// While something waits for room: how much there really is, others' use of the device included.
-    fn measure(&mut self) {
-        let waits = |known: &crate::scheduler::Instance| {
-            matches!(known.state, ModelState::Starting | ModelState::Waiting | ModelState::Parked)
+    /// How much room there really is, others' use of the devices included, for models that wait for some.
+    fn measure_for_waiters(&mut self) {
+        let waits = |known: &&scheduler::Instance| {
+            matches!(known.state, ModelState::Waiting | ModelState::Parked) && self.state.queued(&known.model) > 0
         };
+        let models: HashSet<ModelId> =
+            self.state.instances().values().filter(waits).map(|known| known.model.clone()).collect();
+        models.iter().for_each(|model| self.measure(model));
+    }
+
+    /// The same on the devices where a model has instances.
+    fn measure(&mut self, model: &ModelId) {
         let devices: HashSet<DeviceId> =
-            self.state.instances().values().filter(|known| waits(known)).map(|known| known.device.clone()).collect();
+            self.state.instances_of(model).into_iter().map(|(_, known)| known.device.clone()).collect();
         for device in devices {
             let Some(free) = self.placement.capacity(&device) else { continue };
             let held = self.state.instances().iter().filter(|(_, known)| known.device == device).map(|(id, known)| {

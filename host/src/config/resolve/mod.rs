@@ -137,6 +137,15 @@ impl Checker<'_> {
         }
     }
 
+    /// The time from one to the next, which is not zero; `None` if there is no next.
+    pub(super) fn period(&mut self, key: &KeyPath, typed: Option<&Text>) -> Option<Duration> {
+        let period = self.duration(key, typed).flatten()?;
+        if period.is_zero() {
+            self.fail(key, typed.map(|text| text.0.as_str()), "must be longer than nothing");
+        }
+        Some(period)
+    }
+
     /// A whole number in a range.
     pub(super) fn number(
         &mut self,
@@ -233,13 +242,7 @@ impl Checker<'_> {
                 typed.stream_stall_timeout.as_ref(),
                 seconds(60),
             ),
-            sse_ping: match self.duration(&limits.key("sse_ping"), typed.sse_ping.as_ref()) {
-                // Refused there, with the key.
-                Some(Some(Duration::ZERO)) => {
-                    Some(self.finite(&limits.key("sse_ping"), typed.sse_ping.as_ref(), seconds(15)))
-                }
-                ping => ping.flatten(),
-            },
+            sse_ping: self.period(&limits.key("sse_ping"), typed.sse_ping.as_ref()),
             drain_timeout: self.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
             body_limit: self.size(&limits.key("body_limit"), typed.body_limit.as_ref()).unwrap_or(ByteSize(32 << 20)),
             artifact_ttl: self.finite(&limits.key("artifact_ttl"), typed.artifact_ttl.as_ref(), seconds(3600)),

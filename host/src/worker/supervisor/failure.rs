@@ -41,7 +41,7 @@ pub(super) fn of_exit(model: &ModelId, reason: &ExitReason) -> Failure {
         ),
         reason => Failure::new(
             FailureKind::WorkerDied,
-            format!("the worker of model `{model}` {reason}; `aihost logs {model}` shows its last lines"),
+            format!("the worker of model `{model}` {reason}; GET /logs/{model} shows its last lines"),
         ),
     }
 }
