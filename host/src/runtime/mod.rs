@@ -6,13 +6,16 @@
 mod api;
 mod effects;
 mod lease;
+mod memory;
 mod meter;
 mod observe;
 mod peaks;
 mod policy;
+mod quarantine;
 mod release;
 mod replay;
 mod run;
+mod state_file;
 mod status;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! What the metrics learn of the scheduler: one look after each step, by comparing instances with what they were before.
 //! It decides nothing, and nothing that is decided reads it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -26,8 +26,6 @@ pub(super) struct Observer {
     waiting: HashMap<RequestId, Waiting>,
     /// Whose worker it is, until its exit is known.
     workers: BTreeMap<InstanceId, ModelId>,
-    /// Models that leave because their entry changed.
-    reloading: BTreeSet<ModelId>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,8 +50,6 @@ pub(super) enum Note {
     Cancel(RequestId),
     Done(RequestId),
     Failed(InstanceId),
-    /// This model leaves now if it leaves for a new configuration.
-    Asked(ModelId),
     Other,
 }
 
@@ -64,11 +60,12 @@ impl Note {
             Event::Cancel(id) => Self::Cancel(*id),
             Event::Done(id) => Self::Done(*id),
             Event::Failed(id, _) | Event::Exited(id, _) => Self::Failed(*id),
-            Event::Unload { model, .. } => Self::Asked(model.clone()),
             Event::Planned { .. }
             | Event::Loaded(_)
             | Event::Parked { .. }
             | Event::Unparked(_)
+            | Event::Unload { .. }
+            | Event::Changed(_)
             | Event::Park(_)
             | Event::Quarantine(..)
             | Event::Measured(..)
@@ -83,19 +80,12 @@ impl Observer {
     pub(super) fn new(config: &Config) -> Self {
         let metrics = Arc::<Metrics>::default();
         metrics.set_models(config.models.keys());
-        Self {
-            metrics,
-            seen: BTreeMap::new(),
-            waiting: HashMap::new(),
-            workers: BTreeMap::new(),
-            reloading: BTreeSet::new(),
-        }
+        Self { metrics, seen: BTreeMap::new(), waiting: HashMap::new(), workers: BTreeMap::new() }
     }
 
-    /// A new configuration is in force; `changed` models will leave for it.
-    pub(super) fn configured(&mut self, config: &Config, changed: &[ModelId]) {
+    /// A new configuration is in force.
+    pub(super) fn configured(&self, config: &Config) {
         self.metrics.set_models(config.models.keys());
-        self.reloading = changed.iter().cloned().collect();
     }
 
     /// After a step: what the event and its effects did.
@@ -120,9 +110,6 @@ impl Observer {
             }
         }
         self.compare(state);
-        if let Note::Asked(model) = note {
-            self.reloading.remove(model);
-        }
     }
 
     /// What times and counts the outputs of a request that was just granted.
@@ -265,8 +252,7 @@ impl Observer {
         if let Some(seen) = self.seen.get(&id)
             && matches!(seen.state, ModelState::Hot | ModelState::Draining)
         {
-            let reload = cause == Cause::Asked && self.reloading.contains(&seen.model);
-            self.metrics.count(Metric::Evictions, &seen.model, if reload { "reload" } else { cause.name() });
+            self.metrics.count(Metric::Evictions, &seen.model, cause.name());
         }
     }
 }

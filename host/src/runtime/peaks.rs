@@ -1,17 +1,13 @@
 //! What instances were seen to hold at most, remembered across restarts: a plan is a plugin's promise, a peak is what came.
-//!
-//! Losing it costs one more careful load, so nothing about the file is ever an error: what cannot be read is empty, what
-//! cannot be written is a warning.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::state_file::StateFile;
 use crate::config::ModelConfig;
 use crate::domain::DeviceId;
 use crate::plugin::PluginFile;
@@ -23,8 +19,6 @@ const FILE_NAME: &str = "peaks.json";
 const FORMAT_VERSION: u32 = 1;
 /// Peaks kept; the one observed longest ago goes first.
 const PEAKS_MAX: usize = 512;
-/// A file beyond this many bytes is none of ours.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 /// One part in this many is added to a peak, for the next one may be a little higher: 5 %.
 const MARGIN_PARTS: u64 = 20;
 /// Growth by less than one part in this many is within the margin, and not worth a write: 1 %.
@@ -50,20 +44,21 @@ impl Key {
         let parts = serde_json::json!([name, plugin.sha256, device, files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
     }
+
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
 }
 
 /// The peaks of a host.
 #[derive(Debug)]
 pub(super) struct Peaks {
-    path: PathBuf,
+    file: StateFile,
     known: Mutex<Known>,
-    /// The newest order that was written: of two writers the later one wins.
-    written: Mutex<u64>,
 }
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Known {
-    version: u32,
     peaks: BTreeMap<String, Peak>,
 }
 
@@ -78,12 +73,8 @@ struct Peak {
 impl Peaks {
     /// Reads `state_dir/peaks.json`, or begins with none.
     pub(super) fn open(state_dir: &Path) -> Self {
-        let path = state_dir.join(FILE_NAME);
-        let known = read(&path).unwrap_or_else(|why| {
-            tracing::warn!("{} is not used, memory peaks are learned again: {why}", path.display());
-            Known::default()
-        });
-        Self { path, known: Mutex::new(known), written: Mutex::new(0) }
+        let (file, known) = StateFile::open(state_dir, FILE_NAME, FORMAT_VERSION);
+        Self { file, known: Mutex::new(known) }
     }
 
     /// Bytes to reserve: what is planned or, with a margin, what was seen, whichever is more. Less than the plan only where
@@ -98,31 +89,14 @@ impl Peaks {
 
     /// Remembers that an instance held this many bytes. Writes the file where that is news, so it may block for a moment.
     pub(super) fn observe(&self, key: &Key, bytes: u64) {
-        let (order, json) = {
+        let news = {
             let mut known = lock(&self.known);
-            if !known.observe(key, bytes) {
-                return;
-            }
-            (known.newest(), serde_json::to_vec_pretty(&*known))
+            known.observe(key, bytes).then(|| known.clone())
         };
         // Not under the lock that `need` takes.
-        let mut written = lock(&self.written);
-        if order <= *written {
-            return;
+        if let Some(known) = news {
+            self.file.write(known.newest(), &known);
         }
-        *written = order;
-        if let Err(why) = json.map_err(io::Error::from).and_then(|json| write(&self.path, &json)) {
-            tracing::warn!(
-                "{} was not written, memory peaks are learned again after a restart: {why}",
-                self.path.display()
-            );
-        }
-    }
-}
-
-impl Default for Known {
-    fn default() -> Self {
-        Self { version: FORMAT_VERSION, peaks: BTreeMap::new() }
     }
 }
 
@@ -151,46 +125,13 @@ fn with_margin(bytes: u64) -> u64 {
     bytes.saturating_add(bytes.div_ceil(MARGIN_PARTS))
 }
 
-/// Empty if there is no file.
-fn read(path: &Path) -> Result<Known, String> {
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::default()),
-        file => file.map_err(|e| e.to_string())?,
-    };
-    let mut json = Vec::new();
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut json).map_err(|e| e.to_string())?;
-    if json.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("it is larger than {FILE_BYTES_MAX} bytes"));
-    }
-    let known: Known = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
-    if known.version == FORMAT_VERSION {
-        Ok(known)
-    } else {
-        Err(format!("it has version {}, this host writes {FORMAT_VERSION}", known.version))
-    }
-}
-
-/// Whole or not at all.
-fn write(path: &Path, json: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(json)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    });
-    if written.is_err() {
-        // It may not even have been made.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::state_file::FILE_BYTES_MAX;
     use super::*;
     use crate::config::{self, Env, Selection};
 
@@ -277,7 +218,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut known = Known::default();
         (0..PEAKS_MAX).for_each(|n| assert!(known.observe(&key(&format!("{n:04}")), 1000)));
-        std::fs::write(dir.path().join(FILE_NAME), serde_json::to_vec(&known).unwrap()).unwrap();
+        let (file, _) = StateFile::open::<Known>(dir.path(), FILE_NAME, FORMAT_VERSION);
+        file.write(1, &known);
         let peaks = Peaks::open(dir.path());
         peaks.observe(&key("0000"), 2000);
         peaks.observe(&key("new"), 1000);

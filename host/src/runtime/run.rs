@@ -15,13 +15,13 @@ use super::lease::Ended;
 use super::observe::{Note, Observer};
 use super::peaks::{Key, Peaks};
 use super::policy::{milliseconds, policy};
-use super::release::is_host_memory;
+use super::quarantine::Quarantine;
 use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
 use crate::config::Config;
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
-use crate::scheduler::{self, Event, Keep, State, Want};
+use crate::scheduler::{Event, Keep, State, Want};
 use crate::worker::{Exit, ExitReason, Instance, Output, Placement, Started};
 
 /// Internal events that may wait for the loop.
@@ -80,6 +80,7 @@ pub(super) struct Loop {
     /// What each said it would need, and under which key its peaks are remembered.
     pub(super) plans: HashMap<InstanceId, (MemoryPlan, Option<Key>)>,
     pub(super) peaks: Arc<Peaks>,
+    pub(super) quarantine: Quarantine,
     /// Instances with a start, load, park or wake under way.
     pub(super) busy: HashSet<InstanceId>,
     /// Exits of busy instances: the start or load knows the cause better, and is heard first.
@@ -115,6 +116,7 @@ impl Loop {
         let state = State::new(policy(&config, &registry));
         let observer = Observer::new(&config);
         let peaks = Arc::new(Peaks::open(&config.paths.state));
+        let quarantine = Quarantine::open(&config.paths.state);
         Self {
             config,
             in_force,
@@ -126,6 +128,7 @@ impl Loop {
             instances: HashMap::new(),
             plans: HashMap::new(),
             peaks,
+            quarantine,
             busy: HashSet::new(),
             early_exits: Vec::new(),
             pending: HashMap::new(),
@@ -148,6 +151,7 @@ impl Loop {
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut ending: watch::Receiver<Ending>) {
         let (Some(mut inbox), Some(mut exited)) = (self.inbox.take(), self.exited.take()) else { return };
         let config = Arc::clone(&self.config);
+        self.recall_quarantine();
         self.preload(config.models.keys());
         let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -184,7 +188,8 @@ impl Loop {
 
     fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
         for model in models {
-            if self.config.models.get(model).is_some_and(|entry| entry.preload) {
+            let quarantined = self.quarantine.models().any(|other| other == model.0);
+            if !quarantined && self.config.models.get(model).is_some_and(|entry| entry.preload) {
                 let (reply, _) = oneshot::channel();
                 self.command(Command::Load(model.clone(), reply));
             }
@@ -196,10 +201,10 @@ impl Loop {
         self.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
         tracing::info!(?changes, "new configuration");
-        self.observer.configured(&config, &changes.changed);
+        self.observer.configured(&config);
         self.step(Event::Configure(policy(&config, &self.registry)));
         for model in &changes.changed {
-            self.step(Event::Unload { model: model.clone(), cut_after_ms: None });
+            self.step(Event::Changed(model.clone()));
         }
         self.preload(changes.added.iter().chain(&changes.changed));
         changes
@@ -368,7 +373,8 @@ impl Loop {
                 let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
                 let preferred = self.fixed_memory(id).unwrap_or(preferred);
                 self.measure(&model);
-                self.step(Event::Planned { instance: id, required, preferred });
+                let mapped = self.mapped(&model, plan.mapped.min(required));
+                self.step(Event::Planned { instance: id, required, preferred, mapped });
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
             (Ok((instance, _)), None) => drop(instance),
@@ -400,48 +406,6 @@ impl Loop {
         }
     }
 
-    /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
-    /// what it was seen to hold. A peak beyond the budget asks for all of it: it ran there before.
-    fn need(&mut self, id: InstanceId, plan: MemoryPlan) -> u64 {
-        let planned = plan.required.saturating_add(plan.workspace_max);
-        let key = self.peak_key(id);
-        let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
-            let seen = self.peaks.need(key, planned, *memory_static);
-            seen.min(planned.max(self.state.budget(device)))
-        });
-        self.plans.insert(id, (plan, key.map(|(key, ..)| key)));
-        self.fixed_memory(id).unwrap_or(needed)
-    }
-
-    /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
-    fn peak_key(&self, id: InstanceId) -> Option<(Key, DeviceId, bool)> {
-        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device))?;
-        let model = self.config.models.get(&known.model)?;
-        let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
-        let key = Key::new(&plugin, model, &known.device);
-        Some((key, known.device.clone(), plugin.manifest.memory_static))
-    }
-
-    /// What those that serve hold now.
-    fn observe_peaks(&self) {
-        let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
-        for id in serving {
-            let (Some(instance), Some((plan, Some(key)))) = (self.instances.get(&id), self.plans.get(&id)) else {
-                continue;
-            };
-            if let Some(usage) = instance.usage() {
-                let (peaks, key, bytes) = (Arc::clone(&self.peaks), key.clone(), usage.saturating_add(plan.mapped));
-                tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
-            }
-        }
-    }
-
-    /// `memory:` of the entry, which overrides the plugin's plan.
-    fn fixed_memory(&self, id: InstanceId) -> Option<u64> {
-        let model = &self.state.instances().get(&id)?.model;
-        self.config.models.get(model)?.memory.map(|size| size.0)
-    }
-
     fn exit(&mut self, exit: Exit) {
         if self.busy.contains(&exit.instance) {
             self.early_exits.push(exit);
@@ -470,13 +434,14 @@ impl Loop {
         Millis(milliseconds(self.begun.elapsed()))
     }
 
-    fn step(&mut self, event: Event) {
+    pub(super) fn step(&mut self, event: Event) {
         let note = Note::of(&event);
         let effects = self.state.step(self.now(), event);
         self.observer.observe(&note, &effects, &self.state);
         for effect in effects {
             self.carry_out(effect);
         }
+        self.remember_quarantine();
     }
 
     fn step_or_fail(&mut self, id: InstanceId, doing: &str, event: Result<Event, Failure>) {
@@ -486,35 +451,6 @@ impl Loop {
             Event::Failed(id, failure)
         });
         self.step(event);
-    }
-
-    /// How much room there really is, others' use of the devices included, for models that wait for some.
-    fn measure_for_waiters(&mut self) {
-        let waits = |known: &&scheduler::Instance| {
-            matches!(known.state, ModelState::Waiting | ModelState::Parked) && self.state.queued(&known.model) > 0
-        };
-        let models: HashSet<ModelId> =
-            self.state.instances().values().filter(waits).map(|known| known.model.clone()).collect();
-        models.iter().for_each(|model| self.measure(model));
-    }
-
-    /// The same on the devices where a model has instances.
-    fn measure(&mut self, model: &ModelId) {
-        let devices: HashSet<DeviceId> =
-            self.state.instances_of(model).into_iter().map(|(_, known)| known.device.clone()).collect();
-        for device in devices {
-            let Some(free) = self.placement.capacity(&device) else { continue };
-            let held = self.state.instances().iter().filter(|(_, known)| known.device == device).map(|(id, known)| {
-                self.instances.get(id).and_then(|instance| instance.usage()).unwrap_or(known.reserved)
-            });
-            let bytes = held.fold(free, u64::saturating_add);
-            let budget = self.state.budget(&device);
-            if bytes < budget {
-                let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
-                tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");
-            }
-            self.step(Event::Measured(device, bytes));
-        }
     }
 
     /// Asks that a model leave its device, and lets the operator know when it has.

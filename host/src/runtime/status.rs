@@ -41,7 +41,7 @@ impl Loop {
             wakes: self.wakes.get(&model.id).copied().unwrap_or(0),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
-            error: failure.map(ToString::to_string),
+            error: failure.map(|failure| failure.to_string()),
             aliases: model.aliases.clone(),
         }
     }

@@ -35,9 +35,9 @@ impl State {
     fn end_drained(&mut self, effects: &mut Vec<Effect>) {
         for id in self.ids_where(|_, i| i.state == ModelState::Draining && i.leases.is_empty()) {
             if self.instances[&id].parks_next && self.parks(id) {
-                self.park(id, Cause::Asked, effects);
+                self.park(id, self.instances[&id].cause, effects);
             } else {
-                self.stop(id, Cause::Asked, effects);
+                self.stop(id, self.instances[&id].cause, effects);
             }
         }
     }
@@ -109,14 +109,14 @@ impl State {
     /// A device of the model's with free room for what it needed last time and nobody waiting there, the one with the
     /// fewest instances of it first.
     fn roomy_device(&self, model: &ModelId) -> Option<DeviceId> {
-        let required = self.known.get(model).map(|known| known.required).filter(|required| *required > 0)?;
+        let need = self.known.get(model).map(|known| known.need).filter(|need| need.bytes > 0)?;
         let roomy = self
             .policy
             .models
             .get(model)?
             .devices
             .iter()
-            .filter(|device| self.coming_up(device) == 0 && self.room(device, |_, _| Holds::All).fits(required));
+            .filter(|device| self.coming_up(device) == 0 && self.room(device, |_, _| Holds::All).fits(need));
         roomy.min_by_key(|device| self.on(device).filter(|(_, instance)| instance.model == *model).count()).cloned()
     }
 
@@ -185,7 +185,7 @@ impl State {
 
     /// Loads what waits, wakes what is parked.
     fn bring_up(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
-        let (free, now) = (self.room_for(id).bytes, self.now);
+        let (room, now) = (self.room_for(id), self.now);
         let Some(instance) = self.instances.get_mut(&id) else { return };
         if instance.state == ModelState::Parked {
             instance.reserved = instance.granted;
@@ -195,6 +195,7 @@ impl State {
             instance.enter(ModelState::Unparking, now);
             effects.push(Effect::Unpark(id));
         } else {
+            let free = room.bytes.saturating_add(room.shared(instance.mapped));
             instance.reserved = instance.preferred.min(free).max(instance.required);
             instance.granted = instance.reserved;
             instance.enter(ModelState::Loading, now);

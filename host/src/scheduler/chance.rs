@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::tests::policy;
-use super::{DevicePolicy, Effect, Event, Keep, Policy, State, Want};
+use super::{DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, RequestId};
 
 /// Devices by name, budget and most instances.
@@ -80,7 +80,9 @@ impl World {
                 let event = if self.draw(12) == 0 {
                     Event::Failed(instance, Failure::new(FailureKind::NotUsable, "start"))
                 } else {
-                    Event::Planned { instance, required, preferred: required + 30 }
+                    // Two of the models are one file.
+                    let mapped = Mapped { files: u64::from(model.0.len() == 1), bytes: required / 2 };
+                    Event::Planned { instance, required, preferred: required + 30, mapped }
                 };
                 self.pending.push(event);
             }
@@ -137,13 +139,21 @@ impl World {
     fn check(&self) {
         let mut used: BTreeMap<&str, u64> = BTreeMap::new();
         let mut places: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut files: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
         for instance in self.state.instances().values() {
             let device = instance.device.0.as_str();
             *used.entry(device).or_default() += instance.reserved;
+            if instance.reserved > 0 {
+                files.entry((device, instance.mapped.files)).or_default().push(instance.mapped.bytes);
+            }
             *used.entry("cpu").or_default() += instance.held;
             *places.entry(device).or_default() += u64::from(instance.reserved > 0);
             assert!(!instance.solo || instance.leases.len() == 1, "company for a solo lease: {instance:?}");
             assert!(instance.held == 0 || instance.leases.is_empty(), "a lease on what is parked: {instance:?}");
+        }
+        // A file that many map is in memory once.
+        for ((device, _), bytes) in files {
+            *used.entry(device).or_default() -= bytes.iter().sum::<u64>() - bytes.iter().max().unwrap();
         }
         for (device, budget, most) in DEVICES {
             let (bytes, count) = (used.get(device).copied().unwrap_or(0), places.get(device).copied().unwrap_or(0));

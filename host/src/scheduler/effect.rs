@@ -46,8 +46,10 @@ pub enum Cause {
     Room,
     /// Nobody asked for it for `keep_alive`.
     Idle,
-    /// The operator, a changed configuration or a shutdown wants it so.
+    /// The operator or a shutdown wants it so.
     Asked,
+    /// Its entry changed or is gone.
+    Reload,
     /// Whoever waited for it left while it came up.
     Unwanted,
     /// It failed.
@@ -61,6 +63,7 @@ impl Cause {
             Self::Room => "room",
             Self::Idle => "idle",
             Self::Asked => "asked",
+            Self::Reload => "reload",
             Self::Unwanted => "unwanted",
             Self::Failed => "failed",
         }

@@ -1,5 +1,6 @@
 //! Everything that can happen to the scheduler.
 
+use super::memory::Mapped;
 use super::state::Policy;
 use crate::domain::{DeviceId, Failure, InstanceId, ModelId, RequestId};
 
@@ -29,6 +30,8 @@ pub enum Event {
         required: u64,
         /// Bytes it would take.
         preferred: u64,
+        /// The part of `required` that lies in mapped files.
+        mapped: Mapped,
     },
     /// Loaded and warm.
     Loaded(InstanceId),
@@ -52,6 +55,9 @@ pub enum Event {
         /// Milliseconds after which leases that still run are cut; `None` lets them end by themselves.
         cut_after_ms: Option<u64>,
     },
+    /// The model's entry changed: instances of the old one leave once their leases have ended, and whoever waits gets one of
+    /// the new.
+    Changed(ModelId),
     /// The operator wants a model parked once its leases have ended.
     Park(ModelId),
     /// The model does harm: nobody may have it until the operator says so.

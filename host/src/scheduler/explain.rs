@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::effect::{Cause, Effect};
 use super::event::{Event, Want};
-use super::memory::Holds;
+use super::memory::{Holds, Mapped, Need};
 use super::state::{Instance, State};
 use crate::domain::{ByteSize, DeviceId, InstanceId, Millis, ModelId, ModelState, RequestId};
 
@@ -88,8 +88,10 @@ pub struct Staying {
 impl State {
     /// Asks for a model on a copy of the state. `needs`: bytes it is known to need, if it has no instance.
     pub fn explain(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> Explanation {
-        let planned = self.known.get(model).map(|known| known.required).filter(|required| *required > 0);
-        let needs = self.instance_of(model).map(|(_, i)| i.needs()).filter(|n| *n > 0).or(planned).or(needs);
+        let stated = needs.map(|bytes| Need { bytes, mapped: Mapped::default() });
+        let planned = self.known.get(model).map(|known| known.need);
+        let own = self.instance_of(model).map(|(_, instance)| instance.needs());
+        let needs = [own, planned].into_iter().flatten().find(|need| need.bytes > 0).or(stated);
         let (world, effects) = self.rehearse(now, model, needs);
         let device = world.instance_of(model).map(|(_, instance)| instance.device.clone());
         let leaves = self.leaving(now, &effects);
@@ -112,7 +114,7 @@ impl State {
             state,
             outcome,
             message: refusal.unwrap_or_default(),
-            needs,
+            needs: needs.map(|need| need.bytes),
             free: device.as_ref().map(|device| self.room(device, |_, _| Holds::All).bytes),
             budget: device.as_ref().and_then(|device| Some(self.policy.devices.get(device)?.budget)),
             takes_ms: self.known.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0),
@@ -128,7 +130,7 @@ impl State {
     }
 
     /// A copy of the state after someone asked for the model, and what it would have done.
-    fn rehearse(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> (Self, Vec<Effect>) {
+    fn rehearse(&self, now: Millis, model: &ModelId, needs: Option<Need>) -> (Self, Vec<Effect>) {
         let mut world = self.clone();
         // What is due anyway is not this request's doing.
         world.step(now, Event::Timer);
@@ -138,8 +140,8 @@ impl State {
             Effect::Start { instance, model: of, .. } if of == model => Some(*instance),
             _ => None,
         });
-        if let (Some(instance), Some(needs)) = (started, needs) {
-            effects.extend(world.step(now, Event::Planned { instance, required: needs, preferred: needs }));
+        if let (Some(instance), Some(Need { bytes, mapped })) = (started, needs) {
+            effects.extend(world.step(now, Event::Planned { instance, required: bytes, preferred: bytes, mapped }));
         }
         (world, effects)
     }

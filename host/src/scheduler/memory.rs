@@ -1,20 +1,56 @@
 //! Room on devices: what is free, what can never fit, and who would have to leave for whom.
 
+use std::collections::BTreeMap;
+
 use super::admit::OTHERS_WAIT_MS;
 use super::effect::{Cause, Effect};
 use super::state::{Instance, State};
 use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelState};
 
+/// Weight files that an instance maps. Whoever maps the same files on a device shares their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Mapped {
+    /// Tells these files from others.
+    pub files: u64,
+    /// Bytes of them in memory.
+    pub bytes: u64,
+}
+
+/// Bytes that an instance must have on a device, the mapped ones among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Need {
+    pub(super) bytes: u64,
+    pub(super) mapped: Mapped,
+}
+
 /// Free bytes and free places on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Room {
     pub(super) bytes: u64,
     pub(super) places: usize,
+    /// Bytes by files that are mapped already.
+    mapped: BTreeMap<u64, u64>,
 }
 
 impl Room {
-    pub(super) fn fits(self, required: u64) -> bool {
-        self.places > 0 && self.bytes >= required
+    const NONE: Self = Self { bytes: 0, places: 0, mapped: BTreeMap::new() };
+
+    pub(super) fn fits(&self, need: Need) -> bool {
+        self.places > 0 && self.bytes >= need.bytes.saturating_sub(self.shared(need.mapped))
+    }
+
+    /// Bytes of these files that are in memory already.
+    pub(super) fn shared(&self, mapped: Mapped) -> u64 {
+        self.mapped.get(&mapped.files).map_or(0, |bytes| mapped.bytes.min(*bytes))
+    }
+
+    /// Takes what is held, but what is shared only once.
+    fn take(&mut self, bytes: u64, mapped: Mapped) {
+        self.bytes = self.bytes.saturating_sub(bytes.saturating_sub(self.shared(mapped)));
+        if mapped.bytes > 0 {
+            let known = self.mapped.entry(mapped.files).or_default();
+            *known = mapped.bytes.max(*known);
+        }
     }
 }
 
@@ -45,15 +81,23 @@ impl State {
 
     fn room_within(&self, limit: u64, device: &DeviceId, holds: impl Fn(InstanceId, &Instance) -> Holds) -> Room {
         let loaded_max = self.policy.devices.get(device).map_or(Some(0), |policy| policy.loaded_max);
-        let mut room = Room { bytes: limit, places: loaded_max.unwrap_or(usize::MAX) };
+        let mut room = Room { bytes: limit, places: loaded_max.unwrap_or(usize::MAX), ..Room::NONE };
+        let is_host = *device == self.policy.host_memory;
         for (id, instance) in &self.instances {
-            let (bytes, place) = match holds(*id, instance) {
-                Holds::All => (self.held_on(device, instance), instance.device == *device && instance.takes_place()),
-                Holds::Parked if *device == self.policy.host_memory => (self.held_parked(instance), false),
-                Holds::Parked | Holds::Nothing => (0, false),
-            };
-            room.bytes = room.bytes.saturating_sub(bytes);
-            room.places = room.places.saturating_sub(usize::from(place));
+            match holds(*id, instance) {
+                Holds::All => {
+                    if instance.device == *device {
+                        let mapped = if instance.reserved > 0 { instance.mapped } else { Mapped::default() };
+                        room.take(instance.reserved, mapped);
+                        room.places = room.places.saturating_sub(usize::from(instance.takes_place()));
+                    }
+                    if is_host {
+                        room.take(instance.held, Mapped::default());
+                    }
+                }
+                Holds::Parked if is_host => room.take(self.held_parked(instance), Mapped::default()),
+                Holds::Parked | Holds::Nothing => {}
+            }
         }
         room
     }
@@ -64,12 +108,6 @@ impl State {
         self.measured.get(device).map_or(budget, |measured| budget.min(*measured))
     }
 
-    fn held_on(&self, device: &DeviceId, instance: &Instance) -> u64 {
-        let reserved = if instance.device == *device { instance.reserved } else { 0 };
-        let held = if *device == self.policy.host_memory { instance.held } else { 0 };
-        reserved.saturating_add(held)
-    }
-
     /// Bytes of host memory it will hold once parked: as last time; unknown, at most what it takes on another device.
     pub(super) fn held_parked(&self, instance: &Instance) -> u64 {
         let known = self.known.get(&instance.model).and_then(|known| known.held);
@@ -78,7 +116,7 @@ impl State {
 
     /// What is free for an instance that waits, started or parked: all that others do not hold.
     pub(super) fn room_for(&self, id: InstanceId) -> Room {
-        let Some(instance) = self.instances.get(&id) else { return Room { bytes: 0, places: 0 } };
+        let Some(instance) = self.instances.get(&id) else { return Room::NONE };
         self.room(&instance.device, |other, _| if other == id { Holds::Nothing } else { Holds::All })
     }
 
@@ -101,7 +139,7 @@ impl State {
             let message = format!(
                 "`{}` needs {} on {device}, where {} of the budget of {} can be had beside pinned models; raise `memory:` of the device, or choose smaller options",
                 instance.model,
-                ByteSize(instance.needs()),
+                ByteSize(instance.needs().bytes),
                 ByteSize(most.bytes),
                 ByteSize(budget)
             );
@@ -119,7 +157,7 @@ impl State {
             let message = format!(
                 "`{}` needs {} on {device}, where only {} are to be had because other programs use it; stop them, or choose smaller options",
                 instance.model,
-                ByteSize(instance.needs()),
+                ByteSize(instance.needs().bytes),
                 ByteSize(most.bytes)
             );
             Failure::new(FailureKind::OutOfMemory, message)

@@ -23,4 +23,5 @@ mod tests;
 pub use effect::{Cause, Effect};
 pub use event::{Event, Keep, Want};
 pub use explain::{Explanation, Leaving, Outcome, Staying};
+pub use memory::Mapped;
 pub use state::{DevicePolicy, Instance, ModelPolicy, Phase, Policy, State};

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Checker, Model, Property};
 
-use super::{DevicePolicy, Effect, Event, Keep, ModelPolicy, Policy, State, Want};
+use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Policy, State, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 const REQUESTS: u64 = 3;
@@ -148,7 +148,9 @@ impl Snapshot {
     fn answer(&mut self, answer: Answer) {
         self.pending.remove(&answer);
         match answer {
-            Answer::Planned(instance) => self.feed(Event::Planned { instance, required: 80, preferred: 90 }),
+            Answer::Planned(instance) => {
+                self.feed(Event::Planned { instance, required: 80, preferred: 90, mapped: Mapped::default() })
+            }
             Answer::Loaded(instance) => self.feed(Event::Loaded(instance)),
             Answer::Parked(instance) => self.feed(Event::Parked { instance, held: 10 }),
             Answer::Unparked(instance) => self.feed(Event::Unparked(instance)),

@@ -58,7 +58,7 @@ impl State {
         }
         // An operator who asks for a load wants it tried now.
         let cooling = self.cooldowns.get(model).filter(|cooldown| want != Want::Load && self.now < cooldown.until);
-        cooling.filter(|_| self.instance_of(model).is_none()).map(|cooldown| cooldown.failure.clone())
+        cooling.filter(|_| self.instance_of(model).is_none()).map(|cooldown| cooldown.refusal(model))
     }
 
     pub(super) fn refuse_all(&mut self, model: &ModelId, failure: &Failure, effects: &mut Vec<Effect>) {

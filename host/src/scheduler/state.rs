@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::effect::{Cause, Effect};
 use super::event::{Event, Keep, Want};
+use super::memory::{Mapped, Need};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// First pause after a failed load, milliseconds; doubles with each failure in a row.
@@ -102,7 +103,7 @@ pub(super) struct Cooldown {
     failures: u32,
     /// Crashes in a row, among the failures.
     crashes: u32,
-    pub(super) failure: Failure,
+    failure: Failure,
 }
 
 /// What experience says of a model.
@@ -110,8 +111,8 @@ pub(super) struct Cooldown {
 pub(super) struct Known {
     /// Milliseconds it last took to become hot, from disk or from host memory.
     pub(super) cost_ms: u64,
-    /// Bytes it last planned to need.
-    pub(super) required: u64,
+    /// What it last planned to need.
+    pub(super) need: Need,
     /// Bytes of host memory it held when it was last parked.
     pub(super) held: Option<u64>,
     /// Its last park or wake failed: it is not parked again.
@@ -133,6 +134,8 @@ pub struct Instance {
     pub required: u64,
     /// Bytes it would take.
     pub preferred: u64,
+    /// The part of `required` that lies in mapped files.
+    pub mapped: Mapped,
     /// Bytes set aside for it on the device.
     pub reserved: u64,
     /// Bytes it was loaded within, and takes again when it is woken; 0 until then.
@@ -151,6 +154,8 @@ pub struct Instance {
     pub(super) keep: Option<Keep>,
     /// Once drained: whether it parks instead of stopping.
     pub(super) parks_next: bool,
+    /// While draining: why.
+    pub(super) cause: Cause,
     /// While draining: when its leases are cut.
     pub(super) cut_at: Option<Millis>,
 }
@@ -219,13 +224,19 @@ impl State {
     }
 
     /// Where a model stands, with the failure that keeps it from loading.
-    pub fn model_state(&self, model: &ModelId) -> (ModelState, Option<&Failure>) {
-        let failure = self.cooldowns.get(model).map(|cooldown| &cooldown.failure);
+    pub fn model_state(&self, model: &ModelId) -> (ModelState, Option<Failure>) {
+        let failure = self.cooldowns.get(model).map(|cooldown| cooldown.refusal(model));
         match self.instance_of(model) {
             Some((_, instance)) => (instance.state, failure),
             None if failure.is_some() => (ModelState::Failed, failure),
             None => (ModelState::Cold, None),
         }
+    }
+
+    /// Models that nobody may have until an operator says so, and what happened to them.
+    pub fn quarantined(&self) -> impl Iterator<Item = (&ModelId, &Failure)> {
+        let quarantined = self.cooldowns.iter().filter(|(_, cooldown)| cooldown.is_quarantine());
+        quarantined.map(|(model, cooldown)| (model, &cooldown.failure))
     }
 
     /// What the event changes by itself; consequences are [`Self::settle`]'s.
@@ -237,13 +248,16 @@ impl State {
             }
             Event::Cancel(id) => self.queues.values_mut().for_each(|queue| queue.retain(|waiter| waiter.id != id)),
             Event::Done(id) => self.end_lease(id),
-            Event::Planned { instance, required, preferred } => self.planned(instance, required, preferred),
+            Event::Planned { instance, required, preferred, mapped } => {
+                self.planned(instance, required, preferred, mapped);
+            }
             Event::Loaded(id) => self.became_hot(id, ModelState::Loading),
             Event::Unparked(id) => self.became_hot(id, ModelState::Unparking),
             Event::Parked { instance, held } => self.parked(instance, held),
             Event::Failed(id, failure) => self.failed(id, failure, effects),
             Event::Exited(id, failure) => self.exited(id, failure, effects),
             Event::Unload { model, cut_after_ms } => self.unload(&model, cut_after_ms, effects),
+            Event::Changed(model) => self.changed(&model, effects),
             Event::Park(model) => self.park_model(&model),
             Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
             Event::Measured(device, bytes) => _ = self.measured.insert(device, bytes),
@@ -263,14 +277,15 @@ impl State {
         }
     }
 
-    fn planned(&mut self, id: InstanceId, required: u64, preferred: u64) {
+    fn planned(&mut self, id: InstanceId, required: u64, preferred: u64, mapped: Mapped) {
         let now = self.now;
         if let Some(instance) = self.instances.get_mut(&id)
             && instance.state == ModelState::Starting
         {
             instance.required = required;
             instance.preferred = preferred.max(required);
-            self.known.entry(instance.model.clone()).or_default().required = required;
+            instance.mapped = mapped;
+            self.known.entry(instance.model.clone()).or_default().need = instance.needs();
             instance.enter(ModelState::Waiting, now);
         }
     }
@@ -312,7 +327,7 @@ impl State {
                 self.known.entry(model).or_default().stays_out = true;
                 self.stop(id, Cause::Failed, effects);
             }
-            ModelState::Hot | ModelState::Draining => self.drain(id, effects),
+            ModelState::Hot | ModelState::Draining => self.drain(id, Cause::Failed, effects),
             ModelState::Loading if failure.kind == FailureKind::OutOfMemory && self.evict_for_retry(id, effects) => {
                 self.stop(id, Cause::Failed, effects);
             }
@@ -352,13 +367,22 @@ impl State {
                 _ => false,
             };
             instance.cut_at = cut_after_ms.map(|after| self.now.after(after));
-            self.drain(id, effects);
+            self.drain(id, Cause::Asked, effects);
             if coming_up {
                 // An operator's word counts more than the waiters': they learn it at once instead of loading it again.
                 let message = format!("`{model}` was unloaded while it was loading; send the request again");
                 self.refuse_all(model, &Failure::new(FailureKind::ShuttingDown, message), effects);
             }
         }
+    }
+
+    /// What was learned of the old entry is forgotten with it.
+    fn changed(&mut self, model: &ModelId, effects: &mut Vec<Effect>) {
+        for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.drain(id, Cause::Reload, effects);
+        }
+        self.cooldowns.remove(model);
+        self.known.remove(model);
     }
 
     fn park_model(&mut self, model: &ModelId) {
@@ -372,6 +396,7 @@ impl State {
             let now = self.now;
             if let Some(instance) = self.instances.get_mut(&id) {
                 instance.parks_next = true;
+                instance.cause = Cause::Asked;
                 instance.enter(ModelState::Draining, now);
             }
         }
@@ -379,10 +404,10 @@ impl State {
 
     fn quarantine(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
         for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
-            self.drain(id, effects);
+            self.drain(id, Cause::Failed, effects);
         }
         self.refuse_all(model, &failure, effects);
-        self.cooldowns.insert(model.clone(), Cooldown::quarantine(model, &failure));
+        self.cooldowns.insert(model.clone(), Cooldown::quarantine(failure));
     }
 
     fn configure(&mut self, policy: Policy, effects: &mut Vec<Effect>) {
@@ -396,11 +421,9 @@ impl State {
             .cloned()
             .collect();
         for model in gone {
-            self.unload(&model, None, effects);
+            self.changed(&model, effects);
             let failure = Failure::new(FailureKind::UnknownModel, format!("`{model}` was removed from models.yaml"));
             self.refuse_all(&model, &failure, effects);
-            self.cooldowns.remove(&model);
-            self.known.remove(&model);
         }
         let homeless = |instance: &Instance| {
             let model = self.policy.models.get(&instance.model);
@@ -410,7 +433,7 @@ impl State {
         let homeless: Vec<InstanceId> =
             self.instances.iter().filter(|(_, instance)| homeless(instance)).map(|(id, _)| *id).collect();
         for id in homeless {
-            self.drain(id, effects);
+            self.drain(id, Cause::Reload, effects);
         }
     }
 
@@ -421,7 +444,7 @@ impl State {
             self.refuse_all(&model, &failure, effects);
         }
         for id in self.instances.keys().copied().collect::<Vec<_>>() {
-            self.drain(id, effects);
+            self.drain(id, Cause::Asked, effects);
         }
     }
 
@@ -439,7 +462,7 @@ impl State {
         let cooldown = if crashes < LOAD_CRASHES_MAX {
             Cooldown { until: self.now.after(pause), failures: failures + 1, crashes, failure }
         } else {
-            Cooldown::quarantine(model, &failure)
+            Cooldown::quarantine(failure)
         };
         self.cooldowns.insert(model.clone(), cooldown);
     }
@@ -454,6 +477,7 @@ impl State {
             state: ModelState::Starting,
             required: 0,
             preferred: 0,
+            mapped: Mapped::default(),
             reserved: 0,
             granted: 0,
             held: 0,
@@ -463,6 +487,7 @@ impl State {
             used: self.now,
             keep: None,
             parks_next: false,
+            cause: Cause::Asked,
             cut_at: None,
         };
         self.instances.insert(id, instance);
@@ -470,14 +495,15 @@ impl State {
     }
 
     /// The instance is to go: at once if it holds no lease, else once they have ended.
-    fn drain(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
+    fn drain(&mut self, id: InstanceId, cause: Cause, effects: &mut Vec<Effect>) {
         let now = self.now;
         match self.instances.get_mut(&id) {
             None => {}
             Some(instance) if instance.state == ModelState::Stopping => {}
-            Some(instance) if instance.leases.is_empty() => self.stop(id, Cause::Asked, effects),
+            Some(instance) if instance.leases.is_empty() => self.stop(id, cause, effects),
             Some(instance) => {
                 instance.parks_next = false;
+                instance.cause = cause;
                 instance.enter(ModelState::Draining, now);
             }
         }
@@ -509,19 +535,32 @@ impl State {
 }
 
 impl Cooldown {
-    /// One that only an operator ends.
-    fn quarantine(model: &ModelId, failure: &Failure) -> Self {
+    /// One that only an operator ends. After one more crash it begins anew.
+    fn quarantine(failure: Failure) -> Self {
+        Self { until: Millis(u64::MAX), failures: 0, crashes: LOAD_CRASHES_MAX, failure }
+    }
+
+    fn is_quarantine(&self) -> bool {
+        self.until == Millis(u64::MAX)
+    }
+
+    /// What those are told who want the model meanwhile.
+    pub(super) fn refusal(&self, model: &ModelId) -> Failure {
+        if !self.is_quarantine() {
+            return self.failure.clone();
+        }
         let message = format!(
-            "{failure}; `{model}` is quarantined because its workers die: once it is mended, `aihost models load {model}`"
+            "{}; `{model}` is quarantined because its workers die: once it is mended, `aihost models load {model}`",
+            self.failure
         );
-        Self { until: Millis(u64::MAX), failures: 0, crashes: 0, failure: Failure::new(failure.kind, message) }
+        Failure::new(FailureKind::NotUsable, message)
     }
 }
 
 impl Instance {
-    /// Bytes it must have to be brought up.
-    pub(super) fn needs(&self) -> u64 {
-        self.required.max(self.granted)
+    /// What it must have to be brought up.
+    pub(super) fn needs(&self) -> Need {
+        Need { bytes: self.required.max(self.granted), mapped: self.mapped }
     }
 
     pub(super) fn enter(&mut self, state: ModelState, now: Millis) {

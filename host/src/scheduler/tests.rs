@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cause, DevicePolicy, Effect, Event, Keep, ModelPolicy, Outcome, Policy, State, Want};
+use super::{Cause, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
@@ -37,11 +37,20 @@ struct Bench {
     need: BTreeMap<ModelId, u64>,
     /// Bytes of host memory that a parked model holds.
     held: u64,
+    /// What all plans say of mapped files.
+    mapped: Mapped,
 }
 
 impl Bench {
     fn new(policy: Policy) -> Self {
-        Self { state: State::new(policy), now: 1, trace: Vec::new(), need: BTreeMap::new(), held: 0 }
+        Self {
+            state: State::new(policy),
+            now: 1,
+            trace: Vec::new(),
+            need: BTreeMap::new(),
+            held: 0,
+            mapped: Mapped::default(),
+        }
     }
 
     fn send(&mut self, event: Event) {
@@ -51,8 +60,9 @@ impl Bench {
                 match effect {
                     Effect::Start { instance, model, .. } => {
                         let need = self.need.get(&model).copied().unwrap_or(100);
+                        let mapped = self.mapped;
                         self.trace.push(format!("start {model}"));
-                        events.insert(0, Event::Planned { instance, required: need, preferred: need });
+                        events.insert(0, Event::Planned { instance, required: need, preferred: need, mapped });
                     }
                     Effect::Load { instance, .. } => {
                         self.trace.push(format!("load {}", self.model(instance)));
@@ -254,14 +264,20 @@ fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
     let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
     let crash = Failure::new(FailureKind::WorkerDied, "crashed");
     state.step(Millis(1), request(1));
-    state.step(Millis(1), Event::Planned { instance: InstanceId(1), required: 1, preferred: 1 });
+    state.step(
+        Millis(1),
+        Event::Planned { instance: InstanceId(1), required: 1, preferred: 1, mapped: Mapped::default() },
+    );
     assert_eq!(
         state.step(Millis(2), Event::Exited(InstanceId(1), crash.clone())),
         [Effect::Refuse(RequestId(1), crash.clone())]
     );
 
     state.step(Millis(2_000), request(2));
-    state.step(Millis(2_001), Event::Planned { instance: InstanceId(2), required: 1, preferred: 1 });
+    state.step(
+        Millis(2_001),
+        Event::Planned { instance: InstanceId(2), required: 1, preferred: 1, mapped: Mapped::default() },
+    );
     state.step(Millis(2_002), Event::Loaded(InstanceId(2)));
     assert_eq!(state.step(Millis(2_003), Event::Exited(InstanceId(2), crash)), []);
     assert!(matches!(state.step(Millis(2_004), request(3))[0], Effect::Start { .. }));
@@ -285,7 +301,10 @@ fn a_solo_request_goes_first_and_alone() {
 fn patience_ends_and_the_load_goes_on() {
     let mut state = State::new(policy(&["a"], 100, None));
     state.step(Millis(1), Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve, keep: None });
-    state.step(Millis(2), Event::Planned { instance: InstanceId(1), required: 100, preferred: 100 });
+    state.step(
+        Millis(2),
+        Event::Planned { instance: InstanceId(1), required: 100, preferred: 100, mapped: Mapped::default() },
+    );
     let effects = state.step(Millis(90_001), Event::Timer);
     assert!(
         matches!(&effects[..], [Effect::Refuse(RequestId(1), failure)] if failure.kind == FailureKind::StillLoading),
@@ -320,6 +339,39 @@ fn unload_drains_and_a_request_meanwhile_reloads() {
     bench.check(&["start a", "load a", "grant 1 a"]);
     bench.send(Event::Done(RequestId(1)));
     bench.check(&["stop a", "start a", "load a", "grant 2 a"]);
+}
+
+#[test]
+fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
+    let mut state = State::new(policy(&["a"], 1_000, None));
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
+    let planned = |id| Event::Planned { instance: id, required: 10, preferred: 10, mapped: Mapped::default() };
+    let (old, new) = (InstanceId(1), InstanceId(2));
+    state.step(Millis(1), request(1));
+    state.step(Millis(2), planned(old));
+    let changed = state.step(Millis(3), Event::Changed("a".into()));
+    assert!(changed.contains(&Effect::Stop(old, Cause::Reload)), "{changed:?}");
+    assert!(!changed.iter().any(|effect| matches!(effect, Effect::Refuse(..))), "{changed:?}");
+    // The old one may come to its end of loading before it heeds.
+    state.step(Millis(4), Event::Loaded(old));
+    let gone = state.step(Millis(5), Event::Exited(old, Failure::new(FailureKind::WorkerDied, "asked")));
+    assert!(matches!(gone[0], Effect::Start { instance, .. } if instance == new), "{gone:?}");
+    state.step(Millis(6), planned(new));
+    assert!(state.step(Millis(7), Event::Loaded(new)).contains(&Effect::Grant(RequestId(1), new)));
+    // Under a lease it stays until that ends, and leaves for the same reason.
+    assert!(!state.step(Millis(8), Event::Changed("a".into())).iter().any(|effect| matches!(effect, Effect::Stop(..))));
+    assert!(state.step(Millis(9), Event::Done(RequestId(1))).contains(&Effect::Stop(new, Cause::Reload)));
+}
+
+#[test]
+fn a_failure_is_forgotten_with_the_entry_that_failed() {
+    let mut bench = Bench::new(policy(&["a"], 1_000, None));
+    let crash = Failure::new(FailureKind::WorkerDied, "crashed");
+    bench.send(Event::Quarantine("a".into(), crash));
+    bench.request(1, "a");
+    bench.send(Event::Changed("a".into()));
+    bench.request(2, "a");
+    bench.check(&["refuse 1 NotUsable", "start a", "load a", "grant 2 a"]);
 }
 
 #[test]
@@ -408,7 +460,8 @@ fn a_device_parks_into_host_memory_only_as_far_as_that_goes() {
 fn a_park_that_fails_ends_the_worker_and_is_not_tried_again() {
     let mut state = State::new(parking(&["a"], 100, None));
     let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
-    let planned = |id| Event::Planned { instance: InstanceId(id), required: 10, preferred: 10 };
+    let planned =
+        |id| Event::Planned { instance: InstanceId(id), required: 10, preferred: 10, mapped: Mapped::default() };
     let leaked = Failure::new(FailureKind::NotUsable, "its memory did not come back");
     state.step(Millis(1), request(1));
     state.step(Millis(2), planned(1));
@@ -435,7 +488,10 @@ fn a_wake_that_fails_is_a_cold_start() {
     let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
     let broken = Failure::new(FailureKind::NotUsable, "x");
     state.step(Millis(1), request(1));
-    state.step(Millis(2), Event::Planned { instance: InstanceId(1), required: 10, preferred: 10 });
+    state.step(
+        Millis(2),
+        Event::Planned { instance: InstanceId(1), required: 10, preferred: 10, mapped: Mapped::default() },
+    );
     state.step(Millis(3), Event::Loaded(InstanceId(1)));
     state.step(Millis(4), Event::Done(RequestId(1)));
     state.step(Millis(5), Event::Park("a".into()));
@@ -532,11 +588,41 @@ fn a_model_goes_where_there_is_room() {
 }
 
 #[test]
+fn files_that_several_map_are_held_once() {
+    for (files, trace) in [
+        // 100 bytes each, 60 of them in one file: 140 together.
+        (1, vec!["start a", "load a", "start b", "load b", "start c", "stop a", "load c"]),
+        // Each on its own: 100 and 100.
+        (0, vec!["start a", "load a", "start b", "stop a", "load b", "start c", "stop b", "load c"]),
+    ] {
+        let mut bench = Bench::new(policy(&["a", "b", "c"], 170, None));
+        for (id, model) in [(1, "a"), (2, "b"), (3, "c")] {
+            bench.now += 1;
+            bench.mapped = Mapped { files: if files == 1 { 1 } else { id }, bytes: 60 };
+            bench.send(Event::Request { id: RequestId(id), model: model.into(), want: Want::Load, keep: None });
+        }
+        bench.trace.retain(|line| !line.starts_with("ready"));
+        bench.check(&trace);
+    }
+}
+
+#[test]
+fn a_replica_needs_no_second_copy_of_its_mapped_file() {
+    let mut policy = policy(&["a"], 150, None);
+    policy.models.values_mut().for_each(|model| (model.replicas, model.leases_max) = (2, 1));
+    let mut bench = Bench::new(policy);
+    bench.mapped = Mapped { files: 1, bytes: 60 };
+    (1..=2).for_each(|id| bench.request(id, "a"));
+    bench.check(&["start a", "load a", "grant 1 a", "start a", "load a", "grant 2 a"]);
+}
+
+#[test]
 fn a_load_that_runs_out_of_memory_is_tried_once_more_without_the_idle() {
     let mut state = State::new(policy(&["a", "b"], 1_000, None));
     let request =
         |id, model: &str| Event::Request { id: RequestId(id), model: model.into(), want: Want::Serve, keep: None };
-    let planned = |id| Event::Planned { instance: InstanceId(id), required: 10, preferred: 10 };
+    let planned =
+        |id| Event::Planned { instance: InstanceId(id), required: 10, preferred: 10, mapped: Mapped::default() };
     let memory = Failure::new(FailureKind::OutOfMemory, "cudaMalloc");
     state.step(Millis(1), request(1, "a"));
     state.step(Millis(2), planned(1));
@@ -572,6 +658,9 @@ fn three_crashes_while_loading_are_a_quarantine_that_an_operator_ends() {
     );
     let tried = state.step(Millis(now + 10_000_001), request(5, Want::Load));
     assert!(matches!(tried[0], Effect::Start { .. }), "{tried:?}");
+    // An operator who was wrong has mended nothing.
+    state.step(Millis(now + 10_000_002), Event::Exited(InstanceId(4), crash));
+    assert_eq!(state.quarantined().count(), 1);
 }
 
 #[test]
@@ -581,7 +670,10 @@ fn what_others_use_is_not_to_be_had() {
     let request = Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve, keep: None };
     state.step(Millis(1), request);
     state.step(Millis(2), Event::Measured(device.clone(), 50));
-    state.step(Millis(3), Event::Planned { instance: InstanceId(1), required: 80, preferred: 80 });
+    state.step(
+        Millis(3),
+        Event::Planned { instance: InstanceId(1), required: 80, preferred: 80, mapped: Mapped::default() },
+    );
     assert_eq!(state.instances()[&InstanceId(1)].state, ModelState::Waiting);
     let mut patient = state.clone();
     assert!(
@@ -633,13 +725,19 @@ fn a_woken_model_takes_what_it_was_loaded_with() {
         Event::Request { id, model, want: Want::Serve, keep: None }
     };
     state.step(Millis(1), request(1, "a"));
-    state.step(Millis(2), Event::Planned { instance: InstanceId(1), required: 50, preferred: 120 });
+    state.step(
+        Millis(2),
+        Event::Planned { instance: InstanceId(1), required: 50, preferred: 120, mapped: Mapped::default() },
+    );
     state.step(Millis(3), Event::Loaded(InstanceId(1)));
     state.step(Millis(4), Event::Done(RequestId(1)));
     state.step(Millis(5), Event::Park("a".into()));
     state.step(Millis(6), Event::Parked { instance: InstanceId(1), held: 0 });
     state.step(Millis(7), request(2, "b"));
-    state.step(Millis(8), Event::Planned { instance: InstanceId(2), required: 60, preferred: 60 });
+    state.step(
+        Millis(8),
+        Event::Planned { instance: InstanceId(2), required: 60, preferred: 60, mapped: Mapped::default() },
+    );
     state.step(Millis(9), Event::Loaded(InstanceId(2)));
     state.step(Millis(10), Event::Done(RequestId(2)));
     // Its 50 would fit beside the 60 of `b`; the 120 that it takes again do not.

@@ -69,6 +69,53 @@ fn a_model_that_does_not_load_is_tried_ever_more_seldom() {
 }
 
 #[test]
+fn a_quarantine_outlives_the_host_until_an_operator_or_another_entry_ends_it() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let yaml = |options: &str| {
+        let state = state_dir.path().display();
+        format!(
+            "state_dir: {state}\ndevices: [{{id: cpu, memory: 150MiB}}]\nmodels:\n  a: {{type: text, plugin: fake, preload: true, options: {options}}}\n"
+        )
+    };
+    let crashing = yaml("{}");
+    paused(async {
+        let host = host(Faults::Always("load: it dies"), 1, &crashing);
+        for _ in 0..3 {
+            assert!(matches!(host.ask("a").await.unwrap().answer, Answer::Refused(_)));
+            sleep(Duration::from_secs(61)).await;
+        }
+    });
+    let refused = |answer| matches!(answer, Answer::Refused(failure) if failure.kind == FailureKind::NotUsable && failure.message.contains("quarantined"));
+    paused(async {
+        let host = host(Faults::Never, 1, &crashing);
+        let answer = host.ask("a").await.unwrap().answer;
+        assert!(refused(answer.clone()), "{answer:?}");
+        assert_eq!(host.world.loads(), 0, "nor is it preloaded");
+    });
+    paused(async {
+        let host = host(Faults::Never, 1, &yaml("{other: 1}"));
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole, "made of something else");
+    });
+    paused(async {
+        let host = host(Faults::Always("load: it dies"), 1, &crashing);
+        for _ in 0..3 {
+            assert!(matches!(host.ask("a").await.unwrap().answer, Answer::Refused(_)));
+            sleep(Duration::from_secs(61)).await;
+        }
+    });
+    paused(async {
+        let host = host(Faults::Never, 1, &crashing);
+        host.handle().load("a".into()).await.unwrap();
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
+        sleep(Duration::from_secs(1)).await;
+    });
+    paused(async {
+        let host = host(Faults::Never, 1, &crashing);
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole, "the operator ended it for good");
+    });
+}
+
+#[test]
 fn a_worker_that_does_not_leave_holds_up_nobody_who_needs_no_room() {
     paused(async {
         let yaml = "devices: [{id: cpu, memory: 450MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n  b: {type: text, plugin: fake}\n";

@@ -1,0 +1,105 @@
+//! What instances are given and what they really hold: the numbers that the loop brings to the scheduler.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use aihost_plugin_api::MemoryPlan;
+
+use super::peaks::Key;
+use super::release::is_host_memory;
+use super::run::Loop;
+use crate::domain::{ByteSize, DeviceId, InstanceId, ModelId, ModelState};
+use crate::scheduler::{self, Event, Mapped};
+use crate::store;
+
+impl Loop {
+    /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
+    /// what it was seen to hold. A peak beyond the budget asks for all of it: it ran there before.
+    pub(super) fn need(&mut self, id: InstanceId, plan: MemoryPlan) -> u64 {
+        let planned = plan.required.saturating_add(plan.workspace_max);
+        let key = self.peak_key(id);
+        let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
+            let seen = self.peaks.need(key, planned, *memory_static);
+            seen.min(planned.max(self.state.budget(device)))
+        });
+        self.plans.insert(id, (plan, key.map(|(key, ..)| key)));
+        self.fixed_memory(id).unwrap_or(needed)
+    }
+
+    /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
+    fn peak_key(&self, id: InstanceId) -> Option<(Key, DeviceId, bool)> {
+        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device))?;
+        let (key, memory_static) = self.key_on(&known.model, &known.device)?;
+        Some((key, known.device.clone(), memory_static))
+    }
+
+    /// What those that serve hold now.
+    pub(super) fn observe_peaks(&self) {
+        let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
+        for id in serving {
+            let (Some(instance), Some((plan, Some(key)))) = (self.instances.get(&id), self.plans.get(&id)) else {
+                continue;
+            };
+            if let Some(usage) = instance.usage() {
+                let (peaks, key, bytes) = (Arc::clone(&self.peaks), key.clone(), usage.saturating_add(plan.mapped));
+                tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
+            }
+        }
+    }
+
+    /// The bytes that every instance of the same weights shares.
+    pub(super) fn mapped(&self, model: &ModelId, bytes: u64) -> Mapped {
+        let mut hasher = DefaultHasher::new();
+        for file in self.config.models.get(model).iter().flat_map(|entry| entry.files.values()) {
+            (&file.path, store::fingerprint(file)).hash(&mut hasher);
+        }
+        Mapped { files: hasher.finish(), bytes }
+    }
+
+    /// `memory:` of the entry, which overrides the plugin's plan.
+    pub(super) fn fixed_memory(&self, id: InstanceId) -> Option<u64> {
+        let model = &self.state.instances().get(&id)?.model;
+        self.config.models.get(model)?.memory.map(|size| size.0)
+    }
+
+    /// What an instance of a model is made of, on whatever device.
+    pub(super) fn model_key(&self, model: &ModelId) -> Option<Key> {
+        self.key_on(model, &DeviceId(String::new())).map(|(key, _)| key)
+    }
+
+    fn key_on(&self, model: &ModelId, device: &DeviceId) -> Option<(Key, bool)> {
+        let model = self.config.models.get(model)?;
+        let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
+        Some((Key::new(&plugin, model, device), plugin.manifest.memory_static))
+    }
+
+    /// How much room there really is, others' use of the devices included, for models that wait for some.
+    pub(super) fn measure_for_waiters(&mut self) {
+        let waits = |known: &&scheduler::Instance| {
+            matches!(known.state, ModelState::Waiting | ModelState::Parked) && self.state.queued(&known.model) > 0
+        };
+        let models: HashSet<ModelId> =
+            self.state.instances().values().filter(waits).map(|known| known.model.clone()).collect();
+        models.iter().for_each(|model| self.measure(model));
+    }
+
+    /// The same on the devices where a model has instances.
+    pub(super) fn measure(&mut self, model: &ModelId) {
+        let devices: HashSet<DeviceId> =
+            self.state.instances_of(model).into_iter().map(|(_, known)| known.device.clone()).collect();
+        for device in devices {
+            let Some(free) = self.placement.capacity(&device) else { continue };
+            let held = self.state.instances().iter().filter(|(_, known)| known.device == device).map(|(id, known)| {
+                self.instances.get(id).and_then(|instance| instance.usage()).unwrap_or(known.reserved)
+            });
+            let bytes = held.fold(free, u64::saturating_add);
+            let budget = self.state.budget(&device);
+            if bytes < budget {
+                let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
+                tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");
+            }
+            self.step(Event::Measured(device, bytes));
+        }
+    }
+}
