@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use aihost::domain::{Failure, InstanceId, RequestId};
 use aihost::plugin::Registry;
-use aihost::worker::{Exit, ExitReason, Instance, Output, OutputLimits, StartSpec, WorkerLimits, WorkerPlacement};
+use aihost::worker::{
+    Exit, ExitReason, Instance, ModelLog, Output, OutputLimits, StartSpec, WorkerLimits, WorkerPlacement,
+};
 use aihost_tests::{PATIENCE, binary, fixture};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -38,6 +40,8 @@ pub(super) struct Bench {
     dir: TempDir,
     registry: Registry,
     limits: Limits,
+    /// What its workers logged.
+    pub(super) log: Arc<ModelLog>,
     exits: mpsc::Receiver<Exit>,
     sender: mpsc::Sender<Exit>,
 }
@@ -61,7 +65,7 @@ impl Bench {
         let registry = Registry::scan(&plugins, &dir.path().join("state")).unwrap();
         assert!(registry.rejected.is_empty(), "{:?}", registry.rejected);
         let (sender, exits) = mpsc::channel(8);
-        Self { dir, registry, limits, exits, sender }
+        Self { dir, registry, limits, log: Arc::default(), exits, sender }
     }
 
     pub(super) fn spec(&self, plugin: &str, options: Value) -> StartSpec {
@@ -73,6 +77,7 @@ impl Bench {
             load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
             start_timeout: self.limits.start,
             output_limits: self.limits.output,
+            log: Arc::clone(&self.log),
         }
     }
 

@@ -39,6 +39,32 @@ async fn an_idle_worker_that_dies_is_reaped_and_the_next_request_loads_anew() {
 }
 
 #[tokio::test]
+async fn what_dead_workers_said_can_still_be_read_and_a_follower_hears_the_next() {
+    let server = server(&echo("a", ""));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let pid = kill(&server, "a").await;
+    server.until("a", "state", json!("cold")).await;
+    let url = format!("{}/logs/a?follow=true", server.base());
+    let mut followed = reqwest::get(url).await.expect("an answer");
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let next = server.status("a", "pid").await;
+    let mut heard = String::new();
+    while !heard.contains(&format!("data: [{next}] the worker started\n\n")) {
+        let piece = followed.chunk().await.expect("a stream").expect("more of it");
+        heard += str::from_utf8(&piece).expect("text");
+    }
+    let (_, tail) = server.get("/logs/a").await;
+    let tail = tail.as_str().expect("text");
+    for line in [format!("[{pid}] the worker started\n"), format!("[{pid}] the worker was killed (signal 9)\n")] {
+        assert!(tail.contains(&line), "{line:?} is not in {tail:?}");
+        assert!(
+            heard.contains(&format!("data: {line}\n")),
+            "{line:?} was not among what the follower heard: {heard:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_answer_in_one_piece_survives_its_worker() {
     let server = server(&echo("a", "    options: {latency_ms: 20, tokens: 40}\n"));
     let ((status, body), ()) = tokio::join!(server.chat("a", "word"), async {

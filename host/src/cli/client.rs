@@ -114,6 +114,11 @@ impl Server {
         response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
     }
 
+    /// What a model's workers logged, as text; followed, as events that go on.
+    pub(super) async fn logs(&self, model: &str, follow: bool) -> Result<Response, CliError> {
+        self.send(self.request(Method::GET, &format!("/logs/{model}")).query(&[("follow", follow)])).await
+    }
+
     /// Posts JSON.
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, CliError> {
         self.send(self.request(Method::POST, path).json(body)).await

@@ -26,7 +26,7 @@ pub(super) struct Hosted {
     /// Where it really listens.
     pub(super) address: SocketAddr,
     runtime: Runtime,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
     drain: Duration,
 }
@@ -63,8 +63,7 @@ impl Hosted {
     /// Resolves when the HTTP side ends by itself, which it should not.
     pub(super) async fn broken(&mut self) -> CliError {
         match (&mut self.http).await {
-            Ok(Ok(())) => CliError::failed("the HTTP server ended by itself"),
-            Ok(Err(error)) => CliError::failed(format!("the HTTP server failed: {error}")),
+            Ok(()) => CliError::failed("the HTTP server ended by itself"),
             Err(error) => CliError::failed(format!("the HTTP server failed: {error}")),
         }
     }
@@ -74,12 +73,8 @@ impl Hosted {
         // If nobody waits for it, the server has ended already.
         self.stop.send(()).unwrap_or_default();
         self.runtime.shutdown(self.drain).await;
-        match timeout(CONNECTIONS_LIMIT, self.http).await {
-            Ok(Ok(Err(error))) => tracing::warn!(%error, "the HTTP server ended badly"),
-            Ok(_) => {}
-            Err(_) => {
-                tracing::warn!("connections were cut whose clients had not sent all of a request, or did not read")
-            }
+        if timeout(CONNECTIONS_LIMIT, self.http).await.is_err() {
+            tracing::warn!("connections were cut whose clients had not sent all of a request, or did not read");
         }
     }
 }

@@ -7,6 +7,7 @@ mod docs;
 mod failure;
 mod hosting;
 mod init;
+mod logs;
 mod making;
 mod models;
 mod out;
@@ -63,6 +64,8 @@ enum Command {
     Ps(client::Listing),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),
+    /// Print what a model's workers and its plugin logged, those that died among them.
+    Logs(logs::Arguments),
     /// Ask a model: a chat with a text model, a file from an audio or image model.
     Run(run::Arguments),
     /// List, fetch, load, park and unload models.
@@ -114,6 +117,7 @@ pub fn main() -> ExitCode {
         Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),
         Command::Ps(arguments) => with_runtime(ps::run(&session, arguments)),
         Command::Why(arguments) => with_runtime(why::run(&session, arguments)),
+        Command::Logs(arguments) => with_runtime(logs::run(&session, arguments)),
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),
@@ -171,6 +175,8 @@ mod tests {
             ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),
             ("aihost run musicgen rain --output out.flac", true),
             ("aihost run musicgen rain --duration long", false),
+            ("aihost logs smollm2 -f", true),
+            ("aihost logs", false),
             ("aihost completions bash", true),
             ("aihost completions cmd.exe", false),
             ("aihost worker --fd 3 x", true),

@@ -1,23 +1,30 @@
 //! Health, model status and control: what operators and supervisors ask. Nothing here loads a model but `load`.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::broadcast::error::RecvError;
 
 use super::body::{JsonObject, Name};
 use super::error::ApiError;
 use super::resolve;
 use super::router::App;
+use super::sse;
 use super::wire::Fields;
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
 use crate::runtime::{Explanation, ModelStatus};
 use crate::telemetry::Scrape;
+use crate::worker::Followed;
 
 /// Longest that a forced unload may wait before it cuts, seconds.
 const FORCE_AFTER_MAX_S: f32 = 86_400.0;
@@ -71,14 +78,41 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
     Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
-/// `GET /logs/{model}`: the last lines of its worker, oldest first, as plain text.
-pub(super) async fn logs(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LogsQuery {
+    follow: bool,
+}
+
+/// `GET /logs/{model}`: the last lines of its workers, oldest first, as plain text. `?follow=true`: as events, and then
+/// every line as it comes.
+pub(super) async fn logs(
+    State(app): State<App>,
+    query: Result<Query<LogsQuery>, QueryRejection>,
+    Name(name): Name,
+) -> Result<Response, ApiError> {
+    let Query(LogsQuery { follow }) =
+        query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
     let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
-    let mut text = app.handle.logs(model).await?.join("\n");
-    if !text.is_empty() {
-        text.push('\n');
+    let Followed { tail, news } = app.handle.logs(model).await?;
+    if follow {
+        let news = futures_util::stream::unfold(news, async |mut news| match news.recv().await {
+            Ok(line) => Some((line, news)),
+            Err(RecvError::Lagged(lines)) => {
+                Some((format!("({lines} lines were skipped: this reader is too slow)"), news))
+            }
+            Err(RecvError::Closed) => None,
+        });
+        let lines = futures_util::stream::iter(tail).chain(news).map(|line| Ok::<_, Infallible>(line_event(&line)));
+        return Ok((sse::headers("text/event-stream"), Body::from_stream(lines)).into_response());
     }
+    let text: String = tail.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+fn line_event(text: &str) -> String {
+    let lines: String = text.lines().flat_map(|line| ["data: ", line, "\n"]).collect();
+    lines + "\n"
 }
 
 /// `GET /health`: whether the runtime answers. Says nothing of models: a host with none loaded is healthy.

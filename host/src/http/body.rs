@@ -1,14 +1,20 @@
 //! Reading a request's JSON body or path, with every refusal in the envelope.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use futures_util::StreamExt;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::error::ApiError;
 use super::router::App;
 use crate::domain::Class;
+
+/// How long the next piece of a body may take.
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The body as a JSON object.
 pub(super) struct JsonObject(pub(super) Map<String, Value>);
@@ -81,7 +87,9 @@ async fn read(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
     }
     let mut chunks = request.into_body().into_data_stream();
     let mut bytes = Vec::new();
-    while let Some(chunk) = chunks.next().await {
+    while let Some(chunk) =
+        timeout(BODY_STALL_TIMEOUT, chunks.next()).await.map_err(|_| ApiError::stalled(BODY_STALL_TIMEOUT))?
+    {
         let chunk = chunk.map_err(|_| ApiError::malformed("the body ended early"))?;
         if chunk.len() > most - bytes.len() {
             return Err(ApiError::too_large(limit));

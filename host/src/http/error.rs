@@ -139,6 +139,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).code("request_too_large")
     }
 
+    /// The next piece of the body did not come.
+    pub(super) fn stalled(limit: std::time::Duration) -> Self {
+        let message = format!("nothing more of the body came for {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).code("request_timeout")
+    }
+
     /// No key, or one that is not accepted.
     pub(super) fn bad_key() -> Self {
         let message = "no valid API key; send `Authorization: Bearer KEY` with one of the `api_keys` of models.yaml";

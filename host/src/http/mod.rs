@@ -12,6 +12,7 @@ mod edge;
 mod error;
 mod generate;
 mod image_stream;
+mod listen;
 mod openai;
 pub(crate) mod picture;
 mod resolve;
@@ -27,8 +28,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
-
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -42,17 +41,11 @@ pub async fn serve(
     listener: tokio::net::TcpListener,
     handle: Handle,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|connection| {
-        if let Err(error) = connection.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY was not set; tokens may arrive in bursts");
-        }
-    });
+) {
     let artifacts = router::artifacts(&handle);
     let sweeper = tokio::spawn(sweep(handle.clone(), Arc::clone(&artifacts)));
-    let served = axum::serve(listener, router::over(handle, artifacts)).with_graceful_shutdown(shutdown).await;
+    listen::serve(listener, router::over(handle, artifacts), shutdown).await;
     sweeper.abort();
-    served
 }
 
 /// Removes files that are too old, at once and for ever.

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
-use crate::worker::Output;
+use crate::worker::{Followed, Output};
 
 /// A request that is to be served.
 #[derive(Clone, Debug)]
@@ -129,7 +129,7 @@ pub enum Command {
     /// A new configuration, already checked.
     Configure(Arc<Config>, oneshot::Sender<Changes>),
     /// The last log lines of a model's worker.
-    Logs(ModelId, oneshot::Sender<Vec<String>>),
+    Logs(ModelId, oneshot::Sender<Followed>),
 }
 
 /// The way into the loop. Cheap to clone.
@@ -215,11 +215,11 @@ impl Handle {
         self.ask(Command::Metrics).await
     }
 
-    /// The last log lines of a model's worker, oldest first.
+    /// What a model's workers logged, and what they log from now on.
     ///
     /// # Errors
     /// The host is shutting down.
-    pub async fn logs(&self, model: ModelId) -> Result<Vec<String>, Failure> {
+    pub async fn logs(&self, model: ModelId) -> Result<Followed, Failure> {
         self.ask(|reply| Command::Logs(model, reply)).await
     }
 

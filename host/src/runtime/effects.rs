@@ -16,7 +16,7 @@ use super::run::{Client, Internal, Loop, Pending, Stepped, finish, last_word, po
 use crate::config::ModelConfig;
 use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
-use crate::worker::{Instance, Output, OutputLimits, StartSpec};
+use crate::worker::{Instance, ModelLog, Output, OutputLimits, StartSpec};
 use crate::{device, store};
 
 /// Outputs that may wait for one client.
@@ -49,12 +49,13 @@ impl Loop {
     }
 
     fn start(&mut self, id: InstanceId, model: &ModelId, device: &DeviceId) {
+        let log = self.log(model);
         let spec = self
             .config
             .models
             .get(model)
             .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
-        let spec = spec.and_then(|model| self.start_spec(id, model, device));
+        let spec = spec.and_then(|model| self.start_spec(id, model, device, log));
         self.busy.insert(id);
         let (placement, events, exits) = (Arc::clone(&self.placement), self.events.clone(), self.exits.clone());
         tokio::spawn(async move {
@@ -66,7 +67,13 @@ impl Loop {
         });
     }
 
-    fn start_spec(&self, instance: InstanceId, model: &ModelConfig, device: &DeviceId) -> Result<StartSpec, Failure> {
+    fn start_spec(
+        &self,
+        instance: InstanceId,
+        model: &ModelConfig,
+        device: &DeviceId,
+        log: Arc<ModelLog>,
+    ) -> Result<StartSpec, Failure> {
         let plugin = self
             .registry
             .find(&model.plugin, model.plugin_version.as_ref())
@@ -94,6 +101,7 @@ impl Loop {
             options: model.options.clone(),
             load,
             start_timeout: START_TIMEOUT,
+            log,
             output_limits: OutputLimits {
                 first: self.config.limits.first_output_timeout,
                 stall: self.config.limits.output_stall_timeout,

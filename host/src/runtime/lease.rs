@@ -157,10 +157,6 @@ mod tests {
         fn pid(&self) -> Option<u32> {
             None
         }
-
-        fn log_tail(&self) -> Vec<String> {
-            Vec::new()
-        }
     }
 
     /// Whether a worker that sent this and died leaves its request to be tried again.

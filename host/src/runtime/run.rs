@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
-use crate::worker::{Exit, ExitReason, Instance, Output, Placement, Started};
+use crate::worker::{Exit, ExitReason, Instance, ModelLog, Output, Placement, Started};
 
 /// Internal events that may wait for the loop.
 const EVENTS_MAX: usize = 4096;
@@ -96,6 +96,8 @@ pub(super) struct Loop {
     pub(super) died: HashSet<ModelId>,
     pub(super) loads: BTreeMap<ModelId, u64>,
     pub(super) wakes: BTreeMap<ModelId, u64>,
+    /// What each model's workers logged.
+    logs: BTreeMap<ModelId, Arc<ModelLog>>,
     pub(super) observer: Observer,
     pub(super) next_request: u64,
     pub(super) events: mpsc::Sender<Internal>,
@@ -139,6 +141,7 @@ impl Loop {
             died: HashSet::new(),
             loads: BTreeMap::new(),
             wakes: BTreeMap::new(),
+            logs: BTreeMap::new(),
             observer,
             next_request: 0,
             events,
@@ -202,6 +205,7 @@ impl Loop {
         let changes = changes(&old, &config);
         tracing::info!(?changes, "new configuration");
         self.observer.configured(&config);
+        self.logs.retain(|model, _| config.models.contains_key(model));
         self.step(Event::Configure(policy(&config, &self.registry)));
         for model in &changes.changed {
             self.step(Event::Changed(model.clone()));
@@ -242,10 +246,13 @@ impl Loop {
             Command::Metrics(reply) => send(reply, self.scrape()),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
-                let instance = self.state.instance_of(&model).and_then(|(id, _)| self.instances.get(&id));
-                send(reply, instance.map(|instance| instance.log_tail()).unwrap_or_default());
+                send(reply, self.log(&model).follow());
             }
         }
+    }
+
+    pub(super) fn log(&mut self, model: &ModelId) -> Arc<ModelLog> {
+        Arc::clone(self.logs.entry(model.clone()).or_default())
     }
 
     fn submit(&mut self, submission: Submission, mut reply: oneshot::Sender<Submitted>) {

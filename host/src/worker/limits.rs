@@ -31,8 +31,10 @@ pub(super) const MAX_EVENTS_ON_THE_WAY: usize = (HARD_CREDIT_BYTES / EVENT_OVERH
 /// Outputs that wait for the reader of an answer.
 pub(super) const OUTPUT_QUEUE: usize = 64;
 
-/// Lines kept of what a worker logs.
+/// Lines kept of what a model's workers log.
 pub(super) const LOG_LINES: usize = 500;
+/// Lines that someone who follows a log may be behind; what is older is skipped, and said to be.
+pub(super) const LOG_FOLLOW_LINES: usize = 1024;
 /// Most bytes of a log line.
 pub(super) const LOG_LINE_BYTES: usize = 4 << 10;
 

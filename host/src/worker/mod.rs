@@ -4,11 +4,13 @@
 
 mod child;
 mod limits;
+mod log;
 mod placement;
 mod protocol;
 mod supervisor;
 
 pub use child::worker_main;
 pub use limits::WorkerLimits;
+pub use log::{Followed, ModelLog};
 pub use placement::{Exit, ExitReason, Instance, Loaded, Output, OutputLimits, Placement, StartSpec, Started};
 pub use supervisor::WorkerPlacement;

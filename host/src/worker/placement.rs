@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::mpsc;
 
+use super::log::ModelLog;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
@@ -28,6 +29,8 @@ pub struct StartSpec {
     pub start_timeout: Duration,
     /// How long its requests may show nothing.
     pub output_limits: OutputLimits,
+    /// Where the worker and its plugin log to.
+    pub log: Arc<ModelLog>,
 }
 
 /// How long a request may show nothing, neither an event nor progress. Overrun, it is cancelled and fails; if it does not
@@ -105,9 +108,6 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     fn usage(&self) -> Option<u64> {
         None
     }
-
-    /// The last lines the worker and its plugin logged, oldest first.
-    fn log_tail(&self) -> Vec<String>;
 }
 
 /// What a load came to.

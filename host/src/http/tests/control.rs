@@ -51,6 +51,15 @@ async fn status_and_logs_are_given_as_they_are() {
     assert_eq!((&status[0]["id"], &status[0]["state"], &status[0]["loads"]), (&json!("a"), &json!("hot"), &json!(1)));
     assert_eq!(host.get("/logs/org/b").await.body, "one\ntwo\n");
     assert_eq!(host.get("/logs/none").await.error().0, 404);
+    assert_eq!(host.get("/logs/org/b?follow=x").await.error().0, 400);
+}
+
+#[tokio::test]
+async fn logs_can_be_followed_to_the_end_of_the_model() {
+    let reply = Host::new(hello).get("/logs/org/b?follow=true").await;
+    assert_eq!(reply.headers["content-type"], "text/event-stream");
+    let skipped = "data: (1 lines were skipped: this reader is too slow)\n\n";
+    assert_eq!(reply.body, format!("data: one\n\ndata: two\n\n{skipped}data: three\ndata: lines\n\ndata: four\n\n"));
 }
 
 #[tokio::test]

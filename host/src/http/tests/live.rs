@@ -1,5 +1,7 @@
 //! What needs a runtime that answers bit by bit, or a real socket.
 
+use std::net::SocketAddr;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
@@ -30,15 +32,26 @@ async fn dropping_a_reply_cancels_its_request() {
     outputs.closed().await;
 }
 
+struct Listening {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn listening(handle: Handle) -> Listening {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(super::super::serve(listener, handle, async { drop(stopped.await) }));
+    Listening { address, stop, serving }
+}
+
 #[tokio::test]
 async fn a_client_that_hangs_up_cancels_its_request() {
     for stream in [true, false] {
         let (outputs, receiver) = mpsc::channel(4);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let (handle, submitted) = handle_answering(receiver);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving = tokio::spawn(super::super::serve(listener, handle, async { drop(stopped.await) }));
+        let Listening { address, stop, serving } = listening(handle).await;
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         let body = chat(&json!({"stream": stream})).to_string();
         let head =
@@ -54,6 +67,30 @@ async fn a_client_that_hangs_up_cancels_its_request() {
         drop(client);
         outputs.closed().await;
         stop.send(()).unwrap();
-        serving.await.unwrap().unwrap();
+        serving.await.unwrap();
     }
+}
+
+/// Time passes at once where nobody has anything to do, so the limits are met in no time.
+#[tokio::test(start_paused = true)]
+async fn clients_that_say_half_of_it_and_no_more_are_not_waited_for() {
+    let (_outputs, receiver) = mpsc::channel(4);
+    let (handle, _submitted) = handle_answering(receiver);
+    let Listening { address, stop, serving } = listening(handle).await;
+    let body = "Host: localhost\r\nContent-Length: 100\r\n\r\n{\"model\":";
+    for (sent, wanted, limit) in [
+        (String::new(), "", 120),
+        ("POST /v1/chat/completions HTTP/1.1\r\nHost: loc".to_owned(), "", 120),
+        (format!("POST /v1/chat/completions HTTP/1.1\r\n{body}"), "HTTP/1.1 408", 60),
+    ] {
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let mut answer = vec![0; 12];
+        let read = client.read(&mut answer).await.unwrap();
+        assert_eq!(str::from_utf8(&answer[..read]).unwrap(), wanted);
+        assert!((limit..limit + 2).contains(&begun.elapsed().as_secs()), "{sent:?}: {:?}", begun.elapsed());
+    }
+    stop.send(()).unwrap();
+    serving.await.unwrap();
 }

@@ -28,7 +28,7 @@ use tower::ServiceExt;
 use crate::config::{Config, Limits, ModelConfig, Paths};
 use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::runtime::{Answer, Command, Handle, ModelStatus, Submission};
-use crate::worker::Output;
+use crate::worker::{Followed, Output};
 
 /// What the fake runtime gives for the n-th submission.
 type Script = fn(usize, &Submission) -> Result<Vec<Output>, Failure>;
@@ -136,7 +136,9 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let _ = reply.send(crate::runtime::Changes::default());
             }
             Command::Logs(_, reply) => {
-                let _ = reply.send(vec!["one".into(), "two".into()]);
+                let (news, receiver) = tokio::sync::broadcast::channel(2);
+                ["dropped", "three\nlines", "four"].into_iter().for_each(|line| _ = news.send(line.to_owned()));
+                let _ = reply.send(Followed { tail: vec!["one".into(), "two".into()], news: receiver });
             }
         }
     }

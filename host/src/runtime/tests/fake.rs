@@ -513,10 +513,6 @@ impl Instance for FakeInstance {
     fn pid(&self) -> Option<u32> {
         None
     }
-
-    fn log_tail(&self) -> Vec<String> {
-        Vec::new()
-    }
 }
 
 impl Drop for FakeInstance {

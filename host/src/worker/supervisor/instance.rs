@@ -127,10 +127,6 @@ impl Instance for WorkerInstance {
     fn usage(&self) -> Option<u64> {
         self.shared.process.charged()
     }
-
-    fn log_tail(&self) -> Vec<String> {
-        self.shared.log.tail()
-    }
 }
 
 impl WorkerInstance {

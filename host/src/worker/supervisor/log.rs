@@ -1,35 +1,38 @@
-//! What a worker and its plugin say: the last lines are kept, all of them go to `tracing`.
+//! What a worker and its plugin say: it goes to the model's log and to `tracing`.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use rustix::process::Pid;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::super::limits::{LOG_LINE_BYTES, LOG_LINES};
+use super::super::limits::LOG_LINE_BYTES;
+use super::super::log::ModelLog;
 use super::super::protocol::LogRecord;
 use crate::domain::ModelId;
 
 /// Bytes per read of a pipe.
 const READ_BYTES: usize = 4 << 10;
 
-/// The last lines of one worker.
+/// The log of one worker, a part of its model's.
 #[derive(Debug)]
 pub(super) struct Log {
     model: ModelId,
-    lines: Mutex<VecDeque<String>>,
+    /// Before each of its lines: a model may have several workers at once, and had others before.
+    prefix: String,
+    lines: Arc<ModelLog>,
 }
 
 impl Log {
-    pub(super) fn new(model: ModelId) -> Self {
-        Self { model, lines: Mutex::default() }
+    pub(super) fn new(model: ModelId, pid: Pid, lines: Arc<ModelLog>) -> Self {
+        Self { model, prefix: format!("[{}] ", pid.as_raw_pid()), lines }
     }
 
-    /// Oldest first.
+    /// The last lines of this worker, oldest first.
     pub(super) fn tail(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.lines.tail().into_iter().filter(|line| line.starts_with(&self.prefix)).collect()
     }
 
     /// Takes a record of the plugin.
@@ -65,7 +68,7 @@ impl Log {
                 "TRACE"
             }
         };
-        self.keep(format!("{name} {target}: {message}{fields}"));
+        self.keep(&format!("{name} {target}: {message}{fields}"));
     }
 
     /// Takes what the process wrote to a pipe, until it is closed.
@@ -101,33 +104,11 @@ impl Log {
     fn output(&self, line: &[u8], name: &str) {
         let line = String::from_utf8_lossy(line);
         tracing::info!(target: "worker", model = %self.model, "{name}: {line}");
-        self.keep(format!("{name}: {line}"));
+        self.keep(&format!("{name}: {line}"));
     }
 
-    fn keep(&self, mut line: String) {
-        let cut = line.char_indices().map(|(at, _)| at).find(|at| *at >= LOG_LINE_BYTES);
-        line.truncate(cut.unwrap_or(line.len()));
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= LOG_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_lines_are_kept_and_long_ones_cut() {
-        let log = Log::new("m".into());
-        for n in 0..LOG_LINES + 3 {
-            log.output(n.to_string().as_bytes(), "stdout");
-        }
-        log.output(&vec![b'x'; 2 * LOG_LINE_BYTES], "stderr");
-        let tail = log.tail();
-        assert_eq!((tail.len(), tail[0].as_str()), (LOG_LINES, "stdout: 4"));
-        assert_eq!(tail[LOG_LINES - 1].len(), LOG_LINE_BYTES);
+    /// Appends a line to the model's log alone.
+    pub(super) fn keep(&self, line: &str) {
+        self.lines.push(format!("{}{line}", self.prefix));
     }
 }

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::limits::{CLOSED_SOCKET_GRACE, LAST_OUTPUT_WAIT, WorkerLimits};
+use super::log::ModelLog;
 use super::placement::{Exit, ExitReason, OutputLimits, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
@@ -75,7 +76,8 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         Failure::new(FailureKind::Internal, message)
     };
     let spawned = spawn::spawn(&executable).await.map_err(failed)?;
-    let worker = Worker { model: spec.model, instance: spec.instance, limits, output_limits: spec.output_limits };
+    let worker =
+        Worker { model: spec.model, instance: spec.instance, limits, output_limits: spec.output_limits, log: spec.log };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
         plugin: spec.plugin.shadow.clone(),
@@ -100,11 +102,12 @@ struct Worker {
     instance: InstanceId,
     limits: WorkerLimits,
     output_limits: OutputLimits,
+    log: Arc<ModelLog>,
 }
 
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
 fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
-    let Worker { model, instance, limits, output_limits } = worker;
+    let Worker { model, instance, limits, output_limits, log } = worker;
     let spawn::Spawned { mut child, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
@@ -115,12 +118,13 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         }
     };
     let (reader, writer) = socket.into_split();
-    let log = Arc::new(Log::new(model.clone()));
     let (stdout, stderr) = (child.stdout.take().map(OwnedFd::from), child.stderr.take().map(OwnedFd::from));
-    let stdout = tokio::spawn(Arc::clone(&log).capture(stdout, "stdout"));
-    let stderr = tokio::spawn(Arc::clone(&log).capture(stderr, "stderr"));
     // A child that could be spawned has a number above 0.
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap_or(Pid::INIT);
+    let log = Arc::new(Log::new(model.clone(), pid, log));
+    log.keep("the worker started");
+    let stdout = tokio::spawn(Arc::clone(&log).capture(stdout, "stdout"));
+    let stderr = tokio::spawn(Arc::clone(&log).capture(stderr, "stderr"));
     let shared = Arc::new(Shared {
         model,
         process: Process::new(pid),
@@ -155,6 +159,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         };
         let reason = waiting.process.watch(last_output).await;
         tracing::info!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
+        waiting.log.keep(&format!("the worker {reason}"));
         // The loop may be gone too when the host shuts down.
         let _ = exits.send(Exit { instance, reason }).await;
     });
