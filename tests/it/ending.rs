@@ -147,6 +147,34 @@ async fn nothing_outlives_a_killed_host_by_two_seconds() {
     }
 }
 
+/// In a session of its own it is in no group and dies with no parent.
+#[tokio::test]
+async fn what_a_plugin_set_free_ends_with_its_worker_and_with_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = |name: &str| {
+        let file = folder.path().join(name).display().to_string();
+        let child = format!("exec setsid -f sh -c 'echo $$ > {file}.new; mv {file}.new {file}; exec sleep 1000'");
+        format!("  {name}:\n    type: text\n    plugin: aihost/faulty\n    options: {{child: \"{child}\"}}\n")
+    };
+    let yaml = format!("devices: [{{id: cpu, memory: 1GiB}}]\nmodels:\n{}{}", entry("a"), entry("b"));
+    let mut server = Server::start(&Setup { yaml, plugins: vec!["faulty"], ..Setup::default() });
+    let mut free = Vec::new();
+    for name in ["a", "b"] {
+        assert_eq!(server.chat(name, "hi").await.0, 200);
+        let read = || std::fs::read_to_string(folder.path().join(name)).ok();
+        let pid: i64 = aihost_tests::wait_for("a free process", read).await.trim().parse().unwrap();
+        assert!(alive(pid));
+        free.push(pid);
+    }
+    assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200);
+    gone_soon(&free[..1], Instant::now()).await;
+    assert!(alive(free[1]), "another worker's");
+    server.signal(Signal::KILL);
+    let begun = Instant::now();
+    server.wait();
+    gone_soon(&free[1..], begun).await;
+}
+
 /// They end within [`AFTER_KILL`] of `begun`.
 async fn gone_soon(workers: &[i64], begun: Instant) {
     while workers.iter().any(|worker| alive(*worker)) {

@@ -77,6 +77,13 @@ enum Command {
     /// Print a page of the documentation that is written from the code.
     #[command(hide = true)]
     Docs(docs::Arguments),
+    /// End what workers leave behind; started by the host.
+    #[command(hide = true)]
+    Guard {
+        /// How the marks of its workers begin.
+        #[arg(hide = true)]
+        host: String,
+    },
     /// Hold one instance; started by the host.
     #[command(hide = true)]
     Worker {
@@ -112,6 +119,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),
+        Command::Guard { host } => return crate::worker::guard_main(&host),
         Command::Init(arguments) => init::run(&session, &arguments),
         Command::Check(arguments) => check::run(&session, &arguments),
         Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The environment variable that names the host's process to its worker.
 pub(super) const PARENT_VARIABLE: &str = "AIHOST_WORKER_PARENT";
+/// The environment variable by which a worker, and whatever it starts, is known to the guard.
+pub(super) const WORKER_VARIABLE: &str = "AIHOST_WORKER_MARK";
 
 /// How often a worker says that it is there.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 //! The host's half is `supervisor`, the worker's is `child`; they share `protocol` and `limits` and nothing else.
 
 mod child;
+mod guard;
 mod limits;
 mod log;
 mod placement;
@@ -10,6 +11,7 @@ mod protocol;
 mod supervisor;
 
 pub use child::worker_main;
+pub use guard::guard_main;
 pub use limits::WorkerLimits;
 pub use log::{Followed, ModelLog};
 pub use placement::{Exit, ExitReason, Instance, Loaded, Output, OutputLimits, Placement, StartSpec, Started};

@@ -108,7 +108,7 @@ struct Worker {
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
 fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
     let Worker { model, instance, limits, output_limits, log } = worker;
-    let spawn::Spawned { mut child, socket } = spawned;
+    let spawn::Spawned { mut child, mark, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
         Ok(socket) => socket,
@@ -158,6 +158,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
             waiting.log.tail()
         };
         let reason = waiting.process.watch(last_output).await;
+        spawn::gone(mark);
         tracing::info!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
         waiting.log.keep(&format!("the worker {reason}"));
         // The loop may be gone too when the host shuts down.

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -16,6 +16,7 @@ use std::thread;
 
 use tokio::sync::oneshot;
 
+use super::super::guard::Guard;
 use super::super::limits::PARENT_VARIABLE;
 
 /// Workers that may wait to be spawned; a spawn takes about a millisecond.
@@ -26,12 +27,19 @@ const INHERITED: [&str; 9] =
 /// Beginnings of variables a worker inherits.
 const INHERITED_PREFIXES: [&str; 4] = ["CUDA_", "NVIDIA_", "LC_", "AIHOST_FIXTURE_"];
 
-type Reply = oneshot::Sender<io::Result<Child>>;
+/// What the spawning thread is asked to do.
+enum Job {
+    Spawn(Command, PathBuf, oneshot::Sender<io::Result<(Child, String)>>),
+    /// The process with this mark is gone.
+    Gone(String),
+}
 
 /// A worker that was just started.
 #[derive(Debug)]
 pub(super) struct Spawned {
     pub(super) child: Child,
+    /// What the guard knows it by.
+    pub(super) mark: String,
     /// The host's end of the socket.
     pub(super) socket: UnixStream,
 }
@@ -50,13 +58,20 @@ pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
         .stderr(Stdio::piped())
         .process_group(0);
     let (reply, answer) = oneshot::channel();
-    spawner()?.try_send((command, reply)).map_err(|_| io::Error::other("too many workers are being started"))?;
-    let child = answer.await.map_err(|_| io::Error::other("the spawning thread is gone"))??;
-    Ok(Spawned { child, socket })
+    let job = Job::Spawn(command, executable.to_owned(), reply);
+    spawner()?.try_send(job).map_err(|_| io::Error::other("too many workers are being started"))?;
+    let (child, mark) = answer.await.map_err(|_| io::Error::other("the spawning thread is gone"))??;
+    Ok(Spawned { child, mark, socket })
 }
 
-fn spawner() -> io::Result<&'static SyncSender<(Command, Reply)>> {
-    static SPAWNER: OnceLock<Result<SyncSender<(Command, Reply)>, String>> = OnceLock::new();
+/// A worker is gone; whatever it left behind is ended soon.
+pub(super) fn gone(mark: String) {
+    // If the queue is full, the end of the host is soon enough.
+    let _ = spawner().map(|jobs| jobs.try_send(Job::Gone(mark)));
+}
+
+fn spawner() -> io::Result<&'static SyncSender<Job>> {
+    static SPAWNER: OnceLock<Result<SyncSender<Job>, String>> = OnceLock::new();
     let started = SPAWNER.get_or_init(|| {
         let (jobs, queue) = sync_channel(MAX_WAITING_SPAWNS);
         thread::Builder::new().name("worker-spawner".into()).spawn(move || serve(&queue)).map_err(|e| e.to_string())?;
@@ -65,12 +80,21 @@ fn spawner() -> io::Result<&'static SyncSender<(Command, Reply)>> {
     started.as_ref().map_err(|e| io::Error::other(e.as_str()))
 }
 
-fn serve(queue: &Receiver<(Command, Reply)>) {
-    for (mut command, reply) in queue {
-        if let Err(Ok(mut child)) = reply.send(command.spawn()) {
-            // Whoever asked has gone: nobody else knows of this process.
-            let _ = child.kill();
-            let _ = child.wait();
+fn serve(queue: &Receiver<Job>) {
+    let mut guard = Guard::new();
+    for job in queue {
+        match job {
+            Job::Gone(mark) => guard.gone(&mark),
+            Job::Spawn(mut command, executable, reply) => {
+                guard.watch(&executable);
+                let mark = guard.mark(&mut command);
+                if let Err(Ok((mut child, mark))) = reply.send(command.spawn().map(|child| (child, mark))) {
+                    // Whoever asked has gone: nobody else knows of this process.
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    guard.gone(&mark);
+                }
+            }
         }
     }
 }
