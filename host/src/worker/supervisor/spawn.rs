@@ -29,7 +29,7 @@ const INHERITED_PREFIXES: [&str; 4] = ["CUDA_", "NVIDIA_", "LC_", "AIHOST_FIXTUR
 
 /// What the spawning thread is asked to do.
 enum Job {
-    Spawn(Command, PathBuf, oneshot::Sender<io::Result<(Child, String)>>),
+    Spawn(Box<Command>, PathBuf, oneshot::Sender<io::Result<(Child, String)>>),
     /// The process with this mark is gone.
     Gone(String),
 }
@@ -58,7 +58,7 @@ pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
         .stderr(Stdio::piped())
         .process_group(0);
     let (reply, answer) = oneshot::channel();
-    let job = Job::Spawn(command, executable.to_owned(), reply);
+    let job = Job::Spawn(Box::new(command), executable.to_owned(), reply);
     spawner()?.try_send(job).map_err(|_| io::Error::other("too many workers are being started"))?;
     let (child, mark) = answer.await.map_err(|_| io::Error::other("the spawning thread is gone"))??;
     Ok(Spawned { child, mark, socket })
