@@ -35,6 +35,13 @@ pub struct InstanceId(pub u64);
 #[serde(transparent)]
 pub struct DeviceId(pub String);
 
+impl DeviceId {
+    /// `cpu` or `cuda`.
+    pub fn kind(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
+}
+
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -10,6 +10,8 @@ mod bench;
 mod ending;
 /// A plugin that misbehaves costs one worker.
 mod faults;
+/// Graphics cards: found, filled, measured.
+mod gpu;
 /// Many hands at once.
 mod hammer;
 /// Bad input gets a clear error, and nothing else is harmed.

@@ -115,7 +115,7 @@ impl Session {
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let session = Session { env: Env::process(), config: arguments.config };
+    let session = Session { env: Env::process().finding_devices(crate::device::present), config: arguments.config };
     let result = match arguments.command {
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),

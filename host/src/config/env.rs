@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::domain::DeviceId;
+
+/// Looks for the devices of this machine, given `CUDA_VISIBLE_DEVICES`.
+pub type FindDevices = fn(Option<&str>) -> Vec<DeviceId>;
+
 /// The environment as it was when it was taken.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     variables: BTreeMap<String, String>,
     current_dir: PathBuf,
+    find_devices: Option<FindDevices>,
 }
 
 impl Env {
@@ -18,7 +24,20 @@ impl Env {
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
             current_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            find_devices: None,
         }
+    }
+
+    /// The same, with what `devices: auto` stands for. It is looked for when it is asked for.
+    pub fn finding_devices(self, find: FindDevices) -> Self {
+        Self { find_devices: Some(find), ..self }
+    }
+
+    /// What `devices: auto` stands for.
+    pub fn devices(&self) -> Vec<DeviceId> {
+        // Set to nothing hides every card, so this is not [`Self::named`].
+        let visible = self.variables.get("CUDA_VISIBLE_DEVICES").map(String::as_str);
+        self.find_devices.map_or_else(|| vec![DeviceId("cpu".to_owned())], |find| find(visible))
     }
 
     /// A made-up environment, for tests and embedding.
@@ -26,6 +45,7 @@ impl Env {
         Self {
             variables: variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             current_dir: current_dir.into(),
+            find_devices: None,
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) struct RawConfig {
     pub(super) api_keys: Option<OneOrMany<RawKey>>,
     /// Serve other machines without API keys. Default: false.
     pub(super) allow_unauthenticated: bool,
-    /// `auto`, or a list of devices with their budgets. Default: auto.
+    /// `auto`, or a list of devices with their budgets. `auto` is every graphics card, then the CPU. Default: auto.
     pub(super) devices: Option<OneOrMany<RawDevice>>,
     /// Folder of plugin files. Default: /workspace/plugins where writable, else in the user's data folder.
     pub(super) plugins_dir: Option<PathBuf>,
@@ -191,7 +191,7 @@ pub(super) struct RawModel {
     /// Bytes it may take on its device; overrides the plugin's plan.
     #[schemars(with = "Option<Size>")]
     pub(super) memory: Option<Text>,
-    /// Devices it may use. Default: any that its plugin supports.
+    /// Devices it may use. Default: all of the kind that comes first in the list above among those its plugin supports.
     pub(super) devices: Option<OneOrMany<Text>>,
     /// A Python server that the host starts and proxies to; implies `plugin: vllm` with `engine: http`.
     pub(super) service_script: Option<PathBuf>,

@@ -1,16 +1,39 @@
 //! What devices there are and how many bytes they have. Reads the operating system; decides nothing.
 
 mod cgroup;
+mod gpu;
 
 use crate::domain::DeviceId;
 
 /// Share of the memory that is free at start which `devices: auto` takes as the CPU's budget, in percent. The rest is for
 /// page cache, other programs and the host itself.
 const CPU_BUDGET_PERCENT: u64 = 80;
+/// Share of a graphics card's memory that is its budget if it names none, in percent. The rest is for what every process on
+/// it takes before it has a model.
+const GPU_BUDGET_PERCENT: u64 = 95;
+
+const CPU: &str = "cpu";
+/// Before the number of a graphics card.
+const GPU: &str = "cuda:";
+
+/// The devices that are here, those first that are good for most. `visible_gpus` is `CUDA_VISIBLE_DEVICES`.
+pub fn present(visible_gpus: Option<&str>) -> Vec<DeviceId> {
+    let gpus = (0..gpu::find(visible_gpus)).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
+    gpus.chain([DeviceId(CPU.to_owned())]).collect()
+}
 
 /// The budget of a device that names none: bytes, or `None` if the device is not here.
 pub fn measured_budget(device: &DeviceId) -> Option<u64> {
-    (device.0 == "cpu").then(|| cpu_available().saturating_mul(CPU_BUDGET_PERCENT) / 100)
+    let percent = |bytes: u64, percent| bytes.saturating_mul(percent) / 100;
+    match ordinal(device) {
+        Some(gpu) => gpu::memory(gpu).map(|memory| percent(memory.total, GPU_BUDGET_PERCENT)),
+        None => (device.0 == CPU).then(|| percent(cpu_available(), CPU_BUDGET_PERCENT)),
+    }
+}
+
+/// The number of a graphics card.
+fn ordinal(device: &DeviceId) -> Option<usize> {
+    device.0.strip_prefix(GPU)?.parse().ok()
 }
 
 /// Bytes of memory that new work may take: the smaller of MemAvailable and what the cgroup leaves. 0 if neither can be read.
@@ -22,7 +45,10 @@ pub fn cpu_available() -> u64 {
 
 /// Bytes of a device that are free now; `None` where that cannot be measured.
 pub fn measured_free(device: &DeviceId) -> Option<u64> {
-    (device.0 == "cpu").then(cpu_available).filter(|bytes| *bytes > 0)
+    match ordinal(device) {
+        Some(gpu) => gpu::memory(gpu).map(|memory| memory.free),
+        None => (device.0 == CPU).then(cpu_available).filter(|bytes| *bytes > 0),
+    }
 }
 
 /// Bytes of memory that are charged to a process: its anonymous and shared pages. Mapped files are not, since the system

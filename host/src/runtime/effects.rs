@@ -88,6 +88,15 @@ impl Loop {
             );
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
+        if !plugin.manifest.devices.iter().any(|kind| kind == device.kind()) {
+            let message = format!(
+                "plugin `{}` runs on {}, not on {device}; choose other `devices:` for `{}`",
+                model.plugin,
+                plugin.manifest.devices.join(", "),
+                model.id
+            );
+            return Err(Failure::new(FailureKind::NotUsable, message));
+        }
         let load = LoadRequest {
             files: store::locate(model)?,
             device: device.0.clone(),

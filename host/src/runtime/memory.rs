@@ -90,9 +90,10 @@ impl Loop {
             self.state.instances_of(model).into_iter().map(|(_, known)| known.device.clone()).collect();
         for device in devices {
             let Some(free) = self.placement.capacity(&device) else { continue };
-            let held = self.state.instances().iter().filter(|(_, known)| known.device == device).map(|(id, known)| {
-                self.instances.get(id).and_then(|instance| instance.usage()).unwrap_or(known.reserved)
-            });
+            // A process's share of another device cannot be told, so it counts as what it was given.
+            let usage = |id| self.instances.get(id).filter(|_| is_host_memory(&device)).and_then(|i| i.usage());
+            let here = self.state.instances().iter().filter(|(_, known)| known.device == device);
+            let held = here.map(|(id, known)| usage(id).unwrap_or(known.reserved));
             let bytes = held.fold(free, u64::saturating_add);
             let budget = self.state.budget(&device);
             if bytes < budget {

@@ -40,8 +40,7 @@ impl Key {
         let mut options = model.options.clone();
         options.sort_all_objects();
         // Each card of one kind takes the same.
-        let device = device.0.split(':').next();
-        let parts = serde_json::json!([name, plugin.sha256, device, files, options]);
+        let parts = serde_json::json!([name, plugin.sha256, device.kind(), files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
     }
 

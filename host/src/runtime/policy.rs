@@ -43,7 +43,8 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
         .as_ref()
         .map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
     let devices = if model.devices.is_empty() {
-        config.devices.iter().map(|device| device.id.clone()).collect()
+        let all: Vec<DeviceId> = config.devices.iter().map(|device| device.id.clone()).collect();
+        plugin.as_ref().and_then(|plugin| usable(&all, &plugin.manifest.devices)).unwrap_or(all)
     } else {
         model.devices.clone()
     };
@@ -56,6 +57,12 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
         parks: model.park && plugin.as_ref().is_some_and(|plugin| plugin.manifest.parks),
         replicas: usize::try_from(model.replicas).unwrap_or(usize::MAX).max(1),
     }
+}
+
+/// The devices that are of the same kind as the first that a plugin supports.
+fn usable(devices: &[DeviceId], kinds: &[String]) -> Option<Vec<DeviceId>> {
+    let first = devices.iter().find(|device| kinds.iter().any(|kind| kind == device.kind()))?;
+    Some(devices.iter().filter(|device| device.kind() == first.kind()).cloned().collect())
 }
 
 pub(super) fn milliseconds(duration: Duration) -> u64 {

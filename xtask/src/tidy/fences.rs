@@ -28,6 +28,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("plugins/support/src/gemm.rs", "strided products through raw pointers"),
     ("plugins/support/src/kernels/", "vector instructions"),
     ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
+    ("tests/devices/nvml/src/lib.rs", "functions for C"),
 ];
 
 /// Checks one file.

@@ -11,13 +11,14 @@ const API: &str = "aihost-plugin-api";
 const SUPPORT: &str = "aihost-support";
 
 /// A folder, and the packages of this workspace that a package in it may use. The first match counts.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("plugin-api/", &[]),
     ("host/", &[API]),
     ("plugins/support/", &[API]),
     ("plugins/", &[API, SUPPORT]),
     ("xtask/", &[]),
     ("tests/plugins/", &[API]),
+    ("tests/devices/", &[]),
     ("tests/", &["aihost", API]),
 ];
 

@@ -40,7 +40,7 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
     let paths = paths::folders(typed, base, context.env);
     let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), context.env);
-    let devices = check.devices(raw.devices.as_ref());
+    let devices = check.devices(raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();
     let limits = check.limits(&raw.limits.unwrap_or_default(), &defaults);
     let listen = check.listen(raw.listen.as_ref(), context.selection);
@@ -185,13 +185,14 @@ impl Checker<'_> {
         }
     }
 
-    fn devices(&mut self, typed: Option<&OneOrMany<RawDevice>>) -> Vec<DeviceConfig> {
-        let auto = vec![DeviceConfig { id: DeviceId("cpu".to_owned()), memory: None, max_loaded: None }];
-        let Some(typed) = typed else { return auto };
+    fn devices(&mut self, typed: Option<&OneOrMany<RawDevice>>, env: &Env) -> Vec<DeviceConfig> {
+        let here = |id| DeviceConfig { id, memory: None, max_loaded: None };
+        let auto = || env.devices().into_iter().map(here).collect();
+        let Some(typed) = typed else { return auto() };
         if let [RawDevice(only)] = typed.items.as_slice()
             && only.id.0 == "auto"
         {
-            return auto;
+            return auto();
         }
         let root = KeyPath::root().key("devices");
         if typed.items.is_empty() {

@@ -52,6 +52,8 @@ pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
         .arg("worker")
         .env_clear()
         .envs(inherited(std::env::vars_os()))
+        // As the host counts cards.
+        .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         .env(PARENT_VARIABLE, std::process::id().to_string())
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::piped())

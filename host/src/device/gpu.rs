@@ -1,0 +1,76 @@
+//! NVIDIA cards, as the management library (NVML) counts them. Without a driver there are none.
+
+use std::sync::OnceLock;
+
+use nvml_wrapper::{Device, Nvml};
+
+/// Bytes of a card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Memory {
+    pub(super) total: u64,
+    pub(super) free: u64,
+}
+
+/// The cards that workers will see, in the order of their numbers: `cuda:0` is the first.
+///
+/// `visible` is `CUDA_VISIBLE_DEVICES`, which workers inherit: numbers and beginnings of UUIDs, up to the first that names
+/// no card. NVML orders cards by their place on the bus; workers are told to do the same.
+pub(super) fn find(visible: Option<&str>) -> usize {
+    cards(visible).len()
+}
+
+/// What a card has; `None` if there is no such card, or it does not answer.
+pub(super) fn memory(ordinal: usize) -> Option<Memory> {
+    let index = *cards(None).get(ordinal)?;
+    let info = library()?.device_by_index(index).and_then(|card| card.memory_info()).ok()?;
+    Some(Memory { total: info.total, free: info.free })
+}
+
+/// NVML's numbers of the cards. The first call decides which are visible.
+fn cards(visible: Option<&str>) -> &'static [u32] {
+    static CARDS: OnceLock<Vec<u32>> = OnceLock::new();
+    CARDS.get_or_init(|| {
+        let Some(library) = library() else { return Vec::new() };
+        let count = library.device_count().unwrap_or(0);
+        let uuid = |index| library.device_by_index(index).and_then(|card: Device<'_>| card.uuid()).unwrap_or_default();
+        let uuids: Vec<String> = (0..count).map(uuid).collect();
+        select(&uuids, visible)
+    })
+}
+
+fn library() -> Option<&'static Nvml> {
+    static LIBRARY: OnceLock<Option<Nvml>> = OnceLock::new();
+    LIBRARY.get_or_init(|| Nvml::init().inspect_err(|e| tracing::debug!("no NVIDIA driver: {e}")).ok()).as_ref()
+}
+
+fn select(uuids: &[String], visible: Option<&str>) -> Vec<u32> {
+    let all = 0u32..;
+    let Some(visible) = visible else { return all.take(uuids.len()).collect() };
+    let named = |name: &str| {
+        let at = name.parse().ok().filter(|at: &usize| *at < uuids.len());
+        let at = at.or_else(|| uuids.iter().position(|uuid| name.starts_with("GPU-") && uuid.starts_with(name)));
+        at.and_then(|at| u32::try_from(at).ok())
+    };
+    visible.split(',').map_while(|name| named(name.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::select;
+
+    #[test]
+    fn visible_cards_are_chosen_as_cuda_does() {
+        let uuids = ["GPU-aa1", "GPU-ab2", "GPU-cc3"].map(str::to_owned);
+        for (visible, chosen) in [
+            (None, vec![0, 1, 2]),
+            (Some("2,0"), vec![2, 0]),
+            (Some(" 1 , 2"), vec![1, 2]),
+            (Some("GPU-ab,GPU-cc3"), vec![1, 2]),
+            (Some("1,7,0"), vec![1]),
+            (Some("-1"), vec![]),
+            (Some("NoDevFiles"), vec![]),
+        ] {
+            assert_eq!(select(&uuids, visible), chosen, "{visible:?}");
+        }
+    }
+}

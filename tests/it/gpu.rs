@@ -1,0 +1,107 @@
+//! Graphics cards: found, filled in order, measured. The cards exist on paper; the way to them is the real one.
+
+use aihost_tests::server::{Server, Setup, text};
+use aihost_tests::{fixture, wait_for};
+
+const GIB: u64 = 1 << 30;
+
+/// Cards with so many bytes in all and free, and a host that finds them.
+struct Cards {
+    folder: tempfile::TempDir,
+}
+
+impl Cards {
+    fn new(cards: &[[u64; 2]]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Under the name by which drivers are found.
+        std::os::unix::fs::symlink(fixture("nvml"), folder.path().join("libnvidia-ml.so.1")).unwrap();
+        let cards_on_paper = Self { folder };
+        cards_on_paper.set(cards);
+        cards_on_paper
+    }
+
+    fn set(&self, cards: &[[u64; 2]]) {
+        let lines: String = cards.iter().map(|[total, free]| format!("{total} {free}\n")).collect();
+        std::fs::write(self.folder.path().join("cards"), lines).unwrap();
+    }
+
+    fn server(&self, yaml: &str, visible: Option<&str>) -> Server {
+        let path = |name: &str| self.folder.path().join(name).display().to_string();
+        let mut env = vec![("LD_LIBRARY_PATH".into(), path("")), ("AIHOST_FIXTURE_NVML".into(), path("cards"))];
+        env.extend(visible.map(|visible| ("CUDA_VISIBLE_DEVICES".into(), visible.into())));
+        Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo", "faulty"], env, ..Setup::default() })
+    }
+}
+
+fn echo(name: &str, options: &str) -> String {
+    format!("  {name}:\n    type: text\n    plugin: aihost/echo\n    options: {options}\n")
+}
+
+#[tokio::test]
+async fn models_fill_the_cards_and_what_runs_on_none_goes_to_the_cpu() {
+    let cards = Cards::new(&[[80 * GIB, 79 * GIB], [80 * GIB, 79 * GIB]]);
+    let large = format!("{{memory: {}}}", 50 * GIB);
+    let faulty = "  c:\n    type: text\n    plugin: aihost/faulty\n";
+    let server = cards.server(&format!("models:\n{}{}{faulty}", echo("a", &large), echo("b", &large)), None);
+    for model in ["a", "b", "c"] {
+        assert_eq!(server.chat(model, "hi").await.0, 200, "{model}");
+    }
+    for (model, device) in [("a", "cuda:0"), ("b", "cuda:1"), ("c", "cpu")] {
+        assert_eq!(server.status(model, "device").await, device, "{model}");
+        assert_eq!(server.status(model, "loads").await, 1, "nobody left for another");
+    }
+    let (_, metrics) = server.get("/metrics").await;
+    let budget = format!("aihost_device_budget_bytes{{device=\"cuda:1\"}} {}", 80 * GIB * 95 / 100);
+    assert!(metrics.as_str().unwrap().contains(&budget), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_other_programs_hold_is_not_to_be_had() {
+    let cards = Cards::new(&[[80 * GIB, 20 * GIB]]);
+    let models = format!("models:\n{}", echo("a", &format!("{{memory: {}}}", 50 * GIB)));
+    let server = cards.server(&models, None);
+    let (status, body) = server.chat("a", "hi").await;
+    let message = body["error"]["message"].as_str().unwrap_or_default();
+    assert_eq!(status, 503, "{body}");
+    assert!(message.contains("needs 50.0 GiB on cuda:0, where only 20.0 GiB"), "{message}");
+    cards.set(&[[80 * GIB, 79 * GIB]]);
+    let served = async || (server.chat("a", "hi").await.0 == 200).then_some(());
+    let begun = std::time::Instant::now();
+    while served().await.is_none() {
+        assert!(begun.elapsed() < aihost_tests::PATIENCE, "the card is free and not used");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
+    let cards = Cards::new(&[[80 * GIB, 79 * GIB], [24 * GIB, 23 * GIB]]);
+    let models = format!("models:\n{}", echo("a", &format!("{{memory: {}}}", 30 * GIB)));
+    let server = cards.server(&models, Some("1"));
+    let (status, body) = server.chat("a", "hi").await;
+    let message = body["error"]["message"].as_str().unwrap_or_default();
+    assert!(status != 200 && message.contains("needs 30.0 GiB on cuda:0"), "the small one is all there is: {body}");
+
+    let faulty = "  c:\n    type: text\n    plugin: aihost/faulty\n    devices: [cuda:0]\n";
+    let server = cards.server(&format!("models:\n{faulty}"), None);
+    let (_, body) = server.chat("c", "hi").await;
+    let message = body["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("runs on cpu, not on cuda:0"), "{body}");
+}
+
+#[tokio::test]
+async fn a_card_whose_memory_does_not_come_back_costs_the_worker_that_parked() {
+    let cards = Cards::new(&[[80 * GIB, 79 * GIB]]);
+    let yaml = |name| echo(name, &format!("{{memory: {}}}", 50 * GIB));
+    let server = cards.server(&format!("models:\n{}{}", yaml("a"), yaml("b")), None);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    // What it holds shows now, and goes on to show after it has parked.
+    cards.set(&[[80 * GIB, 29 * GIB]]);
+    let worker = server.status("a", "pid").await.as_i64().unwrap();
+    let (swapped, ()) = tokio::join!(server.chat("b", "through it all"), async {
+        wait_for("its end", || (!aihost_tests::server::alive(worker)).then_some(())).await;
+        cards.set(&[[80 * GIB, 79 * GIB]]);
+    });
+    assert_eq!((swapped.0, text(&swapped.1)), (200, "through it all"), "{swapped:?}");
+    assert_eq!(server.status("a", "state").await, "cold");
+}
