@@ -13,8 +13,9 @@ use super::lease::{Ended, LeaseTerms, carry};
 use super::meter::Metered;
 use super::release::ReleaseCheck;
 use super::run::{Client, Internal, Loop, Pending, Stepped, finish, last_word, post, send};
+use super::workspace::{Part, Workspace};
 use crate::config::ModelConfig;
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
 use crate::worker::{Instance, ModelLog, Output, OutputLimits, StartSpec};
 use crate::{device, store};
@@ -25,6 +26,8 @@ const OUTPUTS_MAX: usize = 64;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// From being asked to release to being killed.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+/// Said to a request that found no room beside others of its model for as long as a request may take.
+const NO_ROOM: &str = "other requests of this model held the memory that this one needs for too long; send it again";
 
 impl Loop {
     pub(super) fn carry_out(&mut self, effect: Effect) {
@@ -191,7 +194,7 @@ impl Loop {
             stall_timeout: self.config.limits.stream_stall_timeout,
             delivery: job.delivery,
         };
-        let budget = self.workspace(id, &job.model);
+        let workspace = self.workspace(id, &job.model);
         let task = job.task.clone();
         let meter = self.observer.meter(request);
         self.leased.insert(request, (job, id));
@@ -207,8 +210,16 @@ impl Loop {
             }
         };
         tokio::spawn(async move {
-            let ended = match afford(&*instance, &task, budget).await {
-                Ok(()) => {
+            let affords = async {
+                tokio::select! {
+                    part = timeout(terms.request_timeout, afford(&*instance, &task, workspace)) => {
+                        part.unwrap_or_else(|_| Err(Failure::new(FailureKind::TimedOut, NO_ROOM)))
+                    }
+                    () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
+                }
+            };
+            let ended = match affords.await {
+                Ok(_part) => {
                     let outputs = Metered::new(instance.generate(request, task), meter);
                     carry(request, instance, outputs, client, terms).await
                 }
@@ -227,11 +238,13 @@ impl Loop {
 
     /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
     /// not worth a question before each.
-    fn workspace(&self, id: InstanceId, model: &ModelId) -> Option<u64> {
+    fn workspace(&mut self, id: InstanceId, model: &ModelId) -> Option<Workspace> {
         let kind = self.config.models.get(model)?.kind;
         let reserved = self.state.instances().get(&id)?.reserved;
         let required = self.plans.get(&id)?.0.required;
-        (kind != Kind::Text).then(|| reserved.saturating_sub(required))
+        let workspaces = &mut self.workspaces;
+        (kind != Kind::Text)
+            .then(|| workspaces.entry(id).or_insert_with(|| Workspace::new(reserved.saturating_sub(required))).clone())
     }
 
     fn refuse(&mut self, request: RequestId, failure: Failure) {
@@ -254,19 +267,11 @@ impl Loop {
     }
 }
 
-/// Whether what a request needs is within what is set aside; its plugin says what that is.
-async fn afford(instance: &dyn Instance, task: &Bytes, budget: Option<u64>) -> Result<(), Failure> {
-    let Some(budget) = budget else { return Ok(()) };
+/// Sets aside what a request needs; its plugin says what that is.
+async fn afford(instance: &dyn Instance, task: &Bytes, workspace: Option<Workspace>) -> Result<Option<Part>, Failure> {
+    let Some(workspace) = workspace else { return Ok(None) };
     let cost = instance.cost(task.clone()).await?;
-    if cost <= budget {
-        return Ok(());
-    }
-    let message = format!(
-        "the request needs {} beside the loaded model, where {} are set aside; ask for less at once, or give its device more `memory:`",
-        ByteSize(cost),
-        ByteSize(budget)
-    );
-    Err(Failure::new(FailureKind::OutOfMemory, message))
+    workspace.take(cost).await.map(Some)
 }
 
 /// One token.

@@ -19,6 +19,7 @@ mod state_file;
 mod status;
 #[cfg(test)]
 mod tests;
+mod workspace;
 
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};

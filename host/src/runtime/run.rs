@@ -18,6 +18,7 @@ use super::policy::{milliseconds, policy};
 use super::quarantine::Quarantine;
 use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
+use super::workspace::Workspace;
 use crate::config::Config;
 use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
@@ -79,6 +80,8 @@ pub(super) struct Loop {
     pub(super) instances: HashMap<InstanceId, Arc<dyn Instance>>,
     /// What each said it would need, and under which key its peaks are remembered.
     pub(super) plans: HashMap<InstanceId, (MemoryPlan, Option<Key>)>,
+    /// What requests take beside each loaded model.
+    pub(super) workspaces: HashMap<InstanceId, Workspace>,
     pub(super) peaks: Arc<Peaks>,
     pub(super) quarantine: Quarantine,
     /// Instances with a start, load, park or wake under way.
@@ -129,6 +132,7 @@ impl Loop {
             wake: None,
             instances: HashMap::new(),
             plans: HashMap::new(),
+            workspaces: HashMap::new(),
             peaks,
             quarantine,
             busy: HashSet::new(),
@@ -429,6 +433,7 @@ impl Loop {
         }
         self.instances.remove(&exit.instance);
         self.plans.remove(&exit.instance);
+        self.workspaces.remove(&exit.instance);
         let failure = Failure::new(
             FailureKind::WorkerDied,
             format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),
