@@ -175,6 +175,36 @@ async fn what_a_plugin_set_free_ends_with_its_worker_and_with_the_host() {
     gone_soon(&free[1..], begun).await;
 }
 
+#[tokio::test]
+async fn the_first_process_of_a_container_adopts_passes_signals_on_and_ends_as_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid").display().to_string();
+    let child = format!("exec setsid -f sh -c 'echo $$ > {file}.new; mv {file}.new {file}; exec sleep 2'");
+    let yaml =
+        format!("models:\n  a:\n    type: text\n    plugin: aihost/faulty\n    options: {{child: \"{child}\"}}\n");
+    let start = || {
+        let before = Some("set -- reap \"$@\"");
+        Server::start(&Setup { yaml: yaml.clone(), plugins: vec!["faulty"], before, ..Setup::default() })
+    };
+    let mut server = start();
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let orphan = aihost_tests::wait_for("an orphan", || std::fs::read_to_string(folder.path().join("pid")).ok()).await;
+    let status = format!("/proc/{}/status", orphan.trim());
+    let parent = format!("PPid:\t{}\n", server.pid());
+    let adopted = || std::fs::read_to_string(&status).unwrap().contains(&parent).then_some(());
+    aihost_tests::wait_for("its adoption", adopted).await;
+    // Not even a zombie is left.
+    aihost_tests::wait_for("its end", || (!std::path::Path::new(&status).exists()).then_some(())).await;
+    terminate(&mut server);
+
+    let mut server = start();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let all = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let host: i32 = all.collect::<String>().split_whitespace().next().expect("the host").parse().unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(host).unwrap(), Signal::KILL).unwrap();
+    assert_eq!(server.wait().code(), Some(128 + 9));
+}
+
 /// They end within [`AFTER_KILL`] of `begun`.
 async fn gone_soon(workers: &[i64], begun: Instant) {
     while workers.iter().any(|worker| alive(*worker)) {

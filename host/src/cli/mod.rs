@@ -14,6 +14,7 @@ mod out;
 mod picture;
 mod plugins;
 mod ps;
+mod reap;
 mod reload;
 mod run;
 mod serve;
@@ -77,6 +78,12 @@ enum Command {
     /// Print a page of the documentation that is written from the code.
     #[command(hide = true)]
     Docs(docs::Arguments),
+    /// Run a command of this program as the first process of a container does.
+    #[command(hide = true)]
+    Reap {
+        #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// End what workers leave behind; started by the host.
     #[command(hide = true)]
     Guard {
@@ -117,6 +124,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let session = Session { env: Env::process().finding_devices(crate::device::present), config: arguments.config };
     let result = match arguments.command {
+        Command::Serve(_) if reap::is_first() => return reaping(std::env::args_os().skip(1)),
+        Command::Reap { arguments } => return reaping(arguments.into_iter()),
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),
         Command::Guard { host } => return crate::worker::guard_main(&host),
@@ -136,6 +145,15 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
     }
+}
+
+fn reaping(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut code = ExitCode::FAILURE;
+    let ended = with_runtime(async {
+        code = reap::run(arguments).await?;
+        Ok(())
+    });
+    ended.map_or_else(|error| failure::report(&error), |()| code)
 }
 
 /// What `--help` says about exit codes.
