@@ -73,7 +73,8 @@ fn read_png(file: Vec<u8>) -> (Vec<u8>, Vec<(String, String)>) {
 async fn parameters_reach_the_model_and_pictures_differ_in_their_seed() {
     let host = Host::new(draw);
     let extra = json!({"seed": 7, "n": 3, "steps": 4, "guidance": 2.5, "partial_images": 2, "quality": "high",
-        "background": "transparent", "moderation": "low", "style": "vivid", "user": "u", "unknown": 1});
+        "background": "transparent", "moderation": "low", "style": "vivid", "user": "u", "unknown": 1,
+        "num_inference_steps": 9, "guidance_scale": 9.5, "negative_prompt": " "});
     let body = host.post(PATH, &ask(&extra)).await.json();
     assert_eq!(
         (&body["output_format"], &body["size"], &body["background"]),
