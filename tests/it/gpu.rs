@@ -2,8 +2,10 @@
 
 use aihost_tests::server::{Server, Setup, text};
 use aihost_tests::{fixture, wait_for};
+use serde_json::json;
 
 const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
 
 /// Cards with so many bytes in all and free, and a host that finds them.
 struct Cards {
@@ -82,6 +84,12 @@ async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
     let message = body["error"]["message"].as_str().unwrap_or_default();
     assert!(status != 200 && message.contains("needs 30.0 GiB on cuda:0"), "the small one is all there is: {body}");
 
+    // A list that names cards means the visible ones as well.
+    let server = cards.server(&format!("devices: [{{id: cuda:0}}]\n{models}"), Some("1"));
+    let (_, metrics) = server.get("/metrics").await;
+    let budget = format!("aihost_device_budget_bytes{{device=\"cuda:0\"}} {}\n", 24 * GIB * 95 / 100);
+    assert!(metrics.as_str().unwrap().contains(&budget), "{metrics}");
+
     let faulty = "  c:\n    type: text\n    plugin: aihost/faulty\n    devices: [cuda:0]\n";
     let server = cards.server(&format!("models:\n{faulty}"), None);
     let (_, body) = server.chat("c", "hi").await;
@@ -89,19 +97,43 @@ async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
     assert!(message.contains("runs on cpu, not on cuda:0"), "{body}");
 }
 
+/// Two models that park, on a card with room for one: 1200 MiB each.
+fn two_that_park(cards: &Cards) -> Server {
+    let models = ["a", "b"].map(|name| echo(name, &format!("{{memory: {}, park_ms: 300}}", 1200 * MIB)));
+    cards.server(&format!("models:\n{}", models.concat()), None)
+}
+
+#[tokio::test]
+async fn a_card_whose_memory_comes_back_keeps_the_worker_that_parked() {
+    let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
+    let server = two_that_park(&cards);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);
+    let worker = server.status("a", "pid").await;
+    let (swapped, ()) = tokio::join!(server.chat("b", "hi"), async {
+        server.until("a", "state", json!("parking")).await;
+        // A little stays, as contexts do.
+        cards.set(&[[2 * GIB, 2 * GIB - 300 * MIB]]);
+    });
+    assert_eq!(swapped.0, 200, "{swapped:?}");
+    assert_eq!((server.status("a", "state").await, server.status("a", "pid").await), (json!("parked"), worker));
+}
+
 #[tokio::test]
 async fn a_card_whose_memory_does_not_come_back_costs_the_worker_that_parked() {
-    let cards = Cards::new(&[[80 * GIB, 79 * GIB]]);
-    let yaml = |name| echo(name, &format!("{{memory: {}}}", 50 * GIB));
-    let server = cards.server(&format!("models:\n{}{}", yaml("a"), yaml("b")), None);
+    let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
+    let server = two_that_park(&cards);
     assert_eq!(server.chat("a", "hi").await.0, 200);
     // What it holds shows now, and goes on to show after it has parked.
-    cards.set(&[[80 * GIB, 29 * GIB]]);
+    cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);
     let worker = server.status("a", "pid").await.as_i64().unwrap();
     let (swapped, ()) = tokio::join!(server.chat("b", "through it all"), async {
+        server.until("a", "state", json!("parking")).await;
         wait_for("its end", || (!aihost_tests::server::alive(worker)).then_some(())).await;
-        cards.set(&[[80 * GIB, 79 * GIB]]);
+        cards.set(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
     });
     assert_eq!((swapped.0, text(&swapped.1)), (200, "through it all"), "{swapped:?}");
     assert_eq!(server.status("a", "state").await, "cold");
+    let log = server.log();
+    assert!(log.contains("1.1 GiB of its 1.1 GiB did not come back on cuda:0"), "{log}");
 }

@@ -28,7 +28,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
         if arguments.follow {
             events.push(&piece).iter().try_for_each(|line| out::line(line))?;
         } else {
-            out::text(&String::from_utf8_lossy(&piece))?;
+            out::bytes(&piece)?;
         }
     }
     Ok(())

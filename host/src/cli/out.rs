@@ -12,8 +12,13 @@ pub(super) const TICK: Duration = Duration::from_millis(200);
 
 /// Writes text to stdout at once.
 pub(super) fn text(text: &str) -> Result<(), CliError> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes to stdout at once.
+pub(super) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => CliError::OutputClosed,
         _ => CliError::failed(format!("stdout cannot be written: {error}")),
     })

@@ -11,13 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::CliError;
 
-/// What is passed on to the host.
-const PASSED_ON: [(SignalKind, Signal); 4] = [
-    (SignalKind::terminate(), Signal::TERM),
-    (SignalKind::interrupt(), Signal::INT),
-    (SignalKind::hangup(), Signal::HUP),
-    (SignalKind::quit(), Signal::QUIT),
-];
+/// What is passed on to the host. Other signals are ignored, as a first process does.
+const PASSED_ON: [(SignalKind, Signal); 2] =
+    [(SignalKind::terminate(), Signal::TERM), (SignalKind::interrupt(), Signal::INT)];
 
 /// Whether this is the first process.
 pub(super) fn is_first() -> bool {
@@ -30,13 +26,15 @@ pub(super) async fn run(arguments: impl Iterator<Item = OsString>) -> Result<Exi
     // The first process adopts by itself; any other has to say so.
     set_child_subreaper(Some(getpid())).map_err(|e| failed(e.into()))?;
     let mut children = signal(SignalKind::child()).map_err(failed)?;
+    // Before the host is there: what comes meanwhile waits.
+    let received = PASSED_ON.map(|(kind, passed_on)| signal(kind).map(|received| (received, passed_on)));
     // In a group of its own: a terminal's signals would reach it twice.
     let mut command = Command::new("/proc/self/exe");
     let host = std::os::unix::process::CommandExt::process_group(command.args(arguments).stdin(Stdio::null()), 0);
     let host = host.spawn().map_err(failed)?.id();
     let host = Pid::from_raw(host.cast_signed()).unwrap_or(Pid::INIT);
-    for (kind, passed_on) in PASSED_ON {
-        let mut received = signal(kind).map_err(failed)?;
+    for received in received {
+        let (mut received, passed_on) = received.map_err(failed)?;
         tokio::spawn(async move {
             while received.recv().await.is_some() {
                 // It may be ending already.

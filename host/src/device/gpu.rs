@@ -14,7 +14,7 @@ pub(super) struct Memory {
 /// The cards that workers will see, in the order of their numbers: `cuda:0` is the first.
 ///
 /// `visible` is `CUDA_VISIBLE_DEVICES`, which workers inherit: numbers and beginnings of UUIDs, up to the first that names
-/// no card. NVML orders cards by their place on the bus; workers are told to do the same.
+/// no card, or one twice. NVML orders cards by their place on the bus; workers are told to do the same.
 pub(super) fn find(visible: Option<&str>) -> usize {
     cards(visible).len()
 }
@@ -51,7 +51,19 @@ fn select(uuids: &[String], visible: Option<&str>) -> Vec<u32> {
         let at = at.or_else(|| uuids.iter().position(|uuid| name.starts_with("GPU-") && uuid.starts_with(name)));
         at.and_then(|at| u32::try_from(at).ok())
     };
-    visible.split(',').map_while(|name| named(name.trim())).collect()
+    let mut chosen = Vec::new();
+    for name in visible.split(',').map(str::trim) {
+        match named(name) {
+            Some(card) if !chosen.contains(&card) => chosen.push(card),
+            _ => break,
+        }
+    }
+    if chosen.is_empty() && visible.starts_with("MIG-") {
+        tracing::warn!(
+            "CUDA_VISIBLE_DEVICES names a part of a card (MIG); such parts are not managed, so no card is used"
+        );
+    }
+    chosen
 }
 
 #[cfg(test)]
@@ -67,6 +79,7 @@ mod tests {
             (Some(" 1 , 2"), vec![1, 2]),
             (Some("GPU-ab,GPU-cc3"), vec![1, 2]),
             (Some("1,7,0"), vec![1]),
+            (Some("0,0"), vec![0]),
             (Some("-1"), vec![]),
             (Some("NoDevFiles"), vec![]),
         ] {

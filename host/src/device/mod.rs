@@ -18,7 +18,14 @@ const GPU: &str = "cuda:";
 
 /// The devices that are here, those first that are good for most. `visible_gpus` is `CUDA_VISIBLE_DEVICES`.
 pub fn present(visible_gpus: Option<&str>) -> Vec<DeviceId> {
-    let gpus = (0..gpu::find(visible_gpus)).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
+    let answers = |ordinal: &usize| {
+        let answers = gpu::memory(*ordinal).is_some();
+        if !answers {
+            tracing::warn!("{GPU}{ordinal} does not say what memory it has, so it is not used");
+        }
+        answers
+    };
+    let gpus = (0..gpu::find(visible_gpus)).filter(answers).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
     gpus.chain([DeviceId(CPU.to_owned())]).collect()
 }
 

@@ -111,7 +111,7 @@ pub(super) async fn logs(
 }
 
 fn line_event(text: &str) -> String {
-    let lines: String = text.lines().flat_map(|line| ["data: ", line, "\n"]).collect();
+    let lines: String = text.split(['\n', '\r']).flat_map(|line| ["data: ", line, "\n"]).collect();
     lines + "\n"
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use aihost_plugin_api::task::{LoadRequest, Sampling, TextInput, TextRequest};
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::api::Answer;
 use super::lease::{Ended, LeaseTerms, carry};
+use super::memory::moves_memory;
 use super::meter::Metered;
 use super::release::ReleaseCheck;
 use super::run::{Client, Internal, Loop, Pending, Stepped, finish, last_word, post, send};
@@ -34,9 +35,15 @@ impl Loop {
         tracing::debug!(?effect, "scheduler");
         match effect {
             Effect::Start { instance, model, device } => self.start(instance, &model, &device),
-            Effect::Load { instance, granted } => self.load(instance, granted),
+            Effect::Load { instance, granted } => {
+                self.moves_memory(instance);
+                self.load(instance, granted);
+            }
             Effect::Park(instance, _) => self.park(instance),
-            Effect::Unpark(instance) => self.unpark(instance),
+            Effect::Unpark(instance) => {
+                self.moves_memory(instance);
+                self.unpark(instance);
+            }
             Effect::Grant(request, instance) => self.grant(request, instance),
             Effect::Ready(request) => {
                 if let Some(Pending::Load { reply, .. }) = self.pending.remove(&request) {
@@ -44,7 +51,10 @@ impl Loop {
                 }
             }
             Effect::Refuse(request, failure) => self.refuse(request, failure),
-            Effect::Stop(instance, _) => self.stop(instance, STOP_GRACE),
+            Effect::Stop(instance, _) => {
+                self.moves_memory(instance);
+                self.stop(instance, STOP_GRACE);
+            }
             Effect::Cut(instance) => self.stop(instance, Duration::ZERO),
             // Rounded up: a timer that is a little early would find nothing due.
             Effect::Wake(at) => self.wake = Some(self.begun + Duration::from_millis(at.0.saturating_add(1))),
@@ -130,11 +140,11 @@ impl Loop {
         let canary = self.canary(id);
         tokio::spawn(async move {
             let loaded = async {
-                instance.load(granted, deadline).await?;
-                match canary {
-                    Some((request, task)) => sing(&*instance, request, task, deadline).await,
-                    None => Ok(()),
+                let held = instance.load(granted, deadline).await?.used;
+                if let Some((request, task)) = canary {
+                    sing(&*instance, request, task, deadline).await?;
                 }
+                Ok(held)
             };
             let loaded = loaded.await;
             post(&events, Internal::Stepped(id, Stepped::Loaded(loaded))).await;
@@ -157,7 +167,13 @@ impl Loop {
             return;
         };
         tracing::info!(model = %known.model, instance = id.0, "parking");
-        let check = ReleaseCheck::new(&*self.placement, known);
+        let device = known.device.clone();
+        let others = self.state.instances().iter().filter(|(other, known)| **other != id && known.device == device);
+        let quiet = !others.into_iter().any(|(_, other)| moves_memory(other.state));
+        let planned = self.plans.get(&id).map_or(0, |(plan, _)| plan.required);
+        let held = self.held(id).unwrap_or(planned).min(known.reserved);
+        let moves = Arc::clone(self.moves.entry(device).or_default());
+        let check = ReleaseCheck::new(&*self.placement, known, held, quiet, moves);
         self.busy.insert(id);
         let (placement, events) = (Arc::clone(&self.placement), self.events.clone());
         tokio::spawn(async move {
@@ -189,7 +205,8 @@ impl Loop {
             tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
             return;
         };
-        let terms = LeaseTerms {
+        let (begun, patience) = (Instant::now(), self.config.limits.hold.min(self.config.limits.request_timeout));
+        let mut terms = LeaseTerms {
             request_timeout: self.config.limits.request_timeout,
             stall_timeout: self.config.limits.stream_stall_timeout,
             delivery: job.delivery,
@@ -212,7 +229,7 @@ impl Loop {
         tokio::spawn(async move {
             let affords = async {
                 tokio::select! {
-                    part = timeout(terms.request_timeout, afford(&*instance, &task, workspace)) => {
+                    part = timeout(patience, afford(&*instance, &task, workspace)) => {
                         part.unwrap_or_else(|_| Err(Failure::new(FailureKind::TimedOut, NO_ROOM)))
                     }
                     () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
@@ -220,6 +237,7 @@ impl Loop {
             };
             let ended = match affords.await {
                 Ok(_part) => {
+                    terms.request_timeout = terms.request_timeout.saturating_sub(begun.elapsed());
                     let outputs = Metered::new(instance.generate(request, task), meter);
                     carry(request, instance, outputs, client, terms).await
                 }
@@ -241,10 +259,11 @@ impl Loop {
     fn workspace(&mut self, id: InstanceId, model: &ModelId) -> Option<Workspace> {
         let kind = self.config.models.get(model)?.kind;
         let reserved = self.state.instances().get(&id)?.reserved;
-        let required = self.plans.get(&id)?.0.required;
+        let plan = self.plans.get(&id)?.0;
+        // What was granted beyond the least may hold more of the model instead.
+        let bytes = reserved.saturating_sub(plan.required).min(plan.workspace_max);
         let workspaces = &mut self.workspaces;
-        (kind != Kind::Text)
-            .then(|| workspaces.entry(id).or_insert_with(|| Workspace::new(reserved.saturating_sub(required))).clone())
+        (kind != Kind::Text).then(|| workspaces.entry(id).or_insert_with(|| Workspace::new(bytes)).clone())
     }
 
     fn refuse(&mut self, request: RequestId, failure: Failure) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use aihost_plugin_api::MemoryPlan;
 
@@ -48,13 +49,29 @@ impl Loop {
         }
     }
 
-    /// The bytes that every instance of the same weights shares.
-    pub(super) fn mapped(&self, model: &ModelId, bytes: u64) -> Mapped {
+    /// The bytes that every instance of the same weights shares: only the host's own memory shares, and only of files that
+    /// the entry names can it be told that they are the same.
+    pub(super) fn mapped(&self, id: InstanceId, bytes: u64) -> Mapped {
+        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device));
+        let entry = known.and_then(|known| self.config.models.get(&known.model));
+        let Some(entry) = entry.filter(|entry| !entry.files.is_empty()) else { return Mapped::default() };
         let mut hasher = DefaultHasher::new();
-        for file in self.config.models.get(model).iter().flat_map(|entry| entry.files.values()) {
+        for file in entry.files.values() {
             (&file.path, store::fingerprint(file)).hash(&mut hasher);
         }
         Mapped { files: hasher.finish(), bytes }
+    }
+
+    /// An instance begins to take memory on its device, or to give it back for good.
+    pub(super) fn moves_memory(&mut self, id: InstanceId) {
+        if let Some(known) = self.state.instances().get(&id) {
+            self.moves.entry(known.device.clone()).or_default().fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes on its device that an instance holds by its plugin's own account, once it was loaded.
+    pub(super) fn held(&self, id: InstanceId) -> Option<u64> {
+        self.held.get(&id).copied().filter(|bytes| *bytes > 0)
     }
 
     /// `memory:` of the entry, which overrides the plugin's plan.
@@ -84,17 +101,25 @@ impl Loop {
         models.iter().for_each(|model| self.measure(model));
     }
 
-    /// The same on the devices where a model has instances.
+    /// The same on the devices that a model may use.
     pub(super) fn measure(&mut self, model: &ModelId) {
-        let devices: HashSet<DeviceId> =
-            self.state.instances_of(model).into_iter().map(|(_, known)| known.device.clone()).collect();
+        let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
         for device in devices {
             let Some(free) = self.placement.capacity(&device) else { continue };
-            // A process's share of another device cannot be told, so it counts as what it was given.
-            let usage = |id| self.instances.get(id).filter(|_| is_host_memory(&device)).and_then(|i| i.usage());
-            let here = self.state.instances().iter().filter(|(_, known)| known.device == device);
-            let held = here.map(|(id, known)| usage(id).unwrap_or(known.reserved));
-            let bytes = held.fold(free, u64::saturating_add);
+            let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
+            let held: Option<Vec<u64>> = if is_host_memory(&device) {
+                let usage = |id| self.instances.get(id).and_then(|instance| instance.usage());
+                Some(here().map(|(id, known)| usage(id).unwrap_or(known.reserved)).collect())
+            } else {
+                // A process's share of another device cannot be told: it counts as what its plugin says. Of one that is
+                // taking or giving memory just now nobody knows which of it is free, so what was measured last stands.
+                let held =
+                    |id, known: &scheduler::Instance| self.held(id).unwrap_or(known.reserved).min(known.reserved);
+                let still = !here().any(|(_, known)| moves_memory(known.state));
+                still.then(|| here().map(|(id, known)| held(*id, known)).collect())
+            };
+            let Some(held) = held else { continue };
+            let bytes = held.into_iter().fold(free, u64::saturating_add);
             let budget = self.state.budget(&device);
             if bytes < budget {
                 let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
@@ -103,4 +128,9 @@ impl Loop {
             self.step(Event::Measured(device, bytes));
         }
     }
+}
+
+/// Whether an instance in this state takes or gives memory on its device just now.
+pub(super) fn moves_memory(state: ModelState) -> bool {
+    matches!(state, ModelState::Loading | ModelState::Parking | ModelState::Unparking | ModelState::Stopping)
 }

@@ -13,19 +13,23 @@ use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};
 /// Leases at once for a plugin that is not there (its loads fail anyway).
 const LEASES_DEFAULT: usize = 1;
 
-pub(super) fn policy(config: &Config, registry: &Registry) -> Policy {
+/// `found`: what devices without a `memory:` had when they were first seen. What they have later is less by what is loaded.
+pub(super) fn policy(config: &Config, registry: &Registry, found: &mut BTreeMap<DeviceId, u64>) -> Policy {
+    let mut measured = |device: &DeviceId| {
+        let bytes = || device::measured_budget(device).unwrap_or(0);
+        *found.entry(device.clone()).or_insert_with(bytes)
+    };
     let devices = config.devices.iter().map(|device| {
-        let budget = device.memory.map(|size| size.0).or_else(|| device::measured_budget(&device.id)).unwrap_or(0);
+        let budget = device.memory.map_or_else(|| measured(&device.id), |size| size.0);
         let loaded_max = device.max_loaded.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
         (device.id.clone(), DevicePolicy { budget, loaded_max })
     });
     // Parked models lie in the host's own memory even if no model runs there.
     let host_memory = DeviceId(HOST_MEMORY.to_owned());
     let mut devices: BTreeMap<DeviceId, DevicePolicy> = devices.collect();
-    devices.entry(host_memory.clone()).or_insert_with(|| DevicePolicy {
-        budget: device::measured_budget(&host_memory).unwrap_or(0),
-        loaded_max: None,
-    });
+    devices
+        .entry(host_memory.clone())
+        .or_insert_with(|| DevicePolicy { budget: measured(&host_memory), loaded_max: None });
     Policy {
         models: config.models.iter().map(|(id, model)| (id.clone(), model_policy(model, config, registry))).collect(),
         devices,

@@ -21,7 +21,10 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Debug)]
 pub(super) struct Quarantine {
     file: Arc<StateFile>,
+    /// Those of this host.
     known: Known,
+    /// Those that this host cannot judge: they are not in its models.yaml, or their plugin is not there.
+    foreign: Known,
     order: u64,
 }
 
@@ -40,14 +43,15 @@ struct Entry {
 impl Quarantine {
     /// Reads `state_dir/quarantine.json`, or begins with none.
     pub(super) fn open(state_dir: &Path) -> Self {
-        let (file, known) = StateFile::open(state_dir, FILE_NAME, FORMAT_VERSION);
-        Self { file: Arc::new(file), known, order: 0 }
+        let (file, foreign) = StateFile::open(state_dir, FILE_NAME, FORMAT_VERSION);
+        Self { file: Arc::new(file), known: Known::default(), foreign, order: 0 }
     }
 
-    /// What happened to this very model, if it is quarantined.
-    pub(super) fn recall(&self, model: &ModelId, key: &Key) -> Option<Failure> {
-        let entry = self.known.models.get(&model.0).filter(|entry| entry.digest.as_deref() == Some(key.digest()))?;
-        Some(Failure::new(FailureKind::WorkerDied, &entry.why))
+    /// What happened to a model, if it is quarantined and still made of the same. It is this host's from now on.
+    fn recall(&mut self, model: &ModelId, key: &Key) -> Option<Failure> {
+        let entry = self.foreign.models.remove(&model.0)?;
+        let same = entry.digest.as_deref() == Some(key.digest());
+        same.then(|| Failure::new(FailureKind::WorkerDied, entry.why))
     }
 
     /// Who is quarantined, in the order of their names.
@@ -55,26 +59,29 @@ impl Quarantine {
         self.known.models.keys().map(String::as_str)
     }
 
-    /// Remembers these and no others. Writes in the background.
+    /// These and no others of this host's are quarantined. Writes in the background.
     fn keep(&mut self, models: BTreeMap<String, Entry>) {
         self.known = Known { models };
         self.order += 1;
-        let (file, order, known) = (Arc::clone(&self.file), self.order, self.known.clone());
-        tokio::task::spawn_blocking(move || file.write(order, &known));
+        let mut all = self.foreign.clone();
+        all.models.extend(self.known.models.clone());
+        let (file, order) = (Arc::clone(&self.file), self.order);
+        tokio::task::spawn_blocking(move || file.write(order, &all));
     }
 }
 
 impl Loop {
-    /// At the start: whoever was quarantined is so still, unless it is made of something else now.
+    /// At the start and with each new configuration: whoever was quarantined is so still, unless it is made of something
+    /// else now.
     pub(super) fn recall_quarantine(&mut self) {
-        let recalled: Vec<(ModelId, Failure)> = (self.config.models.keys())
-            .filter_map(|model| Some((model.clone(), self.quarantine.recall(model, &self.model_key(model)?)?)))
-            .collect();
-        for (model, failure) in recalled {
-            tracing::warn!(%model, "still quarantined: {failure}");
-            self.step(Event::Quarantine(model, failure));
+        let models: Vec<ModelId> = self.config.models.keys().cloned().collect();
+        for model in models {
+            let Some(key) = self.model_key(&model) else { continue };
+            if let Some(failure) = self.quarantine.recall(&model, &key) {
+                tracing::warn!(%model, "still quarantined: {failure}");
+                self.step(Event::Quarantine(model, failure));
+            }
         }
-        self.remember_quarantine();
     }
 
     /// After each step: writes what changed.

@@ -1,5 +1,7 @@
 //! Whether parked memory really came back: measured, not believed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -12,7 +14,7 @@ use crate::worker::{Instance, Placement};
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Bytes that may stay out at least; 5 % of what was reserved if that is more.
+/// Bytes that may stay out at least; 5 % of what was held if that is more.
 const TOLERANCE_BYTES: u64 = 256 << 20;
 
 /// Whether a device's memory is the host's own.
@@ -27,17 +29,27 @@ pub(super) const HOST_MEMORY: &str = "cpu";
 #[derive(Debug)]
 pub(super) struct ReleaseCheck {
     device: DeviceId,
-    reserved: u64,
+    held: u64,
     free_before: Option<u64>,
+    /// How often memory moved on the device, and how often that was before.
+    moves: (Arc<AtomicU64>, u64),
 }
 
 impl ReleaseCheck {
-    /// A look at the device before.
-    pub(super) fn new(placement: &dyn Placement, known: &scheduler::Instance) -> Self {
+    /// A look at the device before. `held`: bytes that the instance holds there; `quiet`: nothing else takes or gives
+    /// memory there now; `moves` counts what begins to.
+    pub(super) fn new(
+        placement: &dyn Placement,
+        known: &scheduler::Instance,
+        held: u64,
+        quiet: bool,
+        moves: Arc<AtomicU64>,
+    ) -> Self {
         // In the host's own memory a worker's holdings are read of its own process; elsewhere pods hide processes, and
         // only what is free on the device says something.
-        let free_before = if is_host_memory(&known.device) { None } else { placement.capacity(&known.device) };
-        Self { device: known.device.clone(), reserved: known.reserved, free_before }
+        let free_before = placement.capacity(&known.device).filter(|_| quiet && !is_host_memory(&known.device));
+        let before = moves.load(Ordering::Relaxed);
+        Self { device: known.device.clone(), held, free_before, moves: (moves, before) }
     }
 
     /// Waits until the memory is back; bytes of host memory that the instance still holds.
@@ -51,11 +63,15 @@ impl ReleaseCheck {
             if kept <= self.tolerance() {
                 return Ok(instance.usage().unwrap_or(0));
             }
+            if !is_host_memory(&self.device) && self.moves.0.load(Ordering::Relaxed) != self.moves.1 {
+                // Others take or give memory there now: what is free says nothing of this one any more.
+                return Ok(instance.usage().unwrap_or(0));
+            }
             if Instant::now() >= deadline {
                 let message = format!(
                     "it parked, but {} of its {} did not come back on {} within {} s",
                     ByteSize(kept),
-                    ByteSize(self.reserved),
+                    ByteSize(self.held),
                     self.device,
                     RELEASE_WAIT.as_secs()
                 );
@@ -66,7 +82,7 @@ impl ReleaseCheck {
     }
 
     fn tolerance(&self) -> u64 {
-        TOLERANCE_BYTES.max(self.reserved / 20)
+        TOLERANCE_BYTES.max(self.held / 20)
     }
 
     /// Bytes not given back, as far as anyone can tell.
@@ -75,7 +91,7 @@ impl ReleaseCheck {
             return instance.usage().unwrap_or(0);
         }
         match (self.free_before, placement.capacity(&self.device)) {
-            (Some(before), Some(after)) => self.reserved.saturating_sub(after.saturating_sub(before)),
+            (Some(before), Some(after)) => self.held.saturating_sub(after.saturating_sub(before)),
             _ => 0,
         }
     }

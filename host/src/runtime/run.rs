@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
@@ -20,7 +21,7 @@ use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
 use super::workspace::Workspace;
 use crate::config::Config;
-use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
 use crate::worker::{Exit, ExitReason, Instance, ModelLog, Output, Placement, Started};
@@ -41,7 +42,8 @@ pub(super) enum Internal {
 /// What a step of an instance came to.
 pub(super) enum Stepped {
     Started(Started),
-    Loaded(Result<(), Failure>),
+    /// Bytes on the device by the plugin's own account.
+    Loaded(Result<u64, Failure>),
     Parked(Result<u64, Failure>),
     Unparked(Result<(), Failure>),
 }
@@ -82,6 +84,12 @@ pub(super) struct Loop {
     pub(super) plans: HashMap<InstanceId, (MemoryPlan, Option<Key>)>,
     /// What requests take beside each loaded model.
     pub(super) workspaces: HashMap<InstanceId, Workspace>,
+    /// Bytes on its device that each loaded one holds, as its plugin says.
+    pub(super) held: HashMap<InstanceId, u64>,
+    /// What devices had that name no budget.
+    budgets: BTreeMap<DeviceId, u64>,
+    /// How often memory was taken or given on each device.
+    pub(super) moves: HashMap<DeviceId, Arc<AtomicU64>>,
     pub(super) peaks: Arc<Peaks>,
     pub(super) quarantine: Quarantine,
     /// Instances with a start, load, park or wake under way.
@@ -118,7 +126,8 @@ impl Loop {
         let config = Arc::clone(&in_force.borrow());
         let (events, inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exited) = mpsc::channel(EVENTS_MAX);
-        let state = State::new(policy(&config, &registry));
+        let mut budgets = BTreeMap::new();
+        let state = State::new(policy(&config, &registry, &mut budgets));
         let observer = Observer::new(&config);
         let peaks = Arc::new(Peaks::open(&config.paths.state));
         let quarantine = Quarantine::open(&config.paths.state);
@@ -133,6 +142,9 @@ impl Loop {
             instances: HashMap::new(),
             plans: HashMap::new(),
             workspaces: HashMap::new(),
+            held: HashMap::new(),
+            moves: HashMap::new(),
+            budgets,
             peaks,
             quarantine,
             busy: HashSet::new(),
@@ -210,10 +222,12 @@ impl Loop {
         tracing::info!(?changes, "new configuration");
         self.observer.configured(&config);
         self.logs.retain(|model, _| config.models.contains_key(model));
-        self.step(Event::Configure(policy(&config, &self.registry)));
+        let policy = policy(&config, &self.registry, &mut self.budgets);
+        self.step(Event::Configure(policy));
         for model in &changes.changed {
             self.step(Event::Changed(model.clone()));
         }
+        self.recall_quarantine();
         self.preload(changes.added.iter().chain(&changes.changed));
         changes
     }
@@ -384,7 +398,7 @@ impl Loop {
                 let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
                 let preferred = self.fixed_memory(id).unwrap_or(preferred);
                 self.measure(&model);
-                let mapped = self.mapped(&model, plan.mapped.min(required));
+                let mapped = self.mapped(id, plan.mapped.min(required));
                 self.step(Event::Planned { instance: id, required, preferred, mapped });
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
@@ -397,9 +411,10 @@ impl Loop {
         }
     }
 
-    fn loaded(&mut self, id: InstanceId, loaded: Result<(), Failure>) {
+    fn loaded(&mut self, id: InstanceId, loaded: Result<u64, Failure>) {
         match loaded {
-            Ok(()) => {
+            Ok(held) => {
+                self.held.insert(id, held);
                 if let Some(known) = self.state.instances().get(&id) {
                     *self.loads.entry(known.model.clone()).or_default() += 1;
                     tracing::info!(model = %known.model, instance = id.0, "loaded");
@@ -434,6 +449,7 @@ impl Loop {
         self.instances.remove(&exit.instance);
         self.plans.remove(&exit.instance);
         self.workspaces.remove(&exit.instance);
+        self.held.remove(&exit.instance);
         let failure = Failure::new(
             FailureKind::WorkerDied,
             format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),

@@ -98,12 +98,14 @@ impl State {
     }
 
     /// Of the model's devices on which not too many workers are coming up already: one with free room for what it
-    /// needed last time, else the first.
+    /// needed last time, else the least busy of those where it may ever fit, else the first.
     fn device_for(&self, model: &ModelId) -> Option<DeviceId> {
         let open =
             |device: &&DeviceId| self.policy.devices.contains_key(*device) && self.coming_up(device) < COMING_UP_MAX;
-        let devices = &self.policy.models.get(model)?.devices;
-        self.roomy_device(model).or_else(|| devices.iter().find(open).cloned())
+        let devices = || self.policy.models.get(model).into_iter().flat_map(|policy| &policy.devices).filter(open);
+        let leases = |device: &&DeviceId| self.on(device).map(|(_, instance)| instance.leases.len()).sum::<usize>();
+        let fitting = || devices().filter(|device| self.may_fit(model, device)).min_by_key(leases);
+        self.roomy_device(model).or_else(|| fitting().or_else(|| devices().next()).cloned())
     }
 
     /// A device of the model's with free room for what it needed last time and nobody waiting there, the one with the
@@ -160,7 +162,12 @@ impl State {
         let Some((model, needs)) = self.instances.get(&id).map(|i| (i.model.clone(), i.needs())) else {
             return false;
         };
-        if let Some(failure) = self.never_fits(id).or_else(|| self.crowded_out(id)) {
+        let never_fits = self.never_fits(id);
+        if never_fits.is_some() && self.fits_elsewhere(&model, device) {
+            self.stop(id, Cause::Unwanted, effects);
+            return true;
+        }
+        if let Some(failure) = never_fits.or_else(|| self.crowded_out(id)) {
             self.stop(id, Cause::Failed, effects);
             self.fail_model(&model, failure, effects);
             return true;
@@ -181,6 +188,12 @@ impl State {
             }
         }
         false
+    }
+
+    fn fits_elsewhere(&self, model: &ModelId, device: &DeviceId) -> bool {
+        let devices = self.policy.models.get(model).into_iter().flat_map(|policy| &policy.devices);
+        let mut others = devices.filter(|other| *other != device && self.policy.devices.contains_key(*other));
+        others.any(|other| self.may_fit(model, other))
     }
 
     /// Loads what waits, wakes what is parked.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::tests::policy;
 use super::{DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
@@ -21,6 +21,8 @@ struct World {
     open: BTreeMap<RequestId, Answer>,
     leased: BTreeMap<RequestId, InstanceId>,
     next: u64,
+    /// Instances of entries that changed since.
+    stale: BTreeSet<InstanceId>,
     /// How often each kind of effect was asked for: a world in which something never happens proves nothing of it.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -101,6 +103,7 @@ impl World {
                     Some(Answer::Waiting),
                     "granted twice or after a refusal"
                 );
+                assert!(!self.stale.contains(&instance), "granted on an instance of an entry that is no more");
                 self.leased.insert(id, instance);
                 self.pending.push(Event::Done(id));
             }
@@ -221,6 +224,16 @@ impl World {
                 };
                 self.feed(event);
             }
+            11 if self.draw(10) == 0 => {
+                let event = if self.draw(2) == 0 {
+                    let old = self.state.instances().iter().filter(|(_, instance)| instance.model.0 == model);
+                    self.stale.extend(old.map(|(id, _)| *id));
+                    Event::Changed(model.into())
+                } else {
+                    Event::Quarantine(model.into(), Failure::new(FailureKind::Suspected, "harmful"))
+                };
+                self.feed(event);
+            }
             10 if self.draw(20) == 0 => {
                 let policy = self.draw_policy();
                 self.feed(Event::Configure(policy));
@@ -270,6 +283,7 @@ fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
             open: BTreeMap::new(),
             leased: BTreeMap::new(),
             next: 0,
+            stale: BTreeSet::new(),
             seen: BTreeMap::new(),
         };
         let steps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::admit::OTHERS_WAIT_MS;
 use super::effect::{Cause, Effect};
 use super::state::{Instance, State};
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelState};
+use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState};
 
 /// Weight files that an instance maps. Whoever maps the same files on a device shares their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -134,7 +134,7 @@ impl State {
         let instance = self.instances.get(&id)?;
         let device = &instance.device;
         let budget = self.policy.devices.get(device)?.budget;
-        let most = self.room_within(budget, device, |other, known| self.unless_pinned(other == id, known));
+        let most = self.most(device, Some(id));
         (!most.fits(instance.needs())).then(|| {
             let message = format!(
                 "`{}` needs {} on {device}, where {} of the budget of {} can be had beside pinned models; raise `memory:` of the device, or choose smaller options",
@@ -162,6 +162,16 @@ impl State {
             );
             Failure::new(FailureKind::OutOfMemory, message)
         })
+    }
+
+    /// What can ever be had on a device for an instance, or for a new one.
+    fn most(&self, device: &DeviceId, id: Option<InstanceId>) -> Room {
+        self.room_within(self.budget(device), device, |other, known| self.unless_pinned(Some(other) == id, known))
+    }
+
+    /// Whether a model may ever come up on a device, as far as is known of it.
+    pub(super) fn may_fit(&self, model: &ModelId, device: &DeviceId) -> bool {
+        self.known.get(model).is_none_or(|known| self.most(device, None).fits(known.need))
     }
 
     /// What would be left if all that may leave did.

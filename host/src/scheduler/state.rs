@@ -387,7 +387,9 @@ impl State {
 
     fn park_model(&mut self, model: &ModelId) {
         let hot = |(id, instance): (InstanceId, &Instance)| {
-            matches!(instance.state, ModelState::Hot | ModelState::Draining).then_some(id)
+            // What drains for another reason goes for good.
+            let may = instance.state == ModelState::Hot || instance.parks_next;
+            may.then_some(id)
         };
         for id in self.instances_of(model).into_iter().filter_map(hot).collect::<Vec<_>>() {
             if !self.parks(id) {
@@ -425,6 +427,8 @@ impl State {
             let failure = Failure::new(FailureKind::UnknownModel, format!("`{model}` was removed from models.yaml"));
             self.refuse_all(&model, &failure, effects);
         }
+        let models = &self.policy.models;
+        self.known.retain(|model, _| models.contains_key(model));
         let homeless = |instance: &Instance| {
             let model = self.policy.models.get(&instance.model);
             model.is_some_and(|model| !model.devices.contains(&instance.device))

@@ -580,11 +580,73 @@ fn a_model_goes_where_there_is_room() {
     policy.models.values_mut().for_each(|model| model.devices = vec![cuda(0), cuda(1)]);
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
+    bench.send(Event::Done(RequestId(1)));
     bench.request(2, "b");
     // What `b` needs is known only once it was started; it moves instead of evicting.
     bench.check(&["start a", "load a", "grant 1 a", "start b", "stop b", "start b", "load b", "grant 2 b"]);
     let devices: Vec<&DeviceId> = bench.state.instances().values().map(|instance| &instance.device).collect();
     assert_eq!(devices, [&cuda(0), &cuda(1)]);
+}
+
+/// Two devices, the first of which is too small for `large`.
+fn unequal(models: &[&str]) -> Policy {
+    let mut policy = policy(models, 10, None);
+    let cuda = |n: u32| DeviceId(format!("cuda:{n}"));
+    for (n, budget) in [(0, 50), (1, 150)] {
+        policy.devices.insert(cuda(n), DevicePolicy { budget, loaded_max: None });
+    }
+    policy.models.values_mut().for_each(|model| model.devices = vec![cuda(0), cuda(1)]);
+    policy
+}
+
+#[test]
+fn a_model_goes_where_it_can_fit_though_that_is_not_the_first() {
+    let mut bench = Bench::new(unequal(&["a", "b"]));
+    bench.request(1, "a");
+    // It is started on the small one, where nobody knows yet what it needs.
+    bench.check(&["start a", "stop a", "start a", "load a", "grant 1 a"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.now += 1;
+    bench.request(2, "b");
+    bench.check(&["start b", "stop b", "start b", "stop a", "load b", "grant 2 b"]);
+    bench.send(Event::Done(RequestId(2)));
+    bench.now += 1;
+    // Now it is known.
+    bench.request(3, "a");
+    bench.check(&["start a", "stop b", "load a", "grant 3 a"]);
+}
+
+#[test]
+fn what_fits_nowhere_is_refused() {
+    let mut bench = Bench::new(unequal(&["a"]));
+    bench.need.insert("a".into(), 200);
+    bench.request(1, "a");
+    bench.check(&["start a", "stop a", "refuse 1 OutOfMemory"]);
+}
+
+#[test]
+fn a_model_goes_to_the_less_busy_of_two_full_devices() {
+    let mut policy = unequal(&["a", "b", "c"]);
+    policy.devices.values_mut().for_each(|device| device.budget = 150);
+    let mut bench = Bench::new(policy);
+    bench.request(1, "a");
+    bench.request(2, "b");
+    bench.send(Event::Done(RequestId(2)));
+    bench.trace.clear();
+    bench.now += 1;
+    bench.request(3, "c");
+    bench.check(&["start c", "stop b", "load c", "grant 3 c"]);
+}
+
+#[test]
+fn an_operators_park_brings_nothing_back_that_leaves_for_good() {
+    let mut bench = Bench::new(parking(&["a"], 1_000, None));
+    bench.request(1, "a");
+    bench.send(Event::Changed("a".into()));
+    bench.send(Event::Park("a".into()));
+    bench.request(2, "a");
+    bench.send(Event::Done(RequestId(1)));
+    bench.check(&["start a", "load a", "grant 1 a", "stop a", "start a", "load a", "grant 2 a"]);
 }
 
 #[test]

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{self, BufRead, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -27,13 +26,20 @@ pub(super) struct Guard {
     host: String,
     workers: u64,
     process: Option<Child>,
+    /// Marks that could not be said.
+    unsaid: Vec<String>,
 }
 
 impl Guard {
     pub(super) fn new() -> Self {
         // Never the same twice on a machine: the number of a process comes again, but not at the same time.
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { host: format!("{}-{}", std::process::id(), now.as_nanos()), workers: 0, process: None }
+        Self {
+            host: format!("{}-{}", std::process::id(), now.as_nanos()),
+            workers: 0,
+            process: None,
+            unsaid: Vec::new(),
+        }
     }
 
     /// Marks a command that is about to be spawned, so that the guard knows it and all that come of it. The mark is what
@@ -41,7 +47,8 @@ impl Guard {
     pub(super) fn mark(&mut self, command: &mut Command) -> String {
         self.workers += 1;
         let mark = format!("{}.{}.", self.host, self.workers);
-        command.env(WORKER_VARIABLE, &mark);
+        // Some programs set their title by writing over their environment; this tells the usual way of that not to.
+        command.env(WORKER_VARIABLE, &mark).env("SPT_NOENV", "1");
         mark
     }
 
@@ -52,24 +59,26 @@ impl Guard {
         }
         let mut command = Command::new(executable);
         command.arg("guard").arg(format!("{}.", self.host)).env_clear();
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         self.process =
             command.spawn().inspect_err(|e| tracing::warn!("the guard of workers cannot be started: {e}")).ok();
+        let unsaid = std::mem::take(&mut self.unsaid);
+        unsaid.iter().for_each(|mark| self.gone(mark));
     }
 
     /// The worker with this mark is gone; what it left behind goes too.
     pub(super) fn gone(&mut self, mark: &str) {
-        if let Some(pipe) = self.process.as_mut().and_then(|process| process.stdin.as_mut())
-            && let Err(e) = writeln!(pipe, "{mark}")
-        {
-            tracing::warn!("the guard of workers does not listen: {e}");
+        let pipe = self.process.as_mut().and_then(|process| process.stdin.as_mut());
+        if !pipe.is_some_and(|pipe| writeln!(pipe, "{mark}").is_ok()) {
+            // It died; the next one hears of it.
+            self.unsaid.push(mark.to_owned());
         }
     }
 }
 
 /// Runs the hidden subcommand `aihost guard`: `host` begins the marks of all of a host's workers.
 pub fn guard_main(host: &str) -> ExitCode {
-    // Out of reach of the terminal's signals. In a group of its own it can only fail if it leads one already.
+    // Out of reach of the terminal's signals; it leads no group, so this cannot fail.
     let _ = rustix::process::setsid();
     for mark in io::stdin().lock().lines() {
         match mark {
@@ -98,13 +107,34 @@ fn end_all(mark: &str) {
     }
 }
 
-/// Processes with a variable that begins so. Those of other users cannot be looked into, nor killed.
+/// Processes with a variable that begins so, and what has come of them: their children, and the groups they lead. Processes
+/// of other users cannot be looked into, nor killed.
 fn marked(wanted: &[u8]) -> Vec<Pid> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
-    let carries = |pid: &Pid| {
+    let mut others: Vec<(Pid, [Option<Pid>; 2])> = pids.filter_map(|pid| Some((pid, parent_and_group(pid)?))).collect();
+    others.retain(|(pid, _)| *pid != getpid());
+    let carries = |pid: Pid| {
         let variables = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
         variables.split(|byte| *byte == 0).any(|variable| variable.starts_with(wanted))
     };
-    pids.filter(|pid| *pid != getpid() && carries(pid)).collect()
+    let mut found: Vec<Pid> = others.extract_if(.., |(pid, _)| carries(*pid)).map(|(pid, _)| pid).collect();
+    loop {
+        let more = others.extract_if(.., |(_, relatives)| relatives.iter().flatten().any(|pid| found.contains(pid)));
+        let more: Vec<Pid> = more.map(|(pid, _)| pid).collect();
+        if more.is_empty() {
+            return found;
+        }
+        found.extend(more);
+    }
+}
+
+/// Of a process that has not ended; a zombie is its parent's business.
+fn parent_and_group(pid: Pid) -> Option<[Option<Pid>; 2]> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
+    // The name before it is in parentheses, and may have some itself.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let alive = fields.next()? != "Z";
+    let mut number = || fields.next()?.parse().ok().and_then(Pid::from_raw);
+    alive.then(|| [number(), number()])
 }

@@ -137,7 +137,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             }
             Command::Logs(_, reply) => {
                 let (news, receiver) = tokio::sync::broadcast::channel(2);
-                ["dropped", "three\nlines", "four"].into_iter().for_each(|line| _ = news.send(line.to_owned()));
+                ["dropped", "three\rlines", "four"].into_iter().for_each(|line| _ = news.send(line.to_owned()));
                 let _ = reply.send(Followed { tail: vec!["one".into(), "two".into()], news: receiver });
             }
         }

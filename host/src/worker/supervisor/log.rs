@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Pid;
 use tokio::io::AsyncReadExt;
@@ -15,6 +16,8 @@ use crate::domain::ModelId;
 
 /// Bytes per read of a pipe.
 const READ_BYTES: usize = 4 << 10;
+/// What Rust's allocator prints before it aborts.
+const ALLOCATION_FAILED: &str = "memory allocation of ";
 
 /// The log of one worker, a part of its model's.
 #[derive(Debug)]
@@ -23,16 +26,17 @@ pub(super) struct Log {
     /// Before each of its lines: a model may have several workers at once, and had others before.
     prefix: String,
     lines: Arc<ModelLog>,
+    allocation_failed: AtomicBool,
 }
 
 impl Log {
     pub(super) fn new(model: ModelId, pid: Pid, lines: Arc<ModelLog>) -> Self {
-        Self { model, prefix: format!("[{}] ", pid.as_raw_pid()), lines }
+        Self { model, prefix: format!("[{}] ", pid.as_raw_pid()), lines, allocation_failed: AtomicBool::new(false) }
     }
 
-    /// The last lines of this worker, oldest first.
-    pub(super) fn tail(&self) -> Vec<String> {
-        self.lines.tail().into_iter().filter(|line| line.starts_with(&self.prefix)).collect()
+    /// Whether the worker said that it could not allocate.
+    pub(super) fn allocation_failed(&self) -> bool {
+        self.allocation_failed.load(Ordering::Acquire)
     }
 
     /// Takes a record of the plugin.
@@ -110,5 +114,8 @@ impl Log {
     /// Appends a line to the model's log alone.
     pub(super) fn keep(&self, line: &str) {
         self.lines.push(format!("{}{line}", self.prefix));
+        if line.contains(ALLOCATION_FAILED) {
+            self.allocation_failed.store(true, Ordering::Release);
+        }
     }
 }

@@ -155,7 +155,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         let last_output = async {
             let both = async { (stdout.await, stderr.await) };
             let _ = timeout(LAST_OUTPUT_WAIT, both).await;
-            waiting.log.tail()
+            waiting.log.allocation_failed()
         };
         let reason = waiting.process.watch(last_output).await;
         spawn::gone(mark);

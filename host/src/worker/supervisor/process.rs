@@ -16,9 +16,6 @@ use super::super::limits::{TERMINATE_GRACE, TERMINATE_POLL};
 use super::super::placement::ExitReason;
 use crate::device;
 
-/// What Rust's allocator prints before it aborts.
-const ALLOCATION_FAILED: &str = "memory allocation of ";
-
 /// One worker process, alive or gone.
 #[derive(Debug)]
 pub(super) struct Process {
@@ -89,8 +86,9 @@ impl Process {
         }
     }
 
-    /// Waits for its end, kills what is left of its group, and reaps it. `last_output` resolves when its output is read.
-    pub(super) async fn watch(&self, last_output: impl Future<Output = Vec<String>>) -> ExitReason {
+    /// Waits for its end, kills what is left of its group, and reaps it. `last_output` resolves when its
+    /// output is read, and says whether an allocation failed.
+    pub(super) async fn watch(&self, last_output: impl Future<Output = bool>) -> ExitReason {
         let waited = self.exited().await;
         if let Err(e) = waited {
             tracing::error!("worker {}: cannot be waited for ({e}), so it is killed", self.pid.as_raw_pid());
@@ -99,12 +97,12 @@ impl Process {
         self.group_left().await;
         // Its number is still its own until it is reaped, so the group cannot be someone else's.
         self.kill_group();
-        let tail = last_output.await;
+        let allocation_failed = last_output.await;
         let mut state = self.lock();
         let status = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED).ok().flatten();
         state.reaped = true;
         let by_memory = self.oom_kills_before.zip(oom_kills()).is_some_and(|(before, after)| after > before);
-        let reason = state.verdict.clone().unwrap_or_else(|| classify(status.as_ref(), &tail, by_memory));
+        let reason = state.verdict.clone().unwrap_or_else(|| classify(status.as_ref(), allocation_failed, by_memory));
         drop(state);
         self.gone.send_replace(Some(reason.clone()));
         reason
@@ -150,16 +148,16 @@ impl Process {
 }
 
 /// Why a process that nobody ended went.
-fn classify(status: Option<&WaitIdStatus>, tail: &[String], by_memory: bool) -> ExitReason {
+fn classify(status: Option<&WaitIdStatus>, allocation_failed: bool, by_memory: bool) -> ExitReason {
     let exit = status.and_then(WaitIdStatus::exit_status);
     let signal = status.and_then(WaitIdStatus::terminating_signal);
-    reason(exit, signal, tail, by_memory)
+    reason(exit, signal, allocation_failed, by_memory)
 }
 
-fn reason(exit: Option<i32>, signal: Option<i32>, tail: &[String], by_memory: bool) -> ExitReason {
+fn reason(exit: Option<i32>, signal: Option<i32>, allocation_failed: bool, by_memory: bool) -> ExitReason {
     match (exit, signal) {
         (Some(code), _) => ExitReason::Exited(code),
-        (_, Some(libc::SIGABRT)) if tail.iter().any(|line| line.contains(ALLOCATION_FAILED)) => ExitReason::OutOfMemory,
+        (_, Some(libc::SIGABRT)) if allocation_failed => ExitReason::OutOfMemory,
         (_, Some(libc::SIGABRT)) => ExitReason::Aborted,
         (_, Some(signal @ (libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE))) => ExitReason::Crashed(signal),
         (_, Some(libc::SIGKILL)) if by_memory => ExitReason::OutOfMemory,
@@ -202,17 +200,16 @@ mod tests {
 
     #[test]
     fn exits_are_told_apart() {
-        let failed = ["memory allocation of 9 bytes failed".to_owned()];
-        for (exit, signal, tail, by_memory, wanted) in [
-            (Some(0), None, &[][..], false, ExitReason::Exited(0)),
-            (None, Some(6), &[], false, ExitReason::Aborted),
-            (None, Some(6), &failed, false, ExitReason::OutOfMemory),
-            (None, Some(11), &failed, true, ExitReason::Crashed(11)),
-            (None, Some(9), &[], false, ExitReason::Killed(9)),
-            (None, Some(9), &[], true, ExitReason::OutOfMemory),
-            (None, Some(15), &[], true, ExitReason::Killed(15)),
+        for (exit, signal, allocation_failed, by_memory, wanted) in [
+            (Some(0), None, false, false, ExitReason::Exited(0)),
+            (None, Some(6), false, false, ExitReason::Aborted),
+            (None, Some(6), true, false, ExitReason::OutOfMemory),
+            (None, Some(11), true, true, ExitReason::Crashed(11)),
+            (None, Some(9), false, false, ExitReason::Killed(9)),
+            (None, Some(9), false, true, ExitReason::OutOfMemory),
+            (None, Some(15), false, true, ExitReason::Killed(15)),
         ] {
-            assert_eq!(reason(exit, signal, tail, by_memory), wanted);
+            assert_eq!(reason(exit, signal, allocation_failed, by_memory), wanted);
         }
     }
 }
