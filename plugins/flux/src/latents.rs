@@ -18,7 +18,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Numbers of the latents.
+    /// Dtype of the latents.
     pub fn len(self) -> usize {
         self.channels * self.height * self.width
     }
