@@ -123,9 +123,7 @@ impl FluxPlugin {
                 let text = "options: dtype is for GPUs; on the CPU weights stay as they are stored. Leave it out";
                 Err(Error::new(ErrorKind::InvalidOptions, text))
             }
-            (device, dtype) => {
-                Ok(Target::Tensors { location: locate(device)?, dtype: dtype.unwrap_or_default() })
-            }
+            (device, dtype) => Ok(Target::Tensors { location: locate(device)?, dtype: dtype.unwrap_or_default() }),
         }
     }
 

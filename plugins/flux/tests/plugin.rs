@@ -7,9 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{
-    ErrorKind, FinishReason, ImageRequest, LoadContext, LoadRequest, MemoryPlan, Plugin, Result,
-};
+use aihost_plugin_api::{ErrorKind, FinishReason, ImageRequest, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
 use candle_core::{Device, DeviceLocation, Tensor};
 use flux::device::Dtype;
 use flux::engine::Flux;
@@ -219,7 +217,9 @@ fn what_is_granted_decides_which_weights_stay() {
 
 #[test]
 fn a_picture_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
-    for mut host in both(&json!({"max_pixels": 65536, "max_sequence_length": 32, "offload": "all_resident"}), &schnell()) {
+    for mut host in
+        both(&json!({"max_pixels": 65536, "max_sequence_length": 32, "offload": "all_resident"}), &schnell())
+    {
         let held = host.plan().unwrap().required;
         let large = ImageRequest { width: 256, height: 256, ..ask() };
         host.load().unwrap();
@@ -290,7 +290,7 @@ fn devices_that_are_not_there_are_named() {
         } else {
             let error = found.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
-            assert!(error.message().contains("--features cuda"), "{error}");
+            assert!(error.message().contains("build-plugins --cuda"), "{error}");
         }
     }
 }

@@ -77,7 +77,8 @@ impl Clip {
     pub(super) fn encode(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         let ClipConfig { hidden, heads, .. } = self.config;
         let count = tokens.len();
-        let mut x = (self.place.computing(DType::F32).embed(&self.tokens, tokens)? + self.positions.narrow(0, 0, count)?)?;
+        let mut x =
+            (self.place.computing(DType::F32).embed(&self.tokens, tokens)? + self.positions.narrow(0, 0, count)?)?;
         // A token sees itself and those before it.
         let mask = (0..count * count).map(|i| if i % count > i / count { f32::NEG_INFINITY } else { 0.0 });
         let mask = Tensor::from_iter(mask, &self.place.device)?.reshape((1, count, count))?;

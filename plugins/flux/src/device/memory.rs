@@ -12,7 +12,6 @@ use crate::config::TransformerConfig;
 use crate::latents::Shape;
 use crate::memory::{Load, Offload, is_vector};
 use crate::model::{Parts, decoded_at_once};
-use crate::tiles::RGB;
 use crate::vae::VaeConfig;
 
 /// What CUDA, cuBLAS and the kernels' code take beside tensors, bytes. An estimate, after what a server of candle models
@@ -40,9 +39,8 @@ impl Weights {
     pub(crate) fn of(parts: &Parts, dtype: Dtype) -> Self {
         let size = dtype.states().size_in_bytes();
         let is_table = |name: &str| TABLES.iter().any(|table| name.ends_with(table));
-        let matrices = |checkpoint: &Checkpoint| {
-            checkpoint.size_as(size, |name| !is_vector(checkpoint, name) && !is_table(name))
-        };
+        let matrices =
+            |checkpoint: &Checkpoint| checkpoint.size_as(size, |name| !is_vector(checkpoint, name) && !is_table(name));
         let vectors = |checkpoint: &Checkpoint| 4 * checkpoint.count(|name| is_vector(checkpoint, name));
         let (transformer, clip, t5) = (&parts.transformer.0, &parts.clip.0, &parts.t5.0);
         Self {
@@ -108,17 +106,19 @@ pub fn decode(config: &VaeConfig, shape: Shape, dtype: Dtype) -> u64 {
         // An upsampled picture is as wide as the coarser level.
         let wider = config.widths.get(i + 1).copied().unwrap_or(config.widths[i]);
         let own = config.widths[i];
-        // A block's input, its norm and what a convolution makes of it; then that, its norm, and what comes of it.
-        let kept = pixels(i) * size * (2 * wider + own).max(wider + 3 * own);
-        // Neighbours of a band of pixels, the last of them before it is put in, the rows they are of, and results.
-        let gathered = (pixels(i) * 9 * wider).min(GATHERED) * size * 14 / 9;
+        // A convolution's input and result, beside what its block began with.
+        let beside = pixels(i) * size * (2 * wider + own).max(wider + 2 * own);
+        // Neighbours of a band of pixels, the rows they are of, and what is made of them, with and without its bias.
+        let gathered = (pixels(i) * 9 * wider).min(GATHERED) * size * 12 / 9;
+        // A band in f32, on its way through three sums.
         let normed = (pixels(i) * wider).min(NORMED) * 12;
-        kept + gathered.max(normed)
+        // The end of a block: two branches, their sum, and what it began with.
+        (beside + gathered.max(normed)).max(pixels(i) * size * (wider + 3 * own))
     };
     let most = (0..levels).map(level).max().unwrap_or(0);
     let tokens = shape.height * shape.width;
     let attention = tokens * 7 * config.widths[levels - 1] * size + mix_bytes(1, tokens, tokens, size);
-    (most.max(attention) + pixels(0) * RGB * 4) as u64
+    most.max(attention) as u64
 }
 
 /// The numbers of the transformer's largest matrix, as it is put together.

@@ -62,7 +62,7 @@ pub fn locate(name: &str) -> Result<DeviceLocation, Error> {
         .ok_or_else(|| unsupported(format!("`{name}` is no device of this plugin; `cpu` and `cuda:N` are")))?;
     if !cfg!(feature = "cuda") {
         let text = format!(
-            "this plugin was built without CUDA, so it cannot run on {name}; build it with `--features cuda`, or say `device: cpu`"
+            "this plugin was built without CUDA, so it cannot run on {name}; build it with `cargo xtask build-plugins --cuda`, or say `device: cpu`"
         );
         return Err(unsupported(text));
     }
