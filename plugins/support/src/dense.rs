@@ -178,7 +178,7 @@ pub enum Uploaded {
     /// As stored: f32, f16 or bf16.
     Numbers(Tensor),
     /// Quantised.
-    Blocks(QTensor),
+    Blocks(Arc<QTensor>),
 }
 
 impl Dense {
@@ -204,7 +204,7 @@ impl Dense {
             Stored::Bf16 => DType::BF16,
             Stored::Blocks(block) => {
                 let storage = QStorage::from_data(Cow::Borrowed(bytes), device, block)?;
-                return Ok(Uploaded::Blocks(QTensor::new(storage, &shape[..])?));
+                return Ok(Uploaded::Blocks(Arc::new(QTensor::new(storage, &shape[..])?)));
             }
         };
         Ok(Uploaded::Numbers(Tensor::from_raw_buffer(bytes, dtype, &shape, device)?))

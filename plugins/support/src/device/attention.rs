@@ -84,9 +84,8 @@ mod tests {
                 };
                 let weights: Vec<f64> = (0..k[0].len()).map(|j| score(j).exp()).collect();
                 let sum: f64 = weights.iter().sum();
-                for c in 0..v[0][0].len() {
-                    out.push(weights.iter().enumerate().map(|(j, w)| w / sum * v[h][j][c]).sum());
-                }
+                let mixed = |c: usize| -> f64 { weights.iter().zip(&v[h]).map(|(w, v)| w / sum * v[c]).sum() };
+                out.extend((0..v[h][0].len()).map(mixed));
             }
         }
         out

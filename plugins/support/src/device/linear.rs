@@ -1,5 +1,7 @@
 //! Linear layers whose weights are kept on the device, or brought there each time they are used.
 
+use std::sync::Arc;
+
 use aihost_plugin_api::ErrorKind;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
@@ -30,7 +32,7 @@ enum Part {
     /// On the device, in the place's `kept` type.
     Numbers(Tensor),
     /// On the device, quantised as in its file; widened when used.
-    Blocks(QTensor),
+    Blocks(Arc<QTensor>),
 }
 
 impl Weight {

@@ -92,7 +92,9 @@ impl T5Encoder {
         let states = (8 + size) * d_model;
         let attention = tokens * (states + 6 * size * num_heads * d_kv) + mix_bytes(num_heads, tokens, tokens, size);
         let feed_forward = tokens * (states + (2 * size + 8) * d_ff);
-        (bias + bias.max(attention).max(feed_forward)) as u64
+        // Made from the places of its numbers, and turned.
+        let turned = bias + 4 * tokens * tokens;
+        (bias + turned.max(attention).max(feed_forward)) as u64
     }
 
     fn states(&self, tokens: &[u32]) -> super::Result<Vec<f32>> {
