@@ -175,12 +175,16 @@ impl Convolution {
 
     /// Of a picture (height, width, channels).
     fn apply(&self, x: &Tensor, sampling: Sampling) -> Result<Tensor> {
+        self.apply_within(GATHERED, x, sampling)
+    }
+
+    fn apply_within(&self, most: usize, x: &Tensor, sampling: Sampling) -> Result<Tensor> {
         let (height, width, inputs) = x.dims3()?;
         let factor = sampling as usize;
         let (height, width, reach) = (height * factor, width * factor, self.kernel / 2);
         let (columns, outputs) = self.weights.dims2()?;
         let out = Tensor::zeros((height, width, outputs), x.dtype(), x.device())?;
-        let band = (GATHERED / (width * columns)).max(1);
+        let band = (most / (width * columns)).max(1);
         for start in (0..height).step_by(band) {
             let end = (start + band).min(height);
             // The rows that the band sees, with zeros around the picture.
@@ -228,8 +232,12 @@ impl GroupNorm {
     }
 
     fn apply(&self, x: &Tensor, then: Then) -> Result<Tensor> {
+        self.apply_within(NORMED, x, then)
+    }
+
+    fn apply_within(&self, most: usize, x: &Tensor, then: Then) -> Result<Tensor> {
         let (height, width, channels) = x.dims3()?;
-        let band = (NORMED / (width * channels)).max(1);
+        let band = (most / (width * channels)).max(1);
         let bands = || (0..height).step_by(band).map(|start| (start, band.min(height - start)));
         let wide = |start, count| x.narrow(0, start, count)?.to_dtype(DType::F32);
         // Means of the numbers of each group, one for each of its channels.
@@ -257,5 +265,67 @@ impl GroupNorm {
             out.slice_set(&made.to_dtype(x.dtype())?, 0, start)?;
         }
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aihost_support::rows::Activation;
+    use candle_core::Device;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PLACE: Place = Place { device: Device::Cpu, dtype: DType::F32, kept: DType::F32 };
+
+    fn random(count: usize, seed: u32) -> Vec<f32> {
+        let number = |i: u32| (i.wrapping_mul(2_654_435_761).wrapping_add(seed) >> 8) as f32 / (1 << 24) as f32 - 0.5;
+        (0..count as u32).map(number).collect()
+    }
+
+    fn picture(height: usize, width: usize, channels: usize) -> (Picture, Tensor) {
+        let data = random(height * width * channels, 7);
+        let tensor = PLACE.tensor(&data, (height, width, channels)).unwrap();
+        (Picture { height, width, data }, tensor)
+    }
+
+    fn close(found: &Tensor, wanted: &Picture) {
+        assert_eq!(found.dims()[..2], [wanted.height, wanted.width]);
+        let found = vector(found).unwrap();
+        assert_eq!(found.len(), wanted.data.len());
+        for (found, wanted) in found.iter().zip(&wanted.data) {
+            assert!((found - wanted).abs() < 1e-4, "{found} {wanted}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Bands of one row, of some, and all at once, beside the layers of the host.
+        #[test]
+        fn bands_do_not_show(
+            (height, width) in (1usize..7, 1usize..6),
+            rows in 0usize..8,
+            wide in any::<bool>(),
+            doubled in any::<bool>(),
+        ) {
+            let (inputs, outputs, kernel) = (4, 6, if wide { 3 } else { 1 });
+            let (x, tensor) = picture(height, width, inputs);
+            let weights = random(outputs * kernel * kernel * inputs, 3);
+            let layer = picture::Convolution { weights, bias: random(outputs, 5), kernel, inputs };
+            let (sampling, wanted) = match doubled {
+                true => (Sampling::Doubled, picture::Sampling::Doubled),
+                false => (Sampling::Same, picture::Sampling::Same),
+            };
+            let most = rows * width * sampling as usize * kernel * kernel * inputs;
+            let found = Convolution::new(&layer, &PLACE).unwrap().apply_within(most, &tensor, sampling).unwrap();
+            close(&found, &layer.apply(&x, wanted));
+
+            let norm = picture::GroupNorm { scale: random(inputs, 1), shift: random(inputs, 2), groups: 2 };
+            let tensors = GroupNorm::new(&norm, &PLACE).unwrap();
+            let most = rows * width * inputs;
+            close(&tensors.apply_within(most, &tensor, Then::Nothing).unwrap(), &norm.apply(&x, None));
+            close(&tensors.apply_within(most, &tensor, Then::Silu).unwrap(), &norm.apply(&x, Some(Activation::Silu)));
+        }
     }
 }

@@ -15,8 +15,11 @@ const SCORES: usize = 256 << 20;
 /// If the shapes do not fit, or the device has no room.
 pub fn mix(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     #[cfg(feature = "flash")]
-    if q.device().is_cuda() && q.dtype() != DType::F32 && mask.is_none() && q.dim(2)? <= FLASH_WIDTH {
-        return flash(q, k, v);
+    if q.device().is_cuda() && q.dtype() != DType::F32 && mask.is_none() {
+        let width = q.dim(2)?;
+        if width <= FLASH_WIDTH && width.is_multiple_of(8) {
+            return flash(q, k, v);
+        }
     }
     mix_within(SCORES, q, k, v, mask)
 }
