@@ -128,7 +128,7 @@ impl Flux {
             return Ok(());
         }
         let text = format!(
-            "the picture takes {cost} bytes at its peak, and {left} of the {granted} granted are left beside the weights; ask for a smaller one, or give the device more `memory:`"
+            "the picture takes {cost} bytes at its peak, and {left} of the {granted} granted are left beside the weights; ask for a smaller one, or give the model more `memory:`"
         );
         Err(Error::new(ErrorKind::OutOfMemory, text))
     }

@@ -149,7 +149,7 @@ impl FluxPlugin {
         let held = memory.weights(policy);
         if held > load.granted {
             let text = format!(
-                "{} bytes are granted and weights take {held}; name another `offload` in the entry's options, or give the device more `memory:`",
+                "{} bytes are granted and weights take {held}; name another `offload` in the entry's options, or give it more `memory:`",
                 load.granted
             );
             return Err(Error::new(ErrorKind::OutOfMemory, text));
