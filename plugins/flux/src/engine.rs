@@ -193,7 +193,7 @@ impl Engine for Flux {
     fn usage(&self) -> MemoryUsage {
         match &*self.model.read().unwrap_or_else(PoisonError::into_inner) {
             Some(_) => self.loaded.memory.usage(self.loaded.policy),
-            None => MemoryUsage::default(),
+            None => self.loaded.memory.parked(),
         }
     }
 

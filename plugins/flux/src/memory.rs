@@ -113,6 +113,8 @@ pub struct Memory {
     encoders: u64,
     /// Under any policy, on the target.
     always: u64,
+    /// Part of `always` that the device keeps to itself as long as it is open.
+    context: u64,
     /// The most a request takes.
     workspace: u64,
     /// In host memory under any policy, where the target is another.
@@ -133,6 +135,7 @@ impl Memory {
                     transformer: parts.transformer.0.size(|_| true),
                     encoders: clip.0.size(|_| true) + t5.0.size(|name| !is_second_table(&t5.0, name)),
                     always: copied(parts) + host,
+                    context: 0,
                     workspace,
                     host: None,
                 }
@@ -140,7 +143,7 @@ impl Memory {
             Target::Tensors { location, dtype } => {
                 let Weights { transformer, encoders, always } = Weights::of(parts, dtype);
                 let context = if matches!(location, DeviceLocation::Cuda { .. }) { CONTEXT } else { 0 };
-                Self { transformer, encoders, always: always + context, workspace, host: Some(host) }
+                Self { transformer, encoders, always: always + context, context, workspace, host: Some(host) }
             }
         }
     }
@@ -161,6 +164,11 @@ impl Memory {
     pub fn usage(&self, policy: Offload) -> MemoryUsage {
         let device = self.weights(policy);
         MemoryUsage { device, host: self.host.unwrap_or(device) }
+    }
+
+    /// What is held while it is parked.
+    pub fn parked(&self) -> MemoryUsage {
+        MemoryUsage { device: self.context, host: 0 }
     }
 
     /// What the host is told: from the least to the most of what `offload` allows.

@@ -104,7 +104,7 @@ impl Parts {
         self.model(Box::new(parts), text_length)
     }
 
-    fn on_host(&self) -> Result<OnHost> {
+    pub(crate) fn on_host(&self) -> Result<OnHost> {
         let (checkpoint, config) = &self.t5;
         let t5 = if checkpoint.is_gguf() {
             T5Encoder::load(config, &Renamed::new(checkpoint, gguf_name))?
@@ -119,7 +119,7 @@ impl Parts {
         })
     }
 
-    fn model(&self, compute: Box<dyn Compute>, text_length: usize) -> Result<Model> {
+    pub(crate) fn model(&self, compute: Box<dyn Compute>, text_length: usize) -> Result<Model> {
         Ok(Model {
             compute,
             vae: self.vae.1.clone(),

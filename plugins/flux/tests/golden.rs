@@ -167,7 +167,9 @@ fn numbers_in_tensors_are_the_references() {
     for device in devices() {
         for golden in cases() {
             check_stages(&golden, &golden.tensors(&device, Dtype::F32, Offload::AllResident), F32);
-            check_stages(&golden, &golden.tensors(&device, Dtype::Bf16, Offload::AllResident), HALF);
+            for dtype in [Dtype::Bf16, Dtype::F16] {
+                check_stages(&golden, &golden.tensors(&device, dtype, Offload::AllResident), HALF);
+            }
         }
     }
 }
