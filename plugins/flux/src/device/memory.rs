@@ -31,7 +31,7 @@ pub(crate) struct Weights {
     pub(crate) transformer: u64,
     /// Of the encoders'.
     pub(crate) encoders: u64,
-    /// On the device under any policy: the autoencoder, biases, scales.
+    /// On the device under any policy: the autoencoder, biases, scales, CLIP's positions.
     pub(crate) always: u64,
 }
 
@@ -47,7 +47,8 @@ impl Weights {
             transformer: matrices(transformer),
             encoders: matrices(clip) + matrices(t5),
             always: dtype.wide().size_in_bytes() as u64 * parts.vae.0.count(|name| name.contains("decoder."))
-                + [transformer, clip, t5].map(vectors).iter().sum::<u64>(),
+                + [transformer, clip, t5].map(vectors).iter().sum::<u64>()
+                + 4 * (parts.clip.1.positions * parts.clip.1.hidden) as u64,
         }
     }
 }
