@@ -40,7 +40,7 @@ struct File {
     eos_token_id: Option<u32>,
 }
 
-/// Dtype of a head in the published encoders.
+/// Numbers of a head in the published encoders.
 const HEAD: usize = 64;
 
 /// The end token that configurations name by an old mistake: the largest token is meant.

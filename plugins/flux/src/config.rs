@@ -17,7 +17,7 @@ pub struct TransformerConfig {
     pub names: Names,
     /// What stands before every name, as in files that hold all parts of a model.
     pub prefix: String,
-    /// Dtype of a picture token: 4 times the latents' channels.
+    /// Numbers of a picture token: 4 times the latents' channels.
     pub in_channels: usize,
     /// Width of a state.
     pub hidden: usize,
@@ -35,7 +35,7 @@ pub struct TransformerConfig {
     pub single_blocks: usize,
     /// Whether a guidance is an input: dev, not schnell.
     pub guidance: bool,
-    /// Dtype of a head that turn with each axis of a position.
+    /// Numbers of a head that turn with each axis of a position.
     pub axes: [usize; 3],
 }
 
@@ -122,7 +122,7 @@ impl TransformerConfig {
         })
     }
 
-    /// Dtype of a head.
+    /// Numbers of a head.
     pub fn head(&self) -> usize {
         self.hidden / self.heads
     }

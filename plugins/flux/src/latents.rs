@@ -18,7 +18,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Dtype of the latents.
+    /// Numbers of the latents.
     pub fn len(self) -> usize {
         self.channels * self.height * self.width
     }

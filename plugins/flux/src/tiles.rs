@@ -2,7 +2,7 @@
 
 use crate::picture::Picture;
 
-/// Dtype of a pixel.
+/// Numbers of a pixel.
 pub(crate) const RGB: usize = 3;
 
 /// The rows and columns of a tile.
