@@ -47,20 +47,22 @@ fn load(folder: &Path) -> Result<Model> {
 }
 
 fn job(model: &Model, width: usize, height: usize, steps: usize) -> Result<Job> {
-    let shape = model.shape(width, height).ok_or_else(|| Error::internal("the size is not a multiple of 16"))?;
+    let shape = model.vae().shape(width, height).ok_or_else(|| Error::internal("the size is not a multiple of 16"))?;
     Ok(Job { shape, steps, guidance: 3.5 })
 }
 
 fn answer(model: &Model, width: usize, height: usize, steps: usize) -> Result<()> {
     let job = job(model, width, height, steps)?;
-    let mut session = model.session(&*model.encode(PROMPT)?, &job)?;
-    let latents = job.shape.pack(&job.shape.noise(1));
-    for (i, _) in std::io::stdin().lines().enumerate() {
-        let start = Instant::now();
-        model.transformer().predict(&mut session, i % steps, &latents)?;
-        println!("{:.6}", start.elapsed().as_secs_f64());
-    }
-    Ok(())
+    let mut lines = std::io::stdin().lines();
+    let mut start = Instant::now();
+    model.rehearse(&*model.encode(PROMPT)?, &job, |done| {
+        if done > 0 {
+            println!("{:.6}", start.elapsed().as_secs_f64());
+        }
+        let more = lines.next().is_some();
+        start = Instant::now();
+        Ok(more)
+    })
 }
 
 fn times(model: &Model) -> Result<()> {
@@ -76,7 +78,7 @@ fn times(model: &Model) -> Result<()> {
         lap(&format!("step {}", step.done));
         Ok(())
     })?;
-    model.decode(&latents, job.shape);
+    model.decode(&latents, job.shape)?;
     lap("pixels of 256 x 256");
     Ok(())
 }

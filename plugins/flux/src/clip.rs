@@ -26,8 +26,8 @@ pub struct ClipConfig {
     /// Most tokens of a text; every text is filled up to it.
     pub positions: usize,
     blocks: usize,
-    heads: usize,
-    epsilon: f32,
+    pub(crate) heads: usize,
+    pub(crate) epsilon: f32,
     /// The token whose first place stands for the text; absent, the largest of the text does, as in the first release.
     end: Option<u32>,
 }
@@ -88,6 +88,17 @@ impl ClipConfig {
         })
     }
 
+    /// The place whose state stands for the text.
+    pub(crate) fn end_of(&self, tokens: &[u32]) -> usize {
+        match self.end {
+            Some(end) => tokens.iter().position(|token| *token == end).unwrap_or(0),
+            None => tokens
+                .iter()
+                .rposition(|token| Some(token) == tokens.iter().max())
+                .map_or(0, |last| tokens[..last].iter().position(|token| *token == tokens[last]).unwrap_or(last)),
+        }
+    }
+
     /// Bytes that encoding a text allocates.
     pub fn bytes(&self) -> u64 {
         4 * (self.positions * (7 * self.hidden + self.inner)) as u64
@@ -97,27 +108,27 @@ impl ClipConfig {
 /// A loaded encoder.
 #[derive(Debug)]
 pub struct Clip {
-    config: ClipConfig,
-    tokens: Dense,
-    positions: Vec<f32>,
-    blocks: Vec<Block>,
-    last: Norm,
+    pub(crate) config: ClipConfig,
+    pub(crate) tokens: Dense,
+    pub(crate) positions: Vec<f32>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) last: Norm,
 }
 
 #[derive(Debug)]
-struct Norm {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
+pub(crate) struct Norm {
+    pub(crate) scale: Vec<f32>,
+    pub(crate) shift: Vec<f32>,
 }
 
 #[derive(Debug)]
-struct Block {
-    attention_norm: Norm,
-    query_key_value: Linear,
-    out: Linear,
-    feed_forward_norm: Norm,
-    up: Linear,
-    down: Linear,
+pub(crate) struct Block {
+    pub(crate) attention_norm: Norm,
+    pub(crate) query_key_value: Linear,
+    pub(crate) out: Linear,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
 }
 
 impl Clip {
@@ -154,11 +165,6 @@ impl Clip {
         })
     }
 
-    /// Its sizes.
-    pub fn config(&self) -> &ClipConfig {
-        &self.config
-    }
-
     /// The state (hidden) of a text of at most `positions` tokens.
     ///
     /// # Errors
@@ -188,13 +194,7 @@ impl Clip {
             let inner = block.up.forward(&normed(&x, &block.feed_forward_norm), Some(Activation::QuickGelu))?;
             rows::add_gated(&mut x, &block.down.forward(&inner, None)?, &[], &[]);
         }
-        let end = match self.config.end {
-            Some(end) => tokens.iter().position(|token| *token == end).unwrap_or(0),
-            None => tokens
-                .iter()
-                .rposition(|token| Some(token) == tokens.iter().max())
-                .map_or(0, |last| tokens[..last].iter().position(|token| *token == tokens[last]).unwrap_or(last)),
-        };
+        let end = self.config.end_of(tokens);
         Ok(normed(&x[end * hidden..(end + 1) * hidden], &self.last))
     }
 

@@ -1,11 +1,17 @@
 //! The engine behind the plugin interface: checks requests, makes latents and pixels, and sends previews.
 
-use aihost_plugin_api::task::MemoryUsage;
-use aihost_plugin_api::{Context, Engine, Error, Image, ImageOutput, ImageRequest, Result};
-use rayon::ThreadPool;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, TryLockError};
 
-use crate::latents::Shape;
-use crate::memory::{self, Load, Memory, Offload};
+use aihost_plugin_api::task::MemoryUsage;
+use aihost_plugin_api::{Context, Engine, Error, ErrorKind, Image, ImageOutput, ImageRequest, LoadContext, Result};
+use aihost_support::device::{Failure, open};
+use candle_core::Device;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::device::Wanted;
+use crate::files::Files;
+use crate::memory::{Load, Memory, Offload, Target};
 use crate::model::{Job, Model, Parts, rgb8};
 
 /// Most steps of a request.
@@ -30,16 +36,111 @@ impl Defaults {
     }
 }
 
-/// A loaded model with its threads.
+/// What a model was loaded from, where to, and how.
 #[derive(Debug)]
-pub struct Flux {
-    pub(crate) model: Model,
+pub(crate) struct Loaded {
+    pub(crate) files: Files,
+    /// Open, with nothing mapped: for sizes.
     pub(crate) parts: Parts,
-    pub(crate) threads: ThreadPool,
+    pub(crate) target: Target,
     pub(crate) memory: Memory,
     pub(crate) policy: Offload,
     pub(crate) text_length: usize,
+    /// Bytes on the target that weights and requests may take.
+    pub(crate) granted: u64,
     pub(crate) max_pixels: u64,
+}
+
+/// A model with its threads.
+#[derive(Debug)]
+pub struct Flux {
+    loaded: Loaded,
+    /// The cores' threads; for a device, the one thread that has all to do with it.
+    threads: ThreadPool,
+    /// Open as long as this lives: its kernels are loaded once.
+    device: Option<Device>,
+    /// Absent while it is parked.
+    model: RwLock<Option<Model>>,
+}
+
+impl Flux {
+    pub(crate) fn new(loaded: Loaded) -> Result<Self> {
+        let count = if let Target::Host { threads } = loaded.target { threads } else { 1 };
+        let threads = ThreadPoolBuilder::new().num_threads(count).build().map_err(Error::internal)?;
+        let device = match loaded.target {
+            Target::Host { .. } => None,
+            Target::Tensors { location, .. } => Some(threads.install(|| open(location))?),
+        };
+        Ok(Self { loaded, threads, device, model: RwLock::default() })
+    }
+
+    /// Brings what the policy keeps to where it is used.
+    pub(crate) fn bring(&self, ctx: &LoadContext) -> Result<()> {
+        let &Loaded { ref files, ref memory, policy, target, text_length, .. } = &self.loaded;
+        let total = memory.kept(policy);
+        let heard = |read: u64| {
+            ctx.progress(read.min(total), total);
+            ctx.check()
+        };
+        let model = match (target, &self.device) {
+            (Target::Tensors { dtype, .. }, Some(device)) => {
+                // Mapped, so that nothing is copied in host memory on the way.
+                let parts = Parts::open(files, Offload::AllResident.readings())?;
+                let read = AtomicU64::new(0);
+                let heard = |bytes| heard(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                let wanted = Wanted { device, dtype, offload: policy, heard: &heard };
+                self.threads.install(|| parts.load_on(&wanted, text_length))?
+            }
+            _ => {
+                let parts = Parts::open(files, policy.readings())?;
+                let model = self.threads.install(|| parts.load(text_length))?;
+                parts.preload(heard)?;
+                model
+            }
+        };
+        *self.model.write().unwrap_or_else(PoisonError::into_inner) = Some(model);
+        Ok(())
+    }
+
+    /// Lets go of a model, on the thread that a device's work is done on.
+    fn discard(&self, model: Option<Model>) -> Result<()> {
+        self.threads.install(|| {
+            drop(model);
+            // What was freed is given back when the device is next waited for.
+            let waited = self.device.as_ref().map(Device::synchronize);
+            waited.transpose().map_err(Failure::from)?;
+            Ok(())
+        })
+    }
+
+    /// Bytes that a request takes at its peak.
+    fn bytes(&self, request: &ImageRequest, job: &Job) -> u64 {
+        let &Loaded { ref parts, target, policy, text_length, .. } = &self.loaded;
+        let load = Load { shape: job.shape, steps: job.steps, previews: request.partial_images > 0, text_length };
+        target.cost(parts, &load, policy)
+    }
+
+    /// Refuses a request that takes more than there is beside the weights.
+    fn afford(&self, request: &ImageRequest, job: &Job) -> Result<()> {
+        let &Loaded { ref memory, policy, granted, .. } = &self.loaded;
+        let (cost, left) = (self.bytes(request, job), granted.saturating_sub(memory.weights(policy)));
+        if cost <= left {
+            return Ok(());
+        }
+        let text = format!(
+            "the picture takes {cost} bytes at its peak, and {left} of the {granted} granted are left beside the weights; ask for a smaller one, or give the model more `memory:`"
+        );
+        Err(Error::new(ErrorKind::OutOfMemory, text))
+    }
+}
+
+impl Drop for Flux {
+    fn drop(&mut self) {
+        let model = self.model.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Err(error) = self.discard(model) {
+            tracing::error!("the device failed while the model was let go of: {error}");
+        }
+    }
 }
 
 /// A request that was found good.
@@ -54,14 +155,17 @@ impl Engine for Flux {
 
     fn generate(&self, request: ImageRequest, output: &ImageOutput, ctx: &Context) -> Result<()> {
         let Checked { job, steps } = self.check(&request)?;
+        self.afford(&request, &job)?;
+        let model = self.model.read().unwrap_or_else(PoisonError::into_inner);
+        let model = model.as_ref().ok_or_else(|| Error::internal("the model is parked"))?;
         let seed = request.seed.unwrap_or_else(rand::random);
         output.begin(request.width, request.height, seed);
         ctx.check()?;
-        let prompt = self.threads.install(|| self.model.encode(&request.prompt))?;
+        let prompt = self.threads.install(|| model.encode(&request.prompt))?;
         if prompt.cut > 0 {
             tracing::warn!(
                 tokens_cut = prompt.cut,
-                tokens_read = self.text_length,
+                tokens_read = self.loaded.text_length,
                 "the end of the prompt was not read"
             );
         }
@@ -69,49 +173,57 @@ impl Engine for Flux {
         self.threads.install(|| {
             let previews = request.preview_steps(steps);
             let noise = job.shape.noise(seed);
-            let latents = self.model.denoise(&prompt, &noise, &job, |step| {
+            let latents = model.denoise(&prompt, &noise, &job, |step| {
                 output.progress(step.done as u32, steps)?;
                 if previews.contains(&(step.done as u32)) {
                     let expected = job.shape.unpack(&step.expected());
-                    output.preview(&rgb8(&self.model.decode(&expected, job.shape)))?;
+                    output.preview(&rgb8(&model.decode(&expected, job.shape)?))?;
                 }
                 Ok(())
             })?;
-            output.image(&rgb8(&self.model.decode(&latents, job.shape)))
+            output.image(&rgb8(&model.decode(&latents, job.shape)?))
         })
     }
 
     fn cost(&self, request: &ImageRequest) -> Result<u64> {
         let Checked { job, .. } = self.check(request)?;
-        let load = Load {
-            shape: job.shape,
-            steps: job.steps,
-            previews: request.partial_images > 0,
-            text_length: self.text_length,
-            threads: self.threads.current_num_threads(),
-        };
-        Ok(memory::cost(&self.parts, &load))
+        Ok(self.bytes(request, &job))
     }
 
     fn usage(&self) -> MemoryUsage {
-        let held = self.memory.weights(self.policy);
-        MemoryUsage { device: held, host: held }
+        match &*self.model.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(_) => self.loaded.memory.usage(self.loaded.policy),
+            None => self.loaded.memory.parked(),
+        }
+    }
+
+    fn park(&self) -> Result<()> {
+        let mut model = match self.model.try_write() {
+            Ok(model) => model,
+            Err(TryLockError::Poisoned(model)) => model.into_inner(),
+            Err(TryLockError::WouldBlock) => return Err(Error::internal("a request runs; park when it is done")),
+        };
+        self.discard(model.take())
+    }
+
+    fn unpark(&self, ctx: &LoadContext) -> Result<()> {
+        self.bring(ctx)
     }
 }
 
 impl Flux {
     fn check(&self, request: &ImageRequest) -> Result<Checked> {
         let &ImageRequest { width, height, .. } = request;
-        let unit = 2 * self.model.vae().config().scale();
-        let shape: Option<Shape> = self.model.shape(width as usize, height as usize);
+        let Loaded { parts, max_pixels, .. } = &self.loaded;
+        let unit = 2 * parts.vae.1.scale();
+        let shape = parts.vae.1.shape(width as usize, height as usize);
         let pixels = u64::from(width) * u64::from(height);
-        let shape = shape.filter(|_| pixels <= self.max_pixels).ok_or_else(|| {
-            let most = self.max_pixels;
+        let shape = shape.filter(|_| pixels <= *max_pixels).ok_or_else(|| {
             Error::invalid_request(format!(
-                "size is {width} x {height}; both sides must be multiples of {unit} above 0, and together at most {most} pixels"
+                "size is {width} x {height}; both sides must be multiples of {unit} above 0, and together at most {max_pixels} pixels"
             ))
         })?;
-        let defaults = Defaults::of(self.model.transformer().config().guidance);
+        let defaults = Defaults::of(parts.transformer.1.guidance);
         let steps = request.steps.unwrap_or(defaults.steps);
         if !(1..=MAX_STEPS).contains(&steps) {
             return Err(Error::invalid_request(format!("steps is {steps}; it must be from 1 to {MAX_STEPS}")));

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// A linear layer; its weights may be several matrices that give parts of one result.
 #[derive(Debug)]
 pub struct Linear {
-    parts: Vec<Dense>,
+    pub(crate) parts: Vec<Dense>,
     /// Empty if it has none.
     pub bias: Vec<f32>,
 }

@@ -1,12 +1,14 @@
 //! FLUX.1 schnell and dev (Black Forest Labs 2024) as a plugin: a picture from a description.
 //!
-//! Serves the first release's files, diffusers' folder, and GGUF-quantised transformers and T5 encoders, on the CPU. The
-//! parts, in the order in which a request passes them: [`model`] (the way through), [`tokens`], [`clip`] and support's T5,
+//! Serves the first release's files, diffusers' folder, and GGUF-quantised transformers and T5 encoders, on the CPU and, in a
+//! build with the feature `cuda`, on NVIDIA GPUs. The parts, in the order in which a request passes them: [`model`] (the way through), [`tokens`], [`clip`] and support's T5,
 //! [`latents`], [`schedule`], [`transformer`] over [`rope`] and [`layers`], [`vae`]; [`files`], [`config`] and [`memory`] are
-//! for loading; [`engine`] speaks with the host. Nothing here knows HTTP.
+//! for loading; [`device`] has the same arithmetic in tensors; [`engine`] speaks with the host. Nothing here knows HTTP.
 
 pub mod clip;
+mod compute;
 pub mod config;
+pub mod device;
 pub mod engine;
 pub mod files;
 pub mod latents;
@@ -22,22 +24,35 @@ pub mod transformer;
 pub mod vae;
 
 use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
-use aihost_support::dense::Reading;
+use aihost_support::device::locate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::engine::{Flux, MAX_STEPS};
+use crate::device::Dtype;
+use crate::engine::{Flux, Loaded, MAX_STEPS};
 use crate::files::Files;
 use crate::latents::Shape;
-use crate::memory::{Load, Memory, Offload};
-use crate::model::{Parts, Readings};
+use crate::memory::{Load, Memory, Offload, Target};
+use crate::model::Parts;
 
+#[cfg(not(feature = "cuda"))]
 aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
     kinds: ["image"],
     devices: ["cpu"],
     formats: ["safetensors", "gguf"],
+    parks: true,
+}
+
+#[cfg(feature = "cuda")]
+aihost_plugin_api::export_plugin! {
+    plugin: FluxPlugin,
+    id: "flux",
+    kinds: ["image"],
+    devices: ["cpu", "cuda"],
+    formats: ["safetensors", "gguf"],
+    parks: true,
 }
 
 /// Tokens of T5 that dev was trained with, and most that are served.
@@ -57,11 +72,13 @@ pub struct Options {
     /// Most pixels of a picture; memory is planned for them.
     #[schemars(range(min = 256))]
     pub max_pixels: u64,
+    /// What a GPU computes with, and keeps dense weights in. Default: bf16. Not for the CPU.
+    pub dtype: Option<Dtype>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { offload: Offload::Auto, max_sequence_length: None, max_pixels: 2048 * 2048 }
+        Self { offload: Offload::Auto, max_sequence_length: None, max_pixels: 2048 * 2048, dtype: None }
     }
 }
 
@@ -89,47 +106,73 @@ impl Plugin for FluxPlugin {
     }
 
     fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
-        let streamed = Readings { transformer: Reading::Streamed, encoders: Reading::Streamed };
-        let parts = Parts::open(&Files::of(load)?, streamed)?;
-        Ok(self.memory(&parts, load.threads).plan(self.options.offload))
+        self.plan_on(load, self.target(load)?)
     }
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<Flux> {
-        if load.device != "cpu" {
-            return Err(Error::new(ErrorKind::Unsupported, format!("flux runs on cpu, not on {}", load.device)));
-        }
-        let files = Files::of(load)?;
-        let parts = Parts::open(&files, Offload::Streamed.readings())?;
-        let memory = self.memory(&parts, load.threads);
-        let policy = self.options.offload.choose(&memory, load.granted);
-        tracing::info!(?policy, granted = load.granted, "weights in memory");
-        let parts = Parts::open(&files, policy.readings())?;
-        let text_length = self.text_length(&parts);
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(load.threads.max(1)).build();
-        let threads = threads.map_err(Error::internal)?;
-        let model = threads.install(|| parts.load(text_length))?;
-        let total = memory.mapped(policy);
-        parts.preload(|read| {
-            ctx.progress(read.min(total), total);
-            ctx.check()
-        })?;
-        let max_pixels = self.options.max_pixels;
-        Ok(Flux { model, parts, threads, memory, policy, text_length, max_pixels })
+        self.load_on(load, self.target(load)?, ctx)
     }
 }
 
 impl FluxPlugin {
+    /// Where the host wants it to run.
+    fn target(&self, load: &LoadRequest) -> Result<Target> {
+        match (load.device.as_str(), self.options.dtype) {
+            ("cpu", None) => Ok(Target::Host { threads: load.threads.max(1) }),
+            ("cpu", Some(_)) => {
+                let text = "options: dtype is for GPUs; on the CPU weights stay as they are stored. Leave it out";
+                Err(Error::new(ErrorKind::InvalidOptions, text))
+            }
+            (device, dtype) => Ok(Target::Tensors { location: locate(device)?, dtype: dtype.unwrap_or_default() }),
+        }
+    }
+
+    /// The plan for a target, which need not be the one that `load` names.
+    ///
+    /// # Errors
+    /// If a file is missing, damaged, or of a model that is not served.
+    pub fn plan_on(&self, load: &LoadRequest, target: Target) -> Result<MemoryPlan> {
+        let parts = Parts::open(&Files::of(load)?, Offload::Streamed.readings())?;
+        Ok(self.memory(&parts, target).plan(self.options.offload))
+    }
+
+    /// Loads for a target, which need not be the one that `load` names.
+    ///
+    /// # Errors
+    /// As [`plan_on`](Self::plan_on); [`ErrorKind::OutOfMemory`] if less is granted than the weights take, or the device has
+    /// no room for them.
+    pub fn load_on(&self, load: &LoadRequest, target: Target, ctx: &LoadContext) -> Result<Flux> {
+        let files = Files::of(load)?;
+        let parts = Parts::open(&files, Offload::Streamed.readings())?;
+        let memory = self.memory(&parts, target);
+        let policy = self.options.offload.choose(&memory, load.granted);
+        let held = memory.weights(policy);
+        if held > load.granted {
+            let text = format!(
+                "{} bytes are granted and weights take {held}; name another `offload` in the entry's options, or give it more `memory:`",
+                load.granted
+            );
+            return Err(Error::new(ErrorKind::OutOfMemory, text));
+        }
+        tracing::info!(?policy, ?target, granted = load.granted, "weights in memory");
+        let text_length = self.text_length(&parts);
+        let (granted, max_pixels) = (load.granted, self.options.max_pixels);
+        let flux = Flux::new(Loaded { files, parts, target, memory, policy, text_length, granted, max_pixels })?;
+        flux.bring(ctx)?;
+        Ok(flux)
+    }
+
     fn text_length(&self, parts: &Parts) -> usize {
         let trained = if parts.transformer.1.guidance { MAX_TEXT_LENGTH } else { SCHNELL_TEXT_LENGTH };
         self.options.max_sequence_length.unwrap_or(trained)
     }
 
-    fn memory(&self, parts: &Parts, threads: usize) -> Memory {
+    fn memory(&self, parts: &Parts, target: Target) -> Memory {
         let (vae, text_length) = (&parts.vae.1, self.text_length(parts));
         // A square is as dear as any picture of as many pixels.
         let side = (self.options.max_pixels as f64).sqrt() as usize / vae.scale() / 2 * 2;
         let shape = Shape { channels: vae.latent_channels, height: side.max(2), width: side.max(2) };
-        let load = Load { shape, steps: MAX_STEPS as usize, previews: true, text_length, threads: threads.max(1) };
-        Memory::of(parts, text_length, memory::cost(parts, &load))
+        let most = Load { shape, steps: MAX_STEPS as usize, previews: true, text_length };
+        Memory::of(parts, target, self.options.offload, &most)
     }
 }

@@ -1,15 +1,20 @@
 //! What a model and a request take, before they take it, and which weights stay in memory.
 
 use aihost_plugin_api::MemoryPlan;
+use aihost_plugin_api::task::MemoryUsage;
 use aihost_support::attention::Attention;
-use aihost_support::checkpoint::Layers;
+use aihost_support::checkpoint::{Checkpoint, Layers};
 use aihost_support::dense::{Reading, panel_bytes};
+use aihost_support::device::Keeping;
 use aihost_support::t5::T5Encoder;
+use candle_core::DeviceLocation;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::device::memory::{CONTEXT, Weights};
+use crate::device::{self, Dtype};
 use crate::latents::Shape;
-use crate::model::{CACHED_PROMPTS, Parts, Readings, is_tiled};
+use crate::model::{CACHED_PROMPTS, Parts, Readings, decoded_at_once};
 use crate::transformer::Session;
 
 /// Which weights stay in memory.
@@ -19,11 +24,12 @@ pub enum Offload {
     /// As much as the host grants, in the order of the others.
     #[default]
     Auto,
-    /// All, mapped from their files.
+    /// All: mapped from their files, or on the GPU.
     AllResident,
-    /// The transformer's. The text encoders' are read for each new prompt.
+    /// The transformer's. The text encoders' are read, or brought to the GPU, for each new prompt.
     EncodersParked,
-    /// None but the autoencoder's. The transformer's are read in each step: slow, and with the least memory.
+    /// None but the autoencoder's. The transformer's are read, or brought to the GPU, in each step: slow, and with the least
+    /// memory.
     Streamed,
 }
 
@@ -47,6 +53,21 @@ impl Offload {
         Readings { transformer, encoders }
     }
 
+    /// Which weights of the transformer and of the encoders stay on a device.
+    pub(crate) fn keeping(self) -> (Keeping, Keeping) {
+        let Readings { transformer, encoders } = self.readings();
+        let keeping = |reading| if reading == Reading::Mapped { Keeping::Resident } else { Keeping::Streamed };
+        (keeping(transformer), keeping(encoders))
+    }
+
+    /// The policies from the one that takes least to the one that takes most, of those it allows.
+    fn range(self) -> (Self, Self) {
+        match self {
+            Self::Auto => (Self::Streamed, Self::AllResident),
+            stated => (stated, stated),
+        }
+    }
+
     /// The policy for `granted` bytes, of which `plan`'s workspace is not for weights.
     pub fn choose(self, memory: &Memory, granted: u64) -> Self {
         let left = granted.saturating_sub(memory.workspace);
@@ -58,72 +79,123 @@ impl Offload {
     }
 }
 
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// On the host's cores, so many threads; states are f32 and weights as they are stored.
+    Host {
+        /// At least 1.
+        threads: usize,
+    },
+    /// In tensors on a device.
+    Tensors {
+        /// It.
+        location: DeviceLocation,
+        /// What is computed with.
+        dtype: Dtype,
+    },
+}
+
+impl Target {
+    /// Bytes on the target that a request takes at its peak.
+    pub fn cost(self, parts: &Parts, load: &Load, policy: Offload) -> u64 {
+        match self {
+            Self::Host { threads } => cost(parts, load, threads),
+            Self::Tensors { dtype, .. } => device::memory::cost(parts, load, dtype, policy),
+        }
+    }
+}
+
 /// Bytes of a model's parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     transformer: u64,
     encoders: u64,
-    /// What is copied, under any policy: the autoencoder as f32, vectors, tokenizers, kept prompts.
-    copied: u64,
+    /// Under any policy, on the target.
+    always: u64,
+    /// Part of `always` that the device keeps to itself as long as it is open.
+    context: u64,
     /// The most a request takes.
     workspace: u64,
+    /// In host memory under any policy, where the target is another.
+    host: Option<u64>,
 }
 
 impl Memory {
-    /// Of open parts; `workspace` is the most a request may take.
-    pub fn of(parts: &Parts, text_length: usize, workspace: u64) -> Self {
-        let (transformer, config) = &parts.transformer;
-        let vector = |checkpoint: &aihost_support::checkpoint::Checkpoint| -> u64 {
-            let vectors = checkpoint.names().filter_map(|name| checkpoint.shape(name)).filter(|shape| shape.len() == 1);
-            vectors.map(|shape| 4 * shape[0] as u64).sum()
-        };
-        let (clip, t5) = (&parts.clip, &parts.t5);
-        let decoder = |name: &str| name.contains("decoder.");
-        let vae = parts.vae.0.names().filter(|name| decoder(name));
-        let vae: u64 =
-            vae.filter_map(|name| parts.vae.0.shape(name)).map(|shape| shape.iter().product::<usize>() as u64).sum();
-        let prompt = 4 * (text_length * config.context + config.pooled) as u64;
-        let positions = 4 * (clip.1.positions * clip.1.hidden) as u64;
-        Self {
-            transformer: transformer.size(|_| true),
-            encoders: clip.0.size(|_| true) + t5.0.size(|name| !is_second_table(&t5.0, name)),
-            copied: 4 * vae
-                + vector(transformer)
-                + vector(&clip.0)
-                + vector(&t5.0)
-                + positions
-                + TOKENIZERS
-                + TOKENIZER_FACTOR * parts.tokenizer_bytes()
-                + CACHED_PROMPTS as u64 * prompt,
-            workspace,
+    /// Of open parts; `most` is the largest request.
+    pub fn of(parts: &Parts, target: Target, offload: Offload, most: &Load) -> Self {
+        let prompt = 4 * (most.text_length * parts.transformer.1.context + parts.transformer.1.pooled) as u64;
+        let host = TOKENIZERS + TOKENIZER_FACTOR * parts.tokenizer_bytes() + CACHED_PROMPTS as u64 * prompt;
+        let (least, _) = offload.range();
+        let workspace = target.cost(parts, most, least);
+        match target {
+            Target::Host { .. } => {
+                let (clip, t5) = (&parts.clip, &parts.t5);
+                Self {
+                    transformer: parts.transformer.0.size(|_| true),
+                    encoders: clip.0.size(|_| true) + t5.0.size(|name| !is_second_table(&t5.0, name)),
+                    always: copied(parts) + host,
+                    context: 0,
+                    workspace,
+                    host: None,
+                }
+            }
+            Target::Tensors { location, dtype } => {
+                let Weights { transformer, encoders, always } = Weights::of(parts, dtype);
+                let context = if matches!(location, DeviceLocation::Cuda { .. }) { CONTEXT } else { 0 };
+                Self { transformer, encoders, always: always + context, context, workspace, host: Some(host) }
+            }
         }
     }
 
-    /// Bytes under a policy, requests apart.
+    /// Bytes under a policy on the target, requests apart.
     pub fn weights(&self, policy: Offload) -> u64 {
-        self.copied + self.mapped(policy)
+        self.always + self.kept(policy)
     }
 
-    /// Bytes of mapped files.
-    pub fn mapped(&self, policy: Offload) -> u64 {
+    /// Bytes of the matrices that a policy keeps.
+    pub fn kept(&self, policy: Offload) -> u64 {
         let readings = policy.readings();
         let kept = |reading, bytes| if reading == Reading::Mapped { bytes } else { 0 };
         kept(readings.transformer, self.transformer) + kept(readings.encoders, self.encoders)
     }
 
+    /// What is held under a policy, requests apart.
+    pub fn usage(&self, policy: Offload) -> MemoryUsage {
+        let device = self.weights(policy);
+        MemoryUsage { device, host: self.host.unwrap_or(device) }
+    }
+
+    /// What is held while it is parked.
+    pub fn parked(&self) -> MemoryUsage {
+        MemoryUsage { device: self.context, host: 0 }
+    }
+
     /// What the host is told: from the least to the most of what `offload` allows.
     pub fn plan(&self, offload: Offload) -> MemoryPlan {
-        let (least, most) = match offload {
-            Offload::Auto => (Offload::Streamed, Offload::AllResident),
-            stated => (stated, stated),
-        };
+        let (least, most) = offload.range();
         MemoryPlan {
             required: self.weights(least),
             preferred: self.weights(most),
             workspace_max: self.workspace,
-            mapped: self.mapped(least),
+            // On a device, weights are copies.
+            mapped: if self.host.is_none() { self.kept(least) } else { 0 },
         }
     }
+}
+
+/// What is copied out of the files on the host: the autoencoder as f32, and vectors.
+fn copied(parts: &Parts) -> u64 {
+    let vectors = |checkpoint: &Checkpoint| 4 * checkpoint.count(|name| is_vector(checkpoint, name));
+    let positions = 4 * (parts.clip.1.positions * parts.clip.1.hidden) as u64;
+    let autoencoder = 4 * parts.vae.0.count(|name| name.contains("decoder."));
+    let checkpoints = [&parts.transformer.0, &parts.clip.0, &parts.t5.0];
+    autoencoder + positions + checkpoints.map(vectors).iter().sum::<u64>()
+}
+
+/// Whether a tensor has one dimension.
+pub(crate) fn is_vector(checkpoint: &Checkpoint, name: &str) -> bool {
+    checkpoint.shape(name).is_some_and(|shape| shape.len() == 1)
 }
 
 /// What a request is made of, as far as memory goes.
@@ -137,22 +209,16 @@ pub struct Load {
     pub previews: bool,
     /// T5's tokens.
     pub text_length: usize,
-    /// Threads.
-    pub threads: usize,
 }
 
-/// Bytes a request allocates at its peak.
-pub fn cost(parts: &Parts, load: &Load) -> u64 {
-    let &Load { shape, steps, previews, text_length, threads } = load;
+/// Bytes a request allocates at its peak on the host's cores.
+fn cost(parts: &Parts, load: &Load, threads: usize) -> u64 {
+    let &Load { shape, steps, previews, text_length } = load;
     let (config, vae) = (&parts.transformer.1, &parts.vae.1);
     let tokens = text_length + shape.tokens();
     let scratch = panel_bytes(config.hidden + config.inner) + Attention::score_bytes(tokens);
     let steps = Session::bytes(config, text_length, shape.tokens(), steps) + threads as u64 * scratch;
-    let tile = vae.tile();
-    let at_once = match is_tiled(vae, shape) {
-        true => Shape { height: shape.height.min(tile), width: shape.width.min(tile), ..shape },
-        false => shape,
-    };
+    let at_once = decoded_at_once(vae, shape);
     let pixels = shape.height * shape.width * vae.scale().pow(2);
     // Floats, bytes, and for tiles two rows of them.
     let kept = pixels * 3 * if at_once == shape { 5 } else { 13 };
@@ -165,6 +231,6 @@ pub fn cost(parts: &Parts, load: &Load) -> u64 {
 }
 
 /// Files of encoders may hold their table of tokens twice.
-fn is_second_table(checkpoint: &aihost_support::checkpoint::Checkpoint, name: &str) -> bool {
+fn is_second_table(checkpoint: &Checkpoint, name: &str) -> bool {
     name == "encoder.embed_tokens.weight" && checkpoint.has("shared.weight")
 }

@@ -10,12 +10,14 @@ use aihost_support::dense::Reading;
 use aihost_support::t5::{T5Config, T5Encoder};
 
 use crate::clip::{Clip, ClipConfig};
+use crate::compute::{Compute, OnHost, Steps};
 use crate::config::{self, TransformerConfig};
+use crate::device::{OnDevice, Wanted};
 use crate::files::Files;
 use crate::latents::Shape;
 use crate::schedule::Schedule;
 use crate::tokens::Tokens;
-use crate::transformer::{Conditions, Session, Transformer};
+use crate::transformer::{Conditions, Transformer};
 use crate::vae::{Vae, VaeConfig};
 
 /// Prompts whose states are kept.
@@ -37,10 +39,10 @@ pub struct Readings {
 #[derive(Debug)]
 pub struct Parts {
     files: Files,
-    pub(crate) transformer: (Checkpoint, TransformerConfig),
-    pub(crate) clip: (Checkpoint, ClipConfig),
-    pub(crate) t5: (Checkpoint, T5Config),
-    pub(crate) vae: (Checkpoint, VaeConfig),
+    pub transformer: (Checkpoint, TransformerConfig),
+    pub clip: (Checkpoint, ClipConfig),
+    pub t5: (Checkpoint, T5Config),
+    pub vae: (Checkpoint, VaeConfig),
     schedule: Schedule,
 }
 
@@ -84,22 +86,44 @@ impl Parts {
         })
     }
 
-    /// Loads what has to be in memory.
+    /// Loads what has to be in memory to run on the host's cores.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn load(&self, text_length: usize) -> Result<Model> {
+        self.model(Box::new(self.on_host()?), text_length)
+    }
+
+    /// Brings to a device what is wanted there.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and those of the listener; [`OutOfMemory`](aihost_plugin_api::ErrorKind::OutOfMemory) if
+    /// the device has no room.
+    pub fn load_on(&self, wanted: &Wanted<'_>, text_length: usize) -> Result<Model> {
+        let parts = OnDevice::new(&self.on_host()?, wanted)?;
+        self.model(Box::new(parts), text_length)
+    }
+
+    pub(crate) fn on_host(&self) -> Result<OnHost> {
         let (checkpoint, config) = &self.t5;
         let t5 = if checkpoint.is_gguf() {
             T5Encoder::load(config, &Renamed::new(checkpoint, gguf_name))?
         } else {
             T5Encoder::load(config, checkpoint)?
         };
-        Ok(Model {
+        Ok(OnHost {
             transformer: Transformer::load(&self.transformer.1, &self.transformer.0)?,
             clip: Clip::load(&self.clip.1, &self.clip.0)?,
             t5,
             vae: Vae::load(&self.vae.1, &self.vae.0)?,
+        })
+    }
+
+    pub(crate) fn model(&self, compute: Box<dyn Compute>, text_length: usize) -> Result<Model> {
+        Ok(Model {
+            compute,
+            vae: self.vae.1.clone(),
+            positions: self.clip.1.positions,
             clip_tokens: Tokens::clip(&self.files.clip_tokenizer)?,
             t5_tokens: Tokens::t5(&self.files.t5_tokenizer)?,
             schedule: self.schedule,
@@ -137,10 +161,10 @@ impl Parts {
 /// All parts of a model.
 #[derive(Debug)]
 pub struct Model {
-    transformer: Transformer,
-    clip: Clip,
-    t5: T5Encoder,
-    vae: Vae,
+    compute: Box<dyn Compute>,
+    vae: VaeConfig,
+    /// CLIP's tokens of every prompt.
+    positions: usize,
     clip_tokens: Tokens,
     t5_tokens: Tokens,
     schedule: Schedule,
@@ -191,21 +215,9 @@ impl Step<'_> {
 }
 
 impl Model {
-    /// The transformer.
-    pub fn transformer(&self) -> &Transformer {
-        &self.transformer
-    }
-
-    /// The autoencoder's decoder.
-    pub fn vae(&self) -> &Vae {
+    /// Sizes of the autoencoder's decoder.
+    pub fn vae(&self) -> &VaeConfig {
         &self.vae
-    }
-
-    /// Latents of a picture of so many pixels; `None` unless both are multiples of 16.
-    pub fn shape(&self, width: usize, height: usize) -> Option<Shape> {
-        let (scale, channels) = (self.vae.config().scale(), self.vae.config().latent_channels);
-        let fits = |side: usize| side > 0 && side.is_multiple_of(2 * scale);
-        (fits(width) && fits(height)).then_some(Shape { channels, height: height / scale, width: width / scale })
     }
 
     /// States of a prompt; those of the last prompts are kept.
@@ -221,9 +233,9 @@ impl Model {
                 return Ok(known.1);
             }
         }
-        let clip = self.clip_tokens.encode(prompt, self.clip.config().positions)?;
+        let clip = self.clip_tokens.encode(prompt, self.positions)?;
         let t5 = self.t5_tokens.encode(prompt, self.text_length)?;
-        let (pooled, text) = (self.clip.encode(&clip.tokens)?, self.t5.encode(&t5.tokens)?);
+        let (pooled, text) = self.compute.encode(&clip.tokens, &t5.tokens)?;
         let states = Prompt { pooled, text, cut: t5.cut };
         let states = Arc::new(states);
         let mut cache = cache();
@@ -234,17 +246,38 @@ impl Model {
     }
 
     /// Takes what all steps share.
-    ///
-    /// # Errors
-    /// If a weight file cannot be read.
-    pub fn session(&self, prompt: &Prompt, job: &Job) -> Result<Session> {
-        self.transformer.session(&Conditions {
+    fn session(&self, prompt: &Prompt, job: &Job) -> Result<Box<dyn Steps + '_>> {
+        self.compute.session(&Conditions {
             text: &prompt.text,
             pooled: &prompt.pooled,
             sigmas: &self.schedule.sigmas(job.steps, job.shape.tokens()),
             guidance: job.guidance,
             grid: job.shape.grid(),
         })
+    }
+
+    /// States of text and picture after the first block of the first step, for noise (channels, height, width): a place to
+    /// compare at.
+    ///
+    /// # Errors
+    /// If a weight file cannot be read, or the device has no room; so for the methods below.
+    pub fn first_block(&self, prompt: &Prompt, noise: &[f32], job: &Job) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.session(prompt, job)?.first_block(&job.shape.pack(noise))
+    }
+
+    /// Directions from the same latents, step by step, as long as `more` says: for measuring.
+    ///
+    /// # Errors
+    /// Those of `more`, which end it.
+    pub fn rehearse(&self, prompt: &Prompt, job: &Job, mut more: impl FnMut(usize) -> Result<bool>) -> Result<()> {
+        let mut session = self.session(prompt, job)?;
+        let latents = job.shape.pack(&job.shape.noise(1));
+        let mut step = 0;
+        while more(step)? {
+            session.predict(step % job.steps, &latents)?;
+            step += 1;
+        }
+        Ok(())
     }
 
     /// From noise (channels, height, width) to latents of the same shape, telling `heard` of every step.
@@ -262,7 +295,7 @@ impl Model {
         let mut session = self.session(prompt, job)?;
         let mut latents = job.shape.pack(noise);
         for (i, levels) in sigmas.windows(2).enumerate() {
-            let direction = self.transformer.predict(&mut session, i, &latents)?;
+            let direction = session.predict(i, &latents)?;
             let step = levels[1] - levels[0];
             latents.iter_mut().zip(&direction).for_each(|(x, direction)| *x += step * direction);
             heard(Step { done: i + 1, latents: &latents, direction: &direction, sigma: levels[1] })?;
@@ -270,13 +303,27 @@ impl Model {
         Ok(job.shape.unpack(&latents))
     }
 
-    /// Pixels (height, width, 3) of latents, in [-1, 1] but for overshoots; large pictures in tiles.
-    pub fn decode(&self, latents: &[f32], shape: Shape) -> Vec<f32> {
-        if is_tiled(self.vae.config(), shape) {
-            self.vae.decode_tiled(latents, shape, self.vae.config().tile())
-        } else {
-            self.vae.decode(latents, shape)
+    /// Pixels (height, width, 3) of latents (channels, height, width) as the transformer makes them, in [-1, 1] but for
+    /// overshoots; large pictures in tiles.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    ///
+    /// # Panics
+    /// If there are not as many latents as `shape` says.
+    pub fn decode(&self, latents: &[f32], shape: Shape) -> Result<Vec<f32>> {
+        if is_tiled(&self.vae, shape) {
+            return self.decode_tiled(latents, shape, self.vae.tile());
         }
+        Ok(self.compute.pixels(self.vae.unscaled(latents, shape))?.data)
+    }
+
+    /// As [`decode`](Self::decode), in tiles of `tile` latents on a side.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_tiled(&self, latents: &[f32], shape: Shape, tile: usize) -> Result<Vec<f32>> {
+        self.vae.tiled(&self.vae.unscaled(latents, shape), tile, |piece| self.compute.pixels(piece))
     }
 }
 
@@ -284,6 +331,15 @@ impl Model {
 pub fn is_tiled(config: &VaeConfig, shape: Shape) -> bool {
     let tile = config.tile();
     shape.height * shape.width * config.scale().pow(2) > TILED_FROM && (shape.height > tile || shape.width > tile)
+}
+
+/// What is decoded at once of a picture, a tile or all of it.
+pub(crate) fn decoded_at_once(config: &VaeConfig, shape: Shape) -> Shape {
+    let tile = config.tile();
+    match is_tiled(config, shape) {
+        true => Shape { height: shape.height.min(tile), width: shape.width.min(tile), ..shape },
+        false => shape,
+    }
 }
 
 /// Pixels in [-1, 1] as bytes.

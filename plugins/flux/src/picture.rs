@@ -11,7 +11,7 @@ use aihost_support::rows::{self, Activation};
 use rayon::prelude::*;
 
 /// Added to variances.
-const EPSILON: f32 = 1e-6;
+pub(crate) const EPSILON: f32 = 1e-6;
 
 /// Output pixels of a convolution gathered at once.
 pub(crate) const GATHER: usize = 192;
@@ -107,9 +107,9 @@ impl Convolution {
 /// Norm over groups of channels and all pixels (Wu and He 2018).
 #[derive(Debug)]
 pub(crate) struct GroupNorm {
-    scale: Vec<f32>,
-    shift: Vec<f32>,
-    groups: usize,
+    pub(crate) scale: Vec<f32>,
+    pub(crate) shift: Vec<f32>,
+    pub(crate) groups: usize,
 }
 
 impl GroupNorm {

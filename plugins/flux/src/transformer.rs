@@ -15,7 +15,7 @@ use crate::layers::Linear;
 use crate::rope;
 
 /// Added to variances and mean squares.
-const EPSILON: f32 = 1e-6;
+pub(crate) const EPSILON: f32 = 1e-6;
 
 /// Tokens whose feed-forward layer is computed at once: what bounds its memory.
 pub const CHUNK: usize = 1024;
@@ -23,56 +23,56 @@ pub const CHUNK: usize = 1024;
 /// A loaded transformer.
 #[derive(Debug)]
 pub struct Transformer {
-    config: TransformerConfig,
-    picture_in: Linear,
-    text_in: Linear,
-    time_in: Embedder,
-    guidance_in: Option<Embedder>,
-    vector_in: Embedder,
-    double: Vec<DoubleBlock>,
-    single: Vec<SingleBlock>,
+    pub(crate) config: TransformerConfig,
+    pub(crate) picture_in: Linear,
+    pub(crate) text_in: Linear,
+    pub(crate) time_in: Embedder,
+    pub(crate) guidance_in: Option<Embedder>,
+    pub(crate) vector_in: Embedder,
+    pub(crate) double: Vec<DoubleBlock>,
+    pub(crate) single: Vec<SingleBlock>,
     /// Shift and scale.
-    last_modulation: [Linear; 2],
-    out: Linear,
+    pub(crate) last_modulation: [Linear; 2],
+    pub(crate) out: Linear,
 }
 
 /// A layer, SiLU, a layer.
 #[derive(Debug)]
-struct Embedder {
-    first: Linear,
-    second: Linear,
+pub(crate) struct Embedder {
+    pub(crate) first: Linear,
+    pub(crate) second: Linear,
 }
 
 /// One stream of a double block.
 #[derive(Debug)]
-struct Stream {
-    modulation: Linear,
-    attention: QueryKeyValue,
-    out: Linear,
-    up: Linear,
-    down: Linear,
+pub(crate) struct Stream {
+    pub(crate) modulation: Linear,
+    pub(crate) attention: QueryKeyValue,
+    pub(crate) out: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
 }
 
 #[derive(Debug)]
-struct DoubleBlock {
-    picture: Stream,
-    text: Stream,
+pub(crate) struct DoubleBlock {
+    pub(crate) picture: Stream,
+    pub(crate) text: Stream,
 }
 
 #[derive(Debug)]
-struct SingleBlock {
-    modulation: Linear,
-    attention: QueryKeyValue,
-    up: Linear,
+pub(crate) struct SingleBlock {
+    pub(crate) modulation: Linear,
+    pub(crate) attention: QueryKeyValue,
+    pub(crate) up: Linear,
     /// Of mixed values and the feed-forward layer's inner numbers together.
-    out: Linear,
+    pub(crate) out: Linear,
 }
 
 #[derive(Debug)]
-struct QueryKeyValue {
-    all: Linear,
-    query_scale: Vec<f32>,
-    key_scale: Vec<f32>,
+pub(crate) struct QueryKeyValue {
+    pub(crate) all: Linear,
+    pub(crate) query_scale: Vec<f32>,
+    pub(crate) key_scale: Vec<f32>,
 }
 
 /// What is asked of the transformer in one request.
@@ -395,10 +395,7 @@ impl Transformer {
 
     /// What modulations are made of, for every step: (steps, hidden), through SiLU.
     fn vectors(&self, conditions: &Conditions<'_>) -> Result<Vec<f32>> {
-        let sigmas = &conditions.sigmas[..conditions.sigmas.len() - 1];
-        // The reference goes to timesteps and back, in f32.
-        let time: Vec<f32> = sigmas.iter().flat_map(|sigma| sinusoids(sigma * 1000.0 / 1000.0 * 1000.0)).collect();
-        let mut vectors = self.time_in.forward(&time)?;
+        let mut vectors = self.time_in.forward(&times(conditions.sigmas))?;
         let mut constant = self.vector_in.forward(conditions.pooled)?;
         if let Some(embedder) = &self.guidance_in {
             rows::add_gated(&mut constant, &embedder.forward(&sinusoids(conditions.guidance * 1000.0))?, &[], &[]);
@@ -485,8 +482,14 @@ fn add_gated(states: &mut [f32], branch: &[f32], bias: &[f32], gate: &[f32]) {
     rows.for_each(|(row, branch)| rows::add_gated(row, branch, bias, gate));
 }
 
+/// Sinusoids of the steps between noise levels, (steps, SINUSOIDS).
+pub(crate) fn times(sigmas: &[f32]) -> Vec<f32> {
+    // The reference goes to timesteps and back, in f32.
+    sigmas[..sigmas.len() - 1].iter().flat_map(|sigma| sinusoids(sigma * 1000.0 / 1000.0 * 1000.0)).collect()
+}
+
 /// Cosines then sines of `time` at frequencies from 1 down to 1/10000 (Vaswani et al. 2017), in f32 as the reference.
-fn sinusoids(time: f32) -> [f32; SINUSOIDS] {
+pub(crate) fn sinusoids(time: f32) -> [f32; SINUSOIDS] {
     let half = SINUSOIDS / 2;
     let angle = |i: usize| time * (-(10_000f64.ln()) as f32 * i as f32 / half as f32).exp();
     std::array::from_fn(|i| if i < half { angle(i).cos() } else { angle(i - half).sin() })

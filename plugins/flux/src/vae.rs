@@ -27,10 +27,10 @@ pub struct VaeConfig {
     /// Channels of latents.
     pub latent_channels: usize,
     /// Channels of each level, the finest first.
-    widths: Vec<usize>,
+    pub(crate) widths: Vec<usize>,
     /// Residual layers of a level.
     layers: usize,
-    groups: usize,
+    pub(crate) groups: usize,
     /// Latents are multiplied by it in training.
     scaling_factor: f32,
     /// And shifted before.
@@ -108,9 +108,65 @@ impl VaeConfig {
         1 << (self.widths.len() - 1)
     }
 
+    /// Latents of a picture of so many pixels; `None` unless both are multiples of 16, where a latent is of 8.
+    pub fn shape(&self, width: usize, height: usize) -> Option<Shape> {
+        let (scale, channels) = (self.scale(), self.latent_channels);
+        let fits = |side: usize| side > 0 && side.is_multiple_of(2 * scale);
+        (fits(width) && fits(height)).then_some(Shape { channels, height: height / scale, width: width / scale })
+    }
+
     /// Side of a tile, latents.
     pub fn tile(&self) -> usize {
         (self.tile / self.scale()).max(4)
+    }
+
+    /// Latents (channels, height, width) as the transformer makes them, with channels innermost and as they were before
+    /// training scaled them.
+    ///
+    /// # Panics
+    /// If there are not as many latents as `shape` says.
+    pub(crate) fn unscaled(&self, latents: &[f32], shape: Shape) -> Picture {
+        assert_eq!(latents.len(), shape.len(), "latents of another shape");
+        let Shape { channels, height, width } = shape;
+        let at = |i: usize| latents[i % channels * height * width + i / channels];
+        let data = (0..shape.len()).map(|i| at(i) / self.scaling_factor + self.shift_factor).collect();
+        Picture { height, width, data }
+    }
+
+    /// Pixels (height, width, 3) of latents that are decoded by `pixels` in tiles of `tile` latents on a side, which overlap
+    /// by a quarter and are blended: for pictures whose inner layers would not fit in memory. Each tile is normed alone, so
+    /// the result differs slightly.
+    pub(crate) fn tiled(
+        &self,
+        whole: &Picture,
+        tile: usize,
+        pixels: impl Fn(Picture) -> Result<Picture>,
+    ) -> Result<Vec<f32>> {
+        let scale = self.scale();
+        let step = ((tile as f64 * (1.0 - OVERLAP)) as usize).max(1);
+        let blend = (tile as f64 * scale as f64 * OVERLAP) as usize;
+        let kept = tile * scale - blend;
+        let (height, width) = (whole.height * scale, whole.width * scale);
+        let mut out = vec![0.0; height * width * RGB];
+        let mut above: Vec<Picture> = Vec::new();
+        for (i, top) in (0..whole.height).step_by(step).enumerate() {
+            let mut row: Vec<Picture> = Vec::new();
+            for (j, left) in (0..whole.width).step_by(step).enumerate() {
+                let size = (tile.min(whole.height - top), tile.min(whole.width - left));
+                let mut piece = pixels(cut(whole, (top, left), size))?;
+                if let Some(above) = above.get(j) {
+                    blend_down(above, &mut piece, blend);
+                }
+                if let Some(before) = j.checked_sub(1).and_then(|j| row.get(j)) {
+                    blend_right(before, &mut piece, blend);
+                }
+                let place = (i * kept, j * kept);
+                paste(&piece, &mut out, (height, width), place, kept);
+                row.push(piece);
+            }
+            above = row;
+        }
+        Ok(out)
     }
 
     /// Bytes that decoding latents of `shape` at once allocates.
@@ -145,21 +201,20 @@ impl VaeConfig {
 /// A loaded decoder.
 #[derive(Debug)]
 pub struct Vae {
-    config: VaeConfig,
-    first: Convolution,
-    before: Residual,
-    attention: SelfAttention,
-    after: Residual,
+    pub(crate) first: Convolution,
+    pub(crate) before: Residual,
+    pub(crate) attention: SelfAttention,
+    pub(crate) after: Residual,
     /// The coarsest first.
-    levels: Vec<Level>,
-    last_norm: GroupNorm,
-    last: Convolution,
+    pub(crate) levels: Vec<Level>,
+    pub(crate) last_norm: GroupNorm,
+    pub(crate) last: Convolution,
 }
 
 #[derive(Debug)]
-struct Level {
-    blocks: Vec<Residual>,
-    up: Option<Convolution>,
+pub(crate) struct Level {
+    pub(crate) blocks: Vec<Residual>,
+    pub(crate) up: Option<Convolution>,
 }
 
 impl Vae {
@@ -193,67 +248,11 @@ impl Vae {
             levels: (0..levels).rev().map(level).collect::<Result<_>>()?,
             last_norm: GroupNorm::load(layers, pick("norm_out", "conv_norm_out"), config.groups, config.widths[0])?,
             last: Convolution::load(layers, "conv_out", config.widths[0], RGB, 3)?,
-            config: config.clone(),
         })
     }
 
-    /// Its sizes.
-    pub fn config(&self) -> &VaeConfig {
-        &self.config
-    }
-
-    /// Pixels (height, width, 3) of latents (channels, height, width) as the transformer makes them; in [-1, 1] but for
-    /// overshoots.
-    ///
-    /// # Panics
-    /// If there are not as many latents as `shape` says.
-    pub fn decode(&self, latents: &[f32], shape: Shape) -> Vec<f32> {
-        self.pixels(self.picture(latents, shape)).data
-    }
-
-    /// As [`decode`](Self::decode), in tiles of `tile` latents on a side that overlap by a quarter and are blended: for
-    /// pictures whose inner layers would not fit in memory. Each tile is normed alone, so the result differs slightly.
-    ///
-    /// # Panics
-    /// As [`decode`](Self::decode).
-    pub fn decode_tiled(&self, latents: &[f32], shape: Shape, tile: usize) -> Vec<f32> {
-        let (whole, scale) = (self.picture(latents, shape), self.config.scale());
-        let step = ((tile as f64 * (1.0 - OVERLAP)) as usize).max(1);
-        let blend = (tile as f64 * scale as f64 * OVERLAP) as usize;
-        let kept = tile * scale - blend;
-        let (height, width) = (shape.height * scale, shape.width * scale);
-        let mut out = vec![0.0; height * width * RGB];
-        let mut above: Vec<Picture> = Vec::new();
-        for (i, top) in (0..shape.height).step_by(step).enumerate() {
-            let mut row: Vec<Picture> = Vec::new();
-            for (j, left) in (0..shape.width).step_by(step).enumerate() {
-                let size = (tile.min(shape.height - top), tile.min(shape.width - left));
-                let mut piece = self.pixels(cut(&whole, (top, left), size));
-                if let Some(above) = above.get(j) {
-                    blend_down(above, &mut piece, blend);
-                }
-                if let Some(before) = j.checked_sub(1).and_then(|j| row.get(j)) {
-                    blend_right(before, &mut piece, blend);
-                }
-                let place = (i * kept, j * kept);
-                paste(&piece, &mut out, (height, width), place, kept);
-                row.push(piece);
-            }
-            above = row;
-        }
-        out
-    }
-
-    /// Latents with channels innermost, as they were before training scaled them.
-    fn picture(&self, latents: &[f32], shape: Shape) -> Picture {
-        assert_eq!(latents.len(), shape.len(), "latents of another shape");
-        let Shape { channels, height, width } = shape;
-        let at = |i: usize| latents[i % channels * height * width + i / channels];
-        let data = (0..shape.len()).map(|i| at(i) / self.config.scaling_factor + self.config.shift_factor).collect();
-        Picture { height, width, data }
-    }
-
-    fn pixels(&self, latents: Picture) -> Picture {
+    /// Pixels of latents that were [unscaled](VaeConfig::unscaled).
+    pub(crate) fn pixels(&self, latents: Picture) -> Picture {
         let mut x = self.first.apply(&latents, Sampling::Same);
         drop(latents);
         x = self.before.apply(x);
@@ -273,10 +272,10 @@ impl Vae {
 
 /// Two convolutions beside a shortcut (He et al. 2016).
 #[derive(Debug)]
-struct Residual {
-    norms: [GroupNorm; 2],
-    convolutions: [Convolution; 2],
-    shortcut: Option<Convolution>,
+pub(crate) struct Residual {
+    pub(crate) norms: [GroupNorm; 2],
+    pub(crate) convolutions: [Convolution; 2],
+    pub(crate) shortcut: Option<Convolution>,
 }
 
 impl Residual {
@@ -313,10 +312,10 @@ impl Residual {
 
 /// Attention of one head over all pixels.
 #[derive(Debug)]
-struct SelfAttention {
-    norm: GroupNorm,
+pub(crate) struct SelfAttention {
+    pub(crate) norm: GroupNorm,
     /// Of 1 by 1 kernels: query, key, value, out.
-    layers: [Convolution; 4],
+    pub(crate) layers: [Convolution; 4],
 }
 
 impl SelfAttention {

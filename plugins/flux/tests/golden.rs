@@ -1,5 +1,7 @@
 //! The plugin against diffusers' numbers: every case folder under `tests/golden/flux` and under `AIHOST_GOLDEN_DIR`, as
-//! `tests/golden/flux/generate.py` writes them.
+//! `tests/golden/flux/generate.py` writes them, on the host's cores and in tensors.
+//!
+//! Tensors are candle's CPU device's, and those of `AIHOST_GOLDEN_DEVICE` (`cuda:0`) too in a build with the feature `cuda`.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's helpers are tests too")]
 
@@ -7,7 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::LoadRequest;
+use aihost_support::device::{locate, open};
 use candle_core::{Device, Tensor};
+use flux::device::{Dtype, Wanted};
 use flux::files::Files;
 use flux::latents::Shape;
 use flux::memory::Offload;
@@ -40,14 +44,24 @@ impl Golden {
         }
     }
 
-    fn model(&self, offload: Offload) -> Model {
+    fn parts(&self, offload: Offload) -> Parts {
         let files = self.case.files.iter().map(|(role, path)| (role.clone(), self.folder.join(path))).collect();
         let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
-        Parts::open(&files, offload.readings()).unwrap().load(self.case.length).unwrap()
+        Parts::open(&files, offload.readings()).unwrap()
+    }
+
+    fn model(&self, offload: Offload) -> Model {
+        self.parts(offload).load(self.case.length).unwrap()
+    }
+
+    /// In tensors, of weights that stay in mapped files until they are wanted.
+    fn tensors(&self, device: &Device, dtype: Dtype, offload: Offload) -> Model {
+        let wanted = Wanted { device, dtype, offload, heard: &|_| Ok(()) };
+        self.parts(Offload::AllResident).load_on(&wanted, self.case.length).unwrap()
     }
 
     fn job(&self, model: &Model, (width, height): (usize, usize)) -> Job {
-        let shape = model.shape(width, height).unwrap();
+        let shape = model.vae().shape(width, height).unwrap();
         Job { shape, steps: self.case.steps, guidance: self.case.guidance }
     }
 
@@ -92,36 +106,70 @@ fn psnr(found: &[f32], wanted: &Tensor) -> f64 {
     10.0 * (4.0 / (squares / wanted.len() as f64)).log10()
 }
 
+/// The devices that tensors are tried on.
+fn devices() -> Vec<Device> {
+    let more = std::env::var("AIHOST_GOLDEN_DEVICE").ok();
+    let more = more.map(|name| open(locate(&name).unwrap()).unwrap());
+    std::iter::once(Device::Cpu).chain(more).collect()
+}
+
+/// How far a model may be from the reference.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Relative error at every stage.
+    error: f64,
+    /// Of the pixels, dB.
+    psnr: f64,
+}
+
+const F32: Limits = Limits { error: 1e-4, psnr: 60.0 };
+
+/// Beside a reference in f32.
+const HALF: Limits = Limits { error: 2e-2, psnr: 45.0 };
+
+fn check_stages(golden: &Golden, model: &Model, limits: Limits) {
+    let prompt = model.encode(&golden.case.prompt).unwrap();
+    golden.check("pooled", &prompt.pooled, limits.error);
+    golden.check("text", &prompt.text, limits.error);
+    for &(width, height) in &golden.case.sizes {
+        let (name, job) = (|part: &str| format!("{width}x{height}.{part}"), golden.job(model, (width, height)));
+        let noise = golden.numbers(&name("noise"));
+
+        let (text, picture) = model.first_block(&prompt, &noise, &job).unwrap();
+        golden.check(&name("block_text"), &text, limits.error);
+        golden.check(&name("block_picture"), &picture, limits.error);
+
+        let mut steps = 0;
+        let latents = model.denoise(&prompt, &noise, &job, |step| {
+            golden.check(&name(&format!("latents_{}", step.done - 1)), step.latents, limits.error);
+            steps = step.done;
+            Ok(())
+        });
+        let latents = latents.unwrap();
+        assert_eq!(steps, golden.case.steps);
+        golden.check(&name("final"), &latents, limits.error);
+
+        let found = psnr(&model.decode(&latents, job.shape).unwrap(), &golden.expected[&name("pixels")]);
+        println!("{}: {} {found:.0} dB", golden.folder.display(), name("pixels"));
+        assert!(found > limits.psnr, "{}: {} {found:.0} dB", golden.folder.display(), name("pixels"));
+    }
+}
+
 #[test]
 fn numbers_are_the_references() {
     for golden in cases() {
-        let model = golden.model(Offload::AllResident);
-        let prompt = model.encode(&golden.case.prompt).unwrap();
-        golden.check("pooled", &prompt.pooled, 1e-4);
-        golden.check("text", &prompt.text, 1e-4);
-        for &(width, height) in &golden.case.sizes {
-            let (name, job) = (|part: &str| format!("{width}x{height}.{part}"), golden.job(&model, (width, height)));
-            let noise = golden.numbers(&name("noise"));
+        check_stages(&golden, &golden.model(Offload::AllResident), F32);
+    }
+}
 
-            let mut session = model.session(&prompt, &job).unwrap();
-            model.transformer().begin(&mut session, &job.shape.pack(&noise)).unwrap();
-            model.transformer().double_block(&mut session, 0, 0).unwrap();
-            golden.check(&name("block_text"), session.states().0, 1e-4);
-            golden.check(&name("block_picture"), session.states().1, 1e-4);
-
-            let mut steps = 0;
-            let latents = model.denoise(&prompt, &noise, &job, |step| {
-                golden.check(&name(&format!("latents_{}", step.done - 1)), step.latents, 1e-4);
-                steps = step.done;
-                Ok(())
-            });
-            let latents = latents.unwrap();
-            assert_eq!(steps, golden.case.steps);
-            golden.check(&name("final"), &latents, 1e-4);
-
-            let found = psnr(&model.decode(&latents, job.shape), &golden.expected[&name("pixels")]);
-            println!("{}: {} {found:.0} dB", golden.folder.display(), name("pixels"));
-            assert!(found > 60.0, "{}: {} {found:.0} dB", golden.folder.display(), name("pixels"));
+#[test]
+fn numbers_in_tensors_are_the_references() {
+    for device in devices() {
+        for golden in cases() {
+            check_stages(&golden, &golden.tensors(&device, Dtype::F32, Offload::AllResident), F32);
+            for dtype in [Dtype::Bf16, Dtype::F16] {
+                check_stages(&golden, &golden.tensors(&device, dtype, Offload::AllResident), HALF);
+            }
         }
     }
 }
@@ -129,17 +177,19 @@ fn numbers_are_the_references() {
 #[test]
 fn tiles_are_blended_as_the_reference_does() {
     let golden = cases().into_iter().find(|golden| golden.folder.ends_with("flux/dev")).unwrap();
-    let model = golden.model(Offload::AllResident);
-    for &(width, height) in &golden.case.sizes {
-        let (name, shape) =
-            (|part: &str| format!("{width}x{height}.{part}"), golden.job(&model, (width, height)).shape);
-        let tile = model.vae().config().tile();
-        assert!(shape.height > tile || shape.width > tile, "one tile would be the whole picture");
-        let pixels = model.vae().decode_tiled(&golden.numbers(&name("final")), shape, tile);
-        let found = psnr(&pixels, &golden.expected[&name("tiled")]);
-        assert!(found > 60.0, "{} {found:.0} dB", name("tiled"));
-        let seams = psnr(&pixels, &golden.expected[&name("pixels")]);
-        assert!(seams < 60.0, "the reference was not tiled");
+    let tensors = devices().into_iter().map(|device| golden.tensors(&device, Dtype::F32, Offload::AllResident));
+    for model in std::iter::once(golden.model(Offload::AllResident)).chain(tensors) {
+        for &(width, height) in &golden.case.sizes {
+            let (name, shape) =
+                (|part: &str| format!("{width}x{height}.{part}"), golden.job(&model, (width, height)).shape);
+            let tile = model.vae().tile();
+            assert!(shape.height > tile || shape.width > tile, "one tile would be the whole picture");
+            let pixels = model.decode_tiled(&golden.numbers(&name("final")), shape, tile).unwrap();
+            let found = psnr(&pixels, &golden.expected[&name("tiled")]);
+            assert!(found > 60.0, "{} {found:.0} dB", name("tiled"));
+            let seams = psnr(&pixels, &golden.expected[&name("pixels")]);
+            assert!(seams < 60.0, "the reference was not tiled");
+        }
     }
 }
 
@@ -148,19 +198,21 @@ fn tiles_are_blended_as_the_reference_does() {
 #[test]
 fn half_precision_stays_close() {
     let golden = cases().into_iter().find(|golden| golden.folder.ends_with("flux/dev")).unwrap();
-    let model = golden.model(Offload::AllResident);
     let (width, height) = golden.case.sizes[0];
-    let job = golden.job(&model, (width, height));
-    let prompt = model.encode(&golden.case.prompt).unwrap();
     let noise = golden.numbers(&format!("{width}x{height}.noise"));
-    let heard = model.denoise(&prompt, &noise, &job, |step| {
-        if step.done == 1 {
-            golden.check("half", step.latents, 2e-2);
-            golden.check("whole", step.latents, 2e-2);
-        }
-        Ok(())
-    });
-    heard.unwrap();
+    let tensors = devices().into_iter().map(|device| golden.tensors(&device, Dtype::Bf16, Offload::AllResident));
+    for model in std::iter::once(golden.model(Offload::AllResident)).chain(tensors) {
+        let job = golden.job(&model, (width, height));
+        let prompt = model.encode(&golden.case.prompt).unwrap();
+        let heard = model.denoise(&prompt, &noise, &job, |step| {
+            if step.done == 1 {
+                golden.check("half", step.latents, 2e-2);
+                golden.check("whole", step.latents, 2e-2);
+            }
+            Ok(())
+        });
+        heard.unwrap();
+    }
 }
 
 #[test]
@@ -179,11 +231,38 @@ fn weights_give_the_same_numbers_however_they_are_read() {
 }
 
 #[test]
+fn tensors_give_the_same_numbers_however_weights_are_kept() {
+    for golden in cases() {
+        let size = golden.case.sizes[0];
+        for dtype in [Dtype::F32, Dtype::F16] {
+            let made = [Offload::AllResident, Offload::EncodersParked, Offload::Streamed].map(|offload| {
+                let model = golden.tensors(&Device::Cpu, dtype, offload);
+                let prompt = model.encode(&golden.case.prompt).unwrap();
+                let job = golden.job(&model, size);
+                model.denoise(&prompt, &job.shape.noise(7), &job, |_| Ok(())).unwrap()
+            });
+            assert!(made[0].iter().all(|x| x.is_finite()));
+            for other in &made[1..] {
+                let error = relative_error(other, &made[0]);
+                assert!(
+                    error < if dtype == Dtype::F32 { 1e-6 } else { 2e-3 },
+                    "{} {dtype:?} {error:.1e}",
+                    golden.folder.display()
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn shapes_are_those_of_the_decoder() {
     for golden in cases() {
         let model = golden.model(Offload::AllResident);
-        let unit = 2 * model.vae().config().scale();
-        assert_eq!(model.shape(unit, 3 * unit).map(Shape::grid), Some((3, 1)));
-        assert_eq!([model.shape(0, unit), model.shape(unit, unit + 1), model.shape(unit / 2, unit)], [None; 3]);
+        let unit = 2 * model.vae().scale();
+        assert_eq!(model.vae().shape(unit, 3 * unit).map(Shape::grid), Some((3, 1)));
+        assert_eq!(
+            [model.vae().shape(0, unit), model.vae().shape(unit, unit + 1), model.vae().shape(unit / 2, unit)],
+            [None; 3]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The plugin through the objects a host uses: requests good and bad, seeds, previews, memory, damaged checkpoints.
+//! The plugin through the objects a host uses: requests good and bad, seeds, previews, memory, damaged checkpoints; and the
+//! same objects over tensors, on candle's CPU device.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers are tests too")]
 
@@ -6,9 +7,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{ErrorKind, FinishReason, ImageRequest};
-use candle_core::{Device, Tensor};
-use flux::FluxPlugin;
+use aihost_plugin_api::{ErrorKind, FinishReason, ImageRequest, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
+use candle_core::{Device, DeviceLocation, Tensor};
+use flux::device::Dtype;
+use flux::engine::Flux;
+use flux::memory::Target;
+use flux::{FluxPlugin, Options};
 use serde_json::{Value, json};
 
 fn golden(case: &str) -> PathBuf {
@@ -34,6 +38,34 @@ fn host(options: Value, files: &[(&str, PathBuf)]) -> MockHost {
     let mut host = MockHost::new::<FluxPlugin>(options, files).unwrap();
     host.load().unwrap();
     host
+}
+
+/// The plugin as it runs on a device, on candle's CPU device.
+struct InTensors(FluxPlugin);
+
+const TENSORS: Target = Target::Tensors { location: DeviceLocation::Cpu, dtype: Dtype::F32 };
+
+impl Plugin for InTensors {
+    type Options = Options;
+    type Engine = Flux;
+
+    fn new(options: Options) -> Result<Self> {
+        FluxPlugin::new(options).map(Self)
+    }
+
+    fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
+        self.0.plan_on(load, TENSORS)
+    }
+
+    fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<Flux> {
+        self.0.load_on(load, TENSORS, ctx)
+    }
+}
+
+/// On the host's cores and in tensors; nothing is loaded yet.
+fn both(options: &Value, files: &[(&str, PathBuf)]) -> [MockHost; 2] {
+    [MockHost::new::<FluxPlugin>(options.clone(), files), MockHost::new::<InTensors>(options.clone(), files)]
+        .map(Result::unwrap)
 }
 
 fn small() -> Value {
@@ -151,40 +183,128 @@ fn wrong_options_are_named() {
 
 #[test]
 fn what_is_granted_decides_which_weights_stay() {
-    let plan = |offload: &str| {
-        let mut options = small();
-        options["offload"] = json!(offload);
-        MockHost::new::<FluxPlugin>(options, &dev()).unwrap().plan().unwrap()
+    for way in 0..2 {
+        let host = |offload: &str| {
+            let mut options = small();
+            options["offload"] = json!(offload);
+            both(&options, &dev()).into_iter().nth(way).unwrap()
+        };
+        let plan = |offload: &str| host(offload).plan().unwrap();
+        let [auto, all, parked, streamed] = ["auto", "all_resident", "encoders_parked", "streamed"].map(plan);
+        assert_eq!((auto.required, auto.preferred, auto.mapped), (streamed.required, all.required, 0));
+        assert!(all.required > parked.required && parked.required > streamed.required);
+        assert_eq!((all.required, streamed.mapped), (all.preferred, 0));
+        let kept = |granted| {
+            let mut host = host("auto");
+            host.load_within(granted).unwrap();
+            let picture = host.generate_image(&ask()).unwrap().pictures;
+            (host.usage().unwrap().device, picture)
+        };
+        let plenty = kept(all.required + auto.workspace_max);
+        assert_eq!(plenty.0, all.required);
+        for (granted, left) in [
+            (all.required + auto.workspace_max - 1, parked.required),
+            (parked.required + auto.workspace_max - 1, streamed.required),
+            (streamed.required + auto.workspace_max, streamed.required),
+        ] {
+            assert_eq!(kept(granted), (left, plenty.1.clone()));
+        }
+        let error = host("auto").load_within(streamed.required - 1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        assert!(error.message().contains(&streamed.required.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn a_picture_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
+    for mut host in
+        both(&json!({"max_pixels": 16384, "max_sequence_length": 32, "offload": "all_resident"}), &schnell())
+    {
+        let held = host.plan().unwrap().required;
+        let large = ImageRequest { width: 128, height: 128, ..ask() };
+        host.load().unwrap();
+        let [cost, less] = [&large, &ask()].map(|request| host.image_cost(request).unwrap());
+        assert!(less < cost);
+        host.load_within(held + cost - 1).unwrap();
+        let error = host.generate_image(&large).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+        assert!(error.message().contains(&cost.to_string()), "{error}");
+        assert!(error.message().contains(&(cost - 1).to_string()), "{error}");
+        assert_eq!(host.generate_image(&ask()).unwrap().pictures.len(), 1);
+        host.load_within(held + cost).unwrap();
+        assert_eq!(host.generate_image(&large).unwrap().pictures.len(), 1);
+    }
+}
+
+#[test]
+fn tensors_make_the_same_picture_within_a_shade() {
+    let request = ImageRequest { steps: Some(6), partial_images: 2, ..ask() };
+    let [one, other] = both(&small(), &schnell()).map(|mut host| {
+        host.load().unwrap();
+        assert!(host.progress() > 0);
+        let answer = host.generate_image(&request).unwrap();
+        assert_eq!(host.generate_image(&request).unwrap().pictures, answer.pictures);
+        host.stop_after(1);
+        assert_eq!(host.generate_image(&request).unwrap().finish.reason, FinishReason::Cancelled);
+        answer.pictures
+    });
+    assert_eq!(one.len(), 3);
+    for (one, other) in one.iter().zip(&other) {
+        assert_eq!(one.header.step, other.header.step);
+        assert!(one.pixels.iter().zip(&other.pixels).all(|(a, b)| a.abs_diff(*b) <= 1));
+    }
+}
+
+#[test]
+fn parked_it_holds_nothing_and_wakes_as_it_was() {
+    for mut host in both(&small(), &dev()) {
+        host.load().unwrap();
+        let (before, picture) = (host.usage().unwrap(), host.generate_image(&ask()).unwrap().pictures);
+        assert!(before.device > 0);
+        host.park().unwrap();
+        assert_eq!(host.usage().unwrap().device, 0);
+        assert!(host.generate_image(&ask()).unwrap_err().message().contains("parked"));
+        host.unpark().unwrap();
+        assert_eq!(host.usage().unwrap(), before);
+        assert_eq!(host.generate_image(&ask()).unwrap().pictures, picture);
+    }
+}
+
+#[test]
+fn devices_that_are_not_there_are_named() {
+    let plan = |device: &str, options: Value| {
+        let files = dev().into_iter().map(|(role, path)| (role.to_owned(), path)).collect();
+        let load = LoadRequest { files, device: device.to_owned(), ..LoadRequest::default() };
+        FluxPlugin::new(serde_json::from_value(options).unwrap()).unwrap().plan(&load)
     };
-    let [auto, all, parked, streamed] = ["auto", "all_resident", "encoders_parked", "streamed"].map(plan);
-    assert_eq!((auto.required, auto.preferred, auto.mapped), (streamed.required, all.required, 0));
-    assert!(all.required > parked.required && parked.required > streamed.required);
-    assert_eq!((all.required, streamed.mapped), (all.preferred, 0));
-    let kept = |granted| {
-        let mut host = MockHost::new::<FluxPlugin>(small(), &dev()).unwrap();
-        host.load_within(granted).unwrap();
-        let picture = host.generate_image(&ask()).unwrap().pictures;
-        (host.usage().unwrap().device, picture)
-    };
-    let plenty = kept(all.required + auto.workspace_max);
-    assert_eq!(plenty.0, all.required);
-    for (granted, left) in [
-        (all.required + auto.workspace_max - 1, parked.required),
-        (parked.required + auto.workspace_max - 1, streamed.required),
-        (0, streamed.required),
-    ] {
-        assert_eq!(kept(granted), (left, plenty.1.clone()));
+    let error = plan("tpu:0", small()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("`tpu:0`"), "{error}");
+    let error = plan("cpu", json!({"dtype": "f16"})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOptions);
+    assert!(error.message().contains("dtype"), "{error}");
+    for device in ["cuda", "cuda:1"] {
+        let found = plan(device, json!({"dtype": "f16"}));
+        if cfg!(feature = "cuda") {
+            assert!(found.unwrap().required > flux::device::memory::CONTEXT);
+        } else {
+            let error = found.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.message().contains("build-plugins --cuda"), "{error}");
+        }
     }
 }
 
 #[test]
 fn the_plan_holds_for_every_request() {
-    let host = host(small(), &dev());
-    let most = host.plan().unwrap().workspace_max;
-    let cost = |request: ImageRequest| host.image_cost(&request).unwrap();
-    let largest = ImageRequest { width: 64, height: 64, steps: Some(100), partial_images: 3, ..ask() };
-    assert!(cost(ask()) < cost(largest.clone()) && cost(largest) <= most);
-    assert!(cost(ImageRequest { width: 256, height: 16, steps: Some(100), partial_images: 1, ..ask() }) <= most);
+    for mut host in both(&small(), &dev()) {
+        host.load().unwrap();
+        let most = host.plan().unwrap().workspace_max;
+        let cost = |request: ImageRequest| host.image_cost(&request).unwrap();
+        let largest = ImageRequest { width: 64, height: 64, steps: Some(100), partial_images: 3, ..ask() };
+        assert!(cost(ask()) < cost(largest.clone()) && cost(largest) <= most);
+        assert!(cost(ImageRequest { width: 256, height: 16, steps: Some(100), partial_images: 1, ..ask() }) <= most);
+    }
 }
 
 /// A copy of the schnell case whose transformer lacks or changes a tensor.

@@ -104,6 +104,21 @@ impl Checkpoint {
         self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, place)| place.size()).sum()
     }
 
+    /// Numbers of the tensors whose names are `wanted`.
+    pub fn count(&self, wanted: impl Fn(&str) -> bool) -> u64 {
+        let wanted = self.tensors.iter().filter(|(name, _)| wanted(name));
+        wanted.map(|(_, place)| place.shape.iter().product::<usize>() as u64).sum()
+    }
+
+    /// As [`size`](Self::size), once dense numbers are of `each` bytes; quantised tensors stay as they are.
+    pub fn size_as(&self, each: usize, wanted: impl Fn(&str) -> bool) -> u64 {
+        let bytes = |place: &Place| match place.stored {
+            Stored::Blocks(_) => place.size(),
+            _ => (place.shape.iter().product::<usize>() * each) as u64,
+        };
+        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, place)| bytes(place)).sum()
+    }
+
     /// Brings mapped weights into memory, telling `heard` of the bytes so far; returns how many there were.
     ///
     /// # Errors

@@ -12,13 +12,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::CpuStorage;
-use candle_core::quantized::GgmlDType;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use candle_core::{CpuStorage, DType, Device, Tensor};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use rayon::prelude::*;
 
+use crate::device::Failure;
 use crate::gemm::{View, ViewMut, product};
 
 /// Numbers in a widened panel: 1 MiB of f32, which stays in the second-level cache.
@@ -168,6 +169,45 @@ impl Dense {
             }
         }
         Ok(())
+    }
+}
+
+/// A matrix on a device.
+#[derive(Debug)]
+pub enum Uploaded {
+    /// As stored: f32, f16 or bf16.
+    Numbers(Tensor),
+    /// Quantised.
+    Blocks(Arc<QTensor>),
+}
+
+impl Dense {
+    /// The whole matrix on `device`, as it is stored. A mapped file is not copied in host memory on the way.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or the device has no room.
+    pub fn upload(&self, device: &Device) -> Result<Uploaded, Failure> {
+        let shape = [self.rows, self.columns];
+        let (bytes, at, stored) = match &self.store {
+            Store::Owned { numbers, at } => {
+                let numbers = &numbers[at * self.columns..][..self.rows * self.columns];
+                return Ok(Uploaded::Numbers(Tensor::from_slice(numbers, &shape, device)?));
+            }
+            Store::File { bytes, at, stored } => (bytes, *at, *stored),
+        };
+        let range = at..at + stored.bytes(self.rows * self.columns).unwrap_or(0);
+        let mut buffer = Vec::new();
+        let bytes = bytes.read(range, &mut buffer)?;
+        let dtype = match stored {
+            Stored::F32 => DType::F32,
+            Stored::F16 => DType::F16,
+            Stored::Bf16 => DType::BF16,
+            Stored::Blocks(block) => {
+                let storage = QStorage::from_data(Cow::Borrowed(bytes), device, block)?;
+                return Ok(Uploaded::Blocks(Arc::new(QTensor::new(storage, &shape[..])?)));
+            }
+        };
+        Ok(Uploaded::Numbers(Tensor::from_raw_buffer(bytes, dtype, &shape, device)?))
     }
 }
 

@@ -60,11 +60,11 @@ impl Default for T5Config {
 /// A loaded encoder.
 #[derive(Debug)]
 pub struct T5Encoder {
-    config: T5Config,
-    embedding: Dense,
-    blocks: Vec<Block>,
-    bias: PositionBias,
-    norm: Vec<f32>,
+    pub(crate) config: T5Config,
+    pub(crate) embedding: Dense,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) bias: PositionBias,
+    pub(crate) norm: Vec<f32>,
 }
 
 impl T5Encoder {
@@ -142,11 +142,11 @@ impl T5Encoder {
 }
 
 #[derive(Debug)]
-struct Block {
-    attention_norm: Vec<f32>,
-    attention: SelfAttention,
-    feed_forward_norm: Vec<f32>,
-    feed_forward: FeedForward,
+pub(crate) struct Block {
+    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) attention: SelfAttention,
+    pub(crate) feed_forward_norm: Vec<f32>,
+    pub(crate) feed_forward: FeedForward,
 }
 
 impl Block {
@@ -165,12 +165,12 @@ impl Block {
 
 /// Multi-head attention with a position bias and, unlike the Transformer's, no scale on the scores.
 #[derive(Debug)]
-struct SelfAttention {
-    q: Dense,
-    k: Dense,
-    v: Dense,
-    o: Dense,
-    heads: usize,
+pub(crate) struct SelfAttention {
+    pub(crate) q: Dense,
+    pub(crate) k: Dense,
+    pub(crate) v: Dense,
+    pub(crate) o: Dense,
+    pub(crate) heads: usize,
 }
 
 impl SelfAttention {
@@ -214,11 +214,11 @@ fn add_product(x: &mut [f32], input: &[f32], columns: usize, weight: &Dense) -> 
 
 /// A learned bias for each head and distance; distances share buckets that widen logarithmically (section 2.1).
 #[derive(Debug)]
-struct PositionBias {
+pub(crate) struct PositionBias {
     /// (buckets, heads)
-    table: Vec<f32>,
-    heads: usize,
-    max_distance: usize,
+    pub(crate) table: Vec<f32>,
+    pub(crate) heads: usize,
+    pub(crate) max_distance: usize,
 }
 
 impl PositionBias {
@@ -241,7 +241,7 @@ impl PositionBias {
 }
 
 /// The bucket of a distance. Half are for keys after the query; half of each side are single distances.
-fn bucket(distance: i64, buckets: usize, max_distance: usize) -> u32 {
+pub(crate) fn bucket(distance: i64, buckets: usize, max_distance: usize) -> u32 {
     let side = buckets / 2;
     let exact = side / 2;
     let start = if distance > 0 { side } else { 0 };
@@ -259,11 +259,11 @@ fn bucket(distance: i64, buckets: usize, max_distance: usize) -> u32 {
 }
 
 #[derive(Debug)]
-struct FeedForward {
+pub(crate) struct FeedForward {
     /// One layer in, or a gate and a layer.
-    inward: Vec<Dense>,
-    outward: Dense,
-    activation: Activation,
+    pub(crate) inward: Vec<Dense>,
+    pub(crate) outward: Dense,
+    pub(crate) activation: Activation,
 }
 
 impl FeedForward {

@@ -1,0 +1,140 @@
+//! What a model and a request take on a device, before they take it.
+//!
+//! Follows the code of the other files here tensor by tensor: which of them are there at a time, and how wide they are.
+
+use aihost_support::checkpoint::Checkpoint;
+use aihost_support::device::{Keeping, T5Encoder, mix_bytes};
+
+use super::Dtype;
+use super::vae::{GATHERED, NORMED};
+use crate::clip::ClipConfig;
+use crate::config::TransformerConfig;
+use crate::latents::Shape;
+use crate::memory::{Load, Offload, is_vector};
+use crate::model::{Parts, decoded_at_once};
+use crate::vae::VaeConfig;
+
+/// What CUDA, cuBLAS and the kernels' code take beside tensors, bytes. An estimate, after what a server of candle models
+/// reports to be left when nothing is loaded; not measured with this plugin.
+pub const CONTEXT: u64 = 700 << 20;
+
+/// Tables of tokens, which stay in their files: a text uses few of their rows.
+const TABLES: [&str; 4] = ["token_embedding.weight", "shared.weight", "embed_tokens.weight", "token_embd.weight"];
+
+/// Most bytes of a number of a matrix that is brought or widened.
+const BROUGHT: usize = 8;
+
+/// Bytes of the parts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights {
+    /// Of the transformer's matrices.
+    pub(crate) transformer: u64,
+    /// Of the encoders'.
+    pub(crate) encoders: u64,
+    /// On the device under any policy: the autoencoder, biases, scales, CLIP's positions.
+    pub(crate) always: u64,
+}
+
+impl Weights {
+    pub(crate) fn of(parts: &Parts, dtype: Dtype) -> Self {
+        let size = dtype.states().size_in_bytes();
+        let is_table = |name: &str| TABLES.iter().any(|table| name.ends_with(table));
+        let matrices =
+            |checkpoint: &Checkpoint| checkpoint.size_as(size, |name| !is_vector(checkpoint, name) && !is_table(name));
+        let vectors = |checkpoint: &Checkpoint| 4 * checkpoint.count(|name| is_vector(checkpoint, name));
+        let (transformer, clip, t5) = (&parts.transformer.0, &parts.clip.0, &parts.t5.0);
+        Self {
+            transformer: matrices(transformer),
+            encoders: matrices(clip) + matrices(t5),
+            always: dtype.wide().size_in_bytes() as u64 * parts.vae.0.count(|name| name.contains("decoder."))
+                + [transformer, clip, t5].map(vectors).iter().sum::<u64>()
+                + 4 * (parts.clip.1.positions * parts.clip.1.hidden) as u64,
+        }
+    }
+}
+
+/// Bytes that a request takes at its peak.
+pub fn cost(parts: &Parts, load: &Load, dtype: Dtype, offload: Offload) -> u64 {
+    let (keeping, encoders) = offload.keeping();
+    let vae = decoded_at_once(&parts.vae.1, load.shape);
+    let widened = dtype.wide() != dtype.states();
+    let encode = encode(parts, load.text_length, dtype)
+        + brought(&parts.t5.0, widest_of_t5(parts), encoders == Keeping::Resident && !widened);
+    let steps = steps(&parts.transformer.1, load, dtype)
+        + brought(&parts.transformer.0, widest(&parts.transformer.1), keeping == Keeping::Resident);
+    let decode = decode(&parts.vae.1, vae, dtype);
+    encode.max(if load.previews { steps + decode } else { steps.max(decode) })
+}
+
+/// Bytes that the text encoders take, weights apart.
+pub fn encode(parts: &Parts, text_length: usize, dtype: Dtype) -> u64 {
+    let size = dtype.wide().size_in_bytes();
+    let &ClipConfig { positions, hidden, heads, inner, .. } = &parts.clip.1;
+    let states = positions * (8 + size) * hidden;
+    let attention = positions * 7 * size * hidden + mix_bytes(heads, positions, positions, size);
+    let clip = states + attention.max(positions * 16 * inner) + 4 * positions * positions;
+    T5Encoder::bytes(&parts.t5.1, text_length, size).max(clip as u64)
+}
+
+/// Bytes that the steps of a request take, weights apart.
+pub fn steps(config: &TransformerConfig, load: &Load, dtype: Dtype) -> u64 {
+    let (size, hidden, inner) = (dtype.states().size_in_bytes(), config.hidden, config.inner);
+    let tokens = load.text_length + load.shape.tokens();
+    // Modulations of all steps, and the widest of them once more on its way.
+    let modulations = (12 * config.double_blocks + 3 * config.single_blocks + 2 + 12) * hidden * size * load.steps;
+    let session = load.text_length * hidden * size + tokens * config.head() * 4 + modulations;
+    let block = [
+        // States, normed states, queries, keys and values; of them queries and keys in f32, one of them twice.
+        tokens * hidden * (5 * size + 12),
+        // As these come out of their layer, with and without its bias.
+        tokens * hidden * 8 * size,
+        // States, normed states, queries, keys, values and what is mixed of them, beside scores.
+        tokens * hidden * 6 * size + mix_bytes(config.heads, tokens, tokens, size),
+        // States, normed and mixed states; the feed-forward layer's inner numbers in f32 twice.
+        tokens * (hidden * 3 * size + inner * 8),
+        // The same, and mixed states beside inner numbers.
+        tokens * (hidden * 4 + inner * 2) * size,
+    ];
+    (session + block.into_iter().max().unwrap_or(0)) as u64
+}
+
+/// Bytes that decoding latents of `shape` at once takes, weights apart.
+pub fn decode(config: &VaeConfig, shape: Shape, dtype: Dtype) -> u64 {
+    let size = dtype.wide().size_in_bytes();
+    let levels = config.widths.len();
+    let pixels = |level: usize| (shape.height * shape.width) << (2 * (levels - 1 - level));
+    let level = |i: usize| {
+        // An upsampled picture is as wide as the coarser level.
+        let wider = config.widths.get(i + 1).copied().unwrap_or(config.widths[i]);
+        let own = config.widths[i];
+        // A convolution's input and result, beside what its block began with.
+        let beside = pixels(i) * size * (2 * wider + own).max(wider + 2 * own);
+        // Neighbours of a band of pixels, the rows they are of, and what is made of them, with and without its bias.
+        let gathered = (pixels(i) * 9 * wider).min(GATHERED) * size * 12 / 9;
+        // A band in f32, on its way through three sums.
+        let normed = (pixels(i) * wider).min(NORMED) * 12;
+        // The end of a block: two branches, their sum, and what it began with.
+        (beside + gathered.max(normed)).max(pixels(i) * size * (wider + 3 * own))
+    };
+    let most = (0..levels).map(level).max().unwrap_or(0);
+    let tokens = shape.height * shape.width;
+    let attention = tokens * 7 * config.widths[levels - 1] * size + mix_bytes(1, tokens, tokens, size);
+    most.max(attention) as u64
+}
+
+/// The numbers of the transformer's largest matrix, as it is put together.
+fn widest(config: &TransformerConfig) -> usize {
+    config.hidden * (3 * config.hidden).max(config.inner + config.hidden).max(6 * config.hidden)
+}
+
+fn widest_of_t5(parts: &Parts) -> usize {
+    let config = &parts.t5.1;
+    config.d_model * (2 * config.d_ff).max(3 * config.num_heads * config.d_kv)
+}
+
+/// Bytes of a matrix of so many numbers while it is used: none if it lies there `ready`, unless it is quantised.
+fn brought(checkpoint: &Checkpoint, numbers: usize, ready: bool) -> u64 {
+    let dense = checkpoint.size_as(0, |_| true) == 0;
+    // As it is in its file, then in the states' type, and put together: at most f32, or blocks made f32, and twice that type.
+    if ready && dense { 0 } else { (numbers * BROUGHT) as u64 }
+}

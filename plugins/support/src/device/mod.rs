@@ -1,0 +1,130 @@
+//! Layers in candle tensors, for a device: weights that are kept there or brought there as they are used, attention, and
+//! the T5 text encoder.
+//!
+//! The same code runs on candle's CPU device, which is how it is tested. Knows no model but T5 and no task.
+
+mod attention;
+mod failure;
+mod linear;
+mod t5;
+
+use aihost_plugin_api::{Error, ErrorKind};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
+
+use crate::rows::Activation;
+
+pub use attention::{mix, mix_bytes};
+pub use failure::{Failure, Result};
+pub use linear::{Keeping, Linear, Weight, vector};
+pub use t5::T5Encoder;
+
+/// Where tensors live and what their numbers are.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The device.
+    pub device: Device,
+    /// Of states, and of weights where they are used.
+    pub dtype: DType,
+    /// Of dense weights where they are kept.
+    pub kept: DType,
+}
+
+impl Place {
+    /// One type for all.
+    pub fn new(device: Device, dtype: DType) -> Self {
+        Self { device, dtype, kept: dtype }
+    }
+
+    /// The same place with states of another type.
+    #[must_use]
+    pub fn computing(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
+    /// Numbers as a tensor of this shape, in the place's type.
+    ///
+    /// # Errors
+    /// If the device has no room, or the shape does not fit.
+    pub fn tensor(&self, numbers: &[f32], shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+        Ok(Tensor::from_slice(numbers, shape, &self.device)?.to_dtype(self.dtype)?)
+    }
+}
+
+/// The device that the host calls `cuda:N`, or `cuda`, which is the first. It is not opened.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] for another name, and if this build has no CUDA.
+pub fn locate(name: &str) -> Result<DeviceLocation, Error> {
+    let unsupported = |text: String| Error::new(ErrorKind::Unsupported, text);
+    let index = name.strip_prefix("cuda").map(|rest| rest.strip_prefix(':').unwrap_or("0"));
+    let gpu_id: usize = index
+        .and_then(|index| index.parse().ok())
+        .ok_or_else(|| unsupported(format!("`{name}` is no device of this plugin; `cpu` and `cuda:N` are")))?;
+    if !cfg!(feature = "cuda") {
+        let text = format!(
+            "this plugin was built without CUDA, so it cannot run on {name}; build it with `cargo xtask build-plugins --cuda`, or say `device: cpu`"
+        );
+        return Err(unsupported(text));
+    }
+    Ok(DeviceLocation::Cuda { gpu_id })
+}
+
+/// Opens a device.
+///
+/// # Errors
+/// [`ErrorKind::Device`] if it cannot be.
+pub fn open(location: DeviceLocation) -> Result<Device, Error> {
+    match location {
+        DeviceLocation::Cpu => Ok(Device::Cpu),
+        DeviceLocation::Cuda { gpu_id } => Device::new_cuda(gpu_id)
+            .map_err(|error| Error::new(ErrorKind::Device, format!("cuda:{gpu_id} cannot be opened: {error}"))),
+        other => Err(Error::new(ErrorKind::Unsupported, format!("{other:?} is not served"))),
+    }
+}
+
+/// How weights come to a device.
+#[derive(Clone, Copy)]
+pub struct Loading<'a> {
+    /// Where to.
+    pub place: &'a Place,
+    /// Whether matrices stay there.
+    pub keeping: Keeping,
+    /// Told the bytes of each matrix that was brought; an error ends it.
+    pub heard: &'a (dyn Fn(u64) -> Result<(), Error> + Sync),
+}
+
+impl std::fmt::Debug for Loading<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loading").field("place", self.place).field("keeping", &self.keeping).finish_non_exhaustive()
+    }
+}
+
+/// A product of matrices, or of stacks of them, with sums in f32.
+///
+/// # Errors
+/// If the shapes do not fit, or the device has no room.
+pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.device().is_cpu() && a.dtype() == DType::BF16 {
+        // Candle's CPU device has no product of bf16. Rounded once, as a GPU does.
+        return Ok(a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?.to_dtype(DType::BF16)?);
+    }
+    Ok(a.matmul(b)?)
+}
+
+/// An activation, computed in f32 as PyTorch's kernels do, in the type of `x`, which is freed on the way.
+///
+/// # Errors
+/// If the device has no room.
+pub fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let wide = x.to_dtype(DType::F32)?;
+    drop(x);
+    let made = match activation {
+        Activation::Relu => wide.relu()?,
+        Activation::GeluTanh => wide.gelu()?,
+        Activation::QuickGelu => (&wide * candle_nn::ops::sigmoid(&(&wide * 1.702)?)?)?,
+        Activation::Silu => wide.silu()?,
+    };
+    drop(wide);
+    Ok(made.to_dtype(dtype)?)
+}
