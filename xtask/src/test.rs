@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result {
 
 /// The small real model: the one that the environment names, else fetched through the host's own command.
 pub(crate) fn small_model(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os(MODEL_VARIABLE) {
+    if let Some(path) = std::env::var_os(MODEL_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     // The default plugins stand beside it, as for `up`: pulling needs none, but a check of the entry may look for them.
