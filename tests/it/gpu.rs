@@ -97,32 +97,35 @@ async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
     assert!(message.contains("runs on cpu, not on cuda:0"), "{body}");
 }
 
-/// Two models that park, on a card with room for one: 1200 MiB each.
-fn two_that_park(cards: &Cards) -> Server {
-    let models = ["a", "b"].map(|name| echo(name, &format!("{{memory: {}, park_ms: 300}}", 1200 * MIB)));
+/// Two models that park, on a card with room for one: 1200 MiB each, of which so many stay.
+fn two_that_park(cards: &Cards, keeps: u64) -> Server {
+    let options = format!("{{memory: {}, keeps: {keeps}, park_ms: 300}}", 1200 * MIB);
+    let models = ["a", "b"].map(|name| echo(name, &options));
     cards.server(&format!("models:\n{}", models.concat()), None)
 }
 
 #[tokio::test]
 async fn a_card_whose_memory_comes_back_keeps_the_worker_that_parked() {
-    let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
-    let server = two_that_park(&cards);
-    assert_eq!(server.chat("a", "hi").await.0, 200);
-    cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);
-    let worker = server.status("a", "pid").await;
-    let (swapped, ()) = tokio::join!(server.chat("b", "hi"), async {
-        server.until("a", "state", json!("parking")).await;
-        // A little stays, as contexts do.
-        cards.set(&[[2 * GIB, 2 * GIB - 300 * MIB]]);
-    });
-    assert_eq!(swapped.0, 200, "{swapped:?}");
-    assert_eq!((server.status("a", "state").await, server.status("a", "pid").await), (json!("parked"), worker));
+    // A little stays unsaid; what a driver takes of a process is said.
+    for (keeps, stays) in [(0, 200 * MIB), (500 * MIB, 600 * MIB)] {
+        let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
+        let server = two_that_park(&cards, keeps);
+        assert_eq!(server.chat("a", "hi").await.0, 200);
+        cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);
+        let worker = server.status("a", "pid").await;
+        let (swapped, ()) = tokio::join!(server.chat("b", "hi"), async {
+            server.until("a", "state", json!("parking")).await;
+            cards.set(&[[2 * GIB, 2 * GIB - 100 * MIB - stays]]);
+        });
+        assert_eq!(swapped.0, 200, "{swapped:?}");
+        assert_eq!((server.status("a", "state").await, server.status("a", "pid").await), (json!("parked"), worker));
+    }
 }
 
 #[tokio::test]
 async fn a_card_whose_memory_does_not_come_back_costs_the_worker_that_parked() {
     let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
-    let server = two_that_park(&cards);
+    let server = two_that_park(&cards, 0);
     assert_eq!(server.chat("a", "hi").await.0, 200);
     // What it holds shows now, and goes on to show after it has parked.
     cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);

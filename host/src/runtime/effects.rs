@@ -178,8 +178,8 @@ impl Loop {
         let (placement, events) = (Arc::clone(&self.placement), self.events.clone());
         tokio::spawn(async move {
             let parked = async {
-                instance.park().await?;
-                check.wait(&*placement, &*instance).await
+                let stays = instance.park().await?.used;
+                check.wait(&*placement, &*instance, stays).await
             };
             let parked = parked.await;
             post(&events, Internal::Stepped(id, Stepped::Parked(parked))).await;

@@ -16,6 +16,8 @@ const RELEASE_WAIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Bytes that may stay out at least; 5 % of what was held if that is more.
 const TOLERANCE_BYTES: u64 = 256 << 20;
+/// Bytes of a device that a parked instance may say it keeps: what a driver takes of each process.
+const STAYS_MAX: u64 = 1 << 30;
 
 /// Whether a device's memory is the host's own.
 pub(super) fn is_host_memory(device: &DeviceId) -> bool {
@@ -52,11 +54,18 @@ impl ReleaseCheck {
         Self { device: known.device.clone(), held, free_before, moves: (moves, before) }
     }
 
-    /// Waits until the memory is back; bytes of host memory that the instance still holds.
+    /// Waits until the memory is back, but for what stays by the plugin's account; bytes of host memory that the instance
+    /// still holds.
     ///
     /// # Errors
     /// It did not come back in time.
-    pub(super) async fn wait(self, placement: &dyn Placement, instance: &dyn Instance) -> Result<u64, Failure> {
+    pub(super) async fn wait(
+        mut self,
+        placement: &dyn Placement,
+        instance: &dyn Instance,
+        stays: u64,
+    ) -> Result<u64, Failure> {
+        self.held = self.held.saturating_sub(stays.min(STAYS_MAX));
         let deadline = Instant::now() + RELEASE_WAIT;
         loop {
             let kept = self.kept(placement, instance);

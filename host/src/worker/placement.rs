@@ -69,7 +69,7 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
 
     /// Has the plugin give device memory back, keeping what makes waking quick; no request may be open. Not done within
     /// 30 s, the worker is killed.
-    fn park(&self) -> BoxFuture<'static, Result<(), Failure>> {
+    fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
         Box::pin(ready(Err(Failure::new(FailureKind::NotUsable, "this plugin cannot park"))))
     }
 
@@ -110,7 +110,7 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// What a load came to.
+/// What a load, a wake or a park came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     /// Bytes on the device by the plugin's own account.

@@ -488,8 +488,9 @@ impl Instance for FakeInstance {
         receiver
     }
 
-    fn park(&self) -> BoxFuture<'static, Result<(), Failure>> {
-        Box::pin(self.world.clone().turn(self.id, PARK))
+    fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        let turn = self.world.clone().turn(self.id, PARK);
+        Box::pin(async move { turn.await.map(|()| Loaded::default()) })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {

@@ -152,7 +152,7 @@ impl Shared {
                     load.granted = granted;
                     self.load(&load).map(ToHost::Stepped)
                 }
-                Step::Park => self.park().map(|()| ToHost::Stepped(0)),
+                Step::Park => self.park().map(ToHost::Stepped),
                 Step::Unpark => self.unpark().map(ToHost::Stepped),
                 Step::Health => self.health().map(|()| ToHost::Stepped(0)),
                 Step::Cost(task) => self.cost(&task).map(ToHost::Stepped),
@@ -189,7 +189,7 @@ impl Shared {
         held(model)
     }
 
-    fn park(&self) -> Result<(), Error> {
+    fn park(&self) -> Result<u64, Error> {
         let model = self.model()?;
         {
             // Under the lock that lets requests in, so that none slips between the check and the park.
@@ -203,7 +203,8 @@ impl Shared {
         let parked = model.park().into_result();
         trim_heap();
         self.parked.store(parked.is_ok(), Ordering::Release);
-        Ok(parked?)
+        parked?;
+        held(model)
     }
 
     fn unpark(&self) -> Result<u64, Error> {

@@ -111,7 +111,7 @@ pub(crate) enum ToHost {
     Planned(MemoryPlan),
     /// How far a request is, or with 0 the load.
     Progress(u64, Loading),
-    /// A step is done. Its bytes: held on the device, by the plugin's account, after a load or an unpark; what a task costs; else 0.
+    /// A step is done. Its bytes: held on the device, by the plugin's account, after a load, an unpark or a park; what a task costs; else 0.
     Stepped(u64),
     /// Events of a request, packed by [`encode_event`].
     Events(u64, Bytes),

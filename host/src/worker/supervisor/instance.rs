@@ -54,8 +54,8 @@ impl Instance for WorkerInstance {
         self.step(Step::load(granted, deadline, &self.shared.limits), |used| Loaded { used })
     }
 
-    fn park(&self) -> BoxFuture<'static, Result<(), Failure>> {
-        self.step(Step::park(&self.shared.limits), |_| ())
+    fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
+        self.step(Step::park(&self.shared.limits), |used| Loaded { used })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {

@@ -28,6 +28,8 @@ pub struct Options {
     park_ms: u64,
     /// Milliseconds an unpark takes.
     unpark_ms: u64,
+    /// Bytes of its device that it keeps while it is parked, and says so.
+    keeps: u64,
     /// A park that says it is done and keeps its memory.
     leak_on_park: bool,
     /// Bytes that each byte of a request's text costs beyond the plan.
@@ -93,7 +95,7 @@ impl Engine for Loaded {
     }
 
     fn usage(&self) -> MemoryUsage {
-        let held = if self.weights().is_some() { self.options.memory } else { 0 };
+        let held = if self.weights().is_some() { self.options.memory } else { self.options.keeps };
         MemoryUsage { device: held, host: held }
     }
 
