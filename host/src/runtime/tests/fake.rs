@@ -66,6 +66,9 @@ pub(super) struct World {
     faults: Faults,
     order: Order,
     budget: u64,
+    /// Bytes that requests may take together beside a loaded model, and that each takes.
+    workspace: u64,
+    cost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +145,13 @@ impl World {
     pub(super) fn new(faults: Faults, order: Order, budget: u64) -> Self {
         let milliseconds = Duration::from_millis;
         let times = Times { start: milliseconds(4), load: milliseconds(20), token: milliseconds(5) };
-        Self { ledger: Arc::default(), times, faults, order, budget }
+        Self { ledger: Arc::default(), times, faults, order, budget, workspace: 0, cost: 0 }
+    }
+
+    /// Requests that cost something.
+    pub(super) fn with_cost(mut self, workspace: u64, cost: u64) -> Self {
+        (self.workspace, self.cost) = (workspace, cost);
+        self
     }
 
     pub(super) fn with_times(mut self, times: Times) -> Self {
@@ -296,7 +305,8 @@ impl World {
         if self.fails("planned: it dies") {
             self.die_soon(id);
         }
-        let plan = MemoryPlan { required: NEED, preferred: NEED, ..MemoryPlan::default() };
+        let workspace_max = self.workspace;
+        let plan = MemoryPlan { required: NEED, preferred: NEED, workspace_max, ..MemoryPlan::default() };
         Ok((Arc::new(FakeInstance { id, world: self }), plan))
     }
 
@@ -496,6 +506,11 @@ impl Instance for FakeInstance {
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
         let turn = self.world.clone().turn(self.id, UNPARK);
         Box::pin(async move { turn.await.map(|()| Loaded { used: NEED }) })
+    }
+
+    fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
+        let cost = self.world.cost;
+        Box::pin(async move { Ok(cost) })
     }
 
     fn cancel(&self, request: RequestId) {

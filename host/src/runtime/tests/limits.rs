@@ -115,6 +115,48 @@ fn a_quarantine_outlives_the_host_until_an_operator_or_another_entry_ends_it() {
     });
 }
 
+/// Requests that each take so many of 10 MiB beside the model.
+fn paying(faults: Faults, cost: u64) -> Host {
+    let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {hold: 5s}\nmodels:\n  a: {type: audio, plugin: fake}\n";
+    Host::start(World::new(faults, Order::ExitFirst, 1 << 40).with_cost(10 << 20, cost << 20), 3, yaml)
+}
+
+#[test]
+fn requests_that_cost_much_take_turns() {
+    for (cost, turns) in [(3, 1), (5, 2), (6, 3)] {
+        paused(async move {
+            let host = paying(Faults::Never, cost);
+            assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
+            let begun = Instant::now();
+            for task in [(); 3].map(|()| host.ask("a")) {
+                assert_eq!(task.await.unwrap().answer, Answer::Whole);
+            }
+            // Four tokens of 5 ms each.
+            assert_eq!(begun.elapsed().as_millis() / 20, turns, "{cost} MiB: {:?}", begun.elapsed());
+        });
+    }
+}
+
+#[test]
+fn a_request_that_finds_no_room_is_told_in_time() {
+    paused(async {
+        let host = paying(Faults::First("generate: it hangs"), 6);
+        let (begun, hung) = (Instant::now(), host.ask("a"));
+        sleep(Duration::from_secs(1)).await;
+        let told = host.ask("a").await.unwrap();
+        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::TimedOut));
+        assert_eq!(begun.elapsed().as_secs(), 6);
+        assert!(matches!(hung.await.unwrap().answer, Answer::Refused(_)));
+        // It heeds no cancel, so its worker is ended.
+        sleep(Duration::from_secs(15)).await;
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole, "its part was given back");
+    });
+    paused(async {
+        let told = paying(Faults::Never, 11).ask("a").await.unwrap();
+        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::OutOfMemory));
+    });
+}
+
 #[test]
 fn a_worker_that_does_not_leave_holds_up_nobody_who_needs_no_room() {
     paused(async {

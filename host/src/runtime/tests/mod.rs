@@ -57,7 +57,7 @@ impl Host {
         let plugin = |id: &str| {
             let parks = id == "parker";
             let manifest = format!(
-                r#"{{"id":"{id}","version":"1.0.0","kinds":["text"],"devices":["cpu"],"max_concurrency":{leases_max},"parks":{parks}}}"#
+                r#"{{"id":"{id}","version":"1.0.0","kinds":["text","audio"],"devices":["cpu"],"max_concurrency":{leases_max},"parks":{parks}}}"#
             );
             Arc::new(PluginFile {
                 manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
