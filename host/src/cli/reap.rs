@@ -4,6 +4,7 @@
 //! process needs none of this.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait};
@@ -30,8 +31,8 @@ pub(super) async fn run(arguments: impl Iterator<Item = OsString>) -> Result<Exi
     let received = PASSED_ON.map(|(kind, passed_on)| signal(kind).map(|received| (received, passed_on)));
     // In a group of its own: a terminal's signals would reach it twice.
     let mut command = Command::new("/proc/self/exe");
-    let host = std::os::unix::process::CommandExt::process_group(command.args(arguments).stdin(Stdio::null()), 0);
-    let host = host.spawn().map_err(failed)?.id();
+    let host =
+        command.arg0("aihost").args(arguments).stdin(Stdio::null()).process_group(0).spawn().map_err(failed)?.id();
     let host = Pid::from_raw(host.cast_signed()).unwrap_or(Pid::INIT);
     for received in received {
         let (mut received, passed_on) = received.map_err(failed)?;

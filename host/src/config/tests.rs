@@ -40,6 +40,7 @@ fn bad_files_say_what_is_wrong_and_where() {
 fn the_example_at_the_root_loads() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models.yaml");
     let config = read(&std::fs::read_to_string(file).expect("models.yaml")).expect("valid");
+    assert_eq!(config.devices[0].max_loaded, Some(1), "README: the other model parks");
     let [a, b] = ["smollm2", "smollm2-b"].map(|name| &config.models[&ModelId::from(name)]);
     assert_eq!(a.files["model"].path, b.files["model"].path, "one file for the same bytes");
     assert!(a.files["model"].path.starts_with("/m/sha256-b179c9523d0e6a0f"));

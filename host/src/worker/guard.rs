@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
@@ -58,7 +59,7 @@ impl Guard {
             return;
         }
         let mut command = Command::new(executable);
-        command.arg("guard").arg(format!("{}.", self.host)).env_clear();
+        command.arg0("aihost").arg("guard").arg(format!("{}.", self.host)).env_clear();
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         self.process =
             command.spawn().inspect_err(|e| tracing::warn!("the guard of workers cannot be started: {e}")).ok();

@@ -49,6 +49,7 @@ pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
     let (socket, theirs) = UnixStream::pair()?;
     let mut command = Command::new(executable);
     command
+        .arg0("aihost")
         .arg("worker")
         .env_clear()
         .envs(inherited(std::env::vars_os()))
