@@ -99,18 +99,19 @@ impl Flux {
             }
         };
         *self.model.write().unwrap_or_else(PoisonError::into_inner) = Some(model);
-        Ok(())
+        self.settle()
     }
 
     /// Lets go of a model, on the thread that a device's work is done on.
     fn discard(&self, model: Option<Model>) -> Result<()> {
-        self.threads.install(|| {
-            drop(model);
-            // What was freed is given back when the device is next waited for.
-            let waited = self.device.as_ref().map(Device::synchronize);
-            waited.transpose().map_err(Failure::from)?;
-            Ok(())
-        })
+        self.threads.install(|| drop(model));
+        self.settle()
+    }
+
+    /// Waits until a device is idle: only then does its driver give back what was freed.
+    fn settle(&self) -> Result<()> {
+        let Some(device) = &self.device else { return Ok(()) };
+        Ok(self.threads.install(|| device.synchronize()).map_err(Failure::from)?)
     }
 
     /// Bytes that a request takes at its peak.
@@ -140,6 +141,8 @@ impl Drop for Flux {
         if let Err(error) = self.discard(model) {
             tracing::error!("the device failed while the model was let go of: {error}");
         }
+        let Self { threads, device, .. } = self;
+        threads.install(|| *device = None);
     }
 }
 
@@ -161,28 +164,10 @@ impl Engine for Flux {
         let seed = request.seed.unwrap_or_else(rand::random);
         output.begin(request.width, request.height, seed);
         ctx.check()?;
-        let prompt = self.threads.install(|| model.encode(&request.prompt))?;
-        if prompt.cut > 0 {
-            tracing::warn!(
-                tokens_cut = prompt.cut,
-                tokens_read = self.loaded.text_length,
-                "the end of the prompt was not read"
-            );
-        }
-        ctx.check()?;
-        self.threads.install(|| {
-            let previews = request.preview_steps(steps);
-            let noise = job.shape.noise(seed);
-            let latents = model.denoise(&prompt, &noise, &job, |step| {
-                output.progress(step.done as u32, steps)?;
-                if previews.contains(&(step.done as u32)) {
-                    let expected = job.shape.unpack(&step.expected());
-                    output.preview(&rgb8(&model.decode(&expected, job.shape)?))?;
-                }
-                Ok(())
-            })?;
-            output.image(&rgb8(&model.decode(&latents, job.shape)?))
-        })
+        let made = self.make(model, &request, (job, steps, seed), output, ctx);
+        // Also what a request left that failed or was cancelled.
+        let settled = self.settle();
+        made.and(settled)
     }
 
     fn cost(&self, request: &ImageRequest) -> Result<u64> {
@@ -212,6 +197,39 @@ impl Engine for Flux {
 }
 
 impl Flux {
+    /// From a prompt to pixels.
+    fn make(
+        &self,
+        model: &Model,
+        request: &ImageRequest,
+        (job, steps, seed): (Job, u32, u64),
+        output: &ImageOutput,
+        ctx: &Context,
+    ) -> Result<()> {
+        let prompt = self.threads.install(|| model.encode(&request.prompt))?;
+        if prompt.cut > 0 {
+            tracing::warn!(
+                tokens_cut = prompt.cut,
+                tokens_read = self.loaded.text_length,
+                "the end of the prompt was not read"
+            );
+        }
+        ctx.check()?;
+        self.threads.install(|| {
+            let previews = request.preview_steps(steps);
+            let noise = job.shape.noise(seed);
+            let latents = model.denoise(&prompt, &noise, &job, |step| {
+                output.progress(step.done as u32, steps)?;
+                if previews.contains(&(step.done as u32)) {
+                    let expected = job.shape.unpack(&step.expected());
+                    output.preview(&rgb8(&model.decode(&expected, job.shape)?))?;
+                }
+                Ok(())
+            })?;
+            output.image(&rgb8(&model.decode(&latents, job.shape)?))
+        })
+    }
+
     fn check(&self, request: &ImageRequest) -> Result<Checked> {
         let &ImageRequest { width, height, .. } = request;
         let Loaded { parts, max_pixels, .. } = &self.loaded;

@@ -57,6 +57,8 @@ aihost_plugin_api::export_plugin! {
 
 /// Tokens of T5 that dev was trained with, and most that are served.
 const MAX_TEXT_LENGTH: usize = 512;
+/// Most pixels of a picture on a device: candle's kernels count numbers in 32 bits.
+const MAX_DEVICE_PIXELS: u64 = 1 << 25;
 /// Tokens of T5 that schnell was distilled with.
 const SCHNELL_TEXT_LENGTH: usize = 256;
 
@@ -121,6 +123,12 @@ impl FluxPlugin {
             ("cpu", None) => Ok(Target::Host { threads: load.threads.max(1) }),
             ("cpu", Some(_)) => {
                 let text = "options: dtype is for GPUs; on the CPU weights stay as they are stored. Leave it out";
+                Err(Error::new(ErrorKind::InvalidOptions, text))
+            }
+            _ if self.options.max_pixels > MAX_DEVICE_PIXELS => {
+                let text = format!(
+                    "options: max_pixels is at most {MAX_DEVICE_PIXELS} on a GPU, whose kernels count no further"
+                );
                 Err(Error::new(ErrorKind::InvalidOptions, text))
             }
             (device, dtype) => Ok(Target::Tensors { location: locate(device)?, dtype: dtype.unwrap_or_default() }),

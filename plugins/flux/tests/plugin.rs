@@ -283,6 +283,9 @@ fn devices_that_are_not_there_are_named() {
     let error = plan("cpu", json!({"dtype": "f16"})).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidOptions);
     assert!(error.message().contains("dtype"), "{error}");
+    let error = plan("cuda:0", json!({"max_pixels": 1 << 26})).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidOptions);
+    assert!(error.message().contains("33554432"), "{error}");
     for device in ["cuda", "cuda:1"] {
         let found = plan(device, json!({"dtype": "f16"}));
         if cfg!(feature = "cuda") {

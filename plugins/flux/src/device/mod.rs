@@ -9,7 +9,7 @@ mod transformer;
 mod vae;
 
 use aihost_plugin_api::Result;
-use aihost_support::device::{Linear, Loading, Place, T5Encoder};
+use aihost_support::device::{Linear, Loading, Place, T5Encoder, with_room};
 use candle_core::{DType, Device};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -56,6 +56,7 @@ impl Dtype {
 /// The parts on a device.
 #[derive(Debug)]
 pub(crate) struct OnDevice {
+    device: Device,
     transformer: Transformer,
     clip: Clip,
     t5: T5Encoder,
@@ -91,6 +92,7 @@ impl OnDevice {
         let (keeping, encoders) = offload.keeping();
         let encoders = Loading { place: &wide, keeping: encoders, heard };
         Ok(Self {
+            device: device.clone(),
             transformer: Transformer::new(&parts.transformer, Loading { place: &place, keeping, heard })?,
             clip: Clip::new(&parts.clip, encoders)?,
             t5: T5Encoder::new(&parts.t5, encoders)?,
@@ -101,15 +103,15 @@ impl OnDevice {
 
 impl Compute for OnDevice {
     fn encode(&self, clip: &[u32], t5: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
-        Ok((self.clip.encode(clip)?, self.t5.encode(t5)?))
+        with_room(&self.device, || Ok((self.clip.encode(clip)?, self.t5.encode(t5)?)))
     }
 
     fn session<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Steps + 'a>> {
-        Ok(Box::new(self.transformer.session(conditions)?))
+        Ok(Box::new(with_room(&self.device, || Ok(self.transformer.session(conditions)?))?))
     }
 
     fn pixels(&self, latents: Picture) -> Result<Picture> {
-        Ok(self.vae.pixels(&latents)?)
+        with_room(&self.device, || Ok(self.vae.pixels(&latents)?))
     }
 }
 

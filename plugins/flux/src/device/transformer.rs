@@ -4,7 +4,7 @@
 //! and turned in f32, and scores are never whole in memory.
 
 use aihost_plugin_api::Result;
-use aihost_support::device::{self, Linear, Loading, Place, activate, mix, vector};
+use aihost_support::device::{self, Linear, Loading, Place, activate, mix, vector, with_room};
 use aihost_support::rows::Activation;
 use candle_core::{D, DType, Tensor};
 
@@ -279,11 +279,12 @@ impl Session<'_> {
             self.double_block(block, step, &mut states)?;
         }
         let text = states[0].dim(0)?;
-        let mut states = Tensor::cat(&states, 0)?;
+        let mut joined = Tensor::cat(&states, 0)?;
+        drop(states);
         for block in 0..single.len() {
-            states = self.single_block(block, step, &states)?;
+            joined = self.single_block(block, step, &joined)?;
         }
-        let picture = states.narrow(0, text, states.dim(0)? - text)?;
+        let picture = joined.narrow(0, text, joined.dim(0)? - text)?;
         let [shift, scale] = [&self.last[0], &self.last[1]].map(|part| part.get(step)?.get(0));
         vector(&out.forward(&candle_nn::ops::layer_norm(&picture, &scale?, &shift?, EPSILON)?)?)
     }
@@ -297,7 +298,7 @@ impl Session<'_> {
 
 impl Steps for Session<'_> {
     fn predict(&mut self, step: usize, picture: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.direction(step, picture)?)
+        with_room(&self.transformer.place.device, || Ok(self.direction(step, picture)?))
     }
 
     fn first_block(&mut self, picture: &[f32]) -> Result<States> {

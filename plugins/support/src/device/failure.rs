@@ -30,7 +30,7 @@ impl From<Error> for Failure {
 const FULL: [&str; 3] = ["out of memory", "out_of_memory", "alloc_failed"];
 
 /// What the driver says after which every call of this process fails.
-const LOST: [&str; 8] = [
+const LOST: [&str; 16] = [
     "illegal_address",
     "launch_failed",
     "launch_timeout",
@@ -39,6 +39,15 @@ const LOST: [&str; 8] = [
     "invalid_address_space",
     "hardware_stack_error",
     "ecc_uncorrectable",
+    "nvlink_uncorrectable",
+    "contained",
+    "invalid_pc",
+    "cuda_error_assert",
+    "cuda_error_unknown",
+    "context_is_destroyed",
+    "device_unavailable",
+    // Of cuBLAS, which meets a dead context first.
+    "execution_failed",
 ];
 
 impl From<Failure> for Error {
@@ -75,6 +84,7 @@ mod tests {
         assert_eq!(kind(driver), ErrorKind::OutOfMemory);
         assert_eq!(kind("CublasError(CUBLAS_STATUS_ALLOC_FAILED)"), ErrorKind::OutOfMemory);
         assert_eq!(kind(r#"DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access")"#), ErrorKind::Device);
+        assert_eq!(kind("CublasError(CUBLAS_STATUS_EXECUTION_FAILED)"), ErrorKind::Device);
         assert_eq!(kind(r#"DriverError(CUDA_ERROR_INVALID_VALUE, "invalid argument")"#), ErrorKind::Internal);
         let wrapped = candle_core::Error::Cuda(driver.into()).context("block 3").bt();
         assert_eq!(Error::from(Failure::from(wrapped)).kind(), ErrorKind::OutOfMemory);

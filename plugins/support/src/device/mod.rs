@@ -72,13 +72,32 @@ pub fn locate(name: &str) -> Result<DeviceLocation, Error> {
 /// Opens a device.
 ///
 /// # Errors
-/// [`ErrorKind::Device`] if it cannot be.
+/// [`ErrorKind::OutOfMemory`] if it is full, [`ErrorKind::Device`] if it cannot be for another reason.
 pub fn open(location: DeviceLocation) -> Result<Device, Error> {
     match location {
         DeviceLocation::Cpu => Ok(Device::Cpu),
-        DeviceLocation::Cuda { gpu_id } => Device::new_cuda(gpu_id)
-            .map_err(|error| Error::new(ErrorKind::Device, format!("cuda:{gpu_id} cannot be opened: {error}"))),
+        DeviceLocation::Cuda { gpu_id } => {
+            Device::new_cuda(gpu_id).map_err(|error| match Error::from(Failure::from(error)) {
+                full if full.kind() == ErrorKind::OutOfMemory => full,
+                other => Error::new(ErrorKind::Device, format!("cuda:{gpu_id} cannot be opened: {}", other.message())),
+            })
+        }
         other => Err(Error::new(ErrorKind::Unsupported, format!("{other:?} is not served"))),
+    }
+}
+
+/// Does something that needs room on a device; if there is none, once more when the device is idle: only then does the driver
+/// give back what was freed.
+///
+/// # Errors
+/// Those of `make`, and if the device fails.
+pub fn with_room<T>(device: &Device, mut make: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    match make() {
+        Err(full) if full.kind() == ErrorKind::OutOfMemory => {
+            device.synchronize().map_err(Failure::from)?;
+            make()
+        }
+        made => made,
     }
 }
 
@@ -127,4 +146,26 @@ pub fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
     };
     drop(wide);
     Ok(made.to_dtype(dtype)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_tried_once_more() {
+        for (failures, kind, tries, made) in [
+            (0, ErrorKind::OutOfMemory, 1, true),
+            (1, ErrorKind::OutOfMemory, 2, true),
+            (2, ErrorKind::OutOfMemory, 2, false),
+            (1, ErrorKind::Internal, 1, false),
+        ] {
+            let mut tried = 0;
+            let outcome = with_room(&Device::Cpu, || {
+                tried += 1;
+                if tried > failures { Ok(()) } else { Err(Error::new(kind, "no")) }
+            });
+            assert_eq!((tried, outcome.is_ok()), (tries, made), "{failures} failures of {kind:?}");
+        }
+    }
 }
