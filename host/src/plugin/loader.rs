@@ -3,6 +3,7 @@
 //! A library is never closed: neither glibc nor Rust can unload one safely (thread-local destructors, running threads),
 //! so its code lives as long as the process. It knows no registry: the path is the shadow copy someone else made.
 
+use std::error::Error as _;
 use std::path::{Path, PathBuf};
 
 use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals};
@@ -127,7 +128,8 @@ fn map(file: &Path) -> Result<(), LoadError> {
     #[expect(unsafe_code, reason = "dlopen")]
     let library = unsafe { Library::open(Some(file), flags) };
     let library = library.map_err(|e| {
-        let full = e.to_string();
+        // The error itself only says that it is one; its source names the library, say, that is not there.
+        let full = e.source().map_or_else(|| e.to_string(), ToString::to_string);
         let why = full.strip_prefix(&format!("{}: ", file.display())).unwrap_or(&full);
         LoadError::new(
             format!(
@@ -165,7 +167,7 @@ mod tests {
         let file = dir.path().join("a.so");
         std::fs::write(&file, b"no library").unwrap();
         let error = open(&file).unwrap_err();
-        assert!(error.to_string().contains("cannot load"), "{error}");
+        assert!(error.to_string().contains("cannot load") && error.to_string().contains("file too short"), "{error}");
         assert_eq!(error.to_string().lines().count(), 1);
         assert!(!error.explain().is_empty());
     }
