@@ -58,6 +58,9 @@ impl ErrorKind {
     }
 }
 
+/// How a backtrace begins.
+const BACKTRACE: &str = "\n   0: ";
+
 /// An error of a plugin. The message is one sentence that says what to do next where there is something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -69,9 +72,14 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error of this kind.
+    /// An error of this kind. A backtrace that a library appended to its own error goes to the log instead.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        let mut message = message.into();
+        if let Some(at) = message.find(BACKTRACE) {
+            tracing::debug!("{message}");
+            message.truncate(at);
+        }
+        Self { kind, message }
     }
 
     /// [`ErrorKind::Internal`].
@@ -116,5 +124,18 @@ impl From<Error> for RawError {
 impl From<RawError> for Error {
     fn from(raw: RawError) -> Self {
         Self { kind: ErrorKind::from_code(raw.kind.0), message: raw.message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn a_backtrace_is_no_part_of_a_sentence() {
+        let error =
+            Error::internal("no room\n   0: candle_core::error::Error::bt\n   1: main\n             at ./main.rs:1");
+        assert_eq!(error.message(), "no room");
+        assert_eq!(Error::internal("two\nlines").message(), "two\nlines");
     }
 }
