@@ -115,6 +115,28 @@ fn a_quarantine_outlives_the_host_until_an_operator_or_another_entry_ends_it() {
     });
 }
 
+#[test]
+fn a_model_whose_worker_died_passes_a_canary_before_it_counts_as_loaded() {
+    for kind in ["text", "audio"] {
+        for (fault, passes) in [
+            (Faults::Never, true),
+            (Faults::First("generate: it dies before it said anything"), false),
+            (Faults::First("generate: the plugin refuses"), true),
+        ] {
+            paused(async move {
+                let yaml = format!("models:\n  a: {{type: {kind}, plugin: fake}}\n");
+                let host = host(fault, 1, &format!("devices: [{{id: cpu, memory: 150MiB}}]\n{yaml}"));
+                host.handle().load("a".into()).await.unwrap();
+                assert!(host.world.taken().is_empty(), "a first load needs no canary");
+                host.world.crash();
+                sleep(Duration::from_secs(1)).await;
+                let loaded = host.handle().load("a".into()).await;
+                assert_eq!(loaded.is_ok(), passes, "{kind} {fault:?}: {loaded:?}");
+            });
+        }
+    }
+}
+
 /// Requests that each take so many of 10 MiB beside the model.
 fn paying(faults: Faults, cost: u64) -> Host {
     let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {hold: 5s}\nmodels:\n  a: {type: audio, plugin: fake}\n";
