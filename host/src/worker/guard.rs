@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use super::limits::WORKER_VARIABLE;
+use super::proc::{Living, living};
 
 /// Between two looks for what is left.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -111,31 +112,20 @@ fn end_all(mark: &str) {
 /// Processes with a variable that begins so, and what has come of them: their children, and the groups they lead. Processes
 /// of other users cannot be looked into, nor killed.
 fn marked(wanted: &[u8]) -> Vec<Pid> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
-    let mut others: Vec<(Pid, [Option<Pid>; 2])> = pids.filter_map(|pid| Some((pid, parent_and_group(pid)?))).collect();
-    others.retain(|(pid, _)| *pid != getpid());
+    let mut others: Vec<Living> = living().filter(|process| process.pid != getpid()).collect();
     let carries = |pid: Pid| {
         let variables = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
         variables.split(|byte| *byte == 0).any(|variable| variable.starts_with(wanted))
     };
-    let mut found: Vec<Pid> = others.extract_if(.., |(pid, _)| carries(*pid)).map(|(pid, _)| pid).collect();
+    let mut found: Vec<Pid> =
+        others.extract_if(.., |process| carries(process.pid)).map(|process| process.pid).collect();
     loop {
-        let more = others.extract_if(.., |(_, relatives)| relatives.iter().flatten().any(|pid| found.contains(pid)));
-        let more: Vec<Pid> = more.map(|(pid, _)| pid).collect();
+        let comes_of =
+            |process: &mut Living| [process.parent, process.group].iter().flatten().any(|pid| found.contains(pid));
+        let more: Vec<Pid> = others.extract_if(.., comes_of).map(|process| process.pid).collect();
         if more.is_empty() {
             return found;
         }
         found.extend(more);
     }
-}
-
-/// Of a process that has not ended; a zombie is its parent's business.
-fn parent_and_group(pid: Pid) -> Option<[Option<Pid>; 2]> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).ok()?;
-    // The name before it is in parentheses, and may have some itself.
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    let alive = fields.next()? != "Z";
-    let mut number = || fields.next()?.parse().ok().and_then(Pid::from_raw);
-    alive.then(|| [number(), number()])
 }

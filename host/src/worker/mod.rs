@@ -7,6 +7,7 @@ mod guard;
 mod limits;
 mod log;
 mod placement;
+mod proc;
 mod protocol;
 mod supervisor;
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::limits::{TERMINATE_GRACE, TERMINATE_POLL};
 use super::super::placement::ExitReason;
+use super::super::proc::{Living, living};
 use crate::device;
 
 /// One worker process, alive or gone.
@@ -119,9 +120,7 @@ impl Process {
     /// Whether another process than the worker lives in its group. Asked of /proc: a signal to a group also reaches the
     /// worker's own remains.
     fn has_group(&self) -> bool {
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let mut stats = processes.filter_map(|process| fs::read_to_string(process.path().join("stat")).ok());
-        stats.any(|stat| lives_in_group(&stat, self.pid.as_raw_pid()))
+        living().any(|process| is_member(process, self.pid))
     }
 
     /// Resolves when the process has ended; it is not reaped. A thread waits, so that no poll registration holds the descriptor.
@@ -166,13 +165,9 @@ fn reason(exit: Option<i32>, signal: Option<i32>, allocation_failed: bool, by_me
     }
 }
 
-/// Whether a /proc/PID/stat line is that of a live member of a group other than its leader: `pid (name) state parent group`.
-fn lives_in_group(stat: &str, group: i32) -> bool {
-    let pid = stat.split(' ').next().and_then(|pid| pid.parse().ok());
-    // The name may hold anything, brackets included; the last one ends it.
-    let mut rest = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let dead = matches!(rest.next(), Some("Z" | "X") | None);
-    !dead && pid != Some(group) && rest.nth(1).and_then(|group| group.parse().ok()) == Some(group)
+/// Whether a process is a member of a group, other than its leader.
+fn is_member(process: Living, group: Pid) -> bool {
+    process.pid != group && process.group == Some(group)
 }
 
 /// Processes the kernel has killed for memory, cgroup limits included.
@@ -194,7 +189,8 @@ mod tests {
             ("71 (other) S 70 71 70 0", false),
             ("", false),
         ] {
-            assert_eq!(lives_in_group(stat, 70), lives, "{stat}");
+            let group = Pid::from_raw(70).unwrap();
+            assert_eq!(Living::of(stat).is_some_and(|process| is_member(process, group)), lives, "{stat}");
         }
     }
 
