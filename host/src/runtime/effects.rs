@@ -10,9 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::api::Answer;
 use super::lease::{Ended, LeaseTerms, carry};
-use super::memory::moves_memory;
 use super::meter::Metered;
-use super::release::ReleaseCheck;
 use super::run::{Client, Internal, Loop, Pending, Stepped, finish, last_word, post, send};
 use super::workspace::{Part, Workspace};
 use crate::config::ModelConfig;
@@ -27,7 +25,7 @@ const OUTPUTS_MAX: usize = 64;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// From being asked to release to being killed.
 const STOP_GRACE: Duration = Duration::from_secs(30);
-/// Said to a request that found no room beside others of its model for as long as a request may take.
+/// Said to a request that found no room beside others of its model for as long as it may be held.
 const NO_ROOM: &str = "other requests of this model held the memory that this one needs for too long; send it again";
 
 impl Loop {
@@ -159,8 +157,8 @@ impl Loop {
             self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model));
         let kind = self.config.models.get(model)?.kind;
         let due = self.died.remove(model) && !awaited;
-        due.then_some(())?;
-        Some((self.next_request(), canary_task(kind)?))
+        let task = canary_task(kind).filter(|_| due)?;
+        Some((self.next_request(), task))
     }
 
     fn park(&mut self, id: InstanceId) {
@@ -168,13 +166,7 @@ impl Loop {
             return;
         };
         tracing::info!(model = %known.model, instance = id.0, "parking");
-        let device = known.device.clone();
-        let others = self.state.instances().iter().filter(|(other, known)| **other != id && known.device == device);
-        let quiet = !others.into_iter().any(|(_, other)| moves_memory(other.state));
-        let planned = self.plans.get(&id).map_or(0, |(plan, _)| plan.required);
-        let held = self.held(id).unwrap_or(planned).min(known.reserved);
-        let moves = Arc::clone(self.moves.entry(device).or_default());
-        let check = ReleaseCheck::new(&*self.placement, known, held, quiet, moves);
+        let Some(check) = self.release_check(id) else { return };
         self.busy.insert(id);
         let (placement, events) = (Arc::clone(&self.placement), self.events.clone());
         tokio::spawn(async move {
@@ -253,18 +245,6 @@ impl Loop {
                 last_word(unheard.0);
             }
         });
-    }
-
-    /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
-    /// not worth a question before each.
-    fn workspace(&mut self, id: InstanceId, model: &ModelId) -> Option<Workspace> {
-        let kind = self.config.models.get(model)?.kind;
-        let reserved = self.state.instances().get(&id)?.reserved;
-        let plan = self.plans.get(&id)?.0;
-        // What was granted beyond the least may hold more of the model instead.
-        let bytes = reserved.saturating_sub(plan.required).min(plan.workspace_max);
-        let workspaces = &mut self.workspaces;
-        (kind != Kind::Text).then(|| workspaces.entry(id).or_insert_with(|| Workspace::new(bytes)).clone())
     }
 
     fn refuse(&mut self, request: RequestId, failure: Failure) {

@@ -8,11 +8,23 @@ use std::sync::atomic::Ordering;
 use aihost_plugin_api::MemoryPlan;
 
 use super::peaks::Key;
-use super::release::is_host_memory;
+use super::release::{ReleaseCheck, is_host_memory};
 use super::run::Loop;
-use crate::domain::{ByteSize, DeviceId, InstanceId, ModelId, ModelState};
+use super::workspace::Workspace;
+use crate::domain::{ByteSize, DeviceId, InstanceId, Kind, ModelId, ModelState};
 use crate::scheduler::{self, Event, Mapped};
 use crate::store;
+
+/// What is known of an instance's memory once it has said what it needs.
+pub(super) struct Planned {
+    pub(super) plan: MemoryPlan,
+    /// Under which its peaks are remembered.
+    key: Option<Key>,
+    /// Bytes on its device that its plugin says it holds; 0 until it is loaded, or if its plugin does not say.
+    pub(super) held: u64,
+    /// What requests take beside it; from the first that costs something on.
+    workspace: Option<Workspace>,
+}
 
 impl Loop {
     /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
@@ -24,7 +36,8 @@ impl Loop {
             let seen = self.peaks.need(key, planned, *memory_static);
             seen.min(planned.max(self.state.budget(device)))
         });
-        self.plans.insert(id, (plan, key.map(|(key, ..)| key)));
+        let key = key.map(|(key, ..)| key);
+        self.plans.insert(id, Planned { plan, key, held: 0, workspace: None });
         self.fixed_memory(id).unwrap_or(needed)
     }
 
@@ -39,7 +52,9 @@ impl Loop {
     pub(super) fn observe_peaks(&self) {
         let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
         for id in serving {
-            let (Some(instance), Some((plan, Some(key)))) = (self.instances.get(&id), self.plans.get(&id)) else {
+            let (Some(instance), Some(Planned { plan, key: Some(key), .. })) =
+                (self.instances.get(&id), self.plans.get(&id))
+            else {
                 continue;
             };
             if let Some(usage) = instance.usage() {
@@ -71,7 +86,30 @@ impl Loop {
 
     /// Bytes on its device that an instance holds by its plugin's own account, once it was loaded.
     pub(super) fn held(&self, id: InstanceId) -> Option<u64> {
-        self.held.get(&id).copied().filter(|bytes| *bytes > 0)
+        self.plans.get(&id).map(|planned| planned.held).filter(|bytes| *bytes > 0)
+    }
+
+    /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
+    /// not worth a question before each.
+    pub(super) fn workspace(&mut self, id: InstanceId, model: &ModelId) -> Option<Workspace> {
+        let kind = self.config.models.get(model)?.kind;
+        let reserved = self.state.instances().get(&id)?.reserved;
+        let Planned { plan, workspace, .. } = self.plans.get_mut(&id)?;
+        // What was granted beyond the least may hold more of the model instead.
+        let bytes = reserved.saturating_sub(plan.required).min(plan.workspace_max);
+        (kind != Kind::Text).then(|| workspace.get_or_insert_with(|| Workspace::new(bytes)).clone())
+    }
+
+    /// A look at an instance's device before it parks.
+    pub(super) fn release_check(&mut self, id: InstanceId) -> Option<ReleaseCheck> {
+        let known = self.state.instances().get(&id)?;
+        let others = self.state.instances().iter().filter(|(other, _)| **other != id);
+        let quiet =
+            !others.filter(|(_, other)| other.device == known.device).any(|(_, other)| moves_memory(other.state));
+        let planned = self.plans.get(&id).map_or(0, |planned| planned.plan.required);
+        let held = self.held(id).unwrap_or(planned).min(known.reserved);
+        let moves = Arc::clone(self.moves.entry(known.device.clone()).or_default());
+        Some(ReleaseCheck::new(&*self.placement, known, held, quiet, moves))
     }
 
     /// `memory:` of the entry, which overrides the plugin's plan.
@@ -131,6 +169,6 @@ impl Loop {
 }
 
 /// Whether an instance in this state takes or gives memory on its device just now.
-pub(super) fn moves_memory(state: ModelState) -> bool {
+fn moves_memory(state: ModelState) -> bool {
     matches!(state, ModelState::Loading | ModelState::Parking | ModelState::Unparking | ModelState::Stopping)
 }

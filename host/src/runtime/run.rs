@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use aihost_plugin_api::MemoryPlan;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
@@ -13,13 +12,13 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Ending;
 use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
 use super::lease::Ended;
+use super::memory::Planned;
 use super::observe::{Note, Observer};
-use super::peaks::{Key, Peaks};
+use super::peaks::Peaks;
 use super::policy::{milliseconds, policy};
 use super::quarantine::Quarantine;
 use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
-use super::workspace::Workspace;
 use crate::config::Config;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
@@ -80,12 +79,7 @@ pub(super) struct Loop {
     pub(super) begun: Instant,
     pub(super) wake: Option<Instant>,
     pub(super) instances: HashMap<InstanceId, Arc<dyn Instance>>,
-    /// What each said it would need, and under which key its peaks are remembered.
-    pub(super) plans: HashMap<InstanceId, (MemoryPlan, Option<Key>)>,
-    /// What requests take beside each loaded model.
-    pub(super) workspaces: HashMap<InstanceId, Workspace>,
-    /// Bytes on its device that each loaded one holds, as its plugin says.
-    pub(super) held: HashMap<InstanceId, u64>,
+    pub(super) plans: HashMap<InstanceId, Planned>,
     /// What devices had that name no budget.
     budgets: BTreeMap<DeviceId, u64>,
     /// How often memory was taken or given on each device.
@@ -141,8 +135,6 @@ impl Loop {
             wake: None,
             instances: HashMap::new(),
             plans: HashMap::new(),
-            workspaces: HashMap::new(),
-            held: HashMap::new(),
             moves: HashMap::new(),
             budgets,
             peaks,
@@ -414,7 +406,9 @@ impl Loop {
     fn loaded(&mut self, id: InstanceId, loaded: Result<u64, Failure>) {
         match loaded {
             Ok(held) => {
-                self.held.insert(id, held);
+                if let Some(planned) = self.plans.get_mut(&id) {
+                    planned.held = held;
+                }
                 if let Some(known) = self.state.instances().get(&id) {
                     *self.loads.entry(known.model.clone()).or_default() += 1;
                     tracing::info!(model = %known.model, instance = id.0, "loaded");
@@ -448,8 +442,6 @@ impl Loop {
         }
         self.instances.remove(&exit.instance);
         self.plans.remove(&exit.instance);
-        self.workspaces.remove(&exit.instance);
-        self.held.remove(&exit.instance);
         let failure = Failure::new(
             FailureKind::WorkerDied,
             format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),
