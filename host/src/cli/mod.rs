@@ -122,7 +122,9 @@ impl Session {
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let session = Session { env: Env::process().finding_devices(crate::device::present), config: arguments.config };
+    let env = Env::process().finding_devices(crate::device::present);
+    crate::device::see_gpus(env.visible_gpus());
+    let session = Session { env, config: arguments.config };
     let result = match arguments.command {
         Command::Serve(_) if reap::is_first() => return reaping(std::env::args_os().skip(1)),
         Command::Reap { arguments } => return reaping(arguments.into_iter()),

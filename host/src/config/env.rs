@@ -5,15 +5,12 @@ use std::path::PathBuf;
 
 use crate::domain::DeviceId;
 
-/// Looks for the devices of this machine, given `CUDA_VISIBLE_DEVICES`.
-pub type FindDevices = fn(Option<&str>) -> Vec<DeviceId>;
-
 /// The environment as it was when it was taken.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
     variables: BTreeMap<String, String>,
     current_dir: PathBuf,
-    find_devices: Option<FindDevices>,
+    find_devices: Option<fn() -> Vec<DeviceId>>,
 }
 
 impl Env {
@@ -29,15 +26,18 @@ impl Env {
     }
 
     /// The same, with what `devices: auto` stands for. It is looked for when it is asked for.
-    pub fn finding_devices(self, find: FindDevices) -> Self {
+    pub fn finding_devices(self, find: fn() -> Vec<DeviceId>) -> Self {
         Self { find_devices: Some(find), ..self }
     }
 
     /// What `devices: auto` stands for.
     pub fn devices(&self) -> Vec<DeviceId> {
-        // Set to nothing hides every card, so this is not [`Self::named`].
-        let visible = self.variables.get("CUDA_VISIBLE_DEVICES").map(String::as_str);
-        self.find_devices.map_or_else(|| vec![DeviceId("cpu".to_owned())], |find| find(visible))
+        self.find_devices.map_or_else(|| vec![DeviceId("cpu".to_owned())], |find| find())
+    }
+
+    /// `CUDA_VISIBLE_DEVICES`: the graphics cards that workers see. Set to nothing hides all, so this is not [`Self::named`].
+    pub fn visible_gpus(&self) -> Option<&str> {
+        self.variables.get("CUDA_VISIBLE_DEVICES").map(String::as_str)
     }
 
     /// A made-up environment, for tests and embedding.

@@ -11,30 +11,35 @@ pub(super) struct Memory {
     pub(super) free: u64,
 }
 
-/// The cards that workers will see, in the order of their numbers: `cuda:0` is the first.
-///
-/// `visible` is `CUDA_VISIBLE_DEVICES`, which workers inherit: numbers and beginnings of UUIDs, up to the first that names
-/// no card, or one twice. NVML orders cards by their place on the bus; workers are told to do the same.
-pub(super) fn find(visible: Option<&str>) -> usize {
-    cards(visible).len()
+/// `CUDA_VISIBLE_DEVICES`.
+static VISIBLE: OnceLock<Option<String>> = OnceLock::new();
+
+/// Says which cards workers will see: numbers and beginnings of UUIDs, up to the first that names no card, or one twice.
+pub(super) fn see(visible: Option<&str>) {
+    VISIBLE.get_or_init(|| visible.map(str::to_owned));
+}
+
+/// How many cards workers will see; `cuda:0` is the first.
+pub(super) fn count() -> usize {
+    cards().len()
 }
 
 /// What a card has; `None` if there is no such card, or it does not answer.
 pub(super) fn memory(ordinal: usize) -> Option<Memory> {
-    let index = *cards(None).get(ordinal)?;
+    let index = *cards().get(ordinal)?;
     let info = library()?.device_by_index(index).and_then(|card| card.memory_info()).ok()?;
     Some(Memory { total: info.total, free: info.free })
 }
 
-/// NVML's numbers of the cards. The first call decides which are visible.
-fn cards(visible: Option<&str>) -> &'static [u32] {
+/// NVML's numbers of the cards. It orders them by their place on the bus; workers are told to do the same.
+fn cards() -> &'static [u32] {
     static CARDS: OnceLock<Vec<u32>> = OnceLock::new();
     CARDS.get_or_init(|| {
         let Some(library) = library() else { return Vec::new() };
         let count = library.device_count().unwrap_or(0);
         let uuid = |index| library.device_by_index(index).and_then(|card: Device<'_>| card.uuid()).unwrap_or_default();
         let uuids: Vec<String> = (0..count).map(uuid).collect();
-        select(&uuids, visible)
+        select(&uuids, VISIBLE.get().and_then(Option::as_deref))
     })
 }
 

@@ -16,8 +16,13 @@ const CPU: &str = "cpu";
 /// Before the number of a graphics card.
 const GPU: &str = "cuda:";
 
-/// The devices that are here, those first that are good for most. `visible_gpus` is `CUDA_VISIBLE_DEVICES`.
-pub fn present(visible_gpus: Option<&str>) -> Vec<DeviceId> {
+/// Which graphics cards count, by `CUDA_VISIBLE_DEVICES`; all if nobody says. Said once, before anyone asks for a device.
+pub fn see_gpus(visible: Option<&str>) {
+    gpu::see(visible);
+}
+
+/// The devices that are here, those first that are good for most.
+pub fn present() -> Vec<DeviceId> {
     let answers = |ordinal: &usize| {
         let answers = gpu::memory(*ordinal).is_some();
         if !answers {
@@ -25,7 +30,7 @@ pub fn present(visible_gpus: Option<&str>) -> Vec<DeviceId> {
         }
         answers
     };
-    let gpus = (0..gpu::find(visible_gpus)).filter(answers).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
+    let gpus = (0..gpu::count()).filter(answers).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
     gpus.chain([DeviceId(CPU.to_owned())]).collect()
 }
 

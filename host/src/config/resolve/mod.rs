@@ -198,10 +198,6 @@ impl Checker<'_> {
         if typed.items.is_empty() {
             self.fail(&root, None, "is an empty list").hint("write `devices: auto`, or list `cpu`, `cuda:0`, ...");
         }
-        if typed.items.iter().any(|RawDevice(device)| device.id.0 != "cpu") {
-            // Which cards are visible is settled before anyone asks what they have.
-            env.devices();
-        }
         let mut devices: Vec<DeviceConfig> = Vec::new();
         for (position, RawDevice(device)) in typed.items.iter().enumerate() {
             let key = if typed.list { root.index(position) } else { root.clone() };
