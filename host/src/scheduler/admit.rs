@@ -100,9 +100,7 @@ impl State {
     /// Of the model's devices on which not too many workers are coming up already: one with free room for what it
     /// needed last time, else the least busy of those where it may ever fit, else the first.
     fn device_for(&self, model: &ModelId) -> Option<DeviceId> {
-        let open =
-            |device: &&DeviceId| self.policy.devices.contains_key(*device) && self.coming_up(device) < COMING_UP_MAX;
-        let devices = || self.policy.models.get(model).into_iter().flat_map(|policy| &policy.devices).filter(open);
+        let devices = || self.devices_of(model).filter(|device| self.coming_up(device) < COMING_UP_MAX);
         let leases = |device: &&DeviceId| self.on(device).map(|(_, instance)| instance.leases.len()).sum::<usize>();
         let fitting = || devices().filter(|device| self.may_fit(model, device)).min_by_key(leases);
         self.roomy_device(model).or_else(|| fitting().or_else(|| devices().next()).cloned())
@@ -113,11 +111,7 @@ impl State {
     fn roomy_device(&self, model: &ModelId) -> Option<DeviceId> {
         let need = self.known.get(model).map(|known| known.need).filter(|need| need.bytes > 0)?;
         let roomy = self
-            .policy
-            .models
-            .get(model)?
-            .devices
-            .iter()
+            .devices_of(model)
             .filter(|device| self.coming_up(device) == 0 && self.room(device, |_, _| Holds::All).fits(need));
         roomy.min_by_key(|device| self.on(device).filter(|(_, instance)| instance.model == *model).count()).cloned()
     }
@@ -191,9 +185,13 @@ impl State {
     }
 
     fn fits_elsewhere(&self, model: &ModelId, device: &DeviceId) -> bool {
+        self.devices_of(model).any(|other| other != device && self.may_fit(model, other))
+    }
+
+    /// The devices that a model may use and that are there, in order of preference.
+    fn devices_of(&self, model: &ModelId) -> impl Iterator<Item = &DeviceId> {
         let devices = self.policy.models.get(model).into_iter().flat_map(|policy| &policy.devices);
-        let mut others = devices.filter(|other| *other != device && self.policy.devices.contains_key(*other));
-        others.any(|other| self.may_fit(model, other))
+        devices.filter(|device| self.policy.devices.contains_key(*device))
     }
 
     /// Loads what waits, wakes what is parked.

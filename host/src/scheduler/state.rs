@@ -378,9 +378,7 @@ impl State {
 
     /// What was learned of the old entry is forgotten with it.
     fn changed(&mut self, model: &ModelId, effects: &mut Vec<Effect>) {
-        for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
-            self.drain(id, Cause::Reload, effects);
-        }
+        self.drain_all(model, Cause::Reload, effects);
         self.cooldowns.remove(model);
         self.known.remove(model);
     }
@@ -405,9 +403,7 @@ impl State {
     }
 
     fn quarantine(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
-        for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
-            self.drain(id, Cause::Failed, effects);
-        }
+        self.drain_all(model, Cause::Failed, effects);
         self.refuse_all(model, &failure, effects);
         self.cooldowns.insert(model.clone(), Cooldown::quarantine(failure));
     }
@@ -510,6 +506,12 @@ impl State {
                 instance.cause = cause;
                 instance.enter(ModelState::Draining, now);
             }
+        }
+    }
+
+    fn drain_all(&mut self, model: &ModelId, cause: Cause, effects: &mut Vec<Effect>) {
+        for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.drain(id, cause, effects);
         }
     }
 
