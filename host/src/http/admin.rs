@@ -61,7 +61,7 @@ pub(super) async fn plan(
     State(app): State<App>,
     query: Result<Query<HashMap<String, String>>, QueryRejection>,
 ) -> Result<Json<Explanation>, ApiError> {
-    let query = query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
+    let query = read(query)?;
     let name = query.get("model").ok_or_else(|| ApiError::missing("model"))?;
     let model = resolve::by_name(&app.handle.config(), name)?.id.clone();
     Ok(Json(app.handle.explain(model).await?))
@@ -91,8 +91,7 @@ pub(super) async fn logs(
     query: Result<Query<LogsQuery>, QueryRejection>,
     Name(name): Name,
 ) -> Result<Response, ApiError> {
-    let Query(LogsQuery { follow }) =
-        query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
+    let LogsQuery { follow } = read(query)?;
     let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
     let Followed { tail, news } = app.handle.logs(model).await?;
     if follow {
@@ -108,6 +107,11 @@ pub(super) async fn logs(
     }
     let text: String = tail.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
+}
+
+fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    let query = query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
+    Ok(query.0)
 }
 
 fn line_event(text: &str) -> String {
