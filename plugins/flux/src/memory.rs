@@ -134,7 +134,7 @@ impl Memory {
                 Self {
                     transformer: parts.transformer.0.size(|_| true),
                     encoders: clip.0.size(|_| true) + t5.0.size(|name| !is_second_table(&t5.0, name)),
-                    always: copied(parts) + host,
+                    always: copied(parts, size_of::<f32>()) + host,
                     context: 0,
                     workspace,
                     host: None,
@@ -184,11 +184,11 @@ impl Memory {
     }
 }
 
-/// What is copied out of the files on the host: the autoencoder as f32, and vectors.
-fn copied(parts: &Parts) -> u64 {
+/// What is copied out of the files under any policy: the autoencoder's numbers, of so many bytes each, and vectors as f32.
+pub(crate) fn copied(parts: &Parts, number: usize) -> u64 {
     let vectors = |checkpoint: &Checkpoint| 4 * checkpoint.count(|name| is_vector(checkpoint, name));
     let positions = 4 * (parts.clip.1.positions * parts.clip.1.hidden) as u64;
-    let autoencoder = 4 * parts.vae.0.count(|name| name.contains("decoder."));
+    let autoencoder = number as u64 * parts.vae.0.count(|name| name.contains("decoder."));
     let checkpoints = [&parts.transformer.0, &parts.clip.0, &parts.t5.0];
     autoencoder + positions + checkpoints.map(vectors).iter().sum::<u64>()
 }

@@ -10,7 +10,7 @@ use super::vae::{GATHERED, NORMED};
 use crate::clip::ClipConfig;
 use crate::config::TransformerConfig;
 use crate::latents::Shape;
-use crate::memory::{Load, Offload, is_vector};
+use crate::memory::{Load, Offload, copied, is_vector};
 use crate::model::{Parts, decoded_at_once};
 use crate::vae::VaeConfig;
 
@@ -41,14 +41,10 @@ impl Weights {
         let is_table = |name: &str| TABLES.iter().any(|table| name.ends_with(table));
         let matrices =
             |checkpoint: &Checkpoint| checkpoint.size_as(size, |name| !is_vector(checkpoint, name) && !is_table(name));
-        let vectors = |checkpoint: &Checkpoint| 4 * checkpoint.count(|name| is_vector(checkpoint, name));
-        let (transformer, clip, t5) = (&parts.transformer.0, &parts.clip.0, &parts.t5.0);
         Self {
-            transformer: matrices(transformer),
-            encoders: matrices(clip) + matrices(t5),
-            always: dtype.wide().size_in_bytes() as u64 * parts.vae.0.count(|name| name.contains("decoder."))
-                + [transformer, clip, t5].map(vectors).iter().sum::<u64>()
-                + 4 * (parts.clip.1.positions * parts.clip.1.hidden) as u64,
+            transformer: matrices(&parts.transformer.0),
+            encoders: matrices(&parts.clip.0) + matrices(&parts.t5.0),
+            always: copied(parts, dtype.wide().size_in_bytes()),
         }
     }
 }
