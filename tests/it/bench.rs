@@ -62,7 +62,7 @@ impl Bench {
         for name in libraries {
             std::os::unix::fs::symlink(fixture(name), plugins.join(format!("{name}.so"))).unwrap();
         }
-        let registry = Registry::scan(&plugins, &dir.path().join("state")).unwrap();
+        let registry = Registry::scan(&[plugins], &dir.path().join("state")).unwrap();
         assert!(registry.rejected.is_empty(), "{:?}", registry.rejected);
         let (sender, exits) = mpsc::channel(8);
         Self { dir, registry, limits, log: Arc::default(), exits, sender }

@@ -5,6 +5,8 @@
 pub mod server;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -20,12 +22,19 @@ pub fn fixture(name: &str) -> PathBuf {
     built(&format!("{prefix}{name}.so"))
 }
 
-/// The small real model, SmolLM2-135M-Instruct.
+/// The small real model, SmolLM2-135M-Instruct: the file that `AIHOST_SMOLLM2` names, else the one that `cargo xtask up` fetched.
+///
+/// # Panics
+/// If it is not there.
 pub fn model_file() -> PathBuf {
-    std::env::var_os("AIHOST_SMOLLM2").map(PathBuf::from).filter(|path| path.is_file()).expect(
-        "AIHOST_SMOLLM2 names no file: run the tests with `cargo xtask test`, which fetches the small model and sets it",
-    )
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FETCHED_MODEL);
+    let path = std::env::var_os("AIHOST_SMOLLM2").map_or(fetched, PathBuf::from);
+    assert!(path.is_file(), "{} is not there: `cargo xtask up` or `cargo xtask test` fetches it", path.display());
+    path
 }
+
+/// Where models.yaml puts the file of the entry `smollm2`.
+const FETCHED_MODEL: &str = "target/aihost/models/sha256-b179c9523d0e6a0f/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// How long a test waits for what must happen, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,11 +56,35 @@ pub async fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// A file that this build of the workspace made. Plain `cargo test` makes neither the host's program nor plugin files, so
+/// the first call makes them, in the way of `cargo xtask test`: with the same features, so that nothing is compiled twice.
 fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test's own path");
-    // target/PROFILE/deps/it-HASH -> target/PROFILE
-    let folder = test.ancestors().nth(2).map(Path::to_path_buf).expect("a target folder");
+    static TARGET: OnceLock<PathBuf> = OnceLock::new();
+    let folder = TARGET.get_or_init(|| {
+        let test = std::env::current_exe().expect("the test's own path");
+        // target/PROFILE/deps/it-HASH -> target/PROFILE
+        let folder = test.ancestors().nth(2).map(Path::to_path_buf).expect("a target folder");
+        if std::env::var_os("AIHOST_TESTS_BUILT").is_none() {
+            build_workspace(&folder);
+        }
+        folder
+    });
     let path = folder.join(name);
-    assert!(path.is_file(), "{} is not there: run the tests with `cargo xtask test`, which builds it", path.display());
+    assert!(path.is_file(), "{} is not there: `cargo build --workspace --all-targets` makes it", path.display());
     path
+}
+
+fn build_workspace(folder: &Path) {
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--workspace", "--all-targets", "--profile", profile, "--target-dir"])
+        .arg(folder.parent().expect("a target folder"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .status()
+        .expect("cargo starts");
+    assert!(status.success(), "the host and the plugins that tests drive could not be built ({status})");
 }

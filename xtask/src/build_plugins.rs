@@ -31,11 +31,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let workspace = Workspace::read()?;
     let chosen = choose(workspace.plugins(), &options.plugins)?;
     let profile = if options.release || options.cuda { Profile::Dist } else { Profile::Dev };
-    if profile == Profile::Dev {
-        workspace.build_all(profile)?;
-    } else {
-        build(&chosen, profile, options.cuda)?;
-    }
+    build(&chosen, profile, options.cuda)?;
     let folder = options.out.clone().unwrap_or_else(|| workspace.staging().join("plugins"));
     let staged = stage::plugins(&workspace, profile, &chosen, &folder)?;
     let mut rows = vec![table::row(["file", "size"])];
@@ -63,7 +59,8 @@ fn build(chosen: &[PluginPackage], profile: Profile, cuda: bool) -> Result {
     shell::run(&mut command)
 }
 
-fn choose(all: Vec<PluginPackage>, names: &[String]) -> Result<Vec<PluginPackage>> {
+/// Those of these names; all of plugins/ if none is named.
+pub(crate) fn choose(all: Vec<PluginPackage>, names: &[String]) -> Result<Vec<PluginPackage>> {
     if names.is_empty() {
         return Ok(all.into_iter().filter(|plugin| !plugin.fixture).collect());
     }

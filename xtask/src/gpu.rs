@@ -32,12 +32,14 @@ pub(crate) fn notice(workspace: &Workspace, plugins_dir: &Path) -> Option<String
 }
 
 /// Whether a plugin file in the folder names `cuda` among its devices.
-pub(crate) fn has_cuda_plugin(folder: &Path) -> bool {
+fn has_cuda_plugin(folder: &Path) -> bool {
     let files = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-    files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "so"))
-        .filter_map(|path| fs::read(path).ok())
-        .any(|bytes| names_cuda(&bytes))
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "so")).any(|path| is_cuda_plugin(&path))
+}
+
+/// Whether this file is a plugin that names `cuda` among its devices.
+pub(crate) fn is_cuda_plugin(file: &Path) -> bool {
+    fs::read(file).is_ok_and(|bytes| names_cuda(&bytes))
 }
 
 fn names_cuda(file: &[u8]) -> bool {

@@ -12,6 +12,7 @@ mod ci;
 mod docgen;
 mod error;
 mod gpu;
+mod install;
 mod shell;
 mod soak;
 mod stage;
@@ -35,8 +36,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Build everything, fetch the models of models.yaml and serve them.
+    /// Build the host and the plugins that models.yaml names, fetch its models and serve them.
     Up(up::Options),
+    /// Build the host and the plugins optimised, and put them where a shell and the host find them.
+    Install(install::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
     /// What continuous integration runs: fmt, clippy, tidy, test, docgen, two minutes of soak.
@@ -59,6 +62,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Up(options) => up::run(&options),
+        Task::Install(options) => install::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => ci::run(&options),
         Task::BuildPlugins(options) => build_plugins::run(&options),

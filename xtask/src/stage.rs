@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Doing, Result};
 use crate::workspace::{PluginPackage, Profile, Workspace};
 
+/// Keys of a models.yaml that has everything beside it.
+pub(crate) const FOLDERS_BESIDE: &str = "plugins_dir: plugins\nmodels_dir: models\nstate_dir: state\n";
+
 /// A plugin file in its place.
 #[derive(Debug)]
 pub(crate) struct Staged {

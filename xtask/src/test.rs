@@ -11,6 +11,8 @@ use crate::{shell, stage};
 
 /// Names the model file that tests of the real model read.
 const MODEL_VARIABLE: &str = "AIHOST_SMOLLM2";
+/// Tells tests that what they drive is built, so that they need not see to it.
+const BUILT_VARIABLE: &str = "AIHOST_TESTS_BUILT";
 
 /// Which tests.
 #[derive(Debug, Default, Args)]
@@ -30,7 +32,7 @@ pub(crate) fn run(options: &Options) -> Result {
     if !options.filters.is_empty() {
         command.arg("--").args(&options.filters);
     }
-    command.env(MODEL_VARIABLE, small_model(&workspace, Profile::Dev)?);
+    command.env(MODEL_VARIABLE, small_model(&workspace, Profile::Dev)?).env(BUILT_VARIABLE, "1");
     let result = shell::run(&mut command);
     eprintln!("build and tests took {:.0} s", start.elapsed().as_secs_f64());
     result
@@ -41,9 +43,6 @@ pub(crate) fn small_model(workspace: &Workspace, profile: Profile) -> Result<Pat
     if let Some(path) = std::env::var_os(MODEL_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    // The default plugins stand beside it, as for `up`: pulling needs none, but a check of the entry may look for them.
-    let default: Vec<_> = workspace.plugins().into_iter().filter(|plugin| !plugin.fixture).collect();
-    stage::plugins(workspace, profile, &default, &workspace.staging().join("plugins"))?;
     shell::run(workspace.aihost(profile).args(["models", "pull", "smollm2"]))?;
     let folder = workspace.staging().join("models");
     stage::find(&folder, ".gguf")

@@ -1,5 +1,6 @@
-//! `up`: from a clean clone to a host that answers, in one command.
+//! `up`: from a clean clone to a host that answers, in one command. It builds what models.yaml names and nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -8,10 +9,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use serde_yaml::Value;
 
 use crate::bench::client;
 use crate::error::{Doing, Error, Result};
-use crate::workspace::{Profile, Workspace};
+use crate::workspace::{PluginPackage, Profile, Workspace, root};
 use crate::{gpu, shell, stage};
 
 /// How long a detached host may take until it answers.
@@ -36,15 +38,16 @@ pub(crate) fn run(options: &Options) -> Result {
     check_free(options.listen)?;
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
-    let plugins_dir = workspace.staging().join("plugins");
+    let plugins = named_plugins(&workspace)?;
+    workspace.build_host(profile, &plugins)?;
+    let plugins_dir = workspace.plugins_folder(profile)?;
     if let Some(notice) = gpu::notice(&workspace, &plugins_dir) {
         eprintln!("{notice}");
     }
-    workspace.build_all(profile)?;
-    if !gpu::has_cuda_plugin(&plugins_dir) {
-        let default: Vec<_> = workspace.plugins().into_iter().filter(|plugin| !plugin.fixture).collect();
-        stage::plugins(&workspace, profile, &default, &plugins_dir)?;
-    }
+    // What was built for CUDA, by `build-plugins --cuda`, serves the CPU too and stays.
+    let plain: Vec<_> =
+        plugins.into_iter().filter(|plugin| !gpu::is_cuda_plugin(&plugins_dir.join(plugin.file_name()))).collect();
+    stage::plugins(&workspace, profile, &plain, &plugins_dir)?;
     shell::run(workspace.aihost(profile).args(["models", "pull", "--all"]))?;
     let mut serve = workspace.aihost(profile);
     serve.args(["serve", "--listen", &options.listen.to_string()]);
@@ -55,6 +58,33 @@ pub(crate) fn run(options: &Options) -> Result {
         // The host takes this process's place, so that Ctrl-C reaches it alone and it drains.
         Err(serve.exec()).doing("start aihost")
     }
+}
+
+/// The plugins of this repository that its models.yaml names. What else is wrong in that file, the host says.
+fn named_plugins(workspace: &Workspace) -> Result<Vec<PluginPackage>> {
+    let file = root().join("models.yaml");
+    let text = fs::read_to_string(&file).doing(format_args!("read {}", file.display()))?;
+    let ids = plugin_ids(&text).doing(format_args!("read {}", file.display()))?;
+    Ok(workspace.plugins().into_iter().filter(|plugin| !plugin.fixture && ids.contains(&plugin.name())).collect())
+}
+
+/// Every value of a key `plugin`, without its range of versions.
+fn plugin_ids(yaml: &str) -> std::result::Result<BTreeSet<String>, serde_yaml::Error> {
+    fn collect(value: &Value, ids: &mut BTreeSet<String>) {
+        match value {
+            Value::Mapping(entries) => entries.iter().for_each(|(key, value)| match value {
+                Value::String(id) if key == "plugin" => {
+                    ids.insert(id.split('@').next().unwrap_or(id).trim().to_owned());
+                }
+                value => collect(value, ids),
+            }),
+            Value::Sequence(items) => items.iter().for_each(|item| collect(item, ids)),
+            _ => {}
+        }
+    }
+    let mut ids = BTreeSet::new();
+    collect(&serde_yaml::from_str(yaml)?, &mut ids);
+    Ok(ids)
 }
 
 /// Before the long build, and so that another server's /health is not taken for ours.
@@ -112,6 +142,18 @@ mod tests {
         assert!(super::check_free(address).unwrap_err().0.contains(&address.to_string()));
         drop(taken);
         assert!(super::check_free(address).is_ok());
+    }
+
+    #[test]
+    fn the_plugins_that_are_built_are_those_that_entries_name() {
+        let yaml = "models:\n  a: {plugin: flux}\n  b:\n    plugin: \"candle-llm@>=0.1\"\n  c: {plugin: acme/x}\n";
+        let list = "models: [{name: a, plugin: flux}, {name: b, plugin: candle-llm}, {name: c, plugin: acme/x}]";
+        for text in [yaml, list] {
+            assert_eq!(
+                super::plugin_ids(text).unwrap().into_iter().collect::<Vec<_>>(),
+                ["acme/x", "candle-llm", "flux"]
+            );
+        }
     }
 
     #[test]

@@ -61,6 +61,10 @@ pub(crate) struct Workspace {
     packages: Vec<Value>,
 }
 
+/// Where models.yaml keeps plugins, models and state, and where measures and soaks keep theirs. Not below a target folder
+/// that lies elsewhere: commands typed in the repository read the same models.yaml and must find the same folders.
+const STAGING: &str = "target/aihost";
+
 /// A package that builds a plugin file.
 #[derive(Clone, Debug)]
 pub(crate) struct PluginPackage {
@@ -99,7 +103,7 @@ impl Workspace {
 
     /// The folder of everything that `up`, `test` and `bench` stage.
     pub(crate) fn staging(&self) -> PathBuf {
-        self.target.join("aihost")
+        root().join(STAGING)
     }
 
     /// A built file.
@@ -112,16 +116,17 @@ impl Workspace {
         self.built(profile, "aihost")
     }
 
-    /// `aihost` with the folders under `target/`, and this repository's models.yaml.
+    /// `aihost` with this repository's models.yaml, as it is when typed in the repository's root.
     pub(crate) fn aihost(&self, profile: Profile) -> Command {
         let mut command = Command::new(self.host(profile));
         command.current_dir(root()).env("AIHOST_CONFIG", root().join("models.yaml"));
-        for (name, folder) in
-            [("AIHOST_PLUGINS_DIR", "plugins"), ("AIHOST_MODELS_DIR", "models"), ("AIHOST_STATE_DIR", "state")]
-        {
-            command.env(name, self.staging().join(folder));
-        }
         command
+    }
+
+    /// The folder in which that host looks for plugins.
+    pub(crate) fn plugins_folder(&self, profile: Profile) -> Result<PathBuf> {
+        let path = shell::output(self.aihost(profile).args(["plugins", "path"]))?;
+        Ok(PathBuf::from(path.trim_end_matches('\n')))
     }
 
     /// Every package that builds a plugin file, in name order.
@@ -131,10 +136,20 @@ impl Workspace {
         plugins
     }
 
-    /// One cargo invocation for `up`, `test` and `build-plugins`: the same packages and features each time, so that
-    /// nothing heavy is compiled twice.
+    /// Everything that `test`, `soak` and `bench` need: the same packages and features each time, so that nothing heavy
+    /// is compiled twice.
     pub(crate) fn build_all(&self, profile: Profile) -> Result {
         shell::run(shell::cargo().args(["build", "--workspace", "--all-targets"]).args(profile.arguments()))
+    }
+
+    /// The host and these plugins, and nothing of the tests.
+    pub(crate) fn build_host(&self, profile: Profile, plugins: &[PluginPackage]) -> Result {
+        let mut command = shell::cargo();
+        command.arg("build").args(profile.arguments()).args(["--package", "aihost"]);
+        for plugin in plugins {
+            command.args(["--package", &plugin.package]);
+        }
+        shell::run(&mut command)
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
         return out::json(&crate::config::json_schema());
     }
     let config = session.load()?;
-    let registry = Registry::scan(&config.paths.plugins, &config.paths.state);
+    let registry = Registry::scan(&config.paths.plugin_folders(), &config.paths.state);
     let report = Report {
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.listen.to_string(),

@@ -81,7 +81,7 @@ impl Hosted {
 
 /// Describes the plugins, off the runtime's threads: files are hashed.
 async fn scan(config: &Config) -> Result<Registry, CliError> {
-    let (plugins, state) = (config.paths.plugins.clone(), config.paths.state.clone());
+    let (plugins, state) = (config.paths.plugin_folders(), config.paths.state.clone());
     let scanned = tokio::task::spawn_blocking(move || {
         let registry = Registry::scan(&plugins, &state);
         sweep_copies(&state);

@@ -10,6 +10,7 @@ use crate::domain::DeviceId;
 pub struct Env {
     variables: BTreeMap<String, String>,
     current_dir: PathBuf,
+    executable: Option<PathBuf>,
     find_devices: Option<fn() -> Vec<DeviceId>>,
 }
 
@@ -21,6 +22,7 @@ impl Env {
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
             current_dir: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            executable: std::env::current_exe().ok(),
             find_devices: None,
         }
     }
@@ -45,8 +47,19 @@ impl Env {
         Self {
             variables: variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             current_dir: current_dir.into(),
+            executable: None,
             find_devices: None,
         }
+    }
+
+    /// The same, of a program that lies there.
+    pub fn running(self, executable: impl Into<PathBuf>) -> Self {
+        Self { executable: Some(executable.into()), ..self }
+    }
+
+    /// The file of this program, links followed; `None` if it is not known.
+    pub fn executable(&self) -> Option<&std::path::Path> {
+        self.executable.as_deref()
     }
 
     /// The working directory.

@@ -50,6 +50,14 @@ pub fn parse(text: &str, file: &Path, selection: &Selection, env: &Env) -> Resul
     resolve::resolve(raw, resolve::Context { text, file, selection, env })
 }
 
+/// The models.yaml that commands use: the one named, else the first that is found.
+///
+/// # Errors
+/// There is none.
+pub fn find_file(named: Option<&Path>, env: &Env) -> Result<PathBuf, ConfigError> {
+    paths::config_file(named, env)
+}
+
 /// The folders of a host that has no models.yaml (yet).
 pub fn default_folders(env: &Env) -> Paths {
     paths::folders([None; 3], &env.current_dir(), env)

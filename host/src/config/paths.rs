@@ -8,6 +8,8 @@ use super::resolved::Paths;
 
 /// What the configuration is called.
 pub(super) const FILE_NAME: &str = "models.yaml";
+/// Where an installation keeps its plugins, below its prefix.
+const INSTALLED_PLUGINS: &str = "lib/aihost/plugins";
 /// The volume that rented GPU machines keep between sessions.
 const VOLUME: &str = "/workspace";
 
@@ -35,7 +37,9 @@ pub(super) fn folders(typed: [Option<&Path>; 3], base: &Path, env: &Env) -> Path
         (None, None) => root.join(name),
     };
     let [plugins, models, state] = typed;
+    let chosen = plugins.is_some() || env.plugins_dir().is_some();
     Paths {
+        installed_plugins: if chosen { None } else { installed_plugins(env) },
         plugins: pick(env.plugins_dir(), plugins, "plugins"),
         models: pick(env.models_dir(), models, "models"),
         state: pick(env.state_dir(), state, "state"),
@@ -55,6 +59,13 @@ pub(super) fn absolute(base: &Path, path: &Path) -> PathBuf {
         }
     }
     out
+}
+
+/// `lib/aihost/plugins` beside the `bin` that this program was installed in.
+fn installed_plugins(env: &Env) -> Option<PathBuf> {
+    let bin = env.executable()?.parent()?.to_owned();
+    let folder = bin.file_name().is_some_and(|name| name == "bin").then(|| bin.parent())??.join(INSTALLED_PLUGINS);
+    folder.is_dir().then_some(folder)
 }
 
 fn default_root(env: &Env) -> PathBuf {

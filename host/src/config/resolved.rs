@@ -90,12 +90,21 @@ pub struct Limits {
 /// Folders, all absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// `.so` files.
+    /// `.so` files; where one more is put.
     pub plugins: PathBuf,
+    /// `.so` files that were installed with this program; `None` where nothing was, or where `plugins` was chosen.
+    pub installed_plugins: Option<PathBuf>,
     /// Weights.
     pub models: PathBuf,
     /// Shadow copies, learned peaks, logs.
     pub state: PathBuf,
+}
+
+impl Paths {
+    /// Every folder in which plugins are looked for.
+    pub fn plugin_folders(&self) -> Vec<PathBuf> {
+        [&self.plugins].into_iter().chain(&self.installed_plugins).cloned().collect()
+    }
 }
 
 /// One entry of `models:`.

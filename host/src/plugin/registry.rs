@@ -15,7 +15,7 @@ use super::discovery::{describe, incompatible};
 use super::shadow::Shadow;
 use crate::domain::nearest;
 
-/// Most `.so` files of a folder that are looked at.
+/// Most `.so` files of a folder that are looked at; other files do not count.
 const MAX_FILES: usize = 1024;
 
 /// A registered plugin file.
@@ -31,15 +31,15 @@ pub struct PluginFile {
     pub sha256: String,
 }
 
-/// All plugins of a folder.
+/// All plugins of the folders where they are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
     /// Usable ones.
     pub plugins: Vec<Arc<PluginFile>>,
     /// Files that are not usable, and why in one sentence.
     pub rejected: Vec<Rejected>,
-    /// The folder that was scanned, for messages.
-    pub folder: PathBuf,
+    /// The folders that were scanned, for messages: the first is where one more would be put.
+    pub folders: Vec<PathBuf>,
 }
 
 /// A `.so` file that is not a usable plugin.
@@ -65,13 +65,16 @@ struct Candidate {
 }
 
 impl Registry {
-    /// Describes every `.so` in `plugins` and copies usable ones to `state/shadow`. A missing folder has no plugins.
+    /// Describes every `.so` in these folders and copies usable ones to `state/shadow`. A missing folder has no plugins.
     ///
     /// # Errors
-    /// When the folder cannot be read or `state` cannot be written; a bad file is merely rejected.
-    pub fn scan(plugins: &Path, state: &Path) -> Result<Self, RegistryError> {
-        let mut registry = Self { folder: plugins.to_owned(), ..Self::default() };
-        let files = libraries(plugins)?;
+    /// When a folder cannot be read or `state` cannot be written; a bad file is merely rejected.
+    pub fn scan(folders: &[PathBuf], state: &Path) -> Result<Self, RegistryError> {
+        let mut registry = Self { folders: folders.to_owned(), ..Self::default() };
+        let mut files = Vec::new();
+        for folder in folders {
+            files.extend(libraries(folder)?);
+        }
         if files.is_empty() {
             return Ok(registry);
         }
@@ -122,15 +125,21 @@ impl Registry {
                 let wanted = version.map(ToString::to_string).unwrap_or_default();
                 Err(RegistryError(format!(
                     "plugin `{id}` {wanted} was asked for, {} has {}; change the range in models.yaml or install that version",
-                    self.folder.display(),
+                    self.searched(),
                     found.join(", ")
                 )))
             }
         }
     }
 
+    /// The folders, for a sentence.
+    pub fn searched(&self) -> String {
+        let folders: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
+        folders.join(" or ")
+    }
+
     fn unknown(&self, id: &str) -> String {
-        let folder = self.folder.display();
+        let folder = self.searched();
         let mut ids: Vec<&str> = self.plugins.iter().map(|plugin| plugin.manifest.id.as_str()).collect();
         ids.dedup();
         let bad = match self.rejected.as_slice() {
@@ -140,7 +149,7 @@ impl Registry {
         };
         if ids.is_empty() {
             return format!(
-                "no plugins in {folder}{bad}; run `cargo xtask build-plugins`, or copy the `.so` of plugin `{id}` there"
+                "no plugins in {folder}{bad}; put the file of plugin `{id}` there (a release has it, `cargo xtask build-plugins` builds it)"
             );
         }
         let guess =
@@ -181,7 +190,7 @@ fn libraries(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {
         entries => entries.map_err(failed)?,
     };
     let mut files = Vec::new();
-    for entry in entries.take(MAX_FILES) {
+    for entry in entries {
         let path = entry.map_err(failed)?.path();
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if !hidden && path.extension().is_some_and(|ext| ext == "so") && path.is_file() {
@@ -189,6 +198,10 @@ fn libraries(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {
         }
     }
     files.sort();
+    if files.len() > MAX_FILES {
+        tracing::warn!("{} has {} plugin files; only the first {MAX_FILES} count", folder.display(), files.len());
+        files.truncate(MAX_FILES);
+    }
     Ok(files)
 }
 
@@ -223,7 +236,7 @@ mod tests {
     fn an_empty_or_missing_folder_has_no_plugins_and_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         for folder in [dir.path().to_owned(), dir.path().join("absent")] {
-            let registry = Registry::scan(&folder, dir.path()).unwrap();
+            let registry = Registry::scan(&[folder], dir.path()).unwrap();
             let error = registry.find("candle-llm", None).unwrap_err().to_string();
             assert!(error.contains("no plugins in") && error.contains("cargo xtask build-plugins"), "{error}");
         }
@@ -235,7 +248,11 @@ mod tests {
         fs::write(dir.path().join("bad.so"), b"no").unwrap();
         fs::write(dir.path().join(".hidden.so"), b"no").unwrap();
         fs::write(dir.path().join("notes.txt"), b"no").unwrap();
-        let registry = Registry::scan(dir.path(), dir.path()).unwrap();
+        // However many other files there are.
+        for number in 0..MAX_FILES {
+            fs::write(dir.path().join(format!("note-{number}.txt")), b"no").unwrap();
+        }
+        let registry = Registry::scan(&[dir.path().to_owned()], dir.path()).unwrap();
         assert_eq!(registry.rejected.len(), 1);
         assert!(registry.find("x", None).unwrap_err().to_string().contains("bad.so"));
     }
@@ -244,7 +261,7 @@ mod tests {
     fn the_newest_version_in_range_is_found() {
         let plugins =
             vec![plugin("a/b", "1.2.0"), plugin("a/b", "1.10.0"), plugin("a/b", "2.0.0"), plugin("llm", "1.0.0")];
-        let registry = Registry { plugins, folder: "plugins".into(), ..Registry::default() };
+        let registry = Registry { plugins, folders: vec!["plugins".into()], ..Registry::default() };
         let find = |id, range: &str| {
             let range = (!range.is_empty()).then(|| range.parse().unwrap());
             registry.find(id, range.as_ref()).map(|p| p.manifest.version.clone()).map_err(|e| e.to_string())

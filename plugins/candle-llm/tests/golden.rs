@@ -22,14 +22,12 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Where the repository's models.yaml puts the file of its entry `smollm2`.
+const FETCHED_MODEL: &str = "target/aihost/models/sha256-b179c9523d0e6a0f/SmolLM2-135M-Instruct.Q4_1.gguf";
+
 fn model_file() -> PathBuf {
-    let path =
-        std::env::var_os("AIHOST_SMOLLM2").map_or_else(|| root().join("target/models/smollm2.gguf"), PathBuf::from);
-    assert!(
-        path.is_file(),
-        "{} is not there: run `cargo xtask test`, which fetches the model and sets AIHOST_SMOLLM2",
-        path.display()
-    );
+    let path = std::env::var_os("AIHOST_SMOLLM2").map_or_else(|| root().join(FETCHED_MODEL), PathBuf::from);
+    assert!(path.is_file(), "{} is not there: `cargo xtask up` or `cargo xtask test` fetches it", path.display());
     path
 }
 

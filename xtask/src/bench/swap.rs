@@ -161,8 +161,9 @@ fn count_loads(status: &Value) -> Option<u64> {
 fn aihost(workspace: &Workspace, profile: Profile, folder: &Path, cold: bool) -> Result<Arm> {
     let address = free_address()?;
     let config = folder.join("models.yaml");
-    fs::write(&config, models_yaml(address, &folder.join("models"), cold))
-        .doing("write the models.yaml of the measure")?;
+    let candle_llm = workspace.plugins().into_iter().filter(|plugin| plugin.name() == "candle-llm").collect::<Vec<_>>();
+    stage::plugins(workspace, profile, &candle_llm, &folder.join("plugins"))?;
+    fs::write(&config, models_yaml(address, cold)).doing("write the models.yaml of the measure")?;
     let mut command = workspace.aihost(profile);
     command.args(["serve", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
     let server = Server::start(&mut command, address, &folder.join("aihost.log"))?;
@@ -170,15 +171,18 @@ fn aihost(workspace: &Workspace, profile: Profile, folder: &Path, cold: bool) ->
     Ok(Arm::new("aihost", version, server))
 }
 
-fn models_yaml(listen: impl std::fmt::Display, models: &Path, cold: bool) -> String {
+fn models_yaml(listen: impl std::fmt::Display, cold: bool) -> String {
     let entry = |name: &str| {
         format!(
-            "  {name}:\n    type: text\n    plugin: candle-llm\n    park: {}\n    source: {{path: {}/{name}.gguf}}\n",
-            !cold,
-            models.display()
+            "  {name}:\n    type: text\n    plugin: candle-llm\n    park: {}\n    source: {{path: models/{name}.gguf}}\n",
+            !cold
         )
     };
-    format!("listen: {listen}\ndevices: [{{id: cpu, max_loaded: 1}}]\nmodels:\n{}", MODELS.map(entry).concat())
+    format!(
+        "listen: {listen}\n{}devices: [{{id: cpu, max_loaded: 1}}]\nmodels:\n{}",
+        stage::FOLDERS_BESIDE,
+        MODELS.map(entry).concat()
+    )
 }
 
 fn router(binary: &Path, folder: &Path) -> Result<Arm> {
@@ -241,8 +245,8 @@ mod tests {
 
     #[test]
     fn the_config_has_two_models_and_one_place() {
-        let text = models_yaml("127.0.0.1:1", std::path::Path::new("/m"), true);
+        let text = models_yaml("127.0.0.1:1", true);
         assert!(text.contains("max_loaded: 1") && text.contains("park: false"));
-        assert!(text.contains("  a:\n") && text.contains("/m/a.gguf") && text.contains("  b:\n"));
+        assert!(text.contains("  a:\n") && text.contains("models/a.gguf") && text.contains("  b:\n"));
     }
 }

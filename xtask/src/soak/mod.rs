@@ -134,9 +134,6 @@ impl Soak {
         fs::write(folder.join("once"), b"").doing(doing())?;
         let mut command = workspace.aihost(profile);
         command.args(["serve", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
-        for (name, part) in [("AIHOST_PLUGINS_DIR", "plugins"), ("AIHOST_STATE_DIR", "state")] {
-            command.env(name, folder.join(part));
-        }
         let server = Server::start(&mut command, address, &folder.join("host.log"))?;
         let rare = if matches!(goal, Goal::Swaps(_)) { (98, 1) } else { (40, 10) };
         let fixed = |name, question, max_tokens| {
@@ -270,8 +267,9 @@ fn models_yaml(listen: SocketAddr, goal: Goal, folder: &Path, model: &Path) -> S
         Goal::Swaps(_) => (1, "1ms", 0),
     };
     let mut yaml = format!(
-        "listen: {listen}\ndevices: [{{id: cpu, memory: 4GiB, max_loaded: {places}}}]\n\
-         limits: {{queue: 1000, stream_stall_timeout: 2s}}\ndefaults: {{quantum: {quantum}, max_wait: 5s}}\nmodels:\n"
+        "listen: {listen}\n{}devices: [{{id: cpu, memory: 4GiB, max_loaded: {places}}}]\n\
+         limits: {{queue: 1000, stream_stall_timeout: 2s}}\ndefaults: {{quantum: {quantum}, max_wait: 5s}}\nmodels:\n",
+        stage::FOLDERS_BESIDE
     );
     // One of them parks, so that swaps of both kinds are seen.
     for (name, park) in [("echo-a", true), ("echo-b", false)] {

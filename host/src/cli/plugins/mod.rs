@@ -23,6 +23,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print the folder where plugin files are put.
+    Path,
     /// Show what a plugin says of itself.
     Info {
         /// Plugin id.
@@ -40,13 +42,19 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
         Err(CliError::Config(error)) if error.file.is_none() => config::default_folders(&session.env),
         Err(error) => return Err(error),
     };
-    let registry = Registry::scan(&paths.plugins, &paths.state).map_err(|e| CliError::failed(e.to_string()))?;
+    if matches!(arguments.command, Command::Path) {
+        return out::line(&paths.plugins.display().to_string());
+    }
+    let registry =
+        Registry::scan(&paths.plugin_folders(), &paths.state).map_err(|e| CliError::failed(e.to_string()))?;
     match &arguments.command {
+        Command::Path => Ok(()),
         Command::List { json: true } => out::json(&list_json(&registry)),
         Command::List { json: false } => {
             if registry.plugins.is_empty() && registry.rejected.is_empty() {
                 out::note(&format!(
-                    "{} has no plugins; `cargo xtask build-plugins` builds ours",
+                    "no plugins in {}; put the `.so` files of a release into {}",
+                    registry.searched(),
                     paths.plugins.display()
                 ));
             }

@@ -234,7 +234,12 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             artifact_ttl: seconds(3600),
             artifact_bytes: ByteSize(1 << 20),
         },
-        paths: Paths { plugins: PathBuf::new(), models: PathBuf::new(), state: PathBuf::new() },
+        paths: Paths {
+            plugins: PathBuf::new(),
+            installed_plugins: None,
+            models: PathBuf::new(),
+            state: PathBuf::new(),
+        },
         models: models.into_iter().map(|model| (model.id.clone(), model)).collect(),
     }
 }

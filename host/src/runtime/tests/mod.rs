@@ -68,7 +68,7 @@ impl Host {
         };
         let registry = Registry {
             plugins: vec![plugin("fake"), plugin("parker")],
-            folder: "plugins".into(),
+            folders: vec!["plugins".into()],
             ..Registry::default()
         };
         let env = Env::with("/here", [("HOME", "/home/me")]);
