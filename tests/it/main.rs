@@ -10,12 +10,15 @@ mod bench;
 mod ending;
 /// A plugin that misbehaves costs one worker.
 mod faults;
+/// The first minutes: `init`, what it says next, and that every command sees the same folders.
+mod front_door;
 /// Graphics cards: found, filled, measured.
 mod gpu;
 /// Many hands at once.
 mod hammer;
-/// Bad input gets a clear error, and nothing else is harmed.
+/// Images from YAML to a file.
 mod image;
+/// Bad input gets a clear error, and nothing else is harmed.
 mod input;
 /// What `/metrics` says.
 mod metrics;

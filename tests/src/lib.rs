@@ -79,8 +79,14 @@ fn build_workspace(folder: &Path) {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What this test's own package is called is nothing that build scripts should see, or they would run again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CARGO_PKG_") || name.to_string_lossy().starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo
         .args(["build", "--quiet", "--workspace", "--all-targets", "--profile", profile, "--target-dir"])
         .arg(folder.parent().expect("a target folder"))
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))

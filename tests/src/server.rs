@@ -68,15 +68,14 @@ impl Server {
                 shell
             }
         };
-        let mut child = command
-            .args(["serve", "--config"])
-            .arg(&config)
-            .envs(setup.env.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("aihost starts");
+        command.args(["serve", "--config"]).arg(&config).envs(setup.env.iter().cloned());
+        Self::of(&mut command, folder)
+    }
+
+    /// Starts a command that serves, and waits until it listens. The folder goes with the server.
+    pub fn of(command: &mut Command, folder: tempfile::TempDir) -> Self {
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("aihost starts");
         let (lines, stderr) = channel();
         let pipe = child.stderr.take().expect("stderr is piped");
         std::thread::spawn(move || {

@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result {
     let workspace = Workspace::read()?;
     let chosen = choose(workspace.plugins(), &options.plugins)?;
     let profile = if options.release || options.cuda { Profile::Dist } else { Profile::Dev };
-    build(&chosen, profile, options.cuda)?;
+    build(&workspace, &chosen, profile, options.cuda)?;
     let folder = options.out.clone().unwrap_or_else(|| workspace.staging().join("plugins"));
     let staged = stage::plugins(&workspace, profile, &chosen, &folder)?;
     let mut rows = vec![table::row(["file", "size"])];
@@ -42,12 +42,8 @@ pub(crate) fn run(options: &Options) -> Result {
     Ok(())
 }
 
-fn build(chosen: &[PluginPackage], profile: Profile, cuda: bool) -> Result {
-    let mut command = shell::cargo();
-    command.arg("build").args(profile.arguments());
-    for plugin in chosen {
-        command.args(["--package", &plugin.package]);
-    }
+fn build(workspace: &Workspace, chosen: &[PluginPackage], profile: Profile, cuda: bool) -> Result {
+    let mut command = workspace.build_command(profile, chosen);
     if cuda {
         let features: Vec<String> =
             chosen.iter().filter(|plugin| plugin.cuda).map(|plugin| format!("{}/cuda", plugin.package)).collect();

@@ -8,11 +8,19 @@ use crate::error::{Doing, Error, Result};
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::workspace::root());
-    // `cargo run` sets these for the package it runs; build scripts of a nested cargo must not see them.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
-        command.env_remove(name);
+    // `cargo run` sets these for the package it runs. Build scripts that watch them would run again, and all that stands on
+    // them be compiled again, each time a cargo of this tool takes turns with one that was typed.
+    for (name, _) in std::env::vars_os() {
+        if is_of_package(&name.to_string_lossy()) {
+            command.env_remove(name);
+        }
     }
     command
+}
+
+/// Whether cargo sets this variable for the package whose program it runs.
+fn is_of_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|start| variable.starts_with(start))
 }
 
 /// Runs to the end with this terminal's output; a failure is an error.

@@ -36,6 +36,15 @@ pub(crate) struct Options {
 /// Builds, fetches, serves.
 pub(crate) fn run(options: &Options) -> Result {
     check_free(options.listen)?;
+    if let Some(other) =
+        std::env::var_os("AIHOST_CONFIG").filter(|other| Path::new(other) != root().join("models.yaml"))
+    {
+        eprintln!(
+            "note: AIHOST_CONFIG names {}, which `aihost` commands read; `up` serves this repository's models.yaml, \
+             and they see it once AIHOST_CONFIG is unset",
+            other.display()
+        );
+    }
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
     let plugins = named_plugins(&workspace)?;

@@ -144,12 +144,18 @@ impl Workspace {
 
     /// The host and these plugins, and nothing of the tests.
     pub(crate) fn build_host(&self, profile: Profile, plugins: &[PluginPackage]) -> Result {
+        shell::run(&mut self.build_command(profile, plugins))
+    }
+
+    /// The command that builds these plugins, and the host beside them: alone they would ask their dependencies for fewer
+    /// features, and have half of them compiled a second time.
+    pub(crate) fn build_command(&self, profile: Profile, plugins: &[PluginPackage]) -> Command {
         let mut command = shell::cargo();
         command.arg("build").args(profile.arguments()).args(["--package", "aihost"]);
         for plugin in plugins {
             command.args(["--package", &plugin.package]);
         }
-        shell::run(&mut command)
+        command
     }
 }
 

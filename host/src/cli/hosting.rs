@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use super::failure::CliError;
 use super::out;
-use crate::config::Config;
+use crate::config::{Config, ModelConfig};
+use crate::domain::Kind;
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime};
 use crate::worker::WorkerPlacement;
@@ -25,6 +26,8 @@ const CONNECTIONS_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Hosted {
     /// Where it really listens.
     pub(super) address: SocketAddr,
+    /// What its user may do first.
+    pub(super) first_step: FirstStep,
     runtime: Runtime,
     http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -45,6 +48,7 @@ impl Hosted {
                 tracing::warn!(model = %model.id, "{error}");
             }
         }
+        let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let drain = config.limits.drain_timeout;
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
@@ -52,7 +56,7 @@ impl Hosted {
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, runtime, http, stop, drain })
+        Ok(Self { address, first_step, runtime, http, stop, drain })
     }
 
     /// The way into its runtime.
@@ -76,6 +80,30 @@ impl Hosted {
         if timeout(CONNECTIONS_LIMIT, self.http).await.is_err() {
             tracing::warn!("connections were cut whose clients had not sent all of a request, or did not read");
         }
+    }
+}
+
+/// What somebody who has just started a server can do with it.
+#[derive(Debug)]
+pub(super) enum FirstStep {
+    /// Ask this text model: its plugin and its files are here.
+    Ask(String),
+    /// Fetch this model, whose plugin is here.
+    Pull(String),
+    /// Neither.
+    Nothing,
+}
+
+/// The model that answers where none is named comes before the others.
+fn first_step(config: &Config, registry: &Registry) -> FirstStep {
+    let with_plugin = |model: &&ModelConfig| registry.find(&model.plugin, model.plugin_version.as_ref()).is_ok();
+    let mut models: Vec<&ModelConfig> = config.models.values().filter(with_plugin).collect();
+    models.sort_by_key(|model| !model.default);
+    let here = |model: &&&ModelConfig| crate::store::locate(model).is_ok();
+    let id = |model: &ModelConfig| model.id.0.clone();
+    match models.iter().filter(|model| model.kind == Kind::Text).find(here) {
+        Some(text) => FirstStep::Ask(id(text)),
+        None => models.iter().find(|model| !here(model)).map_or(FirstStep::Nothing, |model| FirstStep::Pull(id(model))),
     }
 }
 
@@ -110,12 +138,14 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
 }
 
 /// Says once how the server is used.
-pub(super) fn greet(address: SocketAddr, model: Option<&str>) {
+pub(super) fn greet(address: SocketAddr, first: &FirstStep) {
     out::note(&format!("listening on http://{address}"));
-    if let Some(model) = model {
-        out::note(&format!(
+    match first {
+        FirstStep::Ask(model) => out::note(&format!(
             "try: curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
              -d '{{\"model\": \"{model}\", \"max_tokens\": 40, \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
-        ));
+        )),
+        FirstStep::Pull(model) => out::note(&format!("next: aihost models pull {model}")),
+        FirstStep::Nothing => {}
     }
 }

@@ -8,7 +8,6 @@ use super::failure::CliError;
 use super::hosting::{Hosted, greet};
 use super::{Session, out, reload};
 use crate::config::Selection;
-use crate::domain::Kind;
 use crate::telemetry::{self, LogFormat};
 
 #[derive(Debug, clap::Args)]
@@ -38,13 +37,11 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     };
     telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
     let mut signals = Signals::new()?;
-    let texts = config.models.values().filter(|model| model.kind == Kind::Text);
-    let text = texts.min_by_key(|model| !model.default).map(|model| model.id.0.clone());
     let file = config.file.clone();
     let mut hosted = Hosted::start(config).await?;
     let _reload =
         AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, session.env.clone(), file, hosted.handle())));
-    greet(hosted.address, text.as_deref());
+    greet(hosted.address, &hosted.first_step);
     tokio::select! {
         () = signals.next() => {}
         error = hosted.broken() => return Err(error),

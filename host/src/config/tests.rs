@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError, Env, Selection, Source, json_schema, parse};
+use super::{Config, ConfigError, Env, Selection, Source, default_folders, json_schema, parse};
 use crate::domain::{Class, Kind, ModelId};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
@@ -177,4 +177,23 @@ fn every_key_of_the_schema_is_documented() {
     let mut missing = Vec::new();
     undocumented(&json_schema(), "Config", &mut missing);
     assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn an_installation_brings_its_own_plugins_unless_a_folder_was_chosen() {
+    let prefix = tempfile::tempdir().expect("a folder");
+    let installed = prefix.path().join("lib/aihost/plugins");
+    let env = |variables: &[(&'static str, &'static str)]| {
+        Env::with("/here", variables.iter().copied()).running(prefix.path().join("bin/aihost"))
+    };
+    assert_eq!(default_folders(&env(&[])).installed_plugins, None, "there is none yet");
+    std::fs::create_dir_all(&installed).expect("a folder");
+    let folders = default_folders(&env(&[]));
+    assert_eq!(folders.plugin_folders(), [folders.plugins.clone(), installed]);
+    let chosen = default_folders(&env(&[("AIHOST_PLUGINS_DIR", "/p")]));
+    assert_eq!(chosen.plugin_folders(), [Path::new("/p")]);
+    let typed = parse("plugins_dir: own\nmodels: {}\n", Path::new("/m/models.yaml"), &Selection::default(), &env(&[]));
+    assert_eq!(typed.expect("valid").paths.plugin_folders(), [Path::new("/m/own")]);
+    let elsewhere = Env::with("/here", []).running(prefix.path().join("debug/aihost"));
+    assert_eq!(default_folders(&elsewhere).installed_plugins, None, "not an installation");
 }
