@@ -4,6 +4,7 @@
 
 mod chaos;
 mod client;
+mod hostile;
 mod process;
 mod random;
 mod tally;
@@ -12,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -26,12 +28,15 @@ use crate::workspace::{Profile, Workspace};
 use crate::{stage, test};
 use chaos::Chaos;
 use client::{Manner, Model, Says};
+use hostile::Hostile;
 use process::{holdings, workers_of};
 use random::Random;
-use tally::{Death, Host, Tally};
+use tally::{Death, Host, Line, Tally};
 
 /// Minutes of a soak that is not told how long.
 const MINUTES: f64 = 2.0;
+/// Minutes of the hostile arm in continuous integration.
+const HOSTILE_MINUTES: f64 = 1.0;
 /// Clients by their manner. The stalled ones read late, so there are few.
 const CLIENTS: [Manner; 10] = [
     Manner::Patient,
@@ -72,6 +77,10 @@ pub(crate) struct Options {
     /// The seed of what clients do and who dies; from the clock if absent.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Patient clients alone for half of the time, then beside hostile ones: bodies that were too much once, floods of
+    /// connections, a plugin that leaks and one that shouts, a host that is stopped for a while, a log on a full disk.
+    #[arg(long, conflicts_with = "swaps")]
+    hostile: bool,
     /// Build optimised.
     #[arg(long)]
     release: bool,
@@ -82,6 +91,8 @@ pub(crate) struct Options {
 enum Goal {
     Time(Duration),
     Swaps(u64),
+    /// Half of it with hostile clients.
+    Hostile(Duration),
 }
 
 /// A host and what is asked of it.
@@ -93,9 +104,11 @@ struct Soak {
     models: Vec<(u64, Model)>,
 }
 
-/// Two minutes of it, as continuous integration runs it.
+/// Two minutes of it and one of the hostile arm, as continuous integration runs them.
 pub(crate) fn run_briefly() -> Result {
-    run(&Options { minutes: Some(MINUTES), swaps: None, seed: None, release: false })
+    let brief = |minutes, hostile| Options { minutes: Some(minutes), swaps: None, seed: None, hostile, release: false };
+    run(&brief(MINUTES, false))?;
+    run(&brief(HOSTILE_MINUTES, true))
 }
 
 /// Builds, soaks, reports.
@@ -104,9 +117,11 @@ pub(crate) fn run(options: &Options) -> Result {
     let seed = options.seed.unwrap_or(clock);
     let goal = match (options.minutes, options.swaps) {
         (_, Some(swaps)) => Goal::Swaps(swaps),
-        (minutes, None) => Goal::Time(
-            Duration::try_from_secs_f64(60.0 * minutes.unwrap_or(MINUTES)).doing("soak for so many --minutes")?,
-        ),
+        (minutes, None) => {
+            let time = Duration::try_from_secs_f64(60.0 * minutes.unwrap_or(MINUTES));
+            let time = time.doing("soak for so many --minutes")?;
+            if options.hostile { Goal::Hostile(time) } else { Goal::Time(time) }
+        }
     };
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
@@ -134,7 +149,9 @@ impl Soak {
         fs::write(folder.join("once"), b"").doing(doing())?;
         let mut command = workspace.aihost(profile);
         command.args(["serve", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
-        let server = Server::start(&mut command, address, &folder.join("host.log"))?;
+        // The log of a host under attack lies on a full disk.
+        let log = if matches!(goal, Goal::Hostile(_)) { PathBuf::from("/dev/full") } else { folder.join("host.log") };
+        let server = Server::start(&mut command, address, &log)?;
         let rare = if matches!(goal, Goal::Swaps(_)) { (98, 1) } else { (40, 10) };
         let fixed = |name, question, max_tokens| {
             let answer = first_answer(address, name, question, max_tokens)?;
@@ -161,6 +178,13 @@ impl Soak {
         host.start = settled(pid, None);
         let before = counters(address)?.0;
         let begun = Instant::now();
+        if let Goal::Hostile(time) = self.goal {
+            let models = &self.models[..2];
+            let arms = Hostile { address, host: pid, models, seed: self.seed, arm: time / 2 };
+            let lines = arms.run()?;
+            let status = self.server.end(END_LIMIT)?;
+            return report(&self.folder, &self.goal, self.seed, &lines, status);
+        }
         let (mut tally, deaths) = self.drive(before)?;
         host.took = begun.elapsed();
         let (loads, loaded) = counters(address)?;
@@ -174,21 +198,10 @@ impl Soak {
         }
         host.orphans = workers_of(pid).len();
         let lines = tally.lines(&deaths, &host);
-        let text = tally::render(&lines);
-        println!("{text}");
-        let file = self.folder.join("soak.json");
-        let result = json!({"seed": self.seed, "goal": format!("{:?}", self.goal), "counts": tally::json(&lines)});
-        fs::write(&file, format!("{result:#}\n")).doing(format_args!("write {}", file.display()))?;
         for example in tally.examples(&deaths, 10) {
             println!("{example}");
         }
-        if !status.success() {
-            return Err(Error(format!("the host ended with {status}")));
-        }
-        match lines.iter().filter(|line| !line.kept).count() {
-            0 => Ok(()),
-            count => Err(Error(format!("{count} bounds are broken; again with: --seed {}", self.seed))),
-        }
+        report(&self.folder, &self.goal, self.seed, &lines, status)
     }
 
     /// Clients and deaths until the goal is reached.
@@ -240,7 +253,7 @@ impl Soak {
             std::thread::sleep(POLL);
             let loads = counters(self.server.address)?.0 - before;
             let enough = match self.goal {
-                Goal::Time(time) => begun.elapsed() >= time,
+                Goal::Time(time) | Goal::Hostile(time) => begun.elapsed() >= time,
                 Goal::Swaps(swaps) => loads >= swaps + deaths() as u64,
             };
             if enough {
@@ -261,10 +274,27 @@ impl Soak {
     }
 }
 
+/// Prints the counts, keeps them as JSON, and fails if a bound is broken.
+fn report(folder: &Path, goal: &Goal, seed: u64, lines: &[Line], status: ExitStatus) -> Result {
+    println!("{}", tally::render(lines));
+    let file = folder.join("soak.json");
+    let result = json!({"seed": seed, "goal": format!("{goal:?}"), "counts": tally::json(lines)});
+    fs::write(&file, format!("{result:#}\n")).doing(format_args!("write {}", file.display()))?;
+    if !status.success() {
+        return Err(Error(format!("the host ended with {status}")));
+    }
+    match lines.iter().filter(|line| !line.kept).count() {
+        0 => Ok(()),
+        count => Err(Error(format!("{count} bounds are broken; again with: --seed {seed}"))),
+    }
+}
+
 fn models_yaml(listen: SocketAddr, goal: Goal, folder: &Path, model: &Path) -> String {
     let (places, quantum, load_ms) = match goal {
         Goal::Time(_) => (2, "200ms", 20),
         Goal::Swaps(_) => (1, "1ms", 0),
+        // Room for all: what one model costs another is to be seen, not what swaps cost.
+        Goal::Hostile(_) => (6, "200ms", 20),
     };
     let mut yaml = format!(
         "listen: {listen}\n{}devices: [{{id: cpu, memory: 4GiB, max_loaded: {places}}}]\n\
@@ -289,6 +319,9 @@ fn models_yaml(listen: SocketAddr, goal: Goal, folder: &Path, model: &Path) -> S
         "  smollm2:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n    options: {{context: 256}}",
         model.display()
     );
+    if matches!(goal, Goal::Hostile(_)) {
+        yaml += hostile::MODELS;
+    }
     yaml
 }
 

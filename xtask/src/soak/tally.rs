@@ -48,9 +48,9 @@ pub(super) struct Host {
 /// One line of the table, and whether it is within its bound.
 #[derive(Debug)]
 pub(super) struct Line {
-    name: &'static str,
-    value: String,
-    bound: String,
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) bound: String,
     pub(super) kept: bool,
 }
 
@@ -197,20 +197,20 @@ pub(super) fn json(lines: &[Line]) -> Value {
         .collect()
 }
 
-fn told(name: &'static str, value: String) -> Line {
+pub(super) fn told(name: &'static str, value: String) -> Line {
     Line { name, value, bound: String::new(), kept: true }
 }
 
-fn bounded(name: &'static str, value: u64, most: u64) -> Line {
+pub(super) fn bounded(name: &'static str, value: u64, most: u64) -> Line {
     let bound = if most == u64::MAX { String::new() } else { most.to_string() };
     Line { name, value: value.to_string(), bound, kept: value <= most }
 }
 
-fn grown(name: &'static str, start: u64, end: u64, extra: u64) -> Line {
+pub(super) fn grown(name: &'static str, start: u64, end: u64, extra: u64) -> Line {
     Line { name, value: format!("{start} -> {end}"), bound: format!("+{extra}"), kept: end <= start + extra }
 }
 
-fn percentile(sorted: &[f64], share: f64) -> f64 {
+pub(super) fn percentile(sorted: &[f64], share: f64) -> f64 {
     let at = ((sorted.len() as f64) * share).ceil() as usize;
     sorted.get(at.max(1) - 1).or(sorted.last()).copied().unwrap_or(0.0)
 }
