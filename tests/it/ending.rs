@@ -1,15 +1,15 @@
 //! The end of a host, however it comes: bounded, and nothing lives on.
 
-use std::time::{Duration, Instant};
-
-use aihost_tests::server::{Server, Setup, alive, chat};
+use aihost_tests::server::{DRAINS, Server, Setup, alive, chat, client};
+use aihost_tests::{Gate, PATIENCE, eventually, wait_for};
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::time::timeout;
 
-/// An idle host ends within this.
-const IDLE_END: Duration = Duration::from_secs(5);
-/// Nothing of a killed host lives longer.
-const AFTER_KILL: Duration = Duration::from_secs(2);
+/// Longer than any test waits: a host that ends all the same did not wait for its drain to be over.
+const NO_END: &str = "limits: {drain_timeout: 1h}\n";
+/// Answers nobody hears the end of.
+const ENDLESS: &str = "{latency_ms: 20, tokens: 1000000}";
 
 fn server(options: &str, more: &str) -> Server {
     let entry = |name: &str, plugin: &str, options: &str| {
@@ -28,18 +28,16 @@ async fn worker(server: &Server, model: &str) -> i64 {
     server.status(model, "pid").await.as_i64().expect("a worker")
 }
 
-/// Ends it with SIGTERM and says how long that took.
-fn terminate(server: &mut Server) -> Duration {
-    let begun = Instant::now();
+/// Ends it with SIGTERM.
+fn terminate(server: &mut Server) {
     server.signal(Signal::TERM);
-    assert!(server.wait().success(), "{}", server.log());
-    begun.elapsed()
+    assert!(server.wait().success());
 }
 
 #[tokio::test]
-async fn an_idle_host_ends_quickly_though_clients_hold_connections() {
-    let mut server = server("{}", "");
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+async fn an_idle_host_ends_though_clients_hold_connections() {
+    let mut server = server("{}", NO_END);
+    let client = client();
     // Kept alive by the client's pool, and one that has sent half a request.
     assert!(client.get(format!("{}/health", server.base())).send().await.unwrap().status().is_success());
     let mut half = std::net::TcpStream::connect(server.base().trim_start_matches("http://")).unwrap();
@@ -47,38 +45,39 @@ async fn an_idle_host_ends_quickly_though_clients_hold_connections() {
         .unwrap();
     assert_eq!(server.chat("a", "hi").await.0, 200);
     let worker = worker(&server, "a").await;
-    let took = terminate(&mut server);
-    assert!(took < IDLE_END, "{took:?}");
+    terminate(&mut server);
     assert!(!alive(worker));
 }
 
 #[tokio::test]
 async fn a_host_that_loads_ends_and_says_so_to_the_waiter() {
-    let mut server = server("{}", "");
+    let mut server = server("{}", NO_END);
     let base = server.base().to_owned();
     let waiting = tokio::spawn(async move {
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = client();
         let answer = client.post(format!("{base}/v1/chat/completions")).json(&chat("b", "hi")).send().await;
         answer.expect("an answer").status().as_u16()
     });
     server.until("b", "state", json!("loading")).await;
     let worker = worker(&server, "b").await;
-    let took = terminate(&mut server);
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    terminate(&mut server);
     assert_eq!(waiting.await.unwrap(), 503);
     assert!(!alive(worker));
 }
 
 #[tokio::test]
 async fn a_host_that_unloads_ends() {
-    let mut server = server("{latency_ms: 10, tokens: 100}", "");
+    let gate = Gate::closed();
+    let mut server = server(&format!("{{tokens: 100, answer_gate: {}}}", gate.path().display()), NO_END);
     let mut stream = server.stream(&chat("a", "word")).await;
     let worker = worker(&server, "a").await;
-    let (base, client) = (server.base().to_owned(), reqwest::Client::builder().no_proxy().build().unwrap());
+    let (base, client) = (server.base().to_owned(), client());
     let unload = client.post(format!("{base}/models/unload")).json(&json!({"model": "a"})).send();
     let unload = tokio::spawn(unload);
     server.until("a", "state", json!("draining")).await;
     server.signal(Signal::TERM);
+    server.logged(DRAINS).await;
+    gate.open();
     let mut body = Vec::new();
     while let Some(chunk) = stream.chunk().await.expect("the stream ends well") {
         body.extend_from_slice(&chunk);
@@ -91,45 +90,35 @@ async fn a_host_that_unloads_ends() {
 
 #[tokio::test]
 async fn the_deadline_cuts_with_a_framed_error() {
-    let mut server = server("{latency_ms: 20, tokens: 100000}", "limits: {drain_timeout: 1s}\n");
+    let mut server = server(ENDLESS, "limits: {drain_timeout: 1s}\n");
     let stream = server.stream(&chat("a", "word")).await;
     let worker = worker(&server, "a").await;
-    let begun = Instant::now();
     server.signal(Signal::TERM);
-    let body = stream.text().await.expect("the stream is framed to its end");
-    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    let body = timeout(PATIENCE, stream.text()).await.expect("an end").expect("the stream is framed to its end");
     assert!(body.ends_with("data: [DONE]\n\n") && body.contains("\"error\""), "{body}");
     assert!(server.wait().success());
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert!(!alive(worker));
 }
 
 #[tokio::test]
 async fn a_second_sigterm_cuts() {
-    let mut server = server("{latency_ms: 20, tokens: 100000}", "limits: {drain_timeout: 600s}\n");
+    let mut server = server(ENDLESS, NO_END);
     let mut stream = server.stream(&chat("a", "word")).await;
     let worker = worker(&server, "a").await;
     server.signal(Signal::TERM);
-    let mut log = String::new();
-    let begun = Instant::now();
-    while !log.contains("a second signal stops at once") {
-        assert!(begun.elapsed() < aihost_tests::PATIENCE, "nothing was said of the end: {log}");
-        log += &server.log();
-        assert!(stream.chunk().await.expect("it drains").is_some());
-    }
-    let begun = Instant::now();
+    server.logged(DRAINS).await;
+    assert!(stream.chunk().await.expect("it drains").is_some());
     server.signal(Signal::TERM);
     assert!(!server.wait().success());
-    assert!(begun.elapsed() < IDLE_END, "{:?}", begun.elapsed());
-    gone_soon(&[worker], begun).await;
+    gone(&[worker]).await;
 }
 
 #[tokio::test]
-async fn nothing_outlives_a_killed_host_by_two_seconds() {
-    let mut server = server("{latency_ms: 20, tokens: 100000}", "devices: [{id: cpu, memory: 1GiB}]\n");
+async fn nothing_outlives_a_killed_host() {
+    let mut server = server(ENDLESS, "devices: [{id: cpu, memory: 1GiB}]\n");
     // One that streams, one that hangs and heeds nothing, one that loads.
     let _stream = server.stream(&chat("a", "word")).await;
-    let (base, client) = (server.base().to_owned(), reqwest::Client::builder().no_proxy().build().unwrap());
+    let (base, client) = (server.base().to_owned(), client());
     let asked = ["b", "c"]
         .map(|model| tokio::spawn(client.post(format!("{base}/v1/chat/completions")).json(&chat(model, "hi")).send()));
     server.until("c", "active", json!(1)).await;
@@ -139,9 +128,8 @@ async fn nothing_outlives_a_killed_host_by_two_seconds() {
         workers.push(worker(&server, model).await);
     }
     server.signal(Signal::KILL);
-    let begun = Instant::now();
     server.wait();
-    gone_soon(&workers, begun).await;
+    gone(&workers).await;
     for request in asked {
         assert!(request.await.unwrap().is_err(), "an answer from a killed host");
     }
@@ -162,17 +150,16 @@ async fn what_a_plugin_set_free_ends_with_its_worker_and_with_the_host() {
     for name in ["a", "b"] {
         assert_eq!(server.chat(name, "hi").await.0, 200);
         let read = || std::fs::read_to_string(folder.path().join(name)).ok();
-        let pid: i64 = aihost_tests::wait_for("a free process", read).await.trim().parse().unwrap();
+        let pid: i64 = wait_for("a free process", read).await.trim().parse().unwrap();
         assert!(alive(pid));
         free.push(pid);
     }
     assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200);
-    gone_soon(&free[..1], Instant::now()).await;
+    gone(&free[..1]).await;
     assert!(alive(free[1]), "another worker's");
     server.signal(Signal::KILL);
-    let begun = Instant::now();
     server.wait();
-    gone_soon(&free[1..], begun).await;
+    gone(&free[1..]).await;
 }
 
 #[tokio::test]
@@ -188,13 +175,13 @@ async fn the_first_process_of_a_container_adopts_passes_signals_on_and_ends_as_t
     };
     let mut server = start();
     assert_eq!(server.chat("a", "hi").await.0, 200);
-    let orphan = aihost_tests::wait_for("an orphan", || std::fs::read_to_string(folder.path().join("pid")).ok()).await;
+    let orphan = wait_for("an orphan", || std::fs::read_to_string(folder.path().join("pid")).ok()).await;
     let status = format!("/proc/{}/status", orphan.trim());
     let parent = format!("PPid:\t{}\n", server.pid());
     let adopted = || std::fs::read_to_string(&status).unwrap().contains(&parent).then_some(());
-    aihost_tests::wait_for("its adoption", adopted).await;
+    wait_for("its adoption", adopted).await;
     // Not even a zombie is left.
-    aihost_tests::wait_for("its end", || (!std::path::Path::new(&status).exists()).then_some(())).await;
+    wait_for("its end", || (!std::path::Path::new(&status).exists()).then_some(())).await;
     terminate(&mut server);
 
     let mut server = start();
@@ -205,12 +192,13 @@ async fn the_first_process_of_a_container_adopts_passes_signals_on_and_ends_as_t
     assert_eq!(server.wait().code(), Some(128 + 9));
 }
 
-/// They end within [`AFTER_KILL`] of `begun`.
-async fn gone_soon(workers: &[i64], begun: Instant) {
-    while workers.iter().any(|worker| alive(*worker)) {
-        assert!(begun.elapsed() < AFTER_KILL, "alive after {AFTER_KILL:?}: {workers:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// They end. How soon is counted by the soak, which has the machine to itself.
+async fn gone(processes: &[i64]) {
+    eventually(async || {
+        let left: Vec<_> = processes.iter().filter(|process| alive(**process)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("alive of {processes:?}: {left:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -228,22 +216,28 @@ async fn what_requests_opened_is_closed() {
         assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200);
     };
     round().await;
-    let baseline = settled(&descriptors, usize::MAX).await;
+    let baseline = settled(&descriptors).await;
     for _ in 0..5 {
         round().await;
     }
-    let end = settled(&descriptors, baseline).await;
-    assert!(end <= baseline, "{baseline} descriptors became {end}");
+    eventually(async || match descriptors() {
+        end if end <= baseline => Ok(()),
+        end => Err(format!("{baseline} descriptors became {end}")),
+    })
+    .await;
 }
 
-/// The count once it is at most `goal` and no longer changes, or after [`aihost_tests::PATIENCE`].
-async fn settled(count: &impl Fn() -> usize, goal: usize) -> usize {
-    let (begun, mut last, mut same) = (Instant::now(), count(), 0);
-    while begun.elapsed() < aihost_tests::PATIENCE && (same < 20 || last > goal) {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// How often in a row a count must be the same to be taken for settled.
+const SAME_COUNTS: u32 = 50;
+
+/// The count once it no longer changes.
+async fn settled(count: &impl Fn() -> usize) -> usize {
+    let (mut last, mut same) = (count(), 0);
+    eventually(async || {
         let now = count();
         same = if now == last { same + 1 } else { 0 };
         last = now;
-    }
-    last
+        if same >= SAME_COUNTS { Ok(now) } else { Err(format!("{now} descriptors, and not for long")) }
+    })
+    .await
 }

@@ -1,5 +1,6 @@
 //! Every way the faulty plugin can misbehave, seen from a client: a clear error, and the other model goes on.
 
+use aihost_tests::Gate;
 use aihost_tests::server::{Server, Setup, chat, text};
 use serde_json::json;
 
@@ -70,8 +71,13 @@ async fn noise_on_stdout_harms_nothing() {
 
 #[tokio::test]
 async fn a_stream_that_had_begun_ends_with_a_framed_error() {
-    let server = server("{fault: segfault, after_tokens: 2}");
-    let body = server.stream(&chat("bad", "one two three four")).await.text().await.expect("a whole body");
+    let gate = Gate::closed();
+    let server = server(&format!("{{fault: segfault, after_tokens: 2, gate: {}}}", gate.path().display()));
+    let mut stream = server.stream(&chat("bad", "one two three four")).await;
+    let begin = stream.chunk().await.expect("a stream").expect("its begin");
+    assert!(str::from_utf8(&begin).is_ok_and(|begin| begin.contains("chunk")), "{begin:?}");
+    gate.open();
+    let body = stream.text().await.expect("a whole body");
     let events: Vec<&str> = body.split("\n\n").filter(|event| !event.is_empty()).collect();
     assert_eq!(events.last(), Some(&"data: [DONE]"), "{body}");
     assert!(events.iter().rev().nth(1).is_some_and(|event| event.contains("\"error\"")), "{body}");

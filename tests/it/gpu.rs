@@ -1,7 +1,7 @@
 //! Graphics cards: found, filled in order, measured. The cards exist on paper; the way to them is the real one.
 
 use aihost_tests::server::{Server, Setup, text};
-use aihost_tests::{fixture, wait_for};
+use aihost_tests::{Gate, eventually, fixture, wait_for};
 use serde_json::json;
 
 const GIB: u64 = 1 << 30;
@@ -67,12 +67,11 @@ async fn what_other_programs_hold_is_not_to_be_had() {
     assert_eq!(status, 503, "{body}");
     assert!(message.contains("needs 50.0 GiB on cuda:0, where only 20.0 GiB"), "{message}");
     cards.set(&[[80 * GIB, 79 * GIB]]);
-    let served = async || (server.chat("a", "hi").await.0 == 200).then_some(());
-    let begun = std::time::Instant::now();
-    while served().await.is_none() {
-        assert!(begun.elapsed() < aihost_tests::PATIENCE, "the card is free and not used");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    eventually(async || match server.chat("a", "hi").await {
+        (200, _) => Ok(()),
+        (status, body) => Err(format!("the card is free and not used: {status}, {body}")),
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -97,9 +96,9 @@ async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
     assert!(message.contains("runs on cpu, not on cuda:0"), "{body}");
 }
 
-/// Two models that park, on a card with room for one: 1200 MiB each, of which so many stay.
-fn two_that_park(cards: &Cards, keeps: u64) -> Server {
-    let options = format!("{{memory: {}, keeps: {keeps}, park_ms: 300}}", 1200 * MIB);
+/// Two models that park once the gate is open, on a card with room for one: 1200 MiB each, of which so many stay.
+fn two_that_park(cards: &Cards, keeps: u64, gate: &Gate) -> Server {
+    let options = format!("{{memory: {}, keeps: {keeps}, park_gate: {}}}", 1200 * MIB, gate.path().display());
     let models = ["a", "b"].map(|name| echo(name, &options));
     cards.server(&format!("models:\n{}", models.concat()), None)
 }
@@ -109,13 +108,15 @@ async fn a_card_whose_memory_comes_back_keeps_the_worker_that_parked() {
     // A little stays unsaid; what a driver takes of a process is said.
     for (keeps, stays) in [(0, 200 * MIB), (500 * MIB, 600 * MIB)] {
         let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
-        let server = two_that_park(&cards, keeps);
+        let gate = Gate::closed();
+        let server = two_that_park(&cards, keeps, &gate);
         assert_eq!(server.chat("a", "hi").await.0, 200);
         cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);
         let worker = server.status("a", "pid").await;
         let (swapped, ()) = tokio::join!(server.chat("b", "hi"), async {
             server.until("a", "state", json!("parking")).await;
             cards.set(&[[2 * GIB, 2 * GIB - 100 * MIB - stays]]);
+            gate.open();
         });
         assert_eq!(swapped.0, 200, "{swapped:?}");
         assert_eq!((server.status("a", "state").await, server.status("a", "pid").await), (json!("parked"), worker));
@@ -125,13 +126,15 @@ async fn a_card_whose_memory_comes_back_keeps_the_worker_that_parked() {
 #[tokio::test]
 async fn a_card_whose_memory_does_not_come_back_costs_the_worker_that_parked() {
     let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
-    let server = two_that_park(&cards, 0);
+    let gate = Gate::closed();
+    let server = two_that_park(&cards, 0, &gate);
     assert_eq!(server.chat("a", "hi").await.0, 200);
     // What it holds shows now, and goes on to show after it has parked.
     cards.set(&[[2 * GIB, 2 * GIB - 1300 * MIB]]);
     let worker = server.status("a", "pid").await.as_i64().unwrap();
     let (swapped, ()) = tokio::join!(server.chat("b", "through it all"), async {
         server.until("a", "state", json!("parking")).await;
+        gate.open();
         wait_for("its end", || (!aihost_tests::server::alive(worker)).then_some(())).await;
         cards.set(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
     });

@@ -3,7 +3,7 @@
 use std::io::{Seek, SeekFrom, Write};
 
 use aihost_tests::model_file;
-use aihost_tests::server::{Server, Setup, aihost, prepare, text};
+use aihost_tests::server::{Server, Setup, aihost, client, prepare, text};
 use serde_json::json;
 
 const ECHO: &str = "models:\n  a:\n    type: text\n    plugin: aihost/echo\n    aliases: [nick]\n";
@@ -16,7 +16,7 @@ fn echo() -> Server {
 async fn http_bodies() {
     let server = echo();
     let url = format!("{}/v1/chat/completions", server.base());
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let client = client();
     let cases: [(&str, u16, &str); 7] = [
         ("not json", 400, "JSON"),
         ("[]", 400, "object"),

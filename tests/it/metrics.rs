@@ -1,9 +1,7 @@
 //! `/metrics`: what it says is what happened, and asking changes nothing.
 
-use std::time::Instant;
-
-use aihost_tests::PATIENCE;
 use aihost_tests::server::{Server, Setup, chat};
+use aihost_tests::{Gate, eventually};
 use serde_json::json;
 
 async fn scrape(server: &Server) -> String {
@@ -22,16 +20,12 @@ fn value(text: &str, name: &str, labels: &[&str]) -> f64 {
 
 /// Waits until a series has this value: what follows a reply (an exit, the end of a lease) is counted a moment later.
 async fn until(server: &Server, name: &str, labels: &[&str], wanted: f64) -> String {
-    let begun = Instant::now();
-    loop {
+    eventually(async || {
         let text = scrape(server).await;
         let now = value(&text, name, labels);
-        if now == wanted {
-            return text;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{name} {labels:?} is {now}, not {wanted}:\n{text}");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+        if now == wanted { Ok(text) } else { Err(format!("{name} {labels:?} is {now}, not {wanted}:\n{text}")) }
+    })
+    .await
 }
 
 fn echo(options: &str) -> String {
@@ -147,11 +141,15 @@ async fn dead_workers_replays_and_losses_are_told_apart() {
     let once = folder.path().join("once");
     let faulty = |options: String| format!("type: text\n    plugin: aihost/faulty\n    options: {options}\n");
     let heals = faulty(format!("{{fault: segfault, once_file: {}}}", once.display()));
-    let cuts = faulty("{fault: abort, after_tokens: 2}".into());
+    let gate = Gate::closed();
+    let cuts = faulty(format!("{{fault: abort, after_tokens: 2, gate: {}}}", gate.path().display()));
     let fails = faulty("{fault: load_error}".into());
     let server = start(format!("models:\n  heals:\n    {heals}  cuts:\n    {cuts}  fails:\n    {fails}"));
     assert_eq!(server.chat("heals", "x").await.0, 200);
-    let body = server.stream(&chat("cuts", "x")).await.text().await.expect("a body");
+    let mut stream = server.stream(&chat("cuts", "x")).await;
+    assert!(stream.chunk().await.is_ok_and(|begin| begin.is_some()));
+    gate.open();
+    let body = stream.text().await.expect("a body");
     assert!(body.contains("error"), "{body}");
     assert_eq!(server.chat("fails", "x").await.0, 500);
     let text = until(&server, "aihost_worker_exits_total", &["reason=\"aborted\""], 1.0).await;

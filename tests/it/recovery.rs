@@ -1,9 +1,7 @@
 //! Workers that die from outside: what was asked is still answered, once, and nothing is left of them.
 
-use std::time::{Duration, Instant};
-
 use aihost_tests::server::{Server, Setup, alive, chat, text};
-use aihost_tests::wait_for;
+use aihost_tests::{Gate, PATIENCE, eventually, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -23,6 +21,9 @@ async fn kill(server: &Server, model: &str) -> i64 {
     kill_process(number, Signal::KILL).expect("it lives");
     pid
 }
+
+/// What `/metrics` says once the host has the first token of model `a`'s first answer.
+const FIRST_OUTPUT: &str = "aihost_request_first_output_seconds_count{model=\"a\"} 1\n";
 
 #[tokio::test]
 async fn an_idle_worker_that_dies_is_reaped_and_the_next_request_loads_anew() {
@@ -66,12 +67,18 @@ async fn what_dead_workers_said_can_still_be_read_and_a_follower_hears_the_next(
 
 #[tokio::test]
 async fn an_answer_in_one_piece_survives_its_worker() {
-    let server = server(&echo("a", "    options: {latency_ms: 20, tokens: 40}\n"));
+    let gate = Gate::closed();
+    let server = server(&echo("a", &format!("    options: {{tokens: 40, answer_gate: {}}}\n", gate.path().display())));
     let ((status, body), ()) = tokio::join!(server.chat("a", "word"), async {
-        server.until("a", "active", json!(1)).await;
-        // In mid-answer: a token takes 20 ms.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // In mid-answer: the host has the first token, and the gate holds the second.
+        eventually(async || {
+            let (_, metrics) = server.get("/metrics").await;
+            let begun = metrics.as_str().is_some_and(|text| text.contains(FIRST_OUTPUT));
+            if begun { Ok(()) } else { Err(format!("no token came: {metrics}")) }
+        })
+        .await;
         kill(&server, "a").await;
+        gate.open();
     });
     assert_eq!(status, 200, "{body}");
     assert_eq!((text(&body), &body["usage"]["completion_tokens"]), ("word".repeat(40).as_str(), &json!(40)));
@@ -80,13 +87,19 @@ async fn an_answer_in_one_piece_survives_its_worker() {
 
 #[tokio::test]
 async fn a_request_between_death_and_reload_is_served() {
-    let server = server(&echo("a", "    options: {load_ms: 300}\n"));
+    let gate = Gate::closed();
+    gate.open();
+    let server = server(&echo("a", &format!("    options: {{load_gate: {}}}\n", gate.path().display())));
     assert_eq!(server.chat("a", "hi").await.0, 200);
+    gate.close();
     kill(&server, "a").await;
     // At once, while the death may not be known; and while the next worker loads.
-    let (first, second) = tokio::join!(server.chat("a", "first"), async {
+    let (first, (second, ())) = tokio::join!(server.chat("a", "first"), async {
         server.until("a", "state", json!("loading")).await;
-        server.chat("a", "second").await
+        tokio::join!(server.chat("a", "second"), async {
+            server.until("a", "queued", json!(2)).await;
+            gate.open();
+        })
     });
     assert_eq!((first.0, second.0), (200, 200), "{first:?} {second:?}");
     assert_eq!(server.status("a", "loads").await, 2);
@@ -114,9 +127,11 @@ async fn a_worker_whose_child_holds_its_output_stops_in_bounded_time() {
     let number = || std::fs::read_to_string(file.path()).ok()?.trim().parse::<i64>().ok();
     let child = wait_for("the start of the worker's child", number).await;
     assert!(alive(child));
-    let begun = Instant::now();
-    assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Whoever waited for the end of that output would wait for a thousand seconds.
+    let a = json!({"model": "a"});
+    let unloaded =
+        tokio::time::timeout(PATIENCE, server.post("/models/unload", &a)).await.expect("an end of the unload");
+    assert_eq!(unloaded.0, 200, "{}", unloaded.1);
     assert_eq!(server.status("a", "state").await, "cold");
     wait_for("the end of the worker's child", || (!alive(child)).then_some(())).await;
 }
@@ -144,6 +159,6 @@ async fn a_stream_that_was_tried_again_has_an_end_though_its_client_stalls() {
     assert_eq!(server.status("a", "loads").await, 2);
     // Nobody reads, until the host has given up on it.
     server.until("a", "active", json!(0)).await;
-    let text = tokio::time::timeout(aihost_tests::PATIENCE, stream.text()).await.expect("an end").expect("a stream");
+    let text = tokio::time::timeout(PATIENCE, stream.text()).await.expect("an end").expect("a stream");
     assert!(text.ends_with("data: [DONE]\n\n") && text.contains("\"error\""), "{} bytes", text.len());
 }

@@ -1,5 +1,6 @@
 //! A changed models.yaml takes effect while the host serves, and touches only what changed.
 
+use aihost_tests::Gate;
 use aihost_tests::server::{Server, Setup, text};
 use serde_json::json;
 
@@ -45,13 +46,7 @@ async fn a_bad_file_is_refused_whole_and_the_next_good_one_is_not() {
         good = text.to_owned();
         text.replace("  b:\n", "  b:\n    nonsense: 1\n")
     });
-    let begun = std::time::Instant::now();
-    let mut log = String::new();
-    while !log.contains("nonsense") {
-        assert!(begun.elapsed() < aihost_tests::PATIENCE, "nothing was said of the bad file: {log}");
-        log += &server.log();
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    server.logged("nonsense").await;
     assert_eq!(server.chat("a", "hi").await.0, 200);
     assert_eq!(server.status("a", "pid").await, worker);
     rewrite(&server, |_| good.replace("  b:\n", "  d:\n"));
@@ -61,14 +56,17 @@ async fn a_bad_file_is_refused_whole_and_the_next_good_one_is_not() {
 
 #[tokio::test]
 async fn a_file_that_changes_in_the_middle_of_a_swap_loses_no_request() {
-    let yaml = "devices: [{id: cpu, memory: 1GiB, max_loaded: 1}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {load_ms: 500}\n";
-    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    let yaml = "devices: [{id: cpu, memory: 1GiB, max_loaded: 1}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {load_gate: GATE}\n";
+    let gate = Gate::closed();
+    let yaml = yaml.replace("GATE", &gate.path().display().to_string());
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
     assert_eq!(server.chat("a", "hi").await.0, 200);
     let (swapped, ()) = tokio::join!(server.chat("b", "through it all"), async {
         server.until("b", "state", json!("loading")).await;
         // The evicted model goes, a new one comes, the one that loads stays as it is.
         rewrite(&server, |text| text.replace("  a:\n", "  c:\n"));
         server.until("c", "state", json!("cold")).await;
+        gate.open();
     });
     assert_eq!((swapped.0, text(&swapped.1)), (200, "through it all"), "{swapped:?}");
     assert_eq!(server.status("b", "loads").await, 1);
@@ -78,11 +76,13 @@ async fn a_file_that_changes_in_the_middle_of_a_swap_loses_no_request() {
 
 #[tokio::test]
 async fn who_waits_for_a_model_that_changes_while_it_loads_gets_the_new_one() {
-    let yaml = "models:\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {load_ms: 1500}\n";
-    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    let gate = Gate::closed();
+    let held = format!("{{load_gate: {}}}", gate.path().display());
+    let yaml = format!("models:\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {held}\n");
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
     let ((status, body), ()) = tokio::join!(server.chat("b", "one two three"), async {
         server.until("b", "state", json!("loading")).await;
-        rewrite(&server, |text| text.replace("{load_ms: 1500}", "{tokens: 2}"));
+        rewrite(&server, |text| text.replace(&held, "{tokens: 2}"));
     });
     assert_eq!((status, text(&body).split_whitespace().count()), (200, 2), "{body}");
 }

@@ -1,7 +1,7 @@
 //! Swapping: who is loaded, who is evicted, and that nobody is cut off. With the echo plugin, which has no weights.
 
-use aihost_tests::server::{Server, Setup, alive, chat, text};
-use aihost_tests::wait_for;
+use aihost_tests::server::{DRAINS, Server, Setup, alive, chat, text};
+use aihost_tests::{Gate, eventually, wait_for};
 use serde_json::json;
 
 /// Two echo models of which one fits.
@@ -10,6 +10,11 @@ fn pair(options: &str) -> Server {
         "devices: [{{id: cpu, memory: 1GiB, max_loaded: 1}}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n    park: false\n    options: {options}\n  b:\n    type: text\n    plugin: aihost/echo\n    park: false\n    options: {options}\n"
     );
     Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() })
+}
+
+/// Options by which every answer is held behind its first token.
+fn held(gate: &Gate, tokens: u32) -> String {
+    format!("{{tokens: {tokens}, answer_gate: {}}}", gate.path().display())
 }
 
 #[tokio::test]
@@ -30,10 +35,14 @@ async fn a_request_for_the_other_model_swaps() {
 
 #[tokio::test]
 async fn a_busy_model_is_not_evicted_and_its_answer_is_whole() {
-    let server = pair("{latency_ms: 20, tokens: 50}");
-    let (a, b) = tokio::join!(server.chat("a", "word"), async {
+    let gate = Gate::closed();
+    let server = pair(&held(&gate, 50));
+    let (a, (b, ())) = tokio::join!(server.chat("a", "word"), async {
         server.until("a", "active", json!(1)).await;
-        server.chat("b", "word").await
+        tokio::join!(server.chat("b", "word"), async {
+            server.until("b", "queued", json!(1)).await;
+            gate.open();
+        })
     });
     assert_eq!((a.0, b.0), (200, 200), "{a:?} {b:?}");
     assert_eq!(a.1["usage"]["completion_tokens"], 50);
@@ -50,16 +59,27 @@ async fn many_waiters_cause_one_load() {
 
 #[tokio::test]
 async fn interleaved_requests_are_served_in_batches() {
-    let server = pair("{latency_ms: 5, tokens: 4}");
+    let gate = Gate::closed();
+    let server = pair(&held(&gate, 4));
     let models = ["a", "b"].repeat(10);
-    let answers = futures_util::future::join_all(models.iter().map(|model| server.chat(model, "hi"))).await;
+    let asked = futures_util::future::join_all(models.iter().map(|model| server.chat(model, "hi")));
+    // Ten are served at once, and then the others: nobody swaps for a single one.
+    let (answers, ()) = tokio::join!(asked, async {
+        eventually(async || {
+            let (a, b) = (server.status("a", "active").await, server.status("b", "active").await);
+            let waiting = (server.status("a", "queued").await, server.status("b", "queued").await);
+            let one_side = [(json!(10), json!(0)), (json!(0), json!(10))].contains(&(a.clone(), b.clone()));
+            let other_side = waiting == (b.clone(), a.clone());
+            if one_side && other_side { Ok(()) } else { Err(format!("{a} and {b} are served, {waiting:?} wait")) }
+        })
+        .await;
+        gate.open();
+    });
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
     for (model, (_, body)) in models.iter().zip(&answers) {
         assert_eq!(body["model"], *model);
     }
-    let loads = server.status("a", "loads").await.as_u64().unwrap_or(99)
-        + server.status("b", "loads").await.as_u64().unwrap_or(99);
-    assert!(loads <= 4, "20 interleaved requests took {loads} loads");
+    assert_eq!((server.status("a", "loads").await, server.status("b", "loads").await), (json!(1), json!(1)));
 }
 
 #[tokio::test]
@@ -93,13 +113,16 @@ async fn load_and_unload_over_http() {
 
 #[tokio::test]
 async fn sigterm_drains_and_leaves_nothing_behind() {
-    let mut server = pair("{latency_ms: 10, tokens: 60}");
+    let gate = Gate::closed();
+    let mut server = pair(&held(&gate, 60));
     let response = server.stream(&chat("a", "word")).await;
     let worker = server.status("a", "pid").await.as_i64().expect("a worker");
     server.signal(rustix::process::Signal::TERM);
+    server.logged(DRAINS).await;
+    gate.open();
     let body = response.text().await.expect("the stream ends well");
     assert!(body.trim_end().ends_with("data: [DONE]"), "{body}");
-    assert!(server.wait().success(), "{}", server.log());
+    assert!(server.wait().success());
     assert!(!alive(worker));
 }
 

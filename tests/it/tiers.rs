@@ -1,7 +1,7 @@
 //! Hot, parked, cold: who parks for whom, that memory really comes back, and what an operator may ask for.
 
-use aihost_tests::model_file;
 use aihost_tests::server::{Server, Setup, aihost, alive, chat, text};
+use aihost_tests::{Gate, model_file};
 use serde_json::{Value, json};
 
 /// What a leak must exceed to be one.
@@ -118,12 +118,15 @@ async fn a_forced_unload_cuts_what_does_not_end() {
 
 #[tokio::test]
 async fn replicas_start_when_all_are_busy() {
-    // `faulty` takes four requests at once, each two seconds.
-    let server = serve("memory: 1GiB", &[("a", "faulty, replicas: 2, options: {fault: progress_only}")]);
-    let (_, answers) = tokio::join!(
-        server.until("a", "replicas", json!(2)),
-        futures_util::future::join_all((0..6).map(|_| server.chat("a", "hi")))
-    );
+    // `faulty` takes four requests at once, and they go on until the gate is open.
+    let gate = Gate::closed();
+    let faulty = format!("faulty, replicas: 2, options: {{fault: progress_only, gate: \"{}\"}}", gate.path().display());
+    let server = serve("memory: 1GiB", &[("a", &faulty)]);
+    let both = async {
+        server.until("a", "replicas", json!(2)).await;
+        gate.open();
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all((0..6).map(|_| server.chat("a", "hi"))), both);
     assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
     assert_eq!(server.status("a", "loads").await, 2);
 }

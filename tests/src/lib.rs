@@ -46,13 +46,50 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// # Panics
 /// If it does not happen in [`PATIENCE`].
 pub async fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    eventually(async || ready().ok_or_else(|| format!("{what} did not happen"))).await
+}
+
+/// Waits until `ready` is, as [`wait_for`]; until then it says how things are.
+///
+/// # Panics
+/// With what it said last, if it is not ready in [`PATIENCE`].
+pub async fn eventually<T>(mut ready: impl AsyncFnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(value) = ready() {
-            return value;
+        match ready().await {
+            Ok(value) => return value,
+            Err(how) => assert!(Instant::now() < deadline, "{how} (waited for {PATIENCE:?})"),
         }
-        assert!(Instant::now() < deadline, "{what} did not happen within {PATIENCE:?}");
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// A gate of the fixture `echo` (`load_gate:`, `answer_gate:`, `park_gate:`) or `faulty` (`gate:`): who comes to it waits
+/// until the test opens it.
+#[derive(Debug)]
+pub struct Gate {
+    folder: tempfile::TempDir,
+}
+
+impl Gate {
+    /// A closed one.
+    pub fn closed() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    /// What the fixture is told.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("open")
+    }
+
+    /// Lets through who waits, and who comes.
+    pub fn open(&self) {
+        std::fs::write(self.path(), b"").expect("a gate opened");
+    }
+
+    /// Holds who comes from now on.
+    pub fn close(&self) {
+        std::fs::remove_file(self.path()).expect("a gate closed");
     }
 }
 

@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 use crate::{PATIENCE, binary, fixture};
 
+/// What a server says when it has begun to drain.
+pub const DRAINS: &str = "a second signal stops at once";
+
 /// What a server is started with.
 #[derive(Debug, Default)]
 pub struct Setup {
@@ -22,6 +25,15 @@ pub struct Setup {
     pub env: Vec<(String, String)>,
     /// A line of shell that becomes the server: limits, say.
     pub before: Option<&'static str>,
+}
+
+impl Setup {
+    /// The server logs how cancelled requests end, for [`Server::cancelled`].
+    #[must_use]
+    pub fn telling_of_cancels(mut self) -> Self {
+        self.env.push(("AIHOST_LOG".to_owned(), "info,worker=debug".to_owned()));
+        self
+    }
 }
 
 /// A running server.
@@ -137,7 +149,7 @@ impl Server {
             if let Some(status) = self.child.try_wait().expect("waiting works") {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "the server does not end:\n{}", self.log());
+            assert!(begun.elapsed() < PATIENCE, "the server does not end");
             std::thread::sleep(Duration::from_millis(10));
         }
     }
@@ -145,6 +157,26 @@ impl Server {
     /// What it wrote to stderr since the last call.
     pub fn log(&self) -> String {
         self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Waits until it wrote these words to stderr; everything since the last call of this or of [`log`](Self::log).
+    pub async fn logged(&self, words: &str) -> String {
+        let mut log = String::new();
+        crate::eventually(async || {
+            log += &self.log();
+            if log.contains(words) { Ok(()) } else { Err(format!("nothing was said of `{words}`: {log}")) }
+        })
+        .await;
+        log
+    }
+
+    /// Waits for the end of a request that was cancelled, and gives what its plugin said of it: the summary of its kind.
+    pub async fn cancelled(&self) -> Value {
+        const WORDS: &str = "a cancelled request ended: ";
+        let log = self.logged(WORDS).await;
+        let (_, rest) = log.split_once(WORDS).expect("they were just found");
+        let mut values = serde_json::Deserializer::from_str(rest).into_iter();
+        values.next().and_then(Result::ok).unwrap_or_else(|| panic!("no summary in {log}"))
     }
 
     /// POST of JSON: status and body.
@@ -184,22 +216,22 @@ impl Server {
 
     /// Waits until a field of a model's status has this value.
     pub async fn until(&self, model: &str, field: &str, value: Value) {
-        let begun = Instant::now();
-        loop {
+        crate::eventually(async || {
             let now = self.status(model, field).await;
-            if now == value {
-                return;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{model}.{field} is {now}, not {value}:\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+            if now == value { Ok(()) } else { Err(format!("{model}.{field} is {now}, not {value}")) }
+        })
+        .await;
     }
 }
 
 impl Drop for Server {
+    #[expect(clippy::print_stderr, reason = "a test that failed shows what its server said last")]
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the server's last words:\n{}", self.log());
+        }
     }
 }
 
@@ -213,8 +245,9 @@ pub fn text(body: &Value) -> &str {
     body["choices"][0]["message"]["content"].as_str().unwrap_or_else(|| panic!("no text in {body}"))
 }
 
-fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().expect("a client")
+/// A client that no test waits for without an end.
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(4 * PATIENCE).build().expect("a client")
 }
 
 /// Runs one command of the binary: exit code, stdout, stderr.

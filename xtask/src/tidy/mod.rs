@@ -2,6 +2,7 @@
 //!
 //! A rule is data where it can be; a change of the tables here is a change of the design and belongs in an ADR.
 
+mod clocks;
 mod fences;
 mod imports;
 mod packages;
@@ -68,6 +69,7 @@ pub(crate) fn run() -> Result {
             let code = source::code_only(text);
             findings.extend(imports::check(&file.path, &code));
             findings.extend(fences::check(&file.path, &code));
+            findings.extend(clocks::check(&file.path, &code));
             if let Some(warning) = text::long(&file.path, text) {
                 eprintln!("warning: {warning}");
             }

@@ -197,6 +197,20 @@ fn a_worker_that_does_not_leave_holds_up_nobody_who_needs_no_room() {
 }
 
 #[test]
+fn a_shutdown_waits_for_leases_as_long_as_it_may_and_no_longer() {
+    paused(async {
+        let host = host(Faults::Always("generate: it hangs"), 1, ONE);
+        let hung = host.ask("a");
+        // Longer than the load takes: by now it holds a lease.
+        sleep(Duration::from_secs(1)).await;
+        let begun = Instant::now();
+        host.runtime.shutdown(Duration::from_secs(20)).await;
+        assert_eq!(begun.elapsed().as_secs(), 20);
+        assert!(matches!(hung.await.unwrap().answer, Answer::Refused(_)));
+    });
+}
+
+#[test]
 fn who_waits_too_long_is_told_and_the_load_goes_on() {
     paused(async {
         let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {hold: 5s}\nmodels:\n  a: {type: text, plugin: fake, startup_time: 60}\n";

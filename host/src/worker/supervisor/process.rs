@@ -178,7 +178,39 @@ fn oom_kills() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+    use std::time::Duration;
+
     use super::*;
+
+    /// A process of this group; 0 makes it the leader of one of its own.
+    fn sleeper(group: u32) -> Child {
+        Command::new("sleep").arg("60").process_group(group.cast_signed()).spawn().unwrap()
+    }
+
+    fn end(mut child: Child) {
+        child.kill().and_then(|()| child.wait()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_group_has_its_grace_and_not_longer_than_anyone_is_left() {
+        let leader = sleeper(0);
+        let member = sleeper(leader.id());
+        let process = Process::new(Pid::from_child(&leader));
+        // How long it takes, once it was asked to leave.
+        let left = async |grace: Duration| {
+            let begun = Instant::now();
+            process.lock().group_until = Some(begun + grace);
+            process.group_left().await;
+            begun.elapsed()
+        };
+        assert_eq!(left(Duration::ZERO).await, Duration::ZERO, "no grace");
+        assert_eq!(left(TERMINATE_GRACE).await, TERMINATE_GRACE, "a member lives");
+        end(member);
+        assert_eq!(left(TERMINATE_GRACE).await, Duration::ZERO, "nobody is left but the leader");
+        end(leader);
+    }
 
     #[test]
     fn members_of_a_group_are_told_from_their_leader_and_from_the_dead() {

@@ -83,14 +83,19 @@ impl Shared {
             loop {
                 match inbound.recv().await {
                     Some(Inbound::Event(..)) => {}
-                    Some(Inbound::End(end)) => return end.err(),
+                    Some(Inbound::End(end)) => return Some(end),
                     None => return None,
                 }
             }
         };
         match timeout(self.limits.cancel_grace, end).await {
-            Ok(error) => {
-                if let Some(reason) = error.as_ref().and_then(failure::condemns) {
+            Ok(None) => {}
+            Ok(Some(Ok(summary))) => {
+                let summary = String::from_utf8_lossy(&summary);
+                tracing::debug!(target: "worker", model = %self.model, request, "a cancelled request ended: {summary}");
+            }
+            Ok(Some(Err(error))) => {
+                if let Some(reason) = failure::condemns(&error) {
                     self.process.kill(reason);
                 }
             }

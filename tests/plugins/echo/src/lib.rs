@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,9 +37,18 @@ pub struct Options {
     cost_per_byte: u64,
     /// Tokens of an answer: the message is repeated or cut to this many. Absent: the message once.
     tokens: Option<u32>,
+    /// A load waits at its end until this file exists. By gates a test holds a model until it has seen what it waits for.
+    load_gate: Option<PathBuf>,
+    /// An answer waits behind its first token until this file exists.
+    answer_gate: Option<PathBuf>,
+    /// A park waits at its beginning until this file exists.
+    park_gate: Option<PathBuf>,
     /// Said before the message, so that an answer can tell which model gave it.
     preface: String,
 }
+
+/// How often a gate is looked at.
+const GATE_POLL: Duration = Duration::from_millis(5);
 
 /// The plugin.
 #[derive(Debug)]
@@ -66,6 +76,7 @@ impl Plugin for Echo {
 
     fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
         take(self.0.load_ms, ctx)?;
+        pass(self.0.load_gate.as_deref(), || ctx.check())?;
         Ok(Loaded { options: self.0.clone(), weights: Mutex::new(Some(weights(&self.0))) })
     }
 }
@@ -82,10 +93,13 @@ impl Engine for Loaded {
         output.prompt(words.len() as u32, 0);
         let wanted = self.options.tokens.unwrap_or(words.len() as u32);
         let most = request.max_tokens.unwrap_or(u32::MAX);
-        for word in words.iter().cycle().take(wanted.min(most) as usize) {
+        for (said, word) in words.iter().cycle().take(wanted.min(most) as usize).enumerate() {
             std::thread::sleep(Duration::from_millis(self.options.latency_ms));
             ctx.check()?;
             output.token(word.as_bytes())?;
+            if said == 0 {
+                pass(self.options.answer_gate.as_deref(), || ctx.check())?;
+            }
         }
         Ok(if most < wanted { FinishReason::Length } else { FinishReason::Stop })
     }
@@ -100,6 +114,7 @@ impl Engine for Loaded {
     }
 
     fn park(&self) -> Result<()> {
+        pass(self.options.park_gate.as_deref(), || Ok(()))?;
         std::thread::sleep(Duration::from_millis(self.options.park_ms));
         let weights = self.weights().take();
         if self.options.leak_on_park {
@@ -137,6 +152,15 @@ fn take(milliseconds: u64, ctx: &LoadContext) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Waits until the gate's file exists.
+fn pass(gate: Option<&Path>, check: impl Fn() -> Result<()>) -> Result<()> {
+    while gate.is_some_and(|file| !file.exists()) {
+        check()?;
+        std::thread::sleep(GATE_POLL);
+    }
+    Ok(())
 }
 
 fn last_message(input: TextInput) -> String {

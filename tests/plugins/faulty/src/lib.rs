@@ -11,8 +11,12 @@ use aihost_plugin_api::{
 
 /// Tokens of an answer that nobody limits.
 const DEFAULT_TOKENS: u32 = 8;
-/// Steps of an answer that is all progress.
-const PROGRESS_STEPS: u64 = 20;
+/// Between two steps of an answer that is all progress.
+const PROGRESS_STEP: Duration = Duration::from_millis(20);
+/// What gives the token before a fault some time to reach the host, where no gate does.
+const HEAD_START: Duration = Duration::from_millis(20);
+/// How often a gate is looked at.
+const GATE_POLL: Duration = Duration::from_millis(5);
 /// Bytes no machine has.
 const TOO_MUCH_MEMORY: usize = 1 << 46;
 
@@ -57,7 +61,7 @@ pub enum Fault {
     IgnorePause,
     /// Stops the whole process, its heartbeat included.
     Freeze,
-    /// `generate` takes a tenth of a second for each step and says only how far it is.
+    /// `generate` says only how far it is, until the file `gate` exists.
     ProgressOnly,
     /// `park` fails with a proper error.
     ParkError,
@@ -130,9 +134,17 @@ pub struct Options {
     child: Option<String>,
     /// The fault happens only while this file does not exist, and creates it.
     once_file: Option<PathBuf>,
+    /// A file that a test creates when it has seen enough: it ends an answer that is all progress, and a fault in mid-answer
+    /// waits for it.
+    gate: Option<PathBuf>,
 }
 
 impl Options {
+    /// Whether there is a gate, and it is closed.
+    fn is_held(&self) -> bool {
+        self.gate.as_ref().is_some_and(|file| !file.exists())
+    }
+
     /// Whether this fault is due now.
     fn due(&self, fault: Fault) -> bool {
         self.fault == fault
@@ -239,9 +251,12 @@ impl Loaded {
     }
 
     fn misbehave(&self, output: &TextOutput, ctx: &Context) -> Result<()> {
-        // The token before is given time to reach the host, so that a test can tell a fault in mid-answer.
         if self.0.after_tokens > 0 {
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(HEAD_START);
+            while self.0.is_held() {
+                ctx.check()?;
+                std::thread::sleep(GATE_POLL);
+            }
         }
         match self.0.fault {
             fault if !self.0.due(fault) => {}
@@ -254,9 +269,10 @@ impl Loaded {
             Fault::Oom => drop(std::hint::black_box(Vec::<u8>::with_capacity(TOO_MUCH_MEMORY))),
             Fault::StdoutNoise => noise(),
             Fault::ProgressOnly => {
-                for step in 1..=PROGRESS_STEPS {
-                    std::thread::sleep(Duration::from_millis(100));
-                    ctx.progress(step, PROGRESS_STEPS);
+                for step in (1..).take_while(|_| self.0.is_held()) {
+                    ctx.check()?;
+                    ctx.progress(step, 0);
+                    std::thread::sleep(PROGRESS_STEP);
                 }
             }
             Fault::IgnorePause => {
