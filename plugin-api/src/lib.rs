@@ -6,6 +6,8 @@
 //! This crate knows no HTTP, no scheduler and no engine. Rooms: [`abi`] is what crosses the boundary, [`task`] is what
 //! is asked and answered, [`sdk`] is what authors use.
 
+#![warn(missing_docs)]
+
 pub mod abi;
 pub mod sdk;
 pub mod task;

@@ -1,77 +1,226 @@
 //! `ci`: what must pass before a change is merged, the same here and there.
+//!
+//! It knows which steps there are and in which order. What a step checks, its own command knows.
 
+use std::process::Command;
 use std::time::Instant;
 
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, docgen, shell, soak, table, test, tidy};
+use crate::{build_plugins, docgen, shell, soak, table, test, tidy, workspace};
+
+/// The package that is published.
+const PUBLISHED: &str = "aihost-plugin-api";
+/// What it is packed from.
+const PACKED: [&str; 4] = ["plugin-api", "Cargo.toml", "LICENSE-MIT", "LICENSE-APACHE"];
+const NO_CARGO_DENY: &str = "cargo-deny is not installed; cargo install cargo-deny --locked";
 
 /// How much.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Also the documentation, the dependency rules (where cargo-deny is installed) and the release build of the plugins.
+    /// Only formatting, lints and tidy.
+    #[arg(long, conflicts_with = "full")]
+    fast: bool,
+    /// Also the dependency rules (by cargo-deny) and the release build of the plugins.
     #[arg(long)]
     full: bool,
+    /// A step that cannot run here fails.
+    #[arg(long)]
+    strict: bool,
 }
 
-type Step = (&'static str, fn() -> Result);
+/// How a step that found nothing wrong ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It ran.
+    Passed,
+    /// It cannot run here: why, and what to do.
+    NotRun(String),
+}
 
+/// A step's name, and what it does.
+type Step = (&'static str, fn() -> Result<Outcome>);
+
+const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
-const STEPS: [Step; 6] = [
-    ("fmt", fmt),
-    ("clippy", clippy),
-    ("tidy", tidy::run),
-    ("test", tests),
-    ("docgen", docgen::check),
-    ("soak", soak::run_briefly),
-];
-const FULL_STEPS: [Step; 3] = [("doc", doc), ("deny", deny), ("build-plugins", release_plugins)];
+const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
+const FULL_STEPS: [Step; 3] = [("deny", deny), ("advisories", advisories), ("build-plugins", release_plugins)];
 
 /// Runs every step, even after one failed, and prints a table last.
 pub(crate) fn run(options: &Options) -> Result {
-    let mut rows = vec![table::row(["step", "result", "seconds"])];
-    let mut failed = Vec::new();
-    let more: &[Step] = if options.full { &FULL_STEPS } else { &[] };
-    for (name, step) in STEPS.iter().chain(more) {
-        eprintln!("== {name}");
-        let start = Instant::now();
-        let result = step();
-        let seconds = format!("{:.1}", start.elapsed().as_secs_f64());
-        rows.push(vec![(*name).to_owned(), if result.is_ok() { "ok" } else { "failed" }.to_owned(), seconds]);
-        if let Err(error) = result {
-            eprintln!("error: {error}");
-            failed.push(*name);
+    let steps = FAST_STEPS.iter();
+    let steps = steps.chain(if options.fast { &[][..] } else { &STEPS });
+    let steps = steps.chain(if options.full { &FULL_STEPS[..] } else { &[] });
+    let report = Report::of(steps);
+    eprint!("\n{}", table::render(&report.rows));
+    report.verdict(if options.strict { Unrun::Fails } else { Unrun::IsSaid })
+}
+
+/// What a step that did not run means for the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unrun {
+    /// The table says so, and no more.
+    IsSaid,
+    /// The whole fails: whoever runs this has seen to it that everything can run.
+    Fails,
+}
+
+/// What became of every step.
+#[derive(Debug)]
+struct Report {
+    /// The table, its head first.
+    rows: Vec<Vec<String>>,
+    failed: Vec<&'static str>,
+    not_run: Vec<&'static str>,
+}
+
+impl Report {
+    fn of<'a>(steps: impl Iterator<Item = &'a Step>) -> Self {
+        let rows = vec![table::row(["step", "seconds", "result"])];
+        let mut report = Self { rows, failed: Vec::new(), not_run: Vec::new() };
+        for (name, step) in steps {
+            eprintln!("== {name}");
+            let start = Instant::now();
+            let result = step();
+            report.add(name, &result, start.elapsed().as_secs_f64());
         }
+        report
     }
-    eprint!("\n{}", table::render(&rows));
-    if failed.is_empty() { Ok(()) } else { Err(Error(format!("failed: {}", failed.join(", ")))) }
-}
 
-fn fmt() -> Result {
-    shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
-}
-
-fn clippy() -> Result {
-    shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
-}
-
-fn tests() -> Result {
-    test::run(&test::Options::default())
-}
-
-fn doc() -> Result {
-    shell::run(shell::cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
-}
-
-fn deny() -> Result {
-    if shell::probe("cargo", &["deny", "--version"]).is_none() {
-        eprintln!("skipped: cargo-deny is not installed");
-        return Ok(());
+    fn add(&mut self, name: &'static str, result: &Result<Outcome>, seconds: f64) {
+        let said = match result {
+            Ok(Outcome::Passed) => "ok".to_owned(),
+            Ok(Outcome::NotRun(why)) => {
+                self.not_run.push(name);
+                format!("not run: {why}")
+            }
+            Err(error) => {
+                eprintln!("error: {error}");
+                self.failed.push(name);
+                "failed".to_owned()
+            }
+        };
+        self.rows.push(vec![name.to_owned(), format!("{seconds:.1}"), said]);
     }
-    shell::run(shell::cargo().args(["deny", "--all-features", "check", "--config", ".deny.toml"]))
+
+    fn verdict(&self, unrun: Unrun) -> Result {
+        let mut told = Vec::new();
+        if !self.failed.is_empty() {
+            told.push(format!("failed: {}", self.failed.join(", ")));
+        }
+        if unrun == Unrun::Fails && !self.not_run.is_empty() {
+            told.push(format!("not run: {}", self.not_run.join(", ")));
+        }
+        if told.is_empty() { Ok(()) } else { Err(Error(told.join("; "))) }
+    }
 }
 
-fn release_plugins() -> Result {
-    build_plugins::run(&build_plugins::Options { release: true, cuda: false, out: None, plugins: Vec::new() })
+fn passed(result: Result) -> Result<Outcome> {
+    result.map(|()| Outcome::Passed)
+}
+
+fn fmt() -> Result<Outcome> {
+    passed(shell::run(shell::cargo().args(["fmt", "--all", "--check"])))
+}
+
+fn clippy() -> Result<Outcome> {
+    passed(shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])))
+}
+
+fn rules() -> Result<Outcome> {
+    passed(tidy::run())
+}
+
+fn doc() -> Result<Outcome> {
+    passed(shell::run(shell::cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings")))
+}
+
+/// The published crate as its users get it: what it packs builds by itself.
+fn package() -> Result<Outcome> {
+    let mut git = Command::new("git");
+    git.current_dir(workspace::root()).args(["-c", "safe.directory=*", "status", "--porcelain", "--"]).args(PACKED);
+    if !shell::output(&mut git)?.is_empty() {
+        return Ok(Outcome::NotRun("cargo packs only what is committed; commit plugin-api/".to_owned()));
+    }
+    passed(shell::run(shell::cargo().args(["package", "--package", PUBLISHED])))
+}
+
+fn tests() -> Result<Outcome> {
+    passed(test::run(&test::Options::default()))
+}
+
+fn pages() -> Result<Outcome> {
+    passed(docgen::check())
+}
+
+fn brief_soak() -> Result<Outcome> {
+    passed(soak::run_briefly())
+}
+
+/// Licences, bans and sources: what Cargo.lock says of itself.
+fn deny() -> Result<Outcome> {
+    if !has_cargo_deny() {
+        return Ok(Outcome::NotRun(NO_CARGO_DENY.to_owned()));
+    }
+    passed(shell::run(cargo_deny().args(["check", "licenses", "bans", "sources"])))
+}
+
+/// Known faults of what Cargo.lock names, by a database that is fetched first.
+fn advisories() -> Result<Outcome> {
+    if !has_cargo_deny() {
+        return Ok(Outcome::NotRun(NO_CARGO_DENY.to_owned()));
+    }
+    if let Err(error) = shell::run(cargo_deny().args(["fetch", "db"])) {
+        eprintln!("{error}");
+        return Ok(Outcome::NotRun("no network: the database of advisories cannot be fetched".to_owned()));
+    }
+    passed(shell::run(cargo_deny().args(["check", "advisories"])))
+}
+
+fn has_cargo_deny() -> bool {
+    shell::probe("cargo", &["deny", "--version"]).is_some()
+}
+
+/// cargo-deny, over what any feature of any package brings.
+fn cargo_deny() -> Command {
+    let mut command = shell::cargo();
+    command.args(["deny", "--all-features", "--config", ".deny.toml"]);
+    command
+}
+
+fn release_plugins() -> Result<Outcome> {
+    passed(build_plugins::run(&build_plugins::Options { release: true, cuda: false, out: None, plugins: Vec::new() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Outcome, Report, Step, Unrun};
+
+    const PASSES: Step = ("a", || Ok(Outcome::Passed));
+    const CANNOT_RUN: Step = ("b", || Ok(Outcome::NotRun("no such tool; install it".to_owned())));
+    const FAILS: Step = ("c", || Err(Error::new("as asked")));
+
+    fn results(steps: &[Step]) -> Vec<String> {
+        Report::of(steps.iter()).rows[1..].iter().map(|row| format!("{}: {}", row[0], row[2])).collect()
+    }
+
+    fn verdict(steps: &[Step], unrun: Unrun) -> Result<(), String> {
+        Report::of(steps.iter()).verdict(unrun).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_step_has_its_row_and_one_that_did_not_run_is_not_ok() {
+        let rows = results(&[FAILS, CANNOT_RUN, PASSES]);
+        assert_eq!(rows, ["c: failed", "b: not run: no such tool; install it", "a: ok"]);
+    }
+
+    #[test]
+    fn what_did_not_run_fails_only_where_that_is_asked_for() {
+        assert_eq!(verdict(&[PASSES], Unrun::Fails), Ok(()));
+        assert_eq!(verdict(&[PASSES, CANNOT_RUN], Unrun::IsSaid), Ok(()));
+        assert_eq!(verdict(&[PASSES, CANNOT_RUN], Unrun::Fails), Err("not run: b".to_owned()));
+        assert_eq!(verdict(&[FAILS, CANNOT_RUN], Unrun::IsSaid), Err("failed: c".to_owned()));
+        assert_eq!(verdict(&[FAILS, CANNOT_RUN], Unrun::Fails), Err("failed: c; not run: b".to_owned()));
+    }
 }

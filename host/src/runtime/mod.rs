@@ -1,6 +1,6 @@
 //! The loop that owns the state: it feeds events to the scheduler and carries out its effects.
 //!
-//! Everything that takes time runs in a task of its own and comes back as an [`Internal`] event. There is no lock: what the
+//! Everything that takes time runs in a task of its own and comes back as an `Internal` event. There is no lock: what the
 //! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
 mod api;

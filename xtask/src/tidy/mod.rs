@@ -10,6 +10,7 @@ mod source;
 mod tested;
 mod text;
 mod tree;
+mod workflows;
 
 use std::fmt;
 use std::fs;
@@ -73,6 +74,9 @@ pub(crate) fn run() -> Result {
             if let Some(warning) = text::long(&file.path, text) {
                 eprintln!("warning: {warning}");
             }
+        }
+        if file.path.starts_with(".github/workflows/") {
+            findings.extend(workflows::check(&file.path, text));
         }
         if file.path.ends_with("Cargo.toml") {
             findings.extend(packages::check_lints(&file.path, text));
