@@ -3,8 +3,11 @@
 //! A rule is data where it can be; a change of the tables here is a change of the design and belongs in an ADR.
 
 mod clocks;
+mod decisions;
+mod entry_points;
 mod fences;
 mod imports;
+mod links;
 mod packages;
 mod source;
 mod tested;
@@ -63,6 +66,9 @@ pub(crate) fn run() -> Result {
     let files = files()?;
     let mut findings = tree::check(&files);
     findings.extend(tested::check(&files));
+    findings.extend(links::check(&files));
+    findings.extend(entry_points::check(&files));
+    findings.extend(decisions::check(&files));
     for file in &files {
         let Some(text) = &file.text else { continue };
         findings.extend(text::check(&file.path, text));
