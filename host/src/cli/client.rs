@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Session;
 use super::failure::CliError;
 use crate::config::Config;
+use crate::store::Trust;
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,7 +75,9 @@ impl Server {
             // A server elsewhere needs no models.yaml here; its key does, unless the environment has it.
             Some(url) => {
                 let from_file = || session.load().ok().and_then(|config| first_key(&config));
-                Self::at(url.trim_end_matches('/').to_owned(), key.or_else(from_file))
+                let encrypted = url.starts_with("https://").then(|| Trust::from_env(&session.env)).transpose();
+                let trust = encrypted.map_err(CliError::failed)?;
+                Self::at(url.trim_end_matches('/').to_owned(), key.or_else(from_file), trust)
             }
             None => Self::of_config(&session.load()?, key),
         }
@@ -90,15 +93,16 @@ impl Server {
                 std::net::Ipv4Addr::LOCALHOST.into()
             });
         }
-        Self::at(format!("http://{address}"), key.or_else(|| first_key(config)))
+        Self::at(format!("http://{address}"), key.or_else(|| first_key(config)), None)
     }
 
-    fn at(url: String, key: Option<String>) -> Result<Self, CliError> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .no_proxy()
-            .build()
-            .map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;
+    fn at(url: String, key: Option<String>, trust: Option<Trust>) -> Result<Self, CliError> {
+        let builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy();
+        let client = match trust {
+            Some(trust) => builder.use_preconfigured_tls(trust.config),
+            None => builder,
+        };
+        let client = client.build().map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;
         Ok(Self { client, url, key })
     }
 

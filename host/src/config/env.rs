@@ -1,7 +1,7 @@
 //! The only reader of the environment, so that every variable the host heeds is listed here.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::domain::DeviceId;
 
@@ -112,6 +112,52 @@ impl Env {
         self.named("HF_ENDPOINT")
     }
 
+    /// `PIP_INDEX_URL` and the like: an option of pip by its name, `index-url`.
+    pub fn pip_option(&self, option: &str) -> Option<&str> {
+        self.named(&format!("PIP_{}", option.replace('-', "_").to_ascii_uppercase()))
+    }
+
+    /// Where pip looks for its settings, later ones outweighing earlier ones: the machine's, the user's, those of an active
+    /// `VIRTUAL_ENV`. `PIP_CONFIG_FILE` stands for the user's; named `/dev/null`, it turns all of them off.
+    pub fn pip_config_files(&self) -> Vec<PathBuf> {
+        let named = self.named("PIP_CONFIG_FILE").map(PathBuf::from);
+        if named.as_deref() == Some(Path::new("/dev/null")) {
+            return Vec::new();
+        }
+        let machine =
+            self.named("XDG_CONFIG_DIRS").unwrap_or("/etc/xdg").split(':').filter(|folder| !folder.is_empty());
+        let mut files: Vec<PathBuf> = machine.map(|folder| PathBuf::from(folder).join("pip/pip.conf")).collect();
+        files.push(PathBuf::from("/etc/pip.conf"));
+        if named.is_none() {
+            files.extend(self.named("HOME").map(|home| PathBuf::from(home).join(".pip/pip.conf")));
+            files.extend(self.config_home().map(|home| home.join("pip/pip.conf")));
+        }
+        files.extend(self.named("VIRTUAL_ENV").map(|folder| PathBuf::from(folder).join("pip.conf")));
+        files.extend(named);
+        files
+    }
+
+    /// `http_proxy`, `https_proxy` and `all_proxy`, in small or capital letters: the proxy for a scheme, `http` or `https`.
+    pub fn proxy(&self, scheme: &str) -> Option<&str> {
+        self.either_case(&format!("{scheme}_proxy")).or_else(|| self.either_case("all_proxy"))
+    }
+
+    /// `no_proxy`, in small or capital letters: the hosts that are asked directly.
+    pub fn no_proxy(&self) -> Option<&str> {
+        self.either_case("no_proxy")
+    }
+
+    /// `SSL_CERT_FILE`: the certificate authorities that are trusted, instead of the system's.
+    pub fn ca_file(&self) -> Option<PathBuf> {
+        self.named("SSL_CERT_FILE").map(PathBuf::from)
+    }
+
+    /// `SSL_CERT_DIR`: folders of such, between colons.
+    pub fn ca_folders(&self) -> Vec<PathBuf> {
+        let folders = self.named("SSL_CERT_DIR").unwrap_or_default().split(':');
+        folders.filter(|folder| !folder.is_empty()).map(PathBuf::from).collect()
+    }
+
     /// `XDG_CONFIG_HOME`, else `~/.config`.
     pub fn config_home(&self) -> Option<PathBuf> {
         self.home_folder("XDG_CONFIG_HOME", ".config")
@@ -120,6 +166,10 @@ impl Env {
     /// `XDG_DATA_HOME`, else `~/.local/share`.
     pub fn data_home(&self) -> Option<PathBuf> {
         self.home_folder("XDG_DATA_HOME", ".local/share")
+    }
+
+    fn either_case(&self, name: &str) -> Option<&str> {
+        self.named(name).or_else(|| self.named(&name.to_ascii_uppercase()))
     }
 
     fn home_folder(&self, variable: &str, below_home: &str) -> Option<PathBuf> {

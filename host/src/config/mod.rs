@@ -8,6 +8,7 @@ mod raw;
 mod resolve;
 mod resolved;
 mod schema;
+mod source;
 mod units;
 mod warnings;
 
@@ -18,8 +19,9 @@ use std::path::{Path, PathBuf};
 
 pub use env::Env;
 pub use error::{ConfigError, Problem};
-pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Source};
+pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths};
 pub use schema::json_schema;
+pub use source::{Location, Part, Source, shown_url};
 pub use units::{parse_duration, parse_size};
 
 /// What the command line says about the configuration.

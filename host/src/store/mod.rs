@@ -2,17 +2,26 @@
 //!
 //! A file appears under its final name only when it is whole and its digest is right: what is under way lies in `NAME.part`.
 
+mod archive;
 mod artifacts;
+mod assembly;
+mod client;
 mod digest;
 mod download;
+mod failure;
+mod fetch;
 mod locate;
 mod lock;
+mod packages;
 mod pull;
+mod race;
+mod route;
 #[cfg(test)]
 mod tests;
-mod wheel;
+mod tls;
 
 pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
 pub use locate::Presence;
 pub use locate::{fingerprint, locate, presence};
-pub use pull::{Mirrors, Phase, Progress, ProgressSink, PullError, Pulled, Puller};
+pub use pull::{Phase, Progress, ProgressSink, PullError, Pulled, Puller};
+pub use tls::Trust;

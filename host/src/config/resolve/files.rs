@@ -1,19 +1,13 @@
 //! `source:` and `files:`: where a model's files come from and where they lie.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Checker;
+use super::location::{self, Folders, Place, Reader};
 use crate::config::locate::KeyPath;
-use crate::config::paths::absolute;
 use crate::config::raw::{OneOrMany, RawLocation, RawModel, Text};
-use crate::config::resolved::{FileConfig, ModelConfig, Source};
-
-/// What paths are relative to.
-pub(super) struct Folders<'a> {
-    pub(super) models: &'a Path,
-    pub(super) base: &'a Path,
-}
+use crate::config::resolved::{FileConfig, ModelConfig};
 
 /// The role of a model's only file.
 const ONLY_ROLE: &str = "model";
@@ -77,8 +71,9 @@ struct File<'c, 'a, 't> {
 impl File<'_, '_, '_> {
     fn resolve(&mut self, typed: &OneOrMany<RawLocation>, digest: Option<(KeyPath, &Text)>) -> Option<FileConfig> {
         let mut sources = Vec::new();
+        let mut first = None;
         let mut path = None;
-        let mut sha256 = digest.and_then(|(key, text)| self.digest(&key, text));
+        let mut sha256 = digest.and_then(|(key, text)| location::digest(self.check, &key, text));
         if typed.items.is_empty() {
             self.check
                 .fail(&self.key.clone(), None, "is an empty list")
@@ -86,15 +81,18 @@ impl File<'_, '_, '_> {
         }
         for (position, location) in typed.items.iter().enumerate() {
             let key = if typed.list { self.key.index(position) } else { self.key.clone() };
-            match self.location(&key, location)? {
+            match (Reader { check: self.check, folders: self.folders }).place(&key, location)? {
                 Place::Here(_) if path.is_some() => {
                     self.check.fail(&key, None, "is a second `path`").hint("a file lies in one place");
                 }
                 Place::Here(here) => path = Some(here),
-                Place::Remote(source) => sources.push(source),
+                Place::Remote(source, spot) => {
+                    first.get_or_insert(spot);
+                    sources.push(source);
+                }
             }
             if let Some(typed) = &location.sha256 {
-                let own = self.digest(&key.key("sha256"), typed);
+                let own = location::digest(self.check, &key.key("sha256"), typed);
                 if sha256.is_some() && own != sha256 {
                     self.check
                         .fail(&key.key("sha256"), Some(&typed.0), "differs from the other digest of this file")
@@ -103,138 +101,7 @@ impl File<'_, '_, '_> {
                 sha256 = own;
             }
         }
-        let path = path.or_else(|| {
-            sources.first().map(|first| self.folders.models.join(below_models(first, sha256.as_deref())))
-        })?;
+        let path = path.or_else(|| Some(self.folders.models.join(first?.below_models(sha256.as_deref()))))?;
         Some(FileConfig { sources, sha256, path })
     }
-
-    fn digest(&mut self, key: &KeyPath, Text(typed): &Text) -> Option<String> {
-        let digest = typed.trim().to_ascii_lowercase();
-        if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Some(digest);
-        }
-        self.check
-            .fail(key, Some(typed), "is not a SHA-256 digest")
-            .hint("it has 64 hexadecimal digits; `sha256sum FILE` prints one (quote it if it is all digits)");
-        None
-    }
-
-    fn location(&mut self, key: &KeyPath, typed: &RawLocation) -> Option<Place> {
-        let file = typed.file.as_ref().map(|file| file.0.as_str());
-        let revision = typed.revision.as_ref().map(|revision| revision.0.as_str());
-        match (&typed.hf, &typed.pip, &typed.url, &typed.path) {
-            (Some(Text(repo)), None, None, None) => self.hugging_face(key, repo, file, revision),
-            (None, Some(Text(requirement)), None, None) => self.pip(key, requirement, file, revision),
-            (None, None, Some(Text(url)), None) => self.url(key, url, file, revision),
-            (None, None, None, Some(path)) => {
-                self.unused(key, file, revision);
-                Some(Place::Here(absolute(self.folders.base, path)))
-            }
-            _ => {
-                self.check.fail(key, None, "must say exactly one of `hf`, `pip`, `url` and `path`");
-                None
-            }
-        }
-    }
-
-    fn hugging_face(&mut self, key: &KeyPath, repo: &str, file: Option<&str>, revision: Option<&str>) -> Option<Place> {
-        let good = |part: &str| {
-            !part.is_empty() && part != ".." && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        };
-        if repo.split('/').count() != 2 || !repo.split('/').all(good) {
-            self.check
-                .fail(&key.key("hf"), Some(repo), "is not a Hugging Face repository")
-                .hint("write it like org/name");
-            return None;
-        }
-        let file = self.inner_file(key, file)?;
-        let revision = revision.unwrap_or("main").to_owned();
-        Some(Place::Remote(Source::HuggingFace { repo: repo.to_owned(), file, revision }))
-    }
-
-    fn pip(&mut self, key: &KeyPath, requirement: &str, file: Option<&str>, revision: Option<&str>) -> Option<Place> {
-        self.unused(key, None, revision);
-        let good =
-            |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+!".contains(c));
-        let pinned = requirement.split_once("==").filter(|(name, version)| good(name.trim()) && good(version.trim()));
-        let Some((name, version)) = pinned.filter(|(name, _)| !name.starts_with('-')) else {
-            self.check
-                .fail(&key.key("pip"), Some(requirement), "does not pin a package's version")
-                .hint("write it like name==1.0, so that the bytes stay the same");
-            return None;
-        };
-        let file = self.inner_file(key, file)?;
-        Some(Place::Remote(Source::Pip { requirement: format!("{}=={}", name.trim(), version.trim()), file }))
-    }
-
-    fn url(&mut self, key: &KeyPath, url: &str, file: Option<&str>, revision: Option<&str>) -> Option<Place> {
-        self.unused(key, file, revision);
-        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        if rest.is_none_or(|rest| {
-            rest.starts_with('/') || url_file_name(rest).is_none() || rest.contains(char::is_whitespace)
-        }) {
-            self.check
-                .fail(&key.key("url"), Some(url), "is not the URL of a file")
-                .hint("write it like https://host/folder/file.gguf");
-            return None;
-        }
-        Some(Place::Remote(Source::Url(url.to_owned())))
-    }
-
-    fn inner_file(&mut self, key: &KeyPath, file: Option<&str>) -> Option<String> {
-        let Some(file) = file else {
-            self.check.fail(&key.key("file"), None, "is missing").hint("say which file of the repository or package");
-            return None;
-        };
-        if file.starts_with('/') || file.ends_with('/') || file.split('/').any(|part| matches!(part, "" | "." | "..")) {
-            self.check
-                .fail(&key.key("file"), Some(file), "is not a path inside")
-                .hint("write it like folder/file.gguf");
-            return None;
-        }
-        Some(file.to_owned())
-    }
-
-    fn unused(&mut self, key: &KeyPath, file: Option<&str>, revision: Option<&str>) {
-        for (name, value) in [("file", file), ("revision", revision)] {
-            if let Some(value) = value {
-                self.check.fail(&key.key(name), Some(value), "has no meaning here").hint("leave it out");
-            }
-        }
-    }
-}
-
-/// What one location says.
-enum Place {
-    Here(PathBuf),
-    Remote(Source),
-}
-
-/// Where a pulled file lies below `models_dir`: by digest where there is one, so that entries of the same bytes share one file;
-/// by source where there is none.
-fn below_models(source: &Source, sha256: Option<&str>) -> PathBuf {
-    let name = |file: &str| file.rsplit('/').next().unwrap_or(file).to_owned();
-    let (folder, file) = match source {
-        Source::HuggingFace { repo, file, revision } => {
-            (format!("hf/{repo}/{}", revision.replace('/', "-")), file.clone())
-        }
-        Source::Pip { requirement, file } => (format!("pip/{requirement}"), file.clone()),
-        Source::Url(url) => {
-            let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-            let (host, path) = rest.split_once('/').unwrap_or((rest, "file"));
-            let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect();
-            (format!("url/{}", host.replace(':', "-")), parts.join("/"))
-        }
-    };
-    match sha256 {
-        Some(sha256) => PathBuf::from(format!("sha256-{}", &sha256[..16])).join(name(&file)),
-        None => PathBuf::from(folder).join(file),
-    }
-}
-
-fn url_file_name(rest: &str) -> Option<&str> {
-    let path = rest.split(['?', '#']).next()?;
-    path.split_once('/')?.1.rsplit('/').next().filter(|name| !name.is_empty() && !matches!(*name, "." | ".."))
 }

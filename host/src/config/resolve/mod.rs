@@ -2,6 +2,7 @@
 
 mod files;
 mod keys;
+mod location;
 mod models;
 mod policy;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Checker, files, is_device, policy};
+use super::{Checker, files, is_device, location, policy};
 use crate::config::locate::KeyPath;
 use crate::config::paths::absolute;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
@@ -185,7 +185,7 @@ impl Entry<'_, '_, '_> {
                 self.check,
                 &key,
                 &raw,
-                &files::Folders { models: &self.around.paths.models, base: self.around.base },
+                &location::Folders { models: &self.around.paths.models, base: self.around.base },
             ),
             options,
             aliases: raw
