@@ -141,7 +141,8 @@ fn an_empty_plugins_folder_and_a_file_that_is_no_plugin() {
     let config = config.display().to_string();
     let (code, stdout, stderr) = aihost(&["plugins", "list", "--config", &config], &[]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(format!("{stdout}{stderr}").contains("build-plugins"), "{stdout}{stderr}");
+    let put = format!("put the `.so` files of a release into {}", folder.path().join("plugins").display());
+    assert!(stderr.contains(&put), "{stdout}{stderr}");
     std::fs::write(folder.path().join("plugins/junk.so"), b"\x7fELF but not really").expect("written");
     let (code, stdout, _) = aihost(&["plugins", "list", "--json", "--config", &config], &[]);
     assert_eq!(code, 0);
