@@ -66,6 +66,49 @@ async fn a_host_that_loads_ends_and_says_so_to_the_waiter() {
 }
 
 #[tokio::test]
+async fn a_host_whose_worker_heeds_nothing_ends_before_its_container_is_killed() {
+    for fault in ["hang_plan", "hang_load", "hang_generate", "hang_park", "hang_unpark"] {
+        let yaml =
+            format!("models:\n  bad:\n    type: text\n    plugin: aihost/faulty\n    options: {{fault: {fault}}}\n");
+        let mut server = Server::start(&Setup { yaml, plugins: vec!["faulty"], ..Setup::default() });
+        let (base, client) = (server.base().to_owned(), reqwest::Client::builder().no_proxy().build().unwrap());
+        let ask =
+            |path: &str, body: serde_json::Value| tokio::spawn(client.post(format!("{base}{path}")).json(&body).send());
+        let bad = json!({"model": "bad"});
+        let state = match fault {
+            "hang_plan" => "starting",
+            "hang_load" => "loading",
+            "hang_park" => "parking",
+            "hang_unpark" => "unparking",
+            _ => "hot",
+        };
+        if fault.ends_with("park") {
+            assert_eq!(server.post("/models/load", &bad).await.0, 200);
+        }
+        if fault == "hang_unpark" {
+            assert_eq!(server.post("/models/park", &bad).await.0, 200);
+        }
+        let path = if fault == "hang_park" { "/models/park" } else { "/v1/chat/completions" };
+        let asked = ask(path, if fault == "hang_park" { bad } else { chat("bad", "hi") });
+        server.until("bad", "state", json!(state)).await;
+        if fault == "hang_generate" {
+            server.until("bad", "active", json!(1)).await;
+        }
+        let worker = server.status("bad", "pid").await.as_i64();
+        // Its client is gone: there is nothing to wait for but the worker.
+        asked.abort();
+        assert!(asked.await.is_err());
+        let took = terminate(&mut server);
+        assert!(took < Duration::from_secs(15), "{fault}: {took:?}");
+        let begun = Instant::now();
+        while worker.is_some_and(alive) {
+            assert!(begun.elapsed() < AFTER_KILL, "{fault}: it lives on");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_unloads_ends() {
     let gate = Gate::closed();
     let mut server = server(&format!("{{tokens: 100, answer_gate: {}}}", gate.path().display()), NO_END);

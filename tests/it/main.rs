@@ -22,6 +22,8 @@ mod image;
 mod input;
 /// What `/metrics` says.
 mod metrics;
+/// A log that cannot be written costs its lines.
+mod log;
 /// Memory given back and taken again.
 mod park;
 /// Who waits for what.

@@ -68,19 +68,42 @@ pub fn prepare(setup: &Setup) -> (tempfile::TempDir, PathBuf) {
     (folder, config)
 }
 
+/// `aihost serve`, and the folder of its models.yaml.
+fn serve(setup: &Setup) -> (Command, tempfile::TempDir) {
+    let (folder, config) = prepare(setup);
+    let mut command = match setup.before {
+        None => Command::new(binary()),
+        Some(line) => {
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(binary());
+            shell
+        }
+    };
+    command.args(["serve", "--config"]).arg(&config).envs(setup.env.iter().cloned());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    (command, folder)
+}
+
 impl Server {
+    /// Starts it with a stderr that nobody here reads, and waits until it listens.
+    pub fn start_unheard(setup: &Setup, stderr: Stdio) -> Self {
+        let (mut command, folder) = serve(setup);
+        let child = command.stderr(stderr).spawn().expect("aihost starts");
+        let mut server = Self { child, base: String::new(), folder, stderr: channel().1 };
+        let begun = Instant::now();
+        while server.base.is_empty() {
+            assert!(begun.elapsed() < PATIENCE, "the server does not listen");
+            match listening(server.pid()) {
+                Some(port) => server.base = format!("http://127.0.0.1:{port}"),
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+        server
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(setup: &Setup) -> Self {
-        let (folder, config) = prepare(setup);
-        let mut command = match setup.before {
-            None => Command::new(binary()),
-            Some(line) => {
-                let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(binary());
-                shell
-            }
-        };
-        command.args(["serve", "--config"]).arg(&config).envs(setup.env.iter().cloned());
+        let (mut command, folder) = serve(setup);
         Self::of(&mut command, folder)
     }
 
@@ -256,6 +279,23 @@ pub fn aihost(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
         Command::new(binary()).args(args).envs(env.iter().copied()).stdin(Stdio::null()).output().expect("aihost runs");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+/// The port on which a process listens on 127.0.0.1, by what the kernel says of its sockets.
+fn listening(pid: i32) -> Option<u16> {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .ok()?
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let sockets: Vec<String> = links.map(|link| link.display().to_string()).collect();
+    let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
+    table.lines().find_map(|line| {
+        // Number, local address, remote one, state (0A listens), four more, then the socket's inode.
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+        let port = local.strip_prefix("0100007F:").filter(|_| *state == "0A")?;
+        let own = sockets.contains(&format!("socket:[{inode}]"));
+        u16::from_str_radix(port, 16).ok().filter(|_| own)
+    })
 }
 
 /// Whether a process exists and is no zombie.

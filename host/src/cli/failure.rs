@@ -46,7 +46,7 @@ impl CliError {
         }
     }
 
-    fn code(&self) -> u8 {
+    pub(super) fn code(&self) -> u8 {
         match self {
             Self::Failed { .. } => 1,
             Self::Usage { .. } => 2,

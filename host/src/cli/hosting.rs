@@ -21,7 +21,6 @@ use crate::worker::WorkerPlacement;
 
 /// How long connections may stay open once every request has its answer.
 const CONNECTIONS_LIMIT: Duration = Duration::from_secs(2);
-
 /// A host that serves until it is stopped.
 pub(super) struct Hosted {
     /// Where it really listens.
@@ -31,7 +30,6 @@ pub(super) struct Hosted {
     runtime: Runtime,
     http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
-    drain: Duration,
 }
 
 impl Hosted {
@@ -50,13 +48,12 @@ impl Hosted {
         }
         let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        let drain = config.limits.drain_timeout;
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
         let runtime = runtime::start(Arc::new(config), Arc::new(registry), placement);
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, first_step, runtime, http, stop, drain })
+        Ok(Self { address, first_step, runtime, http, stop })
     }
 
     /// The way into its runtime.
@@ -64,19 +61,25 @@ impl Hosted {
         self.runtime.handle()
     }
 
-    /// Resolves when the HTTP side ends by itself, which it should not.
+    /// Resolves when the runtime or the HTTP side ends by itself, which neither should. Nothing looks healthy from then on.
     pub(super) async fn broken(&mut self) -> CliError {
-        match (&mut self.http).await {
-            Ok(()) => CliError::failed("the HTTP server ended by itself"),
-            Err(error) => CliError::failed(format!("the HTTP server failed: {error}")),
+        tokio::select! {
+            why = self.runtime.ended() => CliError::failed(format!("the runtime ended by itself: {why}; start the host anew")),
+            ended = &mut self.http => {
+                // Connections that are open go on being answered, and must not say that all is well.
+                self.runtime.abort();
+                let why = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
+                CliError::failed(format!("the HTTP server ended by itself: {why}; start the host anew"))
+            }
         }
     }
 
     /// Accepts no more, lets running requests end, and stops the workers.
     pub(super) async fn shutdown(self) {
+        let drain = self.handle().config().limits.drain_timeout;
         // If nobody waits for it, the server has ended already.
         self.stop.send(()).unwrap_or_default();
-        self.runtime.shutdown(self.drain).await;
+        self.runtime.shutdown(drain).await;
         if timeout(CONNECTIONS_LIMIT, self.http).await.is_err() {
             tracing::warn!("connections were cut whose clients had not sent all of a request, or did not read");
         }
@@ -147,5 +150,55 @@ pub(super) fn greet(address: SocketAddr, first: &FirstStep) {
         )),
         FirstStep::Pull(model) => out::note(&format!("next: aihost models pull {model}")),
         FirstStep::Nothing => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Env, Selection, parse};
+
+    async fn host(folder: &Path) -> Hosted {
+        let here = folder.display();
+        let text = format!(
+            "listen: 127.0.0.1:0\nplugins_dir: {here}\nmodels_dir: {here}\nstate_dir: {here}/state\nmodels: {{}}\n"
+        );
+        let config = parse(&text, &folder.join("models.yaml"), &Selection::default(), &Env::default()).unwrap();
+        Hosted::start(config).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// What each probe answers on connections that may be open already; nothing where none can be made.
+    async fn probes(client: &reqwest::Client, address: SocketAddr) -> Vec<Option<u16>> {
+        let mut answers = Vec::new();
+        for path in ["livez", "health", "readyz", "ping"] {
+            let answer = client.get(format!("http://{address}/{path}")).send().await;
+            answers.push(answer.ok().map(|answer| answer.status().as_u16()));
+        }
+        answers
+    }
+
+    #[tokio::test]
+    async fn a_host_that_lost_its_loop_or_its_listener_is_broken_and_looks_so() {
+        for lost in ["runtime", "HTTP server"] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut hosted = host(folder.path()).await;
+            let client = reqwest::Client::builder().no_proxy().build().unwrap();
+            assert_eq!(probes(&client, hosted.address).await, [Some(200); 4]);
+            match lost {
+                "runtime" => hosted.runtime.abort(),
+                _ => hosted.http.abort(),
+            }
+            let error = hosted.broken().await;
+            assert!(error.to_string().contains(&format!("the {lost} ended by itself")), "{error}");
+            assert_ne!(error.code(), 0);
+            let handle = hosted.handle();
+            while !handle.is_over() {
+                tokio::task::yield_now().await;
+            }
+            let answers = probes(&client, hosted.address).await;
+            assert!(answers.iter().all(|answer| answer.is_none_or(|status| status == 503)), "{lost}: {answers:?}");
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! `aihost run` of a model that makes files: where the file goes, what is told on the way, and the progress bar.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -64,11 +63,7 @@ impl<E> Target<E> {
     /// Puts a file there and says what it is.
     pub(super) fn write(&self, file: &[u8], what: &str) -> Result<(), CliError> {
         match self {
-            Self::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                let written = stdout.write_all(file).and_then(|()| stdout.flush());
-                written.map_err(|error| CliError::failed(format!("stdout cannot be written: {error}")))
-            }
+            Self::Stdout => out::bytes(file),
             Self::File(path, _) => {
                 let failed = |error| CliError::failed(format!("{} cannot be written: {error}", path.display()));
                 std::fs::write(path, file).map_err(failed)?;

@@ -18,8 +18,10 @@ mod reap;
 mod reload;
 mod run;
 mod serve;
+mod signals;
 mod sound;
 mod sse;
+mod watchdog;
 mod why;
 
 use std::ffi::OsString;
@@ -143,19 +145,27 @@ pub fn main() -> ExitCode {
         Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };
-    match result {
+    said(match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failure::report(&error),
-    }
+    })
+}
+
+/// The exit code, once the last word is written or nobody takes it.
+fn said(code: ExitCode) -> ExitCode {
+    crate::telemetry::flush();
+    code
 }
 
 fn reaping(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let mut code = ExitCode::FAILURE;
+    // It must go on waiting for children whatever its stderr is. Without a thread for its notes it writes them itself.
+    let _notes = crate::telemetry::init_notes();
     let ended = with_runtime(async {
         code = reap::run(arguments).await?;
         Ok(())
     });
-    ended.map_or_else(|error| failure::report(&error), |()| code)
+    said(ended.map_or_else(|error| failure::report(&error), |()| code))
 }
 
 /// What `--help` says about exit codes.

@@ -1,4 +1,5 @@
-//! Writing: data to stdout, where a reader that left ends the command quietly; notes to stderr.
+//! Writing: data to stdout, where a reader that left ends the command quietly; notes to stderr. Only commands wait for
+//! either; a process that serves does not.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use comfy_table::{Table, presets};
 
 use super::failure::CliError;
+use crate::telemetry;
 
 /// How often a bar that shows no progress moves.
 pub(super) const TICK: Duration = Duration::from_millis(200);
@@ -48,7 +50,10 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliE
     line(&trimmed.join("\n"))
 }
 
-/// Writes a line to stderr. If nobody reads that either, there is nobody to tell.
+/// Writes a line to stderr: among those of the log, where this process has one, which waits for nobody. If nobody reads
+/// that either, there is nobody to tell.
 pub(super) fn note(line: &str) {
-    drop(writeln!(io::stderr().lock(), "{line}"));
+    if !telemetry::note(line) {
+        drop(writeln!(io::stderr().lock(), "{line}"));
+    }
 }

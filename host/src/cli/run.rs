@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::client::{Server, Target};
 use super::failure::CliError;
 use super::hosting::Hosted;
+use super::signals::Signals;
 use super::sse::Events;
+use super::watchdog::Watchdog;
 use super::{Session, out, picture, sound};
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat};
@@ -54,15 +56,32 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
     let prompt = prompt(arguments.prompt.as_deref())?;
-    let (server, own) = connect(session, &arguments).await?;
+    let mut signals = Signals::of_command()?;
+    // Whoever reads stdout may hang, and a command that waits for that hears no signal.
+    let watchdog = Watchdog::start(Signals::of_command)?;
+    let (server, own) = tokio::select! {
+        connected = connect(session, &arguments) => connected?,
+        () = signals.next() => return Err(CliError::Interrupted),
+    };
+    let Some(mut own) = own else {
+        return tokio::select! {
+            result = ask(&server, &arguments, prompt) => result,
+            () = signals.next() => Err(CliError::Interrupted),
+        };
+    };
+    watchdog.hosts(own.handle());
     let result = tokio::select! {
         result = ask(&server, &arguments, prompt) => result,
-        _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+        () = signals.next() => Err(CliError::Interrupted),
+        error = own.broken() => {
+            watchdog.host_broke();
+            return Err(error);
+        }
     };
-    if let Some(own) = own {
-        own.shutdown().await;
+    tokio::select! {
+        () = own.shutdown() => result,
+        () = signals.next() => Err(CliError::Interrupted),
     }
-    result
 }
 
 /// Does what the model is for.
@@ -246,6 +265,8 @@ fn delta(data: &str) -> Result<String, CliError> {
 }
 
 fn read_line() -> Result<Option<String>, CliError> {
+    // What was noted before it comes before it.
+    telemetry::flush();
     drop(write!(std::io::stderr().lock(), "> "));
     let mut line = String::new();
     match std::io::stdin().read_line(&mut line) {

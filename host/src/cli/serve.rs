@@ -1,11 +1,12 @@
 //! `aihost serve`: the host in the foreground.
 
 use clap::ValueEnum;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
 use super::hosting::{Hosted, greet};
+use super::signals::Signals;
+use super::watchdog::Watchdog;
 use super::{Session, out, reload};
 use crate::config::Selection;
 use crate::telemetry::{self, LogFormat};
@@ -36,39 +37,27 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
         Format::Json => LogFormat::Json,
     };
     telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
-    let mut signals = Signals::new()?;
+    let mut signals = Signals::of_server()?;
     let file = config.file.clone();
-    let mut hosted = Hosted::start(config).await?;
+    let watchdog = Watchdog::start(Signals::of_server)?;
+    let mut hosted = tokio::select! {
+        hosted = Hosted::start(config) => hosted?,
+        () = signals.next() => return Ok(()),
+    };
+    watchdog.hosts(hosted.handle());
     let _reload =
         AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, session.env.clone(), file, hosted.handle())));
     greet(hosted.address, &hosted.first_step);
     tokio::select! {
         () = signals.next() => {}
-        error = hosted.broken() => return Err(error),
+        error = hosted.broken() => {
+            watchdog.host_broke();
+            return Err(error);
+        }
     }
     out::note("stopping: running requests may end; a second signal stops at once");
     tokio::select! {
         () = hosted.shutdown() => Ok(()),
         () = signals.next() => Err(CliError::Interrupted),
-    }
-}
-
-/// The signals that ask for an end.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, CliError> {
-        let listen = |kind| signal(kind).map_err(|e| CliError::failed(format!("signals cannot be received: {e}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }

@@ -26,6 +26,8 @@ use crate::runtime::{Explanation, ModelStatus};
 use crate::telemetry::Scrape;
 use crate::worker::Followed;
 
+/// How long a probe waits for the runtime. Longer than any turn of its loop takes, shorter than a probe's caller waits.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest that a forced unload may wait before it cuts, seconds.
 const FORCE_AFTER_MAX_S: f32 = 86_400.0;
 
@@ -121,18 +123,21 @@ fn line_event(text: &str) -> String {
 
 /// `GET /health`: whether the runtime answers. Says nothing of models: a host with none loaded is healthy.
 pub(super) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    app.handle.models().await?;
+    answered(app.handle.ping()).await?;
     Ok(Json(json!({"status": "ok"})))
 }
 
-/// `GET /livez`: whether the process answers.
-pub(super) async fn livez() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// `GET /livez`: whether the process answers, and still has a runtime.
+pub(super) async fn livez(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    if app.handle.is_over() {
+        return Err(ApiError::not_ready("the runtime has ended, and this process with it"));
+    }
+    Ok(Json(json!({"status": "ok"})))
 }
 
 /// `GET /readyz`: whether preloaded models have come up, or failed to.
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    match preloading(&app).await?.as_slice() {
+    match answered(preloading(&app)).await?.as_slice() {
         [] => Ok(Json(json!({"status": "ok"}))),
         waiting => Err(ApiError::not_ready(format!("still loading: {}", waiting.join(", ")))),
     }
@@ -140,8 +145,14 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiErr
 
 /// `GET /ping`: Runpod's probe. 204 keeps the pod in the pool, without traffic, until it is 200.
 pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError> {
-    let waiting = preloading(&app).await?;
+    let waiting = answered(preloading(&app)).await?;
     Ok(if waiting.is_empty() { StatusCode::OK } else { StatusCode::NO_CONTENT })
+}
+
+/// What the runtime says, if it says it in time.
+async fn answered<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, ApiError> {
+    let late = |_| ApiError::not_ready(format!("the runtime has not answered for {} s", PROBE_LIMIT.as_secs()));
+    Ok(tokio::time::timeout(PROBE_LIMIT, answer).await.map_err(late)??)
 }
 
 fn named(app: &App, body: &Map<String, Value>) -> Result<ModelId, ApiError> {
@@ -150,9 +161,13 @@ fn named(app: &App, body: &Map<String, Value>) -> Result<ModelId, ApiError> {
 }
 
 /// Names of the `preload: true` models that have neither been loaded once nor failed.
-async fn preloading(app: &App) -> Result<Vec<String>, ApiError> {
-    let models = app.handle.models().await?;
+async fn preloading(app: &App) -> Result<Vec<String>, Failure> {
     let config = app.handle.config();
+    if !config.models.values().any(|entry| entry.preload) {
+        app.handle.ping().await?;
+        return Ok(Vec::new());
+    }
+    let models = app.handle.models().await?;
     let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
     let is_underway = |model: &ModelStatus| {
         model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)

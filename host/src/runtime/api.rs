@@ -122,6 +122,8 @@ pub enum Command {
     Park(ModelId, oneshot::Sender<Result<(), Failure>>),
     /// What a request for this model would meet.
     Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
+    /// Whether the loop turns.
+    Ping(oneshot::Sender<()>),
     /// Every model's status.
     Models(oneshot::Sender<Vec<ModelStatus>>),
     /// Everything that is measured.
@@ -200,6 +202,19 @@ impl Handle {
     }
 
     /// Every model's status, in name order. Loads and wakes nothing.
+    /// Whether the loop has ended: nobody is served any more.
+    pub fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Waits until the loop has seen this.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub async fn ping(&self) -> Result<(), Failure> {
+        self.ask(Command::Ping).await
+    }
+
     ///
     /// # Errors
     /// The host is shutting down.

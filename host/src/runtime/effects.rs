@@ -25,7 +25,9 @@ const OUTPUTS_MAX: usize = 64;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// From being asked to release to being killed.
 const STOP_GRACE: Duration = Duration::from_secs(30);
-/// Said to a request that found no room beside others of its model for as long as it may be held.
+/// The same while the host shuts down: supervisors of whole containers wait 10 s, and what is not given back dies with its process.
+const LAST_STOP_GRACE: Duration = Duration::from_secs(5);
+/// Said to a request that found no room beside others of its model for as long as it may run.
 const NO_ROOM: &str = "other requests of this model held the memory that this one needs for too long; send it again";
 
 impl Loop {
@@ -51,7 +53,8 @@ impl Loop {
             Effect::Refuse(request, failure) => self.refuse(request, failure),
             Effect::Stop(instance, _) => {
                 self.moves_memory(instance);
-                self.stop(instance, STOP_GRACE);
+                let grace = if self.state.is_shutting_down() { LAST_STOP_GRACE } else { STOP_GRACE };
+                self.stop(instance, grace);
             }
             Effect::Cut(instance) => self.stop(instance, Duration::ZERO),
             // Rounded up: a timer that is a little early would find nothing due.

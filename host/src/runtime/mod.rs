@@ -72,7 +72,21 @@ impl Runtime {
         self.handle.clone()
     }
 
-    /// Takes no new work, lets leases end for at most `drain`, then cuts them; returns when every worker is gone.
+    /// Resolves when the loop ends by itself, which it should not, with why. Not to be awaited again after that.
+    pub async fn ended(&mut self) -> String {
+        match (&mut self.task).await {
+            Ok(()) => "it returned".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Ends the loop where it stands: everyone who asks it is told that the host is shutting down.
+    pub fn abort(&self) {
+        self.task.abort();
+    }
+
+    /// Takes no new work, lets leases end for at most `drain`, then cuts them; returns when every worker is gone but those
+    /// that have not said yet what they need, which end with their host.
     pub async fn shutdown(mut self, drain: Duration) {
         self.shutdown.send_replace(Ending::Drain);
         if tokio::time::timeout(drain, &mut self.task).await.is_err() {

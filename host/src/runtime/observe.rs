@@ -10,7 +10,7 @@ use super::meter::{Meter, outcome};
 use crate::config::Config;
 use crate::domain::{FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::scheduler::{Cause, Effect, Event, Instance, State, Want};
-use crate::telemetry::{Gauges, Metric, Metrics, Scrape};
+use crate::telemetry::{self, Gauges, Metric, Metrics, Scrape};
 use crate::worker::{Exit, ExitReason};
 
 /// Workers whose exit is awaited, of whatever age: some that never started have none.
@@ -161,6 +161,7 @@ impl Observer {
         for (device, policy) in &state.policy().devices {
             gauges.add(Metric::DeviceBudget, &[&device.0], policy.budget);
         }
+        gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
         Scrape::new(Arc::clone(&self.metrics), gauges)
     }
 

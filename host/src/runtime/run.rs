@@ -187,7 +187,7 @@ impl Loop {
                 }
             }
             self.answer_departures();
-            if self.state.is_over() {
+            if self.is_over() {
                 inbox.close();
                 while let Some(event) = inbox.recv().await {
                     last_word(event);
@@ -195,6 +195,12 @@ impl Loop {
                 return;
             }
         }
+    }
+
+    /// Whether a shutdown has nothing left to wait for. Workers that have not said yet what they need hold nothing and
+    /// cannot be asked to go: they end with their host.
+    fn is_over(&self) -> bool {
+        self.state.is_over() || (self.state.is_shutting_down() && self.instances.is_empty())
     }
 
     fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
@@ -254,6 +260,7 @@ impl Loop {
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Models(reply) => send(reply, self.status()),
             Command::Metrics(reply) => send(reply, self.scrape()),
+            Command::Ping(reply) => send(reply, ()),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
                 send(reply, self.log(&model).follow());

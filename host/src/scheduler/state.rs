@@ -202,6 +202,11 @@ impl State {
         found.sort_by_key(|(id, known)| (known.state.distance(), *id));
         found
     }
+    /// Whether no work is taken any more.
+    pub fn is_shutting_down(&self) -> bool {
+        self.phase == Phase::ShuttingDown
+    }
+
 
     /// The instance of a model that is furthest on its way, if it has one.
     pub fn instance_of(&self, model: &ModelId) -> Option<(InstanceId, &Instance)> {

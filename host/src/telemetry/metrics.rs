@@ -42,6 +42,8 @@ pub enum Metric {
     MemoryMeasured,
     /// What a device may hold.
     DeviceBudget,
+    /// Lines of the log that were not written.
+    LogLinesLost,
 }
 
 /// What a metric is, for the scraper and for people.
@@ -125,7 +127,7 @@ const SECONDS: &[f64] =
 
 impl Metric {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Requests,
         Self::QueueWait,
         Self::FirstOutput,
@@ -146,6 +148,7 @@ impl Metric {
         Self::MemoryMeasured,
         Self::DeviceBudget,
     ];
+        Self::LogLinesLost,
 
     /// Its row of the table.
     pub fn spec(self) -> Spec {
@@ -243,6 +246,12 @@ impl Metric {
                 "Bytes that instances may hold together on a device",
             ),
         }
+            Self::LogLinesLost => counter(
+                "aihost_log_lines_lost_total",
+                "lines",
+                &[],
+                "Lines of the host's log that were not written because stderr failed or did not take them fast enough",
+            ),
     }
 }
 
@@ -275,7 +284,8 @@ mod tests {
             if matches!(spec.unit, "seconds" | "bytes") {
                 assert!(spec.name.ends_with(&format!("_{}", spec.unit)), "{}", spec.name);
             }
-            assert!(!spec.help.ends_with('.') && !spec.labels.is_empty(), "{}", spec.name);
+            assert!(!spec.help.ends_with('.'), "{}", spec.name);
+            assert_eq!(spec.labels.is_empty(), metric == Metric::LogLinesLost, "{}: of the whole host", spec.name);
             if let Form::Histogram(bounds) = spec.form {
                 assert!(bounds.is_sorted(), "{}", spec.name);
             }

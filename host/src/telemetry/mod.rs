@@ -1,16 +1,29 @@
-//! Logs and metrics: how log lines look, what is measured under which name. It knows `domain` and no other room.
+//! Logs and metrics: how log lines look and how they reach stderr, what is measured under which name. It knows `domain`
+//! and no other room.
 
+mod lines;
 mod metrics;
 mod recorder;
 
 pub use metrics::{Form, Label, Metric, Spec};
 pub use recorder::{Gauges, Metrics, Scrape};
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use self::lines::Lines;
 
 /// What is logged where nobody says otherwise.
 const DEFAULT_FILTER: &str = "info";
+/// Longest that the end of the process waits for the last lines.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// The process's way to stderr, once it has one that waits for nobody.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,21 +35,113 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends this process's log to stderr, in `format`, filtered by `filter` (`info`, `aihost=debug,warn`, ...).
+/// Sends this process's log to stderr, in `format`, filtered by `filter` (`info`, `aihost=debug,warn`, ...). From now on
+/// nothing that is logged, noted or said by a panic waits for stderr or fails with it.
 ///
 /// # Errors
 /// The filter is not one, in a sentence; or a log is set up already.
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = filter.unwrap_or(DEFAULT_FILTER);
     let parsed = EnvFilter::try_new(filter).map_err(|e| format!("the log filter `{filter}` is not one: {e}"))?;
+    let lines = open(match format {
+        LogFormat::Text => text_notice,
+        LogFormat::Json => json_notice,
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_timer(SystemTime)
-        .with_writer(std::io::stderr)
+        .with_writer(lines.clone())
+        // What it would report by is the very stderr that failed, and it panics where that fails too.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     }
     .map_err(|e| format!("the log cannot be set up: {e}"))
+}
+
+/// Notes of this process do not wait for stderr from now on; what it logs goes nowhere. For a process that must not stop.
+///
+/// # Errors
+/// No thread can be started.
+pub fn init_notes() -> Result<(), String> {
+    open(text_notice).map(drop)
+}
+
+/// Puts a line for people among those of the log. False if this process has no log: then stderr is the caller's.
+pub fn note(line: &str) -> bool {
+    LINES.get().is_some_and(|lines| {
+        lines.push(format!("{line}\n").as_bytes());
+        true
+    })
+}
+
+/// Waits until what was logged and noted is written, a second at most.
+pub fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(FLUSH_LIMIT);
+    }
+}
+
+/// Lines that could not be written, since the start.
+pub fn lines_lost() -> u64 {
+    LINES.get().map_or(0, Lines::lost)
+}
+
+fn open(notice: fn(u64) -> String) -> Result<&'static Lines, String> {
+    let lines = Lines::to_stderr(notice).map_err(|e| format!("the log's thread cannot be started: {e}"))?;
+    // The usual hook writes to stderr itself, where it may wait for ever under a lock.
+    std::panic::set_hook(Box::new(tell_panic));
+    Ok(LINES.get_or_init(|| lines))
+}
+
+fn tell_panic(info: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let mut text = format!("thread {} {info}", thread.name().unwrap_or("without a name"));
+    let backtrace = std::backtrace::Backtrace::capture();
+    if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+        text += &format!("\n{backtrace}");
+    }
+    if tracing::dispatcher::has_been_set() {
+        tracing::error!("{text}");
+    } else {
+        note(&text);
+    }
+}
+
+fn lost_sentence(lost: u64) -> String {
+    format!("{lost} lines of this log are missing here: stderr could not be written, or not fast enough")
+}
+
+fn now() -> String {
+    let mut text = String::new();
+    // A clock that cannot be told leaves the line without its time.
+    if SystemTime.format_time(&mut Writer::new(&mut text)).is_err() {
+        text.clear();
+    }
+    text
+}
+
+fn text_notice(lost: u64) -> String {
+    format!("{}  WARN aihost::telemetry: {}\n", now(), lost_sentence(lost))
+}
+
+fn json_notice(lost: u64) -> String {
+    let line = serde_json::json!({"timestamp": now(), "level": "WARN", "message": lost_sentence(lost), "lost": lost, "target": "aihost::telemetry"});
+    format!("{line}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_in_the_logs_own_form() {
+        let text = text_notice(7);
+        assert!(text.contains(" WARN ") && text.contains("7 lines") && text.ends_with('\n'), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&json_notice(7)).unwrap();
+        assert_eq!((&json["level"], &json["lost"]), (&"WARN".into(), &7.into()));
+        assert!(json["timestamp"].as_str().is_some_and(|time| time.ends_with('Z')), "{json}");
+    }
 }

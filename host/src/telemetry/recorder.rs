@@ -35,14 +35,14 @@ pub struct Metrics {
 enum Series {
     Counter(Family<Labels, Counter>),
     Histogram(Family<Labels, Histogram, Bounds>),
-    /// Read at each scrape, not kept.
-    Gauge,
+    /// Read at each scrape, not kept: a gauge, or what is counted elsewhere.
+    Read,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Bounds(&'static [f64]);
 
-/// What the gauges show at one moment.
+/// What is read at one moment: the gauges, and counters that are kept elsewhere.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges(BTreeMap<Metric, BTreeMap<Labels, u64>>);
 
@@ -115,7 +115,7 @@ impl Metrics {
 }
 
 impl Gauges {
-    /// Adds to a gauge: its labels' values in their order.
+    /// Adds to one of them: its labels' values in their order.
     pub fn add(&mut self, metric: Metric, values: &[&str], amount: u64) {
         let names = metric.spec().labels.iter().map(|label| label.name);
         let labels = names.zip(values).map(|(name, value)| (name, Cow::Owned((*value).to_owned()))).collect();
@@ -139,8 +139,15 @@ impl Scrape {
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut now = Registry::default();
         for (metric, series) in &self.gauges.0 {
-            let family = Family::<Labels, Gauge>::default();
             let spec = metric.spec();
+            if spec.form == Form::Counter {
+                // Of the whole host, so it has one series.
+                let counter = Counter::<u64>::default();
+                counter.inc_by(series.values().sum());
+                now.register(counter_name(spec), spec.help, counter);
+                continue;
+            }
+            let family = Family::<Labels, Gauge>::default();
             now.register(spec.name, spec.help, family.clone());
             for (labels, amount) in series {
                 family.get_or_create(labels).set(i64::try_from(*amount).unwrap_or(i64::MAX));
@@ -156,20 +163,20 @@ impl Scrape {
 
 impl Series {
     fn register(registry: &mut Registry, spec: Spec) -> Self {
-        // The encoder writes a counter's ending itself.
-        let name = spec.name.strip_suffix("_total").unwrap_or(spec.name);
         match spec.form {
+            // Of the whole host, not of a model: counted where it happens.
+            Form::Counter if spec.labels.is_empty() => Self::Read,
             Form::Counter => {
                 let family = Family::default();
-                registry.register(name, spec.help, family.clone());
+                registry.register(counter_name(spec), spec.help, family.clone());
                 Self::Counter(family)
             }
             Form::Histogram(bounds) => {
                 let family = Family::new_with_constructor(Bounds(bounds));
-                registry.register(name, spec.help, family.clone());
+                registry.register(spec.name, spec.help, family.clone());
                 Self::Histogram(family)
             }
-            Form::Gauge => Self::Gauge,
+            Form::Gauge => Self::Read,
         }
     }
 
@@ -177,7 +184,7 @@ impl Series {
         let _was_there = match self {
             Self::Counter(family) => family.remove(labels),
             Self::Histogram(family) => family.remove(labels),
-            Self::Gauge => false,
+            Self::Read => false,
         };
     }
 }
@@ -186,6 +193,11 @@ impl MetricConstructor<Histogram> for Bounds {
     fn new_metric(&self) -> Histogram {
         Histogram::new(self.0.iter().copied())
     }
+}
+
+/// The encoder writes a counter's ending itself.
+fn counter_name(spec: Spec) -> &'static str {
+    spec.name.strip_suffix("_total").unwrap_or(spec.name)
 }
 
 fn labels(metric: Metric, model: &ModelId, value: &'static str) -> Labels {
@@ -224,6 +236,7 @@ mod tests {
         gauges.add(Metric::MemoryPlanned, &["a", "cpu"], 5);
         gauges.add(Metric::MemoryPlanned, &["a", "cpu"], 6);
         gauges.add(Metric::DeviceBudget, &["cpu"], 9);
+        gauges.add(Metric::LogLinesLost, &[], 3);
         let text = text(&metrics, gauges);
         for line in [
             "# TYPE aihost_requests counter",
@@ -235,6 +248,8 @@ mod tests {
             "aihost_instances{model=\"a\",state=\"hot\"} 1",
             "aihost_memory_planned_bytes{model=\"a\",device=\"cpu\"} 11",
             "aihost_device_budget_bytes{device=\"cpu\"} 9",
+            "# TYPE aihost_log_lines_lost counter",
+            "aihost_log_lines_lost_total 3",
         ] {
             assert!(text.lines().any(|there| there == line), "no `{line}` in\n{text}");
         }

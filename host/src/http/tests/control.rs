@@ -93,7 +93,18 @@ async fn a_runtime_that_is_gone_is_503() {
     let (commands, received) = mpsc::channel(1);
     drop(received);
     let router = crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1));
-    for (path, status) in [("/health", 503), ("/ping", 503), ("/livez", 200), ("/v1/models", 200)] {
+    for (path, status) in [("/health", 503), ("/readyz", 503), ("/ping", 503), ("/livez", 503), ("/v1/models", 200)] {
+        let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(reply.status(), status, "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_does_not_answer_is_503_too() {
+    let (commands, _received) = mpsc::channel(1);
+    let config = configured([ModelConfig { preload: true, ..model("b", Kind::Text) }]);
+    let router = crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1));
+    for (path, status) in [("/health", 503), ("/readyz", 503), ("/ping", 503), ("/livez", 200)] {
         let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(reply.status(), status, "{path}");
     }

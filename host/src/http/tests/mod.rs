@@ -114,6 +114,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                     scripted.map(|outputs| Answer { request: RequestId(number as u64), output: feed(outputs) });
                 let _ = reply.send(answer);
             }
+            Command::Ping(reply) => _ = reply.send(()),
             Command::Load(model, reply) => {
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
                 let _ = reply.send(if model.0 == "b" { Err(failure) } else { Ok(()) });

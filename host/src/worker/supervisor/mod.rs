@@ -159,10 +159,11 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         };
         let reason = waiting.process.watch(last_output).await;
         spawn::gone(mark);
-        tracing::info!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
+        // Whoever hears of the exit finds it in the model's log; what the host's log does must not keep it from anyone.
         waiting.log.keep(&format!("the worker {reason}"));
         // The loop may be gone too when the host shuts down.
-        let _ = exits.send(Exit { instance, reason }).await;
+        let _ = exits.send(Exit { instance, reason: reason.clone() }).await;
+        tracing::info!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
     });
     Ok(shared)
 }
