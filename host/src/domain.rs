@@ -187,6 +187,8 @@ pub enum FailureKind {
     WrongKind,
     /// The queue is full.
     QueueFull,
+    /// Loaded, but no slot came free in time.
+    Busy,
     /// Still loading when the client's patience ended.
     StillLoading,
     /// It can never fit, or the device is out of memory.

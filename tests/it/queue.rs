@@ -120,6 +120,17 @@ async fn a_full_queue_is_a_prompt_answer() {
 }
 
 #[tokio::test]
+async fn a_slot_of_a_loaded_model_is_waited_for_beyond_hold() {
+    let yaml =
+        "limits: {hold: 1s}\nmodels:\n  a: {type: text, plugin: aihost/echo, options: {latency_ms: 50, tokens: 40}}\n";
+    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    assert_eq!(server.post("/models/load", &json!({"model": "a"})).await.0, 200);
+    // Each takes two seconds, and there are more than the plugin's 64 slots: the last ones wait longer than `hold`.
+    let answers = join_all((0..80).map(|_| server.chat("a", "word"))).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+}
+
+#[tokio::test]
 async fn looking_wakes_nobody_and_keeps_nobody_awake() {
     let yaml = "models:\n  a:\n    type: text\n    plugin: aihost/echo\n    park: false\n    keep_alive: 1s\n";
     let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });

@@ -54,10 +54,11 @@ pub(super) struct RawLimits {
     /// Requests that may wait per model before more are refused with 429. Default: 128.
     #[schemars(with = "Option<Count>")]
     pub(super) queue: Option<Text>,
-    /// How long an answer's head is withheld while a model loads, before 503. Default: 90s.
+    /// How long a request waits for its model to be loaded, its answer's head withheld, before 503. The load goes on. Default: 90s.
     #[schemars(with = "Option<Span>")]
     pub(super) hold: Option<Text>,
-    /// The longest a request may run once it is granted. Default: 600s.
+    /// The longest a request may run once it is granted, and the longest it waits for a slot of a model that is loaded, before
+    /// 429. Default: 600s.
     #[schemars(with = "Option<Span>")]
     pub(super) request_timeout: Option<Text>,
     /// How long a granted request may go without a first token, byte or progress report. Default: 300s.

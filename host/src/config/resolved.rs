@@ -66,9 +66,9 @@ pub struct Limits {
     pub max_wait: Duration,
     /// The least time a hot model with its own queue serves before it yields (`quantum`).
     pub quantum: Duration,
-    /// How long a response head is withheld while a model loads (`hold`).
+    /// How long a request waits for a load (`hold`).
     pub hold: Duration,
-    /// From grant to the end of `generate` (`request_timeout`).
+    /// From grant to the end of `generate`, and how long a request waits for a slot of a loaded model (`request_timeout`).
     pub request_timeout: Duration,
     /// How long a granted request may go without a first event or progress report (`first_output_timeout`).
     pub first_output_timeout: Duration,

@@ -215,7 +215,7 @@ impl From<Failure> for ApiError {
             FailureKind::WrongKind => {
                 new(StatusCode::BAD_REQUEST, INVALID).param("model").code("unsupported_endpoint_for_model")
             }
-            FailureKind::QueueFull => new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
+            FailureKind::QueueFull | FailureKind::Busy => new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
                 .code("rate_limit_exceeded")
                 .retry_after_s(RETRY_QUEUE_S),
             FailureKind::StillLoading => new(StatusCode::SERVICE_UNAVAILABLE, SERVER)

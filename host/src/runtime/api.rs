@@ -161,10 +161,11 @@ impl Handle {
         self.ask(|reply| Command::Configure(config, reply)).await
     }
 
-    /// Waits until the request is granted, at most `hold`. Dropping the future cancels.
+    /// Waits until the request is granted: at most `hold` for a load, at most `request_timeout` for a slot of a loaded
+    /// model. Dropping the future cancels.
     ///
     /// # Errors
-    /// Why it is not served: queue full, still loading, load failed, does not fit, shutting down.
+    /// Why it is not served: queue full, still loading, busy, load failed, does not fit, shutting down.
     pub async fn submit(&self, submission: Submission) -> Submitted {
         self.ask(|reply| Command::Submit(submission, reply)).await?
     }
@@ -201,7 +202,6 @@ impl Handle {
         self.ask(|reply| Command::Explain(model, reply)).await?
     }
 
-    /// Every model's status, in name order. Loads and wakes nothing.
     /// Whether the loop has ended: nobody is served any more.
     pub fn is_over(&self) -> bool {
         self.commands.is_closed()
@@ -215,6 +215,7 @@ impl Handle {
         self.ask(Command::Ping).await
     }
 
+    /// Every model's status, in name order. Loads and wakes nothing.
     ///
     /// # Errors
     /// The host is shutting down.

@@ -201,7 +201,7 @@ impl Loop {
             tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
             return;
         };
-        let (begun, patience) = (Instant::now(), self.config.limits.hold.min(self.config.limits.request_timeout));
+        let (begun, patience) = (Instant::now(), self.config.limits.request_timeout);
         let mut terms = LeaseTerms {
             request_timeout: self.config.limits.request_timeout,
             stall_timeout: self.config.limits.stream_stall_timeout,
@@ -226,7 +226,7 @@ impl Loop {
             let affords = async {
                 tokio::select! {
                     part = timeout(patience, afford(&*instance, &task, workspace)) => {
-                        part.unwrap_or_else(|_| Err(Failure::new(FailureKind::TimedOut, NO_ROOM)))
+                        part.unwrap_or_else(|_| Err(Failure::new(FailureKind::Busy, NO_ROOM)))
                     }
                     () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
                 }

@@ -127,6 +127,7 @@ pub(super) fn outcome(kind: FailureKind) -> &'static str {
         FailureKind::UnknownModel => "unknown_model",
         FailureKind::WrongKind => "wrong_kind",
         FailureKind::QueueFull => "queue_full",
+        FailureKind::Busy => "busy",
         FailureKind::StillLoading => "still_loading",
         FailureKind::OutOfMemory => "out_of_memory",
         FailureKind::NotUsable => "not_usable",

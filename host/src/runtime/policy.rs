@@ -38,6 +38,7 @@ pub(super) fn policy(config: &Config, registry: &Registry, found: &mut BTreeMap<
         max_wait_ms: milliseconds(config.limits.max_wait),
         quantum_ms: milliseconds(config.limits.quantum),
         hold_ms: milliseconds(config.limits.hold),
+        slot_wait_ms: milliseconds(config.limits.request_timeout),
     }
 }
 

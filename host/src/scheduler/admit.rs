@@ -14,6 +14,7 @@ pub(super) const OTHERS_WAIT_MS: u64 = 5_000;
 impl State {
     /// Draws every consequence of the state as it is now. Called once after each event.
     pub(super) fn settle(&mut self, effects: &mut Vec<Effect>) {
+        self.look_what_is_awaited();
         self.give_up(effects);
         self.grant(effects);
         self.end_drained(effects);
@@ -253,12 +254,7 @@ impl State {
 
     /// The next time something changes without an event.
     fn next_deadline(&self) -> Option<Millis> {
-        let patience = self
-            .queues
-            .values()
-            .flatten()
-            .filter(|waiter| waiter.want != Want::Load)
-            .map(|waiter| waiter.since.after(self.policy.hold_ms));
+        let patience = self.queues.values().flatten().filter_map(|waiter| self.patience_end(waiter));
         let idle = self.instances.values().filter_map(|instance| self.idle_deadline(instance));
         let cuts = self.instances.values().filter_map(|instance| instance.cut_at);
         let crowded = self

@@ -170,6 +170,7 @@ impl World {
         let names: Vec<&str> = ["a", "bb", "ccc"].into_iter().filter(|_| self.draw(8) > 0).collect();
         let mut policy = policy(&names, 0, None);
         policy.hold_ms = 1_000_000_000;
+        policy.slot_wait_ms = 1_000_000_000;
         policy.devices = DEVICES
             .iter()
             .map(|(name, budget, most)| {

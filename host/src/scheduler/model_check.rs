@@ -12,11 +12,14 @@ use stateright::{Checker, Model, Property};
 use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Policy, State, Want};
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
-const REQUESTS: u64 = 3;
 const TICK_MS: u64 = 1_000;
 const TICKS: u64 = 2;
 
-struct World;
+/// A world in which a waiter's patience lasts this long.
+struct World {
+    patience_ms: u64,
+    requests: u64,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Snapshot {
@@ -29,10 +32,13 @@ struct Snapshot {
     unloads_left: u8,
     /// Answers of the world that are under way.
     pending: BTreeSet<Answer>,
-    waiting: BTreeSet<RequestId>,
+    /// Who waits, and for which model.
+    waiting: BTreeMap<RequestId, &'static str>,
     leased: BTreeMap<RequestId, InstanceId>,
     /// The first rule that was broken.
     broken: Option<&'static str>,
+    /// Whether someone waited in vain for a slot.
+    gave_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -61,7 +67,7 @@ fn failure() -> Failure {
 }
 
 impl Snapshot {
-    fn start() -> Self {
+    fn start(patience_ms: u64) -> Self {
         let device = DeviceId("cpu".into());
         let model = |parks| ModelPolicy {
             devices: vec![device.clone()],
@@ -80,7 +86,8 @@ impl Snapshot {
             queue_max: 10,
             max_wait_ms: TICK_MS,
             quantum_ms: 10,
-            hold_ms: 1_000_000,
+            hold_ms: patience_ms,
+            slot_wait_ms: patience_ms,
         };
         Self {
             state: State::new(policy),
@@ -91,9 +98,10 @@ impl Snapshot {
             cancels_left: 1,
             unloads_left: 1,
             pending: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            waiting: BTreeMap::new(),
             leased: BTreeMap::new(),
             broken: None,
+            gave_up: false,
         }
     }
 
@@ -115,21 +123,39 @@ impl Snapshot {
                 Effect::Cut(_) => self.rule(false, "nobody asked for force"),
                 Effect::Grant(request, instance) => {
                     let waited = self.waiting.remove(&request);
-                    self.rule(waited, "one answer per request");
+                    self.rule(waited.is_some(), "one answer per request");
                     let hot = self.state.instances().get(&instance).is_some_and(|known| known.state == ModelState::Hot);
                     self.rule(hot, "leases on hot instances only");
                     self.leased.insert(request, instance);
                     self.pending.insert(Answer::Done(request));
                 }
-                Effect::Ready(request) | Effect::Refuse(request, _) => {
+                Effect::Ready(request) => {
                     let waited = self.waiting.remove(&request);
-                    self.rule(waited, "one answer per request");
+                    self.rule(waited.is_some(), "one answer per request");
+                }
+                Effect::Refuse(request, failure) => {
+                    let waited = self.waiting.remove(&request);
+                    self.rule(waited.is_some(), "one answer per request");
+                    self.refused(waited.unwrap_or_default(), failure.kind);
                 }
                 Effect::Wake(_) => {}
             }
         }
         let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved + instance.held).sum();
         self.rule(reserved <= 100, "the budget holds");
+    }
+
+    /// Who is told of loading waited for a load, who is told of others waited for a slot.
+    fn refused(&mut self, model: &str, kind: FailureKind) {
+        let states = self.state.instances_of(&model.into()).into_iter().map(|(_, known)| known.state);
+        let states: Vec<ModelState> = states.collect();
+        let hot = states.contains(&ModelState::Hot);
+        self.rule(kind != FailureKind::StillLoading || !hot, "nobody is told that a hot model loads");
+        // It may leave in the same moment.
+        let was_hot = hot
+            || states.iter().any(|s| matches!(s, ModelState::Draining | ModelState::Parking | ModelState::Stopping));
+        self.rule(kind != FailureKind::Busy || was_hot, "nobody is told that a model is busy which is not loaded");
+        self.gave_up |= kind == FailureKind::Busy;
     }
 
     fn rule(&mut self, holds: bool, name: &'static str) {
@@ -167,7 +193,7 @@ impl Snapshot {
             Action::Request(model) => {
                 self.sent += 1;
                 let id = RequestId(self.sent);
-                self.waiting.insert(id);
+                self.waiting.insert(id, model);
                 self.feed(Event::Request { id, model: model.into(), want: Want::Serve, keep: None });
             }
             Action::Answer(answer) => self.answer(answer),
@@ -217,11 +243,11 @@ impl Model for World {
     type Action = Action;
 
     fn init_states(&self) -> Vec<Snapshot> {
-        vec![Snapshot::start()]
+        vec![Snapshot::start(self.patience_ms)]
     }
 
     fn actions(&self, world: &Snapshot, actions: &mut Vec<Action>) {
-        if world.sent < REQUESTS {
+        if world.sent < self.requests {
             actions.extend([Action::Request("a"), Action::Request("b")]);
         }
         actions.extend(world.pending.iter().map(|answer| Action::Answer(*answer)));
@@ -237,7 +263,7 @@ impl Model for World {
             actions.extend(world.state.instances().keys().map(|id| Action::Crash(*id)));
         }
         if world.cancels_left > 0 {
-            actions.extend(world.waiting.iter().map(|id| Action::Cancel(*id)));
+            actions.extend(world.waiting.keys().map(|id| Action::Cancel(*id)));
         }
         if world.unloads_left > 0 && !world.state.instances().is_empty() {
             actions.extend([Action::Unload("a"), Action::Unload("b")]);
@@ -254,26 +280,42 @@ impl Model for World {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        vec![
+        let always = [
             Property::always("no rule is broken", |_, world: &Snapshot| world.broken.is_none()),
             Property::always("everyone can still be answered", |_, world: &Snapshot| world.can_finish()),
-            // Without these the exploration would prove nothing.
+        ];
+        // Without these the exploration would prove nothing.
+        if self.patience_ms <= TICK_MS * TICKS {
+            let gave_up = Property::sometimes("someone waits in vain for a slot", |_, world: &Snapshot| world.gave_up);
+            return always.into_iter().chain([gave_up]).collect();
+        }
+        let sometimes = [
             Property::sometimes("a swap happens", |_, world: &Snapshot| {
                 world.state.instances().keys().any(|id| id.0 >= 2)
             }),
             Property::sometimes("a parked model is woken", |_, world: &Snapshot| {
                 world.state.instances().values().any(|known| known.state == ModelState::Unparking)
             }),
-            Property::sometimes("all is served", |_, world: &Snapshot| {
-                world.sent == REQUESTS && world.waiting.is_empty() && world.pending.is_empty()
+            Property::sometimes("all is served", |model: &Self, world: &Snapshot| {
+                world.sent == model.requests && world.waiting.is_empty() && world.pending.is_empty()
             }),
-        ]
+        ];
+        always.into_iter().chain(sometimes).collect()
     }
 }
 
 #[test]
 fn every_order_of_events_is_safe_and_live() {
-    let checker = World.checker().threads(2).spawn_bfs().join();
+    explore(World { patience_ms: 1_000_000, requests: 3 });
+}
+
+#[test]
+fn whoever_gives_up_is_told_what_it_waited_for() {
+    explore(World { patience_ms: TICK_MS, requests: 2 });
+}
+
+fn explore(world: World) {
+    let checker = world.checker().threads(2).spawn_bfs().join();
     eprintln!("{} states, {} unique", checker.state_count(), checker.unique_state_count());
     checker.assert_properties();
 }

@@ -1,8 +1,10 @@
 //! Waiting: joining a queue, the gate, grants, and giving up.
 
+use std::collections::VecDeque;
+
 use super::effect::Effect;
 use super::event::Want;
-use super::state::{Instance, Phase, State, Waiter};
+use super::state::{Awaits, Instance, Phase, Policy, State, Waiter};
 use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState};
 
 /// A quantum is at least this many times what it cost to come up, so that swapping takes at most a third of the time.
@@ -66,23 +68,63 @@ impl State {
         effects.extend(waiters.into_iter().map(|waiter| Effect::Refuse(waiter.id, failure.clone())));
     }
 
+    /// Looks what each waiter waits for: its clock begins anew when that changes.
+    pub(super) fn look_what_is_awaited(&mut self) {
+        let (now, instances) = (self.now, &self.instances);
+        let hot = |model: &ModelId| instances.values().any(|i| i.state == ModelState::Hot && i.model == *model);
+        for (model, queue) in &mut self.queues {
+            let hot = hot(model);
+            for waiter in queue {
+                waiter.awaits = match waiter.awaits {
+                    Awaits::Load(_) if hot => Awaits::Slot(now),
+                    Awaits::Slot(_) if !hot => Awaits::Load(now),
+                    same => same,
+                };
+            }
+        }
+    }
+
+    /// When this waiter is told that it waited in vain: for a load, for a slot, or for all of it together.
+    pub(super) fn patience_end(&self, waiter: &Waiter) -> Option<Millis> {
+        let Policy { hold_ms, slot_wait_ms, .. } = self.policy;
+        let end = match waiter.awaits {
+            Awaits::Load(since) => since.after(hold_ms),
+            Awaits::Slot(since) => since.after(slot_wait_ms),
+        };
+        let all = waiter.since.after(hold_ms.saturating_add(slot_wait_ms));
+        (waiter.want != Want::Load).then_some(end.min(all))
+    }
+
     /// Waiters whose patience has ended. The load they waited for goes on.
     pub(super) fn give_up(&mut self, effects: &mut Vec<Effect>) {
-        let (now, hold) = (self.now, self.policy.hold_ms);
-        let mut refused = Vec::new();
-        for (model, queue) in &mut self.queues {
-            queue.retain(|waiter| {
-                let late = waiter.want != Want::Load && now.since(waiter.since) >= hold;
-                if late {
-                    refused.push((model.clone(), waiter.id));
-                }
-                !late
-            });
-        }
-        for (model, id) in refused {
+        let late = |waiter: &Waiter| self.patience_end(waiter).is_some_and(|end| end <= self.now);
+        let late = |queue: &VecDeque<Waiter>| queue.iter().filter(|waiter| late(waiter)).cloned().collect::<Vec<_>>();
+        let late: Vec<_> = self.queues.iter().map(|(model, queue)| (model.clone(), late(queue))).collect();
+        for (model, waiters) in late.into_iter().filter(|(_, waiters)| !waiters.is_empty()) {
+            if let Some(queue) = self.queues.get_mut(&model) {
+                // Both are in one order.
+                let mut gone = waiters.iter().peekable();
+                queue.retain(|waiter| gone.next_if(|late| late.id == waiter.id).is_none());
+            }
             let state = self.model_state(&model).0.name();
-            let message = format!("`{model}` is still {state} after {} s; try again", hold / 1000);
-            effects.push(Effect::Refuse(id, Failure::new(FailureKind::StillLoading, message)));
+            effects.extend(waiters.iter().map(|waiter| Effect::Refuse(waiter.id, self.in_vain(&model, state, waiter))));
+        }
+    }
+
+    fn in_vain(&self, model: &ModelId, state: &str, waiter: &Waiter) -> Failure {
+        match waiter.awaits {
+            Awaits::Load(since) => {
+                let seconds = self.now.since(since) / 1000;
+                let message = format!("`{model}` is still {state} after {seconds} s; try again");
+                Failure::new(FailureKind::StillLoading, message)
+            }
+            Awaits::Slot(since) => {
+                let seconds = self.now.since(since) / 1000;
+                let message = format!(
+                    "`{model}` is loaded but busy: others had all of its slots for {seconds} s (`limits: request_timeout:`); try again later"
+                );
+                Failure::new(FailureKind::Busy, message)
+            }
         }
     }
 

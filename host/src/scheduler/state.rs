@@ -29,8 +29,10 @@ pub struct Policy {
     pub max_wait_ms: u64,
     /// The least time a model serves before it yields, milliseconds.
     pub quantum_ms: u64,
-    /// Longest wait for a grant, milliseconds.
+    /// Longest wait for a load, milliseconds.
     pub hold_ms: u64,
+    /// Longest wait for a lease on a model that is hot, milliseconds.
+    pub slot_wait_ms: u64,
 }
 
 /// Policy of one model.
@@ -93,7 +95,17 @@ pub(super) struct Waiter {
     pub(super) id: RequestId,
     pub(super) want: Want,
     pub(super) since: Millis,
+    pub(super) awaits: Awaits,
     pub(super) keep: Option<Keep>,
+}
+
+/// What a waiter waits for now, and since when. An eviction, a crash or a load turns one into the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Awaits {
+    /// No instance of its model is hot.
+    Load(Millis),
+    /// One is, and has no lease for it.
+    Slot(Millis),
 }
 
 /// A model whose last load failed.
@@ -190,6 +202,11 @@ impl State {
         &self.policy
     }
 
+    /// Whether no work is taken any more.
+    pub fn is_shutting_down(&self) -> bool {
+        self.phase == Phase::ShuttingDown
+    }
+
     /// Whether nothing is left to wait for after a shutdown.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::ShuttingDown && self.instances.is_empty()
@@ -202,11 +219,6 @@ impl State {
         found.sort_by_key(|(id, known)| (known.state.distance(), *id));
         found
     }
-    /// Whether no work is taken any more.
-    pub fn is_shutting_down(&self) -> bool {
-        self.phase == Phase::ShuttingDown
-    }
-
 
     /// The instance of a model that is furthest on its way, if it has one.
     pub fn instance_of(&self, model: &ModelId) -> Option<(InstanceId, &Instance)> {
@@ -248,7 +260,7 @@ impl State {
     fn note(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Request { id, model, want, keep } => {
-                let waiter = Waiter { id, want, since: self.now, keep };
+                let waiter = Waiter { id, want, since: self.now, awaits: Awaits::Load(self.now), keep };
                 self.enqueue(waiter, model, effects);
             }
             Event::Cancel(id) => self.queues.values_mut().for_each(|queue| queue.retain(|waiter| waiter.id != id)),

@@ -26,6 +26,7 @@ pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) ->
         max_wait_ms: 10_000,
         quantum_ms: 100,
         hold_ms: 90_000,
+        slot_wait_ms: 600_000,
     }
 }
 
@@ -311,6 +312,65 @@ fn patience_ends_and_the_load_goes_on() {
         "{effects:?}"
     );
     assert_eq!(state.instances()[&InstanceId(1)].state, ModelState::Loading);
+}
+
+/// Sends a timer, and says who was refused and why.
+fn refused_at(state: &mut State, now: u64) -> Vec<(u64, FailureKind)> {
+    let effects = state.step(Millis(now), Event::Timer);
+    let refused = effects.into_iter().filter_map(|effect| match effect {
+        Effect::Refuse(id, failure) => Some((id.0, failure.kind)),
+        _ => None,
+    });
+    refused.collect()
+}
+
+/// Model `a` is hot since 1 ms, requests 1 and 2 have its slots, request 3 waits.
+fn busy() -> State {
+    let mut bench = Bench::new(policy(&["a"], 100, None));
+    (1..=3).for_each(|id| bench.request(id, "a"));
+    bench.check(&["start a", "load a", "grant 1 a", "grant 2 a"]);
+    bench.state
+}
+
+#[test]
+fn who_waits_for_a_slot_is_not_told_of_loading() {
+    let mut state = busy();
+    assert_eq!(refused_at(&mut state, 90_001), [], "`hold` is for loads");
+    assert_eq!(refused_at(&mut state, 600_000), []);
+    assert_eq!(refused_at(&mut state, 600_001), [(3, FailureKind::Busy)]);
+}
+
+#[test]
+fn a_slot_that_comes_free_after_hold_is_granted() {
+    let mut state = busy();
+    state.step(Millis(100_000), Event::Timer);
+    let effects = state.step(Millis(300_000), Event::Done(RequestId(1)));
+    assert!(matches!(effects[..], [Effect::Grant(RequestId(3), InstanceId(1)), ..]), "{effects:?}");
+}
+
+#[test]
+fn the_clock_of_a_load_begins_when_the_model_is_lost() {
+    let died = || Failure::new(FailureKind::WorkerDied, "crash");
+    let mut state = busy();
+    state.step(Millis(200_000), Event::Exited(InstanceId(1), died()));
+    assert_eq!(refused_at(&mut state, 289_999), []);
+    assert_eq!(refused_at(&mut state, 290_000), [(3, FailureKind::StillLoading)], "90 s after the crash");
+
+    // Loaded again in time, it waits for a slot again; all of it together is bounded.
+    let mut state = busy();
+    let solo = Event::Request { id: RequestId(4), model: "a".into(), want: Want::Solo, keep: None };
+    for (now, event) in [
+        (550_000, Event::Exited(InstanceId(1), died())),
+        (550_000, Event::Done(RequestId(1))),
+        (550_000, Event::Done(RequestId(2))),
+        (560_000, solo),
+        (570_000, Event::Planned { instance: InstanceId(2), required: 1, preferred: 1, mapped: Mapped::default() }),
+        (580_000, Event::Loaded(InstanceId(2))),
+    ] {
+        state.step(Millis(now), event);
+    }
+    assert_eq!(refused_at(&mut state, 690_000), [], "a slot since 580 s");
+    assert_eq!(refused_at(&mut state, 690_001), [(3, FailureKind::Busy)], "690 s in all");
 }
 
 #[test]

@@ -91,6 +91,7 @@ const OUTCOME: Label = Label {
     name: "outcome",
     values: &[
         "ok",
+        "busy",
         "cancelled",
         "context_length",
         "internal",
@@ -147,8 +148,8 @@ impl Metric {
         Self::MemoryReserved,
         Self::MemoryMeasured,
         Self::DeviceBudget,
-    ];
         Self::LogLinesLost,
+    ];
 
     /// Its row of the table.
     pub fn spec(self) -> Spec {
@@ -245,13 +246,13 @@ impl Metric {
                 &[DEVICE],
                 "Bytes that instances may hold together on a device",
             ),
-        }
             Self::LogLinesLost => counter(
                 "aihost_log_lines_lost_total",
                 "lines",
                 &[],
                 "Lines of the host's log that were not written because stderr failed or did not take them fast enough",
             ),
+        }
     }
 }
 

@@ -12,12 +12,13 @@ async fn check(path: &str, body: &Value, status: u16, code: &str, param: &str) {
 #[tokio::test]
 async fn each_failure_has_its_status() {
     use FailureKind as F;
-    let cases: [(Script, u16, &str, &str, &str); 15] = [
+    let cases: [(Script, u16, &str, &str, &str); 16] = [
         (|_, _| refused(F::InvalidRequest), 400, "", "", ""),
         (|_, _| refused(F::ContextLength), 400, "context_length_exceeded", "", ""),
         (|_, _| refused(F::UnknownModel), 404, "model_not_found", "", ""),
         (|_, _| refused(F::WrongKind), 400, "unsupported_endpoint_for_model", "", ""),
         (|_, _| refused(F::QueueFull), 429, "rate_limit_exceeded", "2", ""),
+        (|_, _| refused(F::Busy), 429, "rate_limit_exceeded", "2", ""),
         (|_, _| refused(F::StillLoading), 503, "model_loading", "10", ""),
         (|_, _| refused(F::OutOfMemory), 503, "insufficient_vram", "", "false"),
         (|_, _| refused(F::NotUsable), 500, "model_not_usable", "", "false"),

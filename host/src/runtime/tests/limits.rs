@@ -139,7 +139,7 @@ fn a_model_whose_worker_died_passes_a_canary_before_it_counts_as_loaded() {
 
 /// Requests that each take so many of 10 MiB beside the model.
 fn paying(faults: Faults, cost: u64) -> Host {
-    let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {hold: 5s}\nmodels:\n  a: {type: audio, plugin: fake}\n";
+    let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {request_timeout: 5s}\nmodels:\n  a: {type: audio, plugin: fake}\n";
     Host::start(World::new(faults, Order::ExitFirst, 1 << 40).with_cost(10 << 20, cost << 20), 3, yaml)
 }
 
@@ -166,7 +166,7 @@ fn a_request_that_finds_no_room_is_told_in_time() {
         let (begun, hung) = (Instant::now(), host.ask("a"));
         sleep(Duration::from_secs(1)).await;
         let told = host.ask("a").await.unwrap();
-        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::TimedOut));
+        assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::Busy));
         assert_eq!(begun.elapsed().as_secs(), 6);
         assert!(matches!(hung.await.unwrap().answer, Answer::Refused(_)));
         // It heeds no cancel, so its worker is ended.
@@ -224,6 +224,24 @@ fn who_waits_too_long_is_told_and_the_load_goes_on() {
         let told = host.ask("a").await.unwrap();
         assert!(matches!(told.answer, Answer::Refused(failure) if failure.kind == FailureKind::TimedOut));
         assert_eq!((begun.elapsed().as_secs(), host.world.loads()), (60, 1));
+    });
+}
+
+#[test]
+fn who_waits_for_a_slot_waits_as_long_as_a_request_may_run() {
+    paused(async {
+        let limits = "limits: {hold: 2s, request_timeout: 20s}";
+        let yaml =
+            format!("devices: [{{id: cpu, memory: 150MiB}}]\n{limits}\nmodels:\n  a: {{type: text, plugin: fake}}\n");
+        let host = host(Faults::First("generate: it hangs"), 1, &yaml);
+        let (begun, hung) = (Instant::now(), host.ask("a"));
+        sleep(Duration::from_secs(15)).await;
+        // Its worker is ended 10 s after the first has run out of time, and it is loaded again for the second.
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
+        assert!(begun.elapsed() > Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert!(
+            matches!(hung.await.unwrap().answer, Answer::Refused(failure) if failure.kind == FailureKind::TimedOut)
+        );
     });
 }
 
