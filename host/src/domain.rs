@@ -244,6 +244,19 @@ impl Millis {
     }
 }
 
+/// Names that a sentence lists before it counts the rest.
+const NAMES_SHOWN: usize = 10;
+
+/// Names as a sentence lists them: the first ten, and how many more there are.
+pub fn some_names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    let mut names = names.into_iter();
+    let shown = names.by_ref().take(NAMES_SHOWN).collect::<Vec<_>>().join(", ");
+    match names.count() {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 /// The name in `names` nearest to `wanted`, if near enough to be meant.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     names
@@ -269,7 +282,14 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{ByteSize, nearest};
+    use super::{ByteSize, nearest, some_names};
+
+    #[test]
+    fn long_lists_are_counted() {
+        assert_eq!(some_names(["a", "b"]), "a, b");
+        let many: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+        assert_eq!(some_names(many.iter().map(String::as_str)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
+    }
 
     #[test]
     fn sizes_read_well() {

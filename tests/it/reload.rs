@@ -55,6 +55,35 @@ async fn a_bad_file_is_refused_whole_and_the_next_good_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_large_or_very_wrong_file_stops_neither_streams_nor_probes() {
+    const STANDSTILL: std::time::Duration = std::time::Duration::from_secs(5);
+    let yaml =
+        "models:\n  a:\n    type: text\n    plugin: aihost/echo\n    options: {latency_ms: 20, tokens: 1000000}\n";
+    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    let mut stream = server.stream(&aihost_tests::server::chat("a", "word")).await;
+    let wrong = |n: usize| format!("  m{n}: {{type: text, plugin: aihost/echo, devices: 'cuda:0', aliases: [a]}}\n");
+    let good =
+        |n: usize| format!("  g{n}: {{type: text, plugin: aihost/echo, aliases: [x{n}, y{n}], keep_alive: 5m}}\n");
+    let text = std::fs::read_to_string(server.folder().join("models.yaml")).expect("models.yaml");
+    let wrong: String = (0..2_000).map(wrong).collect();
+    let good: String = (0..75_000).map(good).collect();
+    for (more, told) in [(wrong, "not in force"), (good, "in force")] {
+        rewrite(&server, |_| format!("{text}{more}"));
+        let (begun, mut log, mut looks) = (std::time::Instant::now(), String::new(), 0);
+        while !log.contains(told) {
+            assert!(begun.elapsed() < 4 * aihost_tests::PATIENCE, "nothing is said of the file: {log}");
+            let both = async { (server.get("/livez").await.0, stream.chunk().await.expect("a stream")) };
+            let (live, chunk) = tokio::time::timeout(STANDSTILL, both).await.expect("all stood still");
+            assert!(live == 200 && chunk.is_some());
+            looks += 1;
+            log += &server.log();
+        }
+        assert!(looks > 3 && log.len() < 20_000, "{looks} looks, {} bytes of log", log.len());
+    }
+    assert_eq!(server.get("/health").await.0, 200);
+}
+
+#[tokio::test]
 async fn a_file_that_changes_in_the_middle_of_a_swap_loses_no_request() {
     let yaml = "devices: [{id: cpu, memory: 1GiB, max_loaded: 1}]\nmodels:\n  a:\n    type: text\n    plugin: aihost/echo\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {load_gate: GATE}\n";
     let gate = Gate::closed();

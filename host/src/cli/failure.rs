@@ -62,10 +62,15 @@ impl CliError {
 pub(super) fn report(error: &CliError) -> ExitCode {
     match error {
         CliError::OutputClosed | CliError::Interrupted => {}
-        CliError::Config(error) => error.problems.iter().for_each(|problem| {
-            let one = ConfigError { file: error.file.clone(), problems: vec![problem.clone()] };
-            out::note(&format!("error: {one}"));
-        }),
+        CliError::Config(error) => {
+            for problem in &error.problems {
+                let one = ConfigError { file: error.file.clone(), problems: vec![problem.clone()], more: 0 };
+                out::note(&format!("error: {one}"));
+            }
+            if error.more > 0 {
+                out::note(&format!("error: and {} more problems", error.more));
+            }
+        }
         other => {
             out::note(&format!("error: {other}"));
             let hint = match other {

@@ -5,13 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use super::failure::CliError;
 use crate::config::{Config, Env, Selection};
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
 const QUIET: Duration = Duration::from_millis(300);
+/// One that is never quiet is read this often.
+const STORM: Duration = Duration::from_secs(3);
+
+/// Finds, reads and checks models.yaml, off the runtime's threads: a large one takes seconds.
+pub(super) async fn read(selection: &Selection, env: &Env) -> Result<Config, CliError> {
+    let (selection, env) = (selection.clone(), env.clone());
+    let read = tokio::task::spawn_blocking(move || crate::config::load(&selection, &env)).await;
+    Ok(read.map_err(|error| CliError::failed(format!("models.yaml cannot be read: {error}")))??)
+}
 
 /// Watches until the host ends. Without a file, or where files cannot be watched, it says so and rests.
 pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>, handle: Handle) {
@@ -25,20 +37,29 @@ pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>,
             return;
         }
     };
-    let mut text = std::fs::read(&file).ok();
+    let mut before = digest(&file).await;
     while changes.recv().await.is_some() {
-        while tokio::time::timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {}
-        let now = std::fs::read(&file).ok();
-        if now.is_none() || now == text {
+        let quiet = async { while timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {} };
+        // A file that is touched for ever is read all the same.
+        let _storm = timeout(STORM, quiet).await;
+        let now = digest(&file).await;
+        if now.is_none() || now == before {
             continue;
         }
-        text = now;
+        before = now;
         apply(&selection, &env, &file, &handle).await;
     }
 }
 
+/// What tells one content of the file from another; nothing if it cannot be read.
+async fn digest(file: &Path) -> Option<[u8; 32]> {
+    let file = file.to_owned();
+    let digest = move || Some(Sha256::digest(crate::config::read_file(&file).ok()?).into());
+    tokio::task::spawn_blocking(digest).await.ok().flatten()
+}
+
 async fn apply(selection: &Selection, env: &Env, file: &Path, handle: &Handle) {
-    match crate::config::load(selection, env) {
+    match read(selection, env).await {
         Ok(config) => {
             let before = handle.config();
             if before.listen != config.listen || before.paths != config.paths {

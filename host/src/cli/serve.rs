@@ -31,7 +31,7 @@ enum Format {
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
     let selection = Selection { file: session.config.clone(), listen: arguments.listen };
-    let config = crate::config::load(&selection, &session.env)?;
+    let config = reload::read(&selection, &session.env).await?;
     let format = match arguments.log_format {
         Format::Text => LogFormat::Text,
         Format::Json => LogFormat::Json,

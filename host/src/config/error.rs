@@ -3,15 +3,24 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::domain::nearest;
+use crate::domain::{ByteSize, nearest};
+
+/// Problems that one run tells of; who mends twenty runs it again.
+pub(super) const PROBLEMS_TOLD: usize = 20;
+/// Bytes shown of a name or a value that somebody typed.
+const TYPED_SHOWN_BYTES: usize = 200;
+/// Bytes shown of a sentence, the parser's own among them, which repeat what was typed.
+const SENTENCE_SHOWN_BYTES: usize = 1_000;
 
 /// A configuration that is not used, and everything that is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The file, if one was found.
     pub file: Option<PathBuf>,
-    /// At least one.
+    /// At least one, at most [`PROBLEMS_TOLD`].
     pub problems: Vec<Problem>,
+    /// How many more there are.
+    pub more: usize,
 }
 
 /// One wrong thing.
@@ -44,35 +53,62 @@ impl fmt::Display for ConfigError {
             }
             write!(f, "{problem}")?;
         }
-        Ok(())
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more problems"),
+        }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(key) = &self.key {
-            write!(f, "{key}: ")?;
+            write!(f, "{}: ", Shown(key, TYPED_SHOWN_BYTES))?;
         }
         if let Some(value) = &self.value {
-            write!(f, "`{value}` ")?;
+            write!(f, "`{}` ", Shown(value, TYPED_SHOWN_BYTES))?;
         }
-        write!(f, "{}", self.message)?;
+        write!(f, "{}", Shown(&self.message, SENTENCE_SHOWN_BYTES))?;
         if let Some(hint) = &self.hint {
-            write!(f, "\nhint: {hint}")?;
+            write!(f, "\nhint: {}", Shown(hint, SENTENCE_SHOWN_BYTES))?;
         }
         Ok(())
+    }
+}
+
+/// The beginning of a text that may be of any length, with its control characters escaped.
+struct Shown<'a>(&'a str, usize);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text, most) = *self;
+        let (shown, rest) = text.split_at(text.floor_char_boundary(most));
+        for character in shown.chars() {
+            match character {
+                control if control.is_control() => write!(f, "{}", control.escape_default())?,
+                character => write!(f, "{character}")?,
+            }
+        }
+        match rest.len() {
+            0 => Ok(()),
+            bytes => write!(f, "... ({bytes} bytes more)"),
+        }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
 impl ConfigError {
+    fn one(file: Option<&Path>, problem: Problem) -> Self {
+        Self { file: file.map(Path::to_owned), problems: vec![problem], more: 0 }
+    }
+
     /// No models.yaml in any of the usual places.
     pub(super) fn none_found(candidates: &[PathBuf]) -> Self {
         let places = candidates.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
         let message = format!("there is no models.yaml (looked for {places})");
         let hint = "write one with `aihost init`, or name one with `--config FILE` or AIHOST_CONFIG".to_owned();
-        Self { file: None, problems: vec![Problem { message, hint: Some(hint), ..Problem::default() }] }
+        Self::one(None, Problem { message, hint: Some(hint), ..Problem::default() })
     }
 
     pub(super) fn unreadable(file: &Path, error: &std::io::Error) -> Self {
@@ -81,7 +117,18 @@ impl ConfigError {
             _ => None,
         };
         let message = format!("cannot be read: {error}");
-        Self { file: Some(file.to_owned()), problems: vec![Problem { message, hint, ..Problem::default() }] }
+        Self::one(Some(file), Problem { message, hint, ..Problem::default() })
+    }
+
+    pub(super) fn too_large(file: &Path, most: ByteSize) -> Self {
+        let hint = Some("it is not a models.yaml, or it has far too many entries; check the name".to_owned());
+        Self::one(Some(file), Problem { message: format!("is larger than {most}"), hint, ..Problem::default() })
+    }
+
+    pub(super) fn repeats(file: &Path) -> Self {
+        let message = "repeats itself by its aliases (`*name`) into far more than it says".to_owned();
+        let hint = Some("write out what is repeated, or say it once in `defaults:`".to_owned());
+        Self::one(Some(file), Problem { message, hint, ..Problem::default() })
     }
 
     /// A text that is not YAML, or not of the shape of a models.yaml.
@@ -107,7 +154,7 @@ impl ConfigError {
                 Problem { line, key, value: None, message: message.to_owned(), hint }
             }
         };
-        Self { file: Some(file.to_owned()), problems: vec![problem] }
+        Self::one(Some(file), problem)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod env;
 mod error;
+mod extent;
 mod locate;
 mod paths;
 mod raw;
@@ -15,6 +16,7 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub use env::Env;
@@ -23,6 +25,11 @@ pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig
 pub use schema::json_schema;
 pub use source::{Location, Part, Source, shown_url};
 pub use units::{parse_duration, parse_size};
+
+use crate::domain::ByteSize;
+
+/// Bytes of a models.yaml; some hundred thousand entries fit.
+const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +46,22 @@ pub struct Selection {
 /// There is none, it cannot be read, or something in it is wrong; every wrong thing is listed.
 pub fn load(selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
     let file = paths::config_file(selection.file.as_deref(), env)?;
-    let text = std::fs::read_to_string(&file).map_err(|e| ConfigError::unreadable(&file, &e))?;
-    parse(&text, &file, selection, env)
+    parse(&read_file(&file)?, &file, selection, env)
+}
+
+/// The text of a models.yaml.
+///
+/// # Errors
+/// It cannot be read, is no text, or is far too large.
+pub fn read_file(file: &Path) -> Result<String, ConfigError> {
+    let unreadable = |e| ConfigError::unreadable(file, &e);
+    let mut text = String::new();
+    let opened = std::fs::File::open(file).map_err(unreadable)?;
+    opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(ConfigError::too_large(file, ByteSize(FILE_BYTES_MAX)));
+    }
+    Ok(text)
 }
 
 /// Checks the text of a models.yaml that lies (or would lie) at `file`.
@@ -48,6 +69,9 @@ pub fn load(selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
 /// # Errors
 /// Everything that is wrong in it.
 pub fn parse(text: &str, file: &Path, selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
+    if extent::is_too_much(text) {
+        return Err(ConfigError::repeats(file));
+    }
     let raw = raw::parse(text).map_err(|e| ConfigError::from_yaml(file, text, &e))?;
     resolve::resolve(raw, resolve::Context { text, file, selection, env })
 }

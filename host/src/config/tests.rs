@@ -204,6 +204,92 @@ fn documented_defaults_are_the_defaults() {
     assert!(told >= 10, "only {told} keys say their default");
 }
 
+/// Processor time that one reading of a text takes, in nanoseconds: of this thread alone, and the least of three.
+fn cost_ns(text: &str) -> u64 {
+    let spent = || {
+        let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel's account");
+        schedstat.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()).expect("nanoseconds")
+    };
+    let once = || {
+        let before = spent();
+        // Right or wrong, with every problem put into words.
+        let told = read(text).map_or_else(|error| error.to_string(), |config| config.warnings().join("\n"));
+        assert!(told.len() < 100_000, "{} bytes are told", told.len());
+        spent() - before
+    };
+    (0..3).map(|_| once()).min().unwrap_or_default()
+}
+
+#[test]
+fn reading_takes_four_times_as_long_for_four_times_as_much() {
+    let lines = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let models = |count: usize, more: &dyn Fn(usize) -> String| {
+        let line = |n| format!("  m{n}: {{type: text, plugin: p{}}}\n", more(n));
+        format!("devices: [cpu]\nmodels:\n{}", lines(count, &line))
+    };
+    let long = |count: usize| "n".repeat(count);
+    type Shape<'a> = (&'a str, usize, &'a dyn Fn(usize) -> String);
+    let shapes: [Shape<'_>; 12] = [
+        ("good entries", 4_000, &|n| models(n, &|n| format!(", aliases: [x{n}, y{n}]"))),
+        ("a mistake each", 4_000, &|n| models(n, &|_| ", devices: 'cuda:0'".to_owned())),
+        ("many mistakes in one list", 20_000, &|n| models(1, &|_| format!(", devices: [{}]", "gpu, ".repeat(n)))),
+        ("one alias for all", 4_000, &|n| models(n, &|_| ", aliases: [same]".to_owned())),
+        ("many aliases", 20_000, &|n| models(1, &|_| format!(", aliases: [{}]", lines(n, &|n| format!("a{n}, "))))),
+        ("one name for all", 4_000, &|n| format!("models:\n{}", "  a: {type: text, plugin: p}\n".repeat(n))),
+        ("a long name, and much in its entry", 20_000, &|n| {
+            format!("models:\n  {}: {{type: text, plugin: p, aliases: [{}]}}\n", long(8 * n), "b, ".repeat(n))
+        }),
+        ("wrong types of any length", 500, &|n| format!("models: {{a: {{type: {}, plugin: p}}}}\n", long(16 * n))),
+        ("devices", 20_000, &|n| format!("devices: [{}]\nmodels: {{}}\n", "no, cpu, ".repeat(n))),
+        ("keys", 20_000, &|n| format!("api_keys: [{}]\nmodels: {{}}\n", lines(n, &|n| format!("k{n}, ")))),
+        ("pinned and preloaded", 4_000, &|n| {
+            let devices = lines(1000, &|n| format!("{{id: 'cuda:{n}', max_loaded: 1}}, "));
+            let line = |n| {
+                format!("  m{n}: {{type: text, plugin: p, pin: true, preload: true, devices: 'cuda:{}'}}\n", n % 1000)
+            };
+            format!("devices: [{devices}]\nmodels:\n{}", lines(n, &line))
+        }),
+        ("aliases of one anchor", 1_000, &|n| {
+            let options = lines(n, &|n| format!("k{n}: 1, "));
+            let line = |n| format!("  m{n}: {{type: text, plugin: p, options: *o}}\n");
+            format!("models:\n  m: {{type: text, plugin: p, options: &o {{{options}}}}}\n{}", lines(n, &line))
+        }),
+    ];
+    for (name, count, shape) in shapes {
+        let (one, four) = (cost_ns(&shape(count)), cost_ns(&shape(4 * count)));
+        // A shape that is quadratic takes sixteen times as long. Below two milliseconds caches make the difference.
+        assert!(four < 8 * one.max(2_000_000), "{name}: {one} ns, and {four} ns for four times as much");
+    }
+}
+
+#[test]
+fn twenty_problems_are_told_and_the_rest_is_counted() {
+    let line = |n: usize| format!("  m{n}: {{type: text, plugin: p, priority: {}}}\n", "x".repeat(10_000));
+    let error = read(&format!("models:\n{}", (0..30).map(line).collect::<String>())).expect_err("wrong");
+    assert_eq!((error.problems.len(), error.more), (20, 10));
+    assert_eq!(
+        error.problems.iter().map(|problem| problem.line).collect::<Vec<_>>(),
+        (2..22).map(Some).collect::<Vec<_>>()
+    );
+    let text = error.to_string();
+    assert!(text.contains("models.m19.priority") && text.ends_with("and 10 more problems"), "{text}");
+    assert!(text.contains("bytes more)") && text.len() < 20_000, "{}", text.len());
+    let few = read("models: {a: {type: text, plugin: p, priority: x}}").expect_err("wrong");
+    assert!(few.more == 0 && !few.to_string().contains("more problem"), "{few}");
+}
+
+#[test]
+fn what_is_no_models_yaml_is_not_read_to_its_end() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("models.yaml");
+    std::fs::File::create(&file).and_then(|sparse| sparse.set_len(65 << 20)).expect("a large file");
+    let error = super::read_file(&file).expect_err("refused").to_string();
+    assert!(error.contains("is larger than 64.0 MiB"), "{error}");
+    assert!(super::read_file(Path::new("/dev/zero")).is_err());
+    let bomb = read("x: &x [1]\nmodels: {}\n").expect_err("an unknown key").to_string();
+    assert!(bomb.contains("is not a key"), "{bomb}");
+}
+
 #[test]
 fn every_key_of_the_schema_is_documented() {
     fn undocumented(value: &serde_json::Value, path: &str, out: &mut Vec<String>) {

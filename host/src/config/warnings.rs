@@ -1,18 +1,26 @@
 //! What a valid configuration says that its author can hardly mean.
 
-use super::resolve::only_on;
-use super::resolved::Config;
+use std::collections::BTreeMap;
+
+use super::resolve::only_device;
+use super::resolved::{Config, ModelConfig};
+use crate::domain::{DeviceId, some_names};
 
 impl Config {
     /// Sentences for the operator, each with the key it is about.
     pub fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
+        let mut preloaded: BTreeMap<&DeviceId, Vec<&ModelConfig>> = BTreeMap::new();
+        for model in self.models.values().filter(|model| model.preload) {
+            if let Some(device) = only_device(model, &self.devices) {
+                preloaded.entry(device).or_default().push(model);
+            }
+        }
         for device in &self.devices {
-            let preloaded: Vec<_> =
-                self.models.values().filter(|model| model.preload && only_on(model, device, &self.devices)).collect();
+            let preloaded = preloaded.remove(&device.id).unwrap_or_default();
             let bytes =
                 preloaded.iter().filter_map(|model| model.memory).map(|size| size.0).fold(0, u64::saturating_add);
-            let names = preloaded.iter().map(|model| model.id.0.as_str()).collect::<Vec<_>>().join(", ");
+            let names = names(&preloaded);
             if let Some(most) = device.max_loaded.filter(|most| preloaded.len() > *most as usize) {
                 found.push(format!(
                     "models: `preload: true` is said of {names}, but {} holds {most} at once (`max_loaded`): they evict one another at start",
@@ -35,4 +43,8 @@ impl Config {
         }
         found
     }
+}
+
+fn names(models: &[&ModelConfig]) -> String {
+    some_names(models.iter().map(|model| model.id.0.as_str()))
 }

@@ -74,8 +74,9 @@ impl Loop {
     /// At the start and with each new configuration: whoever was quarantined is so still, unless it is made of something
     /// else now.
     pub(super) fn recall_quarantine(&mut self) {
-        let models: Vec<ModelId> = self.config.models.keys().cloned().collect();
-        for model in models {
+        let foreign = self.quarantine.foreign.models.keys().map(|name| ModelId(name.clone()));
+        let models = foreign.filter(|model| self.config.models.contains_key(model));
+        for model in models.collect::<Vec<_>>() {
             let Some(key) = self.model_key(&model) else { continue };
             if let Some(failure) = self.quarantine.recall(&model, &key) {
                 tracing::warn!(%model, "still quarantined: {failure}");

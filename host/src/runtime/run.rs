@@ -20,7 +20,7 @@ use super::quarantine::Quarantine;
 use super::replay::{Job, Suspects, Verdict};
 use super::status::changes;
 use crate::config::Config;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId, some_names};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
 use crate::worker::{Exit, ExitReason, Instance, ModelLog, Output, Placement, Started};
@@ -217,7 +217,9 @@ impl Loop {
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         self.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
-        tracing::info!(?changes, "new configuration");
+        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.0.as_str()));
+        let (added, removed, changed) = (named(&changes.added), named(&changes.removed), named(&changes.changed));
+        tracing::info!(added, removed, changed, "new configuration");
         self.observer.configured(&config);
         self.logs.retain(|model, _| config.models.contains_key(model));
         let policy = policy(&config, &self.registry, &mut self.budgets);
@@ -258,9 +260,9 @@ impl Loop {
             }
             Command::Park(model, reply) => self.depart(&model, true, reply, Event::Park),
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
+            Command::Ping(reply) => send(reply, ()),
             Command::Models(reply) => send(reply, self.status()),
             Command::Metrics(reply) => send(reply, self.scrape()),
-            Command::Ping(reply) => send(reply, ()),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
             Command::Logs(model, reply) => {
                 send(reply, self.log(&model).follow());

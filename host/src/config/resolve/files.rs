@@ -14,7 +14,7 @@ const ONLY_ROLE: &str = "model";
 
 /// An entry's files by role.
 pub(super) fn resolve(
-    check: &mut Checker<'_>,
+    check: &mut Checker,
     entry: &KeyPath,
     raw: &RawModel,
     folders: &Folders<'_>,
@@ -42,7 +42,7 @@ pub(super) fn resolve(
 }
 
 /// Two entries that put different bytes at one path would overwrite each other.
-pub(super) fn check_shared(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
+pub(super) fn check_shared(check: &mut Checker, entries: &[(KeyPath, ModelConfig)]) {
     let mut seen: HashMap<&Path, (&ModelConfig, &FileConfig)> = HashMap::new();
     for (key, model) in entries {
         for (role, file) in &model.files {
@@ -62,13 +62,13 @@ pub(super) fn check_shared(check: &mut Checker<'_>, entries: &[(KeyPath, ModelCo
 }
 
 /// One file while it is checked.
-struct File<'c, 'a, 't> {
-    check: &'c mut Checker<'t>,
+struct File<'c, 'a> {
+    check: &'c mut Checker,
     key: KeyPath,
     folders: &'a Folders<'a>,
 }
 
-impl File<'_, '_, '_> {
+impl File<'_, '_> {
     fn resolve(&mut self, typed: &OneOrMany<RawLocation>, digest: Option<(KeyPath, &Text)>) -> Option<FileConfig> {
         let mut sources = Vec::new();
         let mut first = None;

@@ -1,5 +1,7 @@
 //! `api_keys:`. No message here repeats a key.
 
+use std::collections::HashMap;
+
 use super::Checker;
 use crate::config::env::Env;
 use crate::config::locate::KeyPath;
@@ -8,16 +10,17 @@ use crate::config::resolved::ApiKey;
 use crate::domain::Class;
 
 /// Every key with its class.
-pub(super) fn resolve(check: &mut Checker<'_>, typed: Option<&OneOrMany<RawKey>>, env: &Env) -> Vec<ApiKey> {
+pub(super) fn resolve(check: &mut Checker, typed: Option<&OneOrMany<RawKey>>, env: &Env) -> Vec<ApiKey> {
     let mut keys: Vec<ApiKey> = Vec::new();
+    let mut classes: HashMap<String, Class> = HashMap::new();
     let Some(typed) = typed else { return keys };
     let root = KeyPath::root().key("api_keys");
     for (position, RawKey(entry)) in typed.items.iter().enumerate() {
         let at = if typed.list { root.index(position) } else { root.clone() };
         let class = class(check, &at, entry);
         for key in secrets(check, &at, &entry.key, env) {
-            match keys.iter().find(|other| other.key == key) {
-                Some(other) if other.class != class => check
+            match classes.insert(key.clone(), class) {
+                Some(other) if other != class => check
                     .fail(&at, None, "is a key that is listed already, with another class")
                     .hint("list each key once"),
                 Some(_) => {}
@@ -31,7 +34,7 @@ pub(super) fn resolve(check: &mut Checker<'_>, typed: Option<&OneOrMany<RawKey>>
     keys
 }
 
-fn class(check: &mut Checker<'_>, at: &KeyPath, entry: &KeyKeys) -> Class {
+fn class(check: &mut Checker, at: &KeyPath, entry: &KeyKeys) -> Class {
     match entry.class.as_ref().map(|class| class.0.as_str()) {
         None | Some("interactive") => Class::Interactive,
         Some("batch") => Class::Batch,
@@ -43,7 +46,7 @@ fn class(check: &mut Checker<'_>, at: &KeyPath, entry: &KeyKeys) -> Class {
 }
 
 /// The keys that an entry stands for: several, where a variable holds several.
-fn secrets(check: &mut Checker<'_>, at: &KeyPath, Text(text): &Text, env: &Env) -> Vec<String> {
+fn secrets(check: &mut Checker, at: &KeyPath, Text(text): &Text, env: &Env) -> Vec<String> {
     let Some(name) = text.strip_prefix("env:") else {
         if text.trim().is_empty() {
             check.fail(at, Some(text), "is empty").hint("leave it out, or write a key");

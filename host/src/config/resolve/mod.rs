@@ -6,15 +6,16 @@ mod location;
 mod models;
 mod policy;
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-pub(super) use policy::only_on;
+pub(super) use policy::only_device;
 
 use super::env::Env;
-use super::error::{ConfigError, Problem};
-use super::locate::KeyPath;
+use super::error::{ConfigError, PROBLEMS_TOLD, Problem};
+use super::locate::{KeyPath, lines};
 use super::raw::{OneOrMany, RawConfig, RawDefaults, RawDevice, RawLimits, Text};
 use super::resolved::{Config, DeviceConfig, Limits};
 use super::units::{parse_duration, parse_size};
@@ -36,7 +37,7 @@ pub(super) struct Context<'a> {
 pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, ConfigError> {
     let root = KeyPath::root();
     let base = context.file.parent().unwrap_or_else(|| Path::new("/"));
-    let mut check = Checker { text: context.text, problems: Vec::new() };
+    let mut check = Checker::default();
     check.version(raw.version.as_ref());
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
     let paths = paths::folders(typed, base, context.env);
@@ -62,17 +63,19 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
             Default::default()
         }
     };
-    if check.problems.is_empty() {
-        return Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models });
+    match check.problems(context.text) {
+        (problems, _) if problems.is_empty() => {
+            Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models })
+        }
+        (problems, more) => Err(ConfigError { file: Some(context.file.to_owned()), problems, more }),
     }
-    check.problems.sort_by_key(|problem| problem.line);
-    Err(ConfigError { file: Some(context.file.to_owned()), problems: check.problems })
 }
 
-/// Collects problems, so that one run names them all.
-pub(super) struct Checker<'a> {
-    text: &'a str,
-    problems: Vec<Problem>,
+/// Collects problems, so that one run names many; how many more there are is counted.
+#[derive(Default)]
+pub(super) struct Checker {
+    problems: Vec<(KeyPath, Problem)>,
+    more: usize,
 }
 
 /// The problem just reported, to which a hint can be added.
@@ -86,16 +89,32 @@ impl Reported<'_> {
     }
 }
 
-impl Checker<'_> {
+impl Checker {
     pub(super) fn fail(&mut self, key: &KeyPath, value: Option<&str>, message: impl Into<String>) -> Reported<'_> {
-        self.problems.push(Problem {
-            line: key.line(self.text),
+        if self.problems.len() >= PROBLEMS_TOLD {
+            self.more += 1;
+            return Reported(None);
+        }
+        let problem = Problem {
+            // Looked up for all of them together.
+            line: None,
             key: Some(key.to_string()),
             value: value.map(str::to_owned),
             message: message.into(),
             hint: None,
-        });
-        Reported(self.problems.last_mut())
+        };
+        self.problems.push((key.clone(), problem));
+        Reported(self.problems.last_mut().map(|(_, problem)| problem))
+    }
+
+    /// What was found, in the order of its lines, and how much more was.
+    fn problems(self, text: &str) -> (Vec<Problem>, usize) {
+        let paths: Vec<&KeyPath> = self.problems.iter().map(|(key, _)| key).collect();
+        let lines = if paths.is_empty() { Vec::new() } else { lines(text, &paths) };
+        let mut problems: Vec<Problem> =
+            self.problems.into_iter().zip(lines).map(|((_, problem), line)| Problem { line, ..problem }).collect();
+        problems.sort_by_key(|problem| problem.line);
+        (problems, self.more)
     }
 
     /// A number of bytes above zero.
@@ -200,18 +219,22 @@ impl Checker<'_> {
             self.fail(&root, None, "is an empty list").hint("write `devices: auto`, or list `cpu`, `cuda:0`, ...");
         }
         let mut devices: Vec<DeviceConfig> = Vec::new();
+        let mut seen = HashSet::new();
         for (position, RawDevice(device)) in typed.items.iter().enumerate() {
             let key = if typed.list { root.index(position) } else { root.clone() };
             let id = DeviceId(device.id.0.clone());
+            let usable = is_device(&id.0) && seen.insert(id.clone());
             if !is_device(&id.0) {
                 self.fail(&key, Some(&id.0), "is not a device")
                     .hint("devices are called `cpu` and `cuda:0`, `cuda:1`, ...");
-            } else if devices.iter().any(|other| other.id == id) {
+            } else if !usable {
                 self.fail(&key, Some(&id.0), "is listed twice").hint("give each device one entry");
             }
             let memory = self.size(&key.key("memory"), device.memory.as_ref());
             let max_loaded = self.number(&key.key("max_loaded"), device.max_loaded.as_ref(), 1..=1024);
-            devices.push(DeviceConfig { id, memory, max_loaded: max_loaded.and_then(|n| u32::try_from(n).ok()) });
+            if usable {
+                devices.push(DeviceConfig { id, memory, max_loaded: max_loaded.and_then(|n| u32::try_from(n).ok()) });
+            }
         }
         devices
     }

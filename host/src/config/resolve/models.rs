@@ -1,6 +1,6 @@
 //! The entries of `models:`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::locate::KeyPath;
 use crate::config::paths::absolute;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
 use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
-use crate::domain::{ByteSize, DeviceId, Kind, ModelId, nearest};
+use crate::domain::{ByteSize, DeviceId, Kind, ModelId, nearest, some_names};
 
 const KINDS: [Kind; 7] =
     [Kind::Text, Kind::Image, Kind::Audio, Kind::Embedding, Kind::Speech, Kind::Transcription, Kind::Custom];
@@ -24,6 +24,8 @@ const PROCESS_PLUGIN: &str = "vllm";
 pub(super) struct Surroundings<'a> {
     defaults: &'a RawDefaults,
     devices: &'a [DeviceConfig],
+    /// What each may hold; nothing where that is measured.
+    budgets: HashMap<&'a str, Option<ByteSize>>,
     paths: &'a Paths,
     base: &'a Path,
 }
@@ -35,13 +37,14 @@ impl<'a> Surroundings<'a> {
         paths: &'a Paths,
         base: &'a Path,
     ) -> Self {
-        Self { defaults, devices, paths, base }
+        let budgets = devices.iter().map(|device| (device.id.0.as_str(), device.memory)).collect();
+        Self { defaults, devices, budgets, paths, base }
     }
 }
 
 /// Checks every entry, and then what entries say together.
 pub(super) fn resolve(
-    check: &mut Checker<'_>,
+    check: &mut Checker,
     raw: RawModels,
     around: &Surroundings<'_>,
 ) -> BTreeMap<ModelId, ModelConfig> {
@@ -79,7 +82,7 @@ pub(super) fn resolve(
     entries.into_iter().map(|(_, model)| (model.id.clone(), model)).collect()
 }
 
-fn entry_name(check: &mut Checker<'_>, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<String> {
+fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<String> {
     let Some(name) = name else {
         check.fail(key, None, "has no name").hint("an entry of a list says `name: ...`");
         return None;
@@ -95,6 +98,7 @@ fn entry_name(check: &mut Checker<'_>, key: &KeyPath, name: Option<String>, mode
         check
             .fail(key, Some(&name), "is not usable as a model's name")
             .hint("use letters, digits, `.`, `_`, `-`, `:` and `/`, at most 128 of them");
+        return None;
     }
     Some(name)
 }
@@ -104,14 +108,16 @@ fn is_name(name: &str) -> bool {
 }
 
 /// No alias is a model's name, and no two models share one.
-fn names(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
+fn names(check: &mut Checker, entries: &[(KeyPath, ModelConfig)]) {
+    let models: HashSet<&str> = entries.iter().map(|(_, model)| model.id.0.as_str()).collect();
     let mut owners: HashMap<&str, &ModelId> = HashMap::new();
     for (key, model) in entries {
+        let key = key.key("aliases");
         for (position, alias) in model.aliases.iter().enumerate() {
-            let at = key.key("aliases").index(position);
+            let at = key.index(position);
             if !is_name(alias) {
                 check.fail(&at, Some(alias), "is not usable as a model's name");
-            } else if entries.iter().any(|(_, other)| other.id.0 == *alias) {
+            } else if models.contains(alias.as_str()) {
                 check
                     .fail(&at, Some(alias), "is the name of a model")
                     .hint("an alias is another name; choose a free one");
@@ -125,7 +131,7 @@ fn names(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
 }
 
 /// At most one model is the default of an endpoint.
-fn defaults(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
+fn defaults(check: &mut Checker, entries: &[(KeyPath, ModelConfig)]) {
     let mut owners: HashMap<&str, &ModelId> = HashMap::new();
     for (key, model) in entries.iter().filter(|(_, model)| model.default) {
         let Some(endpoint) = &model.endpoint else { continue };
@@ -142,15 +148,15 @@ fn defaults(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)]) {
 }
 
 /// One entry while it is checked.
-struct Entry<'c, 'a, 't> {
-    check: &'c mut Checker<'t>,
+struct Entry<'c, 'a> {
+    check: &'c mut Checker,
     key: KeyPath,
     around: &'a Surroundings<'a>,
     startup_time: Duration,
     keep_alive: Option<Duration>,
 }
 
-impl Entry<'_, '_, '_> {
+impl Entry<'_, '_> {
     fn resolve(&mut self, name: &str, raw: RawModel) -> ModelConfig {
         let key = self.key.clone();
         let kind = self.kind(raw.kind.as_ref());
@@ -317,34 +323,37 @@ impl Entry<'_, '_, '_> {
     fn devices(&mut self, typed: Option<&OneOrMany<Text>>) -> Vec<DeviceId> {
         let Some(typed) = typed else { return Vec::new() };
         let root = self.key.key("devices");
-        let known: Vec<&str> = self.around.devices.iter().map(|device| device.id.0.as_str()).collect();
+        let mut devices = Vec::new();
+        let mut seen = HashSet::new();
         for (position, Text(name)) in typed.items.iter().enumerate() {
-            let key = if typed.list { root.index(position) } else { root.clone() };
+            let key = || if typed.list { root.index(position) } else { root.clone() };
             if !is_device(name) {
                 self.check
-                    .fail(&key, Some(name), "is not a device")
+                    .fail(&key(), Some(name), "is not a device")
                     .hint("devices are called `cpu` and `cuda:0`, `cuda:1`, ...");
-            } else if !known.contains(&name.as_str()) {
+            } else if !self.around.budgets.contains_key(name.as_str()) {
+                let known = some_names(self.around.devices.iter().map(|device| device.id.0.as_str()));
                 self.check
-                    .fail(&key, Some(name), format!("is not among the host's devices ({})", known.join(", ")))
+                    .fail(&key(), Some(name), format!("is not among the host's devices ({known})"))
                     .hint("add it to `devices:` at the top of the file");
+            } else if seen.insert(name.as_str()) {
+                devices.push(DeviceId(name.clone()));
             }
         }
-        typed.items.iter().map(|text| DeviceId(text.0.clone())).collect()
+        devices
     }
 
     /// What it may take, which must fit somewhere.
     fn memory(&mut self, typed: Option<&Text>, devices: &[DeviceId]) -> Option<ByteSize> {
         let key = self.key.key("memory");
         let memory = self.check.size(&key, typed)?;
-        let mut usable =
-            self.around.devices.iter().filter(|device| devices.is_empty() || devices.contains(&device.id)).peekable();
-        let largest = match usable.peek() {
-            Some(_) => {
-                usable.map(|device| device.memory).max_by_key(|memory| memory.map_or(u64::MAX, |size| size.0)).flatten()
-            }
-            None => None,
+        let budgets = &self.around.budgets;
+        // A budget that is measured may be of any size.
+        let largest = match devices {
+            [] => budgets.values().copied().collect::<Option<Vec<_>>>(),
+            named => named.iter().map(|device| budgets.get(device.0.as_str()).copied().flatten()).collect(),
         };
+        let largest = largest.and_then(|budgets| budgets.into_iter().max());
         if let Some(largest) = largest.filter(|largest| memory > *largest) {
             self.check
                 .fail(

@@ -1,50 +1,57 @@
 //! What entries and limits say together: policies that contradict one another.
 
+use std::collections::BTreeMap;
+
 use super::Checker;
 use crate::config::locate::KeyPath;
 use crate::config::resolved::{DeviceConfig, Limits, ModelConfig};
-use crate::domain::ByteSize;
+use crate::domain::{ByteSize, DeviceId};
 
 /// Pinned models must fit side by side: they never make room for one another.
-pub(super) fn check_pins(check: &mut Checker<'_>, entries: &[(KeyPath, ModelConfig)], devices: &[DeviceConfig]) {
-    for device in devices {
-        let (mut bytes, mut count) = (0_u64, 0_u32);
-        for (key, model) in entries.iter().filter(|(_, model)| model.pin && only_on(model, device, devices)) {
-            count += 1;
-            bytes = bytes.saturating_add(model.memory.map_or(0, |size| size.0));
-            if let Some(budget) = device.memory.filter(|budget| bytes > budget.0) {
-                let together = ByteSize(bytes);
-                check
-                    .fail(
-                        &key.key("pin"),
-                        Some("true"),
-                        format!(
-                            "is one too many: the pinned models of {} need {together} together, its budget is {budget}",
-                            device.id
-                        ),
-                    )
-                    .hint("unpin one of them, or raise the device's `memory:`");
-                break;
-            }
-            if let Some(most) = device.max_loaded.filter(|most| count > *most) {
-                check
-                    .fail(
-                        &key.key("pin"),
-                        Some("true"),
-                        format!(
-                            "is one too many: {} holds {most} at once (`max_loaded`), and pinned models never leave",
-                            device.id
-                        ),
-                    )
-                    .hint("unpin one of them, or raise `max_loaded`");
-                break;
-            }
+pub(super) fn check_pins(check: &mut Checker, entries: &[(KeyPath, ModelConfig)], devices: &[DeviceConfig]) {
+    let mut pinned: BTreeMap<&DeviceId, Pinned> = BTreeMap::new();
+    let configured: BTreeMap<&DeviceId, &DeviceConfig> = devices.iter().map(|device| (&device.id, device)).collect();
+    for (key, model) in entries.iter().filter(|(_, model)| model.pin) {
+        let Some(device) = only_device(model, devices).and_then(|id| configured.get(id)) else { continue };
+        let together = pinned.entry(&device.id).or_default();
+        together.count += 1;
+        together.bytes = together.bytes.saturating_add(model.memory.map_or(0, |size| size.0));
+        // The first that is too many is told of.
+        if together.told || !together.is_too_much(device) {
+            continue;
+        }
+        together.told = true;
+        let (id, key) = (&device.id, key.key("pin"));
+        if let Some(budget) = device.memory.filter(|budget| together.bytes > budget.0) {
+            let bytes = ByteSize(together.bytes);
+            let message =
+                format!("is one too many: the pinned models of {id} need {bytes} together, its budget is {budget}");
+            check.fail(&key, Some("true"), message).hint("unpin one of them, or raise the device's `memory:`");
+        } else if let Some(most) = device.max_loaded {
+            let message =
+                format!("is one too many: {id} holds {most} at once (`max_loaded`), and pinned models never leave");
+            check.fail(&key, Some("true"), message).hint("unpin one of them, or raise `max_loaded`");
         }
     }
 }
 
+/// The pinned models of a device that can be on no other.
+#[derive(Default)]
+struct Pinned {
+    bytes: u64,
+    count: u32,
+    told: bool,
+}
+
+impl Pinned {
+    fn is_too_much(&self, device: &DeviceConfig) -> bool {
+        device.memory.is_some_and(|budget| self.bytes > budget.0)
+            || device.max_loaded.is_some_and(|most| self.count > most)
+    }
+}
+
 /// A quantum that outlasts `max_wait` would make others wait longer than they may.
-pub(super) fn check_quantum(check: &mut Checker<'_>, typed: Option<&str>, limits: &Limits) {
+pub(super) fn check_quantum(check: &mut Checker, typed: Option<&str>, limits: &Limits) {
     if limits.quantum > limits.max_wait {
         let (quantum, max_wait) = (limits.quantum.as_secs_f64(), limits.max_wait.as_secs_f64());
         check
@@ -57,10 +64,11 @@ pub(super) fn check_quantum(check: &mut Checker<'_>, typed: Option<&str>, limits
     }
 }
 
-/// Whether this device is the only one that the model can be on.
-pub(in crate::config) fn only_on(model: &ModelConfig, device: &DeviceConfig, devices: &[DeviceConfig]) -> bool {
-    match model.devices.as_slice() {
-        [] => devices.len() == 1,
-        named => named.iter().all(|name| *name == device.id),
+/// The device that is the only one that the model can be on.
+pub(in crate::config) fn only_device<'a>(model: &'a ModelConfig, devices: &'a [DeviceConfig]) -> Option<&'a DeviceId> {
+    match (model.devices.as_slice(), devices) {
+        ([], [only]) => Some(&only.id),
+        ([first, others @ ..], _) => others.iter().all(|other| other == first).then_some(first),
+        _ => None,
     }
 }
