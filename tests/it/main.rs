@@ -6,6 +6,8 @@
 mod audio;
 /// Workers without a host around them.
 mod bench;
+/// Commands and slow servers.
+mod client;
 /// The end of a host.
 mod ending;
 /// A plugin that misbehaves costs one worker.
@@ -20,10 +22,10 @@ mod hammer;
 mod image;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
-/// What `/metrics` says.
-mod metrics;
 /// A log that cannot be written costs its lines.
 mod log;
+/// What `/metrics` says.
+mod metrics;
 /// Memory given back and taken again.
 mod park;
 /// Who waits for what.

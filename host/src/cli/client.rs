@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Session;
 use super::failure::CliError;
@@ -13,6 +14,12 @@ use crate::store::Trust;
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take for a whole answer that it knows at once: a status, a plan, the lines of a log, that it is there.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// Between two looks whether a server is still there that does something long.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Looks in a row without an answer after which it is not.
+const LOOKS: u32 = 2;
 
 /// Which server a command talks to.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -108,24 +115,75 @@ impl Server {
 
     /// Where every model stands.
     pub(super) async fn status(&self) -> Result<Vec<Status>, CliError> {
-        let response = self.send(self.request(Method::GET, "/admin/status")).await?;
-        response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
+        self.known(self.request(Method::GET, "/admin/status")).await
     }
 
     /// What a request for this model would meet.
     pub(super) async fn plan(&self, model: &str) -> Result<Value, CliError> {
-        let response = self.send(self.request(Method::GET, "/admin/plan").query(&[("model", model)])).await?;
-        response.json().await.map_err(|e| CliError::failed(format!("{} does not answer like an aihost: {e}", self.url)))
+        self.known(self.request(Method::GET, "/admin/plan").query(&[("model", model)])).await
     }
 
-    /// What a model's workers logged, as text; followed, as events that go on.
-    pub(super) async fn logs(&self, model: &str, follow: bool) -> Result<Response, CliError> {
-        self.send(self.request(Method::GET, &format!("/logs/{model}")).query(&[("follow", follow)])).await
+    /// What a model's workers logged, as text.
+    pub(super) async fn logs(&self, model: &str) -> Result<Response, CliError> {
+        self.send(self.request(Method::GET, &format!("/logs/{model}")).timeout(ANSWER_LIMIT)).await
     }
 
-    /// Posts JSON.
+    /// The same as events that go on. To be read within [`Self::attended`].
+    pub(super) async fn follow(&self, model: &str) -> Result<Response, CliError> {
+        self.send(self.request(Method::GET, &format!("/logs/{model}")).query(&[("follow", true)])).await
+    }
+
+    /// Posts JSON. The answer may take as long as a load or a generation, so it is awaited within [`Self::attended`].
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, CliError> {
         self.send(self.request(Method::POST, path).json(body)).await
+    }
+
+    /// Waits for something that may take any time, for as long as the server is there at all.
+    pub(super) async fn attended<T>(&self, work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+        // In a task of its own: what is worked on may wait for whoever reads stdout, and no server is to blame for that.
+        let server = self.clone();
+        let mut silence = AbortOnDropHandle::new(tokio::spawn(async move { server.silence().await }));
+        tokio::select! {
+            done = work => done,
+            _silent = &mut silence => Err(self.unanswered()),
+        }
+    }
+
+    /// Resolves when the server does not answer the simplest of questions. One that refuses connections has ended, which
+    /// whoever waits for an answer of it learns by that.
+    async fn silence(&self) {
+        let mut unanswered = 0;
+        while unanswered < LOOKS {
+            let look = self.request(Method::GET, "/livez").timeout(ANSWER_LIMIT / LOOKS);
+            if matches!(self.send(look).await, Err(CliError::Unanswered { .. })) {
+                // Time passes for a command that was stopped and goes on, too: only the next look tells.
+                unanswered += 1;
+            } else {
+                unanswered = 0;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+
+    /// JSON that the server has at hand.
+    async fn known<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
+        let response = self.send(request.timeout(ANSWER_LIMIT)).await?;
+        response.json().await.map_err(|error| match error.is_timeout() {
+            true => self.unanswered(),
+            false => CliError::failed(format!("{} does not answer like an aihost: {error}", self.url)),
+        })
+    }
+
+    /// An answer, called `what`, whose body broke off.
+    pub(super) fn broke_off(&self, what: &str, error: &reqwest::Error) -> CliError {
+        match error.is_timeout() {
+            true => self.unanswered(),
+            false => CliError::failed(format!("{what} broke off: {error}")),
+        }
+    }
+
+    fn unanswered(&self) -> CliError {
+        CliError::Unanswered { url: self.url.clone(), seconds: ANSWER_LIMIT.as_secs() }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -137,10 +195,15 @@ impl Server {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
-        let response = request.send().await.map_err(|error| match error.is_builder() {
-            true => CliError::usage(format!("`{}` is not a server's address", self.url))
-                .hint("write it like http://host:9000"),
-            false => CliError::Unreachable { url: self.url.clone(), reason: reason(&error) },
+        let response = request.send().await.map_err(|error| {
+            if error.is_builder() {
+                CliError::usage(format!("`{}` is not a server's address", self.url))
+                    .hint("write it like http://host:9000")
+            } else if error.is_timeout() && !error.is_connect() {
+                self.unanswered()
+            } else {
+                CliError::Unreachable { url: self.url.clone(), reason: reason(&error) }
+            }
         })?;
         let status = response.status();
         if status.is_success() {

@@ -20,6 +20,9 @@ pub(super) enum CliError {
     /// No server answers.
     #[error("no server answers at {url}: {reason}")]
     Unreachable { url: String, reason: String },
+    /// One is there, and does not answer.
+    #[error("the server at {url} takes connections, but has not answered for {seconds} s")]
+    Unanswered { url: String, seconds: u64 },
     /// The user ended it.
     #[error("interrupted")]
     Interrupted,
@@ -51,7 +54,7 @@ impl CliError {
             Self::Failed { .. } => 1,
             Self::Usage { .. } => 2,
             Self::Config(_) => 3,
-            Self::Unreachable { .. } => 4,
+            Self::Unreachable { .. } | Self::Unanswered { .. } => 4,
             Self::Interrupted => 130,
             Self::OutputClosed => 0,
         }
@@ -78,6 +81,10 @@ pub(super) fn report(error: &CliError) -> ExitCode {
                 CliError::Unreachable { .. } => {
                     Some("start it with `aihost serve`, or name another with `--url`".to_owned())
                 }
+                CliError::Unanswered { .. } => Some(
+                    "it is stopped, hangs or has too much to do: look at its process and its log, or start it anew"
+                        .to_owned(),
+                ),
                 _ => None,
             };
             if let Some(hint) = hint {

@@ -19,17 +19,23 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let response = Server::of(session, &arguments.target)?.logs(&arguments.name, arguments.follow).await?;
-    let mut events = Events::default();
-    let broke = |e| CliError::failed(format!("the log broke off: {e}"));
-    let mut pieces = response.bytes_stream();
+    let server = Server::of(session, &arguments.target)?;
+    if arguments.follow {
+        return server.attended(follow(&server, &arguments.name)).await;
+    }
+    let mut pieces = server.logs(&arguments.name).await?.bytes_stream();
     while let Some(piece) = pieces.next().await {
-        let piece = piece.map_err(broke)?;
-        if arguments.follow {
-            events.push(&piece).iter().try_for_each(|line| out::line(line))?;
-        } else {
-            out::bytes(&piece)?;
-        }
+        out::bytes(&piece.map_err(|error| server.broke_off("the log", &error))?)?;
+    }
+    Ok(())
+}
+
+async fn follow(server: &Server, model: &str) -> Result<(), CliError> {
+    let mut events = Events::default();
+    let mut pieces = server.follow(model).await?.bytes_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| server.broke_off("the log", &error))?;
+        events.push(&piece).iter().try_for_each(|line| out::line(line))?;
     }
     Ok(())
 }

@@ -101,7 +101,7 @@ pub(super) async fn watch(
         let mut events = Events::default();
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|e| CliError::failed(format!("the answer broke off: {e}")))?;
+            let piece = piece.map_err(|error| server.broke_off("the answer", &error))?;
             for data in events.push(&piece) {
                 let (name, event) = event(&data)?;
                 if name.ends_with(".progress") {
@@ -117,7 +117,7 @@ pub(super) async fn watch(
         }
         Err(CliError::failed("the answer broke off before its end"))
     };
-    let received = received.await;
+    let received = server.attended(received).await;
     bar.finish_and_clear();
     received
 }

@@ -40,7 +40,7 @@ const EXIT_CODES: [(u8, &str); 6] = [
     (1, "failed"),
     (2, "wrong usage"),
     (3, "models.yaml is missing or wrong"),
-    (4, "the server cannot be reached"),
+    (4, "the server cannot be reached, or does not answer"),
     (130, "interrupted"),
 ];
 

@@ -214,7 +214,7 @@ impl Chat<'_> {
     /// One turn: sends the conversation, streams the answer, remembers both.
     async fn say(&mut self, text: String) -> Result<(), CliError> {
         self.messages.push(json!({"role": "user", "content": text}));
-        let answered = self.stream().await;
+        let answered = self.server.attended(self.stream()).await;
         match &answered {
             Ok(answer) => self.messages.push(json!({"role": "assistant", "content": answer})),
             Err(_) => drop(self.messages.pop()),
@@ -238,7 +238,7 @@ impl Chat<'_> {
         let mut events = Events::default();
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|e| CliError::failed(format!("the answer broke off: {e}")))?;
+            let piece = piece.map_err(|error| self.server.broke_off("the answer", &error))?;
             for data in events.push(&piece) {
                 if data == "[DONE]" {
                     out::line("")?;

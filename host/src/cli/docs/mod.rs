@@ -62,7 +62,11 @@ mod tests {
         }
         assert!(!page.contains("| any |"), "a key has no type in\n{page}");
         let page = commands::page(<super::super::Arguments as clap::CommandFactory>::command());
-        for line in ["## `aihost models pull`", "| `--config FILE` |", "| 4 | the server cannot be reached |"] {
+        for line in [
+            "## `aihost models pull`",
+            "| `--config FILE` |",
+            "| 4 | the server cannot be reached, or does not answer |",
+        ] {
             assert!(page.contains(line), "no `{line}` in\n{page}");
         }
         assert!(!page.contains("aihost worker") && !page.contains("aihost docs"), "{page}");

@@ -26,7 +26,7 @@ pub(super) async fn run(session: &Session, named: Named, action: Action) -> Resu
     if let Action::Unload { force_after: Some(seconds) } = action {
         body["force_after"] = json!(seconds);
     }
-    server.post(path, &body).await?;
+    server.attended(server.post(path, &body)).await?;
     out::note(&format!("{} is {done}", named.name));
     Ok(())
 }

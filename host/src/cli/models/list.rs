@@ -31,23 +31,25 @@ pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), Cli
         Some(_) => Server::of(session, &arguments.target)?,
         None => Server::of_config(&config, session.env.api_key().map(str::to_owned))?,
     };
-    let running = match server.status().await {
-        Ok(running) => running,
+    let (running, unanswered) = match server.status().await {
+        Ok(running) => (running, Ok(())),
+        // A server that is there and does not answer is a failure; the files are told of first.
+        Err(error @ CliError::Unanswered { .. }) => (Vec::new(), Err(error)),
         Err(error) => {
             out::note(&format!("note: no states: {error}"));
-            Vec::new()
+            (Vec::new(), Ok(()))
         }
     };
     let rows: Vec<Row> = config.models.values().map(|model| row(model, &running)).collect();
     if arguments.json {
-        return out::json(&rows);
+        return out::json(&rows).and(unanswered);
     }
     let cells = |row: &Row| {
         let size = if row.size == 0 { "-".to_owned() } else { ByteSize(row.size).to_string() };
         let state = row.state.clone().unwrap_or_else(|| "-".to_owned());
         vec![row.name.clone(), row.kind.to_owned(), row.plugin.clone(), row.files.to_owned(), size, state]
     };
-    out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect())
+    out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect()).and(unanswered)
 }
 
 fn row(model: &ModelConfig, running: &[Status]) -> Row {

@@ -1,0 +1,63 @@
+//! Commands that speak with a server, where that is slow or does not speak.
+
+use std::net::TcpListener;
+
+use aihost_tests::server::{Server, Setup, aihost, chat, prepare};
+use serde_json::json;
+
+/// Runs one command on a thread that may wait.
+async fn run(arguments: Vec<String>) -> (i32, String, String) {
+    let run = move || {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        aihost(&arguments, &[])
+    };
+    tokio::task::spawn_blocking(run).await.expect("the command runs")
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_told_of_within_seconds() {
+    // The kernel takes connections, and nobody ever answers.
+    let hung = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let yaml = format!(
+        "listen: {}\nmodels:\n  a: {{type: text, plugin: aihost/echo}}\n",
+        hung.local_addr().expect("an address")
+    );
+    let (_folder, config) = prepare(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
+    let commands = [
+        "ps",
+        "ps --json",
+        "why a",
+        "models list",
+        "models load a",
+        "models park a",
+        "models unload a",
+        "logs a",
+        "logs a --follow",
+        "run a hi",
+    ];
+    let ended = commands.map(|command| {
+        let arguments = format!("{command} --config {}", config.display());
+        run(arguments.split(' ').map(str::to_owned).collect())
+    });
+    for (command, (code, stdout, stderr)) in commands.iter().zip(futures_util::future::join_all(ended).await) {
+        assert_eq!(code, 4, "{command}: {stderr}");
+        assert!(stderr.contains("has not answered for 8 s") && stderr.contains("hint: "), "{command}: {stderr}");
+        assert_eq!(stdout.contains("aihost/echo"), *command == "models list", "{command}: {stdout}");
+    }
+}
+
+#[tokio::test]
+async fn what_takes_long_is_waited_for_as_long_as_the_server_is_there() {
+    let yaml = "models:\n  slow: {type: text, plugin: aihost/echo, options: {load_ms: 15000}}\n";
+    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo"], ..Setup::default() });
+    let url = server.base().to_owned();
+    let commands = ["models load slow", "run slow hi"].map(|command| {
+        let arguments = format!("{command} --url {url}");
+        run(arguments.split(' ').map(str::to_owned).collect())
+    });
+    for (code, stdout, stderr) in futures_util::future::join_all(commands).await {
+        assert_eq!(code, 0, "{stdout}{stderr}");
+    }
+    assert_eq!(server.post("/v1/chat/completions", &chat("slow", "hi")).await.0, 200);
+    assert_eq!(server.status("slow", "loads").await, json!(1));
+}
