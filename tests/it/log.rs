@@ -3,9 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
-use aihost_tests::PATIENCE;
 use aihost_tests::server::{Server, Setup, text};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -14,7 +12,7 @@ use serde_json::{Value, json};
 
 /// A page: the least a pipe can hold. A host fills it within a few loads.
 const PIPE_BYTES: usize = 4096;
-/// Loads and unloads of one test: some hundred lines at the usual level, a few thousand bytes each ten.
+/// Loads and unloads of one test; each says a few lines.
 const ROUNDS: usize = 30;
 
 fn setup() -> Setup {
@@ -148,12 +146,10 @@ async fn a_command_whose_reader_left_says_nothing_and_does_not_panic() {
         drop(reader);
         let mut command = std::process::Command::new(aihost_tests::binary());
         command.args(arguments).arg("--config").arg(&config).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
-        let begun = Instant::now();
         let output = command.output().expect("aihost runs");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
         assert_ne!(output.status.code(), Some(101), "{arguments:?}");
-        assert!(begun.elapsed() < PATIENCE.max(Duration::from_secs(30)));
     }
     drop(folder);
 }

@@ -211,6 +211,23 @@ fn a_shutdown_waits_for_leases_as_long_as_it_may_and_no_longer() {
 }
 
 #[test]
+fn a_shutdown_waits_seconds_for_a_worker_that_heeds_nothing_and_not_for_one_that_plans() {
+    for (fault, seconds) in [("stop: it does not heed", 5), ("start: no plan comes", 0)] {
+        paused(async move {
+            let host = host(Faults::Always(fault), 1, ONE);
+            let asked = host.ask("a");
+            // Longer than a load takes, shorter than a plan may.
+            sleep(Duration::from_secs(1)).await;
+            let begun = Instant::now();
+            host.runtime.shutdown(Duration::from_secs(60)).await;
+            assert_eq!(begun.elapsed().as_secs(), seconds, "{fault}");
+            let answer = asked.await.unwrap().answer;
+            assert!(seconds > 0 || matches!(answer, Answer::Refused(failure) if failure.kind == FailureKind::ShuttingDown));
+        });
+    }
+}
+
+#[test]
 fn who_waits_too_long_is_told_and_the_load_goes_on() {
     paused(async {
         let yaml = "devices: [{id: cpu, memory: 150MiB}]\nlimits: {hold: 5s}\nmodels:\n  a: {type: text, plugin: fake, startup_time: 60}\n";
