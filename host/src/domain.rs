@@ -257,14 +257,42 @@ pub fn some_names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
-/// The name in `names` nearest to `wanted`, if near enough to be meant.
+/// Longest name that another is sought for, and longest that is found, bytes: what is longer was not mistyped.
+const NEAREST_NAME_BYTES: usize = 128;
+/// Most pairs of bytes that are compared for one suggestion, some milliseconds of work; names that come later are not found.
+const NEAREST_WORK_MAX: usize = 1 << 18;
+/// Bytes of somebody's name that a sentence repeats.
+const SHOWN_NAME_BYTES: usize = 100;
+
+/// The name in `names` nearest to `wanted`, if near enough to be meant. What it costs is bounded, whatever is asked.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    names
-        .into_iter()
-        .map(|name| (distance(wanted, name), name))
-        .filter(|(distance, name)| *distance <= 1 + wanted.len().max(name.len()) / 3)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+    if wanted.len() > NEAREST_NAME_BYTES {
+        return None;
+    }
+    let mut work_left = NEAREST_WORK_MAX;
+    let mut best: Option<(usize, &str)> = None;
+    for name in names {
+        let near = 1 + wanted.len().max(name.len()) / 3;
+        // Names are at least as far apart as their lengths.
+        if name.len() > NEAREST_NAME_BYTES || wanted.len().abs_diff(name.len()) > near {
+            continue;
+        }
+        let Some(left) = work_left.checked_sub(wanted.len() * name.len()) else { break };
+        work_left = left;
+        let distance = distance(wanted, name);
+        if distance <= near && best.is_none_or(|(least, _)| distance < least) {
+            best = Some((distance, name));
+        }
+    }
+    best.map(|(_, name)| name)
+}
+
+/// What a sentence repeats of a name: its beginning, if it is long.
+pub fn shown(name: &str) -> std::borrow::Cow<'_, str> {
+    if name.len() <= SHOWN_NAME_BYTES {
+        return name.into();
+    }
+    format!("{}…", &name[..name.floor_char_boundary(SHOWN_NAME_BYTES)]).into()
 }
 
 /// Levenshtein distance over bytes.
@@ -282,7 +310,7 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{ByteSize, nearest, some_names};
+    use super::{ByteSize, NEAREST_WORK_MAX, nearest, shown, some_names};
 
     #[test]
     fn long_lists_are_counted() {
@@ -304,5 +332,22 @@ mod tests {
     fn typos_find_their_name() {
         assert_eq!(nearest("smolm2", ["smollm2", "flux"]), Some("smollm2"));
         assert_eq!(nearest("gpt-4o", ["smollm2", "flux"]), None);
+    }
+
+    #[test]
+    fn what_a_suggestion_costs_is_bounded() {
+        let long = "q".repeat(1 << 20);
+        assert_eq!(nearest(&long, [long.as_str()]), None);
+        assert_eq!(nearest("smolm2", [long.as_str(), "smollm2"]), Some("smollm2"));
+        let mut looked_at = 0;
+        let names = std::iter::repeat_n("abcdefghij", 1_000_000).inspect(|_| looked_at += 1);
+        assert_eq!(nearest("klmnopqrst", names), None);
+        assert_eq!(looked_at, NEAREST_WORK_MAX / 100 + 1);
+    }
+
+    #[test]
+    fn long_names_are_repeated_in_part() {
+        assert_eq!(shown("flux"), "flux");
+        assert_eq!(shown(&"ä".repeat(51)), format!("{}…", "ä".repeat(50)));
     }
 }

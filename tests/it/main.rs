@@ -18,6 +18,8 @@ mod front_door;
 mod gpu;
 /// Many hands at once.
 mod hammer;
+/// What bad requests cost, and who else feels it.
+mod hostile;
 /// Images from YAML to a file.
 mod image;
 /// Bad input gets a clear error, and nothing else is harmed.

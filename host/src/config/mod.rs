@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 pub use env::Env;
 pub use error::{ConfigError, Problem};
-pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths};
+pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, TEXT_BODY_BYTES};
 pub use schema::json_schema;
 pub use source::{Location, Part, Source, shown_url};
 pub use units::{parse_duration, parse_size};

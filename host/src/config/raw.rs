@@ -77,9 +77,22 @@ pub(super) struct RawLimits {
     /// How long a graceful stop waits for running requests. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) drain_timeout: Option<Text>,
-    /// Largest request body. Default: 32MiB.
+    /// Largest request body of any kind. Descriptions of pictures and sounds have at most 1MiB whatever it says, and commands
+    /// 64KiB. Default: 4MiB for texts, 32MiB for files.
     #[schemars(with = "Option<Size>")]
     pub(super) body_limit: Option<Text>,
+    /// Bytes of request bodies that the host holds together, from their arrival to the end of their answers; what does not
+    /// fit is refused with 503. Default: 256MiB, or twice `body_limit`.
+    #[schemars(with = "Option<Size>")]
+    pub(super) bodies: Option<Text>,
+    /// Connections at once. The longest silent ones make room for new ones. Takes effect at the next start. Default: 2048, or
+    /// what the system's limit of open files leaves beside 256 for workers and files.
+    #[schemars(with = "Option<Count>")]
+    pub(super) connections: Option<Text>,
+    /// Connections at once from one address (of IPv6: one /64). Behind a reverse proxy all come from one, so there it should
+    /// be as many as `connections`. Takes effect at the next start. Default: half of `connections`.
+    #[schemars(with = "Option<Count>")]
+    pub(super) connections_per_peer: Option<Text>,
     /// How long a file that an answer named by URL is kept. Default: 1h.
     pub(super) artifact_ttl: Option<Text>,
     /// Bytes that such files may take together; the oldest make room. Default: 1GiB.

@@ -80,13 +80,22 @@ pub struct Limits {
     pub sse_ping: Option<Duration>,
     /// How long a graceful shutdown waits for leases (`drain_timeout`).
     pub drain_timeout: Duration,
-    /// Largest request body (`body_limit`).
-    pub body_limit: ByteSize,
+    /// Largest request body (`body_limit`); `None` means what is usual for its endpoint.
+    pub body_limit: Option<ByteSize>,
+    /// Bytes of request bodies that are held together (`bodies`).
+    pub bodies: ByteSize,
+    /// Connections at once (`connections`); `None` means what the system allows, within reason.
+    pub connections: Option<u32>,
+    /// Connections at once from one address (`connections_per_peer`); `None` means half of all.
+    pub connections_per_peer: Option<u32>,
     /// How long a file that an answer named by URL is kept (`artifact_ttl`).
     pub artifact_ttl: Duration,
     /// Bytes that such files may take together (`artifact_bytes`).
     pub artifact_bytes: ByteSize,
 }
+
+/// Largest body of a text, bytes, unless `body_limit` says otherwise.
+pub const TEXT_BODY_BYTES: u64 = 4 << 20;
 
 /// Folders, all absolute.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! Health, model status and control: what operators and supervisors ask. Nothing here loads a model but `load`.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -12,15 +11,15 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::body::{JsonObject, Name};
+use super::body::{JsonBody, Name};
 use super::error::ApiError;
 use super::resolve;
 use super::router::App;
 use super::sse;
-use super::wire::Fields;
+use super::wire::{Fields, Keys};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
 use crate::runtime::{Explanation, ModelStatus};
 use crate::telemetry::Scrape;
@@ -30,6 +29,8 @@ use crate::worker::Followed;
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest that a forced unload may wait before it cuts, seconds.
 const FORCE_AFTER_MAX_S: f32 = 86_400.0;
+/// What is read of the body of a load, an unload or a park.
+pub(super) const KEYS: Keys = &["model", "force_after"];
 
 /// `GET /models`: llama.cpp's router shape, and our own fields beside it.
 pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiError> {
@@ -39,33 +40,37 @@ pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiErr
 }
 
 /// `POST /models/load`: answers once the model is hot, or says why it is not.
-pub(super) async fn load(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
-    app.handle.load(named(&app, &body)?).await?;
+pub(super) async fn load(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    app.handle.load(asked(&app, body).await?.model).await?;
     Ok(Json(json!({"success": true})))
 }
 
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
-pub(super) async fn unload(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
-    let model = named(&app, &body)?;
-    let cut_after = Fields::root(&body).number("force_after", 0.0..=FORCE_AFTER_MAX_S)?.map(Duration::from_secs_f32);
-    app.handle.unload(model, cut_after).await?;
+pub(super) async fn unload(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    let Control { model, force_after } = asked(&app, body).await?;
+    app.handle.unload(model, force_after).await?;
     Ok(Json(json!({"success": true})))
 }
 
 /// `POST /models/park`: answers once the model's device memory is back.
-pub(super) async fn park(State(app): State<App>, JsonObject(body): JsonObject) -> Result<Json<Value>, ApiError> {
-    app.handle.park(named(&app, &body)?).await?;
+pub(super) async fn park(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    app.handle.park(asked(&app, body).await?.model).await?;
     Ok(Json(json!({"success": true})))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct PlanQuery {
+    model: Option<String>,
 }
 
 /// `GET /admin/plan?model=`: what a request for the model would meet, and who would leave for it. Changes nothing.
 pub(super) async fn plan(
     State(app): State<App>,
-    query: Result<Query<HashMap<String, String>>, QueryRejection>,
+    query: Result<Query<PlanQuery>, QueryRejection>,
 ) -> Result<Json<Explanation>, ApiError> {
-    let query = read(query)?;
-    let name = query.get("model").ok_or_else(|| ApiError::missing("model"))?;
-    let model = resolve::by_name(&app.handle.config(), name)?.id.clone();
+    let PlanQuery { model } = read(query)?;
+    let name = model.ok_or_else(|| ApiError::missing("model"))?;
+    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
     Ok(Json(app.handle.explain(model).await?))
 }
 
@@ -155,9 +160,22 @@ async fn answered<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result
     Ok(tokio::time::timeout(PROBE_LIMIT, answer).await.map_err(late)??)
 }
 
-fn named(app: &App, body: &Map<String, Value>) -> Result<ModelId, ApiError> {
-    let name = Fields::root(body).required_text("model")?;
-    Ok(resolve::by_name(&app.handle.config(), name)?.id.clone())
+/// What is to be done with a model.
+struct Control {
+    model: ModelId,
+    force_after: Option<Duration>,
+}
+
+async fn asked(app: &App, body: JsonBody) -> Result<Control, ApiError> {
+    let (name, force_after) = body
+        .read(|body| {
+            let fields = Fields::root(body, KEYS)?;
+            let name = fields.required_text("model")?.into_owned();
+            Ok((name, fields.number("force_after", 0.0..=FORCE_AFTER_MAX_S)?))
+        })
+        .await?;
+    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
+    Ok(Control { model, force_after: force_after.map(Duration::from_secs_f32) })
 }
 
 /// Names of the `preload: true` models that have neither been loaded once nor failed.

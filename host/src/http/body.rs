@@ -1,35 +1,115 @@
-//! Reading a request's JSON body or path, with every refusal in the envelope.
+//! Reading a request's body or path, within limits of bytes and time, with every refusal in the envelope.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
 use axum::http::request::Parts;
+use bytes::Bytes;
 use futures_util::StreamExt;
-use serde_json::{Map, Value};
-use tokio::time::timeout;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
 
+use super::bodies::Held;
 use super::error::ApiError;
 use super::router::App;
-use crate::domain::Class;
+use super::wire::Asked;
+use crate::config::TEXT_BODY_BYTES;
+use crate::domain::{ByteSize, Class};
 
 /// How long the next piece of a body may take.
-const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a body may take however little of it comes; each [`BODY_BYTES_PER_SECOND`] that have come are a second more.
+const BODY_GRACE: Duration = Duration::from_secs(30);
+/// Bytes a second that a body must come with, in the long run.
+const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
+/// Bytes of a body up to which it is read where it arrived; a longer one is read on a thread that other requests do not share.
+const READ_ASIDE_BYTES: usize = 256 << 10;
+/// Long bodies that are read at once.
+const READERS_MAX: usize = 2;
 
-/// The body as a JSON object.
-pub(super) struct JsonObject(pub(super) Map<String, Value>);
+/// Largest body of a command, bytes.
+const COMMAND_BODY_BYTES: u64 = 64 << 10;
+/// Largest body that describes a picture or a sound, bytes.
+const PROMPT_BODY_BYTES: u64 = 1 << 20;
+/// Largest body of files, bytes, unless `body_limit` says otherwise.
+const FILES_BODY_BYTES: u64 = 32 << 20;
 
-impl FromRequest<App> for JsonObject {
+static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
+
+/// How large a body an endpoint reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum BodySize {
+    /// A name and a few numbers.
+    #[default]
+    Command,
+    /// A description.
+    Prompt,
+    /// Prompts and conversations.
+    Text,
+    /// Files.
+    Files,
+}
+
+impl BodySize {
+    /// Most bytes. What `body_limit` says is the most anywhere, and it is what texts and files have if it says something.
+    pub(super) fn limit(self, body_limit: Option<ByteSize>) -> ByteSize {
+        let (usual, raised) = match self {
+            Self::Command => (COMMAND_BODY_BYTES, false),
+            Self::Prompt => (PROMPT_BODY_BYTES, false),
+            Self::Text => (TEXT_BODY_BYTES, true),
+            Self::Files => (FILES_BODY_BYTES, true),
+        };
+        body_limit.filter(|limit| raised || limit.0 < usual).unwrap_or(ByteSize(usual))
+    }
+}
+
+/// A body of JSON, not read yet.
+pub(super) struct JsonBody {
+    text: String,
+    class: Class,
+    held: Arc<Held>,
+}
+
+impl JsonBody {
+    /// Reads it, where it holds nobody up.
+    pub(super) async fn read<T: Send + 'static>(
+        self,
+        read: impl FnOnce(&Asked<'_>) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Self { text, class, held } = self;
+        if text.len() <= READ_ASIDE_BYTES {
+            return read(&Asked { text: &text, class });
+        }
+        let turn = READERS.acquire().await.map_err(|_| ApiError::internal("no body is read any more"))?;
+        let read = tokio::task::spawn_blocking(move || {
+            // A client that leaves does not end this: its turn and its bytes are held until it is over.
+            let (_turn, _held) = (turn, held);
+            read(&Asked { text: &text, class })
+        });
+        read.await.unwrap_or_else(|error| Err(ApiError::internal(format!("the body could not be read: {error}"))))
+    }
+}
+
+impl FromRequest<App> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_content_type(&request)?;
         let class = request.extensions().get().copied().unwrap_or_default();
-        let bytes = read(request, app).await?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(Self(of_class(map, class))),
-            Ok(_) => Err(ApiError::malformed("the body must be a JSON object")),
-            Err(error) => Err(ApiError::malformed(format!("the body is not JSON: {error}"))),
+        let held = request.extensions().get::<Arc<Held>>().cloned().unwrap_or_else(|| Arc::new(app.bodies.begin()));
+        let limit = app.handle.config().limits.bodies;
+        let mut arriving = Arriving::of(request, app)?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = arriving.next().await? {
+            held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
+            bytes.extend_from_slice(&piece);
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Self { text, class, held }),
+            Err(_) => Err(ApiError::malformed("the body is not JSON: it is not UTF-8")),
         }
     }
 }
@@ -41,7 +121,9 @@ impl FromRequest<App> for Unread {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        read(request, app).await.map(|_| Self)
+        let mut arriving = Arriving::of(request, app)?;
+        while arriving.next().await?.is_some() {}
+        Ok(Self)
     }
 }
 
@@ -59,14 +141,6 @@ impl FromRequestParts<App> for Name {
     }
 }
 
-/// What a batch key sends is `flex`, whatever it says: said here once, no endpoint can forget it.
-fn of_class(mut body: Map<String, Value>, class: Class) -> Map<String, Value> {
-    if class == Class::Batch {
-        body.insert("service_tier".to_owned(), Value::from("flex"));
-    }
-    body
-}
-
 /// JSON, or nothing said. Anything else is refused: a form post is what a hostile page can send without a preflight.
 fn check_content_type(request: &Request) -> Result<(), ApiError> {
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
@@ -78,23 +152,42 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
     }
 }
 
-async fn read(request: Request, app: &App) -> Result<Vec<u8>, ApiError> {
-    let limit = app.handle.config().limits.body_limit;
-    let most = usize::try_from(limit.0).unwrap_or(usize::MAX);
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > limit.0) {
-        return Err(ApiError::too_large(limit));
-    }
-    let mut chunks = request.into_body().into_data_stream();
-    let mut bytes = Vec::new();
-    while let Some(chunk) =
-        timeout(BODY_STALL_TIMEOUT, chunks.next()).await.map_err(|_| ApiError::stalled(BODY_STALL_TIMEOUT))?
-    {
-        let chunk = chunk.map_err(|_| ApiError::malformed("the body ended early"))?;
-        if chunk.len() > most - bytes.len() {
+/// A body on its way, held to its endpoint's size and to a pace.
+struct Arriving {
+    pieces: BodyDataStream,
+    limit: ByteSize,
+    begun: Instant,
+    bytes: u64,
+}
+
+impl Arriving {
+    fn of(request: Request, app: &App) -> Result<Self, ApiError> {
+        let size = request.extensions().get::<BodySize>().copied().unwrap_or_default();
+        let limit = size.limit(app.handle.config().limits.body_limit);
+        let announced = request.headers().get(header::CONTENT_LENGTH);
+        let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > limit.0) {
             return Err(ApiError::too_large(limit));
         }
-        bytes.extend_from_slice(&chunk);
+        Ok(Self { pieces: request.into_body().into_data_stream(), limit, begun: Instant::now(), bytes: 0 })
     }
-    Ok(bytes)
+
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let slow = self.begun + BODY_GRACE + Duration::from_secs(self.bytes / BODY_BYTES_PER_SECOND);
+        let stalled = Instant::now() + BODY_STALL_TIMEOUT;
+        let piece = timeout_at(slow.min(stalled), self.pieces.next()).await.map_err(|_| {
+            if stalled < slow {
+                ApiError::stalled(BODY_STALL_TIMEOUT)
+            } else {
+                ApiError::too_slow(self.begun.elapsed())
+            }
+        })?;
+        let Some(piece) = piece else { return Ok(None) };
+        let piece = piece.map_err(|_| ApiError::malformed("the body ended early"))?;
+        self.bytes += piece.len() as u64;
+        if self.bytes > self.limit.0 {
+            return Err(ApiError::too_large(self.limit));
+        }
+        Ok(Some(piece))
+    }
 }

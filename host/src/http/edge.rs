@@ -1,5 +1,6 @@
-//! What holds for every request and reply: admission, CORS, and the headers every reply carries.
+//! What holds for every request and reply: admission, CORS, the headers every reply carries, and the bytes that a request holds.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -30,7 +31,12 @@ pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Nex
         match auth::admit(&config, request.uri().path(), request.headers()) {
             Ok(class) => {
                 request.extensions_mut().insert(class);
-                next.run(request).await
+                let held = Arc::new(app.bodies.begin());
+                request.extensions_mut().insert(Arc::clone(&held));
+                let mut response = next.run(request).await;
+                // The answer is made from them: they count until it has ended.
+                response.extensions_mut().insert(held);
+                response
             }
             Err(error) => error.into_response(),
         }

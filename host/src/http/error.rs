@@ -1,17 +1,26 @@
-//! What a client reads when something went wrong. The only place that picks a status code.
+//! What a client reads when something went wrong. The only place that picks a status code, and that cuts what others wrote.
+
+use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::domain::{Failure, FailureKind};
+use crate::domain::{ByteSize, Failure, FailureKind};
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
 const RETRY_QUEUE_S: u32 = 2;
 /// Seconds after which a client of a loading model should try again. OpenAI's clients give up above 120.
 const RETRY_LOADING_S: u32 = 10;
+/// Seconds after which a client should try again whose body or connection found no room.
+const RETRY_ROOM_S: u32 = 2;
+/// Bytes that a message may take in an error's JSON: all of it stays below 1 KiB, whatever a client or a plugin wrote.
+const MESSAGE_BYTES: usize = 700;
+/// Bytes that a field's path may take in an error's JSON.
+const PARAM_BYTES: usize = 128;
 /// What clients look for to tell an overflow from other bad requests (LiteLLM, LangChain).
 const OVERFLOW_PHRASE: &str = "exceeds the available context size";
 
@@ -133,15 +142,30 @@ impl ApiError {
         Self::malformed(message).code("unsupported_endpoint")
     }
 
-    /// The body is larger than `limits.body_limit`.
-    pub(super) fn too_large(limit: crate::domain::ByteSize) -> Self {
-        let message = format!("the body is larger than {limit}; send less, or raise `body_limit` in models.yaml");
+    /// The body is larger than its route takes.
+    pub(super) fn too_large(limit: ByteSize) -> Self {
+        let message = format!(
+            "the body is larger than {limit}, the most that this endpoint reads; send less, or see `limits: body_limit:` in models.yaml"
+        );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).code("request_too_large")
     }
 
+    /// All bodies together are as large as they may be.
+    pub(super) fn no_room_for_body() -> Self {
+        let message = "the host holds as many bytes of requests as it may (`limits: bodies:`); try again in a moment";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded").retry_after_s(RETRY_ROOM_S)
+    }
+
     /// The next piece of the body did not come.
-    pub(super) fn stalled(limit: std::time::Duration) -> Self {
+    pub(super) fn stalled(limit: Duration) -> Self {
         let message = format!("nothing more of the body came for {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).code("request_timeout")
+    }
+
+    /// The body comes, but so slowly that it would be held for too long.
+    pub(super) fn too_slow(elapsed: Duration) -> Self {
+        let message =
+            format!("after {} s the body is not whole; send it faster, or in smaller requests", elapsed.as_secs());
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).code("request_timeout")
     }
 
@@ -190,10 +214,12 @@ impl ApiError {
 
     /// The envelope as JSON, for a body or a stream's last event.
     pub(super) fn json(&self) -> Vec<u8> {
+        let message = plain(&self.message, MESSAGE_BYTES);
+        let param = self.param.as_deref().map(|param| plain(param, PARAM_BYTES));
         let inner = Inner {
-            message: &self.message,
+            message: &message,
             r#type: self.kind,
-            param: self.param.as_deref(),
+            param: param.as_deref(),
             code: self.code,
             loading: self.loading.as_deref(),
         };
@@ -276,5 +302,66 @@ impl IntoResponse for ApiError {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+/// Text that others may have written, as a person can read it: control characters escaped, and the end left out if it would
+/// take more than so many bytes of JSON.
+fn plain(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    /// Bytes of JSON for each character; two where JSON puts a backslash before it.
+    fn width(character: char) -> usize {
+        match character {
+            '"' | '\\' => 2,
+            other if other.is_control() => 1 + other.escape_default().len(),
+            other => other.len_utf8(),
+        }
+    }
+    let mut left = bytes_max - '…'.len_utf8();
+    let mut end = text.len();
+    let mut tame = true;
+    for (at, character) in text.char_indices() {
+        let Some(rest) = left.checked_sub(width(character)) else {
+            end = at;
+            break;
+        };
+        left = rest;
+        tame &= !character.is_control();
+    }
+    if tame && end == text.len() {
+        return text.into();
+    }
+    let mut out = String::with_capacity(bytes_max);
+    for character in text[..end].chars() {
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    if end < text.len() {
+        out.push('…');
+    }
+    out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_below_a_kibibyte_and_plain_whatever_it_repeats() {
+        for text in ["x", "\"", "\\", "\u{1b}[31m", "\0", "\u{9b}", "ä", "🎉"] {
+            let long = text.repeat(1 << 16);
+            let error = ApiError::invalid(long.clone(), long)
+                .loading(serde_json::json!({"state": "unparking", "progress": 1000}));
+            let json = error.json();
+            assert!(json.len() < 1024, "{text:?}: {}", json.len());
+            let read: Value = serde_json::from_slice(&json).expect("JSON");
+            let message = read["error"]["message"].as_str().expect("a message");
+            assert!(message.ends_with('…') && !message.chars().any(char::is_control), "{message:?}");
+            assert!(message.len() > MESSAGE_BYTES / 4, "{message:?}");
+        }
+        assert_eq!(plain("two\nlines", 100), "two\\nlines");
+        assert!(matches!(plain("plain", 100), Cow::Borrowed("plain")));
     }
 }

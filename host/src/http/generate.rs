@@ -1,30 +1,80 @@
 //! The choices of one request, from submission to their ends: many answers of the runtime as one sequence of steps.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use aihost_plugin_api::task::{FinishReason, TextEvent, TextFinish, Usage};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
 
 use super::wire::{Choice, TextJob};
-use crate::domain::{Failure, FailureKind, ModelId};
+use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
 use crate::runtime::{Answer, Delivery, Handle, Submission, Submitted};
 use crate::worker::Output;
 
-/// Most answers of one request in the runtime at once, so that one client with `n: 128` does not fill a model's queue.
+/// Most answers of one request in the runtime at once.
 pub(super) const MAX_AT_ONCE: usize = 8;
+/// Bytes of tasks that one request has in the runtime at once, unless a single one is larger.
+const TASKS_BYTES: usize = 1 << 20;
+/// How long a request that has begun waits before it asks for a place in a full queue again.
+const QUEUE_RETRY: Duration = Duration::from_millis(100);
+/// Bytes of events that an answer in one piece may come to; it is held until it is whole.
+const WHOLE_ANSWER_BYTES: u64 = 64 << 20;
+
+/// The place of one request in its model's queue: at most one of its parts waits there at a time, so it neither fills the
+/// queue nor goes before a neighbour who came between.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// Whether a part was granted. From then on a full queue is waited for: what was begun is not thrown away.
+    begun: Mutex<bool>,
+}
+
+impl Place {
+    /// Submits a part once no other waits.
+    pub(super) async fn submit(&self, handle: &Handle, submission: Submission) -> Submitted {
+        let mut begun = self.begun.lock().await;
+        let patience = Instant::now() + handle.config().limits.hold;
+        loop {
+            let submitted = handle.submit(submission.clone()).await;
+            match &submitted {
+                Err(failure) if *begun && failure.kind == FailureKind::QueueFull && Instant::now() < patience => {
+                    sleep(QUEUE_RETRY).await;
+                }
+                _ => {
+                    *begun |= submitted.is_ok();
+                    return submitted;
+                }
+            }
+        }
+    }
+}
 
 /// One request's choices under way. Dropping it cancels those that have not ended.
 pub(super) struct Generation {
     handle: Handle,
     model: ModelId,
     job: TextJob,
+    place: Arc<Place>,
     submitted: usize,
-    active: Vec<(usize, Stage)>,
+    active: Vec<Part>,
+    /// The task of a prompt whose choices have the same one, and which prompt that is.
+    shared: Option<(usize, Bytes)>,
     /// Whose turn it is to be looked at first.
     turn: usize,
     usage: Usage,
+    event_bytes: u64,
+}
+
+/// A choice that has not ended.
+struct Part {
+    index: usize,
+    /// Bytes of its task that no other part has.
+    task_bytes: usize,
+    stage: Stage,
 }
 
 /// Where a choice stands.
@@ -44,13 +94,23 @@ pub(super) enum Step {
 impl Generation {
     /// Nothing is submitted before the first poll.
     pub(super) fn new(handle: Handle, model: ModelId, job: TextJob) -> Self {
-        let usage = Usage::default();
-        Self { handle, model, job, submitted: 0, active: Vec::new(), turn: 0, usage }
+        Self {
+            handle,
+            model,
+            job,
+            place: Arc::default(),
+            submitted: 0,
+            active: Vec::new(),
+            shared: None,
+            turn: 0,
+            usage: Usage::default(),
+            event_bytes: 0,
+        }
     }
 
     /// How many choices there will be.
     pub(super) fn choices(&self) -> usize {
-        self.job.requests.len() * self.job.n
+        self.job.inputs.len() * self.job.n
     }
 
     /// Tokens of the choices that have ended; a prompt counts once, however many choices it has.
@@ -60,18 +120,23 @@ impl Generation {
 
     /// The next step of any choice; `None` once all have ended.
     pub(super) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, Failure>>> {
-        self.submit_more();
-        if self.active.is_empty() {
-            return Poll::Ready(None);
-        }
-        for offset in 0..self.active.len() {
-            let at = (self.turn + offset) % self.active.len();
-            if let Poll::Ready(step) = self.poll_choice(at, cx) {
-                self.turn = at + 1;
-                return Poll::Ready(Some(step));
+        loop {
+            self.submit_more();
+            if self.active.is_empty() {
+                return Poll::Ready(None);
+            }
+            for offset in 0..self.active.len() {
+                let at = (self.turn + offset) % self.active.len();
+                if let Poll::Ready(step) = self.poll_choice(at, cx) {
+                    self.turn = at + 1;
+                    return Poll::Ready(Some(step));
+                }
+            }
+            // One that was granted just now leaves its place in the queue to the next.
+            if !self.may_submit() {
+                return Poll::Pending;
             }
         }
-        Poll::Pending
     }
 
     /// Runs to the end of every choice.
@@ -82,27 +147,53 @@ impl Generation {
                 Step::Event(index, event) => choices[index].add(event),
                 Step::Finish(index, finish) => choices[index].finish = Some(finish),
             }
+            if self.event_bytes > WHOLE_ANSWER_BYTES {
+                let most = ByteSize(WHOLE_ANSWER_BYTES);
+                let message = format!(
+                    "the answer is larger than {most}, the most that is sent in one piece; ask for `stream`, or for less"
+                );
+                return Err(Failure::new(FailureKind::InvalidRequest, message));
+            }
         }
         Ok(choices)
     }
 
+    fn may_submit(&self) -> bool {
+        let waits = self.active.iter().any(|part| matches!(part.stage, Stage::Asking(_)));
+        let bytes: usize = self.active.iter().map(|part| part.task_bytes).sum();
+        // All tasks of a request are about as long.
+        let fits = bytes + self.active.last().map_or(0, |part| part.task_bytes) <= TASKS_BYTES;
+        let has_room = self.active.is_empty() || (fits && self.active.len() < MAX_AT_ONCE);
+        self.submitted < self.choices() && !waits && has_room
+    }
+
     fn submit_more(&mut self) {
-        while self.active.len() < MAX_AT_ONCE && self.submitted < self.choices() {
+        if self.may_submit() {
             let index = self.submitted;
-            let submission = self.submission(index);
-            let handle = self.handle.clone();
-            let asking = async move { handle.submit(submission).await }.boxed();
-            self.active.push((index, Stage::Asking(asking)));
+            let (task, task_bytes) = self.task(index);
+            let submission = self.submission(task);
+            let (handle, place) = (self.handle.clone(), Arc::clone(&self.place));
+            let asking = async move { place.submit(&handle, submission).await }.boxed();
+            self.active.push(Part { index, task_bytes, stage: Stage::Asking(asking) });
             self.submitted += 1;
         }
     }
 
-    /// Choice `j` of a prompt differs from choice 0 in its seed alone.
-    fn submission(&self, index: usize) -> Submission {
-        let (prompt, choice) = (index / self.job.n, index % self.job.n);
-        let mut request = self.job.requests[prompt].clone();
-        request.sampling.seed = request.sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let task = Bytes::from(super::wire::json(&request));
+    /// A choice's task, and how many bytes it adds. Choices of a prompt without a seed have the same.
+    fn task(&mut self, index: usize) -> (Bytes, usize) {
+        let prompt = index / self.job.n;
+        match &self.shared {
+            Some((of, task)) if *of == prompt => (task.clone(), 0),
+            _ => {
+                let task = Bytes::from(self.job.task(index));
+                self.shared = self.job.common.sampling.seed.is_none().then(|| (prompt, task.clone()));
+                let bytes = task.len();
+                (task, bytes)
+            }
+        }
+    }
+
+    fn submission(&self, task: Bytes) -> Submission {
         let delivery = match self.job.delivery {
             super::wire::Delivery::Whole => Delivery::Gathered,
             super::wire::Delivery::Stream | super::wire::Delivery::StreamWithUsage => Delivery::Streamed,
@@ -112,7 +203,7 @@ impl Generation {
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<Step, Failure>> {
-        let (index, stage) = &mut self.active[at];
+        let Part { index, stage, .. } = &mut self.active[at];
         let index = *index;
         if let Stage::Asking(asking) = stage {
             match std::task::ready!(asking.poll_unpin(cx)) {
@@ -123,7 +214,10 @@ impl Generation {
         let Stage::Answering(answer) = stage else { return Poll::Pending };
         loop {
             let step = match std::task::ready!(answer.output.poll_recv(cx)) {
-                Some(Output::Event(json)) => Step::Event(index, read(&json)?),
+                Some(Output::Event(json)) => {
+                    self.event_bytes += json.len() as u64;
+                    Step::Event(index, read(&json)?)
+                }
                 Some(Output::Done(Ok(json))) => self.finish(at, read(&json)?)?,
                 Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
                 // A text has neither.
@@ -138,10 +232,10 @@ impl Generation {
         if finish.reason == FinishReason::Cancelled {
             return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
         }
-        let (index, _) = self.active.remove(at);
+        let index = self.active.remove(at).index;
         let usage = finish.usage;
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(usage.completion_tokens);
-        if index % self.job.n == 0 {
+        if index.is_multiple_of(self.job.n) {
             self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(usage.prompt_tokens);
             self.usage.cached_tokens = self.usage.cached_tokens.saturating_add(usage.cached_tokens);
         }

@@ -7,6 +7,7 @@ mod admin;
 mod artifacts;
 mod audio_stream;
 mod auth;
+mod bodies;
 mod body;
 mod edge;
 mod error;
@@ -15,6 +16,7 @@ mod image_stream;
 mod listen;
 mod openai;
 pub(crate) mod picture;
+mod reading;
 mod resolve;
 mod router;
 pub(crate) mod sound;
@@ -31,6 +33,7 @@ use std::time::Duration;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
+pub(crate) use reading::readings;
 pub use router::router;
 
 /// How often files that answers named by URL are looked through for old ones.

@@ -2,7 +2,10 @@
 
 use super::error::ApiError;
 use crate::config::{Config, ModelConfig};
-use crate::domain::{Failure, FailureKind, Kind, ModelId, nearest};
+use crate::domain::{Failure, FailureKind, Kind, ModelId, nearest, shown};
+
+/// Most models that are named to a client who named none.
+const CANDIDATES_SHOWN: usize = 10;
 
 /// The entry of this name or alias, or a refusal with the nearest name.
 pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, ApiError> {
@@ -20,7 +23,8 @@ pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelCon
         Some(near) => format!("did you mean `{near}`?"),
         None => "GET /v1/models lists what there is".to_owned(),
     };
-    Err(Failure::new(FailureKind::UnknownModel, format!("the model `{name}` does not exist; {hint}")).into())
+    let message = format!("the model `{}` does not exist; {hint}", shown(name));
+    Err(Failure::new(FailureKind::UnknownModel, message).into())
 }
 
 /// The model for a request of this kind to this endpoint, which may name none.
@@ -49,8 +53,10 @@ fn unnamed<'a>(config: &'a Config, kind: Kind, endpoint: &str) -> Result<&'a Mod
         (_, Some(default), None) => Ok(default),
         ([], ..) => Err(ApiError::missing_model(&format!("and no {} model is configured", kind.name()))),
         _ => {
-            let names: Vec<_> = candidates.iter().map(|model| format!("`{}`", model.id)).collect();
-            Err(ApiError::missing_model(&format!("name one of {}", names.join(", "))))
+            let names: Vec<_> =
+                candidates.iter().take(CANDIDATES_SHOWN).map(|model| format!("`{}`", model.id)).collect();
+            let more = if candidates.len() > names.len() { ", ..." } else { "" };
+            Err(ApiError::missing_model(&format!("name one of {}{more}", names.join(", "))))
         }
     }
 }

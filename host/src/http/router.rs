@@ -1,13 +1,15 @@
-//! Which path is answered by what.
+//! Which path is answered by what, and how large a body it reads.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::Router;
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 
+use super::bodies::Bodies;
+use super::body::BodySize;
 use super::error::ApiError;
 use super::openai::{audio, chat, completions, images, models};
 use super::{admin, artifacts, edge};
@@ -23,6 +25,8 @@ pub(super) struct App {
     pub(super) started_s: u64,
     /// Files that answers name by URL.
     pub(super) artifacts: Arc<Artifacts>,
+    /// The bytes of all requests.
+    pub(super) bodies: Arc<Bodies>,
 }
 
 /// All endpoints over this runtime.
@@ -38,17 +42,18 @@ pub(super) fn artifacts(handle: &Handle) -> Arc<Artifacts> {
 
 /// All endpoints over this runtime and this store.
 pub(super) fn over(handle: Handle, artifacts: Arc<Artifacts>) -> Router {
-    let app = App { handle, started_s: unix_seconds(), artifacts };
+    let app = App { handle, started_s: unix_seconds(), artifacts, bodies: Arc::default() };
+    let [text, prompt, files] = [BodySize::Text, BodySize::Prompt, BodySize::Files].map(Extension);
     Router::new()
-        .route("/v1/chat/completions", post(chat::create))
-        .route("/chat/completions", post(chat::create))
-        .route("/v1/completions", post(completions::create))
-        .route("/completions", post(completions::create))
-        .route("/v1/audio/generations", post(audio::create))
-        .route("/v1/audio/speech", post(audio::speech))
-        .route("/v1/images/generations", post(images::create))
-        .route("/v1/images/edits", post(images::unserved))
-        .route("/v1/images/variations", post(images::unserved))
+        .route("/v1/chat/completions", post(chat::create).layer(text))
+        .route("/chat/completions", post(chat::create).layer(text))
+        .route("/v1/completions", post(completions::create).layer(text))
+        .route("/completions", post(completions::create).layer(text))
+        .route("/v1/audio/generations", post(audio::create).layer(prompt))
+        .route("/v1/audio/speech", post(audio::speech).layer(prompt))
+        .route("/v1/images/generations", post(images::create).layer(prompt))
+        .route("/v1/images/edits", post(images::unserved).layer(files))
+        .route("/v1/images/variations", post(images::unserved).layer(files))
         .route("/artifacts/{name}", get(artifacts::get))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::retrieve))

@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use crate::error::{Error, Result};
 
 /// Constants that limit nothing: what they are instead.
-const OTHERS: [(&str, &str); 9] = [
+const OTHERS: [(&str, &str); 10] = [
     ("PROTOCOL_VERSION", "a version"),
     ("MORE", "a bit of a frame"),
     ("LENGTH_BYTES", "the form of a frame"),
     ("HEAD_BYTES", "the form of a frame"),
     ("STARTUP_TIME", "the default of a key"),
-    ("MAX_SHOWN", "the look of a message"),
+    ("SHOWN_NAME_BYTES", "the look of a message"),
+    ("SHOWN_VALUE_BYTES", "the look of a message"),
     ("UNKNOWN_SIZE", "the form of a file"),
     ("BITS", "the form of a file"),
     ("SEED_BITS", "the form of a number"),

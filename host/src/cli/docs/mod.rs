@@ -23,6 +23,8 @@ enum Page {
     Config,
     /// Every command.
     Cli,
+    /// Every field that is read of a request, as JSON: for tests, not a page.
+    Requests,
 }
 
 pub(super) fn run(arguments: &Arguments, command: Command) -> Result<(), CliError> {
@@ -30,7 +32,12 @@ pub(super) fn run(arguments: &Arguments, command: Command) -> Result<(), CliErro
         Page::Metrics => metrics::page(),
         Page::Config => config::page(&crate::config::json_schema()),
         Page::Cli => commands::page(command),
+        Page::Requests => requests()?,
     })
+}
+
+fn requests() -> Result<String, CliError> {
+    serde_json::to_string(&crate::http::readings()).map_err(|error| CliError::failed(error.to_string()))
 }
 
 /// A Markdown table.

@@ -184,6 +184,11 @@ impl Checker {
         }
     }
 
+    /// How many of something; at least one.
+    fn count(&mut self, key: &KeyPath, typed: Option<&Text>) -> Option<u32> {
+        self.number(key, typed, 1..=1_000_000).and_then(|count| u32::try_from(count).ok())
+    }
+
     fn version(&mut self, typed: Option<&Text>) {
         if let Some(Text(version)) = typed.filter(|version| !matches!(version.0.as_str(), "1" | "1.0")) {
             self.fail(&KeyPath::root().key("version"), Some(version), "is not a format this host knows")
@@ -246,6 +251,8 @@ impl Checker {
         let queue = self.number(&limits.key("queue"), typed.queue.as_ref(), 1..=100_000);
         let max_wait = self.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60));
         let quantum = self.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5).min(max_wait));
+        let body_limit = self.size(&limits.key("body_limit"), typed.body_limit.as_ref());
+        let usual_bodies = ByteSize(body_limit.map_or(0, |limit| limit.0.saturating_mul(2)).max(256 << 20));
         let limits = Limits {
             queue: queue.and_then(|n| u32::try_from(n).ok()).unwrap_or(128),
             max_wait,
@@ -269,13 +276,17 @@ impl Checker {
             ),
             sse_ping: self.period(&limits.key("sse_ping"), typed.sse_ping.as_ref()),
             drain_timeout: self.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
-            body_limit: self.size(&limits.key("body_limit"), typed.body_limit.as_ref()).unwrap_or(ByteSize(32 << 20)),
+            body_limit,
+            bodies: self.size(&limits.key("bodies"), typed.bodies.as_ref()).unwrap_or(usual_bodies),
+            connections: self.count(&limits.key("connections"), typed.connections.as_ref()),
+            connections_per_peer: self.count(&limits.key("connections_per_peer"), typed.connections_per_peer.as_ref()),
             artifact_ttl: self.finite(&limits.key("artifact_ttl"), typed.artifact_ttl.as_ref(), seconds(3600)),
             artifact_bytes: self
                 .size(&limits.key("artifact_bytes"), typed.artifact_bytes.as_ref())
                 .unwrap_or(ByteSize(1 << 30)),
         };
         policy::check_quantum(self, defaults.quantum.as_ref().map(|text| text.0.as_str()), &limits);
+        policy::check_bodies(self, typed.bodies.as_ref().map(|text| text.0.as_str()), &limits);
         limits
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Checker;
 use crate::config::locate::KeyPath;
-use crate::config::resolved::{DeviceConfig, Limits, ModelConfig};
+use crate::config::resolved::{DeviceConfig, Limits, ModelConfig, TEXT_BODY_BYTES};
 use crate::domain::{ByteSize, DeviceId};
 
 /// Pinned models must fit side by side: they never make room for one another.
@@ -61,6 +61,21 @@ pub(super) fn check_quantum(check: &mut Checker, typed: Option<&str>, limits: &L
                 format!("is {quantum} s, more than `max_wait`, {max_wait} s: who waits for another model would wait longer than they may"),
             )
             .hint("lower `quantum`, or raise `max_wait`");
+    }
+}
+
+/// All bodies together must have room for the largest single one, and a little beside it for short ones.
+pub(super) fn check_bodies(check: &mut Checker, typed: Option<&str>, limits: &Limits) {
+    let largest = limits.body_limit.unwrap_or(ByteSize(TEXT_BODY_BYTES));
+    let least = ByteSize(largest.0.saturating_mul(2));
+    if limits.bodies < least {
+        check
+            .fail(
+                &KeyPath::root().key("limits").key("bodies"),
+                typed,
+                format!("is {}, less than two bodies of the largest size, {largest}, take", limits.bodies),
+            )
+            .hint(format!("say at least {least}, or lower `body_limit`"));
     }
 }
 

@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::super::artifacts;
 use super::super::audio_stream::AudioStream;
-use super::super::body::JsonObject;
+use super::super::body::JsonBody;
 use super::super::error::ApiError;
-use super::super::generate::broken_off;
+use super::super::generate::{Place, broken_off};
 use super::super::resolve;
 use super::super::router::{App, unix_seconds};
 use super::super::sound::Sound;
-use super::super::wire::{self, AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, Fields};
+use super::super::wire::{self, AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming};
 use super::{aside, refusal};
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::runtime::{Delivery, Handle, Submission, Submitted};
@@ -33,18 +33,19 @@ const FIELDS: [&str; 6] = ["prompt", "duration", "guidance_scale", "temperature"
 pub(in crate::http) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
-    JsonObject(body): JsonObject,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let job = wire::parse_audio(&body)?;
+    let job = body.read(wire::parse_audio).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Audio, PATH)?.id.clone();
+    let asker = Asker { handle: &app.handle, model: &model, job: &job, place: Place::default() };
     match job.delivery {
-        AudioDelivery::Stream(streaming) => match stream(&app.handle, &model, &job, streaming).await {
+        AudioDelivery::Stream(streaming) => match asker.stream(streaming).await {
             Ok(response) => Ok(response),
             Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
         },
         AudioDelivery::Files(files) => {
-            let pieces = (0..job.pieces).map(|number| piece(&app.handle, &model, &job, number));
+            let pieces = (0..job.pieces).map(|number| asker.piece(number));
             match try_join_all(pieces).await {
                 Ok(sounds) => send(&app, &headers, sounds, files).await,
                 Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
@@ -54,66 +55,68 @@ pub(in crate::http) async fn create(
 }
 
 /// Says what a client of OpenAI's speech endpoint should ask instead.
-pub(in crate::http) async fn speech(
-    State(app): State<App>,
-    JsonObject(body): JsonObject,
-) -> Result<Response, ApiError> {
-    let name = Fields::root(&body).text("model")?.filter(|name| !name.is_empty());
+pub(in crate::http) async fn speech(State(app): State<App>, body: JsonBody) -> Result<Response, ApiError> {
+    let name = body.read(wire::parse_name).await?;
     let config = app.handle.config();
-    let model = resolve::for_request(&config, name, Kind::Speech, SPEECH_PATH)?;
+    let model = resolve::for_request(&config, name.as_deref(), Kind::Speech, SPEECH_PATH)?;
     let message = format!("the model `{}` is of kind speech, which this host does not serve yet", model.id);
     Err(Failure::new(FailureKind::WrongKind, message).into())
 }
 
-/// Piece `number` differs from piece 0 in its seed alone.
-async fn submit(handle: &Handle, model: &ModelId, job: &AudioJob, number: u64) -> Submitted {
-    let seed = job.request.seed.map(|seed| seed.wrapping_add(number));
-    let task = Bytes::from(wire::json(&AudioRequest { seed, ..job.request.clone() }));
-    let delivery = match job.delivery {
-        AudioDelivery::Files(_) => Delivery::Gathered,
-        AudioDelivery::Stream(_) => Delivery::Streamed,
-    };
-    handle
-        .submit(Submission { model: model.clone(), task, class: job.class, keep_alive: job.keep_alive, delivery })
-        .await
+/// Asks for one request's pieces.
+struct Asker<'a> {
+    handle: &'a Handle,
+    model: &'a ModelId,
+    job: &'a AudioJob,
+    place: Place,
 }
 
-/// One piece, as it is made.
-async fn stream(
-    handle: &Handle,
-    model: &ModelId,
-    job: &AudioJob,
-    streaming: AudioStreaming,
-) -> Result<Response, Failure> {
-    let answer = submit(handle, model, job, 0).await?;
-    AudioStream::new(answer.output, streaming).respond().await
-}
+impl Asker<'_> {
+    /// Piece `number` differs from piece 0 in its seed alone.
+    async fn submit(&self, number: u64) -> Submitted {
+        let job = self.job;
+        let seed = job.request.seed.map(|seed| seed.wrapping_add(number));
+        let task = Bytes::from(wire::json(&AudioRequest { seed, ..job.request.clone() }));
+        let delivery = match job.delivery {
+            AudioDelivery::Files(_) => Delivery::Gathered,
+            AudioDelivery::Stream(_) => Delivery::Streamed,
+        };
+        let (model, class, keep_alive) = (self.model.clone(), job.class, job.keep_alive);
+        self.place.submit(self.handle, Submission { model, task, class, keep_alive, delivery }).await
+    }
 
-/// One piece, once it is whole.
-async fn piece(handle: &Handle, model: &ModelId, job: &AudioJob, number: u64) -> Result<Sound, Failure> {
-    let mut answer = submit(handle, model, job, number).await?;
-    let mut sound = Sound::default();
-    loop {
-        match answer.output.recv().await {
-            Some(Output::Bytes(payload)) => {
-                let AudioBlock { header, samples } = block(&payload)?;
-                (sound.sample_rate, sound.channels) = (header.sample_rate, header.channels);
-                if sound.samples.len() + samples.len() > MAX_SAMPLES {
-                    let message = format!("the model made more than {MAX_SAMPLES} samples");
-                    return Err(Failure::new(FailureKind::Internal, message));
+    /// One piece, as it is made.
+    async fn stream(&self, streaming: AudioStreaming) -> Result<Response, Failure> {
+        let answer = self.submit(0).await?;
+        AudioStream::new(answer.output, streaming).respond().await
+    }
+
+    /// One piece, once it is whole.
+    async fn piece(&self, number: u64) -> Result<Sound, Failure> {
+        let mut answer = self.submit(number).await?;
+        let mut sound = Sound::default();
+        loop {
+            match answer.output.recv().await {
+                Some(Output::Bytes(payload)) => {
+                    let AudioBlock { header, samples } = block(&payload)?;
+                    (sound.sample_rate, sound.channels) = (header.sample_rate, header.channels);
+                    if sound.samples.len() + samples.len() > MAX_SAMPLES {
+                        let message = format!("the model made more than {MAX_SAMPLES} samples");
+                        return Err(Failure::new(FailureKind::Internal, message));
+                    }
+                    sound.samples.extend(samples);
                 }
-                sound.samples.extend(samples);
-            }
-            Some(Output::Done(Ok(summary))) => {
-                let finish = finish(&summary)?;
-                if sound.samples.is_empty() {
-                    (sound.sample_rate, sound.channels) = (finish.sample_rate, finish.channels);
+                Some(Output::Done(Ok(summary))) => {
+                    let finish = finish(&summary)?;
+                    if sound.samples.is_empty() {
+                        (sound.sample_rate, sound.channels) = (finish.sample_rate, finish.channels);
+                    }
+                    return Ok(sound);
                 }
-                return Ok(sound);
+                Some(Output::Done(Err(failure))) => return Err(failure),
+                Some(Output::Event(_) | Output::Progress { .. }) => {}
+                None => return Err(broken_off()),
             }
-            Some(Output::Done(Err(failure))) => return Err(failure),
-            Some(Output::Event(_) | Output::Progress { .. }) => {}
-            None => return Err(broken_off()),
         }
     }
 }

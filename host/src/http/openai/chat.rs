@@ -3,18 +3,15 @@
 use axum::extract::State;
 use axum::response::Response;
 
-use super::super::body::JsonObject;
+use super::super::body::JsonBody;
 use super::super::error::ApiError;
 use super::super::router::App;
 use super::super::wire::{self, ChatShape};
 use super::{TextEndpoint, answer};
 
 /// Answers a conversation.
-pub(in crate::http) async fn create(
-    State(app): State<App>,
-    JsonObject(body): JsonObject,
-) -> Result<Response, ApiError> {
-    let job = wire::parse_chat(&body)?;
+pub(in crate::http) async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, ApiError> {
+    let job = body.read(wire::parse_chat).await?;
     let endpoint = TextEndpoint { path: "/v1/chat/completions", prompt: "messages", shape: ChatShape::new };
     answer(app, endpoint, job).await
 }

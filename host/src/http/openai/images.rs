@@ -1,5 +1,7 @@
 //! `POST /v1/images/generations`: pictures from a description; and the edits and variations that no model makes.
 
+use std::sync::Arc;
+
 use aihost_plugin_api::task::{ImageFinish, ImageRequest};
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -9,9 +11,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
 use super::super::artifacts;
-use super::super::body::{JsonObject, Unread};
+use super::super::body::{JsonBody, Unread};
 use super::super::error::ApiError;
-use super::super::generate::MAX_AT_ONCE;
+use super::super::generate::{MAX_AT_ONCE, Place};
 use super::super::image_stream::{ImageStream, Made, Making};
 use super::super::picture::{Canvas, Encoding, Notes, Picture};
 use super::super::resolve;
@@ -29,18 +31,19 @@ const FIELDS: [&str; 4] = ["prompt", "size", "steps", "guidance"];
 pub(in crate::http) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
-    JsonObject(body): JsonObject,
+    body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let job = wire::parse_image(&body)?;
+    let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Image, PATH)?.id.clone();
+    let asker = Asker { handle: &app.handle, model: &model, job: &job, place: Place::default() };
     let result = match job.delivery {
-        ImageDelivery::Stream => match begin(&app.handle, &model, &job, 0).await {
+        ImageDelivery::Stream => match asker.begin(0).await {
             Ok((making, maker)) => ImageStream::new(making, maker).respond().await,
             Err(failure) => Err(failure),
         },
         ImageDelivery::Files(carrier) => {
-            let pictures = stream::iter(0..job.pictures).map(|number| picture(&app.handle, &model, &job, number));
+            let pictures = stream::iter(0..job.pictures).map(|number| asker.picture(number));
             match pictures.buffered(MAX_AT_ONCE).try_collect::<Vec<_>>().await {
                 Ok(pictures) => {
                     let (files, seeds): (Vec<_>, Vec<_>) = pictures.into_iter().unzip();
@@ -72,26 +75,37 @@ pub(in crate::http) async fn unserved(_: Unread) -> ApiError {
     ApiError::unserved(message)
 }
 
-/// Asks for picture `number`.
-async fn begin(handle: &Handle, model: &ModelId, job: &ImageJob, number: u64) -> Result<(Making, Maker), Failure> {
-    let request = job.picture(number);
-    let delivery = match job.delivery {
-        ImageDelivery::Files(_) => Delivery::Gathered,
-        ImageDelivery::Stream => Delivery::Streamed,
-    };
-    let task = Bytes::from(wire::json(&request));
-    let (class, keep_alive) = (job.class, job.keep_alive);
-    let answer = handle.submit(Submission { model: model.clone(), task, class, keep_alive, delivery }).await?;
-    let making = Making::new(answer.output, Canvas::new(request.width, request.height));
-    Ok((making, Maker { model: model.clone(), request, encoding: job.encoding }))
+/// Asks for one request's pictures.
+struct Asker<'a> {
+    handle: &'a Handle,
+    model: &'a ModelId,
+    job: &'a ImageJob,
+    place: Place,
 }
 
-/// Picture `number` as a file, and its seed.
-async fn picture(handle: &Handle, model: &ModelId, job: &ImageJob, number: u64) -> Result<(Vec<u8>, u64), Failure> {
-    let (mut making, maker) = begin(handle, model, job, number).await?;
-    loop {
-        if let Made::Whole(picture, finish) = making.next().await? {
-            return Ok((maker.file(picture, maker.notes(&finish)).await?, finish.seed));
+impl Asker<'_> {
+    /// Asks for picture `number`.
+    async fn begin(&self, number: u64) -> Result<(Making, Maker), Failure> {
+        let (model, job) = (self.model, self.job);
+        let delivery = match job.delivery {
+            ImageDelivery::Files(_) => Delivery::Gathered,
+            ImageDelivery::Stream => Delivery::Streamed,
+        };
+        let task = Bytes::from(wire::json(&job.picture(number)));
+        let (class, keep_alive) = (job.class, job.keep_alive);
+        let submission = Submission { model: model.clone(), task, class, keep_alive, delivery };
+        let answer = self.place.submit(self.handle, submission).await?;
+        let making = Making::new(answer.output, Canvas::new(job.request.width, job.request.height));
+        Ok((making, Maker { model: model.clone(), request: Arc::clone(&job.request), encoding: job.encoding }))
+    }
+
+    /// Picture `number` as a file, and its seed.
+    async fn picture(&self, number: u64) -> Result<(Vec<u8>, u64), Failure> {
+        let (mut making, maker) = self.begin(number).await?;
+        loop {
+            if let Made::Whole(picture, finish) = making.next().await? {
+                return Ok((maker.file(picture, maker.notes(&finish)).await?, finish.seed));
+            }
         }
     }
 }
@@ -99,7 +113,7 @@ async fn picture(handle: &Handle, model: &ModelId, job: &ImageJob, number: u64) 
 /// Makes files of one request's pictures.
 pub(in crate::http) struct Maker {
     model: ModelId,
-    request: ImageRequest,
+    request: Arc<ImageRequest>,
     /// Of what kind they are.
     pub(in crate::http) encoding: Encoding,
 }
@@ -107,7 +121,7 @@ pub(in crate::http) struct Maker {
 impl Maker {
     /// What a file says of how its picture was made. The guidance is there if the request named one.
     pub(in crate::http) fn notes(&self, finish: &ImageFinish) -> Notes {
-        let ImageRequest { prompt, guidance, .. } = &self.request;
+        let ImageRequest { prompt, guidance, .. } = &*self.request;
         let mut notes = vec![
             ("prompt", prompt.clone()),
             ("model", self.model.0.clone()),

@@ -81,7 +81,7 @@ async fn clients_that_say_half_of_it_and_no_more_are_not_waited_for() {
     for (sent, wanted, limit) in [
         (String::new(), "", 120),
         ("POST /v1/chat/completions HTTP/1.1\r\nHost: loc".to_owned(), "", 120),
-        (format!("POST /v1/chat/completions HTTP/1.1\r\n{body}"), "HTTP/1.1 408", 60),
+        (format!("POST /v1/chat/completions HTTP/1.1\r\n{body}"), "HTTP/1.1 408", 30),
     ] {
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         client.write_all(sent.as_bytes()).await.unwrap();

@@ -10,6 +10,7 @@ mod edge;
 mod errors;
 mod fuzz;
 mod images;
+mod limits;
 mod live;
 
 use std::path::PathBuf;
@@ -231,7 +232,10 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             stream_stall_timeout: seconds(60),
             sse_ping: None,
             drain_timeout: seconds(30),
-            body_limit: ByteSize(64 << 10),
+            body_limit: Some(ByteSize(64 << 10)),
+            bodies: ByteSize(1 << 20),
+            connections: None,
+            connections_per_peer: None,
             artifact_ttl: seconds(3600),
             artifact_bytes: ByteSize(1 << 20),
         },

@@ -1,11 +1,10 @@
 //! What `POST /v1/audio/generations` reads. The endpoint is ours; its names are OpenAI's where OpenAI has one.
 
 use aihost_plugin_api::task::AudioRequest;
-use serde_json::{Map, Value};
 
-use super::Carrier;
-use super::fields::Fields;
-use super::terms;
+use super::fields::{Fields, Keys};
+use super::{Asked, Carrier, terms};
+use crate::domain::shown;
 use crate::http::error::ApiError;
 use crate::http::sound::Encoding;
 use crate::runtime::{Class, KeepAlive};
@@ -16,6 +15,26 @@ const MAX_PIECES: i64 = 4;
 const MAX_SECONDS: f32 = 600.0;
 /// Highest weight of the prompt; usual ones are below 10.
 const MAX_GUIDANCE: f32 = 100.0;
+
+/// What is read of a body.
+pub(in crate::http) const KEYS: Keys = &[
+    "model",
+    "prompt",
+    "n",
+    "duration",
+    "guidance_scale",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "response_format",
+    "response",
+    "normalize",
+    "stream",
+    "stream_format",
+    "service_tier",
+    "keep_alive",
+];
 
 /// A request for sound.
 #[derive(Clone, Debug)]
@@ -73,8 +92,8 @@ pub(in crate::http) enum AudioStreaming {
 }
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<AudioJob, ApiError> {
-    let fields = Fields::root(body);
+pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<AudioJob, ApiError> {
+    let fields = Fields::root(body, KEYS)?;
     let pieces = fields.integer("n", 1..=MAX_PIECES)?.unwrap_or(1).unsigned_abs();
     let request = request(&fields)?;
     if request.duration * pieces as f32 > MAX_SECONDS {
@@ -82,7 +101,7 @@ pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<AudioJob, ApiE
         return Err(ApiError::invalid("duration", message));
     }
     Ok(AudioJob {
-        model: fields.text("model")?.filter(|name| !name.is_empty()).map(str::to_owned),
+        model: terms::model(&fields)?,
         request,
         pieces,
         delivery: delivery(&fields, pieces)?,
@@ -92,7 +111,7 @@ pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<AudioJob, ApiE
 }
 
 fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
-    let prompt = fields.required_text("prompt")?;
+    let prompt = terms::prompt(fields)?;
     if prompt.trim().is_empty() {
         return Err(ApiError::invalid("prompt", "`prompt` is empty; describe the sound in a few words"));
     }
@@ -104,7 +123,7 @@ fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
     // -1 is how other endpoints' clients write "off".
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
     Ok(AudioRequest {
-        prompt: prompt.to_owned(),
+        prompt,
         duration,
         guidance_scale: fields.number("guidance_scale", 0.0..=MAX_GUIDANCE)?.unwrap_or(off.guidance_scale),
         temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature),
@@ -116,9 +135,9 @@ fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
 }
 
 fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError> {
-    let format = fields.text("response_format")?.unwrap_or("wav");
-    let encoding = Encoding::by_name(format).ok_or_else(|| {
-        let message = format!("`response_format` must be wav or flac, not `{format}`");
+    let format = fields.text("response_format")?.unwrap_or("wav".into());
+    let encoding = Encoding::by_name(&format).ok_or_else(|| {
+        let message = format!("`response_format` must be wav or flac, not `{}`", shown(&format));
         ApiError::unsupported("response_format", message)
     })?;
     let normalize = fields.flag("normalize")?.unwrap_or(false);
@@ -152,13 +171,13 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
 }
 
 fn carrier(fields: &Fields<'_>) -> Result<Option<AudioCarrier>, ApiError> {
-    Ok(match fields.text("response")? {
+    Ok(match fields.text("response")?.as_deref() {
         None => None,
         Some("bytes") => Some(AudioCarrier::Body),
         Some("b64_json") => Some(AudioCarrier::Json(Carrier::Base64)),
         Some("url") => Some(AudioCarrier::Json(Carrier::Url)),
         Some(other) => {
-            let message = format!("`response` must be bytes, b64_json or url, not `{other}`");
+            let message = format!("`response` must be bytes, b64_json or url, not `{}`", shown(other));
             return Err(ApiError::invalid("response", message));
         }
     })
@@ -167,12 +186,12 @@ fn carrier(fields: &Fields<'_>) -> Result<Option<AudioCarrier>, ApiError> {
 /// `stream`, or `stream_format: sse` alone, as in OpenAI's speech endpoint.
 fn streaming(fields: &Fields<'_>) -> Result<Option<AudioStreaming>, ApiError> {
     let stream = fields.flag("stream")?;
-    let format = match fields.text("stream_format")? {
+    let format = match fields.text("stream_format")?.as_deref() {
         None => None,
         Some("audio") => Some(AudioStreaming::Wav),
         Some("sse") => Some(AudioStreaming::Events),
         Some(other) => {
-            let message = format!("`stream_format` must be audio or sse, not `{other}`");
+            let message = format!("`stream_format` must be audio or sse, not `{}`", shown(other));
             return Err(ApiError::invalid("stream_format", message));
         }
     };

@@ -1,23 +1,57 @@
 //! What `POST /v1/chat/completions` reads.
 
-use aihost_plugin_api::task::{Message, TextInput};
-use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
-use super::fields::{Fields, wrong_type};
-use super::{TextJob, sampling};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::fields::{Fields, Items, Keys, Readable, text};
+use super::{Asked, TextJob, sampling, write_json};
+use crate::domain::shown;
 use crate::http::error::ApiError;
 
+/// Most values, of any type and depth, that tools and calls of tools have together: a template sees each as an object.
+const TOOL_VALUES_MAX: usize = 1 << 16;
+
+/// What is read of a body.
+pub(in crate::http) const KEYS: Keys = sampling::shared_keys![
+    "messages",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "modalities",
+    "max_completion_tokens",
+    "top_logprobs",
+];
+/// What is read of a message.
+pub(in crate::http) const MESSAGE_KEYS: Keys =
+    &["role", "content", "refusal", "name", "tool_calls", "function_call", "tool_call_id"];
+/// What is read of a part of a message.
+pub(in crate::http) const PART_KEYS: Keys = &["type", "text", "refusal"];
+/// What is read of a tool.
+pub(in crate::http) const TOOL_KEYS: Keys = &["type", "function"];
+/// What is read of a function and of a call of one.
+pub(in crate::http) const FUNCTION_KEYS: Keys = &["name", "parameters", "arguments"];
+
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<TextJob, ApiError> {
-    let fields = Fields::root(body);
-    let messages = messages(&fields)?;
-    let tools = tools(&fields)?;
+pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<TextJob, ApiError> {
+    let fields = Fields::root(body, KEYS)?;
+    let mut input = Vec::new();
+    let mut values_left = TOOL_VALUES_MAX;
+    let mut readable = Readable { values_left: &mut values_left };
+    input.extend_from_slice(b"{\"type\":\"chat\",\"messages\":[");
+    messages(&fields, &mut input, &mut readable)?;
+    input.extend_from_slice(b"],\"tools\":");
+    tools(&fields, &mut input, &mut readable)?;
+    input.push(b'}');
     check_modalities(&fields)?;
-    sampling::job(body, vec![TextInput::Chat { messages, tools }], |fields, request| {
-        let newer = sampling::token_count(fields, "max_completion_tokens")?;
-        let older = sampling::token_count(fields, "max_tokens")?;
+    let input = String::from_utf8(input).map_err(|_| ApiError::internal("what was read of the body is no text"))?;
+    sampling::job(&fields, vec![input], |request| {
+        let newer = sampling::token_count(&fields, "max_completion_tokens")?;
+        let older = sampling::token_count(&fields, "max_tokens")?;
         request.max_tokens = newer.or(older);
-        request.logprobs = logprobs(fields)?;
+        request.logprobs = logprobs(&fields)?;
         Ok(())
     })
 }
@@ -31,136 +65,202 @@ fn logprobs(fields: &Fields<'_>) -> Result<Option<u32>, ApiError> {
     Ok(wanted.then_some(top))
 }
 
-fn messages(fields: &Fields<'_>) -> Result<Vec<Message>, ApiError> {
-    let Some(items) = fields.array("messages")? else { return Err(ApiError::missing("messages")) };
-    if items.is_empty() {
-        return Err(ApiError::invalid("messages", "`messages` must have at least one message"));
-    }
-    items.iter().enumerate().map(|(i, item)| message(&Fields::of(item, &format!("messages[{i}]"))?)).collect()
+/// A [`Message`](aihost_plugin_api::task::Message) on its way into a task: what needs no change lies in the body.
+#[derive(Serialize)]
+struct Turn<'a> {
+    role: &'a str,
+    content: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Calls<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<Cow<'a, str>>,
 }
 
-fn message(fields: &Fields<'_>) -> Result<Message, ApiError> {
-    let role = match fields.required_text("role")? {
-        "developer" => "system",
-        "function" => "tool",
-        role @ ("system" | "user" | "assistant" | "tool") => role,
+/// An assistant's calls of tools.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Calls<'a> {
+    /// As they were sent.
+    Sent(&'a RawValue),
+    /// Of the older `function_call`.
+    One([Call<'a>; 1]),
+}
+
+#[derive(Serialize)]
+struct Call<'a> {
+    id: &'a str,
+    r#type: &'a str,
+    function: CalledFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct CalledFunction<'a> {
+    name: Cow<'a, str>,
+    arguments: Cow<'a, str>,
+}
+
+/// Writes the messages one by one.
+fn messages(fields: &Fields<'_>, out: &mut Vec<u8>, readable: &mut Readable<'_>) -> Result<(), ApiError> {
+    let Some(items) = fields.array("messages")? else { return Err(ApiError::missing("messages")) };
+    let count = items.each(|i, item| {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_json(out, &message(&Fields::of(item, &items.item(i), MESSAGE_KEYS)?, readable)?);
+        Ok(())
+    })?;
+    if count == 0 {
+        return Err(ApiError::invalid("messages", "`messages` must have at least one message"));
+    }
+    Ok(())
+}
+
+fn message<'a>(fields: &Fields<'a>, readable: &mut Readable<'_>) -> Result<Turn<'a>, ApiError> {
+    let role = match &*fields.required_text("role")? {
+        "developer" | "system" => "system",
+        "function" | "tool" => "tool",
+        "user" => "user",
+        "assistant" => "assistant",
         other => {
             let path = fields.path("role");
-            let message = format!("`{path}` must be developer, system, user, assistant or tool, not `{other}`");
+            let message =
+                format!("`{path}` must be developer, system, user, assistant or tool, not `{}`", shown(other));
             return Err(ApiError::invalid(path, message));
         }
     };
-    let tool_calls = if role == "assistant" { tool_calls(fields)? } else { None };
+    let tool_calls = if role == "assistant" { tool_calls(fields, readable)? } else { None };
+    let path = || fields.path("content");
     let content = match fields.get("content") {
-        None if tool_calls.is_some() => String::new(),
-        None => fields.text("refusal")?.ok_or_else(|| ApiError::missing(fields.path("content")))?.to_owned(),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => flatten(parts, &fields.path("content"))?,
-        Some(other) => return Err(wrong_type(&fields.path("content"), "a string or an array of parts", other)),
+        None if tool_calls.is_some() => Cow::Borrowed(""),
+        None => fields.text("refusal")?.ok_or_else(|| ApiError::missing(path()))?,
+        Some(parts) if parts.get().starts_with('[') => flatten(&Items::of(parts, path())?)?.into(),
+        Some(content) => text(content, path, "a string or an array of parts")?,
     };
-    Ok(Message {
-        role: role.to_owned(),
-        content,
-        name: fields.text("name")?.map(str::to_owned),
-        tool_calls,
-        tool_call_id: fields.text("tool_call_id")?.map(str::to_owned),
-    })
+    Ok(Turn { role, content, name: fields.text("name")?, tool_calls, tool_call_id: fields.text("tool_call_id")? })
 }
 
 /// The text of content parts, one line each; a part that is no text is refused, never dropped.
-fn flatten(parts: &[Value], path: &str) -> Result<String, ApiError> {
-    let text = |(i, part)| {
-        let part = Fields::of(part, &format!("{path}[{i}]"))?;
-        match part.required_text("type")? {
-            kind @ ("text" | "refusal") => part.required_text(kind),
-            other => {
-                let message = format!("this model reads text only; `{path}[{i}]` is of type `{other}`");
-                Err(ApiError::unsupported(format!("{path}[{i}]"), message))
-            }
+fn flatten(parts: &Items<'_>) -> Result<String, ApiError> {
+    let mut joined = String::new();
+    parts.each(|i, part| {
+        let part = Fields::of(part, &parts.item(i), PART_KEYS)?;
+        let kind = part.required_text("type")?;
+        if !matches!(&*kind, "text" | "refusal") {
+            let path = parts.item(i);
+            let message = format!("this model reads text only; `{path}` is of type `{}`", shown(&kind));
+            return Err(ApiError::unsupported(path, message));
         }
-    };
-    let texts = parts.iter().enumerate().map(text).collect::<Result<Vec<_>, _>>()?;
-    Ok(texts.join("\n"))
+        if i > 0 {
+            joined.push('\n');
+        }
+        joined.push_str(&part.required_text(&kind)?);
+        Ok(())
+    })?;
+    Ok(joined)
 }
 
 /// An assistant turn's calls; the older `function_call` becomes one.
-fn tool_calls(fields: &Fields<'_>) -> Result<Option<Value>, ApiError> {
-    if let Some(call) = fields.object("function_call")? {
-        let function =
-            json!({"name": call.required_text("name")?, "arguments": call.text("arguments")?.unwrap_or("{}")});
-        return Ok(Some(json!([{"id": "call_0", "type": "function", "function": function}])));
+fn tool_calls<'a>(fields: &Fields<'a>, readable: &mut Readable<'_>) -> Result<Option<Calls<'a>>, ApiError> {
+    if let Some(call) = fields.object("function_call", FUNCTION_KEYS)? {
+        let (name, arguments) = (call.required_text("name")?, call.text("arguments")?.unwrap_or("{}".into()));
+        let function = CalledFunction { name, arguments };
+        return Ok(Some(Calls::One([Call { id: "call_0", r#type: "function", function }])));
     }
     let Some(calls) = fields.array("tool_calls")? else { return Ok(None) };
-    for (i, call) in calls.iter().enumerate() {
-        let call = Fields::of(call, &format!("{}[{i}]", fields.path("tool_calls")))?;
-        let function = call.object("function")?.ok_or_else(|| ApiError::missing(call.path("function")))?;
-        function.required_text("name")?;
-    }
-    Ok((!calls.is_empty()).then(|| Value::Array(calls.clone())))
+    readable.check(calls.value(), calls.path())?;
+    let count = calls.each(|i, call| {
+        let call = Fields::of(call, &calls.item(i), TOOL_KEYS)?;
+        let function = call.object("function", FUNCTION_KEYS)?;
+        let function = function.ok_or_else(|| ApiError::missing(call.path("function")))?;
+        function.required_text("name").map(drop)
+    })?;
+    Ok((count > 0).then_some(Calls::Sent(calls.value())))
 }
 
-/// The tools for the template: none if the client forbids calls. Forced calls need a grammar, which there is not yet.
-fn tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
-    let tools = declared_tools(fields)?;
+/// Writes the tools for the template: none if the client forbids calls. Forced calls need a grammar, which there is not yet.
+fn tools(fields: &Fields<'_>, out: &mut Vec<u8>, readable: &mut Readable<'_>) -> Result<(), ApiError> {
+    let begin = out.len();
+    let count = declared_tools(fields, out, readable)?;
     let (key, choice) = match fields.get("tool_choice") {
         Some(choice) => ("tool_choice", Some(choice)),
         None => ("function_call", fields.get("function_call")),
     };
     let choice = match choice {
-        None => "auto",
-        Some(Value::String(choice)) => choice.as_str(),
-        Some(Value::Object(_)) => "named",
-        Some(other) => return Err(wrong_type(key, "a string or an object", other)),
+        None => Cow::Borrowed("auto"),
+        Some(choice) if choice.get().starts_with('{') => Cow::Borrowed("named"),
+        Some(choice) => text(choice, || key.to_owned(), "a string or an object")?,
     };
-    match choice {
-        "none" => Ok(Vec::new()),
-        "auto" => Ok(tools),
-        "required" | "named" if tools.is_empty() => Err(ApiError::invalid(key, format!("`{key}` needs `tools`"))),
+    match &*choice {
+        "none" => {
+            out.truncate(begin);
+            out.extend_from_slice(b"[]");
+            Ok(())
+        }
+        "auto" => Ok(()),
+        "required" | "named" if count == 0 => Err(ApiError::invalid(key, format!("`{key}` needs `tools`"))),
         "required" | "named" => {
             let message = format!("a forced tool call is not supported yet; leave `{key}` at auto");
             Err(ApiError::unsupported(key, message))
         }
-        other => Err(ApiError::invalid(key, format!("`{key}` must be none, auto, required or a tool, not `{other}`"))),
+        other => Err(ApiError::invalid(
+            key,
+            format!("`{key}` must be none, auto, required or a tool, not `{}`", shown(other)),
+        )),
     }
 }
 
-/// `tools`, or the older `functions` in their form.
-fn declared_tools(fields: &Fields<'_>) -> Result<Vec<Value>, ApiError> {
+/// Writes `tools`, or the older `functions` in their form. How many there are.
+fn declared_tools(fields: &Fields<'_>, out: &mut Vec<u8>, readable: &mut Readable<'_>) -> Result<usize, ApiError> {
     if let Some(tools) = fields.array("tools")? {
-        for (i, tool) in tools.iter().enumerate() {
-            check_tool(&Fields::of(tool, &format!("tools[{i}]"))?)?;
-        }
-        return Ok(tools.clone());
+        readable.check(tools.value(), tools.path())?;
+        out.extend_from_slice(tools.value().get().as_bytes());
+        return tools.each(|i, tool| check_tool(&Fields::of(tool, &tools.item(i), TOOL_KEYS)?));
     }
-    let Some(functions) = fields.array("functions")? else { return Ok(Vec::new()) };
-    let tool = |(i, function): (usize, &Value)| {
-        Fields::of(function, &format!("functions[{i}]"))?.required_text("name")?;
-        Ok(json!({"type": "function", "function": function}))
-    };
-    functions.iter().enumerate().map(tool).collect()
+    out.push(b'[');
+    let mut count = 0;
+    if let Some(functions) = fields.array("functions")? {
+        readable.check(functions.value(), functions.path())?;
+        count = functions.each(|i, function| {
+            Fields::of(function, &functions.item(i), FUNCTION_KEYS)?.required_text("name")?;
+            if i > 0 {
+                out.push(b',');
+            }
+            out.extend_from_slice(b"{\"type\":\"function\",\"function\":");
+            out.extend_from_slice(function.get().as_bytes());
+            out.push(b'}');
+            Ok(())
+        })?;
+    }
+    out.push(b']');
+    Ok(count)
 }
 
 fn check_tool(tool: &Fields<'_>) -> Result<(), ApiError> {
     let kind = tool.required_text("type")?;
     if kind != "function" {
         let path = tool.path("type");
-        let message = format!("`{path}` must be function; tools of type `{kind}` are not supported");
+        let message = format!("`{path}` must be function; tools of type `{}` are not supported", shown(&kind));
         return Err(ApiError::unsupported(path, message));
     }
-    let function = tool.object("function")?.ok_or_else(|| ApiError::missing(tool.path("function")))?;
+    let function = tool.object("function", FUNCTION_KEYS)?;
+    let function = function.ok_or_else(|| ApiError::missing(tool.path("function")))?;
     if function.required_text("name")?.is_empty() {
         return Err(ApiError::invalid(function.path("name"), "a tool's name must not be empty"));
     }
-    function.object("parameters")?;
+    function.object("parameters", &[])?;
     Ok(())
 }
 
 fn check_modalities(fields: &Fields<'_>) -> Result<(), ApiError> {
     let Some(modalities) = fields.array("modalities")? else { return Ok(()) };
-    match modalities.iter().find(|modality| modality.as_str() != Some("text")) {
-        None => Ok(()),
-        Some(other) => {
-            Err(ApiError::unsupported("modalities", format!("this model answers with text only, not with {other}")))
+    modalities.each(|_, modality| match modality.get() {
+        "\"text\"" => Ok(()),
+        other => {
+            let message = format!("this model answers with text only, not with {}", shown(other));
+            Err(ApiError::unsupported("modalities", message))
         }
-    }
+    })?;
+    Ok(())
 }

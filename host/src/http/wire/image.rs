@@ -1,11 +1,11 @@
 //! What `POST /v1/images/generations` reads: OpenAI's fields, and what the models here take besides.
 
-use aihost_plugin_api::task::ImageRequest;
-use serde_json::{Map, Value};
+use std::sync::Arc;
 
-use super::Carrier;
-use super::fields::Fields;
-use super::terms;
+use aihost_plugin_api::task::ImageRequest;
+
+use super::fields::{Fields, Keys};
+use super::{Asked, Carrier, terms};
 use crate::http::error::ApiError;
 use crate::http::picture::{Encoding, Format};
 use crate::runtime::{Class, KeepAlive};
@@ -27,13 +27,37 @@ const MAX_PARTIALS: i64 = 3;
 /// Bits of a seed that is drawn here: every JSON reader takes such a number as it is.
 const SEED_BITS: u32 = 53;
 
+/// What is read of a body.
+pub(in crate::http) const KEYS: Keys = &[
+    "model",
+    "prompt",
+    "n",
+    "size",
+    "steps",
+    "num_inference_steps",
+    "guidance",
+    "guidance_scale",
+    "cfg_scale",
+    "partial_images",
+    "seed",
+    "output_format",
+    "output_compression",
+    "response_format",
+    "stream",
+    "image",
+    "mask",
+    "negative_prompt",
+    "service_tier",
+    "keep_alive",
+];
+
 /// A request for pictures.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct ImageJob {
     /// The model's name, if one was given.
     pub(in crate::http) model: Option<String>,
     /// The first picture; another differs in its seed alone. It has a seed.
-    pub(in crate::http) request: ImageRequest,
+    pub(in crate::http) request: Arc<ImageRequest>,
     /// How many pictures.
     pub(in crate::http) pictures: u64,
     /// What kind of file each becomes.
@@ -60,13 +84,13 @@ impl ImageJob {
     pub(in crate::http) fn picture(&self, number: u64) -> ImageRequest {
         // It stays a seed that a request can name.
         let seed = self.request.seed.map(|seed| seed.wrapping_add(number) & i64::MAX.cast_unsigned());
-        ImageRequest { seed, ..self.request.clone() }
+        ImageRequest { seed, ..ImageRequest::clone(&self.request) }
     }
 }
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<ImageJob, ApiError> {
-    let fields = Fields::root(body);
+pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<ImageJob, ApiError> {
+    let fields = Fields::root(body, KEYS)?;
     refuse_other_work(&fields)?;
     let pictures = fields.integer("n", 1..=MAX_PICTURES)?.unwrap_or(1).unsigned_abs();
     let delivery = delivery(&fields, pictures)?;
@@ -76,8 +100,8 @@ pub(in crate::http) fn parse(body: &Map<String, Value>) -> Result<ImageJob, ApiE
         return Err(ApiError::invalid("size", message));
     }
     Ok(ImageJob {
-        model: fields.text("model")?.filter(|name| !name.is_empty()).map(str::to_owned),
-        request,
+        model: terms::model(&fields)?,
+        request: Arc::new(request),
         pictures,
         encoding: encoding(&fields)?,
         delivery,
@@ -108,7 +132,7 @@ fn request(fields: &Fields<'_>, delivery: ImageDelivery) -> Result<ImageRequest,
     let partial_images = fields.integer("partial_images", 0..=MAX_PARTIALS)?.unwrap_or(0);
     let seed = fields.integer("seed", 0..=i64::MAX)?.map(i64::cast_unsigned);
     Ok(ImageRequest {
-        prompt: fields.required_text("prompt")?.to_owned(),
+        prompt: terms::prompt(fields)?,
         width,
         height,
         steps: steps.and_then(|steps| u32::try_from(steps).ok()),
@@ -136,7 +160,7 @@ fn first<T, const N: usize>(
 }
 
 fn size(fields: &Fields<'_>) -> Result<(u32, u32), ApiError> {
-    let Some(text) = fields.text("size")?.filter(|text| *text != "auto") else {
+    let Some(text) = fields.text("size")?.filter(|text| text != "auto") else {
         let ImageRequest { width, height, .. } = ImageRequest::default();
         return Ok((width, height));
     };
@@ -162,8 +186,8 @@ fn size(fields: &Fields<'_>) -> Result<(u32, u32), ApiError> {
 }
 
 fn encoding(fields: &Fields<'_>) -> Result<Encoding, ApiError> {
-    let name = fields.text("output_format")?.unwrap_or("png");
-    let format = Format::by_name(name).ok_or_else(|| {
+    let name = fields.text("output_format")?.unwrap_or("png".into());
+    let format = Format::by_name(&name).ok_or_else(|| {
         let message = "`output_format` must be png, jpeg or webp";
         ApiError::unsupported("output_format", message)
     })?;
@@ -172,7 +196,7 @@ fn encoding(fields: &Fields<'_>) -> Result<Encoding, ApiError> {
 }
 
 fn delivery(fields: &Fields<'_>, pictures: u64) -> Result<ImageDelivery, ApiError> {
-    let carrier = match fields.text("response_format")? {
+    let carrier = match fields.text("response_format")?.as_deref() {
         None | Some("b64_json") => Carrier::Base64,
         Some("url") => Carrier::Url,
         Some(_) => {

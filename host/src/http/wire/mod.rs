@@ -9,28 +9,54 @@ mod reply;
 mod sampling;
 mod terms;
 
+use aihost_plugin_api::task::{Sampling, TextRequest};
 use serde::Serialize;
 
 use crate::runtime::{Class, KeepAlive};
-use aihost_plugin_api::task::TextRequest;
 
 pub(super) use audio::{AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, parse as parse_audio};
 pub(super) use chat::parse as parse_chat;
 pub(super) use completion::parse as parse_completion;
-pub(super) use fields::Fields;
+pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use reply::{ChatShape, Choice, CompletionShape, Shape};
+pub(super) use terms::parse_name;
+
+/// The keys that are read of each kind of object.
+pub(super) mod keys {
+    pub(in crate::http) use super::audio::KEYS as AUDIO;
+    pub(in crate::http) use super::chat::{
+        FUNCTION_KEYS as FUNCTION, KEYS as CHAT, MESSAGE_KEYS as MESSAGE, PART_KEYS as PART, TOOL_KEYS as TOOL,
+    };
+    pub(in crate::http) use super::completion::KEYS as COMPLETION;
+    pub(in crate::http) use super::image::KEYS as IMAGE;
+    pub(in crate::http) use super::sampling::{
+        RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT, STREAM_OPTIONS_KEYS as STREAM_OPTIONS,
+    };
+    pub(in crate::http) use super::terms::NAME_KEYS as NAME;
+}
 
 /// Most choices one request may ask for, over all its prompts.
 pub(super) const MAX_CHOICES: usize = 1024;
+
+/// A body as it came, and from whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// Its text.
+    pub(super) text: &'a str,
+    /// How urgent all is that its sender sends.
+    pub(super) class: Class,
+}
 
 /// A request for text, of either endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct TextJob {
     /// The model's name, if one was given.
     pub(super) model: Option<String>,
-    /// One per prompt, at least one.
-    pub(super) requests: Vec<TextRequest>,
+    /// The JSON of one [`TextInput`](aihost_plugin_api::task::TextInput) per prompt, at least one.
+    pub(super) inputs: Vec<String>,
+    /// What holds for all of them. Its own input is empty.
+    pub(super) common: TextRequest,
     /// Choices per prompt.
     pub(super) n: usize,
     /// How the answer is sent.
@@ -39,6 +65,36 @@ pub(super) struct TextJob {
     pub(super) class: Class,
     /// How long the model stays afterwards, if the request says so.
     pub(super) keep_alive: Option<KeepAlive>,
+}
+
+impl TextJob {
+    /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
+    pub(super) fn task(&self, choice: usize) -> Vec<u8> {
+        let (prompt, choice) = (choice / self.n, choice % self.n);
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos } = &self.common;
+        let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
+        let sampling = &Sampling { seed, ..sampling.clone() };
+        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos };
+        let input = &self.inputs[prompt];
+        let mut task = Vec::with_capacity(input.len() + 512);
+        task.extend_from_slice(b"{\"input\":");
+        task.extend_from_slice(input.as_bytes());
+        let brace = task.len();
+        write_json(&mut task, &rest);
+        task[brace] = b',';
+        task
+    }
+}
+
+/// A [`TextRequest`] but for its input, which is there as JSON already: it may be most of a large body.
+#[derive(Serialize)]
+struct TaskRest<'a> {
+    sampling: &'a Sampling,
+    stop: &'a [String],
+    max_tokens: &'a Option<u32>,
+    logprobs: &'a Option<u32>,
+    echo: &'a bool,
+    ignore_eos: &'a bool,
 }
 
 /// How an answer is sent.
@@ -80,4 +136,39 @@ pub(super) fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
 /// A new random id with this prefix.
 pub(super) fn new_id(prefix: &str) -> String {
     format!("{prefix}{:032x}", rand::random::<u128>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use aihost_plugin_api::task::TextInput;
+
+    use super::*;
+
+    #[test]
+    fn a_task_reads_back_as_the_request_it_was_made_of() {
+        let input = TextInput::Tokens { tokens: vec![1, 2] };
+        let sampling = Sampling { seed: Some(7), logit_bias: BTreeMap::from([(5, 1.5)]), ..Sampling::default() };
+        let common = TextRequest {
+            input: input.clone(),
+            sampling,
+            stop: vec!["\"x\"".into()],
+            max_tokens: Some(3),
+            logprobs: Some(1),
+            echo: true,
+            ignore_eos: true,
+        };
+        let job = TextJob {
+            model: None,
+            inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
+            common: common.clone(),
+            n: 2,
+            delivery: Delivery::Whole,
+            class: Class::Interactive,
+            keep_alive: None,
+        };
+        let read: TextRequest = serde_json::from_slice(&job.task(3)).expect("a task");
+        assert_eq!(read, TextRequest { sampling: Sampling { seed: Some(8), ..common.sampling.clone() }, ..common });
+    }
 }

@@ -111,7 +111,7 @@ pub(in crate::http) struct ChatShape {
 impl ChatShape {
     pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
         let head = Head::new("chatcmpl-", "chat.completion.chunk", model, created, job.delivery);
-        Self { head, has_logprobs: job.requests.iter().any(|request| request.logprobs.is_some()) }
+        Self { head, has_logprobs: job.common.logprobs.is_some() }
     }
 
     fn chunk(&self, out: &mut Vec<u8>, index: usize, delta: &Delta<'_>) {
@@ -187,12 +187,11 @@ struct Written {
 
 impl CompletionShape {
     pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
-        let first = job.requests.first();
         Self {
             head: Head::new("cmpl-", "text_completion", model, created, job.delivery),
-            logprobs: first.and_then(|request| request.logprobs),
-            echo: first.is_some_and(|request| request.echo),
-            written: vec![Written::default(); job.requests.len() * job.n],
+            logprobs: job.common.logprobs,
+            echo: job.common.echo,
+            written: vec![Written::default(); job.inputs.len() * job.n],
         }
     }
 

@@ -3,47 +3,68 @@
 use std::collections::BTreeMap;
 
 use aihost_plugin_api::task::{Sampling, TextInput, TextRequest};
-use serde_json::{Map, Value};
 
-use super::fields::{Fields, wrong_type};
+use super::fields::{Fields, Items, Keys, each_entry, number, text, wrong_type};
 use super::{Delivery, MAX_CHOICES, TextJob, terms};
+use crate::domain::shown;
 use crate::http::error::ApiError;
 
 /// Most stop strings. OpenAI takes 4; more do no harm, but each is compared at each token.
 const MAX_STOPS: usize = 64;
+/// Longest stop string, bytes: as much of a text is held back while it might become one.
+const MAX_STOP_BYTES: usize = 1 << 10;
+/// Most tokens that are biased: each choice has a copy of them.
+const MAX_BIASES: usize = 4096;
 /// Most choices per prompt.
 const MAX_N: i64 = 128;
 
+/// What is read of `response_format`.
+pub(in crate::http) const RESPONSE_FORMAT_KEYS: Keys = &["type"];
+/// What is read of `stream_options`.
+pub(in crate::http) const STREAM_OPTIONS_KEYS: Keys = &["include_usage"];
+
+/// The fields that both text endpoints read; each adds its own.
+macro_rules! shared_keys {
+    ($($own:literal),* $(,)?) => {
+        &[
+            "model", "n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format", "ignore_eos",
+            "temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "repeat_penalty",
+            "frequency_penalty", "presence_penalty", "logit_bias", "service_tier", "keep_alive", $($own),*
+        ]
+    };
+}
+pub(super) use shared_keys;
+
 /// The whole request, from what the endpoint read itself (`inputs`, `max_tokens`, `logprobs`) and what both have.
 pub(super) fn job(
-    body: &Map<String, Value>,
-    inputs: Vec<TextInput>,
-    own: impl FnOnce(&Fields<'_>, &mut TextRequest) -> Result<(), ApiError>,
+    fields: &Fields<'_>,
+    inputs: Vec<String>,
+    own: impl FnOnce(&mut TextRequest) -> Result<(), ApiError>,
 ) -> Result<TextJob, ApiError> {
-    let fields = Fields::root(body);
     let mut common = TextRequest {
         input: TextInput::Tokens { tokens: Vec::new() },
-        sampling: sampling(&fields)?,
-        stop: stop(&fields)?,
+        sampling: sampling(fields)?,
+        stop: stop(fields)?,
         max_tokens: None,
         logprobs: None,
         echo: false,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
     };
-    own(&fields, &mut common)?;
-    check_response_format(&fields)?;
+    own(&mut common)?;
+    check_response_format(fields)?;
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1);
     let n = usize::try_from(n).unwrap_or(1);
     if n * inputs.len() > MAX_CHOICES {
         return Err(ApiError::invalid("n", format!("prompts times `n` must be at most {MAX_CHOICES}")));
     }
     Ok(TextJob {
-        model: fields.text("model")?.filter(|name| !name.is_empty()).map(str::to_owned),
-        requests: inputs.into_iter().map(|input| TextRequest { input, ..common.clone() }).collect(),
+        model: terms::model(fields)?,
+        inputs,
+        common,
         n,
-        delivery: delivery(&fields)?,
-        class: terms::class(&fields)?,
-        keep_alive: terms::keep_alive(&fields)?,
+        delivery: delivery(fields)?,
+        class: terms::class(fields)?,
+        keep_alive: terms::keep_alive(fields)?,
     })
 }
 
@@ -78,40 +99,59 @@ fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
 /// Keys that are no token id are left out: OpenAI's own tests send them.
 fn logit_bias(fields: &Fields<'_>) -> Result<BTreeMap<u32, f32>, ApiError> {
     let mut biases = BTreeMap::new();
-    let Some(map) = fields.object("logit_bias")? else { return Ok(biases) };
-    for (key, _) in map.entries() {
-        let bias = map.number(key, -100.0..=100.0)?;
-        if let (Ok(token), Some(bias)) = (key.parse(), bias) {
+    let Some(map) = fields.get("logit_bias") else { return Ok(biases) };
+    each_entry(map, "logit_bias", |key, value| {
+        if value.get() == "null" {
+            return Ok(());
+        }
+        let bias = number(value, || format!("logit_bias.{key}"), -100.0..=100.0)?;
+        if let Ok(token) = key.parse() {
             biases.insert(token, bias);
         }
-    }
+        if biases.len() > MAX_BIASES {
+            return Err(ApiError::invalid("logit_bias", format!("`logit_bias` must have at most {MAX_BIASES} tokens")));
+        }
+        Ok(())
+    })?;
     Ok(biases)
 }
 
 fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let stops = match fields.get("stop") {
-        None => Vec::new(),
-        Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(many)) => many
-            .iter()
-            .enumerate()
-            .map(|(i, one)| {
-                let text = one.as_str().ok_or_else(|| wrong_type(&format!("stop[{i}]"), "a string", one))?;
-                Ok(text.to_owned())
-            })
-            .collect::<Result<_, ApiError>>()?,
-        Some(other) => return Err(wrong_type("stop", "a string or an array of strings", other)),
+    let Some(value) = fields.get("stop") else { return Ok(Vec::new()) };
+    let mut stops = Vec::new();
+    let mut add = |one: &str, path: &dyn Fn() -> String| {
+        if one.len() > MAX_STOP_BYTES {
+            let path = path();
+            let message = format!("`{path}` must have at most {MAX_STOP_BYTES} bytes");
+            return Err(ApiError::invalid(path, message));
+        }
+        if !one.is_empty() {
+            stops.push(one.to_owned());
+        }
+        Ok(())
     };
-    if stops.len() > MAX_STOPS {
-        return Err(ApiError::invalid("stop", format!("`stop` must have at most {MAX_STOPS} strings")));
+    if value.get().starts_with('"') {
+        let path = || "stop".to_owned();
+        add(&text(value, path, "a string")?, &path)?;
+    } else if value.get().starts_with('[') {
+        let items = Items::of(value, "stop".to_owned())?;
+        items.each(|i, one| {
+            if i >= MAX_STOPS {
+                return Err(ApiError::invalid("stop", format!("`stop` must have at most {MAX_STOPS} strings")));
+            }
+            let path = || items.item(i);
+            add(&text(one, path, "a string")?, &path)
+        })?;
+    } else {
+        return Err(wrong_type("stop", "a string or an array of strings", value));
     }
-    Ok(stops.into_iter().filter(|stop| !stop.is_empty()).collect())
+    Ok(stops)
 }
 
 /// Plain text only, so far: a promise of JSON that is not kept would be worse than a refusal.
 fn check_response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
-    let Some(format) = fields.object("response_format")? else { return Ok(()) };
-    match format.required_text("type")? {
+    let Some(format) = fields.object("response_format", RESPONSE_FORMAT_KEYS)? else { return Ok(()) };
+    match &*format.required_text("type")? {
         "text" => Ok(()),
         wanted @ ("json_object" | "json_schema") => {
             let message =
@@ -120,14 +160,14 @@ fn check_response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
         }
         other => {
             let path = format.path("type");
-            let message = format!("`{path}` must be text, json_object or json_schema, not `{other}`");
+            let message = format!("`{path}` must be text, json_object or json_schema, not `{}`", shown(other));
             Err(ApiError::invalid(path, message))
         }
     }
 }
 
 fn delivery(fields: &Fields<'_>) -> Result<Delivery, ApiError> {
-    let with_usage = match fields.object("stream_options")? {
+    let with_usage = match fields.object("stream_options", STREAM_OPTIONS_KEYS)? {
         Some(options) => options.flag("include_usage")?.unwrap_or(false),
         None => false,
     };

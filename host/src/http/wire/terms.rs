@@ -1,34 +1,67 @@
-//! What every request may say of how it is served: how urgent it is, and how long its model stays.
+//! What requests of several kinds say: which model, what it shall make, how urgent it is, and how long its model stays.
 
-use serde_json::Value;
+use std::borrow::Cow;
 
-use super::fields::{Fields, wrong_type};
+use super::Asked;
+use super::fields::{Fields, Keys, text, wrong_type};
 use crate::config::parse_duration;
+use crate::domain::shown;
 use crate::http::error::ApiError;
 use crate::runtime::{Class, KeepAlive};
 
-/// `service_tier: flex` goes after what someone waits for.
+/// Longest description of a picture or a sound, characters, as in OpenAI's API. Models read far less of it.
+const PROMPT_CHARS_MAX: usize = 32_000;
+
+/// What is read of a body of which only the model's name is read.
+pub(in crate::http) const NAME_KEYS: Keys = &["model"];
+
+/// The description of a picture or a sound.
+pub(in crate::http) fn prompt(fields: &Fields<'_>) -> Result<String, ApiError> {
+    let prompt = fields.required_text("prompt")?;
+    if prompt.chars().nth(PROMPT_CHARS_MAX).is_some() {
+        let message = format!("`prompt` must have at most {PROMPT_CHARS_MAX} characters");
+        return Err(ApiError::invalid("prompt", message));
+    }
+    Ok(prompt.into_owned())
+}
+
+/// A body of which only the model's name is read.
+pub(in crate::http) fn parse_name(body: &Asked<'_>) -> Result<Option<String>, ApiError> {
+    model(&Fields::root(body, NAME_KEYS)?)
+}
+
+/// The model's name, if one was given.
+pub(in crate::http) fn model(fields: &Fields<'_>) -> Result<Option<String>, ApiError> {
+    Ok(fields.text("model")?.filter(|name| !name.is_empty()).map(Cow::into_owned))
+}
+
+/// `service_tier: flex` goes after what someone waits for, and so does all that a batch key sends.
 pub(in crate::http) fn class(fields: &Fields<'_>) -> Result<Class, ApiError> {
-    Ok(if fields.text("service_tier")? == Some("flex") { Class::Batch } else { Class::Interactive })
+    let flex = fields.text("service_tier")?.as_deref() == Some("flex");
+    Ok(if flex { Class::Batch } else { fields.sender() })
 }
 
 /// `keep_alive` as Ollama's clients write it: seconds, a duration with a unit, 0 to unload when done, negative to keep.
 pub(in crate::http) fn keep_alive(fields: &Fields<'_>) -> Result<Option<KeepAlive>, ApiError> {
     let Some(value) = fields.get("keep_alive") else { return Ok(None) };
     let path = fields.path("keep_alive");
-    let text = match value {
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => text.trim().to_owned(),
-        other => return Err(wrong_type(&path, "a number of seconds, or a text like 5m or forever", other)),
+    let is_number = value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    let typed = if is_number {
+        value.get().into()
+    } else if value.get().starts_with('"') {
+        text(value, || path.clone(), "a string")?
+    } else {
+        return Err(wrong_type(&path, "a number of seconds, or a text like 5m or forever", value));
     };
-    if text.starts_with('-') && parse_duration(&text[1..]).is_ok() {
+    let typed = typed.trim();
+    if typed.starts_with('-') && parse_duration(&typed[1..]).is_ok() {
         return Ok(Some(KeepAlive::Forever));
     }
-    match parse_duration(&text) {
+    match parse_duration(typed) {
         Ok(Some(duration)) => Ok(Some(KeepAlive::For(duration))),
         Ok(None) => Ok(Some(KeepAlive::Forever)),
         Err(wrong) => {
-            let message = format!("`{path}`: `{text}` {wrong}; write seconds, a text like 5m, or forever");
+            let message = format!("`{path}`: `{}` {wrong}; write seconds, a text like 5m, or forever", shown(typed));
             Err(ApiError::invalid(path, message))
         }
     }
@@ -40,7 +73,14 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{Fields, KeepAlive, keep_alive};
+    use super::super::Asked;
+    use super::{ApiError, Class, Fields, KeepAlive, keep_alive};
+
+    fn read(value: &Value) -> Result<Option<KeepAlive>, ApiError> {
+        let body = json!({"keep_alive": value}).to_string();
+        let asked = Asked { text: &body, class: Class::Interactive };
+        keep_alive(&Fields::root(&asked, &["keep_alive"]).expect("an object"))
+    }
 
     #[test]
     fn keep_alive_is_read_as_ollama_reads_it() {
@@ -58,13 +98,10 @@ mod tests {
             (json!("-1m"), Some(KeepAlive::Forever)),
             (json!("forever"), Some(KeepAlive::Forever)),
         ] {
-            let body = json!({"keep_alive": value});
-            let fields = Fields::of(&body, "").expect("an object");
-            assert_eq!(keep_alive(&fields).expect("accepted"), wanted, "{value}");
+            assert_eq!(read(&value).expect("accepted"), wanted, "{value}");
         }
         for value in [json!(true), json!([]), json!("soon"), json!("5 parsecs"), json!(1e300), json!("-x"), json!("")] {
-            let body = json!({"keep_alive": value});
-            assert!(keep_alive(&Fields::of(&body, "").expect("an object")).is_err(), "{value}");
+            assert!(read(&value).is_err(), "{value}");
         }
     }
 }

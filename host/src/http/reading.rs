@@ -1,0 +1,72 @@
+//! What each endpoint reads of a body, as data: the same lists that its parser goes by, for tests that fill every field.
+
+use serde::Serialize;
+
+use super::admin;
+use super::body::BodySize;
+use super::wire::{Keys, keys};
+
+/// An endpoint that reads a body.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reading {
+    /// Its path.
+    pub(crate) path: &'static str,
+    /// Largest body, bytes, where models.yaml says nothing else.
+    pub(crate) body_bytes_max: u64,
+    /// Every field that is read, by its path; `[]` stands for each item of an array.
+    pub(crate) fields: Vec<String>,
+}
+
+/// Objects within a body: where they lie, and what is read of them.
+type Inner = &'static [(&'static str, Keys)];
+
+const TEXT_INNER: Inner = &[("response_format", keys::RESPONSE_FORMAT), ("stream_options", keys::STREAM_OPTIONS)];
+const CHAT_INNER: Inner = &[
+    ("response_format", keys::RESPONSE_FORMAT),
+    ("stream_options", keys::STREAM_OPTIONS),
+    ("messages[]", keys::MESSAGE),
+    ("messages[].content[]", keys::PART),
+    ("messages[].tool_calls[]", keys::TOOL),
+    ("messages[].tool_calls[].function", keys::FUNCTION),
+    ("messages[].function_call", keys::FUNCTION),
+    ("tools[]", keys::TOOL),
+    ("tools[].function", keys::FUNCTION),
+    ("functions[]", keys::FUNCTION),
+];
+
+/// All of them.
+pub(crate) fn readings() -> Vec<Reading> {
+    let reading = |path, size: BodySize, keys: Keys, inner: Inner| {
+        let own = keys.iter().map(ToString::to_string);
+        let inner = inner.iter().flat_map(|(at, keys)| keys.iter().map(move |key| format!("{at}.{key}")));
+        Reading { path, body_bytes_max: size.limit(None).0, fields: own.chain(inner).collect() }
+    };
+    vec![
+        reading("/v1/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
+        reading("/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
+        reading("/v1/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
+        reading("/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
+        reading("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),
+        reading("/v1/audio/speech", BodySize::Prompt, keys::NAME, &[]),
+        reading("/v1/images/generations", BodySize::Prompt, keys::IMAGE, &[]),
+        reading("/v1/images/edits", BodySize::Files, &[], &[]),
+        reading("/v1/images/variations", BodySize::Files, &[], &[]),
+        reading("/models/load", BodySize::Command, admin::KEYS, &[]),
+        reading("/models/unload", BodySize::Command, admin::KEYS, &[]),
+        reading("/models/park", BodySize::Command, admin::KEYS, &[]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::readings;
+
+    #[test]
+    fn every_endpoint_that_takes_a_body_is_there() {
+        let router = include_str!("router.rs");
+        let routes = router.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", post("));
+        let routes: Vec<&str> = routes.map(|(path, _)| path).collect();
+        let known: Vec<&str> = readings().iter().map(|reading| reading.path).collect();
+        assert_eq!(known, routes);
+    }
+}

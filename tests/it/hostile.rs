@@ -1,0 +1,327 @@
+//! Requests that are well-formed and meant badly: what each costs the host, in memory and time, and who else feels it.
+
+use std::time::{Duration, Instant};
+
+use aihost_tests::PATIENCE;
+use aihost_tests::server::{Server, Setup, aihost};
+use serde_json::{Value, json};
+
+/// Bytes of a body of the matrix; what its endpoint takes, if that is less.
+const BODY_BYTES: usize = 320 << 10;
+/// What a request may cost the host's memory: so many times its body, and this.
+const BODY_FACTOR: u64 = 8;
+const EXTRA_BYTES: u64 = 1 << 20;
+/// CPU time that a request may take, in a build that is hardly optimised.
+const CPU_LIMIT: Duration = Duration::from_millis(1500);
+/// What Linux counts a process's time in.
+const TICK: Duration = Duration::from_millis(10);
+/// What may stay of all of them.
+const KEPT_BYTES: u64 = 32 << 20;
+
+/// A host with a quick model for text, and names for the other kinds.
+fn host(more: &str) -> Server {
+    let mut yaml = format!("{more}devices: [{{id: cpu, memory: 1GiB}}]\nmodels:\n");
+    // Says the same whatever it is asked, so that what is measured is the request.
+    yaml += "  a: {type: text, plugin: aihost/faulty}\n";
+    yaml += "  flux: {type: image, plugin: aihost/none}\n  music: {type: audio, plugin: aihost/none}\n";
+    for number in 0..500 {
+        yaml += &format!(
+            "  model-{number:04}-of-very-many: {{type: text, plugin: aihost/none, aliases: [alias-{number:04}-of-very-many]}}\n"
+        );
+    }
+    Server::start(&Setup { yaml, plugins: vec!["faulty"], ..Setup::default() })
+}
+
+/// A number of bytes in the host's own account of its memory.
+fn memory(server: &Server, key: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    1024 * line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+/// From now on the peak is counted anew.
+fn forget_peak(server: &Server) {
+    std::fs::write(format!("/proc/{}/clear_refs", server.pid()), "5").unwrap();
+}
+
+/// CPU time of the host's process so far.
+fn cpu(server: &Server) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks = fields[11].parse::<u32>().unwrap() + fields[12].parse::<u32>().unwrap();
+    ticks * TICK
+}
+
+/// Waits until the host holds little more than it did.
+async fn settles(server: &Server, begin: u64) {
+    let mut now = 0;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        now = memory(server, "VmRSS");
+        if now <= begin + KEPT_BYTES {
+            eprintln!("it held {} KiB, and holds {} KiB", begin >> 10, now >> 10);
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("after 10 s it holds {} KiB; it held {} KiB", now >> 10, begin >> 10);
+}
+
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+/// Makes a value of about so many bytes.
+type Make = fn(usize) -> String;
+
+/// What any field is filled with.
+const WORST: &[(&str, Make)] = &[
+    ("a text", |bytes| format!("\"{}\"", "a ".repeat(bytes / 2))),
+    ("escapes", |bytes| format!("\"{}\"", "\\u0041".repeat(bytes / 6))),
+    ("numbers", |bytes| many("0", bytes)),
+    ("arrays", |bytes| many("[0]", bytes)),
+    ("texts", |bytes| many("\"a\"", bytes)),
+    ("depth", |bytes| "[".repeat(bytes / 2) + &"]".repeat(bytes / 2)),
+    ("one key again and again", |bytes| format!("{{{}\"a\":0}}", "\"a\":0,".repeat(bytes / 6))),
+    ("token ids as keys", |bytes| {
+        format!("{{{}\"0\":0}}", (0..bytes / 8).map(|n| format!("\"{n}\":1,")).collect::<String>())
+    }),
+    ("a long number", |bytes| "1".repeat(bytes)),
+];
+
+/// What arrays are filled with besides: as much as there can be of what they are for.
+const WORST_OF_ARRAYS: &[(&str, &str, Make)] = &[
+    ("messages", "messages", |bytes| many(r#"{"role":"user","content":""}"#, bytes)),
+    ("content", "parts", |bytes| many(r#"{"type":"text","text":""}"#, bytes)),
+    ("tool_calls", "calls", |bytes| many(r#"{"function":{"name":"f"}}"#, bytes)),
+    ("tools", "tools", |bytes| many(r#"{"type":"function","function":{"name":"f"}}"#, bytes)),
+    ("functions", "functions", |bytes| many(r#"{"name":"f"}"#, bytes)),
+    ("parameters", "objects", |bytes| format!("{{\"a\":{}}}", many("{\"a\":0}", bytes))),
+    ("stop", "an array of one text", |bytes| format!("[\"{}\"]", "a".repeat(bytes))),
+    ("prompt", "an array of one text", |bytes| format!("[\"{}\"]", "a".repeat(bytes))),
+    ("prompt", "control characters", |bytes| format!("\"{}\"", "\\u001b".repeat(bytes / 6))),
+    ("content", "control characters", |bytes| format!("\"{}\"", "\\u001b".repeat(bytes / 6))),
+    ("unheard_of", "objects", |bytes| many("{\"a\":0}", bytes)),
+    ("unheard_of", "white space", |bytes| format!("[{}]", " ".repeat(bytes))),
+];
+
+fn many(item: &str, bytes: usize) -> String {
+    let mut text = String::with_capacity(bytes + item.len() + 2);
+    text.push('[');
+    while text.len() + item.len() < bytes {
+        text.push_str(item);
+        text.push(',');
+    }
+    text + item + "]"
+}
+
+/// A request that its endpoint takes, with one field put in by its path.
+fn filled(path: &str, field: &str, value: &str) -> String {
+    let is_call = field.contains("tool_calls") || field.contains("function_call");
+    let role = if is_call { "assistant" } else { "user" };
+    let mut body = match path {
+        "/v1/audio/generations" | "/v1/audio/speech" => json!({"model": "music", "prompt": "rain"}),
+        path if path.contains("/images/") => json!({"model": "flux", "prompt": "a fox"}),
+        path if path.starts_with("/models/") => json!({"model": "flux"}),
+        path if path.contains("/chat/") => json!({
+            "model": "a", "max_tokens": 1, "n": 8, "seed": 1, "messages": [{"role": role, "content": "hi"}],
+        }),
+        _ => json!({"model": "a", "max_tokens": 1, "n": 8, "seed": 1, "prompt": "hi"}),
+    };
+    let mut at = &mut body;
+    for part in field.split('.') {
+        let (key, is_list) = part.strip_suffix("[]").map_or((part, false), |key| (key, true));
+        if !at.is_object() {
+            *at = json!({});
+        }
+        at = &mut at[key];
+        if is_list {
+            if !at.is_array() {
+                *at = json!([{"type": "function", "role": "user", "content": "x", "name": "f", "function": {"name": "f"}}]);
+            }
+            at = &mut at[0];
+        }
+    }
+    *at = json!("@@");
+    body.to_string().replacen("\"@@\"", value, 1)
+}
+
+/// Every endpoint, every field that it reads and one that it does not, filled with every bad thing.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_field_of_any_request_costs_more_than_its_bytes() {
+    let server = host("");
+    let (code, table, errors) = aihost(&["docs", "requests"], &[]);
+    assert_eq!(code, 0, "{errors}");
+    let table: Value = serde_json::from_str(&table).unwrap();
+    let client = client();
+    // The model is loaded, and whatever is made once is made.
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let begin = memory(&server, "VmRSS");
+    let (mut count, mut worst) = (0, (0.0, String::new()));
+    for reading in table.as_array().unwrap() {
+        let path = reading["path"].as_str().unwrap();
+        let bytes = BODY_BYTES.min(reading["body_bytes_max"].as_u64().unwrap() as usize - 1024);
+        // The same endpoint by another path is asked once.
+        let is_alias = !path.starts_with("/v1/") && !path.starts_with("/models/");
+        let fields = reading["fields"].as_array().unwrap().iter().filter(|_| !is_alias);
+        for field in fields.filter_map(Value::as_str).chain(["unheard_of"]) {
+            let key = field.rsplit('.').next().unwrap();
+            let own = WORST_OF_ARRAYS.iter().filter(|(of, ..)| *of == key).map(|(_, what, make)| (what, make));
+            for (what, make) in WORST.iter().map(|(what, make)| (what, make)).chain(own) {
+                let body = filled(path, field, &make(bytes));
+                let length = body.len() as u64;
+                let before = memory(&server, "VmRSS");
+                forget_peak(&server);
+                let busy = cpu(&server);
+                let sent = client.post(format!("{}{path}", server.base())).header("content-type", "application/json");
+                let reply = sent.body(body).send().await.unwrap_or_else(|e| panic!("{path} {field} {what}: {e}"));
+                let status = reply.status().as_u16();
+                let text = reply.text().await.unwrap();
+                let took = cpu(&server).saturating_sub(busy);
+                let grown = memory(&server, "VmHWM").saturating_sub(before);
+                assert!(grown <= BODY_FACTOR * length + EXTRA_BYTES, "{path} {field}, {what}: {grown} for {length}");
+                assert!(took <= CPU_LIMIT, "{path} {field}, {what}: {took:?}");
+                assert!(status < 500 || text.contains("plugin"), "{path} {field}, {what}: {status} {text:.300}");
+                assert!(status == 200 || text.len() < 1024, "{path} {field}, {what}: {} bytes of error", text.len());
+                let factor = grown.saturating_sub(EXTRA_BYTES) as f64 / length as f64;
+                if factor > worst.0 {
+                    worst = (factor, format!("{path} {field}, {what}: {status}"));
+                }
+                count += 1;
+            }
+        }
+    }
+    eprintln!("{count} requests; the dearest took {:.1} times its body: {}", worst.0, worst.1);
+    settles(&server, begin).await;
+}
+
+/// The same for what a head can carry.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_head_costs_more_than_its_bytes() {
+    let server = host("");
+    let client = client();
+    let long = "q".repeat(60 << 10);
+    let pairs = "a&".repeat(30 << 10);
+    assert_eq!(server.get("/health").await.0, 200);
+    for path in [
+        format!("/v1/models/{long}"),
+        format!("/logs/{long}"),
+        format!("/logs/a?{pairs}"),
+        format!("/admin/plan?model={long}"),
+        format!("/admin/plan?{pairs}"),
+        format!("/artifacts/{long}"),
+        format!("/{long}"),
+        format!("/v1/models/{}", "%41".repeat(20 << 10)),
+    ] {
+        let before = memory(&server, "VmRSS");
+        forget_peak(&server);
+        let busy = cpu(&server);
+        let reply = client.get(format!("{}{path}", server.base())).send().await.unwrap();
+        let status = reply.status().as_u16();
+        let text = reply.text().await.unwrap();
+        assert!(status == 200 || text.len() < 1024, "{:.40}: {} bytes of error", path, text.len());
+        assert!(cpu(&server).saturating_sub(busy) <= CPU_LIMIT, "{path:.40}");
+        let grown = memory(&server, "VmHWM").saturating_sub(before);
+        assert!(grown <= BODY_FACTOR * path.len() as u64 + EXTRA_BYTES, "{path:.40}: {grown}");
+    }
+}
+
+/// The bodies that cost most, each as large as its endpoint takes.
+fn costly() -> Vec<(&'static str, String)> {
+    let most = (4 << 20) - 4096;
+    let unread = |value: String| format!(r#"{{"model":"a","max_tokens":1,"prompt":"hi","x":{value}}}"#);
+    let texts = vec!["a"; 1024];
+    vec![
+        ("/v1/completions", unread(many("[1]", most))),
+        ("/v1/completions", unread(many("{\"a\":0}", most))),
+        (
+            "/v1/completions",
+            json!({"model": "a", "max_tokens": 1, "prompt": texts, "stop": ["z".repeat(most - 8192)]}).to_string(),
+        ),
+        ("/v1/completions", format!(r#"{{"model":"a","max_tokens":1,"prompt":{}}}"#, many("1", most))),
+        (
+            "/v1/chat/completions",
+            format!(r#"{{"model":"a","max_tokens":1,"messages":{}}}"#, many(r#"{"role":"user","content":""}"#, most)),
+        ),
+        ("/v1/chat/completions", json!({"model": "q".repeat(most - 100), "messages": []}).to_string()),
+        ("/v1/completions", json!({"model": "q".repeat(120), "prompt": "x"}).to_string()),
+    ]
+}
+
+/// Four clients send the worst bodies there are, one after another; a probe is answered all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn others_are_served_while_the_worst_bodies_come() {
+    let server = host("");
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let begin = memory(&server, "VmRSS");
+    let until = Instant::now() + Duration::from_secs(5);
+    let costly = std::sync::Arc::new(costly());
+    let senders: Vec<_> = (0..4)
+        .map(|number| {
+            let (client, base, costly) = (client(), server.base().to_owned(), std::sync::Arc::clone(&costly));
+            tokio::spawn(async move {
+                let mut sent = 0;
+                while Instant::now() < until {
+                    let (path, body) = &costly[(number + sent) % costly.len()];
+                    let request = client.post(format!("{base}{path}")).header("content-type", "application/json");
+                    request.body(body.clone()).send().await.unwrap().bytes().await.unwrap();
+                    sent += 1;
+                }
+                sent
+            })
+        })
+        .collect();
+    let mut probes = Vec::new();
+    let client = client();
+    while Instant::now() < until {
+        let asked = Instant::now();
+        assert_eq!(client.get(format!("{}/livez", server.base())).send().await.unwrap().status(), 200);
+        probes.push(asked.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut sent = 0;
+    for sender in senders {
+        sent += sender.await.unwrap();
+    }
+    probes.sort();
+    let (median, late) = (probes[probes.len() / 2], probes[probes.len() * 99 / 100]);
+    eprintln!("{sent} bodies, {} probes: half within {median:?}, 99 of 100 within {late:?}", probes.len());
+    assert!(probes.len() > 50, "{} probes", probes.len());
+    // On a quiet machine 50 ms; tests share theirs.
+    assert!(late < Duration::from_millis(500), "99 of 100 within {late:?}, half within {median:?}");
+    settles(&server, begin).await;
+}
+
+/// Bodies that do not end hold no more than all bodies may, and keep no short request out.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_end_are_bounded_together() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = host("limits: {bodies: 16MiB}\n");
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let before = memory(&server, "VmRSS");
+    let address = server.base().strip_prefix("http://").unwrap().to_owned();
+    let piece = " ".repeat(3 << 20);
+    let mut refused = 0;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut client = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let head = format!("POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Length: 4000000\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(piece.as_bytes()).await.unwrap();
+        held.push(client);
+    }
+    for client in &mut held {
+        let mut status = [0; 12];
+        let answered = tokio::time::timeout(Duration::from_secs(5), client.read_exact(&mut status)).await;
+        if matches!(answered, Ok(Ok(_))) {
+            assert_eq!(&status, b"HTTP/1.1 503");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 14, "{refused} of 20 were refused");
+    let grown = memory(&server, "VmRSS").saturating_sub(before);
+    assert!(grown <= (16 << 20) + KEPT_BYTES, "{grown}");
+    let asked = Instant::now();
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    assert!(asked.elapsed() < PATIENCE / 2, "a short request waited {:?}", asked.elapsed());
+}
