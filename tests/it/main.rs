@@ -8,6 +8,8 @@ mod audio;
 mod bench;
 /// Commands and slow servers.
 mod client;
+/// Connections by the thousand, refusals, many choices.
+mod connections;
 /// The end of a host.
 mod ending;
 /// A plugin that misbehaves costs one worker.

@@ -35,6 +35,7 @@ pub(super) struct Hosted {
 impl Hosted {
     /// Binds, finds plugins, and starts serving.
     pub(super) async fn start(config: Config) -> Result<Self, CliError> {
+        crate::http::raise_descriptors();
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
         let registry = scan(&config).await?;

@@ -156,6 +156,13 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded").retry_after_s(RETRY_ROOM_S)
     }
 
+    /// There are as many connections as there may be, and none that waits for its client.
+    pub(super) fn no_room_for_connection(limit: &str) -> Self {
+        let message =
+            format!("there are as many connections as there may be (`limits: {limit}:`); try again in a moment");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded").retry_after_s(RETRY_ROOM_S)
+    }
+
     /// The next piece of the body did not come.
     pub(super) fn stalled(limit: Duration) -> Self {
         let message = format!("nothing more of the body came for {} s", limit.as_secs());
@@ -167,6 +174,26 @@ impl ApiError {
         let message =
             format!("after {} s the body is not whole; send it faster, or in smaller requests", elapsed.as_secs());
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).code("request_timeout")
+    }
+
+    /// The head did not come in time.
+    pub(super) fn head_stalled(limit: Duration) -> Self {
+        let message = format!("the request's head was not whole after {} s", limit.as_secs());
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID, message).code("request_timeout")
+    }
+
+    /// A head that is no HTTP, by the status that says in which way.
+    pub(super) fn bad_head(status: u16) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        let message = match status {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                "the request's head is too large; send fewer or shorter headers"
+            }
+            StatusCode::URI_TOO_LONG => "the request's path is too long",
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED => "this port speaks HTTP/1.1; HTTP/2 needs a proxy before it",
+            _ => "this is no HTTP/1.1 request",
+        };
+        Self::new(status, INVALID, message).code("bad_head")
     }
 
     /// No key, or one that is not accepted.

@@ -1,50 +1,117 @@
-//! Connections: taking them in, and not waiting for ever for what they have to say.
+//! Taking connections in: how many there may be, and what is said to one too many.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-/// How long a connection may take to send a whole request head, and stay idle before it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+use super::connection::{SHORT_LINGER, Serving, bytes_of};
+use super::connections::{Caps, Connections, Peer, Refused};
+use super::error::ApiError;
+use super::link::Link;
+use crate::config::Limits;
+use crate::runtime::Handle;
+
+/// Connections at once where nothing else is said: each may hold a head of 64 KiB.
+const CONNECTIONS_DEFAULT: usize = 2048;
+/// Descriptors that are kept from connections: for workers, files and what is being turned away.
+const DESCRIPTORS_RESERVED: usize = 256;
+/// Connections that are told at once that there is no room; one more is closed without a word.
+const REFUSALS_MAX: usize = 32;
 /// Pause after a connection that could not be taken in: most often there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a silent connection's other end may be silent before it is asked whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// How often it is then asked.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// How many times, before it counts as gone.
+const KEEPALIVE_ASKS: u32 = 4;
 
-/// Serves until `shutdown` resolves, then lets open requests end.
-pub(super) async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
-    let mut protocol = http1::Builder::new();
-    protocol.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    let open = GracefulShutdown::new();
-    let mut shutdown = std::pin::pin!(shutdown);
-    loop {
-        let stream = tokio::select! {
-            stream = accept(&listener) => stream,
-            () = &mut shutdown => break,
-        };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = open.watch(protocol.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection broke");
-            }
-        });
+/// Raises this process's limit of descriptors as far as it may go.
+pub(crate) fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
     }
-    drop(listener);
-    open.shutdown().await;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays where it is; few connections can be served");
+    }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+/// How many connections there may be.
+fn caps(limits: &Limits, descriptors: Option<u64>) -> Caps {
+    let descriptors = descriptors.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let room = descriptors - DESCRIPTORS_RESERVED.min(descriptors / 2);
+    let wanted = limits.connections.map_or(CONNECTIONS_DEFAULT.min(room), |wanted| wanted as usize);
+    if wanted > room {
+        tracing::warn!("`limits: connections:` says {wanted}, but the system's limit of open files leaves {room}");
+    }
+    let all = wanted.min(room).max(1);
+    let per_peer = limits.connections_per_peer.map_or(all / 2, |wanted| wanted as usize);
+    Caps { all, per_peer: per_peer.clamp(1, all) }
+}
+
+/// Serves until `shutdown` resolves, then lets open requests end.
+pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle, shutdown: impl Future<Output = ()>) {
+    let stopping = CancellationToken::new();
+    let caps = caps(&handle.config().limits, getrlimit(Resource::Nofile).current);
+    let connections = Arc::new(Connections::new(caps));
+    let serving = Serving::new(router, stopping.clone());
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let tasks = TaskTracker::new();
+    let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY was not set; tokens may arrive in bursts");
+        let (stream, peer) = tokio::select! {
+            accepted = accept(&listener, &connections) => accepted,
+            () = &mut shutdown => break,
+        };
+        let link = Arc::new(Link::new(stream));
+        match connections.admit(Peer::of(peer), &link) {
+            Ok(place) => {
+                let (serving, stall_timeout) = (serving.clone(), handle.config().limits.stream_stall_timeout);
+                tasks.spawn(async move {
+                    serving.serve(link, stall_timeout).await;
+                    drop(place);
+                });
+            }
+            Err(refused) => {
+                if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                    tasks.spawn(async move {
+                        link.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                        drop(turn);
+                    });
                 }
-                return stream;
+            }
+        }
+    }
+    drop(listener);
+    stopping.cancel();
+    tasks.close();
+    tasks.wait().await;
+}
+
+fn no_room(refused: Refused) -> ApiError {
+    ApiError::no_room_for_connection(match refused {
+        Refused::All => "connections",
+        Refused::Peer => "connections_per_peer",
+    })
+}
+
+async fn accept(listener: &TcpListener, connections: &Connections) -> (TcpStream, IpAddr) {
+    loop {
+        connections.room().await;
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                if let Err(error) = prepare(&stream) {
+                    tracing::debug!(%error, "a connection keeps the system's usual options; tokens may arrive in bursts");
+                }
+                return (stream, peer.ip());
             }
             // One that was gone before it was taken in says nothing of the next.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
@@ -53,5 +120,38 @@ async fn accept(listener: &TcpListener) -> TcpStream {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Tokens leave as they are made, and a client whose machine is gone is noticed some day.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    rustix::net::sockopt::set_socket_keepalive(stream, true)?;
+    rustix::net::sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    rustix::net::sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    rustix::net::sockopt::set_tcp_keepcnt(stream, KEEPALIVE_ASKS)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Env;
+
+    #[test]
+    fn connections_leave_descriptors_for_the_rest() {
+        let with = |keys: &str, descriptors| {
+            let text = format!("limits: {{{keys}}}\nmodels: {{a: {{type: text, plugin: p}}}}");
+            let file = std::path::Path::new("/m.yaml");
+            let config = crate::config::parse(&text, file, &Default::default(), &Env::default()).expect("valid");
+            let Caps { all, per_peer } = caps(&config.limits, descriptors);
+            (all, per_peer)
+        };
+        assert_eq!(with("", None), (2048, 1024));
+        assert_eq!(with("", Some(1024)), (768, 384));
+        assert_eq!(with("", Some(100)), (50, 25));
+        assert_eq!(with("connections: 10000", Some(20_000)), (10_000, 5000));
+        assert_eq!(with("connections: 10000, connections_per_peer: 20000", Some(1024)), (768, 768));
+        assert_eq!(with("connections: 1", None), (1, 1));
     }
 }

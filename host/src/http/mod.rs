@@ -9,10 +9,13 @@ mod audio_stream;
 mod auth;
 mod bodies;
 mod body;
+mod connection;
+mod connections;
 mod edge;
 mod error;
 mod generate;
 mod image_stream;
+mod link;
 mod listen;
 mod openai;
 pub(crate) mod picture;
@@ -33,6 +36,7 @@ use std::time::Duration;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
+pub(crate) use listen::raise_descriptors;
 pub(crate) use reading::readings;
 pub use router::router;
 
@@ -47,7 +51,7 @@ pub async fn serve(
 ) {
     let artifacts = router::artifacts(&handle);
     let sweeper = tokio::spawn(sweep(handle.clone(), Arc::clone(&artifacts)));
-    listen::serve(listener, router::over(handle, artifacts), shutdown).await;
+    listen::serve(listener, router::over(handle.clone(), artifacts), &handle, shutdown).await;
     sweeper.abort();
 }
 

@@ -32,13 +32,13 @@ async fn dropping_a_reply_cancels_its_request() {
     outputs.closed().await;
 }
 
-struct Listening {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    serving: tokio::task::JoinHandle<()>,
+pub(super) struct Listening {
+    pub(super) address: SocketAddr,
+    pub(super) stop: oneshot::Sender<()>,
+    pub(super) serving: tokio::task::JoinHandle<()>,
 }
 
-async fn listening(handle: Handle) -> Listening {
+pub(super) async fn listening(handle: Handle) -> Listening {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -79,8 +79,8 @@ async fn clients_that_say_half_of_it_and_no_more_are_not_waited_for() {
     let Listening { address, stop, serving } = listening(handle).await;
     let body = "Host: localhost\r\nContent-Length: 100\r\n\r\n{\"model\":";
     for (sent, wanted, limit) in [
-        (String::new(), "", 120),
-        ("POST /v1/chat/completions HTTP/1.1\r\nHost: loc".to_owned(), "", 120),
+        (String::new(), "", 10),
+        ("POST /v1/chat/completions HTTP/1.1\r\nHost: loc".to_owned(), "HTTP/1.1 408", 10),
         (format!("POST /v1/chat/completions HTTP/1.1\r\n{body}"), "HTTP/1.1 408", 30),
     ] {
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();

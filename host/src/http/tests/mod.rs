@@ -12,6 +12,7 @@ mod fuzz;
 mod images;
 mod limits;
 mod live;
+mod sockets;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,295 @@
+//! One connection, from its first byte to its last: requests to the router, answers back, and the time that a client has.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, header};
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::bodies::Held;
+use super::error::ApiError;
+use super::link::{Gone, Linger, Link, Phase, Wire};
+
+/// How long a connection may take to send a whole request head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may stay open between an answer and the next request. Common proxies keep theirs for 60 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long after `stream_stall_timeout` a connection ends whose client reads nothing: what makes the answer ends it first.
+const STALL_GRACE: Duration = Duration::from_secs(5);
+/// Largest head of a request, bytes.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+/// Bytes that are read from a connection at once, and held for it while it sends a head.
+const MAX_READ_BYTES: usize = MAX_HEAD_BYTES + (8 << 10);
+/// How long what a client still sends is thrown away after its refusal.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it may then send nothing.
+const LINGER_IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of it that are thrown away.
+const MAX_LINGER_BYTES: usize = 256 << 20;
+/// How long it is thrown away of a client for which there is no place.
+const SHORT_LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes that are thrown away of a client for which there is no place.
+const MAX_SHORT_LINGER_BYTES: usize = 1 << 20;
+/// How long the host waits for such a client while it stops.
+const LAST_LINGER_TIMEOUT: Duration = Duration::from_millis(500);
+
+const LINGER: Linger = Linger { total: LINGER_TIMEOUT, idle: LINGER_IDLE_TIMEOUT, bytes: MAX_LINGER_BYTES };
+/// For a client that is sent away at once.
+pub(super) const SHORT_LINGER: Linger =
+    Linger { total: SHORT_LINGER_TIMEOUT, idle: LAST_LINGER_TIMEOUT, bytes: MAX_SHORT_LINGER_BYTES };
+
+/// What connections are served with.
+#[derive(Clone, Debug)]
+pub(super) struct Serving {
+    protocol: http1::Builder,
+    router: Router,
+    /// Ends when the host does.
+    stopping: CancellationToken,
+}
+
+/// How a connection's protocol ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By itself.
+    Over,
+    /// With a head that it could not read.
+    BadHead,
+    /// Its client took too long.
+    TimedOut(Phase),
+    /// Its place is needed.
+    Evicted,
+}
+
+impl Serving {
+    pub(super) fn new(router: Router, stopping: CancellationToken) -> Self {
+        let mut protocol = http1::Builder::new();
+        // Times are kept here, where idleness and a slow head are told apart.
+        protocol.header_read_timeout(None).half_close(true);
+        protocol.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
+        Self { protocol, router, stopping }
+    }
+
+    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer.
+    pub(super) async fn serve(self, link: Arc<Link>, stall_timeout: Duration) {
+        let end = self.exchange(&link, stall_timeout + STALL_GRACE).await;
+        let refusal = match (end, link.refused()) {
+            (End::Evicted, _) => return,
+            (End::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
+            (_, Some(status)) => Some(ApiError::bad_head(status)),
+            // What it does not refuse itself is the begin of HTTP/2.
+            (End::BadHead, None) if link.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
+            _ => None,
+        };
+        let may_send_more = refusal.is_some() || !link.body_is_whole();
+        let last = refusal.map(bytes_of).unwrap_or_default();
+        let linger = if may_send_more { LINGER } else { Linger { idle: Duration::ZERO, ..LINGER } };
+        tokio::select! {
+            () = link.close(&last, linger) => {}
+            () = link.evicted() => {}
+            () = async {
+                self.stopping.cancelled().await;
+                tokio::time::sleep(LAST_LINGER_TIMEOUT).await;
+            } => {}
+        }
+    }
+
+    /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.
+    async fn exchange(&self, link: &Arc<Link>, stall_timeout: Duration) -> End {
+        let router = TowerToHyperService::new(self.router.clone());
+        let answering = Arc::clone(link);
+        let service = service_fn(move |request| answer(Arc::clone(&answering), router.clone(), request));
+        let mut connection = pin!(self.protocol.serve_connection(TokioIo::new(Wire(Arc::clone(link))), service));
+        let mut evicted = pin!(link.evicted());
+        let mut stopping = pin!(self.stopping.cancelled());
+        let mut asked_to_stop = false;
+        let mut clock = pin!(sleep_until(Instant::now()));
+        std::future::poll_fn(|cx| {
+            if evicted.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(End::Evicted);
+            }
+            if !asked_to_stop && stopping.as_mut().poll(cx).is_ready() {
+                asked_to_stop = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(match ended {
+                    Err(error) if error.is_parse() => End::BadHead,
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection broke");
+                        End::Over
+                    }
+                    Ok(()) => End::Over,
+                });
+            }
+            if asked_to_stop && matches!(link.phase().0, Phase::Fresh | Phase::Idle | Phase::Head) {
+                return Poll::Ready(End::Evicted);
+            }
+            match deadline(link, stall_timeout) {
+                Some(deadline) if elapsed(clock.as_mut(), deadline, cx) => Poll::Ready(End::TimedOut(link.phase().0)),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+/// When the client's time is up.
+fn deadline(link: &Link, stall_timeout: Duration) -> Option<Instant> {
+    let (phase, since) = link.phase();
+    match phase {
+        Phase::Fresh | Phase::Head => Some(since + HEAD_TIMEOUT),
+        Phase::Idle => Some(since + IDLE_TIMEOUT),
+        Phase::Body | Phase::Answer | Phase::Closing => link.stalled().map(|since| since + stall_timeout),
+    }
+}
+
+fn elapsed(mut clock: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) -> bool {
+    if clock.deadline() != deadline {
+        clock.as_mut().reset(deadline);
+    }
+    clock.poll(cx).is_ready()
+}
+
+/// An answer as bytes, for where the protocol makes none any more.
+pub(super) fn bytes_of(error: ApiError) -> Vec<u8> {
+    let body = error.json();
+    let response = error.into_response();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        let line: [&[u8]; 4] = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
+        bytes.extend(line.concat());
+    }
+    bytes.extend(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// Hands a request to the router, as long as its client is there.
+async fn answer(
+    link: Arc<Link>,
+    router: TowerToHyperService<Router>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Gone> {
+    link.asked(!request.body().is_end_stream());
+    let request = request.map(|body| Body::new(Sent { link: Arc::clone(&link), body, is_whole: false }));
+    let mut answering = pin!(router.call(request));
+    let mut gone = Arc::clone(&link).gone().boxed();
+    let mut response = std::future::poll_fn(|cx| {
+        if let Poll::Ready(Ok(response)) = answering.as_mut().poll(cx) {
+            return Poll::Ready(Ok(response));
+        }
+        // While a body comes, its end is the end of the connection as well.
+        if link.phase().0 == Phase::Answer && gone.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Err(Gone));
+        }
+        Poll::Pending
+    })
+    .await?;
+    link.answers();
+    if !link.body_is_whole() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let held = response.extensions_mut().remove::<Arc<Held>>();
+    let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+    Ok(response.map(|body| Answer { link, body, gone, comment: is_events.then_some(COMMENT), _held: held }))
+}
+
+/// A request's body on its way to whoever reads it.
+struct Sent {
+    link: Arc<Link>,
+    body: Incoming,
+    is_whole: bool,
+}
+
+impl HttpBody for Sent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.is_whole = true;
+            self.link.body_over(true);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.link.body_over(self.is_whole || self.body.is_end_stream());
+    }
+}
+
+/// What an answer of events sends to see whether its client, who has ended its side, is still there.
+const COMMENT: &[u8] = b": ping\n\n";
+
+/// An answer on its way to its client.
+struct Answer {
+    link: Arc<Link>,
+    body: Body,
+    /// Resolves when the client has left.
+    gone: BoxFuture<'static, ()>,
+    /// What may be sent once to see whether it is there.
+    comment: Option<&'static [u8]>,
+    /// The bytes of the request.
+    _held: Option<Arc<Held>>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.link.answers();
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        if self.gone.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Some(Err(Gone.into())));
+        }
+        if self.link.is_in_doubt()
+            && let Some(comment) = self.comment.take()
+        {
+            self.link.answers();
+            return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(comment)))));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.link.answered();
+    }
+}
