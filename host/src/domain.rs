@@ -1,5 +1,6 @@
 //! The words of the host as plain types: ids, sizes, states. No IO, no async, nothing of HTTP or plugins.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -257,6 +258,47 @@ pub fn some_names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     }
 }
 
+/// Text of others as it may be printed: what would steer a terminal, begin a line of its own or turn the reading direction is
+/// escaped. Tabs stay.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(steers) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// [`printable`] text of at most so many bytes; that something was cut shows at its end.
+pub fn excerpt(text: &str, most_bytes: usize) -> String {
+    let head = &text[..text.floor_char_boundary(most_bytes)];
+    let mut out = printable(head).into_owned();
+    if head.len() < text.len() || out.len() > most_bytes {
+        out.truncate(out.floor_char_boundary(most_bytes.saturating_sub(CUT.len())));
+        out.push_str(CUT);
+    }
+    out
+}
+
+/// The end of a text that was cut.
+const CUT: &str = "…";
+
+/// Controls, separators of lines and paragraphs, and the invisible characters that turn or tag text.
+pub fn steers(c: char) -> bool {
+    match c {
+        '\t' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}' => true,
+        c => c.is_control(),
+    }
+}
+
 /// Longest name that another is sought for, and longest that is found, bytes: what is longer was not mistyped.
 const NEAREST_NAME_BYTES: usize = 128;
 /// Most pairs of bytes that are compared for one suggestion, some milliseconds of work; names that come later are not found.
@@ -310,13 +352,38 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{ByteSize, NEAREST_WORK_MAX, nearest, shown, some_names};
+    use super::{ByteSize, NEAREST_WORK_MAX, excerpt, nearest, printable, shown, some_names};
 
     #[test]
     fn long_lists_are_counted() {
         assert_eq!(some_names(["a", "b"]), "a, b");
         let many: Vec<String> = (0..12).map(|n| n.to_string()).collect();
         assert_eq!(some_names(many.iter().map(String::as_str)), "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more");
+    }
+
+    #[test]
+    fn what_steers_a_terminal_is_escaped_and_other_text_is_not() {
+        for (text, wanted) in [
+            ("plain, é 漢 🙂\tx", "plain, é 漢 🙂\tx"),
+            ("a\n[99] ERROR forged", "a\\n[99] ERROR forged"),
+            ("\r\u{1b}]0;title\u{7}\u{9b}31m", "\\r\\u{1b}]0;title\\u{7}\\u{9b}31m"),
+            ("\u{202e}txt.exe\u{2066}\u{2028}", "\\u{202e}txt.exe\\u{2066}\\u{2028}"),
+            ("\0\u{7f}\u{feff}", "\\u{0}\\u{7f}\\u{feff}"),
+        ] {
+            assert_eq!(printable(text), wanted);
+        }
+    }
+
+    #[test]
+    fn an_excerpt_keeps_its_size_whatever_it_is_of() {
+        assert_eq!(excerpt("short", 5), "short");
+        assert_eq!(excerpt("longer", 5), "lo…");
+        assert_eq!(excerpt("é漢é漢é漢", 9), "é漢…");
+        for text in ["\n".repeat(100), "x".repeat(1 << 20), "漢".repeat(50)] {
+            let cut = excerpt(&text, 64);
+            assert!(cut.len() <= 64 && cut.ends_with('…'), "{cut}");
+            assert_eq!(excerpt(&cut, 64), cut);
+        }
     }
 
     #[test]

@@ -53,6 +53,13 @@ impl Engine for Engaged {
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         maybe_panic(&self.0, "generate");
         let TextInput::Prompt { text } = request.input else { return Err(Error::invalid_request("prompts only")) };
+        if text == "stop" {
+            return Err(Error::new(ErrorKind::Stopped, "as I like"));
+        }
+        if text == "shout" {
+            tracing::warn!(tensor = ?vec![0.5; 8 << 20], "{}", "x".repeat(8 << 20));
+            panic!("{}", "y".repeat(8 << 20));
+        }
         output.prompt(3, 0);
         for byte in text.bytes() {
             ctx.check()?;
@@ -160,4 +167,27 @@ fn what_the_engine_refuses_reaches_the_host() {
     let request = TextRequest { input: TextInput::Tokens { tokens: vec![1] }, ..ask("", &[]) };
     assert_eq!(host.generate(&request).unwrap_err().kind(), ErrorKind::InvalidRequest);
     assert_eq!(host.park().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_stop_that_nobody_asked_for_is_the_plugins_error_not_the_clients_leaving() {
+    let mut host = host("").unwrap();
+    host.load().unwrap();
+    let error = host.generate(&ask("stop", &[])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Internal);
+    assert!(error.message().contains("nobody asked for"), "{error}");
+    host.cancel();
+    assert_eq!(host.generate(&ask("stop", &[])).unwrap().finish.reason, FinishReason::Cancelled);
+}
+
+#[test]
+fn what_a_plugin_logs_or_panics_with_crosses_in_a_bounded_form() {
+    let mut host = host("").unwrap();
+    host.load().unwrap();
+    let error = host.generate(&ask("shout", &[])).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Panicked);
+    assert!(error.message().len() <= 4096 && error.message().contains("yyyy"), "{} bytes", error.message().len());
+    let logs = host.logs();
+    assert!(logs.iter().any(|line| line.contains("xxxx")), "no record");
+    assert!(logs.iter().all(|line| line.len() < 5000), "{:?}", logs.iter().map(String::len).max());
 }

@@ -17,13 +17,14 @@ use tokio::time::timeout;
 
 /// Time limits that make a stall a matter of moments.
 pub(super) const SHORT: WorkerLimits =
-    WorkerLimits { silence: Duration::from_secs(3), cancel_grace: Duration::from_millis(500), ..WorkerLimits::DEFAULT };
+    WorkerLimits { cancel_grace: Duration::from_millis(500), ..WorkerLimits::DEFAULT };
 pub(super) const LOAD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a bench's workers live under.
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) worker: WorkerLimits,
+    pub(super) silence: Duration,
     pub(super) output: OutputLimits,
     pub(super) start: Duration,
 }
@@ -31,7 +32,7 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let output = OutputLimits { first: PATIENCE, stall: PATIENCE };
-        Self { worker: SHORT, output, start: Duration::from_secs(20) }
+        Self { worker: SHORT, silence: Duration::from_secs(3), output, start: Duration::from_secs(20) }
     }
 }
 
@@ -76,6 +77,7 @@ impl Bench {
             options,
             load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
             start_timeout: self.limits.start,
+            silence: self.limits.silence,
             output_limits: self.limits.output,
             log: Arc::clone(&self.log),
         }

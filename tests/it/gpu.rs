@@ -27,6 +27,11 @@ impl Cards {
         std::fs::write(self.folder.path().join("cards"), lines).unwrap();
     }
 
+    /// The first card with a process on it.
+    fn set_process(&self, [total, free]: [u64; 2], pid: i64, bytes: u64) {
+        std::fs::write(self.folder.path().join("cards"), format!("{total} {free} {pid} {bytes}\n")).unwrap();
+    }
+
     fn server(&self, yaml: &str, visible: Option<&str>) -> Server {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let mut env = vec![("LD_LIBRARY_PATH".into(), path("")), ("AIHOST_FIXTURE_NVML".into(), path("cards"))];
@@ -142,4 +147,26 @@ async fn a_card_whose_memory_does_not_come_back_costs_the_worker_that_parked() {
     assert_eq!(server.status("a", "state").await, "cold");
     let log = server.log();
     assert!(log.contains("1.1 GiB of its 1.1 GiB did not come back on cuda:0"), "{log}");
+}
+
+#[tokio::test]
+async fn a_worker_that_holds_more_of_a_card_than_was_granted_is_ended() {
+    let cards = Cards::new(&[[80 * GIB, 79 * GIB]]);
+    let server = cards.server(&format!("models:\n{}", echo("a", &format!("{{memory: {}}}", 10 * GIB))), None);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let pid = server.status("a", "pid").await.as_i64().unwrap();
+    // A tenth, and what a driver takes of each process, is no matter.
+    cards.set_process([80 * GIB, 68 * GIB], pid, 11 * GIB + 500 * MIB);
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+    assert_eq!(server.status("a", "pid").await, json!(pid));
+    cards.set_process([80 * GIB, 60 * GIB], pid, 19 * GIB);
+    // The driver's numbers are this host's where it sees the whole machine, and nowhere else.
+    if std::fs::read_link("/proc/self/ns/pid").unwrap().as_os_str() == "pid:[4026531836]" {
+        server.until("a", "state", json!("cold")).await;
+        let log = server.log();
+        assert!(log.contains("it held 19.0 GiB of 10.0 GiB granted"), "{log}");
+    } else {
+        tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
+        assert_eq!(server.status("a", "pid").await, json!(pid));
+    }
 }

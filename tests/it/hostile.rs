@@ -1,9 +1,11 @@
 //! Requests that are well-formed and meant badly: what each costs the host, in memory and time, and who else feels it.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use aihost_tests::PATIENCE;
-use aihost_tests::server::{Server, Setup, aihost};
+use aihost_tests::server::{Server, Setup, aihost, client};
+use aihost_tests::{eventually, wait_for};
 use serde_json::{Value, json};
 
 /// Bytes of a body of the matrix; what its endpoint takes, if that is less.
@@ -54,21 +56,16 @@ fn cpu(server: &Server) -> Duration {
 
 /// Waits until the host holds little more than it did.
 async fn settles(server: &Server, begin: u64) {
-    let mut now = 0;
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
-        now = memory(server, "VmRSS");
-        if now <= begin + KEPT_BYTES {
-            eprintln!("it held {} KiB, and holds {} KiB", begin >> 10, now >> 10);
-            return;
+    eventually(async || {
+        let now = memory(server, "VmRSS");
+        let how = format!("it held {} KiB, and holds {} KiB", begin >> 10, now >> 10);
+        if now > begin + KEPT_BYTES {
+            return Err(how);
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("after 10 s it holds {} KiB; it held {} KiB", now >> 10, begin >> 10);
-}
-
-fn client() -> reqwest::Client {
-    reqwest::Client::builder().no_proxy().build().unwrap()
+        eprintln!("{how}");
+        Ok(())
+    })
+    .await;
 }
 
 /// Makes a value of about so many bytes.
@@ -245,50 +242,39 @@ fn costly() -> Vec<(&'static str, String)> {
         ),
         ("/v1/chat/completions", json!({"model": "q".repeat(most - 100), "messages": []}).to_string()),
         ("/v1/completions", json!({"model": "q".repeat(120), "prompt": "x"}).to_string()),
+        ("/v1/chat/completions", json!({"model": "q".repeat(16 << 10), "messages": []}).to_string()),
     ]
 }
 
-/// Four clients send the worst bodies there are, one after another; a probe is answered all the while.
+/// Four clients send each of the worst bodies there are; a probe is asked one time after another all the while. What would
+/// hold a thread that it needs makes it few.
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_served_while_the_worst_bodies_come() {
     let server = host("");
     assert_eq!(server.chat("a", "hi").await.0, 200);
     let begin = memory(&server, "VmRSS");
-    let until = Instant::now() + Duration::from_secs(5);
-    let costly = std::sync::Arc::new(costly());
-    let senders: Vec<_> = (0..4)
-        .map(|number| {
-            let (client, base, costly) = (client(), server.base().to_owned(), std::sync::Arc::clone(&costly));
-            tokio::spawn(async move {
-                let mut sent = 0;
-                while Instant::now() < until {
-                    let (path, body) = &costly[(number + sent) % costly.len()];
-                    let request = client.post(format!("{base}{path}")).header("content-type", "application/json");
-                    request.body(body.clone()).send().await.unwrap().bytes().await.unwrap();
-                    sent += 1;
-                }
-                sent
-            })
-        })
-        .collect();
-    let mut probes = Vec::new();
-    let client = client();
-    while Instant::now() < until {
-        let asked = Instant::now();
+    let costly = Arc::new(costly());
+    let left = Arc::new(AtomicUsize::new(4 * costly.len()));
+    for number in 0..4 {
+        let (base, costly, left) = (server.base().to_owned(), Arc::clone(&costly), Arc::clone(&left));
+        tokio::spawn(async move {
+            let client = client();
+            for turn in 0..costly.len() {
+                let (path, body) = &costly[(number + turn) % costly.len()];
+                let request = client.post(format!("{base}{path}")).header("content-type", "application/json");
+                request.body(body.clone()).send().await.unwrap().bytes().await.unwrap();
+                left.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+    }
+    let (client, mut probes) = (client(), 0);
+    while left.load(Ordering::Relaxed) > 0 {
         assert_eq!(client.get(format!("{}/livez", server.base())).send().await.unwrap().status(), 200);
-        probes.push(asked.elapsed());
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        probes += 1;
     }
-    let mut sent = 0;
-    for sender in senders {
-        sent += sender.await.unwrap();
-    }
-    probes.sort();
-    let (median, late) = (probes[probes.len() / 2], probes[probes.len() * 99 / 100]);
-    eprintln!("{sent} bodies, {} probes: half within {median:?}, 99 of 100 within {late:?}", probes.len());
-    assert!(probes.len() > 50, "{} probes", probes.len());
-    // On a quiet machine 50 ms; tests share theirs.
-    assert!(late < Duration::from_millis(500), "99 of 100 within {late:?}, half within {median:?}");
+    let bodies = 4 * costly.len();
+    eprintln!("{bodies} bodies, {probes} probes");
+    assert!(probes >= 5 * bodies, "{probes} probes beside {bodies} bodies");
     settles(&server, begin).await;
 }
 
@@ -300,28 +286,22 @@ async fn bodies_that_do_not_end_are_bounded_together() {
     assert_eq!(server.chat("a", "hi").await.0, 200);
     let before = memory(&server, "VmRSS");
     let address = server.base().strip_prefix("http://").unwrap().to_owned();
-    let piece = " ".repeat(3 << 20);
-    let mut refused = 0;
-    let mut held = Vec::new();
+    let refused = Arc::new(AtomicUsize::new(0));
     for _ in 0..20 {
-        let mut client = tokio::net::TcpStream::connect(&address).await.unwrap();
-        let head = format!("POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Length: 4000000\r\n\r\n");
-        client.write_all(head.as_bytes()).await.unwrap();
-        client.write_all(piece.as_bytes()).await.unwrap();
-        held.push(client);
+        let (address, refused) = (address.clone(), Arc::clone(&refused));
+        tokio::spawn(async move {
+            let mut client = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let head = format!("POST /v1/completions HTTP/1.1\r\nHost: {address}\r\nContent-Length: 4000000\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            client.write_all(&vec![b' '; 3 << 20]).await.unwrap();
+            let mut status = [0; 12];
+            client.read_exact(&mut status).await.unwrap();
+            refused.fetch_add(usize::from(&status == b"HTTP/1.1 503"), Ordering::Relaxed);
+        });
     }
-    for client in &mut held {
-        let mut status = [0; 12];
-        let answered = tokio::time::timeout(Duration::from_secs(5), client.read_exact(&mut status)).await;
-        if matches!(answered, Ok(Ok(_))) {
-            assert_eq!(&status, b"HTTP/1.1 503");
-            refused += 1;
-        }
-    }
-    assert!(refused >= 14, "{refused} of 20 were refused");
+    // 14 MiB of the room are for what is longer than 64 KiB.
+    wait_for("16 of 20 are refused", || (refused.load(Ordering::Relaxed) >= 16).then_some(())).await;
+    assert_eq!(server.chat("a", "hi").await.0, 200, "a short request is kept out");
     let grown = memory(&server, "VmRSS").saturating_sub(before);
     assert!(grown <= (16 << 20) + KEPT_BYTES, "{grown}");
-    let asked = Instant::now();
-    assert_eq!(server.chat("a", "hi").await.0, 200);
-    assert!(asked.elapsed() < PATIENCE / 2, "a short request waited {:?}", asked.elapsed());
 }

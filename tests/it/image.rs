@@ -181,7 +181,7 @@ async fn bad_input_is_refused_clearly() {
         assert!(body["error"]["message"].as_str().unwrap().contains(word), "{extra}: {body}");
     }
     // A prompt may be empty, or so long that its end is not read.
-    for prompt in [String::new(), "fox ".repeat(25_000)] {
+    for prompt in [String::new(), "fox ".repeat(8000)] {
         let body = made(&server, json!({"prompt": prompt})).await;
         let (_, notes) = read_png(decoded(&body["data"][0]["b64_json"]), (48, 32));
         assert!(notes[0].1 == prompt, "another prompt");

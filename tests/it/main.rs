@@ -18,6 +18,8 @@ mod faults;
 mod front_door;
 /// Graphics cards: found, filled, measured.
 mod gpu;
+/// Workers within their grant.
+mod grant;
 /// Many hands at once.
 mod hammer;
 /// What bad requests cost, and who else feels it.
@@ -30,8 +32,12 @@ mod input;
 mod log;
 /// What `/metrics` says.
 mod metrics;
+/// What plugins say, and how much of it.
+mod noise;
 /// Memory given back and taken again.
 mod park;
+/// A host that was stopped and goes on.
+mod pause;
 /// Who waits for what.
 mod queue;
 /// Workers that die from outside.

@@ -162,3 +162,26 @@ async fn a_stream_that_was_tried_again_has_an_end_though_its_client_stalls() {
     let text = tokio::time::timeout(PATIENCE, stream.text()).await.expect("an end").expect("a stream");
     assert!(text.ends_with("data: [DONE]\n\n") && text.contains("\"error\""), "{} bytes", text.len());
 }
+
+/// As on a kernel before 5.3, and in a container whose profile does not know `pidfd_open`; and with no descriptor left for it.
+#[tokio::test]
+async fn workers_are_waited_for_without_what_old_systems_lack() {
+    const EPERM: u32 = 1;
+    const EMFILE: u32 = 24;
+    const ENOSYS: u32 = 38;
+    for error in [EPERM, EMFILE, ENOSYS] {
+        let yaml = format!("devices: [{{id: cpu, memory: 1GiB}}]\nmodels:\n{}", echo("a", ""));
+        let env = [("DENY", aihost_tests::deny().display().to_string()), ("ERROR", error.to_string())];
+        let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        // 434 is `pidfd_open` everywhere.
+        let before = Some("set -- 434 \"$ERROR\" \"$0\" \"$@\"; set -- \"$DENY\" \"$@\"; exec \"$@\"");
+        let server = Server::start(&Setup { yaml, plugins: vec!["echo"], env, before });
+        assert_eq!(server.chat("a", "hi").await.0, 200, "error {error}: {}", server.log());
+        let pid = kill(&server, "a").await;
+        server.until("a", "state", json!("cold")).await;
+        assert!(!alive(pid));
+        assert_eq!(server.chat("a", "hi").await.0, 200, "error {error}");
+        let unloaded = server.post("/models/unload", &json!({"model": "a"})).await;
+        assert_eq!(unloaded.0, 200, "error {error}");
+    }
+}

@@ -1,7 +1,7 @@
 //! A changed models.yaml takes effect while the host serves, and touches only what changed.
 
-use aihost_tests::{Gate, PATIENCE};
 use aihost_tests::server::{Server, Setup, text};
+use aihost_tests::{Gate, PATIENCE};
 use serde_json::json;
 use tokio::time::timeout;
 

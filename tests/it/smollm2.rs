@@ -107,3 +107,72 @@ fn the_sample_models_yaml_checks_out() {
     let (code, stdout, stderr) = aihost(&["check", "--json", "--config", &root.display().to_string()], &[]);
     assert!(stdout.contains("smollm2"), "code {code}: {stdout}{stderr}");
 }
+
+/// The most that a process ever had in memory, bytes.
+fn peak(pid: &serde_json::Value) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a worker");
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
+    kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+#[tokio::test]
+async fn a_prompt_that_no_context_holds_costs_little_and_is_refused_with_the_numbers() {
+    let yaml = format!(
+        "devices: [{{id: cpu, memory: 4GiB}}]\nmodels:\n  one:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n    options: {{context: 4096}}\n",
+        model_file().display()
+    );
+    let server = Server::start(&Setup { yaml, plugins: vec!["candle_llm"], ..Setup::default() });
+    assert_eq!(server.post("/models/load", &json!({"model": "one"})).await.0, 200);
+    let worker = server.status("one", "pid").await;
+    let before = peak(&worker);
+    for part in ["1", "a", "a!", " ", "\n", "word ", "漢"] {
+        // What may fit by its length is cut into tokens until it does not. Of blanks there are tokens of 64.
+        for bytes in [15 << 17, 200 << 10].into_iter().filter(|bytes| *bytes > 1 << 20 || !part.trim().is_empty()) {
+            let prompt = part.repeat(bytes / part.len());
+            for (path, body) in [
+                ("/v1/completions", json!({"model": "one", "prompt": prompt, "max_tokens": 1})),
+                ("/v1/chat/completions", chat("one", &prompt)),
+            ] {
+                let (status, body) = server.post(path, &body).await;
+                let (code, message) = (&body["error"]["code"], body["error"]["message"].as_str().unwrap_or_default());
+                assert_eq!((status, code), (400, &json!("context_length_exceeded")), "{bytes} of {part:?}: {body}");
+                assert!(message.contains("4096 tokens") && message.len() < 400, "{message}");
+            }
+        }
+    }
+    assert_eq!(server.status("one", "pid").await, worker, "{}", server.log());
+    let grown = peak(&worker) - before;
+    assert!(grown < 100 << 20, "{grown} bytes more than before");
+}
+
+#[tokio::test]
+async fn a_template_that_takes_too_much_costs_its_worker_and_says_so() {
+    let templates = [
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(40) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s|length }}",
+        "{{ '{:>1000000000}'.format(1)|length }}",
+        "{{ ['a']|batch(1000000000, 'x')|list|length }}",
+    ];
+    let entry = |(number, template): (usize, &&str)| {
+        format!(
+            "  bad{number}:\n    type: text\n    plugin: candle-llm\n    source: {{path: {}}}\n    options: {{context: 512, chat_template: \"{template}\"}}\n",
+            model_file().display()
+        )
+    };
+    let entries: String = templates.iter().enumerate().map(entry).collect();
+    let yaml = format!(
+        "devices: [{{id: cpu, memory: 4GiB}}]\nmodels:\n  good:\n    type: text\n    plugin: aihost/echo\n{entries}"
+    );
+    let server = Server::start(&Setup { yaml, plugins: vec!["candle_llm", "echo"], ..Setup::default() });
+    assert_eq!(server.chat("good", "still here").await.0, 200);
+    for number in 0..templates.len() {
+        let model = format!("bad{number}");
+        let (status, body) = server.chat(&model, "hi").await;
+        let message = body["error"]["message"].as_str().unwrap_or_default();
+        assert!(status >= 400 && message.contains("chat template"), "{model}: {status} {body}");
+        // Completions need no template.
+        let body = json!({"model": model, "prompt": "The capital of France is", "max_tokens": 1});
+        assert_eq!(server.post("/v1/completions", &body).await.0, 200, "{model}");
+    }
+    let (status, body) = server.chat("good", "still here").await;
+    assert_eq!((status, text(&body)), (200, "still here"));
+}

@@ -123,7 +123,8 @@ async fn replicas_start_when_all_are_busy() {
     let faulty = format!("faulty, replicas: 2, options: {{fault: progress_only, gate: \"{}\"}}", gate.path().display());
     let server = serve("memory: 1GiB", &[("a", &faulty)]);
     let both = async {
-        server.until("a", "replicas", json!(2)).await;
+        // One that still starts when nobody waits any more is stopped again.
+        server.until("a", "loads", json!(2)).await;
         gate.open();
     };
     let (answers, ()) = tokio::join!(futures_util::future::join_all((0..6).map(|_| server.chat("a", "hi"))), both);

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use aihost::domain::{ByteSize, FailureKind, RequestId};
-use aihost::worker::{ExitReason, OutputLimits, WorkerLimits, WorkerPlacement};
+use aihost::worker::{ExitReason, OutputLimits, WorkerPlacement};
 use aihost_tests::{Gate, PATIENCE, wait_for};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::bench::{Bench, LOAD_DEADLINE, Limits, SHORT, ask, collect, first_event};
+use super::bench::{Bench, LOAD_DEADLINE, Limits, ask, collect, first_event};
 
 fn alive(pid: u32) -> bool {
     // A zombie is gone as far as memory and locks are concerned, but must be reaped too.
@@ -378,8 +378,7 @@ const SIGTERM_BIT: u64 = 1 << (15 - 1);
 
 #[tokio::test]
 async fn a_worker_that_cannot_take_a_sigterm_is_killed_after_it() {
-    let worker = WorkerLimits { silence: 10 * PATIENCE, ..SHORT };
-    let mut bench = Bench::under(Limits { worker, ..Limits::default() });
+    let mut bench = Bench::under(Limits { silence: 10 * PATIENCE, ..Limits::default() });
     let instance = bench.loaded("aihost/faulty", json!({"fault": "freeze"})).await;
     let pid = instance.pid().unwrap();
     let _open = ask(&instance, 1, "x", None);

@@ -22,6 +22,11 @@ pub fn fixture(name: &str) -> PathBuf {
     built(&format!("{prefix}{name}.so"))
 }
 
+/// What becomes a program that may not use a certain system call.
+pub fn deny() -> PathBuf {
+    built("fixture_deny")
+}
+
 /// The small real model, SmolLM2-135M-Instruct: the file that `AIHOST_SMOLLM2` names, else the one that `cargo xtask up` fetched.
 ///
 /// # Panics

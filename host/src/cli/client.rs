@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Session;
 use super::failure::CliError;
 use crate::config::Config;
+use crate::domain::printable;
 use crate::store::Trust;
 
 /// How long a server may take to accept a connection.
@@ -52,6 +53,7 @@ pub(super) struct Status {
     pub(super) device: Option<String>,
     #[serde(default)]
     pub(super) memory: u64,
+    pub(super) measured: Option<u64>,
     #[serde(default)]
     pub(super) active: u32,
     #[serde(default)]
@@ -227,7 +229,8 @@ fn first_key(config: &Config) -> Option<String> {
 fn error_message(body: &str) -> Option<String> {
     let body: Value = serde_json::from_str(body).ok()?;
     let error = body.get("error")?;
-    error.get("message").or(Some(error))?.as_str().map(str::to_owned)
+    // One line, whoever answered.
+    error.get("message").or(Some(error))?.as_str().map(|message| printable(message).into_owned())
 }
 
 /// The innermost cause, which is the one that says something.

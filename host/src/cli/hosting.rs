@@ -127,8 +127,17 @@ async fn scan(config: &Config) -> Result<Registry, CliError> {
     }
 }
 
+/// Connections that the kernel keeps ready while the host does something else. For one beyond them its client waits a second
+/// and tries again.
+const BACKLOG_MAX: i32 = 4096;
+
 async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
-    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+    let bound = TcpListener::bind(address).await.and_then(|listener| {
+        // A socket that listens already takes another length.
+        rustix::net::listen(&listener, BACKLOG_MAX)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
             CliError::failed(format!("port {} of {} is taken by another program", address.port(), address.ip()))
                 .hint("stop that one (is an aihost running? `aihost ps`), or change `listen:` or use `--listen`")

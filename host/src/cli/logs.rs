@@ -23,11 +23,15 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     if arguments.follow {
         return server.attended(follow(&server, &arguments.name)).await;
     }
+    let mut begun = Vec::new();
     let mut pieces = server.logs(&arguments.name).await?.bytes_stream();
     while let Some(piece) = pieces.next().await {
-        out::bytes(&piece.map_err(|error| server.broke_off("the log", &error))?)?;
+        begun.extend_from_slice(&piece.map_err(|error| server.broke_off("the log", &error))?);
+        let whole = begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = begun.drain(..whole).collect();
+        String::from_utf8_lossy(&lines).lines().try_for_each(out::line)?;
     }
-    Ok(())
+    String::from_utf8_lossy(&begun).lines().try_for_each(out::line)
 }
 
 async fn follow(server: &Server, model: &str) -> Result<(), CliError> {

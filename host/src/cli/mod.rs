@@ -5,6 +5,7 @@ mod client;
 mod completions;
 mod docs;
 mod failure;
+mod heap;
 mod hosting;
 mod init;
 mod logs;
@@ -135,7 +136,10 @@ pub fn main() -> ExitCode {
         Command::Guard { host } => return crate::worker::guard_main(&host),
         Command::Init(arguments) => init::run(&session, &arguments),
         Command::Check(arguments) => check::run(&session, &arguments),
-        Command::Serve(arguments) => with_runtime(serve::run(&session, arguments)),
+        Command::Serve(arguments) => {
+            heap::give_back();
+            with_runtime(serve::run(&session, arguments))
+        }
         Command::Ps(arguments) => with_runtime(ps::run(&session, arguments)),
         Command::Why(arguments) => with_runtime(why::run(&session, arguments)),
         Command::Logs(arguments) => with_runtime(logs::run(&session, arguments)),

@@ -1,20 +1,22 @@
 //! Writing: data to stdout, where a reader that left ends the command quietly; notes to stderr. Only commands wait for
 //! either; a process that serves does not.
 
-use std::io::{self, Write};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
 
 use super::failure::CliError;
+use crate::domain::{printable, steers};
 use crate::telemetry;
 
 /// How often a bar that shows no progress moves.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 
-/// Writes text to stdout at once.
+/// Writes what a model says to stdout at once. What would steer a terminal is escaped on one; a file gets all of it.
 pub(super) fn text(text: &str) -> Result<(), CliError> {
-    bytes(text.as_bytes())
+    if io::stdout().is_terminal() { bytes(shown(text).as_bytes()) } else { bytes(text.as_bytes()) }
 }
 
 /// Writes bytes to stdout at once.
@@ -26,22 +28,43 @@ pub(super) fn bytes(bytes: &[u8]) -> Result<(), CliError> {
     })
 }
 
-/// Writes a line to stdout.
+/// Writes a line to stdout, or several, whoever the words are from.
 pub(super) fn line(line: &str) -> Result<(), CliError> {
-    text(&format!("{line}\n"))
+    bytes(format!("{}\n", shown(line)).as_bytes())
 }
 
 /// Writes JSON to stdout.
 pub(super) fn json(value: &impl serde::Serialize) -> Result<(), CliError> {
     let pretty = serde_json::to_string_pretty(value).map_err(|e| CliError::failed(format!("JSON: {e}")))?;
-    line(&pretty)
+    bytes(format!("{}\n", escaped(&pretty)).as_bytes())
+}
+
+/// JSON that says the same and steers no terminal: all that would is inside strings, and JSON has a way to write it.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if steers(c) && c != '\n' {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // A String takes all of it.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Lines as a terminal may show them.
+fn shown(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes a table to stdout: a heading and rows, columns two spaces apart.
 pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(heading.iter().copied());
-    table.add_rows(rows);
+    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| printable(cell))));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -53,7 +76,26 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliE
 /// Writes a line to stderr: among those of the log, where this process has one, which waits for nobody. If nobody reads
 /// that either, there is nobody to tell.
 pub(super) fn note(line: &str) {
-    if !telemetry::note(line) {
+    let line = shown(line);
+    if !telemetry::note(&line) {
         drop(writeln!(io::stderr().lock(), "{line}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{escaped, shown};
+
+    #[test]
+    fn json_that_steers_nothing_still_says_the_same() {
+        let value = serde_json::json!({"a": "\u{9b}31m\u{7f}\u{202e}x\u{e0041}", "b": ["é\t\n"]});
+        let json = escaped(&serde_json::to_string_pretty(&value).unwrap());
+        assert!(json.is_ascii() || !json.contains(['\u{9b}', '\u{7f}', '\u{202e}', '\u{e0041}']), "{json}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), value);
+    }
+
+    #[test]
+    fn lines_stay_lines() {
+        assert_eq!(shown("one\n\u{1b}[2Jtwo\r"), "one\n\\u{1b}[2Jtwo\\r");
     }
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 use super::client::{Listing, Server, Status};
 use super::failure::CliError;
 use super::{Session, out};
-use crate::domain::ByteSize;
+use crate::domain::{ByteSize, printable};
 
 pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), CliError> {
     let models = Server::of(session, &arguments.target)?.status().await?;
     if arguments.json {
         return out::json(&models);
     }
-    let heading = ["MODEL", "STATE", "DEVICE", "MEMORY", "ACTIVE", "QUEUED", "LOADS", "IDLE", "PID", "PLUGIN"];
+    let heading = ["MODEL", "STATE", "DEVICE", "MEMORY", "HELD", "ACTIVE", "QUEUED", "LOADS", "IDLE", "PID", "PLUGIN"];
     out::table(&heading, models.iter().map(row).collect())?;
     for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
-        out::note(&format!("{model}: {error}"));
+        out::note(&format!("{model}: {}", printable(error)));
     }
     Ok(())
 }
@@ -31,6 +31,7 @@ fn row(model: &Status) -> Vec<String> {
         state,
         model.device.clone().unwrap_or_else(dash),
         if model.memory == 0 { dash() } else { ByteSize(model.memory).to_string() },
+        model.measured.map_or_else(dash, |bytes| ByteSize(bytes).to_string()),
         model.active.to_string(),
         model.queued.to_string(),
         model.loads.to_string(),

@@ -66,7 +66,8 @@ impl Watchdog {
                     Err(error) => (Err(error), None),
                 };
                 begun.send(heeds).unwrap_or_default();
-                Some(watch(signals.as_mut()?, heard, limit).await)
+                let signals = signals.as_mut()?;
+                Some(watch(async || signals.next().await, heard, limit).await)
             });
             order.into_iter().for_each(end);
         };
@@ -95,7 +96,7 @@ fn end_limit(config: &Config) -> Duration {
 }
 
 /// Resolves when the process should have ended and has not.
-async fn watch(signals: &mut Signals, mut broken: mpsc::Receiver<()>, limit: impl Fn() -> Duration) -> Order {
+async fn watch(mut signal: impl AsyncFnMut(), mut broken: mpsc::Receiver<()>, limit: impl Fn() -> Duration) -> Order {
     let breaks = async {
         // A watchdog that nobody holds any more hears of nothing, and still heeds signals.
         if broken.recv().await.is_none() {
@@ -105,11 +106,11 @@ async fn watch(signals: &mut Signals, mut broken: mpsc::Receiver<()>, limit: imp
         Order::Broken
     };
     let asked = async {
-        signals.next().await;
+        signal().await;
         let limit = limit();
         tokio::select! {
             () = sleep(limit) => Order::Asked(limit),
-            () = async { signals.next().await; sleep(AT_ONCE).await } => Order::AskedAgain,
+            () = async { signal().await; sleep(AT_ONCE).await } => Order::AskedAgain,
         }
     };
     tokio::select! {
@@ -154,47 +155,32 @@ fn end(order: Order) {
 
 #[cfg(test)]
 mod tests {
-    use rustix::process::kill_process;
-    use tokio::signal::unix::SignalKind;
-
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(70);
 
-    /// What the watchdog makes of signals and a break, with the time at which it does.
-    async fn order(kind: SignalKind, signal: Signal, times: u32, breaks: bool) -> (Order, Duration) {
-        let mut signals = Signals::of(&[kind]).unwrap();
+    /// What the watchdog makes of so many signals and a break, with the time at which it does.
+    async fn order(signals: usize, breaks: bool) -> (Order, Duration) {
+        let (signal, mut signalled) = mpsc::channel(2);
         let (broken, heard) = mpsc::channel(1);
+        for _ in 0..signals {
+            signal.send(()).await.unwrap();
+        }
+        if breaks {
+            broken.send(()).await.unwrap();
+        }
         let begun = tokio::time::Instant::now();
-        let told = async {
-            for _ in 0..times {
-                kill_process(getpid(), signal).unwrap();
-                sleep(Duration::from_millis(100)).await;
-            }
-            if breaks {
-                broken.send(()).await.unwrap();
-            }
-            std::future::pending::<()>().await;
-        };
-        let order = tokio::select! {
-            order = watch(&mut signals, heard, || LIMIT) => order,
-            () = told => unreachable!(),
-        };
-        (order, begun.elapsed())
+        let next = async || signalled.recv().await.unwrap();
+        (watch(next, heard, || LIMIT).await, begun.elapsed())
     }
 
     #[tokio::test(start_paused = true)]
     async fn every_end_comes_in_its_time() {
-        // Signals that mean nothing else to a test.
-        let usr1 = (SignalKind::user_defined1(), Signal::USR1);
-        let (asked, after) = order(usr1.0, usr1.1, 1, false).await;
-        assert_eq!((asked, asked.code()), (Order::Asked(LIMIT), 1));
-        assert!(after >= LIMIT, "{after:?}");
-        let (again, after) = order(usr1.0, usr1.1, 2, false).await;
-        assert_eq!((again, again.code()), (Order::AskedAgain, 130));
-        assert!(after < LIMIT, "{after:?}");
-        let (broken, after) = order(usr1.0, usr1.1, 0, true).await;
-        assert_eq!((broken, broken.code()), (Order::Broken, 1));
-        assert!(after < Duration::from_secs(5), "{after:?}");
+        let (asked, after) = order(1, false).await;
+        assert_eq!((asked, asked.code(), after), (Order::Asked(LIMIT), 1, LIMIT));
+        let (again, after) = order(2, false).await;
+        assert_eq!((again, again.code(), after), (Order::AskedAgain, 130, AT_ONCE));
+        let (broken, after) = order(0, true).await;
+        assert_eq!((broken, broken.code(), after), (Order::Broken, 1, AT_ONCE));
     }
 }

@@ -67,6 +67,10 @@ pub(super) struct RawLimits {
     /// How long a request may then go without another one; a client that does not read stops this clock. Default: 120s.
     #[schemars(with = "Option<Span>")]
     pub(super) output_stall_timeout: Option<Text>,
+    /// How long a worker may be silent, which says that it is there every second, before it counts as stalled and is ended;
+    /// at least 2s. Time in which the host itself was stopped is not counted. Default: 10s.
+    #[schemars(with = "Option<Span>")]
+    pub(super) worker_silence: Option<Text>,
     /// How long a stream may stand still because its client does not read. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) stream_stall_timeout: Option<Text>,
@@ -78,19 +82,19 @@ pub(super) struct RawLimits {
     #[schemars(with = "Option<Span>")]
     pub(super) drain_timeout: Option<Text>,
     /// Largest request body of any kind. Descriptions of pictures and sounds have at most 1MiB whatever it says, and commands
-    /// 64KiB. Default: 4MiB for texts, 32MiB for files.
+    /// 64KiB. Default: by endpoint, 4MiB for texts and 32MiB for files.
     #[schemars(with = "Option<Size>")]
     pub(super) body_limit: Option<Text>,
     /// Bytes of request bodies that the host holds together, from their arrival to the end of their answers; what does not
-    /// fit is refused with 503. Default: 256MiB, or twice `body_limit`.
+    /// fit is refused with 503. Default: by `body_limit`, 256MiB or twice that, whichever is more.
     #[schemars(with = "Option<Size>")]
     pub(super) bodies: Option<Text>,
-    /// Connections at once. The longest silent ones make room for new ones. Takes effect at the next start. Default: 2048, or
-    /// what the system's limit of open files leaves beside 256 for workers and files.
+    /// Connections at once. The longest silent ones make room for new ones. Takes effect at the next start. Default: by
+    /// the system, 2048 or what its limit of open files leaves beside 256 for workers and files.
     #[schemars(with = "Option<Count>")]
     pub(super) connections: Option<Text>,
     /// Connections at once from one address (of IPv6: one /64). Behind a reverse proxy all come from one, so there it should
-    /// be as many as `connections`. Takes effect at the next start. Default: half of `connections`.
+    /// be as many as `connections`. Takes effect at the next start. Default: by `connections`, half of them.
     #[schemars(with = "Option<Count>")]
     pub(super) connections_per_peer: Option<Text>,
     /// How long a file that an answer named by URL is kept. Default: 1h.

@@ -74,6 +74,8 @@ pub struct Limits {
     pub first_output_timeout: Duration,
     /// How long it may then go without another (`output_stall_timeout`).
     pub output_stall_timeout: Duration,
+    /// How long a worker may be silent (`worker_silence`).
+    pub worker_silence: Duration,
     /// How long a stream may stay paused because its client does not read (`stream_stall_timeout`).
     pub stream_stall_timeout: Duration,
     /// How often a silent stream says that it is there (`sse_ping`); `None` means never.

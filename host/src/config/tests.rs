@@ -196,6 +196,10 @@ fn documented_defaults_are_the_defaults() {
             let description = property["description"].as_str().unwrap_or_default();
             let (_, default) = description.split_once(" Default: ").expect(key);
             let default = default.trim_end_matches('.');
+            // What depends on something else says on what.
+            if default.starts_with("by") {
+                continue;
+            }
             let typed = read(&format!("{section}: {{{key}: {default}}}\nmodels: {{a: {{type: text, plugin: p}}}}"));
             assert_eq!(typed.as_ref(), Ok(&plain), "{section}.{key}: {default}");
             told += 1;

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::{Device, Nvml};
 
 /// Bytes of a card.
@@ -29,6 +30,28 @@ pub(super) fn memory(ordinal: usize) -> Option<Memory> {
     let index = *cards().get(ordinal)?;
     let info = library()?.device_by_index(index).and_then(|card| card.memory_info()).ok()?;
     Some(Memory { total: info.total, free: info.free })
+}
+
+/// Where the kernel shows the namespace of process numbers.
+const PID_NAMESPACE: &str = "/proc/self/ns/pid";
+/// That of the whole machine, whose numbers a driver uses.
+const WHOLE_MACHINE: &str = "pid:[4026531836]";
+
+/// Bytes of a card that a process holds; `None` if the card does not know the process, or does not say. In a container a
+/// number of this host's may be another process's to the driver, so nothing is read there.
+pub(super) fn held_by(ordinal: usize, pid: u32) -> Option<u64> {
+    static NUMBERS_MATCH: OnceLock<bool> = OnceLock::new();
+    let namespace = || std::fs::read_link(PID_NAMESPACE).is_ok_and(|name| name.as_os_str() == WHOLE_MACHINE);
+    if !NUMBERS_MATCH.get_or_init(namespace) {
+        return None;
+    }
+    let index = *cards().get(ordinal)?;
+    let processes = library()?.device_by_index(index).and_then(|card| card.running_compute_processes()).ok()?;
+    let bytes = |memory| match memory {
+        UsedGpuMemory::Used(bytes) => Some(bytes),
+        UsedGpuMemory::Unavailable => None,
+    };
+    processes.into_iter().find(|process| process.pid == pid).and_then(|process| bytes(process.used_gpu_memory))
 }
 
 /// NVML's numbers of the cards. It orders them by their place on the bus; workers are told to do the same.

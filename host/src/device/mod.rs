@@ -12,7 +12,8 @@ const CPU_BUDGET_PERCENT: u64 = 80;
 /// it takes before it has a model.
 const GPU_BUDGET_PERCENT: u64 = 95;
 
-const CPU: &str = "cpu";
+/// The device that stands for the host's own memory.
+pub const HOST_MEMORY: &str = "cpu";
 /// Before the number of a graphics card.
 const GPU: &str = "cuda:";
 
@@ -31,7 +32,7 @@ pub fn present() -> Vec<DeviceId> {
         answers
     };
     let gpus = (0..gpu::count()).filter(answers).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
-    gpus.chain([DeviceId(CPU.to_owned())]).collect()
+    gpus.chain([DeviceId(HOST_MEMORY.to_owned())]).collect()
 }
 
 /// The budget of a device that names none: bytes, or `None` if the device is not here.
@@ -39,7 +40,7 @@ pub fn measured_budget(device: &DeviceId) -> Option<u64> {
     let percent = |bytes: u64, percent| bytes.saturating_mul(percent) / 100;
     match ordinal(device) {
         Some(gpu) => gpu::memory(gpu).map(|memory| percent(memory.total, GPU_BUDGET_PERCENT)),
-        None => (device.0 == CPU).then(|| percent(cpu_available(), CPU_BUDGET_PERCENT)),
+        None => is_host_memory(device).then(|| percent(cpu_available(), CPU_BUDGET_PERCENT)),
     }
 }
 
@@ -59,15 +60,47 @@ pub fn cpu_available() -> u64 {
 pub fn measured_free(device: &DeviceId) -> Option<u64> {
     match ordinal(device) {
         Some(gpu) => gpu::memory(gpu).map(|memory| memory.free),
-        None => (device.0 == CPU).then(cpu_available).filter(|bytes| *bytes > 0),
+        None => is_host_memory(device).then(cpu_available).filter(|bytes| *bytes > 0),
     }
 }
 
-/// Bytes of memory that are charged to a process: its anonymous and shared pages. Mapped files are not, since the system
-/// can drop them and several processes share them.
+/// Whether a device's memory is the host's own.
+pub fn is_host_memory(device: &DeviceId) -> bool {
+    device.0 == HOST_MEMORY
+}
+
+/// Bytes of a device that a process holds; `None` where that cannot be told: a driver may not say, or know the process by
+/// another number, as from outside a container.
+pub fn held_by(device: &DeviceId, pid: u32) -> Option<u64> {
+    match ordinal(device) {
+        Some(gpu) => gpu::held_by(gpu, pid),
+        None => is_host_memory(device).then(|| charged_to(pid)).flatten(),
+    }
+}
+
+/// Bytes of memory that are charged to a process: its anonymous and shared pages, those that were written to swap and the
+/// huge ones among them. Mapped files are not, since the system can drop them and several processes share them.
 pub fn charged_to(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(kib(&status, "RssAnon:")?.saturating_add(kib(&status, "RssShmem:")?))
+    charged(&status)
+}
+
+/// Bytes of memory of a process, pages that it shares with others counted in part: what a fork did not write to yet is
+/// counted once among all who have it. Slow for a large process.
+pub fn share_of(pid: u32) -> Option<u64> {
+    share(&std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?)
+}
+
+fn share(rollup: &str) -> Option<u64> {
+    let [anonymous, shared, swapped] = ["Pss_Anon:", "Pss_Shmem:", "SwapPss:"].map(|name| kib(rollup, name));
+    Some(anonymous?.saturating_add(shared?).saturating_add(swapped.unwrap_or(0)))
+}
+
+fn charged(status: &str) -> Option<u64> {
+    // A kernel thread or a zombie has none of them, an old kernel lacks the later ones.
+    let resident = kib(status, "RssAnon:")?.saturating_add(kib(status, "RssShmem:")?);
+    let more = ["VmSwap:", "HugetlbPages:"].map(|name| kib(status, name).unwrap_or(0));
+    Some(more.into_iter().fold(resident, u64::saturating_add))
 }
 
 /// Threads an engine may keep busy.
@@ -89,5 +122,16 @@ mod tests {
         let text = "MemTotal:       24576000 kB\nMemFree:  1 kB\nMemAvailable:   20000 kB\n";
         assert_eq!(super::kib(text, "MemAvailable:"), Some(20_480_000));
         assert_eq!(super::kib("nonsense", "MemAvailable:"), None);
+    }
+
+    #[test]
+    fn what_a_process_swapped_out_is_its_own_and_what_it_mapped_is_not() {
+        let text = "VmRSS:\t  900 kB\nRssAnon:\t  100 kB\nRssFile:\t  700 kB\nRssShmem:\t  20 kB\n";
+        assert_eq!(super::charged(text), Some(120 << 10));
+        let more = format!("{text}VmSwap:\t  3 kB\nHugetlbPages:\t  2048 kB\n");
+        assert_eq!(super::charged(&more), Some(2171 << 10));
+        let rollup = "Pss:  90 kB\nPss_Anon:  10 kB\nPss_File:  50 kB\nPss_Shmem:  2 kB\nSwapPss:  1 kB\n";
+        assert_eq!((super::share(rollup), super::share("Pss: 5 kB\n")), (Some(13 << 10), None));
+        assert_eq!(super::charged("Name:\tkthreadd\nState:\tZ (zombie)\n"), None);
     }
 }

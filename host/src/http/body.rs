@@ -1,6 +1,7 @@
 //! Reading a request's body or path, within limits of bytes and time, with every refusal in the envelope.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use axum::body::BodyDataStream;
@@ -9,7 +10,7 @@ use axum::http::header;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::bodies::Held;
@@ -29,6 +30,8 @@ const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
 const READ_ASIDE_BYTES: usize = 256 << 10;
 /// Long bodies that are read at once.
 const READERS_MAX: usize = 2;
+/// Nice value of the threads that read long bodies: on a busy machine they run after what serves.
+const READER_NICE: i32 = 10;
 
 /// Largest body of a command, bytes.
 const COMMAND_BODY_BYTES: u64 = 64 << 10;
@@ -68,7 +71,7 @@ impl BodySize {
 
 /// A body of JSON, not read yet.
 pub(super) struct JsonBody {
-    text: String,
+    bytes: Vec<u8>,
     class: Class,
     held: Arc<Held>,
 }
@@ -79,17 +82,27 @@ impl JsonBody {
         self,
         read: impl FnOnce(&Asked<'_>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let Self { text, class, held } = self;
-        if text.len() <= READ_ASIDE_BYTES {
-            return read(&Asked { text: &text, class });
+        let Self { bytes, class, held } = self;
+        let read = move |bytes: Vec<u8>| match str::from_utf8(&bytes) {
+            Ok(text) => read(&Asked { text, class }),
+            Err(_) => Err(ApiError::malformed("the body is not JSON: it is not UTF-8")),
+        };
+        if bytes.len() <= READ_ASIDE_BYTES {
+            return read(bytes);
         }
         let turn = READERS.acquire().await.map_err(|_| ApiError::internal("no body is read any more"))?;
-        let read = tokio::task::spawn_blocking(move || {
+        let (result, done) = oneshot::channel();
+        let reader = thread::Builder::new().name("body-reader".into()).spawn(move || {
+            // One that may not be told apart runs as everything else does.
+            let _ = rustix::process::setpriority_process(None, READER_NICE);
+            let read = read(bytes);
             // A client that leaves does not end this: its turn and its bytes are held until it is over.
-            let (_turn, _held) = (turn, held);
-            read(&Asked { text: &text, class })
+            drop((turn, held));
+            // Who waits for it may have left.
+            let _ = result.send(read);
         });
-        read.await.unwrap_or_else(|error| Err(ApiError::internal(format!("the body could not be read: {error}"))))
+        reader.map_err(|error| ApiError::internal(format!("no thread can be had to read the body: {error}")))?;
+        done.await.unwrap_or_else(|_| Err(ApiError::internal("the body could not be read")))
     }
 }
 
@@ -102,15 +115,14 @@ impl FromRequest<App> for JsonBody {
         let held = request.extensions().get::<Arc<Held>>().cloned().unwrap_or_else(|| Arc::new(app.bodies.begin()));
         let limit = app.handle.config().limits.bodies;
         let mut arriving = Arriving::of(request, app)?;
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(arriving.announced);
         while let Some(piece) = arriving.next().await? {
             held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
             bytes.extend_from_slice(&piece);
+            // One that comes as fast as it is read is read in turn with whatever else the runtime has to do.
+            tokio::task::yield_now().await;
         }
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Self { text, class, held }),
-            Err(_) => Err(ApiError::malformed("the body is not JSON: it is not UTF-8")),
-        }
+        Ok(Self { bytes, class, held })
     }
 }
 
@@ -143,6 +155,9 @@ impl FromRequestParts<App> for Name {
 
 /// JSON, or nothing said. Anything else is refused: a form post is what a hostile page can send without a preflight.
 fn check_content_type(request: &Request) -> Result<(), ApiError> {
+    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(ApiError::encoded());
+    }
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
@@ -156,6 +171,8 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
 struct Arriving {
     pieces: BodyDataStream,
     limit: ByteSize,
+    /// Bytes that its client says it has, at most the limit. What does not come takes no memory.
+    announced: usize,
     begun: Instant,
     bytes: u64,
 }
@@ -169,7 +186,9 @@ impl Arriving {
         if announced.is_some_and(|length| length > limit.0) {
             return Err(ApiError::too_large(limit));
         }
-        Ok(Self { pieces: request.into_body().into_data_stream(), limit, begun: Instant::now(), bytes: 0 })
+        let announced = announced.and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+        let pieces = request.into_body().into_data_stream();
+        Ok(Self { pieces, limit, announced, begun: Instant::now(), bytes: 0 })
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {

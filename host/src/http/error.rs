@@ -150,6 +150,12 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).code("request_too_large")
     }
 
+    /// The body is packed in some way.
+    pub(super) fn encoded() -> Self {
+        let message = "bodies are read as they are; send this one without `Content-Encoding`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, message).code("unsupported_encoding")
+    }
+
     /// All bodies together are as large as they may be.
     pub(super) fn no_room_for_body() -> Self {
         let message = "the host holds as many bytes of requests as it may (`limits: bodies:`); try again in a moment";

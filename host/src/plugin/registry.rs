@@ -13,8 +13,10 @@ use semver::Version;
 
 use super::discovery::{describe, incompatible};
 use super::shadow::Shadow;
-use crate::domain::nearest;
+use crate::domain::{excerpt, nearest};
 
+/// Most bytes of the reason why a file is not usable.
+const REASON_BYTES: usize = 1000;
 /// Most `.so` files of a folder that are looked at; other files do not count.
 const MAX_FILES: usize = 1024;
 
@@ -51,6 +53,13 @@ pub struct Rejected {
     pub reason: String,
 }
 
+impl Rejected {
+    /// The reason may quote the file, or its name: it is kept as it may be printed.
+    fn new(file: PathBuf, reason: &str) -> Self {
+        Self { file, reason: excerpt(reason, REASON_BYTES) }
+    }
+}
+
 /// Why no plugin fits an entry.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
@@ -84,7 +93,7 @@ impl Registry {
         for file in files {
             match examine(&file) {
                 Ok(candidate) => registry.compete(&mut newest, candidate),
-                Err(reason) => registry.rejected.push(Rejected { file, reason }),
+                Err(reason) => registry.rejected.push(Rejected::new(file, &reason)),
             }
         }
         for candidate in newest.into_values() {
@@ -97,7 +106,7 @@ impl Registry {
                 })),
                 Err(e) => {
                     let reason = format!("cannot copy {} aside: {e}", candidate.file.display());
-                    registry.rejected.push(Rejected { file: candidate.file, reason });
+                    registry.rejected.push(Rejected::new(candidate.file, &reason));
                 }
             }
         }
@@ -175,7 +184,7 @@ impl Registry {
                     winner.file.display()
                 );
                 newest.insert(key, winner);
-                Rejected { file: loser.file, reason }
+                Rejected::new(loser.file, &reason)
             }
         };
         self.rejected.push(loser);

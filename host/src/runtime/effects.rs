@@ -6,7 +6,6 @@ use std::time::Duration;
 use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextInput, TextRequest};
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
 
 use super::api::Answer;
 use super::lease::{Ended, LeaseTerms, carry};
@@ -16,6 +15,7 @@ use super::workspace::{Part, Workspace};
 use crate::config::ModelConfig;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
+use crate::worker::awake::{Instant, timeout};
 use crate::worker::{Instance, ModelLog, Output, OutputLimits, StartSpec};
 use crate::{device, store};
 
@@ -125,6 +125,7 @@ impl Loop {
             load,
             start_timeout: START_TIMEOUT,
             log,
+            silence: self.config.limits.worker_silence,
             output_limits: OutputLimits {
                 first: self.config.limits.first_output_timeout,
                 stall: self.config.limits.output_stall_timeout,
@@ -137,6 +138,7 @@ impl Loop {
         let model = self.state.instances().get(&id).and_then(|known| self.config.models.get(&known.model));
         let deadline = model.map_or(START_TIMEOUT, |model| model.load_timeout);
         self.busy.insert(id);
+        instance.allow(self.allowance(id, granted));
         let events = self.events.clone();
         let canary = self.canary(id);
         tokio::spawn(async move {
@@ -184,6 +186,9 @@ impl Loop {
 
     fn unpark(&mut self, id: InstanceId) {
         let Some(instance) = self.instances.get(&id).cloned() else { return };
+        if let Some(known) = self.state.instances().get(&id) {
+            instance.allow(self.allowance(id, known.granted));
+        }
         self.busy.insert(id);
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -226,7 +231,7 @@ impl Loop {
             let affords = async {
                 tokio::select! {
                     part = timeout(patience, afford(&*instance, &task, workspace)) => {
-                        part.unwrap_or_else(|_| Err(Failure::new(FailureKind::Busy, NO_ROOM)))
+                        part.unwrap_or_else(|| Err(Failure::new(FailureKind::Busy, NO_ROOM)))
                     }
                     () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
                 }
@@ -315,7 +320,6 @@ async fn sing(instance: &dyn Instance, request: RequestId, task: Bytes, deadline
         }
         Err(Failure::new(FailureKind::WorkerDied, "the worker ended during its canary"))
     };
-    let late =
-        |_| Failure::new(FailureKind::TimedOut, format!("no canary within {} s of its load", deadline.as_secs()));
-    timeout(deadline, song).await.map_err(late)?
+    let late = || Failure::new(FailureKind::TimedOut, format!("no canary within {} s of its load", deadline.as_secs()));
+    timeout(deadline, song).await.unwrap_or_else(|| Err(late()))
 }

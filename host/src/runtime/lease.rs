@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
 
 use super::api::Delivery;
 use super::meter::Metered;
 use crate::domain::{Failure, FailureKind, RequestId};
+use crate::worker::awake::{Instant, sleep_until, timeout};
 use crate::worker::{Instance, Output};
 
 /// How long a lease may run, how long its client may not read, and when it is told.
@@ -120,7 +120,7 @@ async fn left(client: Option<&mpsc::Sender<Output>>) {
 /// Whether the client took it in time.
 async fn tell(client: Option<mpsc::Sender<Output>>, output: Output, stall: Duration) -> bool {
     let Some(client) = client else { return false };
-    timeout(stall, client.send(output)).await.is_ok_and(|sent| sent.is_ok())
+    timeout(stall, client.send(output)).await.is_some_and(|sent| sent.is_ok())
 }
 
 #[cfg(test)]

@@ -8,18 +8,20 @@ use std::sync::atomic::Ordering;
 use aihost_plugin_api::MemoryPlan;
 
 use super::peaks::Key;
-use super::release::{ReleaseCheck, is_host_memory};
+use super::release::ReleaseCheck;
 use super::run::Loop;
 use super::workspace::Workspace;
+use crate::device::is_host_memory;
 use crate::domain::{ByteSize, DeviceId, InstanceId, Kind, ModelId, ModelState};
 use crate::scheduler::{self, Event, Mapped};
 use crate::store;
+use crate::worker::Allowance;
 
 /// What is known of an instance's memory once it has said what it needs.
 pub(super) struct Planned {
     pub(super) plan: MemoryPlan,
-    /// Under which its peaks are remembered.
-    key: Option<Key>,
+    /// Under which its peaks are remembered, and what was remembered before it came up.
+    key: Option<(Key, Option<u64>)>,
     /// Bytes on its device that its plugin says it holds; 0 until it is loaded, or if its plugin does not say.
     pub(super) held: u64,
     /// What requests take beside it; from the first that costs something on.
@@ -36,9 +38,24 @@ impl Loop {
             let seen = self.peaks.need(key, planned, *memory_static);
             seen.min(planned.max(self.state.budget(device)))
         });
-        let key = key.map(|(key, ..)| key);
+        let key = key.map(|(key, ..)| (key.clone(), self.peaks.known(&key)));
         self.plans.insert(id, Planned { plan, key, held: 0, workspace: None });
         self.fixed_memory(id).unwrap_or(needed)
+    }
+
+    /// Says what in a plan cannot be meant. It is taken for the nearest that can.
+    pub(super) fn doubt(&self, model: &ModelId, plan: MemoryPlan) {
+        let MemoryPlan { required, preferred, mapped, .. } = plan;
+        for (name, bytes, wrong) in [
+            // None at all is a plugin that would take what it requires.
+            ("preferred", preferred, preferred > 0 && preferred < required),
+            ("mapped", mapped, mapped > required),
+        ] {
+            if wrong {
+                let (bytes, required) = (ByteSize(bytes), ByteSize(required));
+                tracing::warn!(%model, "its plugin plans `{name}` of {bytes} beside `required` of {required}, which cannot be");
+            }
+        }
     }
 
     /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
@@ -48,19 +65,29 @@ impl Loop {
         Some((key, known.device.clone(), memory_static))
     }
 
-    /// What those that serve hold now.
+    /// What those that serve hold now. What ends a worker is no lesson: else a request that makes one hoard would be
+    /// remembered, and the model never fit again.
     pub(super) fn observe_peaks(&self) {
         let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
         for id in serving {
-            let (Some(instance), Some(Planned { plan, key: Some(key), .. })) =
-                (self.instances.get(&id), self.plans.get(&id))
+            let (Some(instance), Some(Planned { plan, key: Some((key, _)), .. }), Some(known)) =
+                (self.instances.get(&id), self.plans.get(&id), self.state.instances().get(&id))
             else {
                 continue;
             };
-            if let Some(usage) = instance.usage() {
-                let (peaks, key, bytes) = (Arc::clone(&self.peaks), key.clone(), usage.saturating_add(plan.mapped));
+            let held = instance.usage().map(|usage| usage.saturating_add(plan.mapped.min(plan.required)));
+            if let Some(bytes) = held.filter(|bytes| *bytes <= self.allowance(id, known.granted).most()) {
+                let (peaks, key) = (Arc::clone(&self.peaks), key.clone());
                 tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
             }
+        }
+    }
+
+    /// It was ended for what it held: nothing of what it held on the way there counts.
+    pub(super) fn unlearn(&self, id: InstanceId) {
+        if let Some((key, before)) = self.plans.get(&id).and_then(|planned| planned.key.clone()) {
+            let peaks = Arc::clone(&self.peaks);
+            tokio::task::spawn_blocking(move || peaks.forget(&key, before));
         }
     }
 
@@ -75,6 +102,23 @@ impl Loop {
             (&file.path, store::fingerprint(file)).hash(&mut hasher);
         }
         Mapped { files: hasher.finish(), bytes }
+    }
+
+    /// What an instance may hold that was given so many bytes.
+    pub(super) fn allowance(&self, id: InstanceId, granted: u64) -> Allowance {
+        let plan = self.plans.get(&id).map(|planned| planned.plan).unwrap_or_default();
+        let planned = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
+        // What `memory:` of the entry says is its plan.
+        let planned = self.fixed_memory(id).unwrap_or(planned).min(granted);
+        Allowance { planned, granted, mapped: plan.mapped.min(granted) }
+    }
+
+    /// What a parked instance may hold that held so much of the host's memory when it was. It has given back what it was
+    /// granted on its device.
+    pub(super) fn allowance_parked(&self, id: InstanceId, held: u64) -> Option<Allowance> {
+        let known = self.state.instances().get(&id)?;
+        let bytes = if is_host_memory(&known.device) { held } else { 0 };
+        Some(Allowance { planned: bytes, granted: bytes, mapped: 0 })
     }
 
     /// An instance begins to take memory on its device, or to give it back for good.

@@ -34,6 +34,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::plugin::Registry;
 use crate::worker::Placement;
+use crate::worker::awake::timeout;
 
 /// Commands that may wait for the loop.
 const COMMANDS_MAX: usize = 1024;
@@ -89,7 +90,7 @@ impl Runtime {
     /// that have not said yet what they need, which end with their host.
     pub async fn shutdown(mut self, drain: Duration) {
         self.shutdown.send_replace(Ending::Drain);
-        if tokio::time::timeout(drain, &mut self.task).await.is_err() {
+        if timeout(drain, &mut self.task).await.is_none() {
             self.shutdown.send_replace(Ending::Cut);
             // The loop ends once the killed workers are reaped; a panic in it was logged by its own task.
             let _ended = self.task.await;

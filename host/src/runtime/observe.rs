@@ -267,6 +267,7 @@ fn exit_name(reason: &ExitReason) -> &'static str {
         ExitReason::OutOfMemory => "out_of_memory",
         ExitReason::Killed(_) => "killed",
         ExitReason::Stalled(_) => "stalled",
+        ExitReason::BeyondGrant { .. } => "beyond_grant",
         ExitReason::Panicked => "panicked",
         ExitReason::Misbehaved(_) => "misbehaved",
     }

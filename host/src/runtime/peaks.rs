@@ -59,6 +59,9 @@ pub(super) struct Peaks {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Known {
     peaks: BTreeMap<String, Peak>,
+    /// The newest order of one that is not there any more.
+    #[serde(default)]
+    forgotten: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -84,6 +87,29 @@ impl Peaks {
             Some(seen) if memory_static || seen > plan_bytes => seen,
             _ => plan_bytes,
         }
+    }
+
+    /// What is remembered, if anything is.
+    pub(super) fn known(&self, key: &Key) -> Option<u64> {
+        lock(&self.known).peaks.get(&key.digest).map(|peak| peak.bytes)
+    }
+
+    /// Goes back to what was remembered before. Writes the file, so it may block for a moment.
+    pub(super) fn forget(&self, key: &Key, before: Option<u64>) {
+        let known = {
+            let mut known = lock(&self.known);
+            let order = known.newest() + 1;
+            match (known.peaks.get_mut(&key.digest), before) {
+                (None, _) => return,
+                (Some(peak), Some(bytes)) => (peak.bytes, peak.order) = (bytes, order),
+                (Some(_), None) => {
+                    known.peaks.remove(&key.digest);
+                    known.forgotten = order;
+                }
+            }
+            known.clone()
+        };
+        self.file.write(known.newest(), &known);
     }
 
     /// Remembers that an instance held this many bytes. Writes the file where that is news, so it may block for a moment.
@@ -116,7 +142,7 @@ impl Known {
     }
 
     fn newest(&self) -> u64 {
-        self.peaks.values().map(|peak| peak.order).max().unwrap_or(0)
+        self.peaks.values().map(|peak| peak.order).max().unwrap_or(0).max(self.forgotten)
     }
 }
 
@@ -155,6 +181,14 @@ mod tests {
         ] {
             assert_eq!(peaks.need(&key, plan, memory_static), wanted, "{key:?} {plan} {memory_static}");
         }
+        peaks.forget(&key("a"), Some(1500));
+        peaks.forget(&key("b"), None);
+        peaks.forget(&key("c"), Some(7));
+        assert_eq!((peaks.known(&key("a")), peaks.known(&key("c"))), (Some(1500), None));
+        assert_eq!(peaks.need(&key("b"), 9000, true), 9000, "what is forgotten is no peak of nothing");
+        peaks.observe(&key("b"), 3000);
+        let again = Peaks::open(dir.path());
+        assert_eq!((again.known(&key("a")), again.known(&key("b"))), (Some(1500), Some(3000)));
         peaks.observe(&key("huge"), u64::MAX);
         assert_eq!(peaks.need(&key("huge"), 1, false), u64::MAX);
     }

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::release::HOST_MEMORY;
 use crate::config::{Config, ModelConfig};
-use crate::device;
+use crate::device::{self, HOST_MEMORY};
 use crate::domain::DeviceId;
 use crate::plugin::Registry;
 use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-
+use crate::device::is_host_memory;
 use crate::domain::{ByteSize, DeviceId, Failure, FailureKind};
 use crate::scheduler;
+use crate::worker::awake::{Instant, sleep};
 use crate::worker::{Instance, Placement};
 
 /// How long released memory may take to come back.
@@ -18,14 +18,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const TOLERANCE_BYTES: u64 = 256 << 20;
 /// Bytes of a device that a parked instance may say it keeps: what a driver takes of each process.
 const STAYS_MAX: u64 = 1 << 30;
-
-/// Whether a device's memory is the host's own.
-pub(super) fn is_host_memory(device: &DeviceId) -> bool {
-    device.0 == HOST_MEMORY
-}
-
-/// The device that stands for the host's own memory.
-pub(super) const HOST_MEMORY: &str = "cpu";
 
 /// What a device looked like before an instance parked.
 #[derive(Debug)]

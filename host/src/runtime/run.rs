@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Ending;
@@ -23,6 +22,7 @@ use crate::config::Config;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId, some_names};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
+use crate::worker::awake::{Instant, sleep_until};
 use crate::worker::{Exit, ExitReason, Instance, ModelLog, Output, Placement, Started};
 
 /// Internal events that may wait for the loop.
@@ -379,6 +379,11 @@ impl Loop {
             Stepped::Started(started) => self.started(id, started),
             Stepped::Loaded(loaded) => self.loaded(id, loaded),
             Stepped::Parked(parked) => {
+                if let (Ok(held), Some(instance)) = (&parked, self.instances.get(&id))
+                    && let Some(allowance) = self.allowance_parked(id, *held)
+                {
+                    instance.allow(allowance);
+                }
                 self.step_or_fail(id, "parking", parked.map(|held| Event::Parked { instance: id, held }));
             }
             Stepped::Unparked(hot) => {
@@ -394,6 +399,7 @@ impl Loop {
         let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
         match (started, known.map(|known| known.model.clone())) {
             (Ok((instance, plan)), Some(model)) => {
+                self.doubt(&model, plan);
                 self.instances.insert(id, instance);
                 let required = self.need(id, plan);
                 let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
@@ -448,6 +454,9 @@ impl Loop {
                 tracing::warn!(%model, instance = exit.instance.0, "worker {reason}");
                 self.died.insert(ModelId(model.clone()));
             }
+        }
+        if matches!(exit.reason, ExitReason::BeyondGrant { .. }) {
+            self.unlearn(exit.instance);
         }
         self.instances.remove(&exit.instance);
         self.plans.remove(&exit.instance);

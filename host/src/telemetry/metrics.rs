@@ -115,7 +115,18 @@ const PHASE: Label = Label { name: "phase", values: &["start", "room", "load", "
 const EVICTION: Label = Label { name: "reason", values: &["room", "idle", "asked", "reload", "unwanted", "failed"] };
 const EXIT: Label = Label {
     name: "reason",
-    values: &["asked", "exited", "aborted", "crashed", "out_of_memory", "killed", "stalled", "panicked", "misbehaved"],
+    values: &[
+        "asked",
+        "exited",
+        "aborted",
+        "crashed",
+        "out_of_memory",
+        "beyond_grant",
+        "killed",
+        "stalled",
+        "panicked",
+        "misbehaved",
+    ],
 };
 const STATE: Label = Label {
     name: "state",

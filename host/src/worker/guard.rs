@@ -4,7 +4,6 @@
 //! its own escapes both. All of them inherit one variable, by which the guard finds them in /proc: those of one worker when
 //! that is gone, those of all when the pipe from the host closes, which even SIGKILL cannot keep it from.
 
-use std::fs;
 use std::io::{self, BufRead, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -15,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use super::limits::WORKER_VARIABLE;
-use super::proc::{Living, living};
+use super::proc::{Living, carries, living};
 
 /// Between two looks for what is left.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -113,12 +112,8 @@ fn end_all(mark: &str) {
 /// of other users cannot be looked into, nor killed.
 fn marked(wanted: &[u8]) -> Vec<Pid> {
     let mut others: Vec<Living> = living().filter(|process| process.pid != getpid()).collect();
-    let carries = |pid: Pid| {
-        let variables = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
-        variables.split(|byte| *byte == 0).any(|variable| variable.starts_with(wanted))
-    };
     let mut found: Vec<Pid> =
-        others.extract_if(.., |process| carries(process.pid)).map(|process| process.pid).collect();
+        others.extract_if(.., |process| carries(process.pid, wanted)).map(|process| process.pid).collect();
     loop {
         let comes_of =
             |process: &mut Living| [process.parent, process.group].iter().flatten().any(|pid| found.contains(pid));

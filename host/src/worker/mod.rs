@@ -2,6 +2,7 @@
 //!
 //! The host's half is `supervisor`, the worker's is `child`; they share `protocol` and `limits` and nothing else.
 
+pub mod awake;
 mod child;
 mod guard;
 mod limits;
@@ -10,10 +11,13 @@ mod placement;
 mod proc;
 mod protocol;
 mod supervisor;
+mod throttle;
 
 pub use child::worker_main;
 pub use guard::guard_main;
 pub use limits::WorkerLimits;
 pub use log::{Followed, ModelLog};
-pub use placement::{Exit, ExitReason, Instance, Loaded, Output, OutputLimits, Placement, StartSpec, Started};
+pub use placement::{
+    Allowance, Exit, ExitReason, Instance, Loaded, Output, OutputLimits, Placement, StartSpec, Started,
+};
 pub use supervisor::WorkerPlacement;

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::mpsc;
 
+use super::limits::grant_margin;
 use super::log::ModelLog;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId, RequestId};
+use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
 /// What is needed to bring an instance up.
@@ -27,6 +28,8 @@ pub struct StartSpec {
     pub load: LoadRequest,
     /// How long the worker may take from spawn to plan.
     pub start_timeout: Duration,
+    /// Silence after which the worker counts as stalled; it says something every second.
+    pub silence: Duration,
     /// How long its requests may show nothing.
     pub output_limits: OutputLimits,
     /// Where the worker and its plugin log to.
@@ -41,6 +44,24 @@ pub struct OutputLimits {
     pub first: Duration,
     /// After that (`output_stall_timeout`).
     pub stall: Duration,
+}
+
+/// What an instance may hold on its device, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// What its plugin says it takes at most.
+    pub planned: u64,
+    /// What is set aside for it. It is ended when it holds a tenth more, or 64 MiB if that is more.
+    pub granted: u64,
+    /// The part of it that lies in mapped files, which count whole.
+    pub mapped: u64,
+}
+
+impl Allowance {
+    /// The most that does not end it, beside what a device's driver takes.
+    pub fn most(self) -> u64 {
+        self.granted.saturating_add(grant_margin(self.granted))
+    }
 }
 
 /// An instance that is up, and what it plans; or why not.
@@ -103,6 +124,9 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// The operating system's number of the worker.
     fn pid(&self) -> Option<u32>;
 
+    /// What it may hold from now on. Until this is said, it may hold little more than a process that starts.
+    fn allow(&self, _allowance: Allowance) {}
+
     /// Bytes of host memory charged to the worker now, as the operating system counts them: anonymous and shared pages,
     /// without mapped files.
     fn usage(&self) -> Option<u64> {
@@ -161,6 +185,13 @@ pub enum ExitReason {
     Killed(i32),
     /// It stopped answering and was killed: what it was doing.
     Stalled(String),
+    /// It held more on its device than was granted, bytes, and was killed.
+    BeyondGrant {
+        /// What it held, mapped files included.
+        held: u64,
+        /// What was granted.
+        granted: u64,
+    },
     /// Its plugin panicked; the panic was caught, the worker killed.
     Panicked,
     /// It did what no worker may do and was killed: what it did.
@@ -177,6 +208,9 @@ impl std::fmt::Display for ExitReason {
             Self::OutOfMemory => f.write_str("was killed for memory"),
             Self::Killed(signal) => write!(f, "was killed (signal {signal})"),
             Self::Stalled(what) => write!(f, "stopped answering during {what} and was killed"),
+            Self::BeyondGrant { held, granted } => {
+                write!(f, "was killed: it held {} of {} granted", ByteSize(*held), ByteSize(*granted))
+            }
             Self::Panicked => f.write_str("was killed because its plugin panicked"),
             Self::Misbehaved(what) => write!(f, "was killed: {what}"),
         }

@@ -30,6 +30,12 @@ pub(super) fn living() -> impl Iterator<Item = Living> {
     processes.filter_map(|process| Living::of(&fs::read_to_string(process.path().join("stat")).ok()?))
 }
 
+/// Whether a process has a variable that begins so. Processes of other users cannot be looked into.
+pub(super) fn carries(pid: Pid, beginning: &[u8]) -> bool {
+    let variables = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
+    variables.split(|byte| *byte == 0).any(|variable| variable.starts_with(beginning))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

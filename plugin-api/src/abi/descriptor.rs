@@ -134,23 +134,141 @@ impl std::fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
+/// Most bytes of an id.
+const ID_BYTES: usize = 128;
+/// Most bytes of a version, and of each name in a list.
+const NAME_BYTES: usize = 64;
+/// Most names in a list.
+const NAMES_MAX: usize = 32;
+/// Most bytes of what is for people.
+const PROSE_BYTES: usize = 4096;
+
 impl Manifest {
-    /// Parses and checks the JSON of a descriptor.
+    /// Parses and checks the JSON of a descriptor. What passes may be printed as it is, and is short.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
-        let manifest: Self =
-            serde_json::from_slice(json).map_err(|e| ManifestError(format!("its manifest is not valid: {e}")))?;
-        let good = |part: &str| {
-            !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c))
-        };
-        if manifest.id.split('/').count() > 2 || !manifest.id.split('/').all(good) {
+        let manifest: Self = serde_json::from_slice(json)
+            .map_err(|e| ManifestError(format!("its manifest is not valid: {}", shown(&e.to_string()))))?;
+        let parts: Vec<&str> = manifest.id.split('/').collect();
+        if manifest.id.len() > ID_BYTES || parts.len() > 2 || !parts.into_iter().all(is_name) {
             return Err(ManifestError(format!(
-                "its id `{}` is not `name` or `vendor/name` in a-z, 0-9, `-`, `_`, `.`",
-                manifest.id
+                "its id `{}` is not `name` or `vendor/name` in a-z, 0-9, `-`, `_`, `.`, a letter or digit first, of at most {ID_BYTES} bytes",
+                shown(&manifest.id)
             )));
         }
+        if manifest.version.len() > NAME_BYTES {
+            return Err(ManifestError(format!(
+                "its version has {} bytes, of at most {NAME_BYTES}",
+                manifest.version.len()
+            )));
+        }
+        manifest.check_names()?;
+        manifest.check_prose()?;
         if manifest.kinds.is_empty() || manifest.max_concurrency == 0 {
             return Err(ManifestError("its manifest names no kind, or a concurrency of 0".into()));
         }
         Ok(manifest)
+    }
+
+    fn check_names(&self) -> Result<(), ManifestError> {
+        let lists = [
+            ("kinds", &self.kinds),
+            ("devices", &self.devices),
+            ("formats", &self.formats),
+            ("permissions", &self.permissions),
+        ];
+        for (field, names) in lists {
+            if names.len() > NAMES_MAX {
+                return Err(ManifestError(format!("its `{field}` has {} names, of at most {NAMES_MAX}", names.len())));
+            }
+            if let Some(name) = names.iter().find(|name| name.len() > NAME_BYTES || !is_name(name)) {
+                return Err(ManifestError(format!(
+                    "its `{field}` has `{}`, which is no name in a-z, 0-9, `-`, `_`, `.` of at most {NAME_BYTES} bytes",
+                    shown(name)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_prose(&self) -> Result<(), ManifestError> {
+        let texts = [
+            ("version", &self.version),
+            ("authors", &self.authors),
+            ("license", &self.license),
+            ("description", &self.description),
+        ];
+        for (field, text) in texts {
+            // Printable in any terminal: no control, and nothing invisible that turns the reading direction.
+            let steers = |c: char| {
+                c.is_control()
+                    || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            };
+            if text.len() > PROSE_BYTES || text.contains(steers) {
+                return Err(ManifestError(format!(
+                    "its `{field}` is `{}`: one line of printable text is wanted, of at most {PROSE_BYTES} bytes",
+                    shown(text)
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_name(part: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    part.starts_with(good) && part.chars().all(|c| good(c) || "-_.".contains(c))
+}
+
+/// The beginning of a text that is not trusted, printable.
+fn shown(text: &str) -> String {
+    let cut = text.floor_char_boundary(ID_BYTES);
+    text[..cut].escape_debug().chain((cut < text.len()).then_some('…')).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Manifest;
+
+    fn parse(field: &str, value: &str) -> Result<Manifest, String> {
+        let mut manifest = serde_json::json!({"id": "a/b", "version": "1.0.0", "kinds": ["text"], "devices": ["cpu"]});
+        manifest[field] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Manifest::parse(manifest.to_string().as_bytes()).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn what_passes_is_short_and_may_be_printed() {
+        for (field, value) in [
+            ("id", "candle-llm"),
+            ("id", "vendor.x/name_1"),
+            ("authors", "Zoë <z@example.org>:李"),
+            ("description", "says `\\u{1b}` \"quoted\""),
+            ("formats", r#"["gguf", "safetensors"]"#),
+        ] {
+            parse(field, value).unwrap_or_else(|error| panic!("{field} {value}: {error}"));
+        }
+        let long = |n: usize| "x".repeat(n);
+        let many = format!("[{}\"x\"]", "\"x\",".repeat(100));
+        for (field, value) in [
+            ("id", ".."),
+            ("id", "../.."),
+            ("id", "a/../b"),
+            ("id", "A/b"),
+            ("id", ""),
+            ("id", "a/"),
+            ("id", long(900 << 10).as_str()),
+            ("version", long(65).as_str()),
+            ("kinds", r#"["te\u001b[2Jxt"]"#),
+            ("kinds", &format!(r#"["{}"]"#, long(65))),
+            ("devices", &many),
+            ("description", "one\ntwo"),
+            ("description", "\u{1b}]0;title\u{7}"),
+            ("description", "\u{202e}txt"),
+            ("authors", long(4097).as_str()),
+            ("kinds", "[]"),
+        ] {
+            let error = parse(field, value).expect_err(&format!("{field} {}", &value[..value.len().min(40)]));
+            assert!(error.len() < 1000, "{} bytes of {field}", error.len());
+            assert!(!error.contains(['\u{1b}', '\n', '\u{202e}']), "{error}");
+        }
     }
 }

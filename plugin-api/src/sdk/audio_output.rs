@@ -4,12 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::context::Context;
 use super::outlet::Outlet;
-use super::{Error, ErrorKind, Result};
+use super::{Error, Result};
 use crate::abi::{RawSinkArc, event_kind};
 use crate::task::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, FinishReason};
 
 /// Most samples in one block, all channels together: 64 KiB.
 const BLOCK_SAMPLES: usize = 16 * 1024;
+/// Most channels of a sound.
+const CHANNELS_MAX: u16 = 2;
+/// Lowest sample rate that a file can say and a player plays, Hz.
+const SAMPLE_RATE_MIN: u32 = 1000;
+/// Highest sample rate, Hz.
+const SAMPLE_RATE_MAX: u32 = 768_000;
 
 /// The answer of one audio request. A cheap handle: clones feed the same answer, from any thread.
 #[derive(Clone)]
@@ -21,6 +27,8 @@ pub struct AudioOutput {
 #[derive(Clone, Copy, Default)]
 struct State {
     format: Option<AudioFormat>,
+    /// It was another one before.
+    is_mixed: bool,
     samples: u64,
     steps: u64,
 }
@@ -36,19 +44,34 @@ impl AudioOutput {
         Self { outlet: Outlet::new(sink, ctx), state: Arc::default() }
     }
 
-    /// Says what the samples will be. Before the first [`samples`](Self::samples).
+    /// Says what the samples will be: 1 or 2 channels, 1 to 768 kHz. Before the first [`samples`](Self::samples), which refuses
+    /// another format, and one that changes midway.
     pub fn format(&self, format: AudioFormat) {
-        self.lock().format = Some(format);
+        let mut state = self.lock();
+        state.is_mixed |= state.samples > 0 && state.format != Some(format);
+        state.format = Some(format);
     }
 
     /// Adds samples, interleaved, in [-1, 1]. Blocks while the client is too slow.
     ///
     /// # Errors
     /// Once the client left: return it with `?`, it is a normal end. Internal if [`format`](Self::format) was not
-    /// called, or if there is not one sample for each channel.
+    /// called, or names a format that is not served; if there is not one sample for each channel, or one is no number.
     pub fn samples(&self, samples: &[f32]) -> Result<()> {
-        let format = self.lock().format.ok_or_else(|| Error::internal("samples were pushed before their format"))?;
-        let channels = usize::from(format.channels.max(1));
+        let State { format, is_mixed, .. } = *self.lock();
+        let format = format.ok_or_else(|| Error::internal("samples were pushed before their format"))?;
+        let AudioFormat { sample_rate, channels } = format;
+        if is_mixed {
+            return Err(Error::internal("the format of the samples was changed midway"));
+        }
+        if !(1..=CHANNELS_MAX).contains(&channels) || !(SAMPLE_RATE_MIN..=SAMPLE_RATE_MAX).contains(&sample_rate) {
+            let text = format!("samples of {channels} channels at {sample_rate} Hz are no format that is served");
+            return Err(Error::internal(text));
+        }
+        if let Some(at) = samples.iter().position(|sample| !sample.is_finite()) {
+            return Err(Error::internal(format!("sample {} is {}", self.pushed() + at as u64, samples[at])));
+        }
+        let channels = usize::from(channels);
         if !samples.len().is_multiple_of(channels) {
             return Err(Error::internal(format!("{} samples do not fill {channels} channels", samples.len())));
         }
@@ -87,10 +110,9 @@ impl AudioOutput {
     pub(crate) fn finish(&self, result: Result<()>) -> Result<AudioFinish> {
         let reason = match result {
             Ok(()) => FinishReason::Stop,
-            Err(error) if error.kind() == ErrorKind::Stopped => FinishReason::Cancelled,
-            Err(error) => return Err(error),
+            Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
         };
-        let State { format, samples, steps } = *self.lock();
+        let State { format, samples, steps, .. } = *self.lock();
         let AudioFormat { sample_rate, channels } = format.unwrap_or(AudioFormat { sample_rate: 0, channels: 0 });
         let seconds = if sample_rate == 0 { 0.0 } else { samples as f64 / f64::from(sample_rate) };
         Ok(AudioFinish { reason, sample_rate, channels, samples, steps, seconds })

@@ -60,6 +60,8 @@ impl ErrorKind {
 
 /// How a backtrace begins.
 const BACKTRACE: &str = "\n   0: ";
+/// Most bytes of a sentence on its way to the host, which cuts further.
+const MESSAGE_BYTES: usize = 4 << 10;
 
 /// An error of a plugin. The message is one sentence that says what to do next where there is something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +119,10 @@ impl std::error::Error for Error {}
 
 impl From<Error> for RawError {
     fn from(error: Error) -> Self {
-        Self { kind: RawErrorKind(error.kind.code()), message: error.message.into() }
+        let mut message = error.message;
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        message.shrink_to_fit();
+        Self { kind: RawErrorKind(error.kind.code()), message: message.into() }
     }
 }
 
@@ -129,7 +134,14 @@ impl From<RawError> for Error {
 
 #[cfg(test)]
 mod tests {
-    use super::Error;
+    use super::{Error, MESSAGE_BYTES};
+    use crate::abi::RawError;
+
+    #[test]
+    fn a_sentence_of_any_length_crosses_as_a_short_one() {
+        let raw = RawError::from(Error::internal("é".repeat(8 << 20)));
+        assert_eq!(raw.message.len(), MESSAGE_BYTES);
+    }
 
     #[test]
     fn a_backtrace_is_no_part_of_a_sentence() {

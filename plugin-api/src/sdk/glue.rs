@@ -171,8 +171,8 @@ pub fn guard<T>(body: impl FnOnce() -> Result<T>) -> RResult<T, RawError> {
 
 /// A payload's own Drop may panic too, so it is forgotten behind a second guard.
 fn panic_text(payload: Box<dyn Any + Send>) -> String {
-    let text =
-        payload.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let text = text.map(|text| logging::formatted(format_args!("{text}")));
     let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
     text.unwrap_or_else(|| "no message".to_owned())
 }

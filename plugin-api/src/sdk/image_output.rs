@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::context::Context;
 use super::outlet::Outlet;
-use super::{Error, ErrorKind, Result};
+use super::{Error, Result};
 use crate::abi::{RawSinkArc, event_kind};
 use crate::task::{FinishReason, ImageBlock, ImageFinish, ImageHeader};
 
@@ -77,7 +77,7 @@ impl ImageOutput {
     fn push(&self, pixels: &[u8], partial: bool) -> Result<()> {
         let State { size: (width, height), steps, pushed, whole, .. } = *self.lock();
         let row = width as usize * ImageHeader::PIXEL_BYTES;
-        if row == 0 || pixels.len() != row * height as usize || whole {
+        if row == 0 || row.checked_mul(height as usize) != Some(pixels.len()) || whole {
             let text = format!("{} bytes are not the one picture of {width} x {height}", pixels.len());
             return Err(Error::internal(text));
         }
@@ -103,8 +103,7 @@ impl ImageOutput {
         let reason = match result {
             Ok(()) if whole => FinishReason::Stop,
             Ok(()) => return Err(Error::internal("the engine ended without a finished picture")),
-            Err(error) if error.kind() == ErrorKind::Stopped => FinishReason::Cancelled,
-            Err(error) => return Err(error),
+            Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
         };
         let (width, height) = if whole { (width, height) } else { (0, 0) };
         Ok(ImageFinish { reason, seed, steps, width, height })

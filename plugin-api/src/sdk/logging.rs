@@ -1,6 +1,7 @@
 //! Forwards the plugin's `tracing` events to the host. A cdylib has its own copy of `tracing`, which the host's subscriber never sees.
 
 use std::cell::RefCell;
+use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
@@ -8,6 +9,10 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::abi::RawHostArc;
+
+/// Most bytes of a message or of one field on their way to the host, which cuts further: what is larger, a tensor say, is not
+/// even formatted to its end.
+const VALUE_BYTES: usize = 4 << 10;
 
 /// Where one instance's events go, and the request they belong to.
 #[derive(Clone)]
@@ -90,11 +95,12 @@ struct Fields {
 }
 
 impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = formatted(format_args!("{value:?}"));
         if field.name() == "message" {
-            self.message = format!("{value:?}");
+            self.message = text;
         } else {
-            self.rest.insert(field.name().to_owned(), format!("{value:?}").into());
+            self.rest.insert(field.name().to_owned(), text.into());
         }
     }
 
@@ -106,7 +112,61 @@ impl Visit for Fields {
         self.rest.insert(field.name().to_owned(), value.into());
     }
 
-    fn record_str(&mut self, field: &Field, value: &str) {
+    fn record_f64(&mut self, field: &Field, value: f64) {
         self.rest.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.rest.insert(field.name().to_owned(), value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let text = formatted(format_args!("{value}"));
+        if field.name() == "message" {
+            self.message = text;
+        } else {
+            self.rest.insert(field.name().to_owned(), text.into());
+        }
+    }
+}
+
+/// The beginning of a formatted text.
+pub(super) fn formatted(text: fmt::Arguments<'_>) -> String {
+    let mut cut = Cut(String::new());
+    // It fails where it is full.
+    let _ = cut.write_fmt(text);
+    cut.0
+}
+
+/// Takes text until it is full.
+struct Cut(String);
+
+impl Write for Cut {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = VALUE_BYTES.saturating_sub(self.0.len());
+        let fits = &text[..text.floor_char_boundary(room)];
+        self.0.push_str(fits);
+        if fits.len() < text.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{VALUE_BYTES, formatted};
+
+    #[test]
+    fn what_is_too_long_is_not_formatted_to_its_end() {
+        assert_eq!(formatted(format_args!("{:?}", [1, 2])), "[1, 2]");
+        assert_eq!(formatted(format_args!("{}", "é".repeat(VALUE_BYTES))).len(), VALUE_BYTES);
+        // Endless, if it were not cut.
+        struct Endless;
+        impl std::fmt::Debug for Endless {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                loop {
+                    f.write_str("0.5, ")?;
+                }
+            }
+        }
+        assert_eq!(formatted(format_args!("{Endless:?}")).len(), VALUE_BYTES);
     }
 }

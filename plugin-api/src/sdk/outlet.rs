@@ -1,10 +1,11 @@
 //! One call's way to its client: pushes, and heeds the client's pace. What the outputs of all kinds stand on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::context::{Context, Flow};
-use super::{Error, Result};
+use super::{Error, ErrorKind, Result};
 use crate::abi::RawSinkArc;
 
 /// How often a blocked push looks whether the client has caught up.
@@ -15,6 +16,8 @@ const PAUSE_POLL: Duration = Duration::from_millis(2);
 pub(super) struct Outlet {
     sink: Arc<RawSinkArc>,
     ctx: Context,
+    /// The host said that it is to end.
+    is_stopped: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for Outlet {
@@ -25,12 +28,12 @@ impl std::fmt::Debug for Outlet {
 
 impl Outlet {
     pub(super) fn new(sink: RawSinkArc, ctx: Context) -> Self {
-        Self { sink: Arc::new(sink), ctx }
+        Self { sink: Arc::new(sink), ctx, is_stopped: Arc::default() }
     }
 
     /// Sends an event of this kind and says whether to go on. An error once the client left.
     pub(super) fn push(&self, kind: u32, payload: &[u8]) -> Result<Flow> {
-        going_on(self.sink.push(kind, payload.into()).into())
+        self.going_on(self.sink.push(kind, payload.into()).into())
     }
 
     /// [`push`](Self::push), and waits while the client is too slow.
@@ -51,7 +54,7 @@ impl Outlet {
     /// Whether to go on, without pushing. An error once the client left or the call is cancelled.
     pub(super) fn flow(&self) -> Result<Flow> {
         self.ctx.check()?;
-        going_on(self.sink.flow().into())
+        self.going_on(self.sink.flow().into())
     }
 
     /// Tells how many steps are done, and looks whether to go on.
@@ -59,8 +62,26 @@ impl Outlet {
         self.ctx.progress(done, total);
         self.flow().map(|_| ())
     }
-}
 
-fn going_on(flow: Flow) -> Result<Flow> {
-    if flow == Flow::Stop { Err(Error::stopped()) } else { Ok(flow) }
+    /// What an error of the engine means: `Ok` if the call was stopped and the engine obeyed.
+    ///
+    /// # Errors
+    /// The error itself; and an internal one in place of a stop that nobody asked for.
+    pub(super) fn stopped(&self, error: Error) -> Result<()> {
+        match error.kind() {
+            ErrorKind::Stopped if self.is_stopped.load(Ordering::Acquire) || self.ctx.is_cancelled() => Ok(()),
+            ErrorKind::Stopped => {
+                Err(Error::internal("the engine ended the request as stopped, which nobody asked for"))
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn going_on(&self, flow: Flow) -> Result<Flow> {
+        if flow == Flow::Stop {
+            self.is_stopped.store(true, Ordering::Release);
+            return Err(Error::stopped());
+        }
+        Ok(flow)
+    }
 }

@@ -106,8 +106,7 @@ impl TextOutput {
         let reason = match result {
             _ if matched => FinishReason::Stop,
             Ok(reason) => reason,
-            Err(error) if error.kind() == super::ErrorKind::Stopped => FinishReason::Cancelled,
-            Err(error) => return Err(error),
+            Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
         };
         if reason != FinishReason::Cancelled {
             let _ = self.push(event);

@@ -212,9 +212,11 @@ impl LlmEngine {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
                 })?;
-                tokenizer.encode(&template.render(messages, tools)?)?
+                let most = self.most_bytes();
+                let text = template.render(messages, tools, most)?;
+                self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {most} bytes")))?)?
             }
-            TextInput::Prompt { text } => tokenizer.encode(text)?,
+            TextInput::Prompt { text } => self.encode(text)?,
             TextInput::Tokens { tokens } => {
                 if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
                     let message = format!(
@@ -230,17 +232,41 @@ impl LlmEngine {
         if ids.is_empty() {
             return Err(Error::invalid_request("the prompt is empty, and this model has no token to begin with"));
         }
-        let context = self.sizes.context;
-        if ids.len() >= context {
-            return Err(Error::new(
-                ErrorKind::ContextLength,
-                format!(
-                    "This model's maximum context length is {context} tokens, but the prompt has {} tokens, which exceeds the available context size once an answer is to follow; shorten the prompt",
-                    ids.len()
-                ),
-            ));
+        if ids.len() >= self.sizes.context {
+            return Err(self.too_long(format_args!("{} tokens", ids.len())));
         }
         Ok(ids)
+    }
+
+    /// The ids of a text that fits the context. One that cannot is refused before it is cut into tokens, which takes some
+    /// hundred times its length.
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let (tokenizer, most) = (&self.shared.tokenizer, self.most_bytes());
+        if text.len() > most {
+            let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
+            return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens")));
+        }
+        let encoded = tokenizer.encode_up_to(text, self.sizes.context)?;
+        if encoded.is_whole {
+            Ok(encoded.ids)
+        } else {
+            Err(self.too_long(format_args!("more than {} tokens", self.sizes.context)))
+        }
+    }
+
+    /// Bytes of a text that may fit the context.
+    fn most_bytes(&self) -> usize {
+        self.sizes.context.saturating_mul(self.shared.tokenizer.longest())
+    }
+
+    fn too_long(&self, has: std::fmt::Arguments<'_>) -> Error {
+        let context = self.sizes.context;
+        Error::new(
+            ErrorKind::ContextLength,
+            format!(
+                "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
+            ),
+        )
     }
 
     fn job(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<Job> {

@@ -14,6 +14,10 @@ pub mod tokenizer;
 
 pub use engine::{LlmEngine, LlmPlugin};
 
+/// Chat templates come with models: what they take is bounded.
+#[global_allocator]
+static ALLOCATOR: aihost_support::budget::Budgeted = aihost_support::budget::Budgeted;
+
 aihost_plugin_api::export_plugin! {
     plugin: LlmPlugin,
     id: "candle-llm",

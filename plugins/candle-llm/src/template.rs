@@ -1,22 +1,46 @@
 //! Chat templates: Jinja with what models' templates expect of Python's transformers.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aihost_plugin_api::{Error, ErrorKind, Message, Result};
+use aihost_support::budget::{Budget, Overrun};
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind as JinjaKind, UndefinedBehavior, Value, context};
 use serde::Serialize;
 
 /// Template instructions per rendering: far above any conversation's need, and an end to a template that loops.
 const FUEL: u64 = 50_000_000;
+/// Most bytes of a template; the longest of known models have a tenth of it.
+const SOURCE_BYTES: usize = 1 << 20;
+/// Bytes that a rendering may take beside those of its conversation, and a compilation beside those of its source.
+const RENDER_BYTES: usize = 16 << 20;
+/// Times the bytes of its source that a compilation may take.
+const COMPILE_COPIES: usize = 64;
+/// Times the bytes of its conversation that a rendering may take.
+const RENDER_COPIES: usize = 8;
+/// How long a rendering may run: some of what a template can do is a single instruction.
+const RENDER_TIME: Duration = Duration::from_secs(10);
 const NAME: &str = "chat_template";
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     bos: String,
     eos: String,
+    /// How long a rendering may run.
+    time: Duration,
+}
+
+/// What a rendering came to.
+enum Rendered {
+    Whole(String),
+    /// There was more than may be.
+    TooLong,
+    /// The template's own words.
+    Refused(String),
 }
 
 impl ChatTemplate {
@@ -25,41 +49,130 @@ impl ChatTemplate {
     /// # Errors
     /// A message for `InvalidOptions` or `Unsupported`, whichever fits where the template came from.
     pub fn compile(source: &str, bos: String, eos: String) -> Result<Self, String> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.set_fuel(Some(FUEL));
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|e| format!("the chat template does not parse: {e}"))?;
-        Ok(Self { environment, bos, eos })
+        if source.len() > SOURCE_BYTES {
+            return Err(format!("the chat template has {} bytes, of at most {SOURCE_BYTES}", source.len()));
+        }
+        // What is constant in it is computed here.
+        let bytes = RENDER_BYTES + COMPILE_COPIES * source.len();
+        let owned = source.to_owned();
+        let compiled = Budget { bytes, time: RENDER_TIME }.run(move || environment(owned));
+        let environment = compiled.map_err(|_| {
+            format!("the chat template takes more than {bytes} bytes, or {} s, to compile", RENDER_TIME.as_secs())
+        })??;
+        Ok(Self { environment: Arc::new(environment), bos, eos, time: RENDER_TIME })
     }
 
-    /// The prompt of a conversation, up to where the assistant's turn begins.
+    /// The prompt of a conversation, up to where the assistant's turn begins; nothing if it has more than `most_bytes`.
     ///
     /// # Errors
-    /// `InvalidRequest` with the template's own words if it refuses the conversation.
-    pub fn render(&self, messages: &[Message], tools: &[serde_json::Value]) -> Result<String> {
+    /// `InvalidRequest` with the template's own words if it refuses the conversation. `Device`, which has the process given
+    /// up, if it takes far more than a template needs.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        most_bytes: usize,
+    ) -> Result<Option<String>> {
         if messages.is_empty() {
             return Err(Error::invalid_request("messages is empty and must have at least one message"));
         }
         let messages = messages.iter().map(message_value).collect::<Result<Vec<_>>>()?;
-        let tools = if tools.is_empty() { Value::from(()) } else { Value::from_serialize(tools) };
-        let refused = |e: minijinja::Error| {
-            let words = e.detail().map_or_else(|| e.to_string(), str::to_owned);
-            Error::invalid_request(format!("the model's chat template refused the messages: {words}"))
+        let size = messages.iter().chain(tools).map(size).fold(0, usize::saturating_add);
+        let bytes = RENDER_BYTES.saturating_add(size.saturating_mul(RENDER_COPIES));
+        let (environment, tools) = (Arc::clone(&self.environment), tools.to_vec());
+        let (bos, eos) = (self.bos.clone(), self.eos.clone());
+        let render = move || {
+            let tools = if tools.is_empty() { Value::from(()) } else { Value::from_serialize(tools) };
+            let values =
+                context! { messages, tools, bos_token => bos, eos_token => eos, add_generation_prompt => true };
+            render(&environment, values, most_bytes)
         };
-        let template =
-            self.environment.get_template(NAME).map_err(|e| Error::new(ErrorKind::Internal, e.to_string()))?;
-        let values =
-            context! { messages, tools, bos_token => self.bos, eos_token => self.eos, add_generation_prompt => true };
-        template.render(values).map_err(refused)
+        match (Budget { bytes, time: self.time }).run(render) {
+            Ok(Rendered::Whole(text)) => Ok(Some(text)),
+            Ok(Rendered::TooLong) => Ok(None),
+            Ok(Rendered::Refused(words)) => {
+                Err(Error::invalid_request(format!("the model's chat template refused the messages: {words}")))
+            }
+            Err(overrun) => Err(self.overran(overrun, bytes)),
+        }
     }
+
+    /// The template is the model's, so no client is to blame; and its thread is still there, so the process must go.
+    fn overran(&self, overrun: Overrun, bytes: usize) -> Error {
+        let what = match overrun {
+            Overrun::Memory => format!("takes more than {bytes} bytes of memory"),
+            Overrun::Time => format!("runs for more than {} s", self.time.as_secs_f32()),
+            Overrun::Ended => {
+                return Error::internal("the model's chat template could not be rendered; send the request again");
+            }
+        };
+        let message =
+            format!("the model's chat template {what} for one conversation; set `chat_template` in its options");
+        Error::new(ErrorKind::Device, message)
+    }
+}
+
+fn environment(source: String) -> Result<Environment<'static>, String> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_fuel(Some(FUEL));
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", strftime_now);
+    environment.add_filter("tojson", to_json);
+    environment.add_template_owned(NAME, source).map_err(|e| format!("the chat template does not parse: {e}"))?;
+    Ok(environment)
+}
+
+fn render(environment: &Environment<'_>, values: Value, most_bytes: usize) -> Rendered {
+    let mut out = Capped { text: Vec::new(), most_bytes, is_full: false };
+    let rendered = environment.get_template(NAME).and_then(|template| {
+        template.render_captured_to(values, &mut out)?;
+        Ok(())
+    });
+    match rendered {
+        _ if out.is_full => Rendered::TooLong,
+        Ok(()) => Rendered::Whole(String::from_utf8_lossy(&out.text).into_owned()),
+        Err(e) => Rendered::Refused(e.detail().map_or_else(|| e.to_string(), str::to_owned)),
+    }
+}
+
+/// What is rendered, up to a size.
+struct Capped {
+    text: Vec<u8>,
+    most_bytes: usize,
+    is_full: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.most_bytes - self.text.len() {
+            self.is_full = true;
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes of a JSON value's texts, and a little for each of its parts.
+fn size(value: &serde_json::Value) -> usize {
+    const PART_BYTES: usize = 64;
+    let parts = match value {
+        serde_json::Value::String(text) => text.len(),
+        serde_json::Value::Array(items) => items.iter().map(size).fold(0, usize::saturating_add),
+        serde_json::Value::Object(fields) => {
+            fields.iter().map(|(name, value)| name.len() + size(value)).fold(0, usize::saturating_add)
+        }
+        _ => 0,
+    };
+    parts.saturating_add(PART_BYTES)
 }
 
 /// A message as templates know it: tool calls' arguments are objects, not JSON text as in OpenAI's form.
@@ -194,13 +307,80 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use aihost_plugin_api::{ErrorKind, Message};
 
     use super::{ChatTemplate, strftime};
 
     fn render(source: &str, tools: &[serde_json::Value]) -> Result<String, aihost_plugin_api::Error> {
         let messages = [Message { role: "user".into(), content: "a < b".into(), ..Message::default() }];
-        ChatTemplate::compile(source, "<s>".into(), "</s>".into()).expect("compiles").render(&messages, tools)
+        let template = ChatTemplate::compile(source, "<s>".into(), "</s>".into()).expect("compiles");
+        template.render(&messages, tools, MOST).map(|text| text.expect("short"))
+    }
+
+    const MOST: usize = 1 << 20;
+
+    #[test]
+    fn no_template_takes_more_than_it_may() {
+        let doubling = |step: &str| {
+            format!(
+                "{{% set ns = namespace(s='xxxxxxxx') %}}{{% for i in range(60) %}}{step}{{% endfor %}}{{{{ ns.s|length }}}}"
+            )
+        };
+        for source in [
+            doubling("{% set ns.s = ns.s ~ ns.s %}"),
+            doubling("{% set ns.s = ns.s + ns.s %}"),
+            doubling("{% set ns.s = ns.s.replace('x', 'xx') %}"),
+            doubling("{% set ns.s = ns.s|replace('x', 'xx') %}"),
+            doubling("{% set ns.s = [ns.s, ns.s]|join %}"),
+            doubling("{% set ns.s = [ns.s, ns.s]|string %}"),
+            doubling("{% set s %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = s %}"),
+            doubling("{% macro m() %}{{ ns.s }}{{ ns.s }}{% endmacro %}{% set ns.s = m() %}"),
+            "{{ '{:>1000000000}'.format(1)|length }}".to_owned(),
+            "{{ 'x'|indent(1000000000, first=true)|length }}".to_owned(),
+            "{{ ['a']|batch(1000000000, 'x')|list|length }}".to_owned(),
+            "{{ ([0] * 1000000000)|list|length }}".to_owned(),
+            "{{ ','.join([0] * 1000000000)|length }}".to_owned(),
+            "{{ ([0] * 1000000000)|sort|length }}".to_owned(),
+            "{{ (messages[0].content * 20000000)|length }}".to_owned(),
+        ] {
+            let error = render(&source, &[]).expect_err(&source);
+            // What the engine itself refuses is as good.
+            let is_told = error.kind() == ErrorKind::Device && error.message().contains("bytes of memory")
+                || error.kind() == ErrorKind::InvalidRequest;
+            assert!(is_told, "{source}: {error}");
+        }
+        // They harm no other.
+        assert_eq!(render("{{ messages[0].content }}", &[]).expect("renders"), "a < b");
+    }
+
+    #[test]
+    fn what_is_longer_than_a_context_is_not_rendered_to_its_end() {
+        let messages = [Message { role: "user".into(), content: "0123456789".into(), ..Message::default() }];
+        let endless = "{% for i in range(9999) %}{{ messages[0].content }}{% endfor %}";
+        for (source, most, wanted) in [
+            ("{{ messages[0].content }}", 10, Some("0123456789")),
+            ("{{ messages[0].content }}", 9, None),
+            (endless, 50_000, None),
+        ] {
+            let template = ChatTemplate::compile(source, String::new(), String::new()).expect("compiles");
+            assert_eq!(template.render(&messages, &[], most).expect("renders").as_deref(), wanted, "{source}");
+        }
+        // A single instruction that has much to do.
+        let mut slow =
+            ChatTemplate::compile("{{ [0] * 1000000000000 }}", String::new(), String::new()).expect("compiles");
+        slow.time = Duration::from_millis(200);
+        let error = slow.render(&messages, &[], 50_000).expect_err("too slow");
+        assert!(error.kind() == ErrorKind::Device && error.message().contains("more than 0.2 s"), "{error}");
+    }
+
+    #[test]
+    fn what_is_constant_in_a_template_is_bounded_too() {
+        for source in ["x".repeat((1 << 20) + 1), "{{ ('x' * 90000000)|length }}".repeat(100)] {
+            let error = ChatTemplate::compile(&source, String::new(), String::new()).expect_err("too much");
+            assert!(error.contains("bytes"), "{error}");
+        }
     }
 
     #[test]
@@ -232,7 +412,7 @@ mod tests {
         let messages = [Message { role: "assistant".into(), tool_calls: Some(call), ..Message::default() }];
         let template =
             ChatTemplate::compile("{{ messages[0].tool_calls[0].function.arguments.x }}", String::new(), String::new());
-        assert_eq!(template.expect("compiles").render(&messages, &[]).expect("renders"), "1");
+        assert_eq!(template.expect("compiles").render(&messages, &[], MOST).expect("renders").as_deref(), Some("1"));
     }
 
     #[test]

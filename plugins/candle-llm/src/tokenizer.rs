@@ -27,9 +27,16 @@ const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+/// Bytes that are cut into words at a time: each byte takes some hundred while it is.
+const WINDOW_BYTES: usize = 64 << 10;
+/// Bytes at the end of a window whose words may go on beyond it, beside the longest special token.
+const SLACK_BYTES: usize = 64;
+
 /// A model's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Bytes of the longest special token.
+    special_bytes: usize,
     pieces: Pieces,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -43,12 +50,22 @@ impl std::fmt::Debug for Tokenizer {
     }
 }
 
+/// A text's ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// In order; of a text with too many, the first ones.
+    pub ids: Vec<u32>,
+    /// Whether there are no more.
+    pub is_whole: bool,
+}
+
 /// Every token's bytes, one after the other.
 #[derive(Default)]
 struct Pieces {
     bytes: Vec<u8>,
     ends: Vec<u32>,
     control: Vec<bool>,
+    longest: usize,
 }
 
 impl Tokenizer {
@@ -93,6 +110,7 @@ impl Tokenizer {
             .filter(|(token, kind)| matches!(**kind, CONTROL | USER_DEFINED) && !token.is_empty());
         let special: Vec<AddedToken> =
             special.map(|(token, kind)| AddedToken::from(*token, *kind == CONTROL).normalized(false)).collect();
+        let special_bytes = special.iter().map(|token| token.content.len()).max().unwrap_or(0);
         inner.add_special_tokens(special).map_err(Error::internal)?;
 
         let id = |key: &str| -> Result<Option<u32>> {
@@ -115,19 +133,56 @@ impl Tokenizer {
                 .map(|((id, _), _)| id),
         );
         let add_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(rules.add_bos);
-        Ok(Self { inner, pieces: Pieces::new(&tokens, &types), bos, eos, add_bos, ends })
+        Ok(Self { inner, special_bytes, pieces: Pieces::new(&tokens, &types), bos, eos, add_bos, ends })
     }
 
     /// The ids of `text`; special tokens in it are recognised, and a beginning-of-sequence token is put first if the model wants one.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.inner.encode_fast(text, false).map_err(Error::internal)?.get_ids().to_vec();
+        self.encode_up_to(text, usize::MAX).map(|encoded| encoded.ids)
+    }
+
+    /// The same, but of a text with more than `most` ids only the beginning, as soon as that is known.
+    pub fn encode_up_to(&self, text: &str, most: usize) -> Result<Encoded> {
+        self.encode_by(WINDOW_BYTES, text, most)
+    }
+
+    fn encode_by(&self, window_bytes: usize, text: &str, most: usize) -> Result<Encoded> {
+        let (mut ids, mut start, mut size) = (Vec::new(), 0, window_bytes);
+        while start < text.len() && ids.len() <= most {
+            let end = text.floor_char_boundary(start.saturating_add(size));
+            let window = &text[start..end];
+            if end == text.len() {
+                ids.extend_from_slice(self.inner.encode_fast(window, false).map_err(Error::internal)?.get_ids());
+                start = end;
+                continue;
+            }
+            // The words that end well before the window does would be the same in the whole text.
+            let encoding = self.inner.encode(window, false).map_err(Error::internal)?;
+            let safe = window.len().saturating_sub(self.special_bytes + SLACK_BYTES);
+            let (words, offsets) = (encoding.get_word_ids(), encoding.get_offsets());
+            let is_border = |at: &usize| words[at - 1] != words[*at] && offsets[*at].0 <= safe;
+            match (1..words.len()).rev().find(is_border) {
+                Some(at) => {
+                    ids.extend_from_slice(&encoding.get_ids()[..at]);
+                    start += offsets[at].0;
+                    size = window_bytes;
+                }
+                // One word that is longer than that.
+                None => size *= 2,
+            }
+        }
         if self.add_bos
             && let Some(bos) = self.bos
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
         }
-        Ok(ids)
+        Ok(Encoded { ids, is_whole: start == text.len() })
+    }
+
+    /// Bytes of the longest token: a text has at least one for so many.
+    pub fn longest(&self) -> usize {
+        self.pieces.longest.max(1)
     }
 
     /// A token's bytes, also of one that steers the model; empty for an id that is not there.
@@ -171,6 +226,7 @@ impl Pieces {
         }
         let mut pieces = Self::default();
         for (token, kind) in tokens.iter().zip(types) {
+            let start = pieces.bytes.len();
             if matches!(*kind, CONTROL | USER_DEFINED) {
                 pieces.bytes.extend(token.as_bytes());
             } else {
@@ -181,6 +237,7 @@ impl Pieces {
                     }
                 }
             }
+            pieces.longest = pieces.longest.max(pieces.bytes.len() - start);
             pieces.ends.push(pieces.bytes.len() as u32);
             pieces.control.push(*kind == CONTROL);
         }
@@ -257,9 +314,79 @@ fn rules(pre: &str) -> Option<Rules> {
 
 #[cfg(test)]
 mod tests {
-    use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+    use std::collections::HashSet;
 
-    use super::{byte_char, rules};
+    use tokenizers::models::bpe::{BPE, Vocab};
+    use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+    use super::{Pieces, Tokenizer, byte_char, rules};
+
+    /// A tokenizer of single bytes, a few pairs of them, and two special tokens.
+    fn tiny(pre: &str) -> Tokenizer {
+        let rules = rules(pre).expect("known");
+        let pair = |a: u8, b: u8| (byte_char(a).to_string(), byte_char(b).to_string());
+        let merges = vec![pair(b'a', b'b'), pair(b' ', b'a'), pair(b'1', b'1'), pair(b'\n', b'\n'), pair(b'!', b'!')];
+        let singles = (0..=255).map(|byte| byte_char(byte).to_string());
+        let tokens = singles.chain(merges.iter().map(|(a, b)| format!("{a}{b}")));
+        let vocabulary: Vocab = tokens.zip(0..).collect();
+        let model = BPE::builder().vocab_and_merges(vocabulary, merges).cache_capacity(0).build().expect("a model");
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_pre_tokenizer(Some(rules.pre_tokenizer));
+        let special = ["<|x|>", "<|begin_of_something|>"].map(|text| AddedToken::from(text, true).normalized(false));
+        inner.add_special_tokens(special).expect("added");
+        let (pieces, ends) = (Pieces::default(), HashSet::new());
+        Tokenizer { inner, special_bytes: 22, pieces, bos: None, eos: None, add_bos: false, ends }
+    }
+
+    /// Text of words, numbers, signs, blanks and special tokens, the same for the same seed.
+    fn text(seed: u64, parts: usize) -> String {
+        const PARTS: [&str; 18] = [
+            "ab",
+            " ab",
+            " a",
+            "1",
+            "11",
+            "123",
+            " 7",
+            "!",
+            "!!",
+            "  ",
+            "\n",
+            "\r\n",
+            "   \n\n",
+            "<|x|>",
+            "<|begin_of_something|>",
+            "é漢",
+            "'s",
+            "<|x",
+        ];
+        let mut state = seed;
+        let mut part = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            PARTS[(state >> 33) as usize % PARTS.len()]
+        };
+        (0..parts).map(|_| part()).collect()
+    }
+
+    #[test]
+    fn a_long_text_has_the_same_tokens_in_windows_as_whole() {
+        for pre in ["smollm", "gpt-2", "default", "llama-bpe", "qwen2"] {
+            let tokenizer = tiny(pre);
+            let mut texts: Vec<String> = (0..30).map(|seed| text(seed, 600)).collect();
+            // Words longer than a window, and nothing but one kind.
+            texts.extend(["a", "1", "!", " ", "\n", " \n", "a!", "<|x|>"].map(|part| part.repeat(2000)));
+            for text in texts {
+                let whole = tokenizer.inner.encode_fast(text.as_str(), false).expect("encodes");
+                for window in [150, 256, 1000] {
+                    let found = tokenizer.encode_by(window, &text, usize::MAX).expect("encodes");
+                    assert!(found.is_whole && found.ids == whole.get_ids(), "{pre}, {window}: {text:?}");
+                }
+                let some = tokenizer.encode_by(150, &text, 50).expect("encodes");
+                assert!(whole.get_ids().starts_with(&some.ids), "{pre}: {text:?}");
+                assert!(some.is_whole || some.ids.len() > 50, "{pre}: {} ids", some.ids.len());
+            }
+        }
+    }
 
     fn pieces(pre: &str, text: &str) -> Vec<String> {
         let mut string = PreTokenizedString::from(text);

@@ -86,7 +86,7 @@ fn greedy_tokens_equal_the_reference() {
     let (mut compared, mut total) = (0, 0);
     for case in &cases {
         let text = match (&case.messages, &case.prompt) {
-            (Some(messages), _) => template.render(messages, &[]).expect("renders"),
+            (Some(messages), _) => template.render(messages, &[], usize::MAX).expect("renders").expect("whole"),
             (None, prompt) => prompt.clone().expect("a prompt"),
         };
         let ids = tokenizer.encode(&text).expect("encodes");

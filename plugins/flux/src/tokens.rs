@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_support::tokens;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -32,7 +33,7 @@ pub struct Tokens {
 pub struct Text {
     /// Filled up, or cut with the end token kept.
     pub tokens: Vec<u32>,
-    /// Tokens that were cut off.
+    /// Tokens that were cut off, of as much of the text as was looked at.
     pub cut: usize,
 }
 
@@ -56,10 +57,7 @@ impl Tokens {
         Self::new(open(&whole)?, path, T5_END, T5_FILL)
     }
 
-    fn new(mut tokenizer: Tokenizer, path: &Path, end: &str, fill: &str) -> Result<Self> {
-        // The length is the encoder's business, here.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(Error::internal)?;
+    fn new(tokenizer: Tokenizer, path: &Path, end: &str, fill: &str) -> Result<Self> {
         let token =
             |text: &str| tokenizer.token_to_id(text).ok_or_else(|| corrupt(path, format!("it has no token `{text}`")));
         let (end, fill) = (token(end)?, token(fill)?);
@@ -71,7 +69,7 @@ impl Tokens {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode(&self, text: &str, length: usize) -> Result<Text> {
-        let encoded = self.tokenizer.encode_fast(text, true).map_err(Error::internal)?;
+        let encoded = self.tokenizer.encode_fast(tokens::beginning(text), true).map_err(Error::internal)?;
         let mut tokens = encoded.get_ids().to_vec();
         let cut = tokens.len().saturating_sub(length);
         tokens.resize(length, self.fill);
@@ -85,11 +83,7 @@ impl Tokens {
 }
 
 fn open(path: &Path) -> Result<Tokenizer> {
-    if !path.is_file() {
-        let text = format!("{} does not exist; a FLUX.1 model needs the tokenizers of CLIP and T5", path.display());
-        return Err(Error::new(ErrorKind::MissingFile, text));
-    }
-    Tokenizer::from_file(path).map_err(|error| corrupt(path, error))
+    tokens::open(path, "a FLUX.1 model needs the tokenizers of CLIP and T5")
 }
 
 /// CLIP's tokenizer as the first release describes it.

@@ -206,6 +206,11 @@ impl Config {
         if !matches!(decoder.activation_function.as_str(), "gelu" | "relu") {
             return unsupported(format!("activation `{}`; gelu and relu are known", decoder.activation_function));
         }
+        // Before anything is computed of them.
+        let hop = codec.upsampling_ratios.iter().try_fold(1_usize, |hop, ratio| hop.checked_mul(*ratio));
+        if codec.upsampling_ratios.len() > 16 || hop.is_none_or(|hop| hop > codec.sampling_rate) {
+            return corrupt("there are more than 16 upsampling stages, or a frame is longer than a second");
+        }
         let sizes = [
             decoder.vocab_size,
             decoder.max_position_embeddings,
@@ -221,8 +226,8 @@ impl Config {
             self.text_encoder.num_heads,
             self.text_encoder.d_model,
         ];
-        if sizes.contains(&0) || codec.upsampling_ratios.len() > 16 {
-            return corrupt("a size is 0 or there are more than 16 upsampling stages");
+        if sizes.contains(&0) {
+            return corrupt("a size is 0");
         }
         if decoder.hidden_size < 4 || !decoder.hidden_size.is_multiple_of(decoder.num_attention_heads) {
             return corrupt("`hidden_size` is not a multiple of `num_attention_heads`");
@@ -246,6 +251,16 @@ mod tests {
         let error = Config::parse(r#"{"model_type": "musicgen_melody"}"#).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidRequest);
         assert!(error.message().contains("melody"), "{error}");
+    }
+
+    #[test]
+    fn stages_that_overflow_are_refused() {
+        for ratios in ["[4294967296, 4294967296, 4]", "[0]", "[65536]", "[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]"] {
+            let json = format!(
+                r#"{{"model_type": "musicgen", "text_encoder": {{}}, "decoder": {{}}, "audio_encoder": {{"codebook_size": 2048, "upsampling_ratios": {ratios}}}}}"#
+            );
+            assert_eq!(Config::parse(&json).unwrap_err().kind(), ErrorKind::CorruptFile, "{ratios}");
+        }
     }
 
     #[test]

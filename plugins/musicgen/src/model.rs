@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
+use aihost_plugin_api::{Error, LoadRequest, Result};
 use aihost_support::t5::T5Encoder;
+use aihost_support::tokens;
 use aihost_support::weights::Weights;
 use candle_core::{DType, Device, Tensor};
 use tokenizers::Tokenizer;
@@ -90,7 +91,7 @@ impl Model {
     /// As [`load`](Self::load).
     pub fn load_from(weights: &Weights, files: &Files, dtype: Option<DType>) -> Result<Self> {
         let config = Config::read(&files.config)?;
-        let tokenizer = tokenizer(&files.tokenizer)?;
+        let tokenizer = tokens::open(&files.tokenizer, "a MusicGen model needs its tokenizer.json")?;
         let kept = dtype.map_or_else(|| weights.tensor("decoder.lm_heads.0.weight").map(|head| head.dtype()), Ok)?;
         let part = |name: &str, dtype| weights.scope(name, dtype, &Device::Cpu);
         Ok(Self {
@@ -124,7 +125,13 @@ impl Model {
         if prompt.trim().is_empty() {
             return Err(Error::invalid_request("prompt is empty; describe the music in a few words"));
         }
-        let encoded = self.tokenizer.encode(prompt, true).map_err(Error::internal)?;
+        if prompt.len() > tokens::TEXT_BYTES {
+            let most = tokens::TEXT_BYTES;
+            let text =
+                format!("prompt has {} bytes, of at most {most}; describe the music in fewer words", prompt.len());
+            return Err(Error::invalid_request(text));
+        }
+        let encoded = self.tokenizer.encode_fast(prompt, true).map_err(Error::internal)?;
         let tokens = encoded.get_ids().to_vec();
         if tokens.len() > MAX_PROMPT_TOKENS {
             let text = format!("prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
@@ -188,13 +195,4 @@ impl Model {
         }
         Ok(())
     }
-}
-
-fn tokenizer(path: &Path) -> Result<Tokenizer> {
-    if !path.is_file() {
-        let text = format!("{} does not exist; a MusicGen model needs its tokenizer.json", path.display());
-        return Err(Error::new(ErrorKind::MissingFile, text));
-    }
-    Tokenizer::from_file(path)
-        .map_err(|error| Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {error}", path.display())))
 }

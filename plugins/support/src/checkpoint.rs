@@ -228,7 +228,7 @@ fn safetensors(path: &Path, reading: Reading, tensors: &mut BTreeMap<String, Pla
         Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {what}; fetch it again", path.display()))
     };
     let missing = |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-    let map = Arc::new(weights::map_file(path).map_err(missing)?);
+    let map = Arc::new(weights::map_file(path)?);
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| corrupt(&error))?;
     let bytes = match reading {
         Reading::Mapped => Bytes::Mapped(Arc::clone(&map)),

@@ -5,7 +5,6 @@
 //! Format: the GGUF specification of ggml (`docs/gguf.md`), versions 2 and 3, little-endian.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +12,8 @@ use std::sync::Arc;
 use aihost_plugin_api::{Error, ErrorKind, Result};
 use candle_core::quantized::GgmlDType;
 use memmap2::{Advice, Mmap};
+
+use crate::weights;
 
 /// Most dimensions of a tensor that ggml knows.
 const MAX_DIMENSIONS: u32 = 4;
@@ -81,13 +82,7 @@ impl Gguf {
     /// [`ErrorKind::Unsupported`] for a version or tensor type that this reader does not know.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let missing =
-            |e| Error::new(ErrorKind::MissingFile, format!("cannot open {name}: {e}; pull the model's files"));
-        let file = File::open(path).map_err(missing)?;
-        // SAFETY: model files are written under another name and renamed when whole, and never changed afterwards; the store upholds it.
-        // A file that somebody shortens all the same ends this process by SIGBUS, which a worker process contains.
-        #[expect(unsafe_code, reason = "weights are used in place")]
-        let map = unsafe { Mmap::map(&file) }.map_err(missing)?;
+        let map = weights::map_file(path)?;
         // Best effort: readahead only makes the first pass faster.
         let _ = map.advise(Advice::WillNeed);
         let header = Header::parse(&map).map_err(|e| Error::new(e.kind(), format!("{name}: {}", e.message())))?;

@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::checkpoint::Layers;
 use crate::dense::Dense;
+use crate::pickle;
 
 /// The files a folder may hold, most wanted first.
 const NAMES: [&str; 6] = [
@@ -70,8 +71,7 @@ impl Weights {
         let corrupt = |error| corrupt(path, error);
         let torch = files.iter().any(|file| file.extension().is_some_and(|ext| ext == "bin" || ext == "pt"));
         let source = if torch {
-            let opened: candle_core::Result<Vec<_>> = files.iter().map(|file| PthTensors::new(file, None)).collect();
-            Source::Torch(opened.map_err(corrupt)?)
+            Source::Torch(files.iter().map(|file| pickled(file)).collect::<Result<_>>()?)
         } else {
             Source::Safetensors(Box::new(map(&files).map_err(corrupt)?))
         };
@@ -197,6 +197,24 @@ fn corrupt(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {error}", path.display()))
 }
 
+/// Opens a pickled checkpoint whose tensors are no larger than its file: they are stored as they are.
+fn pickled(file: &Path) -> Result<PthTensors> {
+    pickle::check(file).map_err(|why| corrupt(file, why))?;
+    let tensors = PthTensors::new(file, None).map_err(|error| corrupt(file, error))?;
+    let most = file.metadata().map_err(|error| corrupt(file, error))?.len();
+    for (name, info) in tensors.tensor_infos() {
+        let elements = info.layout.dims().iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(info.dtype.size_in_bytes()));
+        if bytes.is_none_or(|bytes| bytes as u64 > most) {
+            return Err(corrupt(
+                file,
+                format!("its tensor `{name}` is {:?}, larger than the file", info.layout.dims()),
+            ));
+        }
+    }
+    Ok(tensors)
+}
+
 #[expect(unsafe_code, reason = "candle maps files only through an unsafe function")]
 fn map(files: &[PathBuf]) -> candle_core::Result<MmapedSafetensors> {
     // SAFETY: a mapped file must not be changed or cut while it is used. Weights are immutable by the host's contract:
@@ -207,12 +225,23 @@ fn map(files: &[PathBuf]) -> candle_core::Result<MmapedSafetensors> {
 /// Maps a weights file.
 ///
 /// # Errors
-/// If it cannot be opened.
+/// [`ErrorKind::MissingFile`] if it cannot be opened, [`ErrorKind::OutOfMemory`] if there is no room to map it.
 #[expect(unsafe_code, reason = "weights are used in place")]
-pub(crate) fn map_file(path: &Path) -> std::io::Result<memmap2::Mmap> {
-    let file = std::fs::File::open(path)?;
-    // SAFETY: as for `map`.
-    unsafe { memmap2::Mmap::map(&file) }
+pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::OutOfMemory => {
+            let text = format!("cannot map {}: {error}; a limit of address space is too low for it", path.display());
+            Error::new(ErrorKind::OutOfMemory, text)
+        }
+        _ => {
+            let text = format!("cannot open {}: {error}; pull the model's files", path.display());
+            Error::new(ErrorKind::MissingFile, text)
+        }
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    // SAFETY: as for `map`. A file that somebody shortens all the same ends this process by SIGBUS, which a worker process
+    // contains.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(failed)
 }
 
 /// The file of a folder to start from; a file is its own answer.

@@ -19,16 +19,18 @@ const ABI_STABLE: [&str; 9] = [
 /// Where `unsafe` may stand, and why it must.
 const UNSAFE: &[(&str, &str)] = &[
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
+    ("host/src/cli/heap.rs", "the allocator's settings"),
     ("host/src/plugin/loader.rs", "dlopen"),
-    ("host/src/worker/child/sys.rs", "trimming the heap"),
-    ("plugins/support/src/gguf.rs", "mapping weight files"),
+    ("host/src/worker/child/sys.rs", "trimming the heap, ending at once"),
     ("plugins/support/src/weights.rs", "mapping weight files"),
+    ("plugins/support/src/budget.rs", "an allocator that heeds a budget"),
     ("plugins/support/src/counting.rs", "counting what is allocated"),
     ("plugins/support/src/linear.rs", "seeing mapped bytes as blocks of weights"),
     ("plugins/support/src/gemm.rs", "strided products through raw pointers"),
     ("plugins/support/src/kernels/", "vector instructions"),
     ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
     ("tests/devices/nvml/src/lib.rs", "functions for C"),
+    ("tests/devices/deny/src/main.rs", "denying system calls"),
 ];
 
 /// Checks one file.

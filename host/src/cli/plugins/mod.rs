@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::failure::CliError;
 use super::{Session, out};
 use crate::config;
-use crate::domain::nearest;
+use crate::domain::{nearest, printable};
 use crate::plugin::{PluginFile, Registry};
 
 #[derive(Debug, clap::Args)]
@@ -125,7 +125,7 @@ fn info(registry: &Registry, id: &str, as_json: bool) -> Result<(), CliError> {
                 Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
                 other => other.to_string(),
             };
-            out::line(&format!("{name:<16} {text}"))?;
+            out::line(&format!("{name:<16} {}", printable(&text)))?;
         }
         out::line("")?;
     }

@@ -42,7 +42,7 @@ impl Spot {
 }
 
 /// A SHA-256 digest, in lower case.
-pub(super) fn digest(check: &mut Checker<'_>, key: &KeyPath, Text(typed): &Text) -> Option<String> {
+pub(super) fn digest(check: &mut Checker, key: &KeyPath, Text(typed): &Text) -> Option<String> {
     let digest = typed.trim().to_ascii_lowercase();
     if digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Some(digest);
@@ -54,12 +54,12 @@ pub(super) fn digest(check: &mut Checker<'_>, key: &KeyPath, Text(typed): &Text)
 }
 
 /// Reads locations.
-pub(super) struct Reader<'c, 'a, 't> {
-    pub(super) check: &'c mut Checker<'t>,
+pub(super) struct Reader<'c, 'a> {
+    pub(super) check: &'c mut Checker,
     pub(super) folders: &'a Folders<'a>,
 }
 
-impl Reader<'_, '_, '_> {
+impl Reader<'_, '_> {
     /// What a location says, if it says one thing.
     pub(super) fn place(&mut self, key: &KeyPath, typed: &RawLocation) -> Option<Place> {
         let file = typed.file.as_ref().map(|file| file.0.as_str());

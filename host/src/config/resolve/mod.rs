@@ -25,6 +25,11 @@ use crate::domain::{ByteSize, DeviceId};
 /// The original's port.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 
+/// Silence after which a worker counts as stalled, where nothing else is said.
+const WORKER_SILENCE: Duration = Duration::from_secs(10);
+/// The least of it.
+const WORKER_SILENCE_MIN: Duration = Duration::from_secs(2);
+
 /// What a configuration is read against.
 pub(super) struct Context<'a> {
     pub(super) text: &'a str,
@@ -244,6 +249,17 @@ impl Checker {
         devices
     }
 
+    /// What a worker may be silent for: not less than it needs to be heard twice.
+    fn silence(&mut self, key: &KeyPath, typed: Option<&Text>) -> Duration {
+        let silence = self.finite(key, typed, WORKER_SILENCE);
+        if silence < WORKER_SILENCE_MIN {
+            let least = WORKER_SILENCE_MIN.as_secs();
+            self.fail(key, typed.map(|text| text.0.as_str()), format!("is less than {least} s"))
+                .hint("a worker says that it is there once a second");
+        }
+        silence
+    }
+
     fn limits(&mut self, typed: &RawLimits, defaults: &RawDefaults) -> Limits {
         let limits = KeyPath::root().key("limits");
         let common = KeyPath::root().key("defaults");
@@ -269,6 +285,7 @@ impl Checker {
                 typed.output_stall_timeout.as_ref(),
                 seconds(120),
             ),
+            worker_silence: self.silence(&limits.key("worker_silence"), typed.worker_silence.as_ref()),
             stream_stall_timeout: self.finite(
                 &limits.key("stream_stall_timeout"),
                 typed.stream_stall_timeout.as_ref(),

@@ -2,36 +2,57 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 
 use super::super::body::Name;
 use super::super::error::ApiError;
 use super::super::resolve;
 use super::super::router::App;
-use crate::config::ModelConfig;
+use super::super::wire;
+use crate::config::{Config, ModelConfig};
+use crate::domain::{Kind, ModelId};
+
+/// A model, as clients list it.
+#[derive(Serialize)]
+struct Object<'a> {
+    id: &'a ModelId,
+    object: &'a str,
+    created: u64,
+    owned_by: &'a str,
+    kind: Kind,
+    aliases: &'a [String],
+}
+
+/// All of them.
+#[derive(Serialize)]
+struct List<'a> {
+    object: &'a str,
+    #[serde(serialize_with = "objects")]
+    data: (&'a Config, u64),
+}
 
 /// Every model that can be served, loaded or not.
-pub(in crate::http) async fn list(State(app): State<App>) -> Json<Value> {
+pub(in crate::http) async fn list(State(app): State<App>) -> Response {
     let config = app.handle.config();
-    let models = config.models.values();
-    let data: Vec<_> = models.map(|model| object(model, app.started_s)).collect();
-    Json(json!({"object": "list", "data": data}))
+    let list = wire::json(&List { object: "list", data: (&config, app.started_s) });
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], list).into_response()
 }
 
 /// One model, by name or alias; ids may contain slashes.
-pub(in crate::http) async fn retrieve(State(app): State<App>, Name(id): Name) -> Result<Json<Value>, ApiError> {
+pub(in crate::http) async fn retrieve(State(app): State<App>, Name(id): Name) -> Result<Response, ApiError> {
     let config = app.handle.config();
     let model = resolve::by_name(&config, &id)?;
-    Ok(Json(object(model, app.started_s)))
+    Ok(Json(object(model, app.started_s)).into_response())
 }
 
-fn object(model: &ModelConfig, created: u64) -> Value {
-    json!({
-        "id": model.id,
-        "object": "model",
-        "created": created,
-        "owned_by": "aihost",
-        "kind": model.kind,
-        "aliases": model.aliases,
-    })
+fn object(model: &ModelConfig, created: u64) -> Object<'_> {
+    let ModelConfig { id, kind, aliases, .. } = model;
+    Object { id, object: "model", created, owned_by: "aihost", kind: *kind, aliases }
+}
+
+/// Written one by one: there may be many.
+fn objects<S: serde::Serializer>((config, created): &(&Config, u64), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(config.models.values().map(|model| object(model, *created)))
 }

@@ -202,6 +202,8 @@ async fn bodies_that_are_no_object_are_refused() {
     }
     let deep = "[".repeat(10_000);
     assert_eq!(host.send(post(CHAT, deep)).await.error().0, 400);
+    let packed = Request::post(CHAT).header("content-encoding", "gzip").body(Body::from("\u{1f}\u{8b}")).unwrap();
+    assert_eq!(host.send(packed).await.error(), (415, "unsupported_encoding".into(), String::new()));
     let form = Request::post(CHAT).header("content-type", "text/plain").body(Body::from("{}")).unwrap();
     assert_eq!(host.send(form).await.error().0, 400);
 }

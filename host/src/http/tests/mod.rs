@@ -230,6 +230,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             request_timeout: seconds(600),
             first_output_timeout: seconds(300),
             output_stall_timeout: seconds(120),
+            worker_silence: seconds(10),
             stream_stall_timeout: seconds(60),
             sse_ping: None,
             drain_timeout: seconds(30),

@@ -222,7 +222,9 @@ fn a_shutdown_waits_seconds_for_a_worker_that_heeds_nothing_and_not_for_one_that
             host.runtime.shutdown(Duration::from_secs(60)).await;
             assert_eq!(begun.elapsed().as_secs(), seconds, "{fault}");
             let answer = asked.await.unwrap().answer;
-            assert!(seconds > 0 || matches!(answer, Answer::Refused(failure) if failure.kind == FailureKind::ShuttingDown));
+            assert!(
+                seconds > 0 || matches!(answer, Answer::Refused(failure) if failure.kind == FailureKind::ShuttingDown)
+            );
         });
     }
 }

@@ -3,8 +3,11 @@
 //! It takes its socket from standard input, dies with the host, and ends as soon as the socket closes, whatever the
 //! plugin is doing. It knows nothing of models, leases or HTTP.
 
+mod limit;
+mod log;
 mod objects;
 mod outbox;
+mod output;
 mod serve;
 mod sys;
 
@@ -17,9 +20,11 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_process_death_signal};
 
-use super::limits::{HEARTBEAT_INTERVAL, PARENT_VARIABLE};
-use super::protocol::{Assembler, CHUNK_BYTES, Decoder, Hello, LogRecord, ToHost, ToWorker};
+use super::limits::{HEARTBEAT_INTERVAL, LOST_CONNECTION_CODE, PARENT_VARIABLE};
+use super::protocol::{Assembler, CHUNK_BYTES, Decoder, Hello, ToHost, ToWorker};
+use log::Log;
 use outbox::Outbox;
+use output::Outputs;
 use serve::Server;
 
 /// Runs the hidden subcommand `aihost worker`.
@@ -57,20 +62,7 @@ fn run(socket: Arc<UnixStream>) -> ExitCode {
         let _ = writeln!(io::stderr(), "the worker itself panicked: {info}");
         std::process::abort();
     }));
-    let outbox = Arc::new(Outbox::default());
-    outbox.send(&ToHost::Hello(Hello::own()));
-    let (queue, writer) = (Arc::clone(&outbox), Arc::clone(&socket));
-    let beats = Arc::clone(&outbox);
-    let spawned =
-        thread::Builder::new().name("socket-writer".into()).spawn(move || queue.write_to(&writer)).and_then(|_| {
-            thread::Builder::new().name("heartbeat".into()).spawn(move || {
-                loop {
-                    beats.heartbeat();
-                    thread::sleep(HEARTBEAT_INTERVAL);
-                }
-            })
-        });
-    if let Err(why) = spawned.map_err(|e| e.to_string()).and_then(|_| read(&socket, &outbox)) {
+    if let Err(why) = start(&socket).and_then(|server| read(&socket, server)) {
         let _ = writeln!(io::stderr(), "aihost worker: {why}");
         return ExitCode::from(2);
     }
@@ -79,16 +71,53 @@ fn run(socket: Arc<UnixStream>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Starts the threads that have nothing to do with the plugin.
+fn start(socket: &Arc<UnixStream>) -> Result<Server, String> {
+    let outputs = Outputs::open()?;
+    limit::expose_to_oom_killer();
+    let outbox = Arc::new(Outbox::default());
+    let log = Arc::new(Log::new(Arc::clone(&outbox)));
+    outbox.send(&ToHost::Hello(Hello::own()));
+    let (queue, writer) = (Arc::clone(&outbox), Arc::clone(socket));
+    spawn("socket-writer", move || end_if_lost(&queue.write_to(&writer)))?;
+    let printed = Arc::clone(&log);
+    spawn("output", move || outputs.drain(&printed))?;
+    let (beats, ticks) = (Arc::clone(&outbox), Arc::clone(&log));
+    spawn("heartbeat", move || {
+        loop {
+            beats.heartbeat();
+            ticks.tick();
+            thread::sleep(HEARTBEAT_INTERVAL);
+        }
+    })?;
+    Server::new(outbox, log).map_err(|e| e.to_string())
+}
+
+/// Ends the process if its socket is not one any more: the plugin has closed it, and there is no other way to say so than
+/// by the code that it ends with.
+fn end_if_lost(error: &io::Error) {
+    if rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::BADF) {
+        sys::leave(LOST_CONNECTION_CODE);
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+    spawned.map(drop).map_err(|e| format!("no thread for its {name}: {e}"))
+}
+
 /// Takes the host's messages until the socket closes.
-fn read(mut socket: &UnixStream, outbox: &Arc<Outbox>) -> Result<(), String> {
-    let mut server = Server::new(Arc::clone(outbox)).map_err(|e| e.to_string())?;
+fn read(mut socket: &UnixStream, mut server: Server) -> Result<(), String> {
     let (mut decoder, mut assembler) = (Decoder::default(), Assembler::default());
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let read = match socket.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return Ok(()),
+            Err(e) => {
+                end_if_lost(&e);
+                return Ok(());
+            }
             Ok(read) => read,
         };
         decoder.push(&buffer[..read]);
@@ -98,10 +127,4 @@ fn read(mut socket: &UnixStream, outbox: &Arc<Outbox>) -> Result<(), String> {
             }
         }
     }
-}
-
-/// A log record of the worker itself.
-fn record(level: u32, message: &str) -> LogRecord {
-    let target = "aihost::worker".to_owned();
-    LogRecord { level, target, message: message.to_owned(), fields: serde_json::Value::Null, request: 0 }
 }

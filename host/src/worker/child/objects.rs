@@ -10,7 +10,8 @@ use aihost_plugin_api::abi::{
 };
 
 use super::super::limits::{CREDIT_BYTES, HARD_CREDIT_BYTES, event_cost};
-use super::super::protocol::{Loading, LogRecord};
+use super::super::protocol::Loading;
+use super::log::Log;
 use super::outbox::Outbox;
 
 const CONTINUE: RawFlow = RawFlow(0);
@@ -27,12 +28,13 @@ pub(super) struct Call {
     unconsumed: AtomicU64,
     progress: AtomicU64,
     outbox: Arc<Outbox>,
+    log: Arc<Log>,
 }
 
 impl Call {
-    pub(super) fn new(id: u64, outbox: Arc<Outbox>) -> Arc<Self> {
-        let unconsumed = AtomicU64::new(0);
-        Arc::new(Self { id, cancelled: AtomicBool::new(false), unconsumed, progress: AtomicU64::new(u64::MAX), outbox })
+    pub(super) fn new(id: u64, outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
+        let (cancelled, unconsumed, progress) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Arc::new(Self { id, cancelled, unconsumed, progress, outbox, log })
     }
 
     /// The plugin is to end it soon.
@@ -77,7 +79,7 @@ impl RawSink for Shared {
             // It was told to pause long ago; whatever it still has to say is lost, so the request ends.
             call.cancel();
             let message = "the plugin goes on through Pause, so its request is stopped";
-            call.outbox.log(LogRecord { request: call.id, ..super::record(2, message) });
+            call.log.say(2, message, call.id);
             return STOP;
         }
         call.outbox.event(call.id, kind, payload.as_slice());
@@ -108,17 +110,15 @@ impl RawContext for Shared {
 }
 
 /// The plugin's way to the host's log.
-pub(super) fn host(outbox: Arc<Outbox>) -> RawHostArc {
-    RawHost_TO::from_ptr(RArc::new(Host(outbox)), TD_Opaque)
+pub(super) fn host(log: Arc<Log>) -> RawHostArc {
+    RawHost_TO::from_ptr(RArc::new(Host(log)), TD_Opaque)
 }
 
-struct Host(Arc<Outbox>);
+struct Host(Arc<Log>);
 
 impl RawHost for Host {
     fn log(&self, level: u32, target: RStr<'_>, message: RStr<'_>, fields: RSlice<'_, u8>, request: u64) {
-        let fields = serde_json::from_slice(fields.as_slice()).unwrap_or_default();
-        let (target, message) = (target.as_str().to_owned(), message.as_str().to_owned());
-        self.0.log(LogRecord { level, target, message, fields, request });
+        self.0.record(level, target.as_str(), message.as_str(), fields.as_slice(), request);
     }
 
     fn query(&self, _id: RStr<'_>) -> ROption<u64> {
@@ -130,9 +130,14 @@ impl RawHost for Host {
 mod tests {
     use super::*;
 
+    fn call() -> Arc<Call> {
+        let outbox = Arc::<Outbox>::default();
+        Call::new(1, Arc::clone(&outbox), Arc::new(Log::new(outbox)))
+    }
+
     #[test]
     fn a_sink_pauses_at_the_credit_and_stops_when_cancelled() {
-        let call = Call::new(1, Arc::default());
+        let call = call();
         let sink = call.sink();
         let half = vec![0; (CREDIT_BYTES / 2) as usize];
         assert_eq!(sink.push(0, half.as_slice().into()), CONTINUE);
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_plugin_that_heeds_no_pause_is_stopped() {
-        let call = Call::new(1, Arc::default());
+        let call = call();
         let sink = call.sink();
         let pushes = (0..1000).take_while(|_| sink.push(0, vec![0; 1 << 16].as_slice().into()) != STOP).count();
         assert!((pushes as u64) <= HARD_CREDIT_BYTES / (1 << 16) + 1, "{pushes}");

@@ -4,7 +4,7 @@
 //! one request that wait together become one frame. It does not know what the messages mean.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,8 +13,10 @@ use bytes::Bytes;
 
 use super::super::protocol::{CHUNK_BYTES, Loading, LogRecord, ToHost, encode, encode_event};
 
-/// Most log records that wait; more are dropped and counted, so that a noisy plugin cannot fill memory.
+/// Most log records that wait for the socket; more are refused, so that a noisy plugin cannot fill memory.
 const MAX_WAITING_LOGS: usize = 1024;
+/// Of those, the most that are not for an operator: a flood of them leaves room for the others.
+const MAX_WAITING_DETAILS: usize = MAX_WAITING_LOGS / 2;
 /// Most messages outside requests that wait before heartbeats are left out.
 const MAX_WAITING_HEARTBEATS: usize = 16;
 
@@ -30,8 +32,14 @@ pub(super) struct Outbox {
 struct State {
     queues: BTreeMap<u64, VecDeque<Item>>,
     logs: usize,
-    dropped_logs: u64,
     writing: bool,
+}
+
+impl State {
+    fn has_room_for(&self, level: u32) -> bool {
+        let matters = (1..=3).contains(&level);
+        self.logs < if matters { MAX_WAITING_LOGS } else { MAX_WAITING_DETAILS }
+    }
 }
 
 #[derive(Debug)]
@@ -79,17 +87,22 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Queues a log record unless too many wait.
-    pub(super) fn log(&self, record: LogRecord) {
+    /// Queues a log record, unless too many wait: then false.
+    pub(super) fn log(&self, record: LogRecord) -> bool {
         {
             let mut state = self.lock();
-            if state.logs >= MAX_WAITING_LOGS {
-                state.dropped_logs += 1;
-                return;
+            if !state.has_room_for(record.level) {
+                return false;
             }
             state.logs += 1;
         }
         self.send(&ToHost::Log(record));
+        true
+    }
+
+    /// Whether a log record of this level would be queued now.
+    pub(super) fn has_room_for(&self, level: u32) -> bool {
+        self.lock().has_room_for(level)
     }
 
     /// Queues a sign of life unless the host is so far behind that others wait.
@@ -107,14 +120,14 @@ impl Outbox {
         let _ = self.emptied.wait_timeout_while(state, limit, busy);
     }
 
-    /// Writes for as long as the socket lasts.
-    pub(super) fn write_to(&self, mut socket: &UnixStream) {
+    /// Writes for as long as the socket lasts, and says why it does not.
+    pub(super) fn write_to(&self, mut socket: &UnixStream) -> io::Error {
         let mut buffer = Vec::with_capacity(2 * CHUNK_BYTES);
         loop {
             buffer.clear();
             self.fill(&mut buffer);
-            if socket.write_all(&buffer).is_err() {
-                return;
+            if let Err(error) = socket.write_all(&buffer) {
+                return error;
             }
         }
     }
@@ -128,7 +141,7 @@ impl Outbox {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.writing = true;
-        let State { queues, logs, dropped_logs, .. } = &mut *state;
+        let State { queues, logs, .. } = &mut *state;
         queues.retain(|request, queue| {
             match queue.pop_front() {
                 None => {}
@@ -148,13 +161,6 @@ impl Outbox {
             }
             !queue.is_empty()
         });
-        if *dropped_logs > 0 && *logs < MAX_WAITING_LOGS / 2 {
-            let message =
-                format!("{} log records were dropped: the plugin logs faster than they can be sent", *dropped_logs);
-            *dropped_logs = 0;
-            let (kind, request, mut payload) = ToHost::Log(super::record(2, &message)).encode();
-            encode(buffer, kind, request, &mut payload);
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -163,11 +169,12 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::super::protocol::{Assembler, Decoder, decode_events};
     use super::*;
 
-    fn written(outbox: &Outbox) -> Vec<ToHost> {
+    /// What was queued, as the host would read it.
+    pub(crate) fn written(outbox: &Outbox) -> Vec<ToHost> {
         let (mut decoder, mut assembler, mut out) = (Decoder::default(), Assembler::default(), Vec::new());
         while !outbox.lock().queues.is_empty() {
             let mut buffer = Vec::new();
@@ -222,13 +229,17 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_logs_is_cut_and_counted() {
+    fn logs_that_nobody_takes_are_refused() {
         let outbox = Outbox::default();
-        for _ in 0..MAX_WAITING_LOGS + 10 {
-            outbox.log(super::super::record(3, "x"));
-        }
-        let got = written(&outbox);
-        assert_eq!(got.len(), MAX_WAITING_LOGS + 1);
-        assert!(got.iter().any(|m| matches!(m, ToHost::Log(r) if r.message.starts_with("10 log records"))));
+        let record = || LogRecord {
+            level: 3,
+            target: String::new(),
+            message: "x".to_owned(),
+            fields: String::new(),
+            request: 0,
+        };
+        let taken = (0..MAX_WAITING_LOGS + 10).filter(|_| outbox.log(record())).count();
+        assert_eq!((taken, written(&outbox).len()), (MAX_WAITING_LOGS, MAX_WAITING_LOGS));
+        assert!(outbox.log(record()), "there is room again");
     }
 }

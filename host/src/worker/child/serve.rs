@@ -12,14 +12,17 @@ use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
 use bytes::Bytes;
 
-use super::super::limits::DRAIN_LIMIT;
+use super::super::limits::{DRAIN_LIMIT, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker};
+use super::limit::limit_data;
+use super::log::Log;
 use super::objects::{Call, host};
 use super::outbox::Outbox;
-use super::record;
 use super::sys::trim_heap;
 use crate::plugin;
 
+/// The device that is the host's own memory.
+const CPU: &str = "cpu";
 /// Steps that may wait for the one before; the host sends one at a time.
 const MAX_WAITING_STEPS: usize = 4;
 
@@ -37,6 +40,7 @@ enum Step {
 /// What all threads share.
 struct Shared {
     outbox: Arc<Outbox>,
+    log: Arc<Log>,
     model: OnceLock<RawModelBox>,
     /// Requests in progress.
     calls: Mutex<BTreeMap<u64, Arc<Call>>>,
@@ -55,12 +59,12 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(outbox: Arc<Outbox>) -> io::Result<Self> {
-        let loading = Call::new(0, Arc::clone(&outbox));
+    pub(super) fn new(outbox: Arc<Outbox>, log: Arc<Log>) -> io::Result<Self> {
+        let loading = Call::new(0, Arc::clone(&outbox), Arc::clone(&log));
         let (model, max_concurrency) = (OnceLock::new(), OnceLock::new());
         let (calls, idle) = (Mutex::default(), Condvar::new());
         let parked = AtomicBool::new(false);
-        let shared = Arc::new(Shared { outbox, model, calls, idle, loading, max_concurrency, parked });
+        let shared = Arc::new(Shared { outbox, log, model, calls, idle, loading, max_concurrency, parked });
         let (steps, queue) = sync_channel(MAX_WAITING_STEPS);
         let life = Arc::clone(&shared);
         thread::Builder::new().name("life".into()).spawn(move || life.live(&queue))?;
@@ -108,7 +112,7 @@ impl Server {
     }
 
     fn generate(&self, request: u64, task: Bytes) {
-        let call = Call::new(request, Arc::clone(&self.shared.outbox));
+        let call = Call::new(request, Arc::clone(&self.shared.outbox), Arc::clone(&self.shared.log));
         let most = self.shared.max_concurrency.get().copied().unwrap_or(0);
         {
             let mut calls = self.shared.calls();
@@ -128,13 +132,21 @@ impl Server {
             let answer = shared.generate(&call, &task);
             shared.end(request);
             match answer {
+                Ok(summary) if summary.len() > SUMMARY_BYTES => {
+                    let message =
+                        format!("the answer's summary has {} bytes, where {SUMMARY_BYTES} may be", summary.len());
+                    shared.fail(request, Error::internal(message));
+                }
                 Ok(summary) => shared.outbox.send(&ToHost::Done(request, summary)),
                 Err(error) => shared.fail(request, error),
             }
         };
         if let Err(e) = thread::Builder::new().name(format!("request-{request}")).spawn(run) {
             self.shared.end(request);
-            self.shared.fail(request, Error::new(ErrorKind::OutOfMemory, format!("no thread for a request: {e}")));
+            let message = format!(
+                "the system has no thread for a request ({e}); fewer threads, or a higher limit of processes, would do"
+            );
+            self.shared.fail(request, Error::new(ErrorKind::Internal, message));
         }
     }
 }
@@ -142,14 +154,20 @@ impl Server {
 impl Shared {
     fn live(&self, steps: &Receiver<Step>) {
         let mut load = LoadRequest::default();
+        let mut mapped = 0;
         for step in steps {
             let answer = match step {
                 Step::Start(start) => {
                     load = start.load.clone();
-                    self.start(&start).map(ToHost::Planned)
+                    limit_on_cpu(&load, START_BYTES);
+                    self.start(&start).map(|plan| {
+                        mapped = plan.mapped;
+                        ToHost::Planned(plan)
+                    })
                 }
                 Step::Load(granted) => {
                     load.granted = granted;
+                    limit_on_cpu(&load, granted.saturating_sub(mapped).max(START_BYTES));
                     self.load(&load).map(ToHost::Stepped)
                 }
                 Step::Park => self.park().map(ToHost::Stepped),
@@ -168,11 +186,11 @@ impl Shared {
     fn start(&self, start: &Start) -> Result<MemoryPlan, Error> {
         let _ = self.max_concurrency.set(start.max_concurrency as usize);
         let plugin = plugin::open(&start.plugin).map_err(|e| {
-            self.outbox.log(record(4, e.explain()));
+            self.log.say(4, e.explain(), 0);
             Error::new(ErrorKind::Unsupported, e.to_string())
         })?;
         let options = serde_json::to_vec(&start.options).map_err(Error::internal)?;
-        let model = plugin.instantiate(host(Arc::clone(&self.outbox)), &options)?;
+        let model = plugin.instantiate(host(Arc::clone(&self.log)), &options)?;
         let load = serde_json::to_vec(&start.load).map_err(Error::internal)?;
         let plan = model.plan(load.as_slice().into()).into_result()?;
         if self.model.set(model).is_err() {
@@ -234,7 +252,7 @@ impl Shared {
         if let Some(model) = self.model.get()
             && let Err(error) = model.release().into_result()
         {
-            self.outbox.log(record(2, &format!("release failed: {}", error.message)));
+            self.log.say(2, &format!("release failed: {}", error.message), 0);
         }
         self.outbox.drain(DRAIN_LIMIT);
         std::process::exit(0)
@@ -253,12 +271,19 @@ impl Shared {
     }
 
     fn fail(&self, request: u64, error: Error) {
-        let error = PluginError { kind: error.kind().code(), message: error.message().to_owned() };
-        self.outbox.send(&ToHost::Failed(request, error));
+        self.outbox.send(&ToHost::Failed(request, PluginError::new(error.kind().code(), error.message())));
     }
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Limits what this process may allocate, if all that it works with is the host's own memory: the driver of another device
+/// reserves addresses far beyond what anyone plans.
+fn limit_on_cpu(load: &LoadRequest, bytes: u64) {
+    if load.device == CPU {
+        limit_data(bytes);
     }
 }
 

@@ -27,11 +27,21 @@ pub(crate) enum ProtocolError {
     #[error("a frame of {0} bytes (at least {HEAD_BYTES}, at most {max})", max = HEAD_BYTES + CHUNK_BYTES)]
     Length(usize),
     /// A message that grew too large.
-    #[error("a message of more than {MAX_MESSAGE_BYTES} bytes")]
-    TooLarge,
-    /// Too many at once.
-    #[error("more than {MAX_PARTIAL_MESSAGES} incomplete messages")]
-    TooMany,
+    #[error("a message of kind {kind} of more than {most} bytes")]
+    TooLarge {
+        /// Its number.
+        kind: u8,
+        /// What it may have.
+        most: usize,
+    },
+    /// Too much at once.
+    #[error(
+        "incomplete messages: more than {MAX_PARTIAL_MESSAGES}, or of more than {MAX_MESSAGE_BYTES} bytes together"
+    )]
+    TooMuch,
+    /// Events that nobody gave credit for.
+    #[error("more of an answer than its reader has taken, though it was told to pause and to stop")]
+    Unpaced,
     /// A message this build does not know or cannot read.
     #[error("a message of kind {kind} that cannot be read: {detail}")]
     Message {
@@ -98,30 +108,50 @@ impl Decoder {
 }
 
 /// Puts messages together again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Assembler {
     partial: BTreeMap<(u8, u64), BytesMut>,
+    /// Bytes of all that is incomplete.
+    held: usize,
+    /// Most bytes of a message by its kind.
+    size_max: fn(u8) -> usize,
+}
+
+/// Of messages that may all be large.
+impl Default for Assembler {
+    fn default() -> Self {
+        Self::new(|_| MAX_MESSAGE_BYTES)
+    }
 }
 
 impl Assembler {
+    /// `size_max`: most bytes of a message, by its kind.
+    pub(crate) fn new(size_max: fn(u8) -> usize) -> Self {
+        Self { partial: BTreeMap::new(), held: 0, size_max }
+    }
+
     /// Takes a frame; gives the message it completes.
     pub(crate) fn push(&mut self, frame: Frame) -> Result<Option<Frame>, ProtocolError> {
         let key = (frame.kind, frame.request);
         if !frame.more && !self.partial.contains_key(&key) {
             return Ok(Some(frame));
         }
-        if self.partial.len() >= MAX_PARTIAL_MESSAGES && !self.partial.contains_key(&key) {
-            return Err(ProtocolError::TooMany);
+        let too_many = self.partial.len() >= MAX_PARTIAL_MESSAGES && !self.partial.contains_key(&key);
+        if too_many || self.held + frame.payload.len() > MAX_MESSAGE_BYTES {
+            return Err(ProtocolError::TooMuch);
         }
         let message = self.partial.entry(key).or_default();
-        if message.len() + frame.payload.len() > MAX_MESSAGE_BYTES {
-            return Err(ProtocolError::TooLarge);
+        let most = (self.size_max)(frame.kind);
+        if message.len() + frame.payload.len() > most {
+            return Err(ProtocolError::TooLarge { kind: frame.kind, most });
         }
         message.extend_from_slice(&frame.payload);
+        self.held += frame.payload.len();
         if frame.more {
             return Ok(None);
         }
         let payload = self.partial.remove(&key).unwrap_or_default().freeze();
+        self.held -= payload.len();
         Ok(Some(Frame { payload, ..frame }))
     }
 }
@@ -167,10 +197,30 @@ mod tests {
         for request in 0..MAX_PARTIAL_MESSAGES as u64 {
             assert_eq!(assembler.push(Frame { more: true, ..frame(1, request, b"x") }), Ok(None));
         }
-        assert_eq!(assembler.push(Frame { more: true, ..frame(1, u64::MAX, b"x") }), Err(ProtocolError::TooMany));
-        let chunk = Frame { more: true, ..frame(1, 0, &vec![0; CHUNK_BYTES]) };
-        let last = std::iter::repeat_with(|| assembler.push(chunk.clone())).find(Result::is_err);
-        assert_eq!(last, Some(Err(ProtocolError::TooLarge)));
+        assert_eq!(assembler.push(Frame { more: true, ..frame(1, u64::MAX, b"x") }), Err(ProtocolError::TooMuch));
+        let chunk = |request| Frame { more: true, ..frame(1, request, &vec![0; CHUNK_BYTES]) };
+        let fill = |assembler: &mut Assembler, request| {
+            std::iter::repeat_with(|| assembler.push(chunk(request))).take(1 << 16).find(Result::is_err)
+        };
+        // One, and many together.
+        assert_eq!(fill(&mut assembler, 0), Some(Err(ProtocolError::TooMuch)));
+        let mut assembler = Assembler::default();
+        for request in 0..(MAX_MESSAGE_BYTES / CHUNK_BYTES) as u64 {
+            assert_eq!(assembler.push(chunk(request)), Ok(None));
+        }
+        assert_eq!(assembler.push(chunk(0)), Err(ProtocolError::TooMuch));
+        let mut small = Assembler::new(|kind| if kind == 1 { 2 * CHUNK_BYTES } else { 0 });
+        assert_eq!(fill(&mut small, 0), Some(Err(ProtocolError::TooLarge { kind: 1, most: 2 * CHUNK_BYTES })));
+    }
+
+    #[test]
+    fn room_comes_back_with_each_whole_message() {
+        let mut assembler = Assembler::default();
+        for _ in 0..10_000 {
+            assembler.push(Frame { more: true, ..frame(1, 0, &[0; CHUNK_BYTES]) }).unwrap();
+            assert!(assembler.push(frame(1, 0, b"x")).unwrap().is_some());
+        }
+        assert_eq!(assembler.held, 0);
     }
 
     proptest! {

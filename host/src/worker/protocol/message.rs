@@ -5,7 +5,9 @@ use bytes::{Buf, Bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::frame::{Frame, ProtocolError};
+use super::super::limits::{ERROR_BYTES, SUMMARY_BYTES};
+use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, ProtocolError};
+use crate::domain::excerpt;
 
 /// Raised when a message changes its meaning; additions are features.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -58,18 +60,32 @@ pub(crate) struct PluginError {
     pub(crate) message: String,
 }
 
+impl PluginError {
+    /// A sentence that may be shown to anyone, whatever the plugin said.
+    pub(crate) fn new(kind: u32, message: &str) -> Self {
+        let message = match message.trim() {
+            "" => "the plugin failed and did not say why".to_owned(),
+            said => excerpt(said, ERROR_BYTES),
+        };
+        Self { kind, message }
+    }
+}
+
+/// [`LogRecord::level`] of a line that was written to standard output or error; its target says which.
+pub(crate) const OUTPUT_LEVEL: u32 = 0;
+
 /// A log line of the plugin or its worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogRecord {
-    /// 1 error to 5 trace.
+    /// 1 error to 5 trace, or [`OUTPUT_LEVEL`].
     pub(crate) level: u32,
     /// Module path.
     pub(crate) target: String,
     /// The text.
     pub(crate) message: String,
-    /// Its fields.
+    /// Its fields as a JSON object; empty if there are none.
     #[serde(default)]
-    pub(crate) fields: serde_json::Value,
+    pub(crate) fields: String,
     /// The request it belongs to; 0 for none.
     #[serde(default)]
     pub(crate) request: u64,
@@ -178,6 +194,15 @@ impl ToHost {
         }
     }
 
+    /// Most bytes of a message of this kind. Only what a plugin makes for its client may be large.
+    pub(crate) fn size_max(kind: u8) -> usize {
+        match kind {
+            4 => MAX_MESSAGE_BYTES,
+            5 => SUMMARY_BYTES,
+            _ => CHUNK_BYTES,
+        }
+    }
+
     /// The message of a whole frame.
     pub(crate) fn decode(frame: Frame) -> Result<Self, ProtocolError> {
         Ok(match frame.kind {
@@ -187,7 +212,10 @@ impl ToHost {
             3 => Self::Stepped(number(&frame)?),
             4 => Self::Events(frame.request, frame.payload),
             5 => Self::Done(frame.request, frame.payload),
-            6 => Self::Failed(frame.request, parse(&frame)?),
+            6 => {
+                let PluginError { kind, message } = parse(&frame)?;
+                Self::Failed(frame.request, PluginError::new(kind, &message))
+            }
             7 => Self::Log(parse(&frame)?),
             8 => Self::Heartbeat,
             kind => return Err(unknown(kind)),
@@ -290,13 +318,31 @@ mod tests {
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Events(r, b)),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Done(r, b)),
             (any::<u64>(), any::<u32>(), ".*")
-                .prop_map(|(r, kind, message)| ToHost::Failed(r, PluginError { kind, message })),
+                .prop_map(|(r, kind, message)| ToHost::Failed(r, PluginError::new(kind, &message))),
             (0u32..6, ".*", any::<u64>()).prop_map(|(level, message, request)| {
-                let fields = serde_json::json!({ "n": 1 });
+                let fields = "{\"n\":1}".to_owned();
                 ToHost::Log(LogRecord { level, target: "t".to_owned(), message, fields, request })
             }),
             Just(ToHost::Heartbeat),
         ]
+    }
+
+    #[test]
+    fn an_error_is_a_sentence_of_bounded_length() {
+        for (said, wanted) in [
+            ("", "the plugin failed and did not say why"),
+            (" \n", "the plugin failed and did not say why"),
+            ("no room\n", "no room"),
+            ("a\nERROR b\u{1b}[0m", "a\\nERROR b\\u{1b}[0m"),
+        ] {
+            assert_eq!(PluginError::new(0, said).message, wanted);
+        }
+        let huge = "\u{1b}".repeat(64 << 20);
+        assert!(PluginError::new(0, &huge).message.len() <= ERROR_BYTES);
+        // One that a plugin sent around its worker is cut here.
+        let payload = serde_json::to_vec(&PluginError { kind: 3, message: "x\n".repeat(9000) }).unwrap();
+        let Ok(ToHost::Failed(7, error)) = ToHost::decode(frame((6, 7, payload.into()))) else { panic!("no error") };
+        assert!(error.message.len() <= ERROR_BYTES && !error.message.contains('\n'));
     }
 
     proptest! {

@@ -8,5 +8,6 @@ mod message;
 
 pub(super) use frame::{Assembler, CHUNK_BYTES, Decoder, Frame, ProtocolError, encode};
 pub(super) use message::{
-    Hello, Loading, LogRecord, PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker, decode_events, encode_event,
+    Hello, Loading, LogRecord, OUTPUT_LEVEL, PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker, decode_events,
+    encode_event,
 };

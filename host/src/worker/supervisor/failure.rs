@@ -39,6 +39,10 @@ pub(super) fn of_exit(model: &ModelId, reason: &ExitReason) -> Failure {
             FailureKind::ShuttingDown,
             format!("model `{model}` was unloaded while it served this request"),
         ),
+        ExitReason::BeyondGrant { .. } => Failure::new(
+            FailureKind::WorkerDied,
+            format!("the worker of model `{model}` {reason}; give its entry more `memory:`, or choose smaller options"),
+        ),
         reason => Failure::new(
             FailureKind::WorkerDied,
             format!("the worker of model `{model}` {reason}; GET /logs/{model} shows its last lines"),
@@ -65,9 +69,8 @@ mod tests {
             (ErrorKind::Device, FailureKind::NotUsable),
             (ErrorKind::Panicked, FailureKind::Internal),
         ] {
-            let error = PluginError { kind: kind.code(), message: "why".to_owned() };
-            assert_eq!(of_plugin(error), Failure::new(wanted, "why"));
+            assert_eq!(of_plugin(PluginError::new(kind.code(), "why")), Failure::new(wanted, "why"));
         }
-        assert_eq!(of_plugin(PluginError { kind: 999, message: String::new() }).kind, FailureKind::Internal);
+        assert_eq!(of_plugin(PluginError::new(999, "")).kind, FailureKind::Internal);
     }
 }

@@ -1,6 +1,7 @@
 //! One instance in a worker, as the runtime sees it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,17 +9,18 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
-use super::super::placement::{ExitReason, Instance, Loaded, Output, OutputLimits};
+use super::super::placement::{Allowance, ExitReason, Instance, Loaded, Output, OutputLimits};
 use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
 use super::link::Link;
 use super::log::Log;
 use super::process::Process;
 use super::step::Step;
+use super::watch::Watched;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 
 /// What the tasks of one worker share.
@@ -34,6 +36,10 @@ pub(super) struct Shared {
     pub(super) turn: tokio::sync::Mutex<()>,
     /// How each open request is cancelled.
     pub(super) cancels: Mutex<HashMap<u64, CancellationToken>>,
+    /// Bytes of the requests that are open.
+    pub(super) task_bytes: AtomicU64,
+    /// What it may hold, and was seen to.
+    pub(super) watched: Mutex<Watched>,
 }
 
 /// The handle. Dropping it kills the worker.
@@ -76,7 +82,10 @@ impl Instance for WorkerInstance {
         let cancel = CancellationToken::new();
         self.shared.cancels().insert(request.0, cancel.clone());
         self.runtime.spawn(async move {
+            let bytes = task.len() as u64;
+            shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
             shared.generate(request.0, task, sender, cancel).await;
+            shared.task_bytes.fetch_sub(bytes, Ordering::Relaxed);
             shared.cancels().remove(&request.0);
         });
         receiver
@@ -104,13 +113,18 @@ impl Instance for WorkerInstance {
                     shared.link.send(&ToWorker::Shutdown).await;
                     shared.process.gone().await
                 };
-                if timeout(grace, leave).await.is_ok() {
+                if timeout(grace, leave).await.is_some() {
                     return;
                 }
                 shared.process.terminate();
-                if timeout(TERMINATE_GRACE, shared.process.gone()).await.is_ok() {
+                if timeout(TERMINATE_GRACE, shared.process.gone()).await.is_some() {
                     return;
                 }
+            }
+            if !grace.is_zero() {
+                let seconds = (grace + TERMINATE_GRACE).as_secs();
+                shared.log.keep(&format!("the worker was asked to stop, did not within {seconds} s, and is killed"));
+                tracing::warn!(target: "worker", model = %shared.model, "the worker did not stop within {seconds} s and is killed");
             }
             shared.process.kill(ExitReason::Asked);
             shared.process.gone().await;
@@ -127,6 +141,10 @@ impl Instance for WorkerInstance {
     fn usage(&self) -> Option<u64> {
         self.shared.process.charged()
     }
+
+    fn allow(&self, allowance: Allowance) {
+        self.shared.watched().allow(allowance);
+    }
 }
 
 impl WorkerInstance {
@@ -141,6 +159,10 @@ impl WorkerInstance {
 impl Shared {
     pub(super) fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {

@@ -1,7 +1,8 @@
 //! The host's end of a worker's socket: one reader, writers in turn, and who waits for which answer.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
@@ -11,13 +12,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::super::limits::{MAX_EVENTS_ON_THE_WAY, event_cost};
+use super::super::awake::timeout;
+use super::super::limits::{ERROR_BYTES, HARD_CREDIT_BYTES, MAX_EVENTS_ON_THE_WAY, event_cost};
 use super::super::placement::{ExitReason, Output};
 use super::super::protocol::{
     Assembler, CHUNK_BYTES, Decoder, Frame, Loading, PROTOCOL_VERSION, PluginError, ProtocolError, ToHost, ToWorker,
     decode_events, encode,
 };
 use super::log::Log;
+use crate::domain::excerpt;
 
 /// What the worker says about one request.
 #[derive(Debug)]
@@ -52,6 +55,14 @@ pub(super) struct Incoming {
     pub(super) inbound: mpsc::Receiver<Inbound>,
     /// How far it is.
     pub(super) progress: watch::Receiver<Loading>,
+    on_the_way: Arc<AtomicU64>,
+}
+
+impl Incoming {
+    /// An event that took so much credit was passed on.
+    pub(super) fn passed_on(&self, cost: u64) {
+        self.on_the_way.fetch_sub(cost, Ordering::AcqRel);
+    }
 }
 
 /// The other ends of an [`Incoming`].
@@ -59,6 +70,9 @@ pub(super) struct Incoming {
 struct Outgoing {
     inbound: mpsc::Sender<Inbound>,
     progress: watch::Sender<Loading>,
+    /// The credit that events took which are not passed on yet. The worker keeps within it; this is for one whose plugin
+    /// writes to the socket itself.
+    on_the_way: Arc<AtomicU64>,
 }
 
 /// The host's end.
@@ -121,8 +135,10 @@ impl Link {
     pub(super) fn open(&self, request: u64) -> Option<Incoming> {
         let (inbound, receiver) = mpsc::channel(MAX_EVENTS_ON_THE_WAY);
         let (progress, watched) = watch::channel(Loading::default());
-        lock(&self.requests).as_mut()?.insert(request, Outgoing { inbound, progress });
-        Some(Incoming { inbound: receiver, progress: watched })
+        let on_the_way = Arc::<AtomicU64>::default();
+        let outgoing = Outgoing { inbound, progress, on_the_way: Arc::clone(&on_the_way) };
+        lock(&self.requests).as_mut()?.insert(request, outgoing);
+        Some(Incoming { inbound: receiver, progress: watched, on_the_way })
     }
 
     /// How far the load or unpark is.
@@ -151,14 +167,14 @@ impl Link {
 
     /// Reads until the worker closes, is silent for too long, or breaks the protocol.
     pub(super) async fn read(&self, mut half: OwnedReadHalf, log: &Log, silence: Duration) -> Ended {
-        let (mut decoder, mut assembler) = (Decoder::default(), Assembler::default());
+        let (mut decoder, mut assembler) = (Decoder::default(), Assembler::new(ToHost::size_max));
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut greeted = false;
         loop {
-            let read = match tokio::time::timeout(silence, half.read(&mut buffer)).await {
-                Err(_) => return Ended::Condemned(ExitReason::Stalled(self.doing().to_owned())),
-                Ok(Ok(0) | Err(_)) => return Ended::Closed,
-                Ok(Ok(read)) => read,
+            let read = match timeout(silence, half.read(&mut buffer)).await {
+                None => return Ended::Condemned(ExitReason::Stalled(self.doing().to_owned())),
+                Some(Ok(0) | Err(_)) => return Ended::Closed,
+                Some(Ok(read)) => read,
             };
             decoder.push(&buffer[..read]);
             loop {
@@ -173,6 +189,8 @@ impl Link {
                     Err(e) => Err(e.to_string()),
                 };
                 if let Err(why) = outcome {
+                    // It may quote what was sent.
+                    let why = excerpt(&why, ERROR_BYTES);
                     return Ended::Condemned(ExitReason::Misbehaved(format!("broke the worker protocol: {why}")));
                 }
             }
@@ -227,6 +245,9 @@ impl Link {
         let Some(outgoing) = self.outgoing(request) else { return Ok(()) };
         for event in events {
             let cost = event_cost(event.payload.len());
+            if outgoing.on_the_way.fetch_add(cost, Ordering::AcqRel) > HARD_CREDIT_BYTES {
+                return Err(ProtocolError::Unpaced);
+            }
             let output = match event.kind {
                 event_kind::JSON => Some(Output::Event(event.payload)),
                 event_kind::BYTES => Some(Output::Bytes(event.payload)),
@@ -236,7 +257,7 @@ impl Link {
                 }
             };
             if let Err(mpsc::error::TrySendError::Full(_)) = outgoing.inbound.try_send(Inbound::Event(output, cost)) {
-                return Err(ProtocolError::TooMany);
+                return Err(ProtocolError::Unpaced);
             }
         }
         Ok(())

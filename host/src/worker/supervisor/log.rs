@@ -1,23 +1,21 @@
-//! What a worker and its plugin say: it goes to the model's log and to `tracing`.
+//! What a worker and its plugin say: all of it goes to the model's log, and as much as one model may say to `tracing`.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::Pid;
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
+use tracing::Level;
 
-use super::super::limits::LOG_LINE_BYTES;
-use super::super::log::ModelLog;
-use super::super::protocol::LogRecord;
-use crate::domain::ModelId;
+use super::super::limits::{LAST_OUTPUT_BYTES, LOG_LINE_BYTES, LOG_TARGET_BYTES};
+use super::super::log::{Lines, ModelLog, tells_of_failed_allocation};
+use super::super::protocol::{LogRecord, OUTPUT_LEVEL};
+use super::super::throttle::{Admission, dropped_line};
+use crate::domain::{ModelId, excerpt};
 
 /// Bytes per read of a pipe.
 const READ_BYTES: usize = 4 << 10;
-/// What Rust's allocator prints before it aborts.
-const ALLOCATION_FAILED: &str = "memory allocation of ";
 
 /// The log of one worker, a part of its model's.
 #[derive(Debug)]
@@ -39,83 +37,112 @@ impl Log {
         self.allocation_failed.load(Ordering::Acquire)
     }
 
-    /// Takes a record of the plugin.
+    /// Takes a record of the plugin, or a line of its output. The worker has cut both, unless its plugin went around it.
     pub(super) fn record(&self, record: &LogRecord) {
         let LogRecord { level, target, message, fields, request } = record;
-        let fields = fields.as_object().filter(|fields| !fields.is_empty());
-        let fields = fields.map(|fields| format!(" {}", serde_json::Value::from(fields.clone()))).unwrap_or_default();
+        let target = excerpt(target, LOG_TARGET_BYTES);
+        if *level == OUTPUT_LEVEL {
+            return self.output(message, &target);
+        }
+        let space = if fields.is_empty() { "" } else { " " };
+        let text = excerpt(&format!("{message}{space}{fields}"), 2 * LOG_LINE_BYTES);
         let model = &self.model;
         macro_rules! forward {
             ($level:ident) => {
-                tracing::$level!(target: "worker", %model, plugin_target = %target, request, "{message}{fields}")
+                if self.admits(Level::$level, text.len()) {
+                    tracing::event!(target: "worker", Level::$level, %model, plugin_target = %target, request, "{text}");
+                }
             };
         }
         let name = match level {
             0 | 1 => {
-                forward!(error);
+                forward!(ERROR);
                 "ERROR"
             }
             2 => {
-                forward!(warn);
+                forward!(WARN);
                 "WARN"
             }
             3 => {
-                forward!(info);
+                forward!(INFO);
                 "INFO"
             }
             4 => {
-                forward!(debug);
+                forward!(DEBUG);
                 "DEBUG"
             }
             _ => {
-                forward!(trace);
+                forward!(TRACE);
                 "TRACE"
             }
         };
-        self.keep(&format!("{name} {target}: {message}{fields}"));
+        self.keep(&format!("{name} {target}: {text}"));
     }
 
-    /// Takes what the process wrote to a pipe, until it is closed.
-    pub(super) async fn capture(self: Arc<Self>, pipe: Option<OwnedFd>, name: &'static str) {
+    /// Takes what a process that is gone left in a pipe. Who else holds the pipe's other end is not waited for.
+    pub(super) fn last_words(&self, pipe: Option<OwnedFd>, name: &str) {
         let Some(pipe) = pipe else { return };
-        if let Err(e) = self.read(pipe, name).await {
+        let mut lines = Lines::default();
+        let mut take = |line: &[u8]| self.output(&String::from_utf8_lossy(line), name);
+        if let Err(e) = read_what_is_there(&pipe, |bytes| lines.push(bytes, &mut take)) {
             tracing::warn!(target: "worker", model = %self.model, "its {name} cannot be read: {e}");
         }
+        lines.end(take);
     }
 
-    async fn read(&self, pipe: OwnedFd, name: &str) -> io::Result<()> {
-        let mut pipe = pipe::Receiver::from_owned_fd(pipe)?;
-        let (mut buffer, mut line) = (vec![0; READ_BYTES], Vec::new());
-        loop {
-            let read = pipe.read(&mut buffer).await?;
-            for byte in &buffer[..read] {
-                if *byte == b'\n' || line.len() >= LOG_LINE_BYTES {
-                    self.output(&std::mem::take(&mut line), name);
-                }
-                if *byte != b'\n' {
-                    line.push(*byte);
-                }
-            }
-            if read == 0 {
-                if !line.is_empty() {
-                    self.output(&line, name);
-                }
-                return Ok(());
+    fn output(&self, line: &str, name: &str) {
+        let line = excerpt(line, LOG_LINE_BYTES);
+        if self.admits(Level::INFO, line.len()) {
+            tracing::info!(target: "worker", model = %self.model, "{name}: {line}");
+        }
+        self.keep(&format!("{name}: {line}"));
+    }
+
+    /// Whether a line goes into the host's own log, which all models share.
+    fn admits(&self, level: Level, bytes: usize) -> bool {
+        // What nobody would see takes nothing of what may be seen.
+        let seen = match level {
+            Level::ERROR => tracing::enabled!(target: "worker", Level::ERROR),
+            Level::WARN => tracing::enabled!(target: "worker", Level::WARN),
+            Level::INFO => tracing::enabled!(target: "worker", Level::INFO),
+            Level::DEBUG => tracing::enabled!(target: "worker", Level::DEBUG),
+            Level::TRACE => tracing::enabled!(target: "worker", Level::TRACE),
+        };
+        if !seen {
+            return false;
+        }
+        match self.lines.admit(bytes) {
+            Admission::Drop => false,
+            Admission::Pass { dropped: 0 } => true,
+            Admission::Pass { dropped } => {
+                let model = &self.model;
+                tracing::warn!(target: "worker", %model, "{}; GET /logs/{model} shows the last ones", dropped_line(dropped));
+                true
             }
         }
-    }
-
-    fn output(&self, line: &[u8], name: &str) {
-        let line = String::from_utf8_lossy(line);
-        tracing::info!(target: "worker", model = %self.model, "{name}: {line}");
-        self.keep(&format!("{name}: {line}"));
     }
 
     /// Appends a line to the model's log alone.
     pub(super) fn keep(&self, line: &str) {
-        self.lines.push(format!("{}{line}", self.prefix));
-        if line.contains(ALLOCATION_FAILED) {
+        self.lines.push(&format!("{}{line}", self.prefix));
+        if tells_of_failed_allocation(line) {
             self.allocation_failed.store(true, Ordering::Release);
         }
     }
+}
+
+fn read_what_is_there(pipe: &OwnedFd, mut take: impl FnMut(&[u8])) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(pipe.as_fd(), true)?;
+    let (mut buffer, mut left) = ([0; READ_BYTES], LAST_OUTPUT_BYTES);
+    while left > 0 {
+        match rustix::io::retry_on_intr(|| rustix::io::read(pipe, &mut buffer)) {
+            Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(()),
+            Ok(read) => {
+                take(&buffer[..read]);
+                left = left.saturating_sub(read);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }

@@ -10,20 +10,23 @@ mod process;
 mod request;
 mod spawn;
 mod step;
+mod watch;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 
-use super::limits::{CLOSED_SOCKET_GRACE, LAST_OUTPUT_WAIT, WorkerLimits};
+use super::awake::timeout;
+use super::limits::{CLOSED_SOCKET_GRACE, WorkerLimits};
 use super::log::ModelLog;
 use super::placement::{Exit, ExitReason, OutputLimits, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
@@ -34,6 +37,7 @@ use link::{Ended, Link};
 use log::Log;
 use process::Process;
 use step::Step;
+use watch::Watched;
 
 /// Runs each instance in a worker process (`aihost worker`, the same binary).
 #[derive(Clone, Debug)]
@@ -76,8 +80,15 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         Failure::new(FailureKind::Internal, message)
     };
     let spawned = spawn::spawn(&executable).await.map_err(failed)?;
-    let worker =
-        Worker { model: spec.model, instance: spec.instance, limits, output_limits: spec.output_limits, log: spec.log };
+    let worker = Worker {
+        model: spec.model,
+        instance: spec.instance,
+        device: DeviceId(spec.load.device.clone()),
+        limits,
+        silence: spec.silence,
+        output_limits: spec.output_limits,
+        log: spec.log,
+    };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
         plugin: spec.plugin.shadow.clone(),
@@ -100,14 +111,16 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
 struct Worker {
     model: ModelId,
     instance: InstanceId,
+    device: DeviceId,
     limits: WorkerLimits,
+    silence: Duration,
     output_limits: OutputLimits,
     log: Arc<ModelLog>,
 }
 
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
 fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
-    let Worker { model, instance, limits, output_limits, log } = worker;
+    let Worker { model, instance, device, limits, silence, output_limits, log } = worker;
     let spawn::Spawned { mut child, mark, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
@@ -123,8 +136,6 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap_or(Pid::INIT);
     let log = Arc::new(Log::new(model.clone(), pid, log));
     log.keep("the worker started");
-    let stdout = tokio::spawn(Arc::clone(&log).capture(stdout, "stdout"));
-    let stderr = tokio::spawn(Arc::clone(&log).capture(stderr, "stderr"));
     let shared = Arc::new(Shared {
         model,
         process: Process::new(pid),
@@ -134,13 +145,16 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         output_limits,
         turn: tokio::sync::Mutex::default(),
         cancels: Mutex::default(),
+        task_bytes: AtomicU64::new(0),
+        watched: Mutex::new(Watched::new(device, mark.clone())),
     });
+    watch::add(&shared);
 
     let reading = Arc::clone(&shared);
     tokio::spawn(async move {
-        let ended = reading.link.read(reader, &reading.log, reading.limits.silence).await;
+        let ended = reading.link.read(reader, &reading.log, silence).await;
         let reason = match ended {
-            Ended::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_ok() => None,
+            Ended::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
             Ended::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
             Ended::Condemned(reason) => Some(reason),
         };
@@ -152,12 +166,13 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
 
     let waiting = Arc::clone(&shared);
     tokio::spawn(async move {
-        let last_output = async {
-            let both = async { (stdout.await, stderr.await) };
-            let _ = timeout(LAST_OUTPUT_WAIT, both).await;
+        // While it lives it reads its output itself, so that what it prints costs the host nothing.
+        let last_words = || {
+            waiting.log.last_words(stdout, "stdout");
+            waiting.log.last_words(stderr, "stderr");
             waiting.log.allocation_failed()
         };
-        let reason = waiting.process.watch(last_output).await;
+        let reason = waiting.process.watch(last_words).await;
         spawn::gone(mark);
         // Whoever hears of the exit finds it in the model's log; what the host's log does must not keep it from anyone.
         waiting.log.keep(&format!("the worker {reason}"));

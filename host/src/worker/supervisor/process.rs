@@ -1,18 +1,16 @@
 //! A worker's process: killing it, waiting for it, and telling why it went.
 
 use std::fs;
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group, pidfd_open, waitid,
-};
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group, waitid};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::sleep;
 
-use super::super::limits::{TERMINATE_GRACE, TERMINATE_POLL};
+use super::super::awake::Instant;
+use super::super::limits::{EXIT_POLL, LOST_CONNECTION_CODE, TERMINATE_GRACE, TERMINATE_POLL};
 use super::super::placement::ExitReason;
 use super::super::proc::{Living, living};
 use crate::device;
@@ -43,6 +41,11 @@ impl Process {
 
     pub(super) fn pid(&self) -> Option<u32> {
         (!self.lock().reaped).then(|| self.pid.as_raw_pid().unsigned_abs())
+    }
+
+    /// Its number, which may be someone else's once it is gone.
+    pub(super) fn number(&self) -> Pid {
+        self.pid
     }
 
     /// Bytes charged to it, while it lives.
@@ -87,18 +90,14 @@ impl Process {
         }
     }
 
-    /// Waits for its end, kills what is left of its group, and reaps it. `last_output` resolves when its
-    /// output is read, and says whether an allocation failed.
-    pub(super) async fn watch(&self, last_output: impl Future<Output = bool>) -> ExitReason {
-        let waited = self.exited().await;
-        if let Err(e) = waited {
-            tracing::error!("worker {}: cannot be waited for ({e}), so it is killed", self.pid.as_raw_pid());
-            self.kill(ExitReason::Killed(9));
-        }
+    /// Waits for its end, kills what is left of its group, and reaps it. `last_words` reads what it printed last, and says
+    /// whether an allocation failed.
+    pub(super) async fn watch(&self, last_words: impl FnOnce() -> bool) -> ExitReason {
+        self.exited().await;
         self.group_left().await;
         // Its number is still its own until it is reaped, so the group cannot be someone else's.
         self.kill_group();
-        let allocation_failed = last_output.await;
+        let allocation_failed = last_words();
         let mut state = self.lock();
         let status = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED).ok().flatten();
         state.reaped = true;
@@ -123,16 +122,30 @@ impl Process {
         living().any(|process| is_member(process, self.pid))
     }
 
-    /// Resolves when the process has ended; it is not reaped. A thread waits, so that no poll registration holds the descriptor.
-    async fn exited(&self) -> io::Result<()> {
-        let pidfd = pidfd_open(self.pid, PidfdFlags::empty())?;
-        let (ended, end) = oneshot::channel();
-        thread::Builder::new().name("worker-wait".into()).spawn(move || {
-            let wait = || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-            let result = rustix::io::retry_on_intr(wait);
-            let _ = ended.send(result.map(|_| ()).map_err(io::Error::from));
-        })?;
-        end.await.unwrap_or_else(|_| Err(io::Error::other("the waiting thread is gone")))
+    /// Resolves when the process has ended; it is not reaped. The number is enough to wait for: it is this host's child, so
+    /// nobody else has it before it is reaped. No descriptor is needed, nor a system call that older systems lack or
+    /// containers forbid.
+    async fn exited(&self) {
+        // Before the first look, so that no end comes between the two.
+        let mut ends = signal(SignalKind::child()).ok();
+        while !self.has_ended() {
+            let told = match &mut ends {
+                Some(ends) => ends.recv().await.is_some(),
+                None => false,
+            };
+            if !told {
+                sleep(EXIT_POLL).await;
+            }
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG) {
+            Ok(status) => status.is_some(),
+            // Somebody has reaped it who should not have: it is gone all the same.
+            Err(Errno::CHILD) => true,
+            Err(_) => !living().any(|process| process.pid == self.pid),
+        }
     }
 
     fn kill_group(&self) {
@@ -155,6 +168,9 @@ fn classify(status: Option<&WaitIdStatus>, allocation_failed: bool, by_memory: b
 
 fn reason(exit: Option<i32>, signal: Option<i32>, allocation_failed: bool, by_memory: bool) -> ExitReason {
     match (exit, signal) {
+        (Some(LOST_CONNECTION_CODE), _) => {
+            ExitReason::Misbehaved("its plugin closed the connection to the host".to_owned())
+        }
         (Some(code), _) => ExitReason::Exited(code),
         (_, Some(libc::SIGABRT)) if allocation_failed => ExitReason::OutOfMemory,
         (_, Some(libc::SIGABRT)) => ExitReason::Aborted,

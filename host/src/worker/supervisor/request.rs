@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::super::awake::{Instant, sleep_until, timeout};
 use super::super::limits::CREDIT_STEP_BYTES;
 use super::super::placement::{ExitReason, Output, OutputLimits};
 use super::super::protocol::{Loading, ToWorker};
@@ -24,7 +24,7 @@ impl Shared {
         output: mpsc::Sender<Output>,
         cancelled: CancellationToken,
     ) {
-        let Some(Incoming { mut inbound, mut progress }) = self.link.open(request) else {
+        let Some(mut incoming) = self.link.open(request) else {
             let reason = self.process.gone().await;
             return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
         };
@@ -34,21 +34,21 @@ impl Shared {
         loop {
             let next = tokio::select! {
                 biased;
-                () = output.closed() => return self.cancel(request, &mut inbound, "a cancelled request").await,
+                () = output.closed() => return self.cancel(request, &mut incoming, "a cancelled request").await,
                 () = cancelled.cancelled() => {
-                    self.cancel(request, &mut inbound, "a cancelled request").await;
+                    self.cancel(request, &mut incoming, "a cancelled request").await;
                     return done(&output, Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"))).await;
                 }
-                Ok(()) = progress.changed() => {
-                    let Loading { done, total } = *progress.borrow_and_update();
+                Ok(()) = incoming.progress.changed() => {
+                    let Loading { done, total } = *incoming.progress.borrow_and_update();
                     clock.sign_of_life();
                     // A reader who is behind does without: another one follows, or the end.
                     let _ = output.try_send(Output::Progress { done, total });
                     continue;
                 }
-                next = inbound.recv() => next,
+                next = incoming.inbound.recv() => next,
                 () = sleep_until(clock.until) => {
-                    self.cancel(request, &mut inbound, "generate").await;
+                    self.cancel(request, &mut incoming, "generate").await;
                     return done(&output, Err(clock.overrun())).await;
                 }
             };
@@ -57,10 +57,11 @@ impl Shared {
                     if let Some(event) = event
                         && output.send(event).await.is_err()
                     {
-                        return self.cancel(request, &mut inbound, "a cancelled request").await;
+                        return self.cancel(request, &mut incoming, "a cancelled request").await;
                     }
                     // Only now, so that the time it took the reader to read is not the plugin's.
                     clock.sign_of_life();
+                    incoming.passed_on(cost);
                     passed_on += cost;
                     if passed_on >= CREDIT_STEP_BYTES {
                         self.link.send(&ToWorker::Credit(request, std::mem::take(&mut passed_on))).await;
@@ -77,29 +78,29 @@ impl Shared {
     }
 
     /// Tells the worker and waits until the request has ended; one that goes on for too long costs the worker.
-    async fn cancel(&self, request: u64, inbound: &mut mpsc::Receiver<Inbound>, doing: &str) {
+    async fn cancel(&self, request: u64, incoming: &mut Incoming, doing: &str) {
         self.link.send(&ToWorker::Cancel(request)).await;
         let end = async {
             loop {
-                match inbound.recv().await {
-                    Some(Inbound::Event(..)) => {}
+                match incoming.inbound.recv().await {
+                    Some(Inbound::Event(_, cost)) => incoming.passed_on(cost),
                     Some(Inbound::End(end)) => return Some(end),
                     None => return None,
                 }
             }
         };
         match timeout(self.limits.cancel_grace, end).await {
-            Ok(None) => {}
-            Ok(Some(Ok(summary))) => {
+            Some(None) => {}
+            Some(Some(Ok(summary))) => {
                 let summary = String::from_utf8_lossy(&summary);
                 tracing::debug!(target: "worker", model = %self.model, request, "a cancelled request ended: {summary}");
             }
-            Ok(Some(Err(error))) => {
+            Some(Some(Err(error))) => {
                 if let Some(reason) = failure::condemns(&error) {
                     self.process.kill(reason);
                 }
             }
-            Err(_) => self.process.kill(ExitReason::Stalled(doing.to_owned())),
+            None => self.process.kill(ExitReason::Stalled(doing.to_owned())),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
 use bytes::Bytes;
-use tokio::time::{Instant, sleep_until};
 
+use super::super::awake::{Instant, sleep_until};
 use super::super::limits::WorkerLimits;
 use super::super::placement::ExitReason;
 use super::super::protocol::{Start, ToWorker};
@@ -54,6 +54,10 @@ impl Step {
         Self::plain(ToWorker::Cost(task), "cost", limits.step)
     }
 
+    fn takes_memory(&self) -> bool {
+        matches!(self.message, ToWorker::Load(_) | ToWorker::Unpark)
+    }
+
     fn plain(message: ToWorker, name: &'static str, limit: Duration) -> Self {
         Self { message, name, limit, extension: 1, advice: "" }
     }
@@ -92,6 +96,8 @@ impl Shared {
             tokio::select! {
                 biased;
                 answer = &mut answer => return match answer {
+                    // What took memory is measured before anyone counts on it.
+                    Ok(Ok(answer)) if step.takes_memory() => self.within_grant(answer).await,
                     Ok(Ok(answer)) => Ok(answer),
                     Ok(Err(error)) => Err(self.plugin_failed(error)),
                     Err(_) => Err(failure::of_exit(&self.model, &self.process.gone().await)),
@@ -104,6 +110,16 @@ impl Shared {
                     }
                 }
                 () = sleep_until(until) => return Err(self.overran(&step, started).await),
+            }
+        }
+    }
+
+    async fn within_grant(&self, answer: Answer) -> Result<Answer, Failure> {
+        match self.look() {
+            None => Ok(answer),
+            Some(reason) => {
+                self.process.gone().await;
+                Err(failure::of_exit(&self.model, &reason))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Graphics cards on paper: the few functions of NVIDIA's management library that a host calls, under its name.
 //!
-//! The file that `AIHOST_FIXTURE_NVML` names has a line for each card, its total and its free bytes. It is read at each call,
-//! so a test can have a card filled and emptied.
+//! The file that `AIHOST_FIXTURE_NVML` names has a line for each card: its total and its free bytes, and for each process on it
+//! its number and its bytes. It is read at each call, so a test can have a card filled and emptied.
 
 #![allow(
     unsafe_code,
@@ -27,14 +27,28 @@ pub struct Memory {
     used: u64,
 }
 
+/// `nvmlProcessInfo_t`.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Process {
+    number: c_uint,
+    bytes: u64,
+    instance: c_uint,
+    compute_instance: c_uint,
+}
+
+const INSUFFICIENT_SIZE: c_int = 7;
+
+/// The numbers of each card's line.
+fn lines() -> Vec<Vec<u64>> {
+    let file = std::env::var_os("AIHOST_FIXTURE_NVML").and_then(|file| std::fs::read_to_string(file).ok());
+    let numbers = |line: &str| line.split_whitespace().map_while(|number| number.parse().ok()).collect();
+    file.unwrap_or_default().lines().map(numbers).filter(|card: &Vec<u64>| card.len() > 1).collect()
+}
+
 /// Total and free bytes of each card.
 fn cards() -> Vec<[u64; 2]> {
-    let file = std::env::var_os("AIHOST_FIXTURE_NVML").and_then(|file| std::fs::read_to_string(file).ok());
-    let card = |line: &str| {
-        let mut numbers = line.split_whitespace().map_while(|number| number.parse().ok());
-        Some([numbers.next()?, numbers.next()?])
-    };
-    file.unwrap_or_default().lines().filter_map(card).collect()
+    lines().into_iter().map(|card| [card[0], card[1]]).collect()
 }
 
 #[unsafe(no_mangle)]
@@ -85,5 +99,26 @@ pub unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: *mut c_void, memory:
     unsafe { (*memory).free = free };
     // SAFETY: as above.
     unsafe { (*memory).used = total - free };
+    SUCCESS
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses_v3(
+    device: *mut c_void,
+    count: *mut c_uint,
+    processes: *mut Process,
+) -> c_int {
+    let Some(card) = lines().into_iter().nth(device as usize - 1) else { return INVALID_ARGUMENT };
+    let (pairs, _) = card[2..].as_chunks::<2>();
+    // SAFETY: the caller gives a place for a number.
+    let room = unsafe { std::mem::replace(&mut *count, pairs.len() as c_uint) } as usize;
+    if pairs.len() > room {
+        return INSUFFICIENT_SIZE;
+    }
+    for (at, [number, bytes]) in pairs.iter().enumerate() {
+        let process = Process { number: *number as c_uint, bytes: *bytes, instance: 0, compute_instance: 0 };
+        // SAFETY: the caller gives room for as many as it said, which is more than `at`.
+        unsafe { processes.add(at).write(process) };
+    }
     SUCCESS
 }

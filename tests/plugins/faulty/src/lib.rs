@@ -1,6 +1,9 @@
 //! Fixture plugin `aihost/faulty`: every way a plugin can misbehave, chosen by its `fault:` option. Apart from the fault it
 //! answers like a model that says `word ` until it is told to stop.
 
+mod memory;
+mod noise;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +20,8 @@ const PROGRESS_STEP: Duration = Duration::from_millis(20);
 const HEAD_START: Duration = Duration::from_millis(20);
 /// How often a gate is looked at.
 const GATE_POLL: Duration = Duration::from_millis(5);
+/// Bytes that it plans where nothing is said.
+const DEFAULT_PLAN: u64 = 1 << 20;
 /// Bytes no machine has.
 const TOO_MUCH_MEMORY: usize = 1 << 46;
 
@@ -55,8 +60,40 @@ pub enum Fault {
     Exit0,
     /// `generate` allocates until the allocator gives up.
     Oom,
+    /// `plan` takes `bytes` of memory before there is a grant.
+    HoardInPlan,
+    /// `load` takes `bytes` of memory at once.
+    HoardInLoad,
+    /// `generate` takes `bytes` of memory at once, and keeps them.
+    HoardAtOnce,
+    /// `generate` takes `bytes` of memory bit by bit, a token with each, and keeps them.
+    HoardSlowly,
+    /// `load` takes `bytes` of memory, and forks a process that has the same pages and lives on.
+    ForkWithMemory,
+    /// A thread that `load` starts takes `bytes` of memory while nobody asks for anything.
+    HoardWhenIdle,
+    /// `plan` says that `bytes` of what it requires are mapped, though it requires a mebibyte.
+    LieOfMapped,
     /// Prints to standard output and standard error, where a careless protocol would be.
     StdoutNoise,
+    /// `generate` prints `bytes` of lines.
+    Shout,
+    /// `generate` logs one record of `bytes`, eight times.
+    HugeRecord,
+    /// `generate` logs until `bytes` are logged, a short record at a time.
+    ManyRecords,
+    /// `generate` panics with a message of `bytes`.
+    HugePanic,
+    /// `generate` fails with a message of `bytes`.
+    HugeError,
+    /// `generate` fails without a word.
+    EmptyError,
+    /// `generate` logs, prints and fails with what steers a terminal and looks like other lines.
+    Forge,
+    /// `generate` ends itself as stopped though nobody asked for that.
+    StopUnasked,
+    /// `generate` closes every descriptor of the process.
+    CloseAll,
     /// Pushes on through Pause.
     IgnorePause,
     /// Stops the whole process, its heartbeat included.
@@ -132,6 +169,10 @@ pub struct Options {
     after_tokens: u32,
     /// A shell command that `load` starts and leaves to itself, as an engine process would be.
     child: Option<String>,
+    /// How much of it, where a fault is a matter of size.
+    bytes: u64,
+    /// Bytes that `plan` requires; a mebibyte if nothing is said.
+    plan: Option<u64>,
     /// The fault happens only while this file does not exist, and creates it.
     once_file: Option<PathBuf>,
     /// A file that a test creates when it has seen enough: it ends an answer that is all progress, and a fault in mid-answer
@@ -170,7 +211,7 @@ impl Plugin for Faulty {
     fn new(options: Options) -> Result<Self> {
         assert!(!options.due(Fault::PanicInNew), "a panic in new, as asked");
         if options.fault == Fault::StdoutNoise {
-            noise();
+            noise::both();
         }
         Ok(Self(options))
     }
@@ -180,7 +221,12 @@ impl Plugin for Faulty {
         if self.0.due(Fault::HangPlan) {
             hang();
         }
-        Ok(MemoryPlan { required: 1 << 20, preferred: 1 << 20, ..MemoryPlan::default() })
+        if self.0.due(Fault::HoardInPlan) {
+            memory::at_once(self.0.bytes);
+        }
+        let required = self.0.plan.unwrap_or(DEFAULT_PLAN);
+        let mapped = if self.0.due(Fault::LieOfMapped) { self.0.bytes } else { 0 };
+        Ok(MemoryPlan { required, preferred: required, mapped, ..MemoryPlan::default() })
     }
 
     fn load(&self, _load: &LoadRequest, _ctx: &LoadContext) -> Result<Loaded> {
@@ -198,6 +244,16 @@ impl Plugin for Faulty {
         if self.0.due(Fault::HangLoad) {
             hang();
         }
+        if self.0.due(Fault::HoardInLoad) {
+            memory::at_once(self.0.bytes);
+        }
+        if self.0.due(Fault::ForkWithMemory) {
+            memory::at_once(self.0.bytes);
+            fork();
+        }
+        if self.0.due(Fault::HoardWhenIdle) {
+            memory::when_idle(self.0.bytes);
+        }
         Ok(Loaded(self.0.clone()))
     }
 }
@@ -213,7 +269,11 @@ impl Engine for Loaded {
                 self.misbehave(output, ctx)?;
             }
             if token < tokens {
-                output.token(b"word ")?;
+                let said = output.token(b"word ");
+                // What is going to hang does not heed a cancel on the way there.
+                if self.0.fault != Fault::HangGenerate {
+                    said?;
+                }
             }
         }
         Ok(FinishReason::Length)
@@ -267,7 +327,18 @@ impl Loaded {
             Fault::HangGenerate => hang(),
             Fault::Exit0 => std::process::exit(0),
             Fault::Oom => drop(std::hint::black_box(Vec::<u8>::with_capacity(TOO_MUCH_MEMORY))),
-            Fault::StdoutNoise => noise(),
+            Fault::StdoutNoise => noise::both(),
+            Fault::HoardAtOnce => memory::in_request(self.0.bytes),
+            Fault::HoardSlowly => memory::slowly(self.0.bytes, || output.token(b"more "))?,
+            Fault::Shout => noise::shout(self.0.bytes),
+            Fault::HugeRecord => noise::huge_records(self.0.bytes),
+            Fault::ManyRecords => noise::many_records(self.0.bytes),
+            Fault::HugePanic => panic!("{}", "p".repeat(self.0.bytes as usize)),
+            Fault::HugeError => return Err(Error::internal("e".repeat(self.0.bytes as usize))),
+            Fault::EmptyError => return Err(Error::internal("")),
+            Fault::Forge => return Err(noise::forge()),
+            Fault::StopUnasked => return Err(Error::new(ErrorKind::Stopped, "the engine has had enough")),
+            Fault::CloseAll => close_all(),
             Fault::ProgressOnly => {
                 for step in (1..).take_while(|_| self.0.is_held()) {
                     ctx.check()?;
@@ -299,14 +370,6 @@ fn hang() {
     }
 }
 
-fn noise() {
-    use std::io::Write;
-    for line in 0..100 {
-        let _ = writeln!(std::io::stdout(), "noise on stdout {line}");
-        let _ = writeln!(std::io::stderr(), "noise on stderr {line}");
-    }
-}
-
 /// Rust's own handler takes the first SIGSEGV for a stack overflow it can report, so it is raised again.
 fn signal(signal: i32) {
     for _ in 0..2 {
@@ -316,6 +379,28 @@ fn signal(signal: i32) {
             libc::raise(signal)
         };
     }
+}
+
+/// Leaves a process that does nothing, with all that this one has.
+fn fork() {
+    // SAFETY: the child calls nothing but `pause`, which is safe after a fork of a process with threads.
+    #[expect(unsafe_code, reason = "a fault that only the operating system can make")]
+    unsafe {
+        if libc::fork() == 0 {
+            loop {
+                libc::pause();
+            }
+        }
+    }
+}
+
+/// The socket to the host among them.
+fn close_all() {
+    // SAFETY: what is closed is missed by this process alone, which is the fault.
+    #[expect(unsafe_code, reason = "a fault that only the operating system can make")]
+    unsafe {
+        libc::close_range(0, libc::c_uint::MAX, 0)
+    };
 }
 
 aihost_plugin_api::export_plugin! {

@@ -1,0 +1,76 @@
+//! The audio half of the SDK, through the same ABI objects the host uses.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
+
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{
+    Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, ErrorKind, FinishReason, LoadContext, LoadRequest,
+    MemoryPlan, Plugin, Result,
+};
+
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct Options {}
+
+/// Plays what its prompt says: `RATE CHANNELS SAMPLE COUNT`, one after the other.
+struct Player;
+
+impl Plugin for Player {
+    type Options = Options;
+    type Engine = Self;
+
+    fn new(_: Options) -> Result<Self> {
+        Ok(Self)
+    }
+
+    fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
+        Ok(MemoryPlan::default())
+    }
+
+    fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl Engine for Player {
+    type Task = Audio;
+
+    fn generate(&self, request: AudioRequest, output: &AudioOutput, _: &Context) -> Result<()> {
+        for piece in request.prompt.split(';') {
+            let words: Vec<&str> = piece.split_whitespace().collect();
+            let [rate, channels, sample, count] = words[..] else { panic!("told {piece}") };
+            let format = AudioFormat { sample_rate: rate.parse().unwrap(), channels: channels.parse().unwrap() };
+            output.format(format);
+            output.samples(&vec![sample.parse().unwrap(); count.parse().unwrap()])?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn only_sound_that_can_be_played_leaves_the_plugin() {
+    let mut host = MockHost::new::<Player>(serde_json::json!({}), &[]).unwrap();
+    host.load().unwrap();
+    let play = |host: &MockHost, prompt: &str| {
+        host.generate_audio(&AudioRequest { prompt: prompt.into(), ..AudioRequest::default() })
+    };
+    for prompt in ["32000 1 0.5 40000", "48000 2 -1 2", "1000 1 0 0", "32000 1 0 4; 32000 1 1 4"] {
+        let answer = play(&host, prompt).unwrap_or_else(|error| panic!("{prompt}: {error}"));
+        assert_eq!(answer.finish.reason, FinishReason::Stop, "{prompt}");
+    }
+    for (prompt, wanted) in [
+        ("32000 65535 0 65535", "65535 channels"),
+        ("32000 0 0 4", "0 channels"),
+        ("32000 3 0 3", "3 channels"),
+        ("4294967295 1 0 4", "4294967295 Hz"),
+        ("0 1 0 4", "0 Hz"),
+        ("32000 2 0 3", "do not fill"),
+        ("32000 1 NaN 4", "sample 0 is NaN"),
+        ("32000 1 0 4; 32000 1 inf 1", "sample 4 is inf"),
+        ("32000 1 0 4; 16000 1 0 4", "changed midway"),
+        ("32000 1 0 4; 32000 2 0 4", "changed midway"),
+    ] {
+        let error = play(&host, prompt).err().unwrap_or_else(|| panic!("{prompt} was played"));
+        assert_eq!(error.kind(), ErrorKind::Internal, "{prompt}: {error}");
+        assert!(error.message().contains(wanted), "{prompt}: {error}");
+    }
+}
