@@ -45,7 +45,8 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
 const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
-const FULL_STEPS: [Step; 3] = [("deny", deny), ("advisories", advisories), ("build-plugins", release_plugins)];
+const FULL_STEPS: [Step; 4] =
+    [("deny", deny), ("advisories", advisories), ("build-plugins", release_plugins), ("soak --hostile", hostile_soak)];
 
 /// Runs every step, even after one failed, and prints a table last.
 pub(crate) fn run(options: &Options) -> Result {
@@ -156,6 +157,10 @@ fn pages() -> Result<Outcome> {
 
 fn brief_soak() -> Result<Outcome> {
     passed(soak::run_briefly())
+}
+
+fn hostile_soak() -> Result<Outcome> {
+    passed(soak::run_hostile())
 }
 
 /// Licences, bans and sources: what Cargo.lock says of itself.

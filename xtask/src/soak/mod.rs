@@ -35,6 +35,8 @@ use tally::{Death, Host, Line, Tally};
 
 /// Minutes of a soak that is not told how long.
 const MINUTES: f64 = 2.0;
+/// Minutes of the hostile arm in the full run of continuous integration.
+const HOSTILE_MINUTES: f64 = 2.0;
 /// Clients by their manner. The stalled ones read late, so there are few.
 const CLIENTS: [Manner; 10] = [
     Manner::Patient,
@@ -105,6 +107,11 @@ struct Soak {
 /// Two minutes of it, as continuous integration runs it.
 pub(crate) fn run_briefly() -> Result {
     run(&Options { minutes: Some(MINUTES), swaps: None, seed: None, hostile: false, release: false })
+}
+
+/// The hostile arm, whose bounds are of a machine that does nothing else.
+pub(crate) fn run_hostile() -> Result {
+    run(&Options { minutes: Some(HOSTILE_MINUTES), swaps: None, seed: None, hostile: true, release: false })
 }
 
 /// Builds, soaks, reports.
@@ -294,7 +301,7 @@ fn models_yaml(listen: SocketAddr, goal: Goal, folder: &Path, model: &Path) -> S
     };
     let mut yaml = format!(
         "listen: {listen}\n{}devices: [{{id: cpu, memory: 4GiB, max_loaded: {places}}}]\n\
-         limits: {{queue: 1000, stream_stall_timeout: 2s}}\ndefaults: {{quantum: {quantum}, max_wait: 5s}}\nmodels:\n",
+         limits: {{queue: 1000, stream_stall_timeout: 2s, body_limit: 32MiB}}\ndefaults: {{quantum: {quantum}, max_wait: 5s}}\nmodels:\n",
         stage::FOLDERS_BESIDE
     );
     // One of them parks, so that swaps of both kinds are seen.
