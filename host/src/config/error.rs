@@ -17,7 +17,7 @@ const SENTENCE_SHOWN_BYTES: usize = 1_000;
 pub struct ConfigError {
     /// The file, if one was found.
     pub file: Option<PathBuf>,
-    /// At least one, at most [`PROBLEMS_TOLD`].
+    /// At least one, at most `PROBLEMS_TOLD`.
     pub problems: Vec<Problem>,
     /// How many more there are.
     pub more: usize,

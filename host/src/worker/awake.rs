@@ -2,7 +2,7 @@
 //! against its workers what they could not say meanwhile. Every limit on a worker, and every wait of the runtime, is measured
 //! here; times that are shown or kept on disk are not.
 //!
-//! A thread that looks at the workers [`tick`]s as long as there are any. Where a tick is late, the process stood still, and
+//! A thread that looks at the workers ticks as long as there are any. Where a tick is late, the process stood still, and
 //! what it is late by is left out.
 
 use std::ops::{Add, Sub};

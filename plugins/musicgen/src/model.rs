@@ -33,7 +33,7 @@ impl Files {
     /// Role `model` is a folder or the weights; `config` and `tokenizer` lie beside it unless they are named.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingFile`] if there is no role `model`.
+    /// [`aihost_plugin_api::ErrorKind::MissingFile`] if there is no role `model`.
     pub fn of(load: &LoadRequest) -> Result<Self> {
         let weights = load.file("model")?.to_owned();
         let folder = if weights.is_dir() { weights.as_path() } else { weights.parent().unwrap_or(Path::new("")) };
@@ -120,7 +120,7 @@ impl Model {
     /// Tokens of a prompt, the end-of-text token included.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidRequest`] if it is empty or longer than [`MAX_PROMPT_TOKENS`].
+    /// [`aihost_plugin_api::ErrorKind::InvalidRequest`] if it is empty or longer than [`MAX_PROMPT_TOKENS`].
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.trim().is_empty() {
             return Err(Error::invalid_request("prompt is empty; describe the music in a few words"));
