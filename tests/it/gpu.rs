@@ -1,6 +1,6 @@
 //! Graphics cards: found, filled in order, measured. The cards exist on paper; the way to them is the real one.
 
-use aihost_tests::server::{Server, Setup, text};
+use aihost_tests::server::{Server, Setup, aihost, prepare, text};
 use aihost_tests::{Gate, eventually, fixture, wait_for};
 use serde_json::json;
 
@@ -163,10 +163,40 @@ async fn a_worker_that_holds_more_of_a_card_than_was_granted_is_ended() {
     // The driver's numbers are this host's where it sees the whole machine, and nowhere else.
     if std::fs::read_link("/proc/self/ns/pid").unwrap().as_os_str() == "pid:[4026531836]" {
         server.until("a", "state", json!("cold")).await;
-        let log = server.log();
-        assert!(log.contains("it held 19.0 GiB of 10.0 GiB granted"), "{log}");
+        // What is said of it comes through a queue.
+        let mut log = String::new();
+        eventually(async || {
+            log += &server.log();
+            if log.contains("it held 19.0 GiB of 10.0 GiB granted") { Ok(()) } else { Err(log.clone()) }
+        })
+        .await;
     } else {
         tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
         assert_eq!(server.status("a", "pid").await, json!(pid));
     }
+}
+
+#[tokio::test]
+async fn a_plugin_whose_libraries_are_not_here_is_listed_with_what_is_missing_and_others_serve() {
+    let yaml = format!("models:\n{}{}", echo("a", "{}"), "  b:\n    type: text\n    plugin: aihost/faulty\n");
+    let setup = Setup { yaml, plugins: vec!["echo"], ..Setup::default() };
+    // As a build for CUDA is on a machine without a driver: a library that it needs has another name there.
+    let mut file = std::fs::read(fixture("faulty")).unwrap();
+    let (here, elsewhere) = (b"\0libgcc_s.so.1\0", b"\0libcuda.so.1\0\0");
+    let at = file.windows(here.len()).position(|window| window == here).expect("it needs libgcc");
+    file[at..at + here.len()].copy_from_slice(elsewhere);
+    let (folder, config) = prepare(&setup);
+    std::fs::write(folder.path().join("plugins/faulty.so"), &file).unwrap();
+    let config = config.display().to_string();
+    let (code, stdout, stderr) = aihost(&["plugins", "list", "--json", "--config", &config], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let wanted = "it needs libcuda.so.1, which is not on this machine; there is no NVIDIA driver here";
+    assert!(stdout.contains(wanted) && stdout.contains("aihost/echo"), "{stdout}");
+    let (code, _, stderr) = aihost(&["check", "--config", &config], &[]);
+    assert!(code != 0 && stderr.contains(wanted), "{stderr}");
+
+    let server = Server::serving(folder);
+    let (status, body) = server.chat("b", "x").await;
+    assert!(status == 500 && body.to_string().contains(wanted), "{status}: {body}");
+    assert_eq!(server.chat("a", "x").await.0, 200);
 }

@@ -107,6 +107,13 @@ impl Server {
         Self::of(&mut command, folder)
     }
 
+    /// Starts it on a folder that [`prepare`] made.
+    pub fn serving(folder: tempfile::TempDir) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["serve", "--config"]).arg(folder.path().join("models.yaml"));
+        Self::of(&mut command, folder)
+    }
+
     /// Starts a command that serves, and waits until it listens. The folder goes with the server.
     pub fn of(command: &mut Command, folder: tempfile::TempDir) -> Self {
         let mut child =

@@ -1,23 +1,28 @@
 //! `build-plugins`: builds plugin files and puts them, under plain names, where a host finds them.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use clap::Args;
 
+use crate::cuda::{self, Cap, Toolkit};
 use crate::error::{Error, Result};
 use crate::table;
 use crate::workspace::{PluginPackage, Profile, Workspace};
 use crate::{shell, stage};
 
 /// What to build and where to put it.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Options {
     /// Optimised as a whole and stripped, as for a release (slow to build).
     #[arg(long)]
     pub(crate) release: bool,
-    /// With the plugins' `cuda` feature; needs nvcc. Implies --release.
+    /// With the plugins' `cuda` feature. Implies --release. Without nvcc, CUDA's toolkit is fetched from the package index.
     #[arg(long)]
     pub(crate) cuda: bool,
+    /// Compute capabilities of the cards to build for, such as 80,89,90 [default: this machine's card's, else 90].
+    #[arg(long = "cap", value_name = "CAP,...", value_delimiter = ',', requires = "cuda")]
+    pub(crate) caps: Vec<Cap>,
     /// Where the files go [default: target/aihost/plugins].
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -31,7 +36,11 @@ pub(crate) fn run(options: &Options) -> Result {
     let workspace = Workspace::read()?;
     let chosen = choose(workspace.plugins(), &options.plugins)?;
     let profile = if options.release || options.cuda { Profile::Dist } else { Profile::Dev };
-    build(&workspace, &chosen, profile, options.cuda)?;
+    let mut command = workspace.build_command(profile, &chosen);
+    if options.cuda {
+        for_cards(&mut command, &chosen, &Cards::of(&workspace, &options.caps)?)?;
+    }
+    shell::run(&mut command)?;
     let folder = options.out.clone().unwrap_or_else(|| workspace.staging().join("plugins"));
     let staged = stage::plugins(&workspace, profile, &chosen, &folder)?;
     let mut rows = vec![table::row(["file", "size"])];
@@ -42,17 +51,35 @@ pub(crate) fn run(options: &Options) -> Result {
     Ok(())
 }
 
-fn build(workspace: &Workspace, chosen: &[PluginPackage], profile: Profile, cuda: bool) -> Result {
-    let mut command = workspace.build_command(profile, chosen);
-    if cuda {
-        let features: Vec<String> =
-            chosen.iter().filter(|plugin| plugin.cuda).map(|plugin| format!("{}/cuda", plugin.package)).collect();
-        if features.is_empty() {
-            return Err(Error::new("none of these plugins has a `cuda` feature; leave --cuda out"));
+/// A toolkit, and the cards that it is to build for.
+#[derive(Debug)]
+pub(crate) struct Cards {
+    toolkit: Toolkit,
+    pub(crate) caps: Vec<Cap>,
+}
+
+impl Cards {
+    /// Those that were named, else this machine's; a driver that is too old is told of.
+    pub(crate) fn of(workspace: &Workspace, named: &[Cap]) -> Result<Self> {
+        // Before a download.
+        let caps = cuda::caps(named)?;
+        let toolkit = Toolkit::find(workspace)?;
+        if let Some(notice) = cuda::driver_notice(&toolkit) {
+            eprintln!("{notice}");
         }
-        command.args(["--features", &features.join(",")]);
+        Ok(Self { toolkit, caps })
     }
-    shell::run(&mut command)
+}
+
+/// Adds the kernels of these plugins to a build: all of them at once, so that candle's are compiled once for all.
+pub(crate) fn for_cards(command: &mut Command, plugins: &[PluginPackage], cards: &Cards) -> Result {
+    let with_kernels = plugins.iter().filter(|plugin| plugin.cuda);
+    let features: Vec<String> = with_kernels.map(|plugin| format!("{}/cuda", plugin.package)).collect();
+    if features.is_empty() {
+        return Err(Error::new("none of these plugins has a `cuda` feature; leave --cuda out"));
+    }
+    command.args(["--features", &features.join(",")]);
+    cards.toolkit.tell(command, &cards.caps)
 }
 
 /// Those of these names; all of plugins/ if none is named.

@@ -195,7 +195,7 @@ fn cargo_deny() -> Command {
 }
 
 fn release_plugins() -> Result<Outcome> {
-    passed(build_plugins::run(&build_plugins::Options { release: true, cuda: false, out: None, plugins: Vec::new() }))
+    passed(build_plugins::run(&build_plugins::Options { release: true, ..build_plugins::Options::default() }))
 }
 
 #[cfg(test)]

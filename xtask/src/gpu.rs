@@ -21,7 +21,7 @@ pub(crate) fn notice(workspace: &Workspace, plugins_dir: &Path) -> Option<String
     Some(if workspace.plugins().iter().any(|plugin| plugin.cuda && !plugin.fixture) {
         format!(
             "note: this machine has a GPU ({gpu}), but no plugin in {} is built for CUDA, so models will run on the CPU.\n\
-             note: `cargo xtask build-plugins --release --cuda` builds them; it needs nvcc.",
+             note: `cargo xtask build-plugins --cuda` builds them.",
             plugins_dir.display()
         )
     } else {

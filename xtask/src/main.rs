@@ -9,6 +9,7 @@ mod abi_snapshot;
 mod bench;
 mod build_plugins;
 mod ci;
+mod cuda;
 mod docgen;
 mod error;
 mod gpu;

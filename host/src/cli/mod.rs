@@ -23,6 +23,7 @@ mod signals;
 mod sound;
 mod sse;
 mod watchdog;
+mod wheels;
 mod why;
 
 use std::ffi::OsString;
@@ -81,6 +82,9 @@ enum Command {
     /// Print a page of the documentation that is written from the code.
     #[command(hide = true)]
     Docs(docs::Arguments),
+    /// Put all of some wheels of the package index into a folder.
+    #[command(hide = true)]
+    Wheels(wheels::Arguments),
     /// Run a command of this program as the first process of a container does.
     #[command(hide = true)]
     Reap {
@@ -127,6 +131,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let env = Env::process().finding_devices(crate::device::present);
     crate::device::see_gpus(env.visible_gpus());
+    crate::plugin::search_libraries(env.library_path());
     let session = Session { env, config: arguments.config };
     let result = match arguments.command {
         Command::Serve(_) if reap::is_first() => return reaping(std::env::args_os().skip(1)),
@@ -146,6 +151,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
         Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
         Command::Plugins(arguments) => plugins::run(&session, &arguments),
+        Command::Wheels(arguments) => with_runtime(wheels::run(&session, arguments)),
         Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };

@@ -42,6 +42,11 @@ impl Env {
         self.variables.get("CUDA_VISIBLE_DEVICES").map(String::as_str)
     }
 
+    /// `LD_LIBRARY_PATH`: where the system looks for libraries first.
+    pub fn library_path(&self) -> Option<&str> {
+        self.variables.get("LD_LIBRARY_PATH").map(String::as_str)
+    }
+
     /// A made-up environment, for tests and embedding.
     pub fn with<'a>(current_dir: impl Into<PathBuf>, variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self {

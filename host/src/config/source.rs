@@ -43,6 +43,13 @@ pub enum Location {
         /// Path inside `file`, which is a zip then.
         inside: Option<String>,
     },
+    /// A Python wheel, all of it.
+    Wheel {
+        /// The package's name, as typed.
+        package: String,
+        /// Its version, as typed.
+        version: String,
+    },
     /// A plain URL.
     Url(String),
 }
@@ -70,6 +77,7 @@ impl fmt::Display for Location {
             Self::Pip { package, version, file, inside: Some(inside) } => {
                 write!(f, "pip {package}=={version} {file}!/{inside}")
             }
+            Self::Wheel { package, version } => write!(f, "pip {package}=={version}"),
             Self::Url(url) => write!(f, "url {}", shown_url(url)),
         }
     }

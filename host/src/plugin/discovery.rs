@@ -13,8 +13,8 @@ use object::{Architecture, Endianness, Object, ObjectSection, ReadCache, elf};
 
 /// Largest manifest that is read, in bytes. Real ones have under 2 KiB.
 const MAX_MANIFEST_BYTES: u32 = 1 << 20;
-/// Most entries of `needed`; more is not a real library.
-const MAX_NEEDED: usize = 1024;
+/// Most entries of the table of what it needs that are read; more is not a real library.
+const MAX_DYNAMIC: usize = 1024;
 
 /// What a plugin file says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,8 @@ pub struct Described {
     pub manifest: Manifest,
     /// Libraries it needs at run time (`DT_NEEDED`).
     pub needed: Vec<String>,
+    /// Folders where it says that these are, by absolute path (`DT_RUNPATH`).
+    pub beside: Vec<PathBuf>,
 }
 
 /// Why a file is not a plugin this host can read. Each text says what was wanted, what was found, what to do.
@@ -127,10 +129,17 @@ pub fn describe(file: &Path) -> Result<Described, DescribeError> {
     let (header, manifest) = split(data).map_err(damaged)?;
     let mut described =
         read_header(header, manifest).map_err(|source| DescribeError::Manifest { file: file.to_owned(), source })?;
-    let imports = parsed.import_libraries().map_err(|e| not_elf(e.to_string()))?;
-    for import in imports.take(MAX_NEEDED) {
-        let import = import.map_err(|e| not_elf(e.to_string()))?;
-        described.needed.push(String::from_utf8_lossy(import.name()).into_owned());
+    let dynamic = parsed.elf_dynamic_table().map_err(|e| not_elf(e.to_string()))?;
+    for entry in dynamic.iter().take(MAX_DYNAMIC) {
+        let text = || dynamic.string(entry).map_err(|e| not_elf(e.to_string()));
+        match entry.tag {
+            elf::DT_NEEDED => described.needed.push(String::from_utf8_lossy(text()?).into_owned()),
+            elf::DT_RUNPATH | elf::DT_RPATH => {
+                let folders = String::from_utf8_lossy(text()?).into_owned();
+                described.beside.extend(folders.split(':').filter(|folder| folder.starts_with('/')).map(PathBuf::from));
+            }
+            _ => {}
+        }
     }
     Ok(described)
 }
@@ -222,6 +231,7 @@ fn read_header(header: &[u8], manifest: &[u8]) -> Result<Described, ManifestErro
         sdk: text(field(offset_of!(DescriptorHeader, sdk), 24)),
         manifest: Manifest::parse(manifest)?,
         needed: Vec::new(),
+        beside: Vec::new(),
     })
 }
 

@@ -3,11 +3,13 @@
 //! It knows nothing of models, scheduling or HTTP.
 
 mod discovery;
+mod libraries;
 mod loader;
 mod registry;
 mod shadow;
 
 pub use discovery::{DescribeError, Described, describe, incompatible};
+pub use libraries::search_libraries;
 pub use loader::{LoadError, OpenPlugin, open};
 pub use registry::{PluginFile, Registry, RegistryError, Rejected};
 pub use shadow::sweep as sweep_copies;

@@ -12,6 +12,7 @@ use aihost_plugin_api::abi::Manifest;
 use semver::Version;
 
 use super::discovery::{describe, incompatible};
+use super::libraries::{self, Libraries};
 use super::shadow::Shadow;
 use crate::domain::{excerpt, nearest};
 
@@ -90,8 +91,9 @@ impl Registry {
         let mut shadow = Shadow::open(state)
             .map_err(|e| RegistryError(format!("cannot keep plugin copies in {}: {e}", state.display())))?;
         let mut newest: BTreeMap<(String, Version), Candidate> = BTreeMap::new();
+        let libraries = Libraries::here();
         for file in files {
-            match examine(&file) {
+            match examine(&file, &libraries) {
                 Ok(candidate) => registry.compete(&mut newest, candidate),
                 Err(reason) => registry.rejected.push(Rejected::new(file, &reason)),
             }
@@ -214,10 +216,14 @@ fn libraries(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {
     Ok(files)
 }
 
-fn examine(file: &Path) -> Result<Candidate, String> {
+fn examine(file: &Path, libraries: &Libraries) -> Result<Candidate, String> {
     let described = describe(file).map_err(|e| e.to_string())?;
     if let Some(why) = incompatible(&described) {
         return Err(format!("{} cannot be loaded: {why}", file.display()));
+    }
+    let missing = libraries.missing(&described.needed, &described.beside);
+    if !missing.is_empty() {
+        return Err(format!("{} cannot be loaded: {}", file.display(), libraries::sentence(&missing)));
     }
     let manifest = described.manifest;
     let version = Version::parse(&manifest.version).map_err(|e| {

@@ -1,7 +1,9 @@
-//! A file out of a wheel, or out of a zip within a wheel: streamed, and never more than the archive declares.
+//! A file out of a wheel, or out of a zip within a wheel, or all of a wheel: streamed, and never more than the archive
+//! declares.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -23,10 +25,8 @@ const NAME_BYTES: usize = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Extraction {
     pub(super) wheel: PathBuf,
-    /// Path inside the wheel.
-    pub(super) file: String,
-    /// Path inside `file`, which is a zip then.
-    pub(super) inside: Option<String>,
+    /// Path inside the wheel, and path inside that file, which is a zip then; all of the wheel if there is none.
+    pub(super) content: Option<(String, Option<String>)>,
     /// Where such a zip is put meanwhile.
     pub(super) scratch: PathBuf,
     pub(super) part: PathBuf,
@@ -37,16 +37,18 @@ pub(super) struct Extraction {
 impl Extraction {
     /// Takes the file out. `report` is told bytes done and the total.
     pub(super) fn run(&self, report: &dyn Fn(u64, u64)) -> Result<Received, String> {
-        match &self.inside {
-            None => self.take("the wheel", &self.wheel, &self.file, report),
-            Some(inside) => {
-                let name = format!("`{}` in the wheel", self.file);
+        match &self.content {
+            None => self.copy_wheel(report),
+            Some((file, None)) => self.take("the wheel", &self.wheel, file, report),
+            Some((file, Some(inside))) => {
+                let name = format!("`{file}` in the wheel");
                 let mut wheel = Archive::open("the wheel", &self.wheel)?;
-                let mut zip = wheel.entry(&self.file)?;
+                let mut zip = wheel.entry(file)?;
                 enough_space(&self.scratch, zip.size())?;
                 let text = |e: io::Error| format!("{}: {e}", self.scratch.display());
                 let mut scratch = File::create(&self.scratch).map_err(text)?;
-                copy("the wheel", &mut zip, &mut scratch, report)?;
+                let declared = zip.size();
+                copy("the wheel", &mut zip, declared, &mut scratch, report)?;
                 let taken = self.take(&name, &self.scratch, inside, report);
                 super::download::remove(&self.scratch);
                 taken
@@ -54,20 +56,65 @@ impl Extraction {
         }
     }
 
+    /// A wheel that lies on this machine stays where it is.
+    fn copy_wheel(&self, report: &dyn Fn(u64, u64)) -> Result<Received, String> {
+        let text = |e: io::Error| format!("{}: {e}", self.wheel.display());
+        let mut wheel = File::open(&self.wheel).map_err(text)?;
+        let bytes = wheel.metadata().map_err(text)?.len();
+        let mut part = self.part(bytes)?;
+        copy("the wheel", &mut wheel, bytes, &mut part, report)
+    }
+
     fn take(&self, what: &str, archive: &Path, file: &str, report: &dyn Fn(u64, u64)) -> Result<Received, String> {
         let mut archive = Archive::open(what, archive)?;
         let mut entry = archive.entry(file)?;
-        enough_space(&self.part, entry.size())?;
+        let declared = entry.size();
+        let mut part = self.part(declared)?;
+        let received = copy(what, &mut entry, declared, &mut part, report)?;
+        part.sync_all().map_err(|e| format!("{}: {e}", self.part.display()))?;
+        Ok(received)
+    }
+
+    /// The part, cut where this begins.
+    fn part(&self, bytes: u64) -> Result<File, String> {
+        enough_space(&self.part, bytes)?;
         // What a download noted about the part is untrue from here on.
         forget_origin(&self.part);
         let text = |e: io::Error| format!("{}: {e}", self.part.display());
         let mut part = OpenOptions::new().create(true).truncate(false).write(true).open(&self.part).map_err(text)?;
         part.set_len(self.start).map_err(text)?;
         part.seek(SeekFrom::Start(self.start)).map_err(text)?;
-        let received = copy(what, &mut entry, &mut part, report)?;
-        part.sync_all().map_err(text)?;
-        Ok(received)
+        Ok(part)
     }
+}
+
+/// Puts all of a wheel into a folder, and says how many bytes that is. Blocks on the disk.
+///
+/// # Errors
+/// It is no wheel, a file of it would lie outside of the folder, or the disk has no room.
+pub fn unpack(wheel: &Path, folder: &Path) -> Result<u64, String> {
+    let name = wheel.file_name().unwrap_or(wheel.as_os_str()).to_string_lossy();
+    let mut archive = Archive::open(&name, wheel)?;
+    let mut total = 0;
+    for index in 0..archive.zip.len() {
+        let mut entry = archive.zip.by_index(index).map_err(|e| format!("{name} is damaged: {e}"))?;
+        let inside = entry.enclosed_name().ok_or_else(|| format!("{name} has a file that would lie outside of it"))?;
+        let path = folder.join(inside);
+        let text = |e: io::Error| format!("{}: {e}", path.display());
+        if entry.is_dir() {
+            std::fs::create_dir_all(&path).map_err(text)?;
+            continue;
+        }
+        std::fs::create_dir_all(path.parent().unwrap_or(folder)).map_err(text)?;
+        let declared = entry.size();
+        enough_space(&path, declared)?;
+        let mut file = File::create(&path).map_err(text)?;
+        total += copy(&name, &mut entry, declared, &mut file, &|_, _| ())?.bytes;
+        if entry.unix_mode().is_some_and(|mode| mode & 0o111 != 0) {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).map_err(text)?;
+        }
+    }
+    Ok(total)
 }
 
 /// An archive, and what it is called.
@@ -101,11 +148,11 @@ impl<'a> Archive<'a> {
 /// Copies an archive's file, at most the size that it declares: an archive that lies ends here, not when the disk is full.
 fn copy(
     what: &str,
-    entry: &mut ZipFile<'_, File>,
+    entry: &mut dyn Read,
+    declared: u64,
     target: &mut File,
     report: &dyn Fn(u64, u64),
 ) -> Result<Received, String> {
-    let declared = entry.size();
     let mut source = entry.take(declared.saturating_add(1));
     let mut hasher = Sha256::new();
     let mut block = vec![0; BLOCK_BYTES];

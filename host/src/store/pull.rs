@@ -10,7 +10,7 @@ use super::digest::{self, beside};
 use super::fetch::{Fetch, Patience};
 use super::lock::Lock;
 use super::route::Places;
-use crate::config::{Env, FileConfig, ModelConfig};
+use crate::config::{Env, FileConfig, Location, ModelConfig, Source};
 
 /// The wait before a second try; it doubles.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
@@ -120,6 +120,27 @@ impl Puller {
             pulled.push(job.run().await?);
         }
         Ok(pulled)
+    }
+}
+
+/// What is told of a wheel that is fetched for itself.
+const WHEEL_ROLE: &str = "wheel";
+
+impl Puller {
+    /// Brings the wheel of a pinned package, `name==version`, to `path`.
+    ///
+    /// # Errors
+    /// It is not pinned, or no index has it.
+    pub async fn pull_wheel(&self, pinned: &str, path: PathBuf, progress: ProgressSink) -> Result<Pulled, PullError> {
+        let Some((package, version)) =
+            pinned.split_once("==").filter(|(name, version)| ![*name, *version].contains(&""))
+        else {
+            let message = format!("`{pinned}` names no version; write name==version");
+            return Err(PullError { role: WHEEL_ROLE.to_owned(), message, tried: Vec::new() });
+        };
+        let location = Location::Wheel { package: package.to_owned(), version: version.to_owned() };
+        let file = FileConfig { sources: vec![Source::Whole(location)], sha256: None, path };
+        Job { puller: self, role: WHEEL_ROLE, file: &file, progress: &progress }.run().await
     }
 }
 

@@ -47,20 +47,22 @@ pub(super) struct Piece<'a> {
     pub(super) sha256: Option<&'a str>,
 }
 
+/// A file in a wheel.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Content<'a> {
+    /// Path inside the wheel.
+    pub(super) file: &'a str,
+    /// Path inside `file`, which is a zip then.
+    pub(super) inside: Option<&'a str>,
+}
+
 /// One way to a piece.
 #[derive(Clone, Debug)]
 pub(super) enum Way<'a> {
     /// Its URL.
     Direct { http: &'a Http, url: String, asked: Asked<'a> },
-    /// A file in a wheel that this place may have.
-    Wheel {
-        http: &'a Http,
-        place: &'a Place,
-        package: &'a str,
-        version: &'a str,
-        file: &'a str,
-        inside: Option<&'a str>,
-    },
+    /// A wheel that this place may have: a file in it, or all of it.
+    Wheel { http: &'a Http, place: &'a Place, package: &'a str, version: &'a str, content: Option<Content<'a>> },
     /// None, and why.
     Nowhere(String),
 }
@@ -102,16 +104,21 @@ impl Places {
                 asked: Asked::Hub { token: self.token.as_deref() },
             }],
             Location::Url(url) => vec![Way::Direct { http: &self.http, url: url.clone(), asked: Asked::Address }],
-            Location::Pip { package, version, file, inside } => match &self.packages {
-                Err(why) => vec![Way::Nowhere(why.clone())],
-                Ok(Packages { http, places }) => {
-                    let worth = places.iter().filter(|place| packages::may_have(place, package));
-                    let inside = inside.as_deref();
-                    let ways: Vec<_> =
-                        worth.map(|place| Way::Wheel { http, place, package, version, file, inside }).collect();
-                    if ways.is_empty() { vec![Way::Nowhere(NO_PLACE.to_owned())] } else { ways }
-                }
-            },
+            Location::Pip { package, version, file, inside } => {
+                self.wheels(package, version, Some(Content { file, inside: inside.as_deref() }))
+            }
+            Location::Wheel { package, version } => self.wheels(package, version, None),
+        }
+    }
+
+    fn wheels<'a>(&'a self, package: &'a str, version: &'a str, content: Option<Content<'a>>) -> Vec<Way<'a>> {
+        match &self.packages {
+            Err(why) => vec![Way::Nowhere(why.clone())],
+            Ok(Packages { http, places }) => {
+                let worth = places.iter().filter(|place| packages::may_have(place, package));
+                let ways: Vec<_> = worth.map(|place| Way::Wheel { http, place, package, version, content }).collect();
+                if ways.is_empty() { vec![Way::Nowhere(NO_PLACE.to_owned())] } else { ways }
+            }
         }
     }
 }

