@@ -6,6 +6,7 @@
 mod attention;
 mod failure;
 mod linear;
+mod open;
 mod t5;
 
 use aihost_plugin_api::{Error, ErrorKind};
@@ -16,6 +17,7 @@ use crate::rows::Activation;
 pub use attention::{mix, mix_bytes};
 pub use failure::{Failure, Result};
 pub use linear::{Keeping, Linear, Weight, vector};
+pub use open::open;
 pub use t5::T5Encoder;
 
 /// Where tensors live and what their numbers are.
@@ -67,23 +69,6 @@ pub fn locate(name: &str) -> Result<DeviceLocation, Error> {
         return Err(unsupported(text));
     }
     Ok(DeviceLocation::Cuda { gpu_id })
-}
-
-/// Opens a device.
-///
-/// # Errors
-/// [`ErrorKind::OutOfMemory`] if it is full, [`ErrorKind::Device`] if it cannot be for another reason.
-pub fn open(location: DeviceLocation) -> Result<Device, Error> {
-    match location {
-        DeviceLocation::Cpu => Ok(Device::Cpu),
-        DeviceLocation::Cuda { gpu_id } => {
-            Device::new_cuda(gpu_id).map_err(|error| match Error::from(Failure::from(error)) {
-                full if full.kind() == ErrorKind::OutOfMemory => full,
-                other => Error::new(ErrorKind::Device, format!("cuda:{gpu_id} cannot be opened: {}", other.message())),
-            })
-        }
-        other => Err(Error::new(ErrorKind::Unsupported, format!("{other:?} is not served"))),
-    }
 }
 
 /// Does something that needs room on a device; if there is none, once more when the device is idle: only then does the driver
