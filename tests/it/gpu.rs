@@ -32,6 +32,11 @@ impl Cards {
         std::fs::write(self.folder.path().join("cards"), format!("{total} {free} {pid} {bytes}\n")).unwrap();
     }
 
+    /// The first card as this line has it.
+    fn write(&self, line: &str) {
+        std::fs::write(self.folder.path().join("cards"), format!("{line}\n")).unwrap();
+    }
+
     fn server(&self, yaml: &str, visible: Option<&str>) -> Server {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let mut env = vec![("LD_LIBRARY_PATH".into(), path("")), ("AIHOST_FIXTURE_NVML".into(), path("cards"))];
@@ -199,4 +204,93 @@ async fn a_plugin_whose_libraries_are_not_here_is_listed_with_what_is_missing_an
     let (status, body) = server.chat("b", "x").await;
     assert!(status == 500 && body.to_string().contains(wanted), "{status}: {body}");
     assert_eq!(server.chat("a", "x").await.0, 200);
+}
+
+/// The time that the host's own loop takes to answer.
+async fn answers_within_its_patience(server: &Server, what: &str) {
+    for _ in 0..20 {
+        let asked = server.get("/admin/status");
+        let answered = tokio::time::timeout(aihost_tests::PATIENCE / 6, asked).await;
+        assert_eq!(answered.unwrap_or_else(|_| panic!("{what} holds the host up")).0, 200, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_card_that_does_not_answer_holds_nobody_up_and_is_asked_again_when_it_does() {
+    let cards = Cards::new(&[[80 * GIB, 79 * GIB]]);
+    let large = format!("{{memory: {}}}", 50 * GIB);
+    let cpu = format!("{}    devices: [cpu]\n", echo("c", "{}"));
+    let server = cards.server(&format!("models:\n{}{}{cpu}", echo("a", &large), echo("b", &large)), None);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    cards.write(&format!("{} {} hangs", 80 * GIB, 29 * GIB));
+    // A swap on that card, which is measured before and after; and all that has nothing to do with it.
+    let swap = async { server.chat("b", "hi").await };
+    let beside = async {
+        answers_within_its_patience(&server, "a card that hangs").await;
+        for _ in 0..20 {
+            assert_eq!(server.chat("c", "hi").await.0, 200, "a model on the CPU");
+        }
+    };
+    let (swapped, ()) = tokio::join!(swap, beside);
+    assert_eq!(swapped.0, 200, "what cannot be measured is believed: {swapped:?}");
+    let mut log = server.log();
+    assert!(log.contains("cuda:0 has not answered for 500 ms"), "{log}");
+    cards.write(&format!("{} {}", 80 * GIB, 29 * GIB));
+    eventually(async || {
+        log += &server.log();
+        if log.contains("a card answers again") { Ok(()) } else { Err(log.clone()) }
+    })
+    .await;
+    assert_eq!(log.matches("has not answered").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn a_card_that_vanishes_in_a_swap_costs_neither_the_host_nor_models_elsewhere() {
+    let cards = Cards::new(&[[2 * GIB, 2 * GIB - 100 * MIB]]);
+    let cpu = format!("{}    devices: [cpu]\n", echo("c", "{}"));
+    let gate = Gate::closed();
+    let options = format!("{{memory: {}, park_gate: {}}}", 1200 * MIB, gate.path().display());
+    let models = ["a", "b"].map(|name| echo(name, &options)).concat();
+    let server = cards.server(&format!("models:\n{models}{cpu}"), None);
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let (swapped, ()) = tokio::join!(server.chat("b", "hi"), async {
+        server.until("a", "state", json!("parking")).await;
+        cards.write("");
+        gate.open();
+    });
+    // A plugin that really uses the card says that it is gone; one that does not has no reason to fail.
+    assert_eq!(swapped.0, 200, "{swapped:?}");
+    assert_eq!(server.chat("c", "hi").await.0, 200);
+    answers_within_its_patience(&server, "a card that is gone").await;
+}
+
+#[tokio::test]
+async fn a_slice_of_a_card_is_found_by_its_uuid_and_a_wrong_name_is_told_of() {
+    let cards = Cards::new(&[]);
+    cards.write(&format!("{} {}\n{} {} MIG-5f-3/1", 80 * GIB, 79 * GIB, 20 * GIB, 19 * GIB));
+    let models = format!("models:\n{}", echo("a", &format!("{{memory: {}}}", 15 * GIB)));
+    let server = cards.server(&models, Some("MIG-5f-3/1"));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    assert_eq!(server.status("a", "device").await, "cuda:0");
+    let (_, metrics) = server.get("/metrics").await;
+    let budget = format!("aihost_device_budget_bytes{{device=\"cuda:0\"}} {}\n", 20 * GIB * 95 / 100);
+    assert!(metrics.as_str().unwrap().contains(&budget), "{metrics}");
+
+    let small = format!("models:\n{}", echo("a", "{}"));
+    for wrong in ["MIG-other", "7", "", "all"] {
+        let server = cards.server(&small, Some(wrong));
+        assert_eq!(server.chat("a", "hi").await.0, 200, "on the CPU");
+        assert_eq!(server.status("a", "device").await, "cpu", "{wrong}");
+        let path = |name: &str| cards.folder.path().join(name).display().to_string();
+        let env = [
+            ("LD_LIBRARY_PATH", path("")),
+            ("AIHOST_FIXTURE_NVML", path("cards")),
+            ("CUDA_VISIBLE_DEVICES", wrong.to_owned()),
+        ];
+        let (_kept, config) = prepare(&Setup { yaml: small.clone(), plugins: vec!["echo"], ..Setup::default() });
+        let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let (_, _, stderr) = aihost(&["check", "--config", &config.display().to_string()], &env);
+        let wanted = format!("CUDA_VISIBLE_DEVICES is `{wrong}`, which names none of this machine's 1 cards");
+        assert!(stderr.contains(&wanted), "{stderr}");
+    }
 }

@@ -63,7 +63,7 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.listen.to_string(),
         routes: routes(&config),
-        warnings: config.warnings(),
+        warnings: config.warnings().into_iter().chain(crate::device::complaints()).collect(),
         models: config.models.values().map(|model| examine(model, &registry)).collect(),
     };
     match arguments.json {

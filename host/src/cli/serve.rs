@@ -37,6 +37,9 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
         Format::Json => LogFormat::Json,
     };
     telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
+    for complaint in crate::device::complaints() {
+        tracing::warn!("{complaint}");
+    }
     let mut signals = Signals::of_server()?;
     let file = config.file.clone();
     let watchdog = Watchdog::start(Signals::of_server)?;

@@ -3,6 +3,8 @@
 mod cgroup;
 mod gpu;
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::domain::DeviceId;
 
 /// Share of the memory that is free at start which `devices: auto` takes as the CPU's budget, in percent. The rest is for
@@ -22,12 +24,25 @@ pub fn see_gpus(visible: Option<&str>) {
     gpu::see(visible);
 }
 
+/// What was found wrong while devices were looked for, in sentences for the operator.
+static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Keeps a sentence until someone asks: devices are looked for before there is a log.
+fn complain(sentence: String) {
+    COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
+}
+
+/// What was found wrong while devices were looked for and was not told yet.
+pub fn complaints() -> Vec<String> {
+    std::mem::take(&mut COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// The devices that are here, those first that are good for most.
 pub fn present() -> Vec<DeviceId> {
     let answers = |ordinal: &usize| {
         let answers = gpu::memory(*ordinal).is_some();
         if !answers {
-            tracing::warn!("{GPU}{ordinal} does not say what memory it has, so it is not used");
+            complain(format!("{GPU}{ordinal} does not say what memory it has, so it is not used"));
         }
         answers
     };
