@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result {
 /// A toolkit, and the cards that it is to build for.
 #[derive(Debug)]
 pub(crate) struct Cards {
-    toolkit: Toolkit,
+    pub(crate) toolkit: Toolkit,
     pub(crate) caps: Vec<Cap>,
 }
 

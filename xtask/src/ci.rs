@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, docgen, shell, soak, table, test, tidy, workspace};
+use crate::{build_plugins, docgen, gpu_check, shell, soak, table, test, tidy, workspace};
 
 /// The package that is published.
 const PUBLISHED: &str = "aihost-plugin-api";
@@ -22,7 +22,8 @@ pub(crate) struct Options {
     /// Only formatting, lints and tidy.
     #[arg(long, conflicts_with = "full")]
     fast: bool,
-    /// Also the dependency rules (by cargo-deny) and the release build of the plugins.
+    /// Also the dependency rules (by cargo-deny), the release build of the plugins, and a rehearsal of what is checked on a
+    /// card.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -45,8 +46,13 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
 const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
-const FULL_STEPS: [Step; 4] =
-    [("deny", deny), ("advisories", advisories), ("build-plugins", release_plugins), ("soak --hostile", hostile_soak)];
+const FULL_STEPS: [Step; 5] = [
+    ("deny", deny),
+    ("advisories", advisories),
+    ("build-plugins", release_plugins),
+    ("gpu-check", gpu_rehearsal),
+    ("soak --hostile", hostile_soak),
+];
 
 /// Runs every step, even after one failed, and prints a table last.
 pub(crate) fn run(options: &Options) -> Result {
@@ -196,6 +202,11 @@ fn cargo_deny() -> Command {
 
 fn release_plugins() -> Result<Outcome> {
     passed(build_plugins::run(&build_plugins::Options { release: true, ..build_plugins::Options::default() }))
+}
+
+/// Every part of what is checked on a card, without one.
+fn gpu_rehearsal() -> Result<Outcome> {
+    passed(gpu_check::run(&gpu_check::Options::rehearsal()))
 }
 
 #[cfg(test)]

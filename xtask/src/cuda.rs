@@ -31,6 +31,8 @@ const INSIDE: &str = "nvidia/cu13";
 const COMPLETE: &str = "complete";
 /// Libraries that are linked under names without a version.
 const LINKED: [&str; 5] = ["libcudart", "libcublas", "libcublasLt", "libcurand", "libnvrtc"];
+/// `CUDA_ERROR_STUB_LIBRARY`
+const STUB_LIBRARY: u32 = 34;
 /// What is built for where no card says what it is: the H100's and H200's.
 const USUAL_CAP: Cap = Cap(90);
 /// From this compute capability on, what is compiled for one runs on no other: nvcc is told to use all of the card.
@@ -152,17 +154,22 @@ impl Toolkit {
     }
 
     /// The driver's library is on machines with a driver. This one has its name and every function that its header names, so
-    /// that executables are linked too; none of them does anything.
+    /// that executables are linked too; each says that it is a stub, as NVIDIA's own stubs do.
     fn stub(&self, folder: &Path) -> Result {
         let header = self.root.join("include/cuda.h");
         let header = fs::read_to_string(&header).doing(format_args!("read {}", header.display()))?;
-        let source: String = functions(&header).into_iter().map(|name| format!("void {name}(void) {{}}\n")).collect();
+        let source: String = functions(&header)
+            .into_iter()
+            .map(|name| format!("int {name}(void) {{ return {STUB_LIBRARY}; }}\n"))
+            .collect();
         fs::create_dir_all(folder).doing(format_args!("create {}", folder.display()))?;
         let file = folder.join("libcuda.c");
         fs::write(&file, source).doing(format_args!("write {}", file.display()))?;
         let mut gcc = Command::new("gcc");
         gcc.args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"]).arg(folder.join("libcuda.so")).arg(&file);
-        shell::run(&mut gcc)
+        shell::run(&mut gcc)?;
+        // Under the name that programs ask for, it lets them start where nothing of a card is used.
+        link("libcuda.so", &folder.join("libcuda.so.1"))
     }
 }
 

@@ -13,6 +13,8 @@ mod cuda;
 mod docgen;
 mod error;
 mod gpu;
+mod gpu_bundle;
+mod gpu_check;
 mod install;
 mod shell;
 mod soak;
@@ -47,6 +49,10 @@ enum Task {
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
+    /// Pack what `gpu-check` needs on a machine with a card.
+    GpuBundle(gpu_bundle::Options),
+    /// Check on a card what is built for cards, from a bundle; or rehearse it here.
+    GpuCheck(gpu_check::Options),
     /// Check the rules that the compiler does not know.
     Tidy,
     /// Write docs/METRICS.md, docs/CONFIG.md and docs/CLI.md from the code, or check that they are.
@@ -67,6 +73,8 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => ci::run(&options),
         Task::BuildPlugins(options) => build_plugins::run(&options),
+        Task::GpuBundle(options) => gpu_bundle::run(&options),
+        Task::GpuCheck(options) => gpu_check::run(&options),
         Task::Tidy => tidy::run(),
         Task::Docgen(options) => docgen::run(&options),
         Task::Bench(measure) => bench::run(&measure),

@@ -29,6 +29,8 @@ const UNSAFE: &[(&str, &str)] = &[
     ("plugins/support/src/gemm.rs", "strided products through raw pointers"),
     ("plugins/support/src/kernels/", "vector instructions"),
     ("tests/plugins/faulty/src/lib.rs", "crashing on purpose"),
+    ("tests/plugins/faulty/src/card.rs", "a driver's functions"),
+    ("plugins/flux/examples/flux_device/card.rs", "page-locked memory"),
     ("tests/devices/nvml/src/lib.rs", "functions for C"),
     ("tests/devices/deny/src/main.rs", "denying system calls"),
 ];

@@ -16,7 +16,9 @@ const EXACT_FROM: u32 = 90;
 /// What the driver says if there is no such card, for this process.
 const ABSENT: [&str; 3] = ["no_device", "invalid_device", "device_unavailable"];
 /// What it says of code that it is too old for.
-const OLD: [&str; 4] = ["insufficient_driver", "driver_mismatch", "unsupported_ptx_version", "stub_library"];
+const OLD: [&str; 3] = ["insufficient_driver", "driver_mismatch", "unsupported_ptx_version"];
+/// What is said where only the stand-in for its library is.
+const STUB: [&str; 1] = ["stub_library"];
 /// What it says of code for another card.
 const FOREIGN: [&str; 3] = ["no_binary_for_gpu", "invalid_ptx", "invalid_image"];
 
@@ -74,6 +76,8 @@ fn refused(gpu_id: usize, failure: Failure) -> Error {
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
     let why = if says(&ABSENT) {
         "the driver has no such card for this process; is it there, and does CUDA_VISIBLE_DEVICES name it?".to_owned()
+    } else if says(&STUB) {
+        "there is no driver, only a stand-in for its library; install the driver, and take the stand-in off LD_LIBRARY_PATH".to_owned()
     } else if says(&OLD) {
         let toolkit = TOOLKIT.unwrap_or("the CUDA");
         format!(
@@ -133,6 +137,7 @@ mod tests {
                 "does CUDA_VISIBLE_DEVICES name it",
             ),
             (r#"DriverError(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "the provided PTX was ...")"#, "update the driver"),
+            (r#"DriverError(CUDA_ERROR_STUB_LIBRARY, "CUDA driver is a stub library")"#, "there is no driver"),
             (r#"DriverError(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, "...")"#, "update the driver"),
             (r#"DriverError(CUDA_ERROR_NO_BINARY_FOR_GPU, "no kernel image")"#, "build it with `cargo xtask"),
             (r#"DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, "...")"#, "ecc_uncorrectable"),

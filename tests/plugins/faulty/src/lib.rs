@@ -1,6 +1,7 @@
 //! Fixture plugin `aihost/faulty`: every way a plugin can misbehave, chosen by its `fault:` option. Apart from the fault it
 //! answers like a model that says `word ` until it is told to stop.
 
+mod card;
 mod memory;
 mod noise;
 
@@ -52,6 +53,8 @@ pub enum Fault {
     Abort,
     /// `generate` touches memory that is not there.
     Segfault,
+    /// `generate` spoils its process's context of a graphics card; without a driver it says that it did.
+    Poison,
     /// `load` never returns and reports no progress.
     HangLoad,
     /// `generate` never returns and looks at nothing.
@@ -323,6 +326,7 @@ impl Loaded {
             Fault::PanicInGenerate => panic!("a panic in generate, as asked"),
             Fault::Abort => std::process::abort(),
             Fault::Segfault => signal(libc::SIGSEGV),
+            Fault::Poison => return Err(card::poison()),
             Fault::Freeze => signal(libc::SIGSTOP),
             Fault::HangGenerate => hang(),
             Fault::Exit0 => std::process::exit(0),

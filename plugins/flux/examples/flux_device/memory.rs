@@ -1,0 +1,220 @@
+//! Memory: what is planned beside what is taken, what comes back, and what happens where others hold the card.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use aihost_plugin_api::{Error, ErrorKind, LoadRequest};
+use aihost_support::counting::Counting;
+use candle_core::{DType, Tensor};
+use flux::device::{Dtype, Wanted, memory};
+use flux::files::Files;
+use flux::latents::Shape;
+use flux::memory::{Load, Memory, Offload, Target};
+use flux::model::{Job, Model, Parts};
+use serde_json::json;
+
+use crate::cases::{Golden, cases, relative_error};
+use crate::weights::{self, PUBLISHED, SMALL, Scratch, Size};
+use crate::{Here, Verdict, card, mib, say};
+
+/// Bytes that may stay out after a park: what the host allows.
+const TOLERANCE: u64 = 256 << 20;
+/// Bytes of a card that are left to this process while another one holds the rest.
+const LEFT: u64 = 600 << 20;
+/// Tokens of a text.
+const LENGTH: usize = 512;
+
+fn golden(here: &Here) -> Golden {
+    cases(std::slice::from_ref(&here.folder)).into_iter().find(|golden| golden.folder.ends_with("dev")).unwrap()
+}
+
+fn load(here: &Here, golden: &Golden) -> Result<Model, Error> {
+    let wanted = Wanted { device: &here.device, dtype: Dtype::F32, offload: Offload::AllResident, heard: &|_| Ok(()) };
+    golden.parts(Offload::AllResident).load_on(&wanted, LENGTH)
+}
+
+/// Plan beside measure, then `cycles` of parking and waking, which give the same numbers each time.
+pub(crate) fn run(here: &Here, cycles: u64) {
+    let golden = golden(here);
+    let (free, total) = card::memory(&here.device);
+    let context = json!({"free": mib(free), "total": mib(total), "planned_for_the_context": mib(memory::CONTEXT)});
+    say("the device once it is open", &context, Verdict::Figure);
+    let parts = golden.parts(Offload::AllResident);
+    let shape = parts.vae.1.shape(384, 512).unwrap();
+    let planned = Load { shape, steps: 20, previews: false, text_length: LENGTH };
+    let target = Target::Tensors { location: here.device.location(), dtype: Dtype::F32 };
+    let sizes = Memory::of(&parts, target, Offload::AllResident, &planned);
+
+    let model = load(here, &golden).unwrap();
+    let (loaded, _) = card::memory(&here.device);
+    let beside = |taken: u64, planned: u64| json!({"taken": mib(taken), "planned": mib(planned)});
+    // A driver takes whole blocks; what counts is that no more is taken than was planned, context included.
+    let taken = free.saturating_sub(loaded);
+    let weights = sizes.weights(Offload::AllResident);
+    say("weights", &beside(taken, weights), Verdict::of(taken <= weights + TOLERANCE));
+
+    let job = Job { shape, steps: planned.steps, guidance: 3.5 };
+    let cost = memory::cost(&parts, &planned, Dtype::F32, Offload::AllResident);
+    let before = Counting::now();
+    Counting::reset_peak();
+    let first = picture(&model, &job, 2).unwrap();
+    if here.device.is_cpu() {
+        let peak = Counting::peak() - before;
+        let within = peak <= cost + cost / 10;
+        say("a request's peak", &beside(peak, cost), Verdict::of(within));
+    } else {
+        let (after, _) = card::memory(&here.device);
+        say(
+            "kept after a request",
+            &beside(loaded.saturating_sub(after), 0),
+            Verdict::of(loaded - after.min(loaded) <= TOLERANCE),
+        );
+    }
+
+    let small = Job { shape: parts.vae.1.shape(64, 64).unwrap(), ..job };
+    let reference = picture(&model, &small, 1).unwrap();
+    let mut model = Some(model);
+    let start = Instant::now();
+    let (mut least, mut most, mut off) = (u64::MAX, 0, 0.0_f64);
+    for _ in 0..cycles {
+        drop(model.take());
+        let (parked, _) = card::memory(&here.device);
+        (least, most) = (least.min(parked), most.max(parked));
+        let woken = load(here, &golden).unwrap();
+        off = off.max(relative_error(&picture(&woken, &small, 1).unwrap(), &reference));
+        model = Some(woken);
+    }
+    let stays = free.saturating_sub(least);
+    let seconds = start.elapsed().as_secs_f64();
+    let value =
+        json!({"cycles": cycles, "seconds": seconds, "most_that_stayed": mib(stays), "drift": mib(most - least)});
+    say("parking and waking", &value, Verdict::of(stays <= TOLERANCE));
+    say("the same numbers after each", &json!(off), Verdict::of(off < 1e-5));
+    let again = picture(model.as_ref().unwrap(), &job, 2).unwrap();
+    let off = relative_error(&again, &first);
+    say("the same picture at the end as at the beginning", &json!(off), Verdict::of(off < 1e-5));
+    drop(model);
+    let (released, _) = card::memory(&here.device);
+    say(
+        "kept after release",
+        &json!(mib(free.saturating_sub(released))),
+        Verdict::of(free.saturating_sub(released) <= TOLERANCE),
+    );
+}
+
+fn picture(model: &Model, job: &Job, steps: usize) -> Result<Vec<f32>, Error> {
+    let job = Job { steps, ..*job };
+    let prompt = model.encode("a fox")?;
+    let latents = model.denoise(&prompt, &job.shape.noise(7), &job, |_| Ok(()))?;
+    model.decode(&latents, job.shape)
+}
+
+/// Another process takes the card: a step finds no room, is told so, and the next one is served when the other has left; so
+/// does a load. On candle's CPU device nobody can take anything, so there only the way is gone.
+pub(crate) fn full(here: &Here) {
+    let golden = golden(here);
+    let model = load(here, &golden).unwrap();
+    let small = model.vae().shape(64, 64).unwrap();
+    let job = |shape: Shape| Job { shape, steps: 1, guidance: 3.5 };
+    let parts = golden.parts(Offload::AllResident);
+    let cost = |shape| {
+        let load = Load { shape, steps: 1, previews: false, text_length: LENGTH };
+        memory::cost(&parts, &load, Dtype::F32, Offload::AllResident)
+    };
+    // A picture that takes three times what is left.
+    let sides = (1..64).map(|i| i * 256);
+    let large = sides.filter_map(|side| model.vae().shape(side, side)).find(|shape| cost(*shape) > 3 * LEFT);
+    picture(&model, &job(small), 1).unwrap();
+
+    let larger = Larger::write(here);
+    let (free, total) = card::memory(&here.device);
+    let other = Other::hold(here, free.saturating_sub(LEFT));
+    let (left, _) = card::memory(&here.device);
+    let held = json!({"left": mib(left), "of": mib(total), "share_held": 1.0 - left as f64 / total as f64});
+    say("another process holds the card", &held, Verdict::of(here.device.is_cpu() || left < total / 20));
+    if here.device.is_cpu() {
+        say("what finds no room", &json!("only a card can be full: not provoked here"), Verdict::Figure);
+    } else if let Some(large) = large {
+        told("a step that finds no room", picture(&model, &job(large), 1).map(drop));
+        told("a load that finds no room", larger.load(here).map(drop));
+    }
+    drop(other);
+    let small = picture(&model, &job(small), 1);
+    say("a request when it has left", &json!(small.as_ref().err().map(Error::message)), Verdict::of(small.is_ok()));
+    let again = larger.load(here).map(drop);
+    say("a load when it has left", &json!(again.as_ref().err().map(Error::message)), Verdict::of(again.is_ok()));
+}
+
+fn told(what: &str, made: Result<(), Error>) {
+    let kind = made.as_ref().err().map(Error::kind);
+    let text = made.as_ref().err().map(|error| error.message().to_owned());
+    say(what, &json!(text), Verdict::of(kind == Some(ErrorKind::OutOfMemory)));
+}
+
+/// A model that what is left of a full card does not hold.
+struct Larger(Scratch);
+
+impl Larger {
+    fn write(here: &Here) -> Self {
+        let scratch = Scratch::new("larger");
+        let size = if here.device.is_cpu() { SMALL } else { Size { double_blocks: 2, single_blocks: 2, ..PUBLISHED } };
+        weights::write(&here.folder.join("dev"), size, &scratch.0).unwrap();
+        Self(scratch)
+    }
+
+    fn load(&self, here: &Here) -> Result<Model, Error> {
+        let files = [("model".to_owned(), self.0.0.clone())].into_iter().collect();
+        let files = Files::of(&LoadRequest { files, ..LoadRequest::default() })?;
+        let parts = Parts::open(&files, Offload::AllResident.readings())?;
+        let wanted =
+            Wanted { device: &here.device, dtype: Dtype::Bf16, offload: Offload::AllResident, heard: &|_| Ok(()) };
+        parts.load_on(&wanted, LENGTH)
+    }
+}
+
+/// Takes so many bytes until the input ends.
+pub(crate) fn hold(here: &Here, bytes: u64) {
+    let mut held = Vec::new();
+    let mut left = if here.device.is_cpu() { 0 } else { bytes };
+    let mut piece = 4_u64 << 30;
+    while left > 0 && piece >= 16 << 20 {
+        let size = piece.min(left);
+        match Tensor::zeros(size as usize, DType::U8, &here.device) {
+            Ok(tensor) => {
+                held.push(tensor);
+                left -= size;
+            }
+            Err(_) => piece /= 2,
+        }
+    }
+    let _ = here.device.synchronize();
+    say("held", &json!(mib(bytes - left)), Verdict::Figure);
+    let _ = std::io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// A process that holds memory of the card; it leaves when this is dropped.
+struct Other(Child);
+
+impl Other {
+    fn hold(here: &Here, bytes: u64) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["hold", &here.name])
+            .arg(&here.folder)
+            .arg(bytes.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self(child)
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
