@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 const USUAL: [&str; 4] = ["/lib64", "/usr/lib64", "/lib", "/usr/lib"];
 /// What the system keeps of the folders that it was told of.
 const CACHE: &str = "/etc/ld.so.cache";
-/// Largest such file that is read, in bytes. Real ones have some hundred KiB.
+/// Largest cache of the system's loader that is read, in bytes. Real ones have some hundred KiB.
 const CACHE_BYTES_MAX: u64 = 64 << 20;
 
 /// `LD_LIBRARY_PATH`.

@@ -1,7 +1,7 @@
 //! FLUX.1 schnell and dev (Black Forest Labs 2024) as a plugin: a picture from a description.
 //!
 //! Serves the first release's files, diffusers' folder, and GGUF-quantised transformers and T5 encoders, on the CPU and, in a
-//! build with the feature `cuda`, on NVIDIA GPUs. The parts, in the order in which a request passes them: [`model`] (the way through), [`tokens`], [`clip`] and support's T5,
+//! build with the feature `cuda`, on NVIDIA GPUs, where it has never run so far. The parts, in the order in which a request passes them: [`model`] (the way through), [`tokens`], [`clip`] and support's T5,
 //! [`latents`], [`schedule`], [`transformer`] over [`rope`] and [`layers`], [`vae`]; [`files`], [`config`] and [`memory`] are
 //! for loading; [`device`] has the same arithmetic in tensors; [`engine`] speaks with the host. Nothing here knows HTTP.
 
