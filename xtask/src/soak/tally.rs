@@ -14,7 +14,7 @@ const DEATHS_REFUSED: usize = 3;
 /// What the host may hold at the end beyond what it held after its first round.
 const EXTRA_DESCRIPTORS: u64 = 4;
 const EXTRA_THREADS: u64 = 4;
-const EXTRA_RESIDENT_KIB: u64 = 96 << 10;
+const EXTRA_RESIDENT_KIB: u64 = 24 << 10;
 
 /// A worker was made to die, some time between these two.
 #[derive(Clone, Debug)]
