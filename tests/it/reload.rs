@@ -56,6 +56,18 @@ async fn a_bad_file_is_refused_whole_and_the_next_good_one_is_not() {
 }
 
 #[tokio::test]
+async fn a_pipe_in_its_place_is_not_waited_for() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    let file = server.folder().join("models.yaml");
+    let pipe = file.with_extension("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    std::fs::rename(&pipe, &file).unwrap();
+    server.logged("no regular file").await;
+    std::fs::write(&pipe, YAML.replace("  b:\n", "  c:\n")).and_then(|()| std::fs::rename(&pipe, &file)).unwrap();
+    server.until("c", "state", json!("cold")).await;
+}
+
+#[tokio::test]
 async fn a_large_or_very_wrong_file_stops_neither_streams_nor_probes() {
     const STANDSTILL: std::time::Duration = std::time::Duration::from_secs(5);
     let yaml =

@@ -51,10 +51,17 @@ pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>,
     }
 }
 
-/// What tells one content of the file from another; nothing if it cannot be read.
+/// What tells one content of the file from another; nothing if it cannot be read. A pipe would be waited for as long as nobody
+/// writes into it, so it is read at the start alone.
 async fn digest(file: &Path) -> Option<[u8; 32]> {
     let file = file.to_owned();
-    let digest = move || Some(Sha256::digest(crate::config::read_file(&file).ok()?).into());
+    let digest = move || {
+        if file.exists() && !file.is_file() {
+            tracing::warn!(file = %file.display(), "no regular file, so it is not read again; the host goes on with what it had");
+            return None;
+        }
+        Some(Sha256::digest(crate::config::read_file(&file).ok()?).into())
+    };
     tokio::task::spawn_blocking(digest).await.ok().flatten()
 }
 
