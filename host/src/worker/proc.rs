@@ -30,10 +30,15 @@ pub(super) fn living() -> impl Iterator<Item = Living> {
     processes.filter_map(|process| Living::of(&fs::read_to_string(process.path().join("stat")).ok()?))
 }
 
-/// Whether a process has a variable that begins so. Processes of other users cannot be looked into.
+/// The first variable of a process that begins so. Processes of other users cannot be looked into.
+pub(super) fn variable(pid: Pid, beginning: &[u8]) -> Option<Vec<u8>> {
+    let variables = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).ok()?;
+    variables.split(|byte| *byte == 0).find(|variable| variable.starts_with(beginning)).map(<[u8]>::to_vec)
+}
+
+/// Whether a process has a variable that begins so.
 pub(super) fn carries(pid: Pid, beginning: &[u8]) -> bool {
-    let variables = fs::read(format!("/proc/{}/environ", pid.as_raw_pid())).unwrap_or_default();
-    variables.split(|byte| *byte == 0).any(|variable| variable.starts_with(beginning))
+    variable(pid, beginning).is_some()
 }
 
 #[cfg(test)]

@@ -65,6 +65,11 @@ impl Process {
         self.kill_group();
     }
 
+    /// Why the host ended it, or wants it to end; nothing while it does not.
+    pub(super) fn verdict(&self) -> Option<ExitReason> {
+        self.lock().verdict.clone()
+    }
+
     /// Asks the worker and everything in its process group to end, the last time before they are killed. What is left of
     /// the group when the worker is gone has [`TERMINATE_GRACE`] too.
     pub(super) fn terminate(&self) {

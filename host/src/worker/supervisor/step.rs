@@ -55,7 +55,7 @@ impl Step {
     }
 
     fn takes_memory(&self) -> bool {
-        matches!(self.message, ToWorker::Load(_) | ToWorker::Unpark)
+        matches!(self.message, ToWorker::Start(_) | ToWorker::Load(_) | ToWorker::Unpark)
     }
 
     fn plain(message: ToWorker, name: &'static str, limit: Duration) -> Self {
@@ -115,7 +115,8 @@ impl Shared {
     }
 
     async fn within_grant(&self, answer: Answer) -> Result<Answer, Failure> {
-        match self.look() {
+        // It may have been found out, and ended, just before.
+        match self.look().or_else(|| self.process.verdict()) {
             None => Ok(answer),
             Some(reason) => {
                 self.process.gone().await;

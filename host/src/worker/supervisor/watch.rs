@@ -1,6 +1,7 @@
 //! Workers within their grant: one thread looks at what each holds, tells once of one that passes its plan, and ends one that
 //! passes its grant. It is also the pulse by which the host knows that it was awake ([`awake`]).
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -12,7 +13,7 @@ use super::super::limits::{
     DRIVER_BYTES, FAMILY_LOOKS, LOOKS_PER_CENSUS, START_BYTES, TASK_COPIES, WORKER_VARIABLE, grant_margin,
 };
 use super::super::placement::{Allowance, ExitReason};
-use super::super::proc::{Living, carries, living};
+use super::super::proc::{Living, living, variable};
 use super::instance::Shared;
 use crate::device;
 use crate::domain::{ByteSize, DeviceId};
@@ -111,9 +112,15 @@ impl Watch {
 /// Finds out what each worker started.
 fn census(workers: &[Arc<Shared>]) {
     let all: Vec<Living> = living().collect();
+    // Each is looked into once, however many workers there are.
+    let orphans = all.iter().filter(|process| process.parent == Some(Pid::INIT)).map(|process| process.pid);
+    let marked = format!("{WORKER_VARIABLE}=");
+    let marks: HashMap<Pid, Vec<u8>> =
+        orphans.filter_map(|pid| Some((pid, variable(pid, marked.as_bytes())?))).collect();
     for worker in workers.iter().filter(|worker| worker.process.pid().is_some()) {
-        let mark = format!("{WORKER_VARIABLE}={}", worker.watched().mark);
-        let family = family(&all, worker.process.number(), |orphan| carries(orphan, mark.as_bytes()));
+        let mark = format!("{marked}{}", worker.watched().mark);
+        let is_marked = |orphan: Pid| marks.get(&orphan).is_some_and(|found| found.starts_with(mark.as_bytes()));
+        let family = family(&all, worker.process.number(), is_marked);
         worker.watched().family = family;
     }
 }
