@@ -330,11 +330,14 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
 }
 
 /// What a sentence repeats of a name: its beginning, if it is long.
-pub fn shown(name: &str) -> std::borrow::Cow<'_, str> {
-    if name.len() <= SHOWN_NAME_BYTES {
-        return name.into();
-    }
-    format!("{}…", &name[..name.floor_char_boundary(SHOWN_NAME_BYTES)]).into()
+pub fn shown(name: &str) -> Cow<'_, str> {
+    beginning(name, SHOWN_NAME_BYTES)
+}
+
+/// So many bytes of a text as it is; that something was cut shows behind them.
+pub fn beginning(text: &str, most_bytes: usize) -> Cow<'_, str> {
+    let head = &text[..text.floor_char_boundary(most_bytes)];
+    if head.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(format!("{head}{CUT}")) }
 }
 
 /// Levenshtein distance over bytes.

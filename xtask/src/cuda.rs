@@ -97,8 +97,7 @@ impl Toolkit {
         let paths = std::env::join_paths(bin.into_iter().chain(std::env::split_paths(&path))).doing("extend PATH")?;
         command.env("PATH", paths);
         // Executables are linked with what libraries need in turn, too.
-        let libraries = self.root.join("lib");
-        command.env("LIBRARY_PATH", format!("{0}:{0}/stubs", libraries.display()));
+        command.env("LIBRARY_PATH", self.libraries());
         command.env("AIHOST_CUDA_TOOLKIT", self.version.to_string());
         if let [first, more @ ..] = caps {
             command.env("CUDA_COMPUTE_CAP", first.0.to_string());
@@ -107,6 +106,11 @@ impl Toolkit {
             }
         }
         Ok(())
+    }
+
+    /// A search path of its libraries, the stand-in for the driver's last.
+    pub(crate) fn libraries(&self) -> String {
+        format!("{0}:{0}/stubs", self.root.join("lib").display())
     }
 
     /// An nvcc that compiles machine code for more cards than the one it is told of. What it writes for drivers to compile

@@ -152,10 +152,9 @@ fn parts(out: &Path) -> Result<Vec<(PathBuf, u64)>> {
 /// Every part of the bundle, with the very files that were packed, on candle's CPU device: the driver's library is the one
 /// that they were linked against.
 fn rehearse(folder: &Path, cards: &Cards) -> Result {
-    let libraries = cards.toolkit.root.join("lib");
     let mut check = Command::new(folder.join("gpu-check"));
     check.arg("--rehearse").arg("--out").arg(folder.with_extension("rehearsal.jsonl"));
-    shell::run(check.env("LD_LIBRARY_PATH", format!("{0}:{0}/stubs", libraries.display())))
+    shell::run(check.env("LD_LIBRARY_PATH", cards.toolkit.libraries()))
 }
 
 fn tell(parts: &[(PathBuf, u64)]) -> Result {

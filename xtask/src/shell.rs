@@ -50,7 +50,12 @@ pub(crate) fn probe(program: &str, arguments: &[&str]) -> Option<String> {
 
 /// Asks a process that this tool started to end.
 pub(crate) fn terminate(pid: u32) -> Result {
-    output(Command::new("kill").args(["-TERM", &pid.to_string()])).map(|_| ())
+    signal("TERM", pid)
+}
+
+/// Sends a process a signal, by its name without `SIG`.
+pub(crate) fn signal(name: &str, pid: u32) -> Result {
+    output(Command::new("kill").args([format!("-{name}"), pid.to_string()])).map(|_| ())
 }
 
 fn show(command: &Command) -> String {

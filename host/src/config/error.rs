@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::domain::{ByteSize, nearest};
+use crate::domain::{ByteSize, nearest, printable};
 
 /// Problems that one run tells of; who mends twenty runs it again.
 pub(super) const PROBLEMS_TOLD: usize = 20;
@@ -76,19 +76,14 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The beginning of a text that may be of any length, with its control characters escaped.
+/// The beginning of a text that may be of any length, as it may be printed.
 struct Shown<'a>(&'a str, usize);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(text, most) = *self;
         let (shown, rest) = text.split_at(text.floor_char_boundary(most));
-        for character in shown.chars() {
-            match character {
-                control if control.is_control() => write!(f, "{}", control.escape_default())?,
-                character => write!(f, "{character}")?,
-            }
-        }
+        f.write_str(&printable(shown))?;
         match rest.len() {
             0 => Ok(()),
             bytes => write!(f, "... ({bytes} bytes more)"),

@@ -119,8 +119,10 @@ impl FromRequest<App> for JsonBody {
         while let Some(piece) = arriving.next().await? {
             held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
             bytes.extend_from_slice(&piece);
-            // One that comes as fast as it is read is read in turn with whatever else the runtime has to do.
-            tokio::task::yield_now().await;
+            // A long one that comes as fast as it is read is read in turn with whatever else the runtime has to do.
+            if bytes.len() > READ_ASIDE_BYTES {
+                tokio::task::yield_now().await;
+            }
         }
         Ok(Self { bytes, class, held })
     }

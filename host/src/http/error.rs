@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::domain::{ByteSize, Failure, FailureKind};
+use crate::domain::{ByteSize, Failure, FailureKind, printable, steers};
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
@@ -338,43 +338,27 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Text that others may have written, as a person can read it: control characters escaped, and the end left out if it would
-/// take more than so many bytes of JSON.
+/// Text that others may have written, as it may be printed, and its end left out if it would take more than so many bytes of
+/// JSON.
 fn plain(text: &str, bytes_max: usize) -> Cow<'_, str> {
     /// Bytes of JSON for each character; two where JSON puts a backslash before it.
     fn width(character: char) -> usize {
         match character {
-            '"' | '\\' => 2,
-            other if other.is_control() => 1 + other.escape_default().len(),
+            '"' | '\\' | '\t' => 2,
+            other if steers(other) => 1 + other.escape_default().len(),
             other => other.len_utf8(),
         }
     }
     let mut left = bytes_max - '…'.len_utf8();
-    let mut end = text.len();
-    let mut tame = true;
-    for (at, character) in text.char_indices() {
-        let Some(rest) = left.checked_sub(width(character)) else {
-            end = at;
-            break;
-        };
-        left = rest;
-        tame &= !character.is_control();
+    let does_not_fit = |&(_, character): &(usize, char)| {
+        let rest = left.checked_sub(width(character));
+        left = rest.unwrap_or_default();
+        rest.is_none()
+    };
+    match text.char_indices().find(does_not_fit) {
+        None => printable(text),
+        Some((end, _)) => format!("{}…", printable(&text[..end])).into(),
     }
-    if tame && end == text.len() {
-        return text.into();
-    }
-    let mut out = String::with_capacity(bytes_max);
-    for character in text[..end].chars() {
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
-            out.push(character);
-        }
-    }
-    if end < text.len() {
-        out.push('…');
-    }
-    out.into()
 }
 
 #[cfg(test)]

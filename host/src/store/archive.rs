@@ -3,7 +3,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -110,9 +109,6 @@ pub fn unpack(wheel: &Path, folder: &Path) -> Result<u64, String> {
         enough_space(&path, declared)?;
         let mut file = File::create(&path).map_err(text)?;
         total += copy(&name, &mut entry, declared, &mut file, &|_, _| ())?.bytes;
-        if entry.unix_mode().is_some_and(|mode| mode & 0o111 != 0) {
-            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).map_err(text)?;
-        }
     }
     Ok(total)
 }

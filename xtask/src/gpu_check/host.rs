@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,9 @@ const TURNS: usize = 6;
 const SEEN: Duration = Duration::from_secs(20);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
-/// Bytes of the card on paper.
+/// Bytes of the card on paper, and those that are not free where nobody uses it.
 const PAPER: u64 = 80 << 30;
+const OWN_SHARE: u64 = 1 << 30;
 /// Share of a card's memory that is its budget, in percent.
 const BUDGET_PERCENT: u64 = 95;
 /// Share of a card that another process takes, in percent.
@@ -80,8 +81,7 @@ pub(super) fn swaps(run: &mut Run<'_>) -> Result {
     run.report.say("`aihost ps`", &json!({"exit": ps.status.code(), "bytes": listed.len()}), Verdict::of(right))?;
 
     let metrics = client::get(address, "/metrics")?.body;
-    let card = if run.is_rehearsal() { "cuda:0" } else { run.device };
-    let budget = gauge(&metrics, &format!("aihost_device_budget_bytes{{device=\"{card}\"}}"));
+    let budget = gauge(&metrics, &format!("aihost_device_budget_bytes{{device=\"{}\"}}", card(run)));
     let wanted = total / 100 * BUDGET_PERCENT;
     // nvidia-smi rounds to mebibytes.
     let right = budget.is_some_and(|budget| budget.abs_diff(wanted) < 4 << 20);
@@ -105,7 +105,7 @@ fn others(run: &mut Run<'_>, host: &Host, total: u64) -> Result {
     let text = answer.body.clone();
     let right = answer.status == 503 && text.contains("where only");
     run.report.say("a model that no longer fits beside another process", &text.into(), Verdict::of(right))?;
-    other.leave(run, host, total)?;
+    other.leave(run, host)?;
     let begun = Instant::now();
     let last = loop {
         let answer = chat(address, "large", "is there room now")?;
@@ -161,6 +161,16 @@ fn total(run: &Run<'_>) -> Result<u64> {
     mib.map(|mib| mib << 20).ok_or_else(|| Error(format!("nvidia-smi does not say how much memory {} has", run.device)))
 }
 
+/// The card by its name in models.yaml: of cards on paper there is one.
+fn card<'a>(run: &Run<'a>) -> &'a str {
+    if run.is_rehearsal() { "cuda:0" } else { run.device }
+}
+
+/// Says what is free of the card on paper.
+fn write_card(folder: &Path, free: u64) -> Result {
+    fs::write(folder.join("cards"), format!("{PAPER} {free}\n")).doing("write what a card on paper has")
+}
+
 fn start(run: &Run<'_>, total: u64) -> Result<Host> {
     let folder = std::env::temp_dir().join(format!("gpu-check-{}", std::process::id()));
     let plugins = folder.join("plugins");
@@ -175,7 +185,7 @@ fn start(run: &Run<'_>, total: u64) -> Result<Host> {
     command.args(["serve", "--config"]).arg(folder.join("models.yaml"));
     if run.is_rehearsal() {
         std::os::unix::fs::symlink(&run.kit.nvml, folder.join("libnvidia-ml.so.1")).doing("put a card on paper")?;
-        fs::write(folder.join("cards"), format!("{total} {}\n", total - (1 << 30))).doing("put a card on paper")?;
+        write_card(&folder, PAPER - OWN_SHARE)?;
         let libraries = format!("{}:{}", folder.display(), run.kit.libraries);
         command.env("LD_LIBRARY_PATH", libraries).env("AIHOST_FIXTURE_NVML", folder.join("cards"));
     }
@@ -184,8 +194,8 @@ fn start(run: &Run<'_>, total: u64) -> Result<Host> {
 }
 
 /// On a device that takes one of the flux models at a time; `large` runs on the card by its plan alone.
-fn yaml(run: &Run<'_>, address: SocketAddr, folder: &std::path::Path, total: u64) -> String {
-    let (on, card) = (run.device, if run.is_rehearsal() { "cuda:0" } else { run.device });
+fn yaml(run: &Run<'_>, address: SocketAddr, folder: &Path, total: u64) -> String {
+    let (on, card) = (run.device, card(run));
     // One of the two at a time: by what they may take, or by number.
     let (cpu, one, memory) = match run.is_rehearsal() {
         true => (", memory: 1GiB", "", "    memory: 600MiB\n"),
@@ -243,7 +253,7 @@ struct Other(Option<Child>);
 impl Other {
     fn hold(run: &Run<'_>, host: &Host, bytes: u64) -> Result<Self> {
         if run.is_rehearsal() {
-            fs::write(host.folder.join("cards"), format!("{PAPER} {}\n", PAPER - bytes)).doing("write on paper")?;
+            write_card(&host.folder, PAPER - bytes)?;
             return Ok(Self(None));
         }
         let mut command = run.kit.command(&run.kit.program);
@@ -256,9 +266,9 @@ impl Other {
         Ok(Self(Some(child)))
     }
 
-    fn leave(self, run: &Run<'_>, host: &Host, total: u64) -> Result {
+    fn leave(self, run: &Run<'_>, host: &Host) -> Result {
         if run.is_rehearsal() {
-            fs::write(host.folder.join("cards"), format!("{total} {}\n", total - (1 << 30))).doing("write on paper")?;
+            write_card(&host.folder, PAPER - OWN_SHARE)?;
         }
         drop(self);
         Ok(())

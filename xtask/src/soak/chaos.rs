@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,10 +56,11 @@ impl Chaos {
         let (model, pid) = *serving.get(random.below(serving.len() as u64) as usize)?;
         let from = Instant::now();
         // It may have left since, and its number be another's.
-        if !is_worker_of(u32::try_from(pid).ok()?, self.host) {
+        let pid = u32::try_from(pid).ok()?;
+        if !is_worker_of(pid, self.host) {
             return None;
         }
-        shell::output(Command::new("kill").args(["-KILL", &pid.to_string()])).ok()?;
+        shell::signal("KILL", pid).ok()?;
         Some(Death { model: model.to_owned(), from, until: Instant::now() + REACTION })
     }
 

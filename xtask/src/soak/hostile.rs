@@ -195,12 +195,11 @@ impl Hostile<'_> {
             }
             std::thread::sleep(PROBE_PAUSE);
         }
-        let signal = |name: &str| shell::output(Command::new("kill").args([name, &self.host.to_string()]));
         let begun = Instant::now();
-        if signal("-STOP").is_ok() {
+        if shell::signal("STOP", self.host).is_ok() {
             std::thread::sleep(STOP);
             // If it cannot go on, every client says so.
-            drop(signal("-CONT"));
+            drop(shell::signal("CONT", self.host));
             *paused.lock().unwrap_or_else(PoisonError::into_inner) = Some((begun, Instant::now()));
         }
     }

@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use super::Asked;
-use crate::domain::Class;
+use crate::domain::{Class, beginning};
 use crate::http::error::ApiError;
 
 /// Longest value repeated in a message, bytes.
@@ -225,10 +225,8 @@ pub(in crate::http) fn token(value: &RawValue) -> Option<u32> {
 
 /// `value` at `path` is not of the wanted type.
 pub(in crate::http) fn wrong_type(path: &str, wanted: &str, value: &RawValue) -> ApiError {
-    let text = value.get();
-    let shown = &text[..text.floor_char_boundary(SHOWN_VALUE_BYTES)];
-    let more = if shown.len() < text.len() { "…" } else { "" };
-    ApiError::wrong_type(path, format!("`{path}` must be {wanted}, not {shown}{more}"))
+    let shown = beginning(value.get(), SHOWN_VALUE_BYTES);
+    ApiError::wrong_type(path, format!("`{path}` must be {wanted}, not {shown}"))
 }
 
 /// What only shows when a part of the body is read: half a surrogate pair, say.
