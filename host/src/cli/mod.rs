@@ -35,6 +35,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::failure::CliError;
 use crate::config::{Config, Env, Selection};
+use crate::device;
 
 /// What the shell is told, and what it means.
 const EXIT_CODES: [(u8, &str); 6] = [
@@ -187,8 +188,10 @@ fn exit_codes() -> String {
 fn with_runtime(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .on_thread_start(device::serve)
         .build()
         .map_err(|e| CliError::failed(format!("the runtime cannot be started: {e}")))?;
+    device::serve();
     let result = runtime.block_on(command);
     // What still runs (a blocked read of stdin, a second signal's leftovers) does not hold the process.
     runtime.shutdown_background();

@@ -2,9 +2,11 @@
 
 mod cgroup;
 mod gpu;
+mod processor;
 
 use std::sync::{Mutex, PoisonError};
 
+pub use self::processor::{serve, work_long};
 use crate::domain::DeviceId;
 
 /// Share of the memory that is free at start which `devices: auto` takes as the CPU's budget, in percent. The rest is for

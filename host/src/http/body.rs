@@ -18,6 +18,7 @@ use super::error::ApiError;
 use super::router::App;
 use super::wire::Asked;
 use crate::config::TEXT_BODY_BYTES;
+use crate::device;
 use crate::domain::{ByteSize, Class};
 
 /// How long the next piece of a body may take.
@@ -30,8 +31,6 @@ const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
 const READ_ASIDE_BYTES: usize = 256 << 10;
 /// Long bodies that are read at once.
 const READERS_MAX: usize = 2;
-/// Nice value of the threads that read long bodies: on a busy machine they run after what serves.
-const READER_NICE: i32 = 10;
 
 /// Largest body of a command, bytes.
 const COMMAND_BODY_BYTES: u64 = 64 << 10;
@@ -93,8 +92,7 @@ impl JsonBody {
         let turn = READERS.acquire().await.map_err(|_| ApiError::internal("no body is read any more"))?;
         let (result, done) = oneshot::channel();
         let reader = thread::Builder::new().name("body-reader".into()).spawn(move || {
-            // One that may not be told apart runs as everything else does.
-            let _ = rustix::process::setpriority_process(None, READER_NICE);
+            device::work_long();
             let read = read(bytes);
             // A client that leaves does not end this: its turn and its bytes are held until it is over.
             drop((turn, held));

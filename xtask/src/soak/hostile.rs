@@ -266,7 +266,7 @@ fn yield_to_all() {
     let thread = std::fs::read_link("/proc/thread-self").unwrap_or_default();
     let number = thread.file_name().unwrap_or_default();
     // Where it cannot be had, the bounds are only harder to keep.
-    drop(shell::output(Command::new("renice").args(["-n", "19", "-p"]).arg(number)));
+    drop(shell::output(Command::new("chrt").args(["--idle", "--pid", "0"]).arg(number)));
 }
 
 /// The status of an answer, or how there was none.

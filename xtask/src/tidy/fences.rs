@@ -20,6 +20,7 @@ const ABI_STABLE: [&str; 9] = [
 const UNSAFE: &[(&str, &str)] = &[
     ("plugin-api/src/sdk/export.rs", "the exported symbols"),
     ("host/src/cli/heap.rs", "the allocator's settings"),
+    ("host/src/device/processor.rs", "a thread's share of the processors"),
     ("host/src/plugin/loader.rs", "dlopen"),
     ("host/src/worker/child/sys.rs", "trimming the heap, ending at once"),
     ("plugins/support/src/weights.rs", "mapping weight files"),

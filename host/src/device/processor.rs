@@ -1,0 +1,69 @@
+//! How threads share the processors: what serves is short and comes at once, what is long and can wait comes after it.
+
+use std::time::Duration;
+
+/// How long a thread that serves runs before another one's turn. It does little at a time; by saying so it is let in before
+/// those that run longer.
+const SERVING_SLICE: Duration = Duration::from_micros(300);
+/// How long a thread runs at a stretch that works through something large. What serves need not wait longer for it.
+const LONG_WORK_SLICE: Duration = Duration::from_micros(100);
+/// What is added to the nice value of such a thread: on a busy machine it has a tenth of what another one has.
+const LONG_WORK_NICE: i32 = 10;
+
+/// From now on the calling thread is one that answers: it runs at once when there is something to do.
+pub fn serve() {
+    share(0, SERVING_SLICE);
+}
+
+/// From now on the calling thread runs after those that serve.
+pub fn work_long() {
+    share(LONG_WORK_NICE, LONG_WORK_SLICE);
+}
+
+/// Sets the calling thread's share and slice. Linux before 6.12 does not heed the slice, and where none of it may be set the
+/// thread runs as every other one does. What the thread starts has neither.
+fn share(nicer: i32, slice: Duration) {
+    let Ok(nice) = rustix::process::getpriority_process(None) else { return };
+    let attributes = libc::sched_attr {
+        size: size_of::<libc::sched_attr>() as u32,
+        sched_policy: libc::SCHED_OTHER as u32,
+        sched_flags: libc::SCHED_FLAG_RESET_ON_FORK as u64,
+        sched_nice: nice + nicer,
+        sched_priority: 0,
+        sched_runtime: slice.as_nanos() as u64,
+        sched_deadline: 0,
+        sched_period: 0,
+    };
+    // SAFETY: the call reads `size` bytes of a structure that outlives it, and changes the calling thread alone.
+    #[expect(unsafe_code, reason = "the C library has no face for it")]
+    let _set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The calling thread's nice value.
+    fn nice() -> i32 {
+        rustix::process::getpriority_process(None).unwrap()
+    }
+
+    #[test]
+    fn long_work_comes_after_what_serves_and_what_it_starts_does_not() {
+        let usual = nice();
+        std::thread::spawn(move || {
+            work_long();
+            assert_eq!(nice(), usual + LONG_WORK_NICE);
+        })
+        .join()
+        .unwrap();
+        std::thread::spawn(move || {
+            serve();
+            assert_eq!(nice(), usual);
+            std::thread::spawn(move || assert_eq!(nice(), usual)).join().unwrap();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(nice(), usual, "another thread");
+    }
+}
