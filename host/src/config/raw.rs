@@ -98,8 +98,10 @@ pub(super) struct RawLimits {
     #[schemars(with = "Option<Count>")]
     pub(super) connections_per_peer: Option<Text>,
     /// How long a file that an answer named by URL is kept. Default: 1h.
+    #[schemars(with = "Option<Span>")]
     pub(super) artifact_ttl: Option<Text>,
     /// Bytes that such files may take together; the oldest make room. Default: 1GiB.
+    #[schemars(with = "Option<Size>")]
     pub(super) artifact_bytes: Option<Text>,
 }
 
@@ -166,10 +168,10 @@ pub(super) struct RawDevice(pub(super) DeviceKeys);
 pub(super) struct RawModel {
     /// The model's name, where `models:` is a list.
     pub(super) name: Option<Text>,
-    /// text, image, audio, embedding, speech, transcription or custom. Must be there.
+    /// text, image or audio. Must be there.
     #[serde(rename = "type")]
     pub(super) kind: Option<Text>,
-    /// Plugin id, optionally `@` and a semver range. A `service_script` entry needs none.
+    /// Plugin id, optionally `@` and a semver range.
     pub(super) plugin: Option<Text>,
     /// The HTTP path it answers when a request names no model. Default: the one of its type.
     pub(super) endpoint: Option<Text>,
@@ -211,10 +213,11 @@ pub(super) struct RawModel {
     pub(super) memory: Option<Text>,
     /// Devices it may use. Default: all of the kind that comes first in the list above among those its plugin supports.
     pub(super) devices: Option<OneOrMany<Text>>,
-    /// A Python server that the host starts and proxies to; implies `plugin: vllm` with `engine: http`.
+    /// A server that files for the original name; read in order to be refused by name.
+    #[schemars(skip)]
     pub(super) service_script: Option<PathBuf>,
-    /// The port that `service_script` listens on.
-    #[schemars(with = "Option<Count>")]
+    /// The port of `service_script`.
+    #[schemars(skip)]
     pub(super) port: Option<Text>,
 }
 

@@ -125,7 +125,7 @@ fn constant(line: &str) -> Option<(&str, &str, &str)> {
 /// A time that is written out where it is used.
 fn nameless(line: &str) -> Option<&str> {
     let code = line.split("//").next()?;
-    ["Duration::from_secs(", "Duration::from_millis("].iter().find_map(|call| {
+    ["Duration::from_secs(", "Duration::from_millis(", "Duration::from_micros("].iter().find_map(|call| {
         let at = code.find(call)?;
         let inside = &code[at + call.len()..];
         inside
@@ -136,7 +136,7 @@ fn nameless(line: &str) -> Option<&str> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unit {
-    Milliseconds,
+    Microseconds,
     Bytes,
     Percent,
     Count,
@@ -144,15 +144,18 @@ enum Unit {
 
 fn measure(text: &str, name: &str, known: &BTreeMap<String, u128>) -> Option<(u128, Unit)> {
     if let Some(inside) = call(text, "Duration::from_secs(") {
-        return Some((evaluate(inside, known)? * 1000, Unit::Milliseconds));
+        return Some((evaluate(inside, known)? * 1_000_000, Unit::Microseconds));
     }
     if let Some(inside) = call(text, "Duration::from_millis(") {
-        return Some((evaluate(inside, known)?, Unit::Milliseconds));
+        return Some((evaluate(inside, known)? * 1000, Unit::Microseconds));
+    }
+    if let Some(inside) = call(text, "Duration::from_micros(") {
+        return Some((evaluate(inside, known)?, Unit::Microseconds));
     }
     let value = evaluate(text, known)?;
     Some(match name {
-        _ if name.ends_with("_MS") => (value, Unit::Milliseconds),
-        _ if name.ends_with("_S") => (value * 1000, Unit::Milliseconds),
+        _ if name.ends_with("_MS") => (value * 1000, Unit::Microseconds),
+        _ if name.ends_with("_S") => (value * 1_000_000, Unit::Microseconds),
         _ if name.ends_with("_PERCENT") => (value, Unit::Percent),
         _ if name.ends_with("_BYTES") || name.ends_with("_SIZE") => (value, Unit::Bytes),
         _ => (value, Unit::Count),
@@ -169,7 +172,7 @@ fn show(value: u128, unit: Unit) -> String {
         fitting.map_or_else(|| format!("{value}{smallest}"), |(name, size)| format!("{} {name}", value / size))
     };
     match unit {
-        Unit::Milliseconds => whole(&[("days", 86_400_000), ("s", 1000)], " ms"),
+        Unit::Microseconds => whole(&[("days", 86_400_000_000), ("s", 1_000_000), ("ms", 1000)], " us"),
         Unit::Bytes => whole(&[("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)], " B"),
         Unit::Percent => format!("{value} %"),
         Unit::Count => value.to_string(),
@@ -261,9 +264,14 @@ mod tests {
 
     #[test]
     fn constants_are_read_with_their_sentence_and_unit() {
-        let source = "/// One\n/// two.\npub(super) const A_BYTES: u64 = 64 << 10;\n/// B.\nconst B: Duration = Duration::from_secs(2 * 60);\n/// C.\nconst C_MS: u64 = 1_500;\n/// D.\nconst D: usize = (A_BYTES / 1024) as usize + 64;\n/// E.\nconst E: f32 = 1.0;\n#[cfg(test)]\nmod tests { const F: u32 = 1; }\n";
-        let wanted =
-            [("A_BYTES", "64 KiB", "One two."), ("B", "120 s", "B."), ("C_MS", "1500 ms", "C."), ("D", "128", "D.")];
+        let source = "/// One\n/// two.\npub(super) const A_BYTES: u64 = 64 << 10;\n/// B.\nconst B: Duration = Duration::from_secs(2 * 60);\n/// C.\nconst C_MS: u64 = 1_500;\n/// D.\nconst D: usize = (A_BYTES / 1024) as usize + 64;\n/// E.\nconst E: f32 = 1.0;\n/// F.\nconst F: Duration = Duration::from_micros(300);\n#[cfg(test)]\nmod tests { const G: u32 = 1; }\n";
+        let wanted = [
+            ("A_BYTES", "64 KiB", "One two."),
+            ("B", "120 s", "B."),
+            ("C_MS", "1500 ms", "C."),
+            ("D", "128", "D."),
+            ("F", "300 us", "F."),
+        ];
         assert_eq!(table(source), wanted.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
     }
 

@@ -4,21 +4,19 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
-
-use super::{Checker, files, is_device, location, policy};
+use super::devices::is_device;
+use super::{Checker, files, location, policy};
 use crate::config::locate::KeyPath;
-use crate::config::paths::absolute;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
 use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
 use crate::domain::{ByteSize, DeviceId, Kind, ModelId, nearest, some_names};
 
-const KINDS: [Kind; 7] =
-    [Kind::Text, Kind::Image, Kind::Audio, Kind::Embedding, Kind::Speech, Kind::Transcription, Kind::Custom];
+/// Types that an endpoint of this version serves.
+const KINDS: [Kind; 3] = [Kind::Text, Kind::Image, Kind::Audio];
+/// Types that have a name and no endpoint yet.
+const UNSERVED: [Kind; 4] = [Kind::Embedding, Kind::Speech, Kind::Transcription, Kind::Custom];
 /// The load deadline where none is typed.
 const STARTUP_TIME: Duration = Duration::from_secs(120);
-/// The plugin that supervises programs.
-const PROCESS_PLUGIN: &str = "vllm";
 
 /// What the entries are read against.
 pub(super) struct Surroundings<'a> {
@@ -160,6 +158,7 @@ impl Entry<'_, '_> {
     fn resolve(&mut self, name: &str, raw: RawModel) -> ModelConfig {
         let key = self.key.clone();
         let kind = self.kind(raw.kind.as_ref());
+        self.unsupported(&raw);
         let (plugin, plugin_version) = self.plugin(&raw);
         let options = self.options(&raw);
         let replicas = self
@@ -215,11 +214,13 @@ impl Entry<'_, '_> {
             return Kind::Custom;
         };
         KINDS.into_iter().find(|kind| kind.name() == typed).unwrap_or_else(|| {
-            let hint = match nearest(typed, names) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None => format!("types are {}", names.join(", ")),
-            };
-            self.check.fail(&key, Some(typed), "is not a type").hint(hint);
+            let served = || format!("this version serves {}", names.join(", "));
+            if UNSERVED.iter().any(|kind| kind.name() == typed) {
+                self.check.fail(&key, Some(typed), "is a type that no endpoint serves yet").hint(served());
+            } else {
+                let hint = nearest(typed, names).map_or_else(served, |name| format!("did you mean `{name}`?"));
+                self.check.fail(&key, Some(typed), "is not a type").hint(hint);
+            }
             Kind::Custom
         })
     }
@@ -227,12 +228,12 @@ impl Entry<'_, '_> {
     fn plugin(&mut self, raw: &RawModel) -> (String, Option<semver::VersionReq>) {
         let key = self.key.key("plugin");
         let Some(Text(typed)) = &raw.plugin else {
+            // That a script cannot run it is said already.
             if raw.service_script.is_none() {
-                self.check
-                    .fail(&key, None, "is missing: nothing says what runs this model")
-                    .hint("name a plugin (`aihost plugins list` shows them), or a `service_script`");
+                let hint = "name a plugin; `aihost plugins list` shows them";
+                self.check.fail(&key, None, "is missing: nothing says what runs this model").hint(hint);
             }
-            return (PROCESS_PLUGIN.to_owned(), None);
+            return (String::new(), None);
         };
         let (id, range) = typed.split_once('@').map_or((typed.as_str(), None), |(id, range)| (id, Some(range)));
         let id = id.trim();
@@ -255,52 +256,33 @@ impl Entry<'_, '_> {
                 None
             }
         });
-        if raw.service_script.is_some() && id != PROCESS_PLUGIN {
-            self.check
-                .fail(&key, Some(typed), "does not start a `service_script`")
-                .hint(format!("leave `plugin` out, or say `plugin: {PROCESS_PLUGIN}`"));
-        }
         (id.to_owned(), version)
     }
 
     fn options(&mut self, raw: &RawModel) -> serde_json::Value {
-        let key = self.key.clone();
-        let mut options = match &raw.options {
-            None | Some(serde_json::Value::Null) => serde_json::Map::new(),
-            Some(serde_json::Value::Object(options)) => options.clone(),
+        let key = self.key.key("options");
+        match &raw.options {
+            None | Some(serde_json::Value::Null) => {}
+            Some(options @ serde_json::Value::Object(_)) => return options.clone(),
             Some(other) => {
-                self.check
-                    .fail(&key.key("options"), Some(&other.to_string()), "is not a mapping")
-                    .hint("write `options: {name: value}`");
-                serde_json::Map::new()
+                let hint = "write `options: {name: value}`";
+                self.check.fail(&key, Some(&other.to_string()), "is not a mapping").hint(hint);
             }
-        };
-        let port = self.check.number(&key.key("port"), raw.port.as_ref(), 1..=65_535);
-        match &raw.service_script {
-            Some(script) => {
-                options.entry("engine").or_insert_with(|| json!("http"));
-                options.entry("script").or_insert_with(|| json!(absolute(self.around.base, script)));
-                match port {
-                    Some(port) => drop(options.insert("port".to_owned(), json!(port))),
-                    None if raw.port.is_none() => self
-                        .check
-                        .fail(&key.key("port"), None, "is missing: the host must know where the script listens")
-                        .hint("say `port:` with the port that the script opens"),
-                    None => {}
-                }
-            }
-            None if raw.port.is_some() => {
-                self.check
-                    .fail(
-                        &key.key("port"),
-                        raw.port.as_ref().map(|port| port.0.as_str()),
-                        "is the port of a `service_script`, and there is none",
-                    )
-                    .hint("leave it out: the host's own port is `listen:`");
-            }
-            None => {}
         }
-        serde_json::Value::Object(options)
+        serde_json::Value::Object(serde_json::Map::new())
+    }
+
+    /// Keys of files for the original, which started programs: they are told apart from a slip of the pen.
+    fn unsupported(&mut self, raw: &RawModel) {
+        let hint = "name a plugin that runs the model instead; `aihost plugins list` shows them";
+        if let Some(script) = &raw.service_script {
+            let sentence = "is not supported yet: this version starts no servers of others";
+            self.check.fail(&self.key.key("service_script"), script.to_str(), sentence).hint(hint);
+        } else if let Some(Text(port)) = &raw.port {
+            let sentence = "is the port of a `service_script`, and there is none";
+            let hint = "leave it out: the host's own port is `listen:`";
+            self.check.fail(&self.key.key("port"), Some(port), sentence).hint(hint);
+        }
     }
 
     fn endpoint(&mut self, typed: Option<&Text>, kind: Kind) -> Option<String> {
@@ -311,12 +293,7 @@ impl Entry<'_, '_> {
                 self.check.fail(&key, Some(path), "is not an HTTP path").hint("write it like /v1/chat/completions");
                 None
             }
-            None => standard_endpoint(kind).map(str::to_owned).or_else(|| {
-                self.check
-                    .fail(&key, None, "is missing: a custom model has no endpoint of its own")
-                    .hint("say `endpoint: /v1/NAME/generate`, or a `type` other than custom");
-                None
-            }),
+            None => standard_endpoint(kind).map(str::to_owned),
         }
     }
 
@@ -373,9 +350,6 @@ fn standard_endpoint(kind: Kind) -> Option<&'static str> {
         Kind::Text => Some("/v1/chat/completions"),
         Kind::Image => Some("/v1/images/generations"),
         Kind::Audio => Some("/v1/audio/generations"),
-        Kind::Embedding => Some("/v1/embeddings"),
-        Kind::Speech => Some("/v1/audio/speech"),
-        Kind::Transcription => Some("/v1/audio/transcriptions"),
-        Kind::Custom => None,
+        Kind::Embedding | Kind::Speech | Kind::Transcription | Kind::Custom => None,
     }
 }
