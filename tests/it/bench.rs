@@ -71,6 +71,7 @@ impl Bench {
 
     pub(super) fn spec(&self, plugin: &str, options: Value) -> StartSpec {
         StartSpec {
+            own_folder: None,
             instance: InstanceId(7),
             model: "m".into(),
             plugin: self.registry.find(plugin, None).unwrap(),

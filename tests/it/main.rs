@@ -8,6 +8,8 @@ mod audio;
 mod bench;
 /// Commands and slow servers.
 mod client;
+/// What a plugin can reach of the machine.
+mod confinement;
 /// Connections by the thousand, refusals, many choices.
 mod connections;
 /// The end of a host.

@@ -17,7 +17,7 @@ use crate::config::{Config, ModelConfig};
 use crate::domain::Kind;
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime};
-use crate::worker::WorkerPlacement;
+use crate::worker::{WorkerPlacement, protect_host};
 
 /// How long connections may stay open once every request has its answer.
 const CONNECTIONS_LIMIT: Duration = Duration::from_secs(2);
@@ -36,6 +36,7 @@ impl Hosted {
     /// Binds, finds plugins, and starts serving.
     pub(super) async fn start(config: Config) -> Result<Self, CliError> {
         crate::http::raise_descriptors();
+        protect_host();
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
         let registry = scan(&config).await?;

@@ -5,12 +5,14 @@
 mod discovery;
 mod libraries;
 mod loader;
+mod permission;
 mod registry;
 mod shadow;
 
 pub use discovery::{DescribeError, Described, describe, incompatible};
 pub use libraries::search_libraries;
 pub use loader::{LoadError, OpenPlugin, open};
+pub use permission::{Permission, permissions};
 pub use registry::{PluginFile, Registry, RegistryError, Rejected};
 pub use shadow::sweep as sweep_copies;
 

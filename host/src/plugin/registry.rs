@@ -13,6 +13,7 @@ use semver::Version;
 
 use super::discovery::{describe, incompatible};
 use super::libraries::{self, Libraries};
+use super::permission::permissions;
 use super::shadow::Shadow;
 use crate::domain::{excerpt, nearest};
 
@@ -226,6 +227,9 @@ fn examine(file: &Path, libraries: &Libraries) -> Result<Candidate, String> {
         return Err(format!("{} cannot be loaded: {}", file.display(), libraries::sentence(&missing)));
     }
     let manifest = described.manifest;
+    if let Err(why) = permissions(&manifest) {
+        return Err(format!("{} cannot be loaded: {why}", file.display()));
+    }
     let version = Version::parse(&manifest.version).map_err(|e| {
         format!(
             "{} states version `{}`, which is not semver ({e}); correct it and rebuild",

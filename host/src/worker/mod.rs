@@ -4,6 +4,7 @@
 
 pub mod awake;
 mod child;
+mod confinement;
 mod guard;
 mod limits;
 mod log;
@@ -14,6 +15,7 @@ mod supervisor;
 mod throttle;
 
 pub use child::worker_main;
+pub use confinement::{Confinement, is_confinement_available, protect_host};
 pub use guard::guard_main;
 pub use limits::WorkerLimits;
 pub use log::{Followed, ModelLog};

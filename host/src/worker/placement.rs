@@ -1,5 +1,6 @@
 //! Where plugin code runs, behind one trait: the runtime knows instances, not processes.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub struct StartSpec {
     pub options: serde_json::Value,
     /// Files and device; `granted` is filled in at load.
     pub load: LoadRequest,
+    /// A folder in which its plugin may do as it likes, and which outlives the instance; made if it is not there.
+    pub own_folder: Option<PathBuf>,
     /// How long the worker may take from spawn to plan.
     pub start_timeout: Duration,
     /// Silence after which the worker counts as stalled; it says something every second.

@@ -113,7 +113,8 @@ pub struct Manifest {
     /// Whether memory no longer grows after load: nothing is allocated, and nothing allocated is touched for the first time.
     #[serde(default)]
     pub memory_static: bool,
-    /// What it asks of the operator: `network`, `subprocess`.
+    /// What it may do beside reading its model's files: `network`, `subprocess`, `files`. A host that does not know one of them
+    /// does not load the plugin.
     #[serde(default)]
     pub permissions: Vec<String>,
 }

@@ -1,8 +1,9 @@
 //! The worker's side: `aihost worker`. One process, one plugin, one instance; threads, no async runtime.
 //!
-//! It takes its socket from standard input, dies with the host, and ends as soon as the socket closes, whatever the
+//! It takes its socket from standard input, gives up what its plugin does not need, dies with the host, and ends as soon as the socket closes, whatever the
 //! plugin is doing. It knows nothing of models, leases or HTTP.
 
+mod confine;
 mod limit;
 mod log;
 mod objects;
@@ -53,6 +54,10 @@ fn adopt() -> Result<UnixStream, String> {
     let socket = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3).map_err(text("cannot take its socket"))?;
     let null = std::fs::File::open("/dev/null").map_err(|e| format!("cannot open /dev/null: {e}"))?;
     rustix::stdio::dup2_stdin(&null).map_err(text("cannot replace standard input"))?;
+    drop(null);
+    // Whoever started the host may have had files open that are not meant for plugins.
+    sys::close_all_but(&socket).map_err(text("cannot close what it inherited"))?;
+    confine::drop_privileges();
     Ok(UnixStream::from(socket))
 }
 
@@ -62,7 +67,7 @@ fn run(socket: Arc<UnixStream>) -> ExitCode {
         let _ = writeln!(io::stderr(), "the worker itself panicked: {info}");
         std::process::abort();
     }));
-    if let Err(why) = start(&socket).and_then(|server| read(&socket, server)) {
+    if let Err(why) = live(&socket) {
         let _ = writeln!(io::stderr(), "aihost worker: {why}");
         return ExitCode::from(2);
     }
@@ -71,8 +76,26 @@ fn run(socket: Arc<UnixStream>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Learns what it is for, gives up what it does not need for that, and serves until the socket closes.
+fn live(socket: &Arc<UnixStream>) -> Result<(), String> {
+    let mut inbox = Inbox::new(socket);
+    let mut first = Vec::new();
+    // Threads keep what they had when they were started: there is none yet.
+    while let Some(message) = inbox.next()? {
+        if let ToWorker::Start(start) = &message {
+            confine::confine(&start.confinement)?;
+            first.push(message);
+            let mut server = start_threads(socket)?;
+            first.into_iter().try_for_each(|message| server.take(message))?;
+            return serve(inbox, server);
+        }
+        first.push(message);
+    }
+    Ok(())
+}
+
 /// Starts the threads that have nothing to do with the plugin.
-fn start(socket: &Arc<UnixStream>) -> Result<Server, String> {
+fn start_threads(socket: &Arc<UnixStream>) -> Result<Server, String> {
     let outputs = Outputs::open()?;
     limit::expose_to_oom_killer();
     let outbox = Arc::new(Outbox::default());
@@ -107,23 +130,43 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String>
 }
 
 /// Takes the host's messages until the socket closes.
-fn read(mut socket: &UnixStream, mut server: Server) -> Result<(), String> {
-    let (mut decoder, mut assembler) = (Decoder::default(), Assembler::default());
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        let read = match socket.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => {
-                end_if_lost(&e);
-                return Ok(());
+fn serve(mut inbox: Inbox<'_>, mut server: Server) -> Result<(), String> {
+    while let Some(message) = inbox.next()? {
+        server.take(message)?;
+    }
+    Ok(())
+}
+
+/// What the host sends.
+struct Inbox<'a> {
+    socket: &'a UnixStream,
+    decoder: Decoder,
+    assembler: Assembler,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Inbox<'a> {
+    fn new(socket: &'a UnixStream) -> Self {
+        let (decoder, assembler) = (Decoder::default(), Assembler::default());
+        Self { socket, decoder, assembler, buffer: vec![0; CHUNK_BYTES] }
+    }
+
+    /// The next message; nothing once the socket is closed.
+    fn next(&mut self) -> Result<Option<ToWorker>, String> {
+        loop {
+            while let Some(frame) = self.decoder.next().map_err(|e| e.to_string())? {
+                if let Some(frame) = self.assembler.push(frame).map_err(|e| e.to_string())? {
+                    return ToWorker::decode(frame).map(Some).map_err(|e| e.to_string());
+                }
             }
-            Ok(read) => read,
-        };
-        decoder.push(&buffer[..read]);
-        while let Some(frame) = decoder.next().map_err(|e| e.to_string())? {
-            if let Some(frame) = assembler.push(frame).map_err(|e| e.to_string())? {
-                server.take(ToWorker::decode(frame).map_err(|e| e.to_string())?)?;
+            match self.socket.read(&mut self.buffer) {
+                Ok(0) => return Ok(None),
+                Ok(read) => self.decoder.push(&self.buffer[..read]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    end_if_lost(&e);
+                    return Ok(None);
+                }
             }
         }
     }

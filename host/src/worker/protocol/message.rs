@@ -5,6 +5,7 @@ use bytes::{Buf, Bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::super::confinement::Confinement;
 use super::super::limits::{ERROR_BYTES, SUMMARY_BYTES};
 use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, ProtocolError};
 use crate::domain::excerpt;
@@ -40,6 +41,8 @@ pub(crate) struct Start {
     pub(crate) load: LoadRequest,
     /// From the manifest: most `generate` calls at once.
     pub(crate) max_concurrency: u32,
+    /// What it may touch.
+    pub(crate) confinement: Confinement,
 }
 
 /// Steps of a load or a request.
@@ -294,7 +297,13 @@ mod tests {
             (".*", any::<u64>(), 1u32..9).prop_map(|(text, granted, max_concurrency)| {
                 let load = LoadRequest { device: text.clone(), granted, threads: 2, ..LoadRequest::default() };
                 let options = serde_json::json!({ "a": text });
-                ToWorker::Start(Start { plugin: "x".into(), options, load, max_concurrency })
+                ToWorker::Start(Start {
+                    plugin: "x".into(),
+                    options,
+                    load,
+                    max_concurrency,
+                    confinement: Confinement::default(),
+                })
             }),
             any::<u64>().prop_map(ToWorker::Load),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToWorker::Generate(r, b)),

@@ -24,8 +24,10 @@ use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::awake::timeout;
+use super::confinement;
 use super::limits::{CLOSED_SOCKET_GRACE, WorkerLimits};
 use super::log::ModelLog;
 use super::placement::{Exit, ExitReason, OutputLimits, Placement, StartSpec, Started};
@@ -79,7 +81,9 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         let message = format!("cannot start a worker for model `{model}` ({}): {e}", executable.display());
         Failure::new(FailureKind::Internal, message)
     };
-    let spawned = spawn::spawn(&executable).await.map_err(failed)?;
+    let (confinement, spec) =
+        spawn_blocking(move || (confinement::of(&spec), spec)).await.map_err(|e| failed(e.into()))?;
+    let spawned = spawn::spawn(&executable, confinement.own.as_deref()).await.map_err(failed)?;
     let worker = Worker {
         model: spec.model,
         instance: spec.instance,
@@ -95,6 +99,7 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         options: spec.options,
         load: spec.load,
         max_concurrency: spec.plugin.manifest.max_concurrency,
+        confinement,
     };
     shared.link.send(&ToWorker::Hello(Hello::own())).await;
     match shared.plan(Step::start(start, start_timeout)).await {

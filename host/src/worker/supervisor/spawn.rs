@@ -27,6 +27,9 @@ const INHERITED: [&str; 9] =
 /// Beginnings of variables a worker inherits.
 const INHERITED_PREFIXES: [&str; 4] = ["CUDA_", "NVIDIA_", "LC_", "AIHOST_FIXTURE_"];
 
+/// Variables that say where to write, and the folder below its own.
+const OWN_FOLDERS: [(&str, &str); 3] = [("TMPDIR", ""), ("XDG_CACHE_HOME", ""), ("CUDA_CACHE_PATH", "cuda")];
+
 /// What the spawning thread is asked to do.
 enum Job {
     Spawn(Box<Command>, PathBuf, oneshot::Sender<io::Result<(Child, String)>>),
@@ -44,8 +47,8 @@ pub(super) struct Spawned {
     pub(super) socket: UnixStream,
 }
 
-/// Starts `executable worker` with a socket as its standard input.
-pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
+/// Starts `executable worker` with a socket as its standard input. What it writes for itself goes to `own`, if it has that.
+pub(super) async fn spawn(executable: &Path, own: Option<&Path>) -> io::Result<Spawned> {
     let (socket, theirs) = UnixStream::pair()?;
     let mut command = Command::new(executable);
     command
@@ -56,6 +59,7 @@ pub(super) async fn spawn(executable: &Path) -> io::Result<Spawned> {
         // As the host counts cards.
         .env("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         .env(PARENT_VARIABLE, std::process::id().to_string())
+        .envs(own.into_iter().flat_map(|own| OWN_FOLDERS.map(|(name, folder)| (name, own.join(folder)))))
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -414,4 +414,5 @@ aihost_plugin_api::export_plugin! {
     devices: ["cpu"],
     max_concurrency: 4,
     parks: true,
+    permissions: ["network", "subprocess", "files"],
 }
