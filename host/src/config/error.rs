@@ -120,6 +120,12 @@ impl ConfigError {
         Self::one(Some(file), Problem { message: format!("is larger than {most}"), hint, ..Problem::default() })
     }
 
+    pub(super) fn opens(file: &Path, line: usize) -> Self {
+        let message = "opens brackets or lists inside one another by the hundred and does not close them".to_owned();
+        let hint = Some("close what is opened; a text with brackets goes into quotes".to_owned());
+        Self::one(Some(file), Problem { line: Some(line), message, hint, ..Problem::default() })
+    }
+
     pub(super) fn repeats(file: &Path) -> Self {
         let message = "repeats itself by its aliases (`*name`) into far more than it says".to_owned();
         let hint = Some("write out what is repeated, or say it once in `defaults:`".to_owned());

@@ -1,5 +1,5 @@
-//! How much a YAML text holds once its aliases are followed: a few lines can repeat one another into gigabytes. A walk that
-//! keeps nothing finds out before anything is built.
+//! What a YAML text costs to read, found out before anything is built: a few lines can repeat one another into gigabytes by
+//! their aliases, and the parser keeps hundreds of bytes for each bracket that is open, and looks at all of them with each token.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,6 +11,40 @@ const REPEATED_MAX: usize = 100_000;
 
 /// Bytes of a text that weigh as much as a value.
 const BYTES_PER_VALUE: usize = 64;
+
+/// Brackets that may be open at once, and dashes that may open lists in one line. A models.yaml needs less than ten.
+const OPEN_MAX: usize = 500;
+
+/// The line in which far more is opened than anyone means, counted from 1. Texts in quotes and comments do not count, and where
+/// it is misled by a quote in a text of several lines it lets too much pass, not too little.
+pub(super) fn opens_too_much(text: &str) -> Option<usize> {
+    let mut open = 0_usize;
+    let mut quote = None;
+    for (number, line) in text.lines().enumerate() {
+        let dashes = line.split_ascii_whitespace().take_while(|word| matches!(*word, "-" | "?")).count();
+        if quote.is_none() && dashes > OPEN_MAX {
+            return Some(number + 1);
+        }
+        let mut before = ' ';
+        let mut characters = line.chars();
+        while let Some(character) = characters.next() {
+            match (quote, character) {
+                (Some('"'), '\\') => drop(characters.next()),
+                (Some(inside), _) if inside == character => quote = None,
+                (None, '#') if before.is_whitespace() => break,
+                (None, '"' | '\'') if before.is_whitespace() || "[{,".contains(before) => quote = Some(character),
+                (None, '[' | '{') => open += 1,
+                (None, ']' | '}') => open = open.saturating_sub(1),
+                _ => {}
+            }
+            before = character;
+        }
+        if open > OPEN_MAX {
+            return Some(number + 1);
+        }
+    }
+    None
+}
 
 /// Whether aliases make far more of the text than it says. False for a text that is wrong in another way.
 pub(super) fn is_too_much(text: &str) -> bool {
@@ -91,7 +125,27 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_too_much;
+    use super::{OPEN_MAX, is_too_much, opens_too_much};
+
+    #[test]
+    fn what_is_opened_and_never_closed_is_found_by_its_line() {
+        for (wanted, text) in [
+            (Some(2), format!("models:\n  a: {}", "[".repeat(10_000))),
+            (Some(1), "{a: ".repeat(10_000)),
+            (Some(OPEN_MAX + 1), "a: [\n".repeat(10_000)),
+            (Some(OPEN_MAX + 1), "[ # ]\n".repeat(10_000)),
+            (Some(OPEN_MAX + 1), "[ ']', \"]\",\n".repeat(10_000)),
+            (Some(1), "- ".repeat(10_000)),
+            (Some(1), "  ? - ".repeat(10_000)),
+            (None, "- [{a: 1}, {b: ']'}]\n".repeat(10_000)),
+            (None, format!("a: '{}'\n", "[".repeat(10_000))),
+            (None, format!("# {}\n", "[".repeat(10_000))),
+            (None, format!("a: \"\\\"{}\"\n", "[".repeat(10_000))),
+            (None, "a: |\n  {% if x %}{{ don't }}{% endif %}\n".repeat(10_000)),
+        ] {
+            assert_eq!(opens_too_much(&text), wanted, "{text:.60}");
+        }
+    }
 
     #[test]
     fn what_is_repeated_counts_each_time() {

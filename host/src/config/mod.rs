@@ -28,8 +28,8 @@ pub use units::{parse_duration, parse_size};
 
 use crate::domain::ByteSize;
 
-/// Bytes of a models.yaml; some hundred thousand entries fit.
-const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a models.yaml; a hundred thousand entries fit.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +69,9 @@ pub fn read_file(file: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// Everything that is wrong in it.
 pub fn parse(text: &str, file: &Path, selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
+    if let Some(line) = extent::opens_too_much(text) {
+        return Err(ConfigError::opens(file, line));
+    }
     if extent::is_too_much(text) {
         return Err(ConfigError::repeats(file));
     }

@@ -286,7 +286,7 @@ fn what_is_no_models_yaml_is_not_read_to_its_end() {
     let file = folder.path().join("models.yaml");
     std::fs::File::create(&file).and_then(|sparse| sparse.set_len(65 << 20)).expect("a large file");
     let error = super::read_file(&file).expect_err("refused").to_string();
-    assert!(error.contains("is larger than 64.0 MiB"), "{error}");
+    assert!(error.contains("is larger than 16.0 MiB"), "{error}");
     assert!(super::read_file(Path::new("/dev/zero")).is_err());
     let bomb = read("x: &x [1]\nmodels: {}\n").expect_err("an unknown key").to_string();
     assert!(bomb.contains("is not a key"), "{bomb}");
