@@ -1,18 +1,19 @@
 //! The command line, one file per subcommand. Data goes to stdout, everything else to stderr.
 
+mod audio;
 mod check;
 mod client;
 mod completions;
 mod docs;
 mod failure;
+mod generated;
 mod heap;
 mod hosting;
+mod image;
 mod init;
 mod logs;
-mod making;
 mod models;
 mod out;
-mod picture;
 mod plugins;
 mod ps;
 mod reap;
@@ -20,7 +21,6 @@ mod reload;
 mod run;
 mod serve;
 mod signals;
-mod sound;
 mod sse;
 mod watchdog;
 mod wheels;

@@ -13,7 +13,7 @@ use super::hosting::Hosted;
 use super::signals::Signals;
 use super::sse::Events;
 use super::watchdog::Watchdog;
-use super::{Session, out, picture, sound};
+use super::{Session, audio, image, out};
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat};
 
@@ -38,16 +38,16 @@ pub(super) struct Arguments {
     /// File for what an audio or image model makes, .wav or .flac, .png, .jpg or .webp; `-` is stdout.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Length of the sound.
+    /// Length of the audio.
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f32>,
-    /// Pixels of the picture.
+    /// Pixels of the image.
     #[arg(long, value_name = "WIDTHxHEIGHT")]
     size: Option<String>,
-    /// Steps that the picture is made in.
+    /// Steps that the image is made in.
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
-    /// Weight of the prompt in a picture.
+    /// Weight of the prompt in an image.
     #[arg(long)]
     guidance: Option<f32>,
     #[command(flatten)]
@@ -123,9 +123,9 @@ async fn make(server: &Server, arguments: &Arguments, kind: &str, prompt: Option
     });
     let output = arguments.output.as_deref();
     if kind == "audio" {
-        sound::make(server, request, output).await
+        audio::make(server, request, output).await
     } else {
-        picture::make(server, request, output).await
+        image::make(server, request, output).await
     }
 }
 

@@ -14,11 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::app::App;
 use super::body::{JsonBody, Name};
 use super::error::ApiError;
 use super::resolve;
-use super::router::App;
 use super::sse;
+use super::stream_body::headers;
 use super::wire::{Fields, Keys};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
 use crate::runtime::{Explanation, ModelStatus};
@@ -110,7 +111,7 @@ pub(super) async fn logs(
             Err(RecvError::Closed) => None,
         });
         let lines = futures_util::stream::iter(tail).chain(news).map(|line| Ok::<_, Infallible>(line_event(&line)));
-        return Ok((sse::headers("text/event-stream"), Body::from_stream(lines)).into_response());
+        return Ok((headers(sse::CONTENT_TYPE), Body::from_stream(lines)).into_response());
     }
     let text: String = tail.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())

@@ -13,9 +13,9 @@ use futures_util::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::app::App;
 use super::bodies::Held;
 use super::error::ApiError;
-use super::router::App;
 use super::wire::Asked;
 use crate::config::TEXT_BODY_BYTES;
 use crate::device;
@@ -34,7 +34,7 @@ const READERS_MAX: usize = 2;
 
 /// Largest body of a command, bytes.
 const COMMAND_BODY_BYTES: u64 = 64 << 10;
-/// Largest body that describes a picture or a sound, bytes.
+/// Largest body that describes an image or audio, bytes.
 const PROMPT_BODY_BYTES: u64 = 1 << 20;
 /// Largest body of files, bytes, unless `body_limit` says otherwise.
 const FILES_BODY_BYTES: u64 = 32 << 20;

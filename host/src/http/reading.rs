@@ -9,7 +9,7 @@ use super::wire::{Keys, keys};
 /// An endpoint that reads a body.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reading {
-    /// Its path.
+    /// Where it is.
     pub(crate) path: &'static str,
     /// Largest body, bytes, where models.yaml says nothing else.
     pub(crate) body_bytes_max: u64,
@@ -18,10 +18,10 @@ pub(crate) struct Reading {
 }
 
 /// Objects within a body: where they lie, and what is read of them.
-type Inner = &'static [(&'static str, Keys)];
+type Nested = &'static [(&'static str, Keys)];
 
-const TEXT_INNER: Inner = &[("response_format", keys::RESPONSE_FORMAT), ("stream_options", keys::STREAM_OPTIONS)];
-const CHAT_INNER: Inner = &[
+const TEXT_INNER: Nested = &[("response_format", keys::RESPONSE_FORMAT), ("stream_options", keys::STREAM_OPTIONS)];
+const CHAT_INNER: Nested = &[
     ("response_format", keys::RESPONSE_FORMAT),
     ("stream_options", keys::STREAM_OPTIONS),
     ("messages[]", keys::MESSAGE),
@@ -36,10 +36,10 @@ const CHAT_INNER: Inner = &[
 
 /// All of them.
 pub(crate) fn readings() -> Vec<Reading> {
-    let reading = |path, size: BodySize, keys: Keys, inner: Inner| {
+    let reading = |path, size: BodySize, keys: Keys, nested: Nested| {
         let own = keys.iter().map(ToString::to_string);
-        let inner = inner.iter().flat_map(|(at, keys)| keys.iter().map(move |key| format!("{at}.{key}")));
-        Reading { path, body_bytes_max: size.limit(None).0, fields: own.chain(inner).collect() }
+        let nested = nested.iter().flat_map(|(at, keys)| keys.iter().map(move |key| format!("{at}.{key}")));
+        Reading { path, body_bytes_max: size.limit(None).0, fields: own.chain(nested).collect() }
     };
     vec![
         reading("/v1/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
@@ -59,14 +59,13 @@ pub(crate) fn readings() -> Vec<Reading> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::router::routes;
     use super::readings;
 
     #[test]
-    fn every_endpoint_that_takes_a_body_is_there() {
-        let router = include_str!("router.rs");
-        let routes = router.lines().filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", post("));
-        let routes: Vec<&str> = routes.map(|(path, _)| path).collect();
-        let known: Vec<&str> = readings().iter().map(|reading| reading.path).collect();
-        assert_eq!(known, routes);
+    fn every_endpoint_that_takes_a_body_is_there_with_its_size() {
+        let routed = routes().into_iter().filter_map(|route| Some((route.path, route.body?.limit(None).0)));
+        let known = readings().into_iter().map(|reading| (reading.path, reading.body_bytes_max));
+        assert_eq!(known.collect::<Vec<_>>(), routed.collect::<Vec<_>>());
     }
 }

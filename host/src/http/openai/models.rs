@@ -6,10 +6,10 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::super::app::App;
 use super::super::body::Name;
 use super::super::error::ApiError;
 use super::super::resolve;
-use super::super::router::App;
 use super::super::wire;
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Kind, ModelId};

@@ -7,7 +7,7 @@ use zune_png::PngDecoder;
 use zune_png::zune_core::bytestream::ZCursor;
 
 use super::*;
-use crate::http::picture::tests::{read_jpeg, read_webp};
+use crate::media::image::tests::{read_jpeg, read_webp};
 
 const PATH: &str = "/v1/images/generations";
 const WIDTH: u32 = 48;
@@ -23,7 +23,7 @@ fn header(index: u32, partial: bool, row: u32) -> ImageHeader {
     ImageHeader { width: WIDTH, height: HEIGHT, format, index, partial, step: 2, row }
 }
 
-/// A picture in two blocks.
+/// An image in two blocks.
 fn blocks(index: u32, partial: bool, seed: u64) -> [Output; 2] {
     let (pixels, cut) = (pixels(seed), (WIDTH * 3 * 20) as usize);
     [(0, &pixels[..cut]), (20, &pixels[cut..])]
@@ -35,7 +35,7 @@ fn finished(reason: &str, seed: u64) -> Output {
     Output::Done(Ok(Bytes::from(finish.to_string())))
 }
 
-/// Draws the stripes of the task's seed, with progress and as many unfinished pictures as it asks for.
+/// Draws the stripes of the task's seed, with progress and as many unfinished images as it asks for.
 fn draw(_: usize, submission: &Submission) -> Result<Vec<Output>, Failure> {
     let task: Value = serde_json::from_slice(&submission.task).unwrap();
     let (seed, partials) = (task["seed"].as_u64().unwrap(), task["partial_images"].as_u64().unwrap() as u32);
@@ -71,7 +71,7 @@ fn read_png(file: Vec<u8>) -> (Vec<u8>, Vec<(String, String)>) {
 }
 
 #[tokio::test]
-async fn parameters_reach_the_model_and_pictures_differ_in_their_seed() {
+async fn parameters_reach_the_model_and_images_differ_in_their_seed() {
     let host = Host::new(draw);
     let extra = json!({"seed": 7, "n": 3, "steps": 4, "guidance": 2.5, "partial_images": 2, "quality": "high",
         "background": "transparent", "moderation": "low", "style": "vivid", "user": "u", "unknown": 1,
@@ -151,7 +151,7 @@ async fn other_files_are_written_as_asked() {
 }
 
 #[tokio::test]
-async fn a_stream_tells_of_steps_and_unfinished_pictures() {
+async fn a_stream_tells_of_steps_and_unfinished_images() {
     let host = Host::new(draw);
     for partials in 0..=3 {
         // OpenAI's events carry base64 whatever `response_format` is.

@@ -3,13 +3,13 @@
 use aihost_plugin_api::task::{FinishReason, LogprobEntry, TextEvent, TextFinish, TokenLogprob, Usage};
 use serde::Serialize;
 
-use super::{Delivery, TextJob, json, new_id, write_json};
+use super::{TextDelivery, TextJob, json, new_id, write_json};
 
 /// Stands for minus infinity, which JSON lacks.
 const MIN_LOGPROB: f32 = -9999.0;
 
 /// The one difference between text endpoints that answers know.
-pub(in crate::http) trait Shape: Send + 'static {
+pub(in crate::http) trait TextShape: Send + 'static {
     /// A choice begins.
     fn open(&mut self, out: &mut Vec<u8>, index: usize);
     /// More of a choice.
@@ -73,13 +73,13 @@ struct Head {
 }
 
 impl Head {
-    fn new(prefix: &str, object: &str, model: &str, created: u64, delivery: Delivery) -> Self {
+    fn new(prefix: &str, object: &str, model: &str, created: u64, delivery: TextDelivery) -> Self {
         let id = new_id(prefix);
         let mut chunk = b"data: ".to_vec();
         write_json(&mut chunk, &ReplyHead { id: &id, object, created, model });
         chunk.pop();
         chunk.extend_from_slice(b",\"choices\":[");
-        let tail = if delivery == Delivery::StreamWithUsage { "],\"usage\":null}\n\n" } else { "]}\n\n" };
+        let tail = if delivery == TextDelivery::StreamWithUsage { "],\"usage\":null}\n\n" } else { "]}\n\n" };
         Self { id, created, model: model.to_owned(), chunk, tail }
     }
 
@@ -119,7 +119,7 @@ impl ChatShape {
     }
 }
 
-impl Shape for ChatShape {
+impl TextShape for ChatShape {
     fn open(&mut self, out: &mut Vec<u8>, index: usize) {
         self.chunk(out, index, &Delta::Role { role: "assistant", content: None });
     }
@@ -215,7 +215,7 @@ impl CompletionShape {
     }
 }
 
-impl Shape for CompletionShape {
+impl TextShape for CompletionShape {
     fn open(&mut self, _out: &mut Vec<u8>, _index: usize) {}
 
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {

@@ -9,13 +9,13 @@ use crate::domain::shown;
 use crate::http::error::ApiError;
 use crate::runtime::{Class, KeepAlive};
 
-/// Longest description of a picture or a sound, characters, as in OpenAI's API. Models read far less of it.
+/// Longest description of an image or of audio, characters, as in OpenAI's API. Models read far less of it.
 const PROMPT_CHARS_MAX: usize = 32_000;
 
 /// What is read of a body of which only the model's name is read.
 pub(in crate::http) const NAME_KEYS: Keys = &["model"];
 
-/// The description of a picture or a sound.
+/// The description of an image or of audio.
 pub(in crate::http) fn prompt(fields: &Fields<'_>) -> Result<String, ApiError> {
     let prompt = fields.required_text("prompt")?;
     if prompt.chars().nth(PROMPT_CHARS_MAX).is_some() {
