@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::failure::CliError;
 use super::{Session, out};
 use crate::config::{Config, ModelConfig};
+use crate::http;
 use crate::plugin::Registry;
 use crate::store::{Presence, presence};
 
@@ -77,10 +78,11 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
     }
 }
 
+/// By the router's own table: what no path of it answers is not among them.
 fn routes(config: &Config) -> Vec<Route> {
     let mut by_endpoint: BTreeMap<&str, Vec<&ModelConfig>> = BTreeMap::new();
     for model in config.models.values() {
-        if let Some(endpoint) = &model.endpoint {
+        if let Some(endpoint) = model.endpoint.as_deref().filter(|path| http::is_served(path, model.kind)) {
             by_endpoint.entry(endpoint).or_default().push(model);
         }
     }
@@ -163,4 +165,39 @@ fn print(report: &Report) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Env, Selection, parse};
+    use crate::domain::{Kind, ModelId};
+
+    #[test]
+    fn only_paths_that_a_model_answers_at_are_routes() {
+        let file = Path::new("/etc/aihost/models.yaml");
+        let yaml = "models:\n  chat: {type: text, plugin: p}\n  other: {type: text, plugin: p}\n";
+        let mut config = parse(yaml, file, &Selection::default(), &Env::default()).unwrap();
+        let shown = |config: &Config| {
+            let routes = routes(config).into_iter().map(|route| (route.endpoint, route.candidates));
+            routes.collect::<Vec<_>>()
+        };
+        let chat = "/v1/chat/completions".to_owned();
+        assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned(), "other".to_owned()])]);
+        for (kind, endpoint) in [
+            (Kind::Embedding, "/v1/embeddings"),
+            (Kind::Speech, "/v1/audio/speech"),
+            (Kind::Transcription, "/v1/audio/transcriptions"),
+            (Kind::Custom, "/v1/other/generate"),
+            (Kind::Text, "/v1/audio/generations"),
+            (Kind::Text, "/health"),
+            (Kind::Image, "/v1/images/edits"),
+        ] {
+            let other = config.models.get_mut(&ModelId("other".to_owned())).unwrap();
+            (other.kind, other.endpoint) = (kind, Some(endpoint.to_owned()));
+            assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned()])], "{endpoint}");
+        }
+    }
 }
