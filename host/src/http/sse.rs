@@ -1,5 +1,6 @@
 //! Server-sent events as bytes (WHATWG HTML, 9.2). Nothing of what they tell.
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::error::ApiError;
@@ -11,9 +12,8 @@ pub(super) const CONTENT_TYPE: &str = "text/event-stream";
 
 /// Appends an event with a name.
 pub(super) fn write_event(out: &mut Vec<u8>, name: &str, data: &Value) {
-    out.extend_from_slice(format!("event: {name}\ndata: ").as_bytes());
-    write_json(out, data);
-    out.extend_from_slice(b"\n\n");
+    out.extend_from_slice(format!("event: {name}\n").as_bytes());
+    write_data(out, data);
 }
 
 /// Appends what tells a client of an answer with named events that it broke.
@@ -26,6 +26,13 @@ pub(super) fn write_failure_event(out: &mut Vec<u8>, failure: Failure) {
 pub(super) fn write_failure(out: &mut Vec<u8>, failure: Failure) {
     out.extend_from_slice(b"data: ");
     out.extend_from_slice(&ApiError::from(failure).json());
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Appends an event that has no name.
+pub(super) fn write_data(out: &mut Vec<u8>, data: &impl Serialize) {
+    out.extend_from_slice(b"data: ");
+    write_json(out, data);
     out.extend_from_slice(b"\n\n");
 }
 

@@ -2,6 +2,7 @@
 
 mod audio;
 mod chat;
+mod chunk;
 mod completion;
 mod fields;
 mod image;
