@@ -20,9 +20,9 @@ use super::error::ApiError;
 use super::resolve;
 use super::sse;
 use super::stream_body::headers;
-use super::wire::{Fields, Keys};
+use super::wire::{Fields, Keys, PlanReply, StatusReply};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
-use crate::runtime::{Explanation, ModelStatus};
+use crate::runtime::ModelStatus;
 use crate::telemetry::Scrape;
 use crate::worker::Followed;
 
@@ -68,16 +68,17 @@ pub(super) struct PlanQuery {
 pub(super) async fn plan(
     State(app): State<App>,
     query: Result<Query<PlanQuery>, QueryRejection>,
-) -> Result<Json<Explanation>, ApiError> {
+) -> Result<Response, ApiError> {
     let PlanQuery { model } = read(query)?;
     let name = model.ok_or_else(|| ApiError::missing("model"))?;
     let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
-    Ok(Json(app.handle.explain(model).await?))
+    Ok(Json(PlanReply::from(&app.handle.explain(model).await?)).into_response())
 }
 
 /// `GET /admin/status`: every model's status in full.
-pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatus>>, ApiError> {
-    Ok(Json(app.handle.models().await?))
+pub(super) async fn status(State(app): State<App>) -> Result<Response, ApiError> {
+    let models = app.handle.models().await?;
+    Ok(Json(models.iter().map(StatusReply::from).collect::<Vec<_>>()).into_response())
 }
 
 /// `GET /metrics`: everything that is measured, for a scraper.

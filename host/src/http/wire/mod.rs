@@ -8,6 +8,7 @@ mod fields;
 mod image;
 mod reply;
 mod sampling;
+mod status;
 mod terms;
 
 use aihost_plugin_api::task::{Sampling, TextRequest};
@@ -21,6 +22,7 @@ pub(super) use completion::parse as parse_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
+pub(super) use status::{PlanReply, StatusReply};
 pub(super) use terms::parse_name;
 
 /// The keys that are read of each kind of object.
