@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::client::Server;
 use super::failure::CliError;
 use super::out;
-use super::sse::Events;
+use super::sse::EventReader;
 
 const BAR: &str = "{msg} {bar:30} {pos}/{len} steps {eta}";
 
@@ -91,7 +91,7 @@ pub(super) async fn watch(
     bar.enable_steady_tick(out::TICK);
     let received = async {
         let response = server.post(path, request).await?;
-        let mut events = Events::default();
+        let mut events = EventReader::default();
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| server.broke_off("the answer", &error))?;

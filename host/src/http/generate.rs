@@ -60,7 +60,7 @@ pub(super) struct Generation {
     job: TextJob,
     place: Arc<QueuePlace>,
     submitted: usize,
-    active: Vec<Part>,
+    active: Vec<ActiveChoice>,
     /// The task of a prompt whose choices have the same one, and which prompt that is.
     shared: Option<(usize, Bytes)>,
     /// Whose turn it is to be looked at first.
@@ -70,15 +70,15 @@ pub(super) struct Generation {
 }
 
 /// A choice that has not ended.
-struct Part {
+struct ActiveChoice {
     index: usize,
     /// Bytes of its task that no other part has.
     task_bytes: usize,
-    stage: Stage,
+    stage: ChoiceStage,
 }
 
 /// Where a choice stands.
-enum Stage {
+enum ChoiceStage {
     Asking(BoxFuture<'static, Submitted>),
     Answering(Answer),
 }
@@ -159,7 +159,7 @@ impl Generation {
     }
 
     fn may_submit(&self) -> bool {
-        let waits = self.active.iter().any(|part| matches!(part.stage, Stage::Asking(_)));
+        let waits = self.active.iter().any(|part| matches!(part.stage, ChoiceStage::Asking(_)));
         let bytes: usize = self.active.iter().map(|part| part.task_bytes).sum();
         // All tasks of a request are about as long.
         let fits = bytes + self.active.last().map_or(0, |part| part.task_bytes) <= TASKS_BYTES;
@@ -174,7 +174,7 @@ impl Generation {
             let submission = self.submission(task);
             let (handle, place) = (self.handle.clone(), Arc::clone(&self.place));
             let asking = async move { place.submit(&handle, submission).await }.boxed();
-            self.active.push(Part { index, task_bytes, stage: Stage::Asking(asking) });
+            self.active.push(ActiveChoice { index, task_bytes, stage: ChoiceStage::Asking(asking) });
             self.submitted += 1;
         }
     }
@@ -203,15 +203,15 @@ impl Generation {
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<TextUpdate, Failure>> {
-        let Part { index, stage, .. } = &mut self.active[at];
+        let ActiveChoice { index, stage, .. } = &mut self.active[at];
         let index = *index;
-        if let Stage::Asking(asking) = stage {
+        if let ChoiceStage::Asking(asking) = stage {
             match std::task::ready!(asking.poll_unpin(cx)) {
-                Ok(answer) => *stage = Stage::Answering(answer),
+                Ok(answer) => *stage = ChoiceStage::Answering(answer),
                 Err(failure) => return Poll::Ready(Err(failure)),
             }
         }
-        let Stage::Answering(answer) = stage else { return Poll::Pending };
+        let ChoiceStage::Answering(answer) = stage else { return Poll::Pending };
         loop {
             let update = match std::task::ready!(answer.output.poll_recv(cx)) {
                 Some(Output::Event(json)) => {

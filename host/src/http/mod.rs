@@ -21,7 +21,7 @@ mod image_stream;
 mod link;
 mod listen;
 mod openai;
-mod reading;
+mod request_fields;
 mod resolve;
 mod router;
 mod sse;
@@ -40,7 +40,7 @@ use crate::runtime::Handle;
 
 use app::App;
 pub(crate) use listen::raise_descriptors;
-pub(crate) use reading::readings;
+pub(crate) use request_fields::request_fields;
 pub(crate) use router::is_served;
 pub use router::router;
 

@@ -4,7 +4,7 @@ use aihost_plugin_api::task::{ImageBlock, ImageHeader};
 
 use crate::domain::{Failure, FailureKind};
 
-/// An image.
+/// An image in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     /// Pixels in a row.

@@ -39,14 +39,14 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_audio).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Audio, PATH)?.id.clone();
-    let asker = Asker { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
+    let submitter = AudioSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
     match job.delivery {
-        AudioDelivery::Stream(streaming) => match asker.stream(streaming).await {
+        AudioDelivery::Stream(streaming) => match submitter.stream(streaming).await {
             Ok(response) => Ok(response),
             Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
         },
         AudioDelivery::Files(files) => {
-            let pieces = (0..job.pieces).map(|number| asker.piece(number));
+            let pieces = (0..job.pieces).map(|number| submitter.piece(number));
             match try_join_all(pieces).await {
                 Ok(pieces) => send(&app, &headers, pieces, files).await,
                 Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
@@ -65,14 +65,14 @@ pub(in crate::http) async fn speech(State(app): State<App>, body: JsonBody) -> R
 }
 
 /// Asks for one request's pieces.
-struct Asker<'a> {
+struct AudioSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a AudioJob,
     place: QueuePlace,
 }
 
-impl Asker<'_> {
+impl AudioSubmitter<'_> {
     /// Piece `number` differs from piece 0 in its seed alone.
     async fn submit(&self, number: u64) -> Submitted {
         let job = self.job;

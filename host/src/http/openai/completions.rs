@@ -9,7 +9,7 @@ use super::super::error::ApiError;
 use super::super::wire::{self, CompletionShape};
 use super::{TextEndpoint, answer};
 
-/// Continues prompts.
+/// Continues each prompt of the body.
 pub(in crate::http) async fn create(State(app): State<App>, body: JsonBody) -> Result<Response, ApiError> {
     let job = body.read(wire::parse_completion).await?;
     let endpoint = TextEndpoint { path: "/v1/completions", prompt: "prompt", shape: CompletionShape::new };

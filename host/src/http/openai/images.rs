@@ -37,14 +37,14 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Image, PATH)?.id.clone();
-    let asker = Asker { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
+    let submitter = ImageSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
     let result = match job.delivery {
-        ImageDelivery::Stream => match asker.begin(0).await {
+        ImageDelivery::Stream => match submitter.begin(0).await {
             Ok((output, writer)) => ImageStream::new(output, writer).respond().await,
             Err(failure) => Err(failure),
         },
         ImageDelivery::Files(carrier) => {
-            let images = stream::iter(0..job.images).map(|number| asker.image(number));
+            let images = stream::iter(0..job.images).map(|number| submitter.image(number));
             match images.buffered(MAX_AT_ONCE).try_collect::<Vec<_>>().await {
                 Ok(images) => {
                     let (files, seeds): (Vec<_>, Vec<_>) = images.into_iter().unzip();
@@ -77,14 +77,14 @@ pub(in crate::http) async fn unserved(_: Unread) -> ApiError {
 }
 
 /// Asks for one request's images.
-struct Asker<'a> {
+struct ImageSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a ImageJob,
     place: QueuePlace,
 }
 
-impl Asker<'_> {
+impl ImageSubmitter<'_> {
     /// Asks for image `number`.
     async fn begin(&self, number: u64) -> Result<(ImageOutput, ImageFileWriter), Failure> {
         let (model, job) = (self.model, self.job);

@@ -66,8 +66,8 @@ fn read_png(file: Vec<u8>) -> (Vec<u8>, Vec<(String, String)>) {
     let pixels = png.decode_raw().unwrap();
     assert_eq!(png.dimensions(), Some((WIDTH as usize, HEIGHT as usize)));
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let notes = png.info().unwrap().itxt_chunk.iter().map(|chunk| (text(&chunk.keyword), text(&chunk.text)));
-    (pixels, notes.collect())
+    let metadata = png.info().unwrap().itxt_chunk.iter().map(|chunk| (text(&chunk.keyword), text(&chunk.text)));
+    (pixels, metadata.collect())
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn parameters_reach_the_model_and_images_differ_in_their_seed() {
     assert_eq!(data.len(), 3);
     for (entry, seed) in data.iter().zip(7..) {
         assert_eq!(entry["seed"], seed);
-        let (found, notes) = read_png(decoded(&entry["b64_json"]));
+        let (found, metadata) = read_png(decoded(&entry["b64_json"]));
         assert_eq!(found, pixels(seed));
         let wanted = [
             ("prompt", "a red fox"),
@@ -95,7 +95,7 @@ async fn parameters_reach_the_model_and_images_differ_in_their_seed() {
             ("size", "48x32"),
             ("guidance", "2.5"),
         ];
-        assert_eq!(notes, wanted.map(|(key, text)| (key.to_owned(), text.to_owned())));
+        assert_eq!(metadata, wanted.map(|(key, text)| (key.to_owned(), text.to_owned())));
     }
     let wanted = |seed: u64| json!({"prompt": "a red fox", "width": 48, "height": 32, "steps": 4, "guidance": 2.5, "seed": seed, "partial_images": 0});
     assert_eq!(host.tasks(), [wanted(7), wanted(8), wanted(9)]);
@@ -169,8 +169,8 @@ async fn a_stream_tells_of_steps_and_unfinished_images() {
         }
         let [.., progress, last] = &events[..] else { panic!("{events:?}") };
         assert_eq!((&progress["done"], &progress["total"]), (&json!(4), &json!(4)));
-        let (found, notes) = read_png(decoded(&last["b64_json"]));
-        assert!(found == pixels(5) && notes.contains(&("seed".into(), "5".into())));
+        let (found, metadata) = read_png(decoded(&last["b64_json"]));
+        assert!(found == pixels(5) && metadata.contains(&("seed".into(), "5".into())));
         for key in ["created_at", "size", "quality", "background", "output_format", "seed"] {
             assert!(!last[key].is_null(), "no `{key}`: {last}");
         }

@@ -3,7 +3,7 @@
 use aihost_plugin_api::task::AudioRequest;
 
 use super::fields::{Fields, Keys};
-use super::{Asked, Carrier, terms};
+use super::{Carrier, ReceivedBody, terms};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 use crate::media::audio::AudioFormat;
@@ -92,7 +92,7 @@ pub(in crate::http) enum AudioStreaming {
 }
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<AudioJob, ApiError> {
+pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<AudioJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     let pieces = fields.integer("n", 1..=MAX_PIECES)?.unwrap_or(1).unsigned_abs();
     let request = request(&fields)?;

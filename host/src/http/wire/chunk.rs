@@ -20,7 +20,7 @@ pub(super) struct Chunk<'a, C> {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum ChunkUsage {
-    /// Nobody asked.
+    /// Nothing, because nobody asked.
     Absent,
     /// They will be told in the last chunk: `null`.
     Later,

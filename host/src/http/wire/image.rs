@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aihost_plugin_api::task::ImageRequest;
 
 use super::fields::{Fields, Keys};
-use super::{Asked, Carrier, terms};
+use super::{Carrier, ReceivedBody, terms};
 use crate::http::error::ApiError;
 use crate::media::image::{ImageEncoding, ImageFormat};
 use crate::runtime::{Class, KeepAlive};
@@ -89,7 +89,7 @@ impl ImageJob {
 }
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<ImageJob, ApiError> {
+pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<ImageJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     refuse_other_work(&fields)?;
     let images = fields.integer("n", 1..=MAX_IMAGES)?.unwrap_or(1).unsigned_abs();

@@ -44,7 +44,7 @@ pub(super) const MAX_CHOICES: usize = 1024;
 
 /// A body as it came, and from whom.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct ReceivedBody<'a> {
     /// What came, which is UTF-8.
     pub(super) text: &'a str,
     /// How urgent all is that its sender sends.
@@ -127,7 +127,7 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// Appends JSON.
+/// Appends the JSON of a value.
 pub(super) fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
     let start = out.len();
     if serde_json::to_writer(&mut *out, value).is_err() {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::Asked;
+use super::ReceivedBody;
 use super::fields::{Fields, Keys, text, wrong_type};
 use crate::config::parse_duration;
 use crate::domain::shown;
@@ -26,7 +26,7 @@ pub(in crate::http) fn prompt(fields: &Fields<'_>) -> Result<String, ApiError> {
 }
 
 /// A body of which only the model's name is read.
-pub(in crate::http) fn parse_name(body: &Asked<'_>) -> Result<Option<String>, ApiError> {
+pub(in crate::http) fn parse_name(body: &ReceivedBody<'_>) -> Result<Option<String>, ApiError> {
     model(&Fields::root(body, NAME_KEYS)?)
 }
 
@@ -73,12 +73,12 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::super::Asked;
+    use super::super::ReceivedBody;
     use super::{ApiError, Class, Fields, KeepAlive, keep_alive};
 
     fn read(value: &Value) -> Result<Option<KeepAlive>, ApiError> {
         let body = json!({"keep_alive": value}).to_string();
-        let asked = Asked { text: &body, class: Class::Interactive };
+        let asked = ReceivedBody { text: &body, class: Class::Interactive };
         keep_alive(&Fields::root(&asked, &["keep_alive"]).expect("an object"))
     }
 

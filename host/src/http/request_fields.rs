@@ -8,7 +8,7 @@ use super::wire::{Keys, keys};
 
 /// An endpoint that reads a body.
 #[derive(Debug, Serialize)]
-pub(crate) struct Reading {
+pub(crate) struct RequestFields {
     /// Where it is.
     pub(crate) path: &'static str,
     /// Largest body, bytes, where models.yaml says nothing else.
@@ -35,37 +35,37 @@ const CHAT_INNER: Nested = &[
 ];
 
 /// All of them.
-pub(crate) fn readings() -> Vec<Reading> {
-    let reading = |path, size: BodySize, keys: Keys, nested: Nested| {
+pub(crate) fn request_fields() -> Vec<RequestFields> {
+    let endpoint = |path, size: BodySize, keys: Keys, nested: Nested| {
         let own = keys.iter().map(ToString::to_string);
         let nested = nested.iter().flat_map(|(at, keys)| keys.iter().map(move |key| format!("{at}.{key}")));
-        Reading { path, body_bytes_max: size.limit(None).0, fields: own.chain(nested).collect() }
+        RequestFields { path, body_bytes_max: size.limit(None).0, fields: own.chain(nested).collect() }
     };
     vec![
-        reading("/v1/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
-        reading("/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
-        reading("/v1/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
-        reading("/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
-        reading("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),
-        reading("/v1/audio/speech", BodySize::Prompt, keys::NAME, &[]),
-        reading("/v1/images/generations", BodySize::Prompt, keys::IMAGE, &[]),
-        reading("/v1/images/edits", BodySize::Files, &[], &[]),
-        reading("/v1/images/variations", BodySize::Files, &[], &[]),
-        reading("/models/load", BodySize::Command, admin::KEYS, &[]),
-        reading("/models/unload", BodySize::Command, admin::KEYS, &[]),
-        reading("/models/park", BodySize::Command, admin::KEYS, &[]),
+        endpoint("/v1/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
+        endpoint("/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
+        endpoint("/v1/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
+        endpoint("/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
+        endpoint("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),
+        endpoint("/v1/audio/speech", BodySize::Prompt, keys::NAME, &[]),
+        endpoint("/v1/images/generations", BodySize::Prompt, keys::IMAGE, &[]),
+        endpoint("/v1/images/edits", BodySize::Files, &[], &[]),
+        endpoint("/v1/images/variations", BodySize::Files, &[], &[]),
+        endpoint("/models/load", BodySize::Command, admin::KEYS, &[]),
+        endpoint("/models/unload", BodySize::Command, admin::KEYS, &[]),
+        endpoint("/models/park", BodySize::Command, admin::KEYS, &[]),
     ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::router::routes;
-    use super::readings;
+    use super::request_fields;
 
     #[test]
     fn every_endpoint_that_takes_a_body_is_there_with_its_size() {
         let routed = routes().into_iter().filter_map(|route| Some((route.path, route.body?.limit(None).0)));
-        let known = readings().into_iter().map(|reading| (reading.path, reading.body_bytes_max));
+        let known = request_fields().into_iter().map(|endpoint| (endpoint.path, endpoint.body_bytes_max));
         assert_eq!(known.collect::<Vec<_>>(), routed.collect::<Vec<_>>());
     }
 }
