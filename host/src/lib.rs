@@ -1,6 +1,6 @@
 //! `aihost`: serves many generative models from one GPU machine behind one OpenAI-compatible port.
 //!
-//! Rooms, in reading order. `main -> cli -> {http, runtime} -> {scheduler, worker, plugin, device, store} -> domain`;
+//! Rooms, in reading order. `main -> cli -> {http, runtime} -> {scheduler, worker, plugin, device, store, media} -> domain`;
 //! `config` and `telemetry` are leaves, nobody imports `http`, `scheduler` imports `domain` alone.
 //! docs/ARCHITECTURE.md has the map and its invariants; `cargo xtask tidy` keeps them.
 
@@ -8,6 +8,8 @@ pub mod domain;
 
 pub mod config;
 pub mod telemetry;
+
+mod media;
 
 pub mod device;
 pub mod plugin;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const PATH: &str = "/v1/audio/generations";
 /// Samples per second of the tiny checkpoint.
 const RATE: u32 = 1600;
-/// Its steps per second of sound, at least.
+/// Its steps per second of audio, at least.
 const STEPS_PER_SECOND: u64 = 50;
 
 /// What transformers made of the case's prompt.
@@ -105,7 +105,7 @@ fn events(body: &[u8]) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn every_way_out_gives_the_references_sound() {
+async fn every_way_out_gives_the_references_audio() {
     let (server, golden) = (Server::start(&setup("")), golden());
     let whole = wav(&bytes(&server, &ask(json!({}))).await);
     near(&whole, &golden.samples, 1e-3);
@@ -225,7 +225,7 @@ async fn the_command_line_writes_a_file() {
     let ((code, _, stderr), file) = run("out.wav", &[]);
     assert_eq!(code, 0, "{stderr}");
     near(&wav(&file), &golden.samples, 1e-3);
-    assert!(stderr.contains("1.14 s of sound"), "{stderr}");
+    assert!(stderr.contains("1.14 s of audio"), "{stderr}");
     // Against a server, as FLAC.
     let server = Server::start(&setup(""));
     let ((code, _, stderr), file) = run("out.flac", &["--url", server.base()]);

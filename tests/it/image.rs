@@ -1,4 +1,4 @@
-//! Pictures from YAML to a file: the committed tiny checkpoint through flux, over HTTP and the command line.
+//! Images from YAML to a file: the committed tiny checkpoint through flux, over HTTP and the command line.
 
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ fn setup() -> Setup {
     Setup { yaml, plugins: vec!["flux", "echo"], ..Setup::default() }
 }
 
-/// A picture of 48 by 32 in three steps, with these fields besides.
+/// An image of 48 by 32 in three steps, with these fields besides.
 fn ask(extra: Value) -> Value {
     let mut body = json!({"model": "fox", "prompt": PROMPT, "size": "48x32", "steps": 3, "seed": 7});
     body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
@@ -59,7 +59,7 @@ fn pixels(file: Vec<u8>) -> Vec<u8> {
     read_png(file, (48, 32)).0
 }
 
-/// How many different values there are: a picture of one colour is no picture.
+/// How many different values there are: an image of one colour is no image.
 fn read_webp(file: Vec<u8>) -> Vec<u8> {
     let mut decoder = image_webp::WebPDecoder::new(Cursor::new(file)).unwrap();
     let mut pixels = vec![0; decoder.output_buffer_size().unwrap()];
@@ -72,7 +72,7 @@ fn colours(pixels: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn every_way_out_gives_the_same_picture_for_the_same_seed() {
+async fn every_way_out_gives_the_same_image_for_the_same_seed() {
     let server = Server::start(&setup());
     let body = made(&server, json!({"guidance": 4})).await;
     let (whole, notes) = read_png(decoded(&body["data"][0]["b64_json"]), (48, 32));
@@ -95,7 +95,7 @@ async fn every_way_out_gives_the_same_picture_for_the_same_seed() {
     }
     assert_eq!(read_png(one(json!({"size": "32x64"})).await, (32, 64)).0.len(), 32 * 64 * 3);
 
-    // Pictures differ in their seed, and a seed is a picture.
+    // Images differ in their seed, and a seed is an image.
     let pair = made(&server, json!({"guidance": 4, "seed": 6, "n": 2})).await;
     let of = |i: usize| pixels(decoded(&pair["data"][i]["b64_json"]));
     assert!(of(1) == whole && of(0) != whole);
@@ -120,7 +120,7 @@ fn events(body: &[u8]) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_stream_shows_the_picture_coming_out_of_the_noise() {
+async fn a_stream_shows_the_image_coming_out_of_the_noise() {
     let server = Server::start(&setup());
     let whole = pixels(decoded(&made(&server, json!({"steps": 8})).await["data"][0]["b64_json"]));
     let body = ask(json!({"steps": 8, "stream": true, "partial_images": 3}));

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
-/// Music and sound.
+/// Music and other audio.
 mod audio;
 /// Workers without a host around them.
 mod bench;

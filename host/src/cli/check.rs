@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::failure::CliError;
-use super::{Session, out};
+use super::{CommandContext, out};
 use crate::config::{Config, ModelConfig};
+use crate::http;
 use crate::plugin::Registry;
 use crate::store::{Presence, presence};
 
@@ -25,15 +26,15 @@ pub(super) struct Arguments {
 struct Report {
     file: Option<String>,
     listen: String,
-    routes: Vec<Route>,
+    routes: Vec<CheckedRoute>,
     /// What is valid, but can hardly be meant.
     warnings: Vec<String>,
-    models: Vec<Model>,
+    models: Vec<CheckedModel>,
 }
 
 /// Where a request goes that names no model.
 #[derive(Debug, Serialize)]
-struct Route {
+struct CheckedRoute {
     endpoint: String,
     /// The model that answers; `None` if the request must name one of several.
     model: Option<String>,
@@ -41,7 +42,7 @@ struct Route {
 }
 
 #[derive(Debug, Serialize)]
-struct Model {
+struct CheckedModel {
     name: String,
     #[serde(rename = "type")]
     kind: &'static str,
@@ -53,11 +54,11 @@ struct Model {
     problems: Vec<String>,
 }
 
-pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliError> {
+pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
     if arguments.schema {
         return out::json(&crate::config::json_schema());
     }
-    let config = session.load()?;
+    let config = context.load()?;
     let registry = Registry::scan(&config.paths.plugin_folders(), &config.paths.state);
     let report = Report {
         file: config.file.as_ref().map(|file| file.display().to_string()),
@@ -77,10 +78,11 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
     }
 }
 
-fn routes(config: &Config) -> Vec<Route> {
+/// By the router's own table: what no path of it answers is not among them.
+fn routes(config: &Config) -> Vec<CheckedRoute> {
     let mut by_endpoint: BTreeMap<&str, Vec<&ModelConfig>> = BTreeMap::new();
     for model in config.models.values() {
-        if let Some(endpoint) = &model.endpoint {
+        if let Some(endpoint) = model.endpoint.as_deref().filter(|path| http::is_served(path, model.kind)) {
             by_endpoint.entry(endpoint).or_default().push(model);
         }
     }
@@ -89,7 +91,7 @@ fn routes(config: &Config) -> Vec<Route> {
             [only] => Some(*only),
             several => several.iter().find(|model| model.default).copied(),
         };
-        Route {
+        CheckedRoute {
             endpoint: endpoint.to_owned(),
             model: chosen.map(|model| model.id.0.clone()),
             candidates: models.iter().map(|model| model.id.0.clone()).collect(),
@@ -98,7 +100,7 @@ fn routes(config: &Config) -> Vec<Route> {
     by_endpoint.into_iter().map(route).collect()
 }
 
-fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::RegistryError>) -> Model {
+fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::RegistryError>) -> CheckedModel {
     let mut problems = Vec::new();
     let mut plugin_version = None;
     match registry.as_ref().map_err(Clone::clone).and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()))
@@ -114,7 +116,7 @@ fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::Regis
     if let Err(failure) = crate::store::locate(model) {
         problems.push(failure.message);
     }
-    Model {
+    CheckedModel {
         name: model.id.0.clone(),
         kind: model.kind.name(),
         aliases: model.aliases.clone(),
@@ -163,4 +165,39 @@ fn print(report: &Report) -> Result<(), CliError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{Env, Selection, parse};
+    use crate::domain::{Kind, ModelId};
+
+    #[test]
+    fn only_paths_that_a_model_answers_at_are_routes() {
+        let file = Path::new("/etc/aihost/models.yaml");
+        let yaml = "models:\n  chat: {type: text, plugin: p}\n  other: {type: text, plugin: p}\n";
+        let mut config = parse(yaml, file, &Selection::default(), &Env::default()).unwrap();
+        let shown = |config: &Config| {
+            let routes = routes(config).into_iter().map(|route| (route.endpoint, route.candidates));
+            routes.collect::<Vec<_>>()
+        };
+        let chat = "/v1/chat/completions".to_owned();
+        assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned(), "other".to_owned()])]);
+        for (kind, endpoint) in [
+            (Kind::Embedding, "/v1/embeddings"),
+            (Kind::Speech, "/v1/audio/speech"),
+            (Kind::Transcription, "/v1/audio/transcriptions"),
+            (Kind::Custom, "/v1/other/generate"),
+            (Kind::Text, "/v1/audio/generations"),
+            (Kind::Text, "/health"),
+            (Kind::Image, "/v1/images/edits"),
+        ] {
+            let other = config.models.get_mut(&ModelId("other".to_owned())).unwrap();
+            (other.kind, other.endpoint) = (kind, Some(endpoint.to_owned()));
+            assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned()])], "{endpoint}");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Session;
+use super::CommandContext;
 use super::failure::CliError;
 use crate::config::Config;
 use crate::domain::printable;
@@ -24,7 +24,7 @@ const LOOKS: u32 = 2;
 
 /// Which server a command talks to.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Target {
+pub(super) struct ServerTarget {
     /// The server's address. Default: `listen:` of models.yaml.
     #[arg(long, value_name = "URL")]
     pub(super) url: Option<String>,
@@ -34,7 +34,7 @@ pub(super) struct Target {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Listing {
     #[command(flatten)]
-    pub(super) target: Target,
+    pub(super) target: ServerTarget,
     /// Print JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -42,7 +42,7 @@ pub(super) struct Listing {
 
 /// A model as the server shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Status {
+pub(super) struct ListedModel {
     pub(super) id: String,
     #[serde(default)]
     pub(super) kind: String,
@@ -78,17 +78,17 @@ pub(super) struct Server {
 
 impl Server {
     /// The server a command means: `--url`, else where the configuration listens.
-    pub(super) fn of(session: &Session, target: &Target) -> Result<Self, CliError> {
-        let key = session.env.api_key().map(str::to_owned);
+    pub(super) fn of(context: &CommandContext, target: &ServerTarget) -> Result<Self, CliError> {
+        let key = context.env.api_key().map(str::to_owned);
         match &target.url {
             // A server elsewhere needs no models.yaml here; its key does, unless the environment has it.
             Some(url) => {
-                let from_file = || session.load().ok().and_then(|config| first_key(&config));
-                let encrypted = url.starts_with("https://").then(|| Trust::from_env(&session.env)).transpose();
+                let from_file = || context.load().ok().and_then(|config| first_key(&config));
+                let encrypted = url.starts_with("https://").then(|| Trust::from_env(&context.env)).transpose();
                 let trust = encrypted.map_err(CliError::failed)?;
                 Self::at(url.trim_end_matches('/').to_owned(), key.or_else(from_file), trust)
             }
-            None => Self::of_config(&session.load()?, key),
+            None => Self::of_config(&context.load()?, key),
         }
     }
 
@@ -116,7 +116,7 @@ impl Server {
     }
 
     /// Where every model stands.
-    pub(super) async fn status(&self) -> Result<Vec<Status>, CliError> {
+    pub(super) async fn status(&self) -> Result<Vec<ListedModel>, CliError> {
         self.known(self.request(Method::GET, "/admin/status")).await
     }
 

@@ -8,7 +8,7 @@ use super::out;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Which shell.
+    /// The shell that the script is for.
     shell: Shell,
 }
 

@@ -8,7 +8,7 @@ use crate::config::ConfigError;
 /// A failed command.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CliError {
-    /// It failed.
+    /// It did what was asked, and that did not succeed.
     #[error("{message}")]
     Failed { message: String, hint: Option<String> },
     /// It was asked for what cannot be.

@@ -95,7 +95,7 @@ pub(super) enum FirstStep {
     Ask(String),
     /// Fetch this model, whose plugin is here.
     Pull(String),
-    /// Neither.
+    /// No model is near enough to name a step.
     Nothing,
 }
 

@@ -2,10 +2,10 @@
 
 use futures_util::StreamExt;
 
-use super::client::{Server, Target};
+use super::client::{Server, ServerTarget};
 use super::failure::CliError;
-use super::sse::Events;
-use super::{Session, out};
+use super::sse::EventReader;
+use super::{CommandContext, out};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -15,11 +15,11 @@ pub(super) struct Arguments {
     #[arg(short, long)]
     follow: bool,
     #[command(flatten)]
-    target: Target,
+    target: ServerTarget,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let server = Server::of(session, &arguments.target)?;
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
+    let server = Server::of(context, &arguments.target)?;
     if arguments.follow {
         return server.attended(follow(&server, &arguments.name)).await;
     }
@@ -35,7 +35,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
 }
 
 async fn follow(server: &Server, model: &str) -> Result<(), CliError> {
-    let mut events = Events::default();
+    let mut events = EventReader::default();
     let mut pieces = server.follow(model).await?.bytes_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| server.broke_off("the log", &error))?;

@@ -1,18 +1,19 @@
 //! The command line, one file per subcommand. Data goes to stdout, everything else to stderr.
 
+mod audio;
 mod check;
 mod client;
 mod completions;
 mod docs;
 mod failure;
+mod generated;
 mod heap;
 mod hosting;
+mod image;
 mod init;
 mod logs;
-mod making;
 mod models;
 mod out;
-mod picture;
 mod plugins;
 mod ps;
 mod reap;
@@ -20,7 +21,6 @@ mod reload;
 mod run;
 mod serve;
 mod signals;
-mod sound;
 mod sse;
 mod watchdog;
 mod wheels;
@@ -109,12 +109,12 @@ enum Command {
 
 /// What every command is given.
 #[derive(Debug)]
-struct Session {
+struct CommandContext {
     env: Env,
     config: Option<PathBuf>,
 }
 
-impl Session {
+impl CommandContext {
     /// The checked configuration.
     fn load(&self) -> Result<Config, CliError> {
         self.load_listening(None)
@@ -133,26 +133,26 @@ pub fn main() -> ExitCode {
     let env = Env::process().finding_devices(crate::device::present);
     crate::device::see_gpus(env.visible_gpus());
     crate::plugin::search_libraries(env.library_path());
-    let session = Session { env, config: arguments.config };
+    let context = CommandContext { env, config: arguments.config };
     let result = match arguments.command {
         Command::Serve(_) if reap::is_first() => return reaping(std::env::args_os().skip(1)),
         Command::Reap { arguments } => return reaping(arguments.into_iter()),
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),
         Command::Guard { host } => return crate::worker::guard_main(&host),
-        Command::Init(arguments) => init::run(&session, &arguments),
-        Command::Check(arguments) => check::run(&session, &arguments),
+        Command::Init(arguments) => init::run(&context, &arguments),
+        Command::Check(arguments) => check::run(&context, &arguments),
         Command::Serve(arguments) => {
             heap::give_back();
-            with_runtime(serve::run(&session, arguments))
+            with_runtime(serve::run(&context, arguments))
         }
-        Command::Ps(arguments) => with_runtime(ps::run(&session, arguments)),
-        Command::Why(arguments) => with_runtime(why::run(&session, arguments)),
-        Command::Logs(arguments) => with_runtime(logs::run(&session, arguments)),
-        Command::Run(arguments) => with_runtime(run::run(&session, arguments)),
-        Command::Models(arguments) => with_runtime(models::run(&session, arguments)),
-        Command::Plugins(arguments) => plugins::run(&session, &arguments),
-        Command::Wheels(arguments) => with_runtime(wheels::run(&session, arguments)),
+        Command::Ps(arguments) => with_runtime(ps::run(&context, arguments)),
+        Command::Why(arguments) => with_runtime(why::run(&context, arguments)),
+        Command::Logs(arguments) => with_runtime(logs::run(&context, arguments)),
+        Command::Run(arguments) => with_runtime(run::run(&context, arguments)),
+        Command::Models(arguments) => with_runtime(models::run(&context, arguments)),
+        Command::Plugins(arguments) => plugins::run(&context, &arguments),
+        Command::Wheels(arguments) => with_runtime(wheels::run(&context, arguments)),
         Command::Completions(arguments) => completions::run(&arguments, Arguments::command()),
         Command::Docs(arguments) => docs::run(&arguments, Arguments::command()),
     };

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::client::{Listing, Server, Status};
+use super::client::{ListedModel, Listing, Server};
 use super::failure::CliError;
-use super::{Session, out};
+use super::{CommandContext, out};
 use crate::domain::{ByteSize, printable};
 
-pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), CliError> {
-    let models = Server::of(session, &arguments.target)?.status().await?;
+pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
+    let models = Server::of(context, &arguments.target)?.status().await?;
     if arguments.json {
         return out::json(&models);
     }
@@ -20,7 +20,7 @@ pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), Cli
     Ok(())
 }
 
-fn row(model: &Status) -> Vec<String> {
+fn row(model: &ListedModel) -> Vec<String> {
     let dash = || "-".to_owned();
     let state = match model.progress {
         Some(progress) => format!("{} {}%", model.state, progress / 10),

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use super::client::{Server, Target};
+use super::client::{Server, ServerTarget};
 use super::failure::CliError;
 use super::hosting::Hosted;
 use super::signals::Signals;
-use super::sse::Events;
+use super::sse::EventReader;
 use super::watchdog::Watchdog;
-use super::{Session, out, picture, sound};
+use super::{CommandContext, audio, image, out};
 use crate::config::Config;
 use crate::telemetry::{self, LogFormat};
 
@@ -38,29 +38,29 @@ pub(super) struct Arguments {
     /// File for what an audio or image model makes, .wav or .flac, .png, .jpg or .webp; `-` is stdout.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Length of the sound.
+    /// Length of the audio.
     #[arg(long, value_name = "SECONDS")]
     duration: Option<f32>,
-    /// Pixels of the picture.
+    /// Pixels of the image.
     #[arg(long, value_name = "WIDTHxHEIGHT")]
     size: Option<String>,
-    /// Steps that the picture is made in.
+    /// Steps that the image is made in.
     #[arg(long, value_name = "N")]
     steps: Option<u32>,
-    /// Weight of the prompt in a picture.
+    /// Weight of the prompt in an image.
     #[arg(long)]
     guidance: Option<f32>,
     #[command(flatten)]
-    target: Target,
+    target: ServerTarget,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
     let prompt = prompt(arguments.prompt.as_deref())?;
     let mut signals = Signals::of_command()?;
     // Whoever reads stdout may hang, and a command that waits for that hears no signal.
     let watchdog = Watchdog::start(Signals::of_command)?;
     let (server, own) = tokio::select! {
-        connected = connect(session, &arguments) => connected?,
+        connected = connect(context, &arguments) => connected?,
         () = signals.next() => return Err(CliError::Interrupted),
     };
     let Some(mut own) = own else {
@@ -123,9 +123,9 @@ async fn make(server: &Server, arguments: &Arguments, kind: &str, prompt: Option
     });
     let output = arguments.output.as_deref();
     if kind == "audio" {
-        sound::make(server, request, output).await
+        audio::make(server, request, output).await
     } else {
-        picture::make(server, request, output).await
+        image::make(server, request, output).await
     }
 }
 
@@ -169,23 +169,23 @@ fn prompt(typed: Option<&str>) -> Result<Option<String>, CliError> {
 }
 
 /// A server that is up, or one of our own for as long as the command takes.
-async fn connect(session: &Session, arguments: &Arguments) -> Result<(Server, Option<Hosted>), CliError> {
-    let server = Server::of(session, &arguments.target)?;
+async fn connect(context: &CommandContext, arguments: &Arguments) -> Result<(Server, Option<Hosted>), CliError> {
+    let server = Server::of(context, &arguments.target)?;
     match server.status().await {
         Err(CliError::Unreachable { .. }) if arguments.target.url.is_none() => {}
         Err(error @ CliError::Unreachable { .. }) => return Err(error),
         _ => return Ok((server, None)),
     }
-    let config = session.load()?;
+    let config = context.load()?;
     super::models::known(&config, &arguments.model)?;
-    telemetry::init(LogFormat::Text, Some(session.env.log_filter().unwrap_or("warn"))).map_err(CliError::usage)?;
+    telemetry::init(LogFormat::Text, Some(context.env.log_filter().unwrap_or("warn"))).map_err(CliError::usage)?;
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let hosted = Hosted::start(Config { listen, ..config.clone() }).await?;
     let server = Server::of_config(&Config { listen: hosted.address, ..config }, None)?;
     Ok((server, Some(hosted)))
 }
 
-/// A conversation.
+/// A conversation, with what has been said so far.
 struct Chat<'a> {
     server: &'a Server,
     arguments: &'a Arguments,
@@ -235,7 +235,7 @@ impl Chat<'_> {
         }
         let response = self.server.post("/v1/chat/completions", &body).await?;
         let mut answer = String::new();
-        let mut events = Events::default();
+        let mut events = EventReader::default();
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| self.server.broke_off("the answer", &error))?;

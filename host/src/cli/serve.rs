@@ -7,7 +7,7 @@ use super::failure::CliError;
 use super::hosting::{Hosted, greet};
 use super::signals::Signals;
 use super::watchdog::Watchdog;
-use super::{Session, out, reload};
+use super::{CommandContext, out, reload};
 use crate::config::Selection;
 use crate::telemetry::{self, LogFormat};
 
@@ -18,25 +18,25 @@ pub(super) struct Arguments {
     listen: Option<String>,
     /// How log lines look. AIHOST_LOG or RUST_LOG choose what is logged.
     #[arg(long, value_enum, default_value = "text")]
-    log_format: Format,
+    log_format: LogFormatArgument,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    /// For people.
+enum LogFormatArgument {
+    /// A line for people to read.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let selection = Selection { file: session.config.clone(), listen: arguments.listen };
-    let config = reload::read(&selection, &session.env).await?;
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
+    let selection = Selection { file: context.config.clone(), listen: arguments.listen };
+    let config = reload::read(&selection, &context.env).await?;
     let format = match arguments.log_format {
-        Format::Text => LogFormat::Text,
-        Format::Json => LogFormat::Json,
+        LogFormatArgument::Text => LogFormat::Text,
+        LogFormatArgument::Json => LogFormat::Json,
     };
-    telemetry::init(format, session.env.log_filter()).map_err(CliError::usage)?;
+    telemetry::init(format, context.env.log_filter()).map_err(CliError::usage)?;
     for complaint in crate::device::complaints() {
         tracing::warn!("{complaint}");
     }
@@ -49,7 +49,7 @@ pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), C
     };
     watchdog.hosts(hosted.handle());
     let _reload =
-        AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, session.env.clone(), file, hosted.handle())));
+        AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, context.env.clone(), file, hosted.handle())));
     greet(hosted.address, &hosted.first_step);
     tokio::select! {
         () = signals.next() => {}

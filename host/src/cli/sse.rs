@@ -2,12 +2,12 @@
 
 /// Puts events together from pieces of a body, wherever they are cut.
 #[derive(Debug, Default)]
-pub(super) struct Events {
+pub(super) struct EventReader {
     pending: Vec<u8>,
     data: String,
 }
 
-impl Events {
+impl EventReader {
     /// The data of every event that ends within this piece.
     pub(super) fn push(&mut self, piece: &[u8]) -> Vec<String> {
         self.pending.extend_from_slice(piece);
@@ -33,13 +33,13 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
-    use super::Events;
+    use super::EventReader;
 
     #[test]
     fn events_survive_any_cut() {
         let body = "data: {\"a\":\"é\"}\n\n: ping\n\nevent: x\r\ndata: one\r\ndata: two\r\n\r\ndata: [DONE]\n\n";
         for size in 1..body.len() {
-            let mut events = Events::default();
+            let mut events = EventReader::default();
             let found: Vec<String> = body.as_bytes().chunks(size).flat_map(|piece| events.push(piece)).collect();
             assert_eq!(found, ["{\"a\":\"é\"}", "one\ntwo", "[DONE]"], "pieces of {size}");
         }

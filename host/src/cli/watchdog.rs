@@ -50,7 +50,7 @@ impl Watchdog {
     pub(super) fn start(signals: fn() -> Result<Signals, CliError>) -> Result<Self, CliError> {
         let failed = |error| CliError::failed(format!("the watchdog cannot be started: {error}"));
         let host = Arc::<OnceLock<Handle>>::default();
-        let (broken, heard) = mpsc::channel(1);
+        let (broken, reports) = mpsc::channel(1);
         let known = Arc::clone(&host);
         let limit = move || known.get().map_or(LEAVE_LIMIT, |host| end_limit(&host.config()));
         let (begun, begins) = std::sync::mpsc::sync_channel(1);
@@ -67,7 +67,7 @@ impl Watchdog {
                 };
                 begun.send(heeds).unwrap_or_default();
                 let signals = signals.as_mut()?;
-                Some(watch(async || signals.next().await, heard, limit).await)
+                Some(watch(async || signals.next().await, reports, limit).await)
             });
             order.into_iter().for_each(end);
         };
@@ -162,7 +162,7 @@ mod tests {
     /// What the watchdog makes of so many signals and a break, with the time at which it does.
     async fn order(signals: usize, breaks: bool) -> (Order, Duration) {
         let (signal, mut signalled) = mpsc::channel(2);
-        let (broken, heard) = mpsc::channel(1);
+        let (broken, reports) = mpsc::channel(1);
         for _ in 0..signals {
             signal.send(()).await.unwrap();
         }
@@ -171,7 +171,7 @@ mod tests {
         }
         let begun = tokio::time::Instant::now();
         let next = async || signalled.recv().await.unwrap();
-        (watch(next, heard, || LIMIT).await, begun.elapsed())
+        (watch(next, reports, || LIMIT).await, begun.elapsed())
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::failure::CliError;
-use super::{Session, out};
+use super::{CommandContext, out};
 use crate::store::{Puller, unpack};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The folder.
+    /// The folder that the files are put into.
     dir: PathBuf,
-    /// Which, as `name==version`.
+    /// The packages, each as `name==version`.
     #[arg(required = true)]
     wheels: Vec<String>,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let puller = Puller::from_env(&session.env).map_err(CliError::failed)?;
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
+    let puller = Puller::from_env(&context.env).map_err(CliError::failed)?;
     for pinned in arguments.wheels {
         let wheel = arguments.dir.join(format!("{pinned}.whl"));
         let pulled = puller.pull_wheel(&pinned, wheel, Arc::new(|_| ())).await;

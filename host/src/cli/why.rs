@@ -1,8 +1,8 @@
 //! `aihost why`: what a request for a model would meet on a running server, and who would leave for it.
 
-use super::client::{Server, Target};
+use super::client::{Server, ServerTarget};
 use super::failure::CliError;
-use super::{Session, out};
+use super::{CommandContext, out};
 use crate::domain::ByteSize;
 use serde_json::Value;
 
@@ -11,14 +11,14 @@ pub(super) struct Arguments {
     /// Model or alias.
     name: String,
     #[command(flatten)]
-    target: Target,
+    target: ServerTarget,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let plan = Server::of(session, &arguments.target)?.plan(&arguments.name).await?;
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
+    let plan = Server::of(context, &arguments.target)?.plan(&arguments.name).await?;
     if arguments.json {
         return out::json(&plan);
     }

@@ -14,14 +14,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::app::App;
 use super::body::{JsonBody, Name};
 use super::error::ApiError;
 use super::resolve;
-use super::router::App;
 use super::sse;
-use super::wire::{Fields, Keys};
+use super::stream_body::headers;
+use super::wire::{Fields, Keys, PlanReply, StatusReply};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
-use crate::runtime::{Explanation, ModelStatus};
+use crate::runtime::ModelStatus;
 use crate::telemetry::Scrape;
 use crate::worker::Followed;
 
@@ -67,16 +68,17 @@ pub(super) struct PlanQuery {
 pub(super) async fn plan(
     State(app): State<App>,
     query: Result<Query<PlanQuery>, QueryRejection>,
-) -> Result<Json<Explanation>, ApiError> {
+) -> Result<Response, ApiError> {
     let PlanQuery { model } = read(query)?;
     let name = model.ok_or_else(|| ApiError::missing("model"))?;
     let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
-    Ok(Json(app.handle.explain(model).await?))
+    Ok(Json(PlanReply::from(&app.handle.explain(model).await?)).into_response())
 }
 
 /// `GET /admin/status`: every model's status in full.
-pub(super) async fn status(State(app): State<App>) -> Result<Json<Vec<ModelStatus>>, ApiError> {
-    Ok(Json(app.handle.models().await?))
+pub(super) async fn status(State(app): State<App>) -> Result<Response, ApiError> {
+    let models = app.handle.models().await?;
+    Ok(Json(models.iter().map(StatusReply::from).collect::<Vec<_>>()).into_response())
 }
 
 /// `GET /metrics`: everything that is measured, for a scraper.
@@ -110,7 +112,7 @@ pub(super) async fn logs(
             Err(RecvError::Closed) => None,
         });
         let lines = futures_util::stream::iter(tail).chain(news).map(|line| Ok::<_, Infallible>(line_event(&line)));
-        return Ok((sse::headers("text/event-stream"), Body::from_stream(lines)).into_response());
+        return Ok((headers(sse::CONTENT_TYPE), Body::from_stream(lines)).into_response());
     }
     let text: String = tail.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())

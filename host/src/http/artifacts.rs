@@ -14,15 +14,17 @@ use serde_json::{Value, json};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
+use super::app::App;
 use super::body::Name;
 use super::error::ApiError;
-use super::router::App;
 use super::wire::Carrier;
 use crate::config::Limits;
+use crate::media::audio::AudioFormat;
+use crate::media::image::ImageFormat;
 use crate::store::{ArtifactLimits, Media};
 
-/// Bytes read at once.
-const PIECE: usize = 64 << 10;
+/// Bytes of a kept file that are read at once.
+const READ_BYTES: usize = 64 << 10;
 
 /// Sends a file.
 pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Response, ApiError> {
@@ -79,9 +81,28 @@ pub(super) fn limits(limits: &Limits) -> ArtifactLimits {
     ArtifactLimits { ttl: limits.artifact_ttl, bytes: limits.artifact_bytes }
 }
 
+impl From<ImageFormat> for Media {
+    fn from(format: ImageFormat) -> Self {
+        match format {
+            ImageFormat::Png => Self::Png,
+            ImageFormat::Jpeg => Self::Jpeg,
+            ImageFormat::Webp => Self::Webp,
+        }
+    }
+}
+
+impl From<AudioFormat> for Media {
+    fn from(format: AudioFormat) -> Self {
+        match format {
+            AudioFormat::Wav => Self::Wav,
+            AudioFormat::Flac => Self::Flac,
+        }
+    }
+}
+
 async fn piece(file: Option<File>) -> Option<(io::Result<Bytes>, Option<File>)> {
     let mut file = file?;
-    let mut bytes = BytesMut::with_capacity(PIECE);
+    let mut bytes = BytesMut::with_capacity(READ_BYTES);
     match file.read_buf(&mut bytes).await {
         Ok(0) => None,
         Ok(_) => Some((Ok(bytes.freeze()), Some(file))),

@@ -1,143 +1,111 @@
-//! Sound as it is made: a WAV file whose length nobody knows yet, or server-sent events that carry its pieces.
+//! Audio as it is made: a WAV file whose length nobody knows yet, or server-sent events that carry its pieces.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::ops::ControlFlow;
+use std::task::{Context, Poll, ready};
 
 use aihost_plugin_api::task::{AudioBlock, AudioFinish};
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
-use futures_util::Stream;
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::generate::broken_off;
-use super::openai::audio::{block, finish};
-use super::sound::{pcm, wav_head};
 use super::sse;
+use super::stream_body::{StreamBody, StreamWriter};
 use super::wire::AudioStreaming;
 use crate::domain::Failure;
+use crate::media::audio::{block, finish, pcm, wav_head};
 use crate::worker::Output;
 
-/// Bytes after which a piece is sent even if more is ready.
-const PIECE: usize = 64 * 1024;
+/// Bytes of audio after which a piece is sent even if more is ready.
+const AUDIO_PIECE_BYTES: usize = 64 * 1024;
 
-/// The bytes of a streamed answer. Dropping it cancels.
-pub(super) struct AudioStream {
+const PROGRESS: &str = "audio_generation.progress";
+const DELTA: &str = "audio_generation.delta";
+const DONE: &str = "audio_generation.done";
+
+/// The bytes of a streamed answer.
+struct AudioStream {
     output: mpsc::Receiver<Output>,
     streaming: AudioStreaming,
-    out: Vec<u8>,
-    stage: Stage,
+    /// Whether the file's head has left, which the first samples bring with them.
+    has_head: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// No sample has come yet, so the file's head has not left.
-    Waiting,
-    Flowing,
-    Ended,
+/// Begins the reply once there is something to send; an early failure is a plain refusal.
+pub(super) async fn respond(output: mpsc::Receiver<Output>, streaming: AudioStreaming) -> Result<Response, Failure> {
+    let content_type = match streaming {
+        AudioStreaming::Wav => "audio/wav",
+        AudioStreaming::Events => sse::CONTENT_TYPE,
+    };
+    let stream = AudioStream { output, streaming, has_head: false };
+    StreamBody::new(stream, AUDIO_PIECE_BYTES).respond(content_type).await
 }
 
 impl AudioStream {
-    pub(super) fn new(output: mpsc::Receiver<Output>, streaming: AudioStreaming) -> Self {
-        Self { output, streaming, out: Vec::new(), stage: Stage::Waiting }
-    }
-
-    /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply.
-    pub(super) async fn respond(mut self) -> Result<Response, Failure> {
-        std::future::poll_fn(|cx| self.fill(cx)).await?;
-        let kind = match self.streaming {
-            AudioStreaming::Wav => "audio/wav",
-            AudioStreaming::Events => "text/event-stream",
-        };
-        Ok((sse::headers(kind), Body::from_stream(self)).into_response())
-    }
-
-    /// Takes in all that is ready; `Pending` only if that is nothing.
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        while self.stage != Stage::Ended && self.out.len() < PIECE {
-            match self.output.poll_recv(cx) {
-                Poll::Ready(Some(Output::Bytes(payload))) => self.samples(&block(&payload)?),
-                Poll::Ready(Some(Output::Progress { done, total })) => self.progress(done, total),
-                Poll::Ready(Some(Output::Done(Ok(summary)))) => self.end(finish(&summary)?),
-                Poll::Ready(Some(Output::Done(Err(failure)))) => return Poll::Ready(Err(failure)),
-                Poll::Ready(Some(Output::Event(_))) => {}
-                Poll::Ready(None) => return Poll::Ready(Err(broken_off())),
-                Poll::Pending if self.out.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
-            }
+    fn samples(&mut self, out: &mut Vec<u8>, block: &AudioBlock) {
+        let mut bytes = Vec::new();
+        if !self.has_head {
+            self.has_head = true;
+            bytes = wav_head(block.header.sample_rate, block.header.channels);
         }
-        Poll::Ready(Ok(()))
-    }
-
-    fn samples(&mut self, block: &AudioBlock) {
-        let mut bytes = match self.stage {
-            Stage::Waiting => wav_head(block.header.sample_rate, block.header.channels),
-            _ => Vec::new(),
-        };
-        self.stage = Stage::Flowing;
         bytes.extend(pcm(&block.samples));
         match self.streaming {
-            AudioStreaming::Wav => self.out.extend(bytes),
+            AudioStreaming::Wav => out.extend(bytes),
             AudioStreaming::Events => {
                 let audio = BASE64_STANDARD.encode(bytes);
-                sse::write_event(
-                    &mut self.out,
-                    "audio_generation.delta",
-                    &json!({"type": "audio_generation.delta", "audio": audio}),
-                );
+                sse::write_event(out, DELTA, &json!({"type": DELTA, "audio": audio}));
             }
         }
     }
 
-    fn progress(&mut self, done: u64, total: u64) {
+    fn progress(&self, out: &mut Vec<u8>, done: u64, total: u64) {
         if self.streaming == AudioStreaming::Events {
-            let event = json!({"type": "audio_generation.progress", "done": done, "total": total});
-            sse::write_event(&mut self.out, "audio_generation.progress", &event);
+            sse::write_event(out, PROGRESS, &json!({"type": PROGRESS, "done": done, "total": total}));
         }
     }
 
-    fn end(&mut self, finish: AudioFinish) {
+    fn end(&self, out: &mut Vec<u8>, finish: AudioFinish) {
         if self.streaming == AudioStreaming::Events {
             let AudioFinish { sample_rate, channels, seconds, .. } = finish;
             let event = json!({
-                "type": "audio_generation.done",
+                "type": DONE,
                 "response_format": "wav",
                 "sample_rate": sample_rate,
                 "channels": channels,
                 "seconds": seconds,
             });
-            sse::write_event(&mut self.out, "audio_generation.done", &event);
+            sse::write_event(out, DONE, &event);
         }
-        self.stage = Stage::Ended;
     }
 }
 
-impl Stream for AudioStream {
-    /// An error breaks the connection off: a file has no other way to say that it is not whole.
-    type Item = io::Result<Bytes>;
+impl StreamWriter for AudioStream {
+    fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<ControlFlow<()>, Failure>> {
+        match ready!(self.output.poll_recv(cx)) {
+            Some(Output::Bytes(payload)) => self.samples(out, &block(&payload)?),
+            Some(Output::Progress { done, total }) => self.progress(out, done, total),
+            Some(Output::Done(Ok(summary))) => {
+                self.end(out, finish(&summary)?);
+                return Poll::Ready(Ok(ControlFlow::Break(())));
+            }
+            Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
+            Some(Output::Event(_)) => {}
+            None => return Poll::Ready(Err(broken_off())),
+        }
+        Poll::Ready(Ok(ControlFlow::Continue(())))
+    }
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let this = self.get_mut();
-        if this.stage != Stage::Ended && this.out.is_empty() {
-            match this.fill(cx) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(failure)) => {
-                    this.stage = Stage::Ended;
-                    if this.streaming == AudioStreaming::Wav {
-                        return Poll::Ready(Some(Err(io::Error::other(failure.to_string()))));
-                    }
-                    this.out.extend(sse::failure_event(failure));
-                }
+    /// A file has no way to say that it is not whole.
+    fn fail(&mut self, out: &mut Vec<u8>, failure: Failure) -> io::Result<()> {
+        match self.streaming {
+            AudioStreaming::Wav => Err(io::Error::other(failure.to_string())),
+            AudioStreaming::Events => {
+                sse::write_failure_event(out, failure);
+                Ok(())
             }
         }
-        if this.out.is_empty() {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(Some(Ok(Bytes::from(std::mem::take(&mut this.out)))))
     }
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::http::{HeaderMap, header};
+use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
 use crate::config::{ApiKey, Config};
@@ -85,18 +86,13 @@ fn key_of(headers: &HeaderMap) -> Option<&str> {
 
 /// Compares with every key in full, so that the time taken tells nothing of a key but its length.
 fn accepted(keys: &[ApiKey], key: &str) -> Option<Class> {
-    let is_it = |known: &ApiKey| same(known.key.as_bytes(), key.as_bytes()).then_some(known.class);
+    let is_it = |known: &ApiKey| bool::from(known.key.as_bytes().ct_eq(key.as_bytes())).then_some(known.class);
     keys.iter().fold(None, |found, known| is_it(known).or(found))
-}
-
-fn same(a: &[u8], b: &[u8]) -> bool {
-    let differing = a.iter().zip(b).fold(0, |bits, (x, y)| bits | (x ^ y));
-    (std::hint::black_box(differing) == 0) & (a.len() == b.len())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{host_name, is_local_origin, same};
+    use super::{ApiKey, Class, accepted, host_name, is_local_origin};
 
     #[test]
     fn only_this_machine_is_local() {
@@ -124,9 +120,13 @@ mod tests {
 
     #[test]
     fn keys_are_compared_in_full() {
-        assert!(same(b"abc", b"abc"));
-        assert!(!same(b"abc", b"abcd"));
-        assert!(!same(b"abc", b"abd"));
-        assert!(!same(b"abc", b""));
+        let key = |key: &str, class| ApiKey { key: key.to_owned(), class };
+        let keys = [key("abc", Class::Batch), key("abcd", Class::Interactive), key("", Class::Interactive)];
+        assert_eq!(accepted(&keys[..2], "abc"), Some(Class::Batch));
+        assert_eq!(accepted(&keys[..2], "abcd"), Some(Class::Interactive));
+        for wrong in ["", "ab", "abd", "Abc", "abcde", "abc\0"] {
+            assert_eq!(accepted(&keys[..2], wrong), None, "{wrong:?}");
+        }
+        assert_eq!(accepted(&keys[2..], "abc"), None);
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Bodies {
 
 /// The bytes of one request; given back when it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldBytes {
     bodies: Arc<Bodies>,
     bytes: AtomicU64,
 }
@@ -37,8 +37,8 @@ pub(super) struct Full;
 
 impl Bodies {
     /// A request that holds nothing yet.
-    pub(super) fn begin(self: &Arc<Self>) -> Held {
-        Held { bodies: Arc::clone(self), bytes: AtomicU64::new(0) }
+    pub(super) fn begin(self: &Arc<Self>) -> HeldBytes {
+        HeldBytes { bodies: Arc::clone(self), bytes: AtomicU64::new(0) }
     }
 
     fn take(&self, bytes: u64, most: u64) -> bool {
@@ -47,7 +47,7 @@ impl Bodies {
     }
 }
 
-impl Held {
+impl HeldBytes {
     /// Counts what has arrived, as soon as there is room for it under `limit`.
     pub(super) async fn add(&self, bytes: usize, limit: ByteSize) -> Result<(), Full> {
         let bytes = bytes as u64;
@@ -67,7 +67,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
         let bytes = *self.bytes.get_mut();
         if bytes > 0 {

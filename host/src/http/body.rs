@@ -13,10 +13,10 @@ use futures_util::StreamExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::bodies::Held;
+use super::app::App;
+use super::bodies::HeldBytes;
 use super::error::ApiError;
-use super::router::App;
-use super::wire::Asked;
+use super::wire::ReceivedBody;
 use crate::config::TEXT_BODY_BYTES;
 use crate::device;
 use crate::domain::{ByteSize, Class};
@@ -28,13 +28,13 @@ const BODY_GRACE: Duration = Duration::from_secs(30);
 /// Bytes a second that a body must come with, in the long run.
 const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
 /// Bytes of a body up to which it is read where it arrived; a longer one is read on a thread that other requests do not share.
-const READ_ASIDE_BYTES: usize = 256 << 10;
+const INLINE_READ_BYTES: usize = 256 << 10;
 /// Long bodies that are read at once.
 const READERS_MAX: usize = 2;
 
 /// Largest body of a command, bytes.
 const COMMAND_BODY_BYTES: u64 = 64 << 10;
-/// Largest body that describes a picture or a sound, bytes.
+/// Largest body that describes an image or audio, bytes.
 const PROMPT_BODY_BYTES: u64 = 1 << 20;
 /// Largest body of files, bytes, unless `body_limit` says otherwise.
 const FILES_BODY_BYTES: u64 = 32 << 20;
@@ -47,11 +47,11 @@ pub(super) enum BodySize {
     /// A name and a few numbers.
     #[default]
     Command,
-    /// A description.
+    /// A description of what is to be made.
     Prompt,
     /// Prompts and conversations.
     Text,
-    /// Files.
+    /// Images and audio, as they are uploaded.
     Files,
 }
 
@@ -72,21 +72,21 @@ impl BodySize {
 pub(super) struct JsonBody {
     bytes: Vec<u8>,
     class: Class,
-    held: Arc<Held>,
+    held: Arc<HeldBytes>,
 }
 
 impl JsonBody {
     /// Reads it, where it holds nobody up.
     pub(super) async fn read<T: Send + 'static>(
         self,
-        read: impl FnOnce(&Asked<'_>) -> Result<T, ApiError> + Send + 'static,
+        read: impl FnOnce(&ReceivedBody<'_>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let Self { bytes, class, held } = self;
         let read = move |bytes: Vec<u8>| match str::from_utf8(&bytes) {
-            Ok(text) => read(&Asked { text, class }),
+            Ok(text) => read(&ReceivedBody { text, class }),
             Err(_) => Err(ApiError::malformed("the body is not JSON: it is not UTF-8")),
         };
-        if bytes.len() <= READ_ASIDE_BYTES {
+        if bytes.len() <= INLINE_READ_BYTES {
             return read(bytes);
         }
         let turn = READERS.acquire().await.map_err(|_| ApiError::internal("no body is read any more"))?;
@@ -110,7 +110,8 @@ impl FromRequest<App> for JsonBody {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_content_type(&request)?;
         let class = request.extensions().get().copied().unwrap_or_default();
-        let held = request.extensions().get::<Arc<Held>>().cloned().unwrap_or_else(|| Arc::new(app.bodies.begin()));
+        let held =
+            request.extensions().get::<Arc<HeldBytes>>().cloned().unwrap_or_else(|| Arc::new(app.bodies.begin()));
         let limit = app.handle.config().limits.bodies;
         let mut arriving = Arriving::of(request, app)?;
         let mut bytes = Vec::with_capacity(arriving.announced);
@@ -118,7 +119,7 @@ impl FromRequest<App> for JsonBody {
             held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
             bytes.extend_from_slice(&piece);
             // A long one that comes as fast as it is read is read in turn with whatever else the runtime has to do.
-            if bytes.len() > READ_ASIDE_BYTES {
+            if bytes.len() > INLINE_READ_BYTES {
                 tokio::task::yield_now().await;
             }
         }

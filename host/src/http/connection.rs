@@ -20,7 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::bodies::Held;
+use super::bodies::HeldBytes;
 use super::error::ApiError;
 use super::link::{Gone, Linger, Link, Phase, Wire};
 
@@ -63,8 +63,8 @@ pub(super) struct Serving {
 
 /// How a connection's protocol ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    /// By itself.
+enum ProtocolEnd {
+    /// Both sides had nothing more to say.
     Over,
     /// With a head that it could not read.
     BadHead,
@@ -87,11 +87,11 @@ impl Serving {
     pub(super) async fn serve(self, link: Arc<Link>, stall_timeout: Duration) {
         let end = self.exchange(&link, stall_timeout + STALL_GRACE).await;
         let refusal = match (end, link.refused()) {
-            (End::Evicted, _) => return,
-            (End::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
+            (ProtocolEnd::Evicted, _) => return,
+            (ProtocolEnd::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
             (_, Some(status)) => Some(ApiError::bad_head(status)),
             // What it does not refuse itself is the begin of HTTP/2.
-            (End::BadHead, None) if link.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
+            (ProtocolEnd::BadHead, None) if link.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
             _ => None,
         };
         let may_send_more = refusal.is_some() || !link.body_is_whole();
@@ -108,7 +108,7 @@ impl Serving {
     }
 
     /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.
-    async fn exchange(&self, link: &Arc<Link>, stall_timeout: Duration) -> End {
+    async fn exchange(&self, link: &Arc<Link>, stall_timeout: Duration) -> ProtocolEnd {
         let router = TowerToHyperService::new(self.router.clone());
         let answering = Arc::clone(link);
         let service = service_fn(move |request| answer(Arc::clone(&answering), router.clone(), request));
@@ -119,7 +119,7 @@ impl Serving {
         let mut clock = pin!(sleep_until(Instant::now()));
         std::future::poll_fn(|cx| {
             if evicted.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Evicted);
+                return Poll::Ready(ProtocolEnd::Evicted);
             }
             if !asked_to_stop && stopping.as_mut().poll(cx).is_ready() {
                 asked_to_stop = true;
@@ -127,19 +127,21 @@ impl Serving {
             }
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 return Poll::Ready(match ended {
-                    Err(error) if error.is_parse() => End::BadHead,
+                    Err(error) if error.is_parse() => ProtocolEnd::BadHead,
                     Err(error) => {
                         tracing::debug!(%error, "a connection broke");
-                        End::Over
+                        ProtocolEnd::Over
                     }
-                    Ok(()) => End::Over,
+                    Ok(()) => ProtocolEnd::Over,
                 });
             }
             if asked_to_stop && matches!(link.phase().0, Phase::Fresh | Phase::Idle | Phase::Head) {
-                return Poll::Ready(End::Evicted);
+                return Poll::Ready(ProtocolEnd::Evicted);
             }
             match deadline(link, stall_timeout) {
-                Some(deadline) if elapsed(clock.as_mut(), deadline, cx) => Poll::Ready(End::TimedOut(link.phase().0)),
+                Some(deadline) if elapsed(clock.as_mut(), deadline, cx) => {
+                    Poll::Ready(ProtocolEnd::TimedOut(link.phase().0))
+                }
                 _ => Poll::Pending,
             }
         })
@@ -183,9 +185,9 @@ async fn answer(
     link: Arc<Link>,
     router: TowerToHyperService<Router>,
     request: Request<Incoming>,
-) -> Result<Response<Answer>, Gone> {
+) -> Result<Response<AnswerBody>, Gone> {
     link.asked(!request.body().is_end_stream());
-    let request = request.map(|body| Body::new(Sent { link: Arc::clone(&link), body, is_whole: false }));
+    let request = request.map(|body| Body::new(RequestBody { link: Arc::clone(&link), body, is_whole: false }));
     let mut answering = pin!(router.call(request));
     let mut gone = Arc::clone(&link).gone().boxed();
     let mut response = std::future::poll_fn(|cx| {
@@ -203,19 +205,19 @@ async fn answer(
     if !link.body_is_whole() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let held = response.extensions_mut().remove::<Arc<Held>>();
+    let held = response.extensions_mut().remove::<Arc<HeldBytes>>();
     let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    Ok(response.map(|body| Answer { link, body, gone, comment: is_events.then_some(COMMENT), _held: held }))
+    Ok(response.map(|body| AnswerBody { link, body, gone, comment: is_events.then_some(COMMENT), _held: held }))
 }
 
 /// A request's body on its way to whoever reads it.
-struct Sent {
+struct RequestBody {
     link: Arc<Link>,
     body: Incoming,
     is_whole: bool,
 }
 
-impl HttpBody for Sent {
+impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -237,7 +239,7 @@ impl HttpBody for Sent {
     }
 }
 
-impl Drop for Sent {
+impl Drop for RequestBody {
     fn drop(&mut self) {
         self.link.body_over(self.is_whole || self.body.is_end_stream());
     }
@@ -247,7 +249,7 @@ impl Drop for Sent {
 const COMMENT: &[u8] = b": ping\n\n";
 
 /// An answer on its way to its client.
-struct Answer {
+struct AnswerBody {
     link: Arc<Link>,
     body: Body,
     /// Resolves when the client has left.
@@ -255,10 +257,10 @@ struct Answer {
     /// What may be sent once to see whether it is there.
     comment: Option<&'static [u8]>,
     /// The bytes of the request.
-    _held: Option<Arc<Held>>,
+    _held: Option<Arc<HeldBytes>>,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for AnswerBody {
     type Data = Bytes;
     type Error = axum::BoxError;
 
@@ -288,7 +290,7 @@ impl HttpBody for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for AnswerBody {
     fn drop(&mut self) {
         self.link.answered();
     }

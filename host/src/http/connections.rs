@@ -15,10 +15,10 @@ const SLOW_AFTER: Duration = Duration::from_secs(2);
 /// Connections beyond the most there may be that have not ended yet though they were told to.
 const ENDING_MAX: usize = 64;
 
-/// Most connections.
+/// How many connections there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Caps {
-    /// In all.
+    /// From all addresses together.
     pub(super) all: usize,
     /// From one address.
     pub(super) per_peer: usize,
@@ -57,7 +57,7 @@ struct Table {
 
 /// A connection's place; free once it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     connections: Arc<Connections>,
     peer: Peer,
     number: u64,
@@ -97,7 +97,7 @@ impl Connections {
 
     /// Takes a connection in. If there are too many, the one makes room that has waited longest for its client: of this
     /// address, if it is this one that has too many; else of the address that has most.
-    pub(super) fn admit(self: &Arc<Self>, peer: Peer, link: &Arc<Link>) -> Result<Place, Refused> {
+    pub(super) fn admit(self: &Arc<Self>, peer: Peer, link: &Arc<Link>) -> Result<ConnectionSlot, Refused> {
         let mut table = self.table();
         let own = table.by_peer.get(&peer).map_or(0, BTreeMap::len);
         if own >= self.caps.per_peer && !table.evict(peer) {
@@ -115,7 +115,7 @@ impl Connections {
         table.staying += 1;
         table.open += 1;
         table.by_peer.entry(peer).or_default().insert(number, Arc::clone(link));
-        Ok(Place { connections: Arc::clone(self), peer, number })
+        Ok(ConnectionSlot { connections: Arc::clone(self), peer, number })
     }
 }
 
@@ -153,7 +153,7 @@ fn waits(link: &Link) -> Option<(u8, Instant)> {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut table = self.connections.table();
         table.forget(self.peer, self.number);

@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::app::App;
 use super::auth;
-use super::router::App;
 
 /// Longest request id taken over from a client.
 const MAX_REQUEST_ID: usize = 128;

@@ -51,11 +51,11 @@ enum Retry {
 
 #[derive(Serialize)]
 struct Envelope<'a> {
-    error: Inner<'a>,
+    error: EnvelopeError<'a>,
 }
 
 #[derive(Serialize)]
-struct Inner<'a> {
+struct EnvelopeError<'a> {
     message: &'a str,
     r#type: &'a str,
     param: Option<&'a str>,
@@ -249,7 +249,7 @@ impl ApiError {
     pub(super) fn json(&self) -> Vec<u8> {
         let message = plain(&self.message, MESSAGE_BYTES);
         let param = self.param.as_deref().map(|param| plain(param, PARAM_BYTES));
-        let inner = Inner {
+        let inner = EnvelopeError {
             message: &message,
             r#type: self.kind,
             param: param.as_deref(),

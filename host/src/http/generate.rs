@@ -1,4 +1,4 @@
-//! The choices of one request, from submission to their ends: many answers of the runtime as one sequence of steps.
+//! The choices of one request, from submission to their ends: many answers of the runtime as one sequence of updates.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::wire::{Choice, TextJob};
+use super::wire::{Choice, TextDelivery, TextJob};
 use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
 use crate::runtime::{Answer, Delivery, Handle, Submission, Submitted};
 use crate::worker::Output;
@@ -28,12 +28,12 @@ const WHOLE_ANSWER_BYTES: u64 = 64 << 20;
 /// The place of one request in its model's queue: at most one of its parts waits there at a time, so it neither fills the
 /// queue nor goes before a neighbour who came between.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct QueuePlace {
     /// Whether a part was granted. From then on a full queue is waited for: what was begun is not thrown away.
     begun: Mutex<bool>,
 }
 
-impl Place {
+impl QueuePlace {
     /// Submits a part once no other waits.
     pub(super) async fn submit(&self, handle: &Handle, submission: Submission) -> Submitted {
         let mut begun = self.begun.lock().await;
@@ -58,9 +58,9 @@ pub(super) struct Generation {
     handle: Handle,
     model: ModelId,
     job: TextJob,
-    place: Arc<Place>,
+    place: Arc<QueuePlace>,
     submitted: usize,
-    active: Vec<Part>,
+    active: Vec<ActiveChoice>,
     /// The task of a prompt whose choices have the same one, and which prompt that is.
     shared: Option<(usize, Bytes)>,
     /// Whose turn it is to be looked at first.
@@ -70,24 +70,24 @@ pub(super) struct Generation {
 }
 
 /// A choice that has not ended.
-struct Part {
+struct ActiveChoice {
     index: usize,
     /// Bytes of its task that no other part has.
     task_bytes: usize,
-    stage: Stage,
+    stage: ChoiceStage,
 }
 
 /// Where a choice stands.
-enum Stage {
+enum ChoiceStage {
     Asking(BoxFuture<'static, Submitted>),
     Answering(Answer),
 }
 
 /// What happened to a choice.
-pub(super) enum Step {
+pub(super) enum TextUpdate {
     /// More of it.
     Event(usize, TextEvent),
-    /// It ended.
+    /// It ended, and why.
     Finish(usize, TextFinish),
 }
 
@@ -118,8 +118,8 @@ impl Generation {
         self.usage
     }
 
-    /// The next step of any choice; `None` once all have ended.
-    pub(super) fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Step, Failure>>> {
+    /// The next update of any choice; `None` once all have ended.
+    pub(super) fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<TextUpdate, Failure>>> {
         loop {
             self.submit_more();
             if self.active.is_empty() {
@@ -127,9 +127,9 @@ impl Generation {
             }
             for offset in 0..self.active.len() {
                 let at = (self.turn + offset) % self.active.len();
-                if let Poll::Ready(step) = self.poll_choice(at, cx) {
+                if let Poll::Ready(update) = self.poll_choice(at, cx) {
                     self.turn = at + 1;
-                    return Poll::Ready(Some(step));
+                    return Poll::Ready(Some(update));
                 }
             }
             // One that was granted just now leaves its place in the queue to the next.
@@ -142,10 +142,10 @@ impl Generation {
     /// Runs to the end of every choice.
     pub(super) async fn collect(&mut self) -> Result<Vec<Choice>, Failure> {
         let mut choices = vec![Choice::default(); self.choices()];
-        while let Some(step) = std::future::poll_fn(|cx| self.poll_step(cx)).await {
-            match step? {
-                Step::Event(index, event) => choices[index].add(event),
-                Step::Finish(index, finish) => choices[index].finish = Some(finish),
+        while let Some(update) = std::future::poll_fn(|cx| self.poll_update(cx)).await {
+            match update? {
+                TextUpdate::Event(index, event) => choices[index].add(event),
+                TextUpdate::Finish(index, finish) => choices[index].finish = Some(finish),
             }
             if self.event_bytes > WHOLE_ANSWER_BYTES {
                 let most = ByteSize(WHOLE_ANSWER_BYTES);
@@ -159,7 +159,7 @@ impl Generation {
     }
 
     fn may_submit(&self) -> bool {
-        let waits = self.active.iter().any(|part| matches!(part.stage, Stage::Asking(_)));
+        let waits = self.active.iter().any(|part| matches!(part.stage, ChoiceStage::Asking(_)));
         let bytes: usize = self.active.iter().map(|part| part.task_bytes).sum();
         // All tasks of a request are about as long.
         let fits = bytes + self.active.last().map_or(0, |part| part.task_bytes) <= TASKS_BYTES;
@@ -174,7 +174,7 @@ impl Generation {
             let submission = self.submission(task);
             let (handle, place) = (self.handle.clone(), Arc::clone(&self.place));
             let asking = async move { place.submit(&handle, submission).await }.boxed();
-            self.active.push(Part { index, task_bytes, stage: Stage::Asking(asking) });
+            self.active.push(ActiveChoice { index, task_bytes, stage: ChoiceStage::Asking(asking) });
             self.submitted += 1;
         }
     }
@@ -195,28 +195,28 @@ impl Generation {
 
     fn submission(&self, task: Bytes) -> Submission {
         let delivery = match self.job.delivery {
-            super::wire::Delivery::Whole => Delivery::Gathered,
-            super::wire::Delivery::Stream | super::wire::Delivery::StreamWithUsage => Delivery::Streamed,
+            TextDelivery::Whole => Delivery::Gathered,
+            TextDelivery::Stream | TextDelivery::StreamWithUsage => Delivery::Streamed,
         };
         let (class, keep_alive) = (self.job.class, self.job.keep_alive);
         Submission { model: self.model.clone(), task, class, keep_alive, delivery }
     }
 
-    fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<Step, Failure>> {
-        let Part { index, stage, .. } = &mut self.active[at];
+    fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<TextUpdate, Failure>> {
+        let ActiveChoice { index, stage, .. } = &mut self.active[at];
         let index = *index;
-        if let Stage::Asking(asking) = stage {
+        if let ChoiceStage::Asking(asking) = stage {
             match std::task::ready!(asking.poll_unpin(cx)) {
-                Ok(answer) => *stage = Stage::Answering(answer),
+                Ok(answer) => *stage = ChoiceStage::Answering(answer),
                 Err(failure) => return Poll::Ready(Err(failure)),
             }
         }
-        let Stage::Answering(answer) = stage else { return Poll::Pending };
+        let ChoiceStage::Answering(answer) = stage else { return Poll::Pending };
         loop {
-            let step = match std::task::ready!(answer.output.poll_recv(cx)) {
+            let update = match std::task::ready!(answer.output.poll_recv(cx)) {
                 Some(Output::Event(json)) => {
                     self.event_bytes += json.len() as u64;
-                    Step::Event(index, read(&json)?)
+                    TextUpdate::Event(index, read(&json)?)
                 }
                 Some(Output::Done(Ok(json))) => self.finish(at, read(&json)?)?,
                 Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
@@ -224,11 +224,11 @@ impl Generation {
                 Some(Output::Bytes(_) | Output::Progress { .. }) => continue,
                 None => return Poll::Ready(Err(broken_off())),
             };
-            return Poll::Ready(Ok(step));
+            return Poll::Ready(Ok(update));
         }
     }
 
-    fn finish(&mut self, at: usize, finish: TextFinish) -> Result<Step, Failure> {
+    fn finish(&mut self, at: usize, finish: TextFinish) -> Result<TextUpdate, Failure> {
         if finish.reason == FinishReason::Cancelled {
             return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
         }
@@ -239,7 +239,7 @@ impl Generation {
             self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(usage.prompt_tokens);
             self.usage.cached_tokens = self.usage.cached_tokens.saturating_add(usage.cached_tokens);
         }
-        Ok(Step::Finish(index, finish))
+        Ok(TextUpdate::Finish(index, finish))
     }
 }
 

@@ -42,18 +42,18 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Link {
     stream: TcpStream,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     evicted: Notify,
 }
 
 #[derive(Debug)]
-struct State {
+struct LinkState {
     phase: Phase,
     since: Instant,
     /// Since when the client takes nothing of what is to be sent.
     stalled: Option<Instant>,
     /// Bytes have come that no request was made of yet.
-    heard: bool,
+    has_unread_bytes: bool,
     /// Whether all of the last request's body was read.
     whole: bool,
     /// Whether the last request's answer has begun.
@@ -75,11 +75,11 @@ pub(super) struct Gone;
 
 impl Link {
     pub(super) fn new(stream: TcpStream) -> Self {
-        let state = State {
+        let state = LinkState {
             phase: Phase::Fresh,
             since: Instant::now(),
             stalled: None,
-            heard: false,
+            has_unread_bytes: false,
             whole: true,
             answering: false,
             owed: false,
@@ -90,7 +90,7 @@ impl Link {
         Self { stream, state: Mutex::new(state), evicted: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,7 +126,7 @@ impl Link {
     pub(super) fn asked(&self, has_body: bool) {
         let mut state = self.state();
         state.enter(if has_body { Phase::Body } else { Phase::Answer });
-        state.heard = false;
+        state.has_unread_bytes = false;
         state.whole = !has_body;
         state.answering = false;
     }
@@ -279,11 +279,11 @@ impl Link {
 /// How long a connection that is being closed takes in what its client still sends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Linger {
-    /// Altogether.
+    /// At most so long, however much still comes.
     pub(super) total: Duration,
-    /// Without any byte. Zero: only what is there already.
+    /// At most so long without any byte. Zero: only what is there already.
     pub(super) idle: Duration,
-    /// Bytes.
+    /// At most so many bytes.
     pub(super) bytes: usize,
 }
 
@@ -297,7 +297,7 @@ enum Probed {
     Nothing,
 }
 
-impl State {
+impl LinkState {
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.since = Instant::now();
@@ -306,7 +306,7 @@ impl State {
     /// The status of an answer that the protocol makes itself, to a head that it cannot read.
     fn own_refusal(&self, bytes: &[u8]) -> Option<u16> {
         let asks = matches!(self.phase, Phase::Fresh | Phase::Idle | Phase::Head);
-        if !asks || !self.heard || self.owed {
+        if !asks || !self.has_unread_bytes || self.owed {
             return None;
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ").or_else(|| bytes.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
@@ -368,7 +368,7 @@ impl AsyncRead for Wire {
                 Ok(read) => {
                     let mut state = link.state();
                     state.ended |= read == 0;
-                    state.heard |= read > 0;
+                    state.has_unread_bytes |= read > 0;
                     match state.phase {
                         // The time for a first head is counted from the begin of the connection.
                         Phase::Fresh if read > 0 => state.phase = Phase::Head,

@@ -4,9 +4,11 @@
 //! processes or scheduling. Wire shapes stop in `wire`, status codes in `error`.
 
 mod admin;
+mod app;
 mod artifacts;
 mod audio_stream;
 mod auth;
+mod blocking;
 mod bodies;
 mod body;
 mod connection;
@@ -14,16 +16,17 @@ mod connections;
 mod edge;
 mod error;
 mod generate;
+mod image_output;
 mod image_stream;
 mod link;
 mod listen;
 mod openai;
-pub(crate) mod picture;
-mod reading;
+mod request_fields;
 mod resolve;
 mod router;
-pub(crate) mod sound;
 mod sse;
+mod stream_body;
+mod text_stream;
 mod wire;
 
 #[cfg(test)]
@@ -34,10 +37,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::runtime::Handle;
-use crate::store::Artifacts;
 
+use app::App;
 pub(crate) use listen::raise_descriptors;
-pub(crate) use reading::readings;
+pub(crate) use request_fields::request_fields;
+pub(crate) use router::is_served;
 pub use router::router;
 
 /// How often files that answers named by URL are looked through for old ones.
@@ -49,14 +53,14 @@ pub async fn serve(
     handle: Handle,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let artifacts = router::artifacts(&handle);
-    let sweeper = tokio::spawn(sweep(handle.clone(), Arc::clone(&artifacts)));
-    listen::serve(listener, router::over(handle.clone(), artifacts), &handle, shutdown).await;
+    let app = App::new(handle.clone());
+    let sweeper = tokio::spawn(sweep(app.clone()));
+    listen::serve(listener, router::over(app), &handle, shutdown).await;
     sweeper.abort();
 }
 
 /// Removes files that are too old, at once and for ever.
-async fn sweep(handle: Handle, artifacts: Arc<Artifacts>) {
+async fn sweep(App { handle, artifacts, .. }: App) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

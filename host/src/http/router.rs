@@ -1,83 +1,94 @@
 //! Which path is answered by what, and how large a body it reads.
 
-use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use axum::extract::Request;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 
-use super::bodies::Bodies;
+use super::app::App;
 use super::body::BodySize;
 use super::error::ApiError;
 use super::openai::{audio, chat, completions, images, models};
 use super::{admin, artifacts, edge};
+use crate::domain::Kind;
 use crate::runtime::Handle;
-use crate::store::Artifacts;
-
-/// What every endpoint may use. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(super) struct App {
-    /// The way to the runtime and the configuration.
-    pub(super) handle: Handle,
-    /// When the host started, in seconds since 1970: `created` of every model.
-    pub(super) started_s: u64,
-    /// Files that answers name by URL.
-    pub(super) artifacts: Arc<Artifacts>,
-    /// The bytes of all requests.
-    pub(super) bodies: Arc<Bodies>,
-}
 
 /// All endpoints over this runtime.
 pub fn router(handle: Handle) -> Router {
-    let artifacts = artifacts(&handle);
-    over(handle, artifacts)
+    over(App::new(handle))
 }
 
-/// The store of this host's state folder.
-pub(super) fn artifacts(handle: &Handle) -> Arc<Artifacts> {
-    Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")))
-}
-
-/// All endpoints over this runtime and this store.
-pub(super) fn over(handle: Handle, artifacts: Arc<Artifacts>) -> Router {
-    let app = App { handle, started_s: unix_seconds(), artifacts, bodies: Arc::default() };
-    let [text, prompt, files] = [BodySize::Text, BodySize::Prompt, BodySize::Files].map(Extension);
-    Router::new()
-        .route("/v1/chat/completions", post(chat::create).layer(text))
-        .route("/chat/completions", post(chat::create).layer(text))
-        .route("/v1/completions", post(completions::create).layer(text))
-        .route("/completions", post(completions::create).layer(text))
-        .route("/v1/audio/generations", post(audio::create).layer(prompt))
-        .route("/v1/audio/speech", post(audio::speech).layer(prompt))
-        .route("/v1/images/generations", post(images::create).layer(prompt))
-        .route("/v1/images/edits", post(images::unserved).layer(files))
-        .route("/v1/images/variations", post(images::unserved).layer(files))
-        .route("/artifacts/{name}", get(artifacts::get))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::retrieve))
-        .route("/models", get(admin::models))
-        .route("/models/load", post(admin::load))
-        .route("/models/unload", post(admin::unload))
-        .route("/models/park", post(admin::park))
-        .route("/admin/plan", get(admin::plan))
-        .route("/admin/status", get(admin::status))
-        .route("/metrics", get(admin::metrics))
-        .route("/logs/{*model}", get(admin::logs))
-        .route("/health", get(admin::health))
-        .route("/livez", get(admin::livez))
-        .route("/readyz", get(admin::readyz))
-        .route("/ping", get(admin::ping))
+/// All endpoints over what they share.
+pub(super) fn over(app: App) -> Router {
+    let add = |router: Router<App>, Route { path, body, methods, .. }: Route| match body {
+        Some(size) => router.route(path, methods.layer(Extension(size))),
+        None => router.route(path, methods),
+    };
+    let routed = routes().into_iter().fold(Router::new(), add);
+    routed
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), edge::edge))
         .with_state(app)
 }
 
-/// Seconds since 1970.
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+/// Whether models of this kind answer at this path.
+pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
+    routes().iter().any(|route| route.path == path && route.models == Some(kind))
+}
+
+/// One path of the router.
+pub(super) struct Route {
+    pub(super) path: &'static str,
+    /// How large a body it reads; `None` if it reads none.
+    pub(super) body: Option<BodySize>,
+    /// The kind of the models that answer here; `None` if the host answers by itself.
+    models: Option<Kind>,
+    methods: MethodRouter<App>,
+}
+
+impl Route {
+    fn get(path: &'static str, methods: MethodRouter<App>) -> Self {
+        Self { path, body: None, models: None, methods }
+    }
+
+    fn post(path: &'static str, body: BodySize, methods: MethodRouter<App>) -> Self {
+        Self { path, body: Some(body), models: None, methods }
+    }
+
+    fn of_models(self, kind: Kind) -> Self {
+        Self { models: Some(kind), ..self }
+    }
+}
+
+/// Every path, which is all that is routed.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::post("/v1/chat/completions", BodySize::Text, post(chat::create)).of_models(Kind::Text),
+        Route::post("/chat/completions", BodySize::Text, post(chat::create)).of_models(Kind::Text),
+        Route::post("/v1/completions", BodySize::Text, post(completions::create)).of_models(Kind::Text),
+        Route::post("/completions", BodySize::Text, post(completions::create)).of_models(Kind::Text),
+        Route::post("/v1/audio/generations", BodySize::Prompt, post(audio::create)).of_models(Kind::Audio),
+        Route::post("/v1/audio/speech", BodySize::Prompt, post(audio::speech)),
+        Route::post("/v1/images/generations", BodySize::Prompt, post(images::create)).of_models(Kind::Image),
+        Route::post("/v1/images/edits", BodySize::Files, post(images::unserved)),
+        Route::post("/v1/images/variations", BodySize::Files, post(images::unserved)),
+        Route::get("/artifacts/{name}", get(artifacts::get)),
+        Route::get("/v1/models", get(models::list)),
+        Route::get("/v1/models/{*id}", get(models::retrieve)),
+        Route::get("/models", get(admin::models)),
+        Route::post("/models/load", BodySize::Command, post(admin::load)),
+        Route::post("/models/unload", BodySize::Command, post(admin::unload)),
+        Route::post("/models/park", BodySize::Command, post(admin::park)),
+        Route::get("/admin/plan", get(admin::plan)),
+        Route::get("/admin/status", get(admin::status)),
+        Route::get("/metrics", get(admin::metrics)),
+        Route::get("/logs/{*model}", get(admin::logs)),
+        Route::get("/health", get(admin::health)),
+        Route::get("/livez", get(admin::livez)),
+        Route::get("/readyz", get(admin::readyz)),
+        Route::get("/ping", get(admin::ping)),
+    ]
 }
 
 async fn unknown_path(request: Request) -> ApiError {

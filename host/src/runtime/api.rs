@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Config;
@@ -57,7 +56,7 @@ pub struct Answer {
 }
 
 /// A model as `ps`, `GET /models` and `/v1/models` show it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct ModelStatus {
     /// Entry name.
     pub id: ModelId,
@@ -99,7 +98,7 @@ pub struct ModelStatus {
 pub type Submitted = Result<Answer, Failure>;
 
 /// What a new configuration changed, by model name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// New entries.
     pub added: Vec<ModelId>,

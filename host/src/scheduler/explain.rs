@@ -1,7 +1,5 @@
 //! What would happen if someone asked for a model now: the scheduler itself, run on a copy of the state.
 
-use serde::Serialize;
-
 use super::effect::{Cause, Effect};
 use super::event::{Event, Want};
 use super::memory::{Holds, Mapped, Need};
@@ -9,7 +7,7 @@ use super::state::{Instance, State};
 use crate::domain::{ByteSize, DeviceId, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// A dry run of a request for one model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// The model.
     pub model: ModelId,
@@ -38,8 +36,7 @@ pub struct Explanation {
 }
 
 /// What a request would meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
     /// It is hot.
     Hot,
@@ -56,7 +53,7 @@ pub enum Outcome {
 }
 
 /// Someone who would leave.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaving {
     /// Whose instance.
     pub model: ModelId,
@@ -73,7 +70,7 @@ pub struct Leaving {
 }
 
 /// Someone who would stay.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Staying {
     /// Whose instance.
     pub model: ModelId,

@@ -2,6 +2,7 @@
 //!
 //! A rule is data where it can be; a change of the tables here is a change of the design and belongs in an ADR.
 
+mod circles;
 mod clocks;
 mod decisions;
 mod entry_points;
@@ -66,6 +67,7 @@ pub(crate) fn run() -> Result {
     let files = files()?;
     let mut findings = tree::check(&files);
     findings.extend(tested::check(&files));
+    findings.extend(circles::check(&files));
     findings.extend(links::check(&files));
     findings.extend(entry_points::check(&files));
     findings.extend(decisions::check(&files));

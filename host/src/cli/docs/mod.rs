@@ -11,17 +11,17 @@ use super::out;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// Which page.
+    /// The page that is printed.
     page: Page,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Page {
-    /// Every metric.
+    /// Every metric with its labels.
     Metrics,
     /// Every key of models.yaml.
     Config,
-    /// Every command.
+    /// Every command with its options.
     Cli,
     /// Every field that is read of a request, as JSON: for tests, not a page.
     Requests,
@@ -37,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, command: Command) -> Result<(), CliErro
 }
 
 fn requests() -> Result<String, CliError> {
-    serde_json::to_string(&crate::http::readings()).map_err(|error| CliError::failed(error.to_string()))
+    serde_json::to_string(&crate::http::request_fields()).map_err(|error| CliError::failed(error.to_string()))
 }
 
 /// A Markdown table.

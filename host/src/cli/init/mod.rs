@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use self::starter::{FIRST_MODEL, FIRST_PLUGIN, Machine};
 use super::failure::CliError;
-use super::{Session, out};
+use super::{CommandContext, out};
 use crate::config::{self, Paths};
 use crate::device;
 use crate::domain::ByteSize;
@@ -20,8 +20,8 @@ pub(super) struct Arguments {
     file: Option<PathBuf>,
 }
 
-pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliError> {
-    let paths = config::default_folders(&session.env);
+pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
+    let paths = config::default_folders(&context.env);
     let registry = Registry::scan(&paths.plugin_folders(), &paths.state).unwrap_or_else(|error| {
         out::note(&format!("note: {error}"));
         Registry::default()
@@ -35,14 +35,14 @@ pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliErr
         plugins: registry.plugins.iter().map(AsRef::as_ref).collect(),
     };
     let text = machine.models_yaml();
-    let named = arguments.file.as_ref().or(session.config.as_ref());
+    let named = arguments.file.as_ref().or(context.config.as_ref());
     if named.is_some_and(|file| file.as_os_str() == "-") {
         return out::text(&text);
     }
-    let file = named.cloned().unwrap_or_else(|| config::default_file(&session.env));
+    let file = named.cloned().unwrap_or_else(|| config::default_file(&context.env));
     write(&file, &text)?;
     out::line(&file.display().to_string())?;
-    let option = option_for(session, &file);
+    let option = option_for(context, &file);
     next_steps(&machine, &paths, &option).iter().enumerate().for_each(|(at, step)| {
         out::note(&format!("{} {}. {step}", if at == 0 { "next:" } else { "     " }, at + 1));
     });
@@ -64,8 +64,8 @@ fn write(file: &Path, text: &str) -> Result<(), CliError> {
 }
 
 /// `--config FILE ` where commands would not find the file by themselves.
-fn option_for(session: &Session, file: &Path) -> String {
-    let found = config::find_file(None, &session.env);
+fn option_for(context: &CommandContext, file: &Path) -> String {
+    let found = config::find_file(None, &context.env);
     let same = found.is_ok_and(|found| found.canonicalize().ok() == file.canonicalize().ok());
     if same { String::new() } else { format!("--config {} ", file.display()) }
 }

@@ -29,7 +29,7 @@ listen: 127.0.0.1:9000
 pub(super) struct Machine<'a> {
     /// Devices with the bytes that models may take of them, `None` where they cannot be measured; the CPU last.
     pub(super) devices: Vec<(DeviceId, Option<ByteSize>)>,
-    /// Usable plugins.
+    /// Plugins that this host can open.
     pub(super) plugins: Vec<&'a PluginFile>,
 }
 
@@ -39,7 +39,7 @@ impl Machine<'_> {
         self.plugins.is_empty() || self.plugins.iter().any(|plugin| plugin.manifest.id == FIRST_PLUGIN)
     }
 
-    /// The file.
+    /// The text of a models.yaml for this machine.
     pub(super) fn models_yaml(&self) -> String {
         let entries = self.entries();
         let active = if self.starts_with_first_model() { "models:" } else { "models: {}   # in place of {}:" };

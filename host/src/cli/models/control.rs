@@ -5,7 +5,7 @@ use serde_json::json;
 use super::Named;
 use crate::cli::client::Server;
 use crate::cli::failure::CliError;
-use crate::cli::{Session, out};
+use crate::cli::{CommandContext, out};
 
 /// What is done to the model.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,8 @@ pub(super) enum Action {
     Unload { force_after: Option<f32> },
 }
 
-pub(super) async fn run(session: &Session, named: Named, action: Action) -> Result<(), CliError> {
-    let server = Server::of(session, &named.target)?;
+pub(super) async fn run(context: &CommandContext, named: Named, action: Action) -> Result<(), CliError> {
+    let server = Server::of(context, &named.target)?;
     let (path, done) = match action {
         Action::Load => ("/models/load", "loaded"),
         Action::Park => ("/models/park", "parked"),

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use crate::cli::client::{Listing, Server, Status};
+use crate::cli::client::{ListedModel, Listing, Server};
 use crate::cli::failure::CliError;
-use crate::cli::{Session, out};
+use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
 use crate::domain::ByteSize;
 use crate::store::{Presence, presence};
@@ -25,11 +25,11 @@ struct Row {
     state: Option<String>,
 }
 
-pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), CliError> {
-    let config = session.load()?;
+pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
+    let config = context.load()?;
     let server = match &arguments.target.url {
-        Some(_) => Server::of(session, &arguments.target)?,
-        None => Server::of_config(&config, session.env.api_key().map(str::to_owned))?,
+        Some(_) => Server::of(context, &arguments.target)?,
+        None => Server::of_config(&config, context.env.api_key().map(str::to_owned))?,
     };
     let (running, unanswered) = match server.status().await {
         Ok(running) => (running, Ok(())),
@@ -52,7 +52,7 @@ pub(super) async fn run(session: &Session, arguments: Listing) -> Result<(), Cli
     out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect()).and(unanswered)
 }
 
-fn row(model: &ModelConfig, running: &[Status]) -> Row {
+fn row(model: &ModelConfig, running: &[ListedModel]) -> Row {
     let mut size = 0;
     let mut files = if model.files.is_empty() { "none needed" } else { "present" };
     for file in model.files.values() {

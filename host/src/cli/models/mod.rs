@@ -6,8 +6,8 @@ mod pull;
 
 use clap::Subcommand;
 
-use super::Session;
-use super::client::{Listing, Target};
+use super::CommandContext;
+use super::client::{Listing, ServerTarget};
 use super::failure::CliError;
 use crate::config::{Config, ModelConfig};
 use crate::domain::nearest;
@@ -37,7 +37,7 @@ struct Named {
     /// Model or alias.
     name: String,
     #[command(flatten)]
-    target: Target,
+    target: ServerTarget,
 }
 
 #[derive(Debug, clap::Args)]
@@ -49,14 +49,14 @@ struct Unloaded {
     force_after: Option<f32>,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
-        Command::List(arguments) => list::run(session, arguments).await,
-        Command::Pull(arguments) => pull::run(session, arguments).await,
-        Command::Load(named) => control::run(session, named, control::Action::Load).await,
-        Command::Park(named) => control::run(session, named, control::Action::Park).await,
+        Command::List(arguments) => list::run(context, arguments).await,
+        Command::Pull(arguments) => pull::run(context, arguments).await,
+        Command::Load(named) => control::run(context, named, control::Action::Load).await,
+        Command::Park(named) => control::run(context, named, control::Action::Park).await,
         Command::Unload(Unloaded { named, force_after }) => {
-            control::run(session, named, control::Action::Unload { force_after }).await
+            control::run(context, named, control::Action::Unload { force_after }).await
         }
     }
 }

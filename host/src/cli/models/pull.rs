@@ -7,7 +7,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::known;
 use crate::cli::failure::CliError;
-use crate::cli::{Session, out};
+use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
 use crate::store::{Phase, Progress, ProgressSink, Puller};
 
@@ -21,13 +21,13 @@ pub(super) struct Arguments {
     all: bool,
 }
 
-pub(super) async fn run(session: &Session, arguments: Arguments) -> Result<(), CliError> {
-    let config = session.load()?;
+pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
+    let config = context.load()?;
     let models: Vec<&ModelConfig> = match &arguments.name {
         Some(name) => vec![known(&config, name)?],
         None => config.models.values().collect(),
     };
-    let puller = Puller::from_env(&session.env).map_err(CliError::failed)?;
+    let puller = Puller::from_env(&context.env).map_err(CliError::failed)?;
     let mut failed = Vec::new();
     for model in models {
         match pull(&puller, model).await {
@@ -75,13 +75,13 @@ async fn pull(puller: &Puller, model: &ModelConfig) -> Result<(), CliError> {
 }
 
 /// What a bar is about: what is done, and to which part.
-type Step = (Phase, Option<(usize, usize)>);
+type BarStage = (Phase, Option<(usize, usize)>);
 
 /// One progress bar per file.
 struct Bars {
     model: String,
     all: MultiProgress,
-    by_role: Mutex<HashMap<String, (Step, ProgressBar)>>,
+    by_role: Mutex<HashMap<String, (BarStage, ProgressBar)>>,
 }
 
 impl Bars {
@@ -92,11 +92,11 @@ impl Bars {
     fn show(&self, progress: &Progress) {
         let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
         let now = (progress.phase, progress.part);
-        let (step, bar) = by_role
+        let (stage, bar) = by_role
             .entry(progress.role.clone())
             .or_insert_with(|| (now, self.dress(self.all.add(ProgressBar::no_length()), progress)));
-        if *step != now {
-            *step = now;
+        if *stage != now {
+            *stage = now;
             self.dress(bar.clone(), progress);
         }
         if let Some(total) = progress.total {

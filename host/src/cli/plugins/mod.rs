@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::failure::CliError;
-use super::{Session, out};
+use super::{CommandContext, out};
 use crate::config;
 use crate::domain::{nearest, printable};
 use crate::plugin::{PluginFile, Registry};
@@ -27,7 +27,7 @@ enum Command {
     Path,
     /// Show what a plugin says of itself.
     Info {
-        /// Plugin id.
+        /// The id of an installed plugin.
         id: String,
         /// Print JSON.
         #[arg(long)]
@@ -35,11 +35,11 @@ enum Command {
     },
 }
 
-pub(super) fn run(session: &Session, arguments: &Arguments) -> Result<(), CliError> {
-    let paths = match session.load() {
+pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
+    let paths = match context.load() {
         Ok(config) => config.paths,
         // Plugins can be looked at before there is a models.yaml; a wrong one is said to be wrong.
-        Err(CliError::Config(error)) if error.file.is_none() => config::default_folders(&session.env),
+        Err(CliError::Config(error)) if error.file.is_none() => config::default_folders(&context.env),
         Err(error) => return Err(error),
     };
     if matches!(arguments.command, Command::Path) {

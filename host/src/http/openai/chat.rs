@@ -3,9 +3,9 @@
 use axum::extract::State;
 use axum::response::Response;
 
+use super::super::app::App;
 use super::super::body::JsonBody;
 use super::super::error::ApiError;
-use super::super::router::App;
 use super::super::wire::{self, ChatShape};
 use super::{TextEndpoint, answer};
 

@@ -1,8 +1,7 @@
-//! `POST /v1/images/generations`: pictures from a description; and the edits and variations that no model makes.
+//! `POST /v1/images/generations`: images from a description; and the edits and variations that no model makes.
 
 use std::sync::Arc;
 
-use aihost_plugin_api::task::{ImageFinish, ImageRequest};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -10,24 +9,26 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 
+use super::super::app::{App, unix_seconds};
 use super::super::artifacts;
 use super::super::body::{JsonBody, Unread};
 use super::super::error::ApiError;
-use super::super::generate::{MAX_AT_ONCE, Place};
-use super::super::image_stream::{ImageStream, Made, Making};
-use super::super::picture::{Canvas, Encoding, Notes, Picture};
+use super::super::generate::{MAX_AT_ONCE, QueuePlace};
+use super::super::image_output::{ImageFileWriter, ImageOutput, ImageUpdate};
+use super::super::image_stream::ImageStream;
 use super::super::resolve;
-use super::super::router::{App, unix_seconds};
 use super::super::wire::{self, ImageDelivery, ImageJob};
-use super::{aside, refusal};
+use super::refusal;
 use crate::domain::{Failure, Kind, ModelId};
+use crate::media::image::ImageAssembler;
 use crate::runtime::{Delivery, Handle, Submission};
+use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
 /// Fields that a model's own refusal may begin with, and so blame.
 const FIELDS: [&str; 4] = ["prompt", "size", "steps", "guidance"];
 
-/// Answers with pictures.
+/// Answers with images.
 pub(in crate::http) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
@@ -36,18 +37,18 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Image, PATH)?.id.clone();
-    let asker = Asker { handle: &app.handle, model: &model, job: &job, place: Place::default() };
+    let submitter = ImageSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
     let result = match job.delivery {
-        ImageDelivery::Stream => match asker.begin(0).await {
-            Ok((making, maker)) => ImageStream::new(making, maker).respond().await,
+        ImageDelivery::Stream => match submitter.begin(0).await {
+            Ok((output, writer)) => ImageStream::new(output, writer).respond().await,
             Err(failure) => Err(failure),
         },
         ImageDelivery::Files(carrier) => {
-            let pictures = stream::iter(0..job.pictures).map(|number| asker.picture(number));
-            match pictures.buffered(MAX_AT_ONCE).try_collect::<Vec<_>>().await {
-                Ok(pictures) => {
-                    let (files, seeds): (Vec<_>, Vec<_>) = pictures.into_iter().unzip();
-                    let media = job.encoding.format.media();
+            let images = stream::iter(0..job.images).map(|number| submitter.image(number));
+            match images.buffered(MAX_AT_ONCE).try_collect::<Vec<_>>().await {
+                Ok(images) => {
+                    let (files, seeds): (Vec<_>, Vec<_>) = images.into_iter().unzip();
+                    let media = Media::from(job.encoding.format);
                     let mut data = artifacts::entries(&app, &headers, files, media, carrier).await?;
                     data.iter_mut().zip(seeds).for_each(|(entry, seed)| entry["seed"] = json!(seed));
                     let body = json!({
@@ -71,71 +72,42 @@ pub(in crate::http) async fn create(
 
 /// Says what to ask instead of an edit or a variation, whatever the body is.
 pub(in crate::http) async fn unserved(_: Unread) -> ApiError {
-    let message = format!("no model here starts from a picture; describe all of the picture to {PATH}, as JSON");
+    let message = format!("no model here starts from an image; describe all of the image to {PATH}, as JSON");
     ApiError::unserved(message)
 }
 
-/// Asks for one request's pictures.
-struct Asker<'a> {
+/// Asks for one request's images.
+struct ImageSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a ImageJob,
-    place: Place,
+    place: QueuePlace,
 }
 
-impl Asker<'_> {
-    /// Asks for picture `number`.
-    async fn begin(&self, number: u64) -> Result<(Making, Maker), Failure> {
+impl ImageSubmitter<'_> {
+    /// Asks for image `number`.
+    async fn begin(&self, number: u64) -> Result<(ImageOutput, ImageFileWriter), Failure> {
         let (model, job) = (self.model, self.job);
         let delivery = match job.delivery {
             ImageDelivery::Files(_) => Delivery::Gathered,
             ImageDelivery::Stream => Delivery::Streamed,
         };
-        let task = Bytes::from(wire::json(&job.picture(number)));
+        let task = Bytes::from(wire::json(&job.image(number)));
         let (class, keep_alive) = (job.class, job.keep_alive);
         let submission = Submission { model: model.clone(), task, class, keep_alive, delivery };
         let answer = self.place.submit(self.handle, submission).await?;
-        let making = Making::new(answer.output, Canvas::new(job.request.width, job.request.height));
-        Ok((making, Maker { model: model.clone(), request: Arc::clone(&job.request), encoding: job.encoding }))
+        let output = ImageOutput::new(answer.output, ImageAssembler::new(job.request.width, job.request.height));
+        let (request, encoding) = (Arc::clone(&job.request), job.encoding);
+        Ok((output, ImageFileWriter { model: model.clone(), request, encoding }))
     }
 
-    /// Picture `number` as a file, and its seed.
-    async fn picture(&self, number: u64) -> Result<(Vec<u8>, u64), Failure> {
-        let (mut making, maker) = self.begin(number).await?;
+    /// Image `number` as a file, and its seed.
+    async fn image(&self, number: u64) -> Result<(Vec<u8>, u64), Failure> {
+        let (mut output, writer) = self.begin(number).await?;
         loop {
-            if let Made::Whole(picture, finish) = making.next().await? {
-                return Ok((maker.file(picture, maker.notes(&finish)).await?, finish.seed));
+            if let ImageUpdate::Finished(image, finish) = output.next().await? {
+                return Ok((writer.file(image, writer.metadata(&finish)).await?, finish.seed));
             }
         }
-    }
-}
-
-/// Makes files of one request's pictures.
-pub(in crate::http) struct Maker {
-    model: ModelId,
-    request: Arc<ImageRequest>,
-    /// Of what kind they are.
-    pub(in crate::http) encoding: Encoding,
-}
-
-impl Maker {
-    /// What a file says of how its picture was made. The guidance is there if the request named one.
-    pub(in crate::http) fn notes(&self, finish: &ImageFinish) -> Notes {
-        let ImageRequest { prompt, guidance, .. } = &*self.request;
-        let mut notes = vec![
-            ("prompt", prompt.clone()),
-            ("model", self.model.0.clone()),
-            ("seed", finish.seed.to_string()),
-            ("steps", finish.steps.to_string()),
-            ("size", format!("{}x{}", finish.width, finish.height)),
-        ];
-        notes.extend(guidance.map(|guidance| ("guidance", guidance.to_string())));
-        notes
-    }
-
-    /// A file, written where it holds nobody up.
-    pub(in crate::http) async fn file(&self, picture: Picture, notes: Notes) -> Result<Vec<u8>, Failure> {
-        let encoding = self.encoding;
-        aside(move || picture.encode(encoding, &notes)).await
     }
 }

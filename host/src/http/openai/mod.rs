@@ -10,12 +10,14 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::app::{App, unix_seconds};
 use super::error::ApiError;
 use super::generate::Generation;
 use super::resolve;
-use super::router::App;
-use super::sse::Events;
-use super::wire::{Delivery, Shape, TextJob};
+use super::sse;
+use super::stream_body::StreamBody;
+use super::text_stream::{TEXT_PIECE_BYTES, TextStream};
+use super::wire::{TextDelivery, TextJob, TextShape};
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 
 /// A text endpoint: where it is, what its prompt is called, and what shape its answers have.
@@ -26,19 +28,20 @@ struct TextEndpoint<S> {
 }
 
 /// Resolves the model, runs the request and writes the answer.
-async fn answer<S: Shape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: TextJob) -> Result<Response, ApiError> {
+async fn answer<S: TextShape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: TextJob) -> Result<Response, ApiError> {
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Text, endpoint.path)?.id.clone();
-    let mut shape = (endpoint.shape)(&job, &model.0, super::router::unix_seconds());
+    let mut shape = (endpoint.shape)(&job, &model.0, unix_seconds());
     let delivery = job.delivery;
     let mut generation = Generation::new(app.handle.clone(), model.clone(), job);
-    let result = if delivery == Delivery::Whole {
+    let result = if delivery == TextDelivery::Whole {
         generation.collect().await.map(|choices| {
             let body = shape.whole(&choices, generation.usage());
             ([(header::CONTENT_TYPE, "application/json")], body).into_response()
         })
     } else {
-        Events::new(generation, shape, delivery, config.limits.sse_ping).respond().await
+        let stream = StreamBody::new(TextStream::new(generation, shape, delivery), TEXT_PIECE_BYTES);
+        stream.with_ping(config.limits.sse_ping).respond(sse::CONTENT_TYPE).await
     };
     match result {
         Ok(response) => Ok(response),
@@ -71,10 +74,4 @@ async fn refusal(app: &App, failure: Failure, model: &ModelId, fields: &[&'stati
         Some(field) => error.param(field),
         None => error,
     }
-}
-
-/// Does what takes a while on a thread that other requests do not share.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(error.to_string()));
-    done.map_err(|message| Failure::new(FailureKind::Internal, message))
 }

@@ -6,17 +6,17 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::super::app::App;
 use super::super::body::Name;
 use super::super::error::ApiError;
 use super::super::resolve;
-use super::super::router::App;
 use super::super::wire;
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Kind, ModelId};
 
 /// A model, as clients list it.
 #[derive(Serialize)]
-struct Object<'a> {
+struct ModelObject<'a> {
     id: &'a ModelId,
     object: &'a str,
     created: u64,
@@ -27,7 +27,7 @@ struct Object<'a> {
 
 /// All of them.
 #[derive(Serialize)]
-struct List<'a> {
+struct ModelList<'a> {
     object: &'a str,
     #[serde(serialize_with = "objects")]
     data: (&'a Config, u64),
@@ -36,7 +36,7 @@ struct List<'a> {
 /// Every model that can be served, loaded or not.
 pub(in crate::http) async fn list(State(app): State<App>) -> Response {
     let config = app.handle.config();
-    let list = wire::json(&List { object: "list", data: (&config, app.started_s) });
+    let list = wire::json(&ModelList { object: "list", data: (&config, app.started_s) });
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], list).into_response()
 }
 
@@ -47,9 +47,9 @@ pub(in crate::http) async fn retrieve(State(app): State<App>, Name(id): Name) ->
     Ok(Json(object(model, app.started_s)).into_response())
 }
 
-fn object(model: &ModelConfig, created: u64) -> Object<'_> {
+fn object(model: &ModelConfig, created: u64) -> ModelObject<'_> {
     let ModelConfig { id, kind, aliases, .. } = model;
-    Object { id, object: "model", created, owned_by: "aihost", kind: *kind, aliases }
+    ModelObject { id, object: "model", created, owned_by: "aihost", kind: *kind, aliases }
 }
 
 /// Written one by one: there may be many.

@@ -6,8 +6,8 @@ use aihost_plugin_api::task::{AudioBlock, AudioHeader};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
-use super::super::sound::{self, Encoding, Sound};
 use super::*;
+use crate::media::audio::{self, Audio, AudioFormat};
 
 const PATH: &str = "/v1/audio/generations";
 const RATE: u32 = 32_000;
@@ -53,7 +53,7 @@ async fn sent(host: &Host, extra: &Value) -> (u16, String, Bytes) {
 }
 
 fn wav(seed: u64) -> Vec<u8> {
-    Sound { sample_rate: RATE, channels: 1, samples: tone(seed) }.encode(Encoding::Wav).unwrap()
+    Audio { sample_rate: RATE, channels: 1, samples: tone(seed) }.encode(AudioFormat::Wav).unwrap()
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn a_normalised_file_has_the_target_loudness() {
         .samples::<i16>()
         .map(|s| f32::from(s.unwrap()) / 32768.0)
         .collect();
-    let loudness = Sound { sample_rate: RATE, channels: 1, samples }.loudness().unwrap();
+    let loudness = Audio { sample_rate: RATE, channels: 1, samples }.loudness().unwrap();
     assert!((loudness + 14.0).abs() < 0.2, "{loudness}");
 }
 
@@ -124,7 +124,7 @@ async fn a_stream_is_the_same_file_but_for_its_length() {
         let audio = events.iter().filter_map(|event| event["audio"].as_str());
         let joined: Vec<u8> = audio.flat_map(|audio| BASE64_STANDARD.decode(audio).unwrap()).collect();
         assert_eq!(joined, file);
-        assert_eq!(sound::of_stream(&joined).unwrap().samples.len(), tone(1).len());
+        assert_eq!(audio::of_stream(&joined).unwrap().samples.len(), tone(1).len());
     }
 }
 

@@ -7,7 +7,7 @@ use zune_png::PngDecoder;
 use zune_png::zune_core::bytestream::ZCursor;
 
 use super::*;
-use crate::http::picture::tests::{read_jpeg, read_webp};
+use crate::media::image::tests::{read_jpeg, read_webp};
 
 const PATH: &str = "/v1/images/generations";
 const WIDTH: u32 = 48;
@@ -23,7 +23,7 @@ fn header(index: u32, partial: bool, row: u32) -> ImageHeader {
     ImageHeader { width: WIDTH, height: HEIGHT, format, index, partial, step: 2, row }
 }
 
-/// A picture in two blocks.
+/// An image in two blocks.
 fn blocks(index: u32, partial: bool, seed: u64) -> [Output; 2] {
     let (pixels, cut) = (pixels(seed), (WIDTH * 3 * 20) as usize);
     [(0, &pixels[..cut]), (20, &pixels[cut..])]
@@ -35,7 +35,7 @@ fn finished(reason: &str, seed: u64) -> Output {
     Output::Done(Ok(Bytes::from(finish.to_string())))
 }
 
-/// Draws the stripes of the task's seed, with progress and as many unfinished pictures as it asks for.
+/// Draws the stripes of the task's seed, with progress and as many unfinished images as it asks for.
 fn draw(_: usize, submission: &Submission) -> Result<Vec<Output>, Failure> {
     let task: Value = serde_json::from_slice(&submission.task).unwrap();
     let (seed, partials) = (task["seed"].as_u64().unwrap(), task["partial_images"].as_u64().unwrap() as u32);
@@ -66,12 +66,12 @@ fn read_png(file: Vec<u8>) -> (Vec<u8>, Vec<(String, String)>) {
     let pixels = png.decode_raw().unwrap();
     assert_eq!(png.dimensions(), Some((WIDTH as usize, HEIGHT as usize)));
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    let notes = png.info().unwrap().itxt_chunk.iter().map(|chunk| (text(&chunk.keyword), text(&chunk.text)));
-    (pixels, notes.collect())
+    let metadata = png.info().unwrap().itxt_chunk.iter().map(|chunk| (text(&chunk.keyword), text(&chunk.text)));
+    (pixels, metadata.collect())
 }
 
 #[tokio::test]
-async fn parameters_reach_the_model_and_pictures_differ_in_their_seed() {
+async fn parameters_reach_the_model_and_images_differ_in_their_seed() {
     let host = Host::new(draw);
     let extra = json!({"seed": 7, "n": 3, "steps": 4, "guidance": 2.5, "partial_images": 2, "quality": "high",
         "background": "transparent", "moderation": "low", "style": "vivid", "user": "u", "unknown": 1,
@@ -85,7 +85,7 @@ async fn parameters_reach_the_model_and_pictures_differ_in_their_seed() {
     assert_eq!(data.len(), 3);
     for (entry, seed) in data.iter().zip(7..) {
         assert_eq!(entry["seed"], seed);
-        let (found, notes) = read_png(decoded(&entry["b64_json"]));
+        let (found, metadata) = read_png(decoded(&entry["b64_json"]));
         assert_eq!(found, pixels(seed));
         let wanted = [
             ("prompt", "a red fox"),
@@ -95,7 +95,7 @@ async fn parameters_reach_the_model_and_pictures_differ_in_their_seed() {
             ("size", "48x32"),
             ("guidance", "2.5"),
         ];
-        assert_eq!(notes, wanted.map(|(key, text)| (key.to_owned(), text.to_owned())));
+        assert_eq!(metadata, wanted.map(|(key, text)| (key.to_owned(), text.to_owned())));
     }
     let wanted = |seed: u64| json!({"prompt": "a red fox", "width": 48, "height": 32, "steps": 4, "guidance": 2.5, "seed": seed, "partial_images": 0});
     assert_eq!(host.tasks(), [wanted(7), wanted(8), wanted(9)]);
@@ -151,7 +151,7 @@ async fn other_files_are_written_as_asked() {
 }
 
 #[tokio::test]
-async fn a_stream_tells_of_steps_and_unfinished_pictures() {
+async fn a_stream_tells_of_steps_and_unfinished_images() {
     let host = Host::new(draw);
     for partials in 0..=3 {
         // OpenAI's events carry base64 whatever `response_format` is.
@@ -169,8 +169,8 @@ async fn a_stream_tells_of_steps_and_unfinished_pictures() {
         }
         let [.., progress, last] = &events[..] else { panic!("{events:?}") };
         assert_eq!((&progress["done"], &progress["total"]), (&json!(4), &json!(4)));
-        let (found, notes) = read_png(decoded(&last["b64_json"]));
-        assert!(found == pixels(5) && notes.contains(&("seed".into(), "5".into())));
+        let (found, metadata) = read_png(decoded(&last["b64_json"]));
+        assert!(found == pixels(5) && metadata.contains(&("seed".into(), "5".into())));
         for key in ["created_at", "size", "quality", "background", "output_format", "seed"] {
             assert!(!last[key].is_null(), "no `{key}`: {last}");
         }

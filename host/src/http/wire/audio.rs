@@ -3,10 +3,10 @@
 use aihost_plugin_api::task::AudioRequest;
 
 use super::fields::{Fields, Keys};
-use super::{Asked, Carrier, terms};
+use super::{Carrier, ReceivedBody, terms};
 use crate::domain::shown;
 use crate::http::error::ApiError;
-use crate::http::sound::Encoding;
+use crate::media::audio::AudioFormat;
 use crate::runtime::{Class, KeepAlive};
 
 /// Most pieces of one request.
@@ -36,7 +36,7 @@ pub(in crate::http) const KEYS: Keys = &[
     "keep_alive",
 ];
 
-/// A request for sound.
+/// A request for audio.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct AudioJob {
     /// The model's name, if one was given.
@@ -53,7 +53,7 @@ pub(in crate::http) struct AudioJob {
     pub(in crate::http) keep_alive: Option<KeepAlive>,
 }
 
-/// How sound is sent.
+/// How audio is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum AudioDelivery {
     /// As files, once they are whole.
@@ -62,18 +62,18 @@ pub(in crate::http) enum AudioDelivery {
     Stream(AudioStreaming),
 }
 
-/// Whole files.
+/// How whole files are made and sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) struct AudioFiles {
     /// Of what kind.
-    pub(in crate::http) encoding: Encoding,
+    pub(in crate::http) format: AudioFormat,
     /// Where they are put.
     pub(in crate::http) carrier: AudioCarrier,
     /// Whether they are brought to the same loudness.
     pub(in crate::http) normalize: bool,
 }
 
-/// Where sound is put.
+/// Where audio is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum AudioCarrier {
     /// The file is the body.
@@ -92,7 +92,7 @@ pub(in crate::http) enum AudioStreaming {
 }
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<AudioJob, ApiError> {
+pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<AudioJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     let pieces = fields.integer("n", 1..=MAX_PIECES)?.unwrap_or(1).unsigned_abs();
     let request = request(&fields)?;
@@ -113,7 +113,7 @@ pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<AudioJob, ApiError> {
 fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
     let prompt = terms::prompt(fields)?;
     if prompt.trim().is_empty() {
-        return Err(ApiError::invalid("prompt", "`prompt` is empty; describe the sound in a few words"));
+        return Err(ApiError::invalid("prompt", "`prompt` is empty; describe the audio in a few words"));
     }
     let off = AudioRequest::default();
     let duration = fields.number("duration", 0.0..=MAX_SECONDS)?.unwrap_or(off.duration);
@@ -136,7 +136,7 @@ fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
 
 fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError> {
     let format = fields.text("response_format")?.unwrap_or("wav".into());
-    let encoding = Encoding::by_name(&format).ok_or_else(|| {
+    let format = AudioFormat::by_name(&format).ok_or_else(|| {
         let message = format!("`response_format` must be wav or flac, not `{}`", shown(&format));
         ApiError::unsupported("response_format", message)
     })?;
@@ -144,9 +144,9 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
     let carrier = carrier(fields)?;
     match streaming(fields)? {
         Some(streaming) => {
-            let why = match (carrier, encoding, normalize, pieces) {
+            let why = match (carrier, format, normalize, pieces) {
                 (Some(AudioCarrier::Json(_)), ..) => Some(("response", "a stream is sent in the body")),
-                (_, Encoding::Flac, ..) => Some(("response_format", "only wav is streamed")),
+                (_, AudioFormat::Flac, ..) => Some(("response_format", "only wav is streamed")),
                 (_, _, true, _) => Some(("normalize", "loudness is known only when all of it is made")),
                 (.., 2..) => Some(("n", "one piece at a time is streamed")),
                 _ => None,
@@ -165,7 +165,7 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
             if carrier == AudioCarrier::Body && several {
                 return Err(ApiError::invalid("response", "`response` must be url or b64_json if `n` is above 1"));
             }
-            Ok(AudioDelivery::Files(AudioFiles { encoding, carrier, normalize }))
+            Ok(AudioDelivery::Files(AudioFiles { format, carrier, normalize }))
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, Readable, text};
-use super::{Asked, TextJob, sampling, write_json};
+use super::{ReceivedBody, TextJob, sampling, write_json};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -35,7 +35,7 @@ pub(in crate::http) const TOOL_KEYS: Keys = &["type", "function"];
 pub(in crate::http) const FUNCTION_KEYS: Keys = &["name", "parameters", "arguments"];
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<TextJob, ApiError> {
+pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<TextJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     let mut input = Vec::new();
     let mut values_left = TOOL_VALUES_MAX;

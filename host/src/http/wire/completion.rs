@@ -3,7 +3,7 @@
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, text, token, wrong_type};
-use super::{Asked, MAX_CHOICES, TextJob, sampling};
+use super::{MAX_CHOICES, ReceivedBody, TextJob, sampling};
 use crate::http::error::ApiError;
 
 /// OpenAI's default for this endpoint.
@@ -13,7 +13,7 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 pub(in crate::http) const KEYS: Keys = sampling::shared_keys!["prompt", "suffix", "best_of", "echo"];
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<TextJob, ApiError> {
+pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<TextJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     let inputs = prompts(fields.required("prompt")?)?;
     sampling::job(&fields, inputs, |request| {

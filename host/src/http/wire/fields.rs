@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Asked;
+use super::ReceivedBody;
 use crate::domain::{Class, beginning};
 use crate::http::error::ApiError;
 
@@ -33,7 +33,7 @@ pub(in crate::http) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The body itself.
-    pub(in crate::http) fn root(body: &Asked<'a>, keys: Keys) -> Result<Self, ApiError> {
+    pub(in crate::http) fn root(body: &ReceivedBody<'a>, keys: Keys) -> Result<Self, ApiError> {
         let found = find(body.text, keys).map_err(|error| {
             if error.is_data() {
                 ApiError::malformed("the body must be a JSON object")
@@ -254,14 +254,14 @@ fn whole(value: &RawValue) -> Option<i64> {
 /// The known fields of an object; of one that is there twice, the last.
 fn find(text: &str, keys: Keys) -> serde_json::Result<Vec<(&'static str, &RawValue)>> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let found = reader.deserialize_map(Known(keys))?;
+    let found = reader.deserialize_map(KnownFields(keys))?;
     reader.end()?;
     Ok(found)
 }
 
-struct Known(Keys);
+struct KnownFields(Keys);
 
-impl<'a> Visitor<'a> for Known {
+impl<'a> Visitor<'a> for KnownFields {
     type Value = Vec<(&'static str, &'a RawValue)>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -270,7 +270,7 @@ impl<'a> Visitor<'a> for Known {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut found: Self::Value = Vec::new();
-        while let Some(key) = map.next_key_seed(OneOf(self.0))? {
+        while let Some(key) = map.next_key_seed(KnownKey(self.0))? {
             let Some(key) = key else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -286,9 +286,9 @@ impl<'a> Visitor<'a> for Known {
 }
 
 /// Which of the known keys a key is.
-struct OneOf(Keys);
+struct KnownKey(Keys);
 
-impl<'a> DeserializeSeed<'a> for OneOf {
+impl<'a> DeserializeSeed<'a> for KnownKey {
     type Value = Option<&'static str>;
 
     fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
@@ -296,7 +296,7 @@ impl<'a> DeserializeSeed<'a> for OneOf {
     }
 }
 
-impl Visitor<'_> for OneOf {
+impl Visitor<'_> for KnownKey {
     type Value = Option<&'static str>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

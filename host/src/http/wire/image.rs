@@ -5,24 +5,24 @@ use std::sync::Arc;
 use aihost_plugin_api::task::ImageRequest;
 
 use super::fields::{Fields, Keys};
-use super::{Asked, Carrier, terms};
+use super::{Carrier, ReceivedBody, terms};
 use crate::http::error::ApiError;
-use crate::http::picture::{Encoding, Format};
+use crate::media::image::{ImageEncoding, ImageFormat};
 use crate::runtime::{Class, KeepAlive};
 
-/// Most pictures of one request, as in OpenAI's API.
-const MAX_PICTURES: i64 = 10;
-/// Both sides of a picture are multiples of this, in pixels: what a token of the models here covers.
+/// Most images of one request, as in OpenAI's API.
+const MAX_IMAGES: i64 = 10;
+/// Both sides of an image are multiples of this, in pixels: what a token of the models here covers.
 const SIDE_UNIT: u32 = 16;
-/// Longest side of a picture, in pixels.
+/// Longest side of an image, in pixels.
 const MAX_SIDE: u32 = 8192;
-/// Most pixels of one request, all pictures together.
+/// Most pixels of one request, all images together.
 const MAX_PIXELS: u64 = 64 << 20;
 /// Most steps; a model may take fewer.
 const MAX_STEPS: i64 = 1000;
 /// Highest weight of the prompt; usual ones are below 10.
 const MAX_GUIDANCE: f32 = 100.0;
-/// Most unfinished pictures of a stream, as in OpenAI's API.
+/// Most unfinished images of a stream, as in OpenAI's API.
 const MAX_PARTIALS: i64 = 3;
 /// Bits of a seed that is drawn here: every JSON reader takes such a number as it is.
 const SEED_BITS: u32 = 53;
@@ -51,17 +51,17 @@ pub(in crate::http) const KEYS: Keys = &[
     "keep_alive",
 ];
 
-/// A request for pictures.
+/// A request for images.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct ImageJob {
     /// The model's name, if one was given.
     pub(in crate::http) model: Option<String>,
-    /// The first picture; another differs in its seed alone. It has a seed.
+    /// The first image; another differs in its seed alone. It has a seed.
     pub(in crate::http) request: Arc<ImageRequest>,
-    /// How many pictures.
-    pub(in crate::http) pictures: u64,
+    /// How many images.
+    pub(in crate::http) images: u64,
     /// What kind of file each becomes.
-    pub(in crate::http) encoding: Encoding,
+    pub(in crate::http) encoding: ImageEncoding,
     /// How the answer is sent.
     pub(in crate::http) delivery: ImageDelivery,
     /// Whether other work goes first.
@@ -70,18 +70,18 @@ pub(in crate::http) struct ImageJob {
     pub(in crate::http) keep_alive: Option<KeepAlive>,
 }
 
-/// How pictures are sent.
+/// How images are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum ImageDelivery {
     /// As files, once all are whole.
     Files(Carrier),
-    /// As events: progress, unfinished pictures, the finished one.
+    /// As events: progress, unfinished images, the finished one.
     Stream,
 }
 
 impl ImageJob {
-    /// Picture `number` of the request.
-    pub(in crate::http) fn picture(&self, number: u64) -> ImageRequest {
+    /// Image `number` of the request.
+    pub(in crate::http) fn image(&self, number: u64) -> ImageRequest {
         // It stays a seed that a request can name.
         let seed = self.request.seed.map(|seed| seed.wrapping_add(number) & i64::MAX.cast_unsigned());
         ImageRequest { seed, ..ImageRequest::clone(&self.request) }
@@ -89,20 +89,20 @@ impl ImageJob {
 }
 
 /// Checks a body.
-pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<ImageJob, ApiError> {
+pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<ImageJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     refuse_other_work(&fields)?;
-    let pictures = fields.integer("n", 1..=MAX_PICTURES)?.unwrap_or(1).unsigned_abs();
-    let delivery = delivery(&fields, pictures)?;
+    let images = fields.integer("n", 1..=MAX_IMAGES)?.unwrap_or(1).unsigned_abs();
+    let delivery = delivery(&fields, images)?;
     let request = request(&fields, delivery)?;
-    if u64::from(request.width) * u64::from(request.height) * pictures > MAX_PIXELS {
+    if u64::from(request.width) * u64::from(request.height) * images > MAX_PIXELS {
         let message = format!("`size` times `n` must be at most {MAX_PIXELS} pixels");
         return Err(ApiError::invalid("size", message));
     }
     Ok(ImageJob {
         model: terms::model(&fields)?,
         request: Arc::new(request),
-        pictures,
+        images,
         encoding: encoding(&fields)?,
         delivery,
         class: terms::class(&fields)?,
@@ -110,16 +110,16 @@ pub(in crate::http) fn parse(body: &Asked<'_>) -> Result<ImageJob, ApiError> {
     })
 }
 
-/// What would change the picture but cannot be done is said; what is left out is harmless.
+/// What would change the image but cannot be done is said; what is left out is harmless.
 fn refuse_other_work(fields: &Fields<'_>) -> Result<(), ApiError> {
     for key in ["image", "mask"] {
         if fields.get(key).is_some() {
-            let message = format!("`{key}`: no model here starts from a picture; describe it all in `prompt`");
+            let message = format!("`{key}`: no model here starts from an image; describe it all in `prompt`");
             return Err(ApiError::unsupported(key, message));
         }
     }
     if fields.text("negative_prompt")?.is_some_and(|text| !text.trim().is_empty()) {
-        let message = "no model here reads `negative_prompt`; say in `prompt` what the picture should show";
+        let message = "no model here reads `negative_prompt`; say in `prompt` what the image should show";
         return Err(ApiError::unsupported("negative_prompt", message));
     }
     Ok(())
@@ -185,17 +185,17 @@ fn size(fields: &Fields<'_>) -> Result<(u32, u32), ApiError> {
     Ok((side(width)?, side(height)?))
 }
 
-fn encoding(fields: &Fields<'_>) -> Result<Encoding, ApiError> {
+fn encoding(fields: &Fields<'_>) -> Result<ImageEncoding, ApiError> {
     let name = fields.text("output_format")?.unwrap_or("png".into());
-    let format = Format::by_name(&name).ok_or_else(|| {
+    let format = ImageFormat::by_name(&name).ok_or_else(|| {
         let message = "`output_format` must be png, jpeg or webp";
         ApiError::unsupported("output_format", message)
     })?;
     let quality = fields.integer("output_compression", 0..=100)?.unwrap_or(100);
-    Ok(Encoding { format, quality: u8::try_from(quality).unwrap_or(100) })
+    Ok(ImageEncoding { format, quality: u8::try_from(quality).unwrap_or(100) })
 }
 
-fn delivery(fields: &Fields<'_>, pictures: u64) -> Result<ImageDelivery, ApiError> {
+fn delivery(fields: &Fields<'_>, images: u64) -> Result<ImageDelivery, ApiError> {
     let carrier = match fields.text("response_format")?.as_deref() {
         None | Some("b64_json") => Carrier::Base64,
         Some("url") => Carrier::Url,
@@ -204,8 +204,8 @@ fn delivery(fields: &Fields<'_>, pictures: u64) -> Result<ImageDelivery, ApiErro
         }
     };
     match fields.flag("stream")? {
-        Some(true) if pictures > 1 => {
-            let message = "`n` does not go together with `stream`: one picture at a time is streamed";
+        Some(true) if images > 1 => {
+            let message = "`n` does not go together with `stream`: one image at a time is streamed";
             Err(ApiError::invalid("n", message))
         }
         // OpenAI's events have base64 whatever was asked for.

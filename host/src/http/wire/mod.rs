@@ -2,11 +2,13 @@
 
 mod audio;
 mod chat;
+mod chunk;
 mod completion;
 mod fields;
 mod image;
 mod reply;
 mod sampling;
+mod status;
 mod terms;
 
 use aihost_plugin_api::task::{Sampling, TextRequest};
@@ -19,7 +21,8 @@ pub(super) use chat::parse as parse_chat;
 pub(super) use completion::parse as parse_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
-pub(super) use reply::{ChatShape, Choice, CompletionShape, Shape};
+pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
+pub(super) use status::{PlanReply, StatusReply};
 pub(super) use terms::parse_name;
 
 /// The keys that are read of each kind of object.
@@ -41,8 +44,8 @@ pub(super) const MAX_CHOICES: usize = 1024;
 
 /// A body as it came, and from whom.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked<'a> {
-    /// Its text.
+pub(super) struct ReceivedBody<'a> {
+    /// What came, which is UTF-8.
     pub(super) text: &'a str,
     /// How urgent all is that its sender sends.
     pub(super) class: Class,
@@ -60,7 +63,7 @@ pub(super) struct TextJob {
     /// Choices per prompt.
     pub(super) n: usize,
     /// How the answer is sent.
-    pub(super) delivery: Delivery,
+    pub(super) delivery: TextDelivery,
     /// Whether other work goes first.
     pub(super) class: Class,
     /// How long the model stays afterwards, if the request says so.
@@ -99,7 +102,7 @@ struct TaskRest<'a> {
 
 /// How an answer is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delivery {
+pub(super) enum TextDelivery {
     /// In one piece.
     Whole,
     /// As server-sent events.
@@ -124,7 +127,7 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// Appends JSON.
+/// Appends the JSON of a value.
 pub(super) fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
     let start = out.len();
     if serde_json::to_writer(&mut *out, value).is_err() {
@@ -164,7 +167,7 @@ mod tests {
             inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
             common: common.clone(),
             n: 2,
-            delivery: Delivery::Whole,
+            delivery: TextDelivery::Whole,
             class: Class::Interactive,
             keep_alive: None,
         };

@@ -3,13 +3,19 @@
 use aihost_plugin_api::task::{FinishReason, LogprobEntry, TextEvent, TextFinish, TokenLogprob, Usage};
 use serde::Serialize;
 
-use super::{Delivery, TextJob, json, new_id, write_json};
+use super::chunk::{Chunk, ChunkUsage, ChunkWriter};
+use super::{TextDelivery, TextJob, json, new_id};
+use crate::http::sse;
 
 /// Stands for minus infinity, which JSON lacks.
 const MIN_LOGPROB: f32 = -9999.0;
+/// `object` of a chunk of a chat.
+const CHAT_CHUNK: &str = "chat.completion.chunk";
+/// `object` of a completion, and of its chunks too.
+const COMPLETION: &str = "text_completion";
 
 /// The one difference between text endpoints that answers know.
-pub(in crate::http) trait Shape: Send + 'static {
+pub(in crate::http) trait TextShape: Send + 'static {
     /// A choice begins.
     fn open(&mut self, out: &mut Vec<u8>, index: usize);
     /// More of a choice.
@@ -43,8 +49,8 @@ impl Choice {
             }
             TextEvent::Reasoning { text } => self.reasoning.push_str(&text),
             TextEvent::ToolCall { index, id, name } => {
-                let function = FunctionCall { name: Some(name), arguments: String::new() };
-                self.calls.push(ToolCall { index: None, id: Some(id), r#type: Some("function"), function, at: index });
+                let function = FunctionCall { name, arguments: String::new() };
+                self.calls.push(ToolCall { id, r#type: "function", function, at: index });
             }
             TextEvent::ToolArguments { index, fragment } => {
                 if let Some(call) = self.calls.iter_mut().find(|call| call.at == index) {
@@ -60,68 +66,58 @@ impl Choice {
     }
 }
 
-/// What every chunk of an answer begins with.
+/// What the object and the chunks of one answer have in common.
 #[derive(Debug)]
-struct Head {
+struct ReplyIdentity {
     id: String,
     created: u64,
     model: String,
-    /// `data: {"id":...,"choices":[{"index":`
-    chunk: Vec<u8>,
-    /// What follows the choices.
-    tail: &'static str,
 }
 
-impl Head {
-    fn new(prefix: &str, object: &str, model: &str, created: u64, delivery: Delivery) -> Self {
-        let id = new_id(prefix);
-        let mut chunk = b"data: ".to_vec();
-        write_json(&mut chunk, &ReplyHead { id: &id, object, created, model });
-        chunk.pop();
-        chunk.extend_from_slice(b",\"choices\":[");
-        let tail = if delivery == Delivery::StreamWithUsage { "],\"usage\":null}\n\n" } else { "]}\n\n" };
-        Self { id, created, model: model.to_owned(), chunk, tail }
+impl ReplyIdentity {
+    fn new(prefix: &str, model: &str, created: u64) -> Self {
+        Self { id: new_id(prefix), created, model: model.to_owned() }
     }
 
-    fn reply<'a>(&'a self, object: &'a str) -> ReplyHead<'a> {
+    fn head<'a>(&'a self, object: &'a str) -> ReplyHead<'a> {
         ReplyHead { id: &self.id, object, created: self.created, model: &self.model }
     }
 
-    fn chunk(&self, out: &mut Vec<u8>, choice: &impl Serialize) {
-        out.extend_from_slice(&self.chunk);
-        write_json(out, choice);
-        out.extend_from_slice(self.tail.as_bytes());
+    fn chunks(&self, object: &str, delivery: TextDelivery) -> ChunkWriter {
+        let has_usage = delivery == TextDelivery::StreamWithUsage;
+        ChunkWriter::new(self.head(object), if has_usage { ChunkUsage::Later } else { ChunkUsage::Absent })
     }
 
-    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
-        out.extend_from_slice(&self.chunk);
-        out.extend_from_slice(b"],\"usage\":");
-        write_json(out, &UsageReply::from(usage));
-        out.extend_from_slice(b"}\n\n");
+    /// The last chunk, which has no choice.
+    fn usage(&self, out: &mut Vec<u8>, object: &str, usage: Usage) {
+        let usage = ChunkUsage::Total(usage.into());
+        sse::write_data(out, &Chunk::<()> { head: self.head(object), choices: &[], usage });
     }
 }
 
 /// `POST /v1/chat/completions`.
 #[derive(Debug)]
 pub(in crate::http) struct ChatShape {
-    head: Head,
+    identity: ReplyIdentity,
+    chunks: ChunkWriter,
     has_logprobs: bool,
 }
 
 impl ChatShape {
     pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
-        let head = Head::new("chatcmpl-", "chat.completion.chunk", model, created, job.delivery);
-        Self { head, has_logprobs: job.common.logprobs.is_some() }
+        let identity = ReplyIdentity::new("chatcmpl-", model, created);
+        let chunks = identity.chunks(CHAT_CHUNK, job.delivery);
+        Self { identity, chunks, has_logprobs: job.common.logprobs.is_some() }
     }
 
-    fn chunk(&self, out: &mut Vec<u8>, index: usize, delta: &Delta<'_>) {
-        self.head.chunk(out, &ChatChunk { index, delta, logprobs: None, finish_reason: None });
+    fn delta(&self, out: &mut Vec<u8>, index: usize, delta: &Delta<'_>) {
+        self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: None });
     }
 }
 
-impl Shape for ChatShape {
+impl TextShape for ChatShape {
     fn open(&mut self, out: &mut Vec<u8>, index: usize) {
-        self.chunk(out, index, &Delta::Role { role: "assistant", content: None });
+        self.delta(out, index, &Delta::Role { role: "assistant", content: None });
     }
 
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
@@ -129,21 +125,20 @@ impl Shape for ChatShape {
             TextEvent::Text { text, logprobs } if !text.is_empty() || !logprobs.is_empty() => {
                 let logprobs = self.has_logprobs.then(|| ChatLogprobs::from(logprobs.as_slice()));
                 let delta = &Delta::Content { content: text };
-                self.head.chunk(out, &ChatChunk { index, delta, logprobs, finish_reason: None });
+                self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs, finish_reason: None });
             }
             TextEvent::Reasoning { text } if !text.is_empty() => {
-                self.chunk(out, index, &Delta::Reasoning { reasoning_content: text });
+                self.delta(out, index, &Delta::Reasoning { reasoning_content: text });
             }
             TextEvent::ToolCall { index: at, id, name } => {
-                let function = FunctionCall { name: Some(name.clone()), arguments: String::new() };
-                let (id, r#type) = (Some(id.clone()), Some("function"));
-                let call = ToolCall { index: Some(*at), id, r#type, function, at: *at };
-                self.chunk(out, index, &Delta::Tools { tool_calls: [call] });
+                let function = FunctionDelta { name: Some(name), arguments: "" };
+                let call = ToolCallDelta { index: *at, id: Some(id), r#type: Some("function"), function };
+                self.delta(out, index, &Delta::Tools { tool_calls: [call] });
             }
             TextEvent::ToolArguments { index: at, fragment } => {
-                let function = FunctionCall { name: None, arguments: fragment.clone() };
-                let call = ToolCall { index: Some(*at), id: None, r#type: None, function, at: *at };
-                self.chunk(out, index, &Delta::Tools { tool_calls: [call] });
+                let function = FunctionDelta { name: None, arguments: fragment };
+                let call = ToolCallDelta { index: *at, id: None, r#type: None, function };
+                self.delta(out, index, &Delta::Tools { tool_calls: [call] });
             }
             _ => {}
         }
@@ -151,17 +146,17 @@ impl Shape for ChatShape {
 
     fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason) {
         let delta = &Delta::End {};
-        self.head.chunk(out, &ChatChunk { index, delta, logprobs: None, finish_reason: Some(reason) });
+        self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: Some(reason) });
     }
 
     fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
-        self.head.usage(out, usage);
+        self.identity.usage(out, CHAT_CHUNK, usage);
     }
 
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
         let choice = |(index, choice)| ChatChoice::new(index, choice, self.has_logprobs);
         json(&Reply {
-            head: self.head.reply("chat.completion"),
+            head: self.identity.head("chat.completion"),
             choices: choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
             usage: UsageReply::from(usage),
         })
@@ -171,7 +166,8 @@ impl Shape for ChatShape {
 /// `POST /v1/completions`.
 #[derive(Debug)]
 pub(in crate::http) struct CompletionShape {
-    head: Head,
+    identity: ReplyIdentity,
+    chunks: ChunkWriter,
     /// Alternatives asked for.
     logprobs: Option<u32>,
     echo: bool,
@@ -187,8 +183,10 @@ struct Written {
 
 impl CompletionShape {
     pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
+        let identity = ReplyIdentity::new("cmpl-", model, created);
         Self {
-            head: Head::new("cmpl-", "text_completion", model, created, job.delivery),
+            chunks: identity.chunks(COMPLETION, job.delivery),
+            identity,
             logprobs: job.common.logprobs,
             echo: job.common.echo,
             written: vec![Written::default(); job.inputs.len() * job.n],
@@ -215,7 +213,7 @@ impl CompletionShape {
     }
 }
 
-impl Shape for CompletionShape {
+impl TextShape for CompletionShape {
     fn open(&mut self, _out: &mut Vec<u8>, _index: usize) {}
 
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
@@ -223,17 +221,17 @@ impl Shape for CompletionShape {
             && (!text.is_empty() || !logprobs.is_empty())
         {
             let logprobs = self.logprobs(index, logprobs);
-            self.head.chunk(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
+            self.chunks.write(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
         }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason) {
         let last = CompletionChoice { index, text: "", logprobs: None, finish_reason: Some(reason) };
-        self.head.chunk(out, &last);
+        self.chunks.write(out, &last);
     }
 
     fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
-        self.head.usage(out, usage);
+        self.identity.usage(out, COMPLETION, usage);
     }
 
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
@@ -242,16 +240,17 @@ impl Shape for CompletionShape {
             let logprobs = self.logprobs(index, &choice.logprobs);
             replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason: choice.reason() });
         }
-        json(&Reply { head: self.head.reply("text_completion"), choices: replies, usage: UsageReply::from(usage) })
+        json(&Reply { head: self.identity.head(COMPLETION), choices: replies, usage: UsageReply::from(usage) })
     }
 }
 
-#[derive(Serialize)]
-struct ReplyHead<'a> {
-    id: &'a str,
-    object: &'a str,
-    created: u64,
-    model: &'a str,
+/// What an object and a chunk begin with.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct ReplyHead<'a> {
+    pub(super) id: &'a str,
+    pub(super) object: &'a str,
+    pub(super) created: u64,
+    pub(super) model: &'a str,
 }
 
 #[derive(Serialize)]
@@ -263,7 +262,7 @@ struct Reply<'a, T> {
 }
 
 #[derive(Serialize)]
-struct ChatChunk<'a> {
+struct ChatChunkChoice<'a> {
     index: usize,
     delta: &'a Delta<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
@@ -276,7 +275,7 @@ enum Delta<'a> {
     Role { role: &'a str, content: Option<&'a str> },
     Content { content: &'a str },
     Reasoning { reasoning_content: &'a str },
-    Tools { tool_calls: [ToolCall; 1] },
+    Tools { tool_calls: [ToolCallDelta<'a>; 1] },
     End {},
 }
 
@@ -314,15 +313,11 @@ struct ChatMessage<'a> {
     tool_calls: &'a [ToolCall],
 }
 
-/// A tool call, or a part of one in a stream.
+/// A tool call that is all there.
 #[derive(Clone, Debug, Serialize)]
 struct ToolCall {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    r#type: Option<&'static str>,
+    id: String,
+    r#type: &'static str,
     function: FunctionCall,
     /// The call's number within the answer.
     #[serde(skip)]
@@ -331,9 +326,26 @@ struct ToolCall {
 
 #[derive(Clone, Debug, Serialize)]
 struct FunctionCall {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<String>,
+    name: String,
     arguments: String,
+}
+
+/// A part of a tool call in a stream: the first has all but the arguments.
+#[derive(Serialize)]
+struct ToolCallDelta<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: FunctionDelta<'a>,
+}
+
+#[derive(Serialize)]
+struct FunctionDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    arguments: &'a str,
 }
 
 #[derive(Serialize)]
@@ -398,15 +410,15 @@ impl Serialize for TopByToken {
     }
 }
 
-#[derive(Serialize)]
-struct UsageReply {
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct UsageReply {
     prompt_tokens: u32,
     completion_tokens: u32,
     total_tokens: u32,
     prompt_tokens_details: PromptDetails,
 }
 
-#[derive(Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 struct PromptDetails {
     cached_tokens: u32,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aihost_plugin_api::task::{Sampling, TextInput, TextRequest};
 
 use super::fields::{Fields, Items, Keys, each_entry, number, text, wrong_type};
-use super::{Delivery, MAX_CHOICES, TextJob, terms};
+use super::{MAX_CHOICES, TextDelivery, TextJob, terms};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -166,14 +166,14 @@ fn check_response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
     }
 }
 
-fn delivery(fields: &Fields<'_>) -> Result<Delivery, ApiError> {
+fn delivery(fields: &Fields<'_>) -> Result<TextDelivery, ApiError> {
     let with_usage = match fields.object("stream_options", STREAM_OPTIONS_KEYS)? {
         Some(options) => options.flag("include_usage")?.unwrap_or(false),
         None => false,
     };
     Ok(match (fields.flag("stream")?.unwrap_or(false), with_usage) {
-        (false, _) => Delivery::Whole,
-        (true, false) => Delivery::Stream,
-        (true, true) => Delivery::StreamWithUsage,
+        (false, _) => TextDelivery::Whole,
+        (true, false) => TextDelivery::Stream,
+        (true, true) => TextDelivery::StreamWithUsage,
     })
 }

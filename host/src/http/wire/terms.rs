@@ -2,20 +2,20 @@
 
 use std::borrow::Cow;
 
-use super::Asked;
+use super::ReceivedBody;
 use super::fields::{Fields, Keys, text, wrong_type};
 use crate::config::parse_duration;
 use crate::domain::shown;
 use crate::http::error::ApiError;
 use crate::runtime::{Class, KeepAlive};
 
-/// Longest description of a picture or a sound, characters, as in OpenAI's API. Models read far less of it.
+/// Longest description of an image or of audio, characters, as in OpenAI's API. Models read far less of it.
 const PROMPT_CHARS_MAX: usize = 32_000;
 
 /// What is read of a body of which only the model's name is read.
 pub(in crate::http) const NAME_KEYS: Keys = &["model"];
 
-/// The description of a picture or a sound.
+/// The description of an image or of audio.
 pub(in crate::http) fn prompt(fields: &Fields<'_>) -> Result<String, ApiError> {
     let prompt = fields.required_text("prompt")?;
     if prompt.chars().nth(PROMPT_CHARS_MAX).is_some() {
@@ -26,7 +26,7 @@ pub(in crate::http) fn prompt(fields: &Fields<'_>) -> Result<String, ApiError> {
 }
 
 /// A body of which only the model's name is read.
-pub(in crate::http) fn parse_name(body: &Asked<'_>) -> Result<Option<String>, ApiError> {
+pub(in crate::http) fn parse_name(body: &ReceivedBody<'_>) -> Result<Option<String>, ApiError> {
     model(&Fields::root(body, NAME_KEYS)?)
 }
 
@@ -73,12 +73,12 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::super::Asked;
+    use super::super::ReceivedBody;
     use super::{ApiError, Class, Fields, KeepAlive, keep_alive};
 
     fn read(value: &Value) -> Result<Option<KeepAlive>, ApiError> {
         let body = json!({"keep_alive": value}).to_string();
-        let asked = Asked { text: &body, class: Class::Interactive };
+        let asked = ReceivedBody { text: &body, class: Class::Interactive };
         keep_alive(&Fields::root(&asked, &["keep_alive"]).expect("an object"))
     }
 

@@ -1,13 +1,14 @@
-//! Samples as files: WAV and FLAC of 16 bits, and the loudness they may be brought to. Pure functions, nothing of HTTP.
+//! Samples as files: WAV and FLAC of 16 bits, and the loudness they may be brought to. Pure functions.
 
 use std::io::Cursor;
 
+use aihost_plugin_api::task::{AudioBlock, AudioFinish, FinishReason};
 use flacenc::bitsink::ByteSink;
 use flacenc::component::BitRepr;
 use flacenc::error::Verify;
 use flacenc::source::MemSource;
 
-use crate::store::Media;
+use crate::domain::{Failure, FailureKind};
 
 /// Bits per sample of every file. A reader that divides by 32768 is within 2e-5 of what the model made.
 const BITS: u16 = 16;
@@ -22,9 +23,9 @@ const HEAD_BYTES: usize = 44;
 /// The size in the head of a file that is still being made.
 const UNKNOWN_SIZE: u32 = 4_294_967_295;
 
-/// A piece of sound.
+/// A piece of audio.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Sound {
+pub(crate) struct Audio {
     /// Samples per second and channel, Hz.
     pub(crate) sample_rate: u32,
     /// 1 or 2.
@@ -33,16 +34,16 @@ pub(crate) struct Sound {
     pub(crate) samples: Vec<f32>,
 }
 
-/// A kind of sound file.
+/// A kind of audio file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Encoding {
+pub(crate) enum AudioFormat {
     /// RIFF WAVE, 16-bit PCM.
     Wav,
     /// Free Lossless Audio Codec.
     Flac,
 }
 
-impl Encoding {
+impl AudioFormat {
     /// By its name, which is also its ending.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         match name {
@@ -51,18 +52,10 @@ impl Encoding {
             _ => None,
         }
     }
-
-    /// What its files are.
-    pub(crate) fn media(self) -> Media {
-        match self {
-            Self::Wav => Media::Wav,
-            Self::Flac => Media::Flac,
-        }
-    }
 }
 
-impl Sound {
-    /// Length.
+impl Audio {
+    /// Its length in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         let frames = self.samples.len() as f64 / f64::from(self.channels.max(1));
         frames / f64::from(self.sample_rate.max(1))
@@ -72,13 +65,13 @@ impl Sound {
     ///
     /// # Errors
     /// If the file cannot hold it: no channel, no rate, too long.
-    pub(crate) fn encode(&self, encoding: Encoding) -> Result<Vec<u8>, String> {
+    pub(crate) fn encode(&self, format: AudioFormat) -> Result<Vec<u8>, String> {
         if self.channels == 0 || self.sample_rate == 0 {
             return Err("it is silent for ever: no channel, or no sample a second".to_owned());
         }
-        match encoding {
-            Encoding::Wav => self.wav().map_err(|error| format!("no WAV file can be made of it: {error}")),
-            Encoding::Flac => self.flac().map_err(|error| format!("no FLAC file can be made of it: {error}")),
+        match format {
+            AudioFormat::Wav => self.wav().map_err(|error| format!("no WAV file can be made of it: {error}")),
+            AudioFormat::Flac => self.flac().map_err(|error| format!("no FLAC file can be made of it: {error}")),
         }
     }
 
@@ -159,15 +152,44 @@ pub(crate) fn pcm(samples: &[f32]) -> Vec<u8> {
     samples.iter().flat_map(|sample| quantise(*sample).to_le_bytes()).collect()
 }
 
+/// A block of samples as the plugin pushed it.
+///
+/// # Errors
+/// If it is none, or one that no file can hold.
+pub(crate) fn block(payload: &[u8]) -> Result<AudioBlock, Failure> {
+    let wrong = |message: String| Failure::new(FailureKind::Internal, message);
+    let block = AudioBlock::decode(payload).map_err(|error| wrong(error.to_string()))?;
+    let (channels, rate) = (block.header.channels, block.header.sample_rate);
+    if !(1..=2).contains(&channels) || rate == 0 || !block.samples.len().is_multiple_of(usize::from(channels)) {
+        let samples = block.samples.len();
+        return Err(wrong(format!("the plugin pushed {samples} samples of {channels} channels at {rate} Hz")));
+    }
+    Ok(block)
+}
+
+/// The summary that ends a piece.
+///
+/// # Errors
+/// If it is none, or the piece was cut short.
+pub(crate) fn finish(summary: &[u8]) -> Result<AudioFinish, Failure> {
+    let finish: AudioFinish = serde_json::from_slice(summary).map_err(|error| {
+        Failure::new(FailureKind::Internal, format!("the plugin ended with what is no audio summary: {error}"))
+    })?;
+    if finish.reason == FinishReason::Cancelled {
+        return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
+    }
+    Ok(finish)
+}
+
 /// What a streamed WAV file holds, once it is whole; nothing if it is none.
-pub(crate) fn of_stream(bytes: &[u8]) -> Option<Sound> {
+pub(crate) fn of_stream(bytes: &[u8]) -> Option<Audio> {
     let (head, data) = bytes.split_at_checked(HEAD_BYTES)?;
     let channels = u16::from_le_bytes([head[22], head[23]]);
     let sample_rate = u32::from_le_bytes([head[24], head[25], head[26], head[27]]);
     (*head == *wav_head(sample_rate, channels)).then(|| {
         let (samples, _) = data.as_chunks::<2>();
         let sample = |bytes: &[u8; 2]| f32::from(i16::from_le_bytes(*bytes)) / 32768.0;
-        Sound { sample_rate, channels, samples: samples.iter().map(sample).collect() }
+        Audio { sample_rate, channels, samples: samples.iter().map(sample).collect() }
     })
 }
 
@@ -183,25 +205,25 @@ mod tests {
 
     use super::*;
 
-    fn sine(amplitude: f32, seconds: f32) -> Sound {
+    fn sine(amplitude: f32, seconds: f32) -> Audio {
         let samples = (0..(32_000.0 * seconds) as usize)
             .map(|i| amplitude * (i as f32 * 997.0 * std::f32::consts::TAU / 32_000.0).sin())
             .collect();
-        Sound { sample_rate: 32_000, channels: 1, samples }
+        Audio { sample_rate: 32_000, channels: 1, samples }
     }
 
-    fn read_wav(file: &[u8]) -> Sound {
+    fn read_wav(file: &[u8]) -> Audio {
         let mut reader = hound::WavReader::new(file).unwrap();
         let hound::WavSpec { sample_rate, channels, .. } = reader.spec();
         let samples = reader.samples::<i16>().map(|sample| f32::from(sample.unwrap()) / 32768.0).collect();
-        Sound { sample_rate, channels, samples }
+        Audio { sample_rate, channels, samples }
     }
 
-    fn read_flac(file: &[u8]) -> Sound {
+    fn read_flac(file: &[u8]) -> Audio {
         let mut reader = claxon::FlacReader::new(file).unwrap();
         let info = reader.streaminfo();
         let samples = reader.samples().map(|sample| sample.unwrap() as f32 / 32768.0).collect();
-        Sound { sample_rate: info.sample_rate, channels: info.channels as u16, samples }
+        Audio { sample_rate: info.sample_rate, channels: info.channels as u16, samples }
     }
 
     fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
@@ -219,13 +241,13 @@ mod tests {
             sample_rate in prop::sample::select(vec![1600u32, 16_000, 32_000, 48_000]),
         ) {
             let samples = (0..frames as u32 * u32::from(channels)).map(|i| (i.wrapping_mul(noise) as f32).sin()).collect();
-            let sound = Sound { sample_rate, channels, samples };
-            let wav = read_wav(&sound.encode(Encoding::Wav).unwrap());
+            let audio = Audio { sample_rate, channels, samples };
+            let wav = read_wav(&audio.encode(AudioFormat::Wav).unwrap());
             prop_assert_eq!((wav.sample_rate, wav.channels), (sample_rate, channels));
-            prop_assert!(largest_difference(&wav.samples, &sound.samples) < 4e-5);
-            prop_assert!(read_flac(&sound.encode(Encoding::Flac).unwrap()) == wav);
+            prop_assert!(largest_difference(&wav.samples, &audio.samples) < 4e-5);
+            prop_assert!(read_flac(&audio.encode(AudioFormat::Flac).unwrap()) == wav);
             let mut streamed = wav_head(sample_rate, channels);
-            sound.samples.chunks(7).for_each(|block| streamed.extend(pcm(block)));
+            audio.samples.chunks(7).for_each(|block| streamed.extend(pcm(block)));
             prop_assert!(of_stream(&streamed) == Some(wav));
         }
     }
@@ -233,15 +255,15 @@ mod tests {
     #[test]
     fn what_is_too_loud_is_cut_off_and_what_is_no_number_is_silence() {
         let samples = vec![2.0, -2.0, f32::NAN, f32::INFINITY];
-        let sound = Sound { sample_rate: 32_000, channels: 1, samples };
-        let found = read_wav(&sound.encode(Encoding::Wav).unwrap()).samples;
+        let audio = Audio { sample_rate: 32_000, channels: 1, samples };
+        let found = read_wav(&audio.encode(AudioFormat::Wav).unwrap()).samples;
         assert_eq!(found, [32767.0 / 32768.0, -1.0, 0.0, 32767.0 / 32768.0]);
     }
 
     #[test]
     fn no_channels_are_no_file() {
-        let nothing = Sound { sample_rate: 32_000, channels: 0, samples: vec![0.0; 64] };
-        assert!(nothing.encode(Encoding::Wav).is_err() && nothing.encode(Encoding::Flac).is_err());
+        let nothing = Audio { sample_rate: 32_000, channels: 0, samples: vec![0.0; 64] };
+        assert!(nothing.encode(AudioFormat::Wav).is_err() && nothing.encode(AudioFormat::Flac).is_err());
     }
 
     #[test]
@@ -257,10 +279,10 @@ mod tests {
         let peak = click.samples.iter().fold(0.0f32, |most, sample| most.max(sample.abs()));
         assert!((peak - PEAK_LIMIT).abs() < 1e-6, "{peak}");
 
-        for still in [sine(0.0, 2.0), sine(0.5, 0.1), Sound { sample_rate: 1600, ..sine(0.5, 2.0) }] {
-            let mut sound = still.clone();
-            sound.normalize();
-            assert_eq!(sound, still);
+        for still in [sine(0.0, 2.0), sine(0.5, 0.1), Audio { sample_rate: 1600, ..sine(0.5, 2.0) }] {
+            let mut audio = still.clone();
+            audio.normalize();
+            assert_eq!(audio, still);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `aihost run` of a model that makes files: where the file goes, what is told on the way, and the progress bar.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::client::Server;
 use super::failure::CliError;
 use super::out;
-use super::sse::Events;
+use super::sse::EventReader;
 
 const BAR: &str = "{msg} {bar:30} {pos}/{len} steps {eta}";
 
@@ -28,14 +29,14 @@ pub(super) struct Files<E> {
 
 /// Where a file goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target<E> {
-    /// Stdout.
+pub(super) enum Destination<E> {
+    /// The standard output, for a pipe.
     Stdout,
     /// A file of a kind that its name says.
     File(PathBuf, E),
 }
 
-impl<E> Target<E> {
+impl<E> Destination<E> {
     /// Checked before anything is made.
     pub(super) fn of(output: Option<&Path>, files: &Files<E>) -> Result<Self, CliError> {
         let Files { thing, endings, by_ending } = files;
@@ -74,21 +75,13 @@ impl<E> Target<E> {
     }
 }
 
-/// Whether an answer has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// More comes.
-    More,
-    /// That was all of it.
-    All,
-}
-
-/// Asks for something that is made in steps. Progress moves a bar; `heard` gets every event by its type.
+/// Asks for something that is made in steps. Progress moves a bar; `on_event` gets every event by its type, and breaks off
+/// with the last.
 pub(super) async fn watch(
     server: &Server,
     path: &str,
     request: &Value,
-    mut heard: impl FnMut(&str, &Value) -> Result<Heard, CliError>,
+    mut on_event: impl FnMut(&str, &Value) -> Result<ControlFlow<()>, CliError>,
 ) -> Result<(), CliError> {
     let bar = ProgressBar::no_length();
     if let Ok(style) = ProgressStyle::with_template(BAR) {
@@ -98,7 +91,7 @@ pub(super) async fn watch(
     bar.enable_steady_tick(out::TICK);
     let received = async {
         let response = server.post(path, request).await?;
-        let mut events = Events::default();
+        let mut events = EventReader::default();
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| server.broke_off("the answer", &error))?;
@@ -110,7 +103,7 @@ pub(super) async fn watch(
                     bar.set_length(number("total"));
                     bar.set_position(number("done"));
                 }
-                if heard(&name, &event)? == Heard::All {
+                if on_event(&name, &event)?.is_break() {
                     return Ok(());
                 }
             }
@@ -148,14 +141,14 @@ mod tests {
     fn the_ending_says_what_is_written() {
         let by_ending = |ending: &str| ["a", "b"].into_iter().find(|known| *known == ending);
         let files = Files { thing: "noise", endings: &["a", "b"], by_ending };
-        let of = |path: &str| Target::of(Some(Path::new(path)), &files).map_err(|error| format!("{error:?}"));
-        assert_eq!(of("out.a"), Ok(Target::File("out.a".into(), "a")));
-        assert_eq!(of("/tmp/OUT.B"), Ok(Target::File("/tmp/OUT.B".into(), "b")));
-        assert_eq!(of("-"), Ok(Target::Stdout));
+        let of = |path: &str| Destination::of(Some(Path::new(path)), &files).map_err(|error| format!("{error:?}"));
+        assert_eq!(of("out.a"), Ok(Destination::File("out.a".into(), "a")));
+        assert_eq!(of("/tmp/OUT.B"), Ok(Destination::File("/tmp/OUT.B".into(), "b")));
+        assert_eq!(of("-"), Ok(Destination::Stdout));
         for (path, word) in [("out.mp3", ".a or .b"), ("out", ".a or .b"), ("/no/such/folder/out.a", "folder")] {
             assert!(of(path).unwrap_err().contains(word), "{path}");
         }
-        let none = format!("{:?}", Target::of(None, &files));
+        let none = format!("{:?}", Destination::of(None, &files));
         assert!(none.contains("-o out.a") && none.contains("noise"), "{none}");
     }
 

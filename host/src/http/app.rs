@@ -1,0 +1,35 @@
+//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes; and the clock of replies.
+//! It knows no route and no shape on the wire.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::bodies::Bodies;
+use crate::runtime::Handle;
+use crate::store::Artifacts;
+
+/// What every endpoint may use. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct App {
+    /// The way to the runtime and the configuration.
+    pub(super) handle: Handle,
+    /// When the host started, in seconds since 1970: `created` of every model.
+    pub(super) started_s: u64,
+    /// Files that answers name by URL.
+    pub(super) artifacts: Arc<Artifacts>,
+    /// The bytes of all requests.
+    pub(super) bodies: Arc<Bodies>,
+}
+
+impl App {
+    /// Over this runtime, with the store of its state folder.
+    pub(super) fn new(handle: Handle) -> Self {
+        let artifacts = Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")));
+        Self { handle, started_s: unix_seconds(), artifacts, bodies: Arc::default() }
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,197 @@
+//! What operators are shown of models: where each stands, and what a request for one would meet.
+
+use serde::Serialize;
+
+use crate::domain::{DeviceId, InstanceId, Kind, ModelId, ModelState};
+use crate::runtime::{Explanation, Leaving, ModelStatus, Outcome, Staying};
+
+/// A model of `GET /admin/status`. Memory is in bytes, progress in thousandths.
+#[derive(Serialize)]
+pub(in crate::http) struct StatusReply<'a> {
+    id: &'a ModelId,
+    kind: Kind,
+    plugin: &'a str,
+    state: ModelState,
+    device: Option<&'a str>,
+    memory: u64,
+    measured: Option<u64>,
+    replicas: u32,
+    active: u32,
+    queued: u32,
+    progress: Option<u32>,
+    loads: u64,
+    wakes: u64,
+    idle_ms: Option<u64>,
+    pid: Option<u32>,
+    error: Option<&'a str>,
+    aliases: &'a [String],
+}
+
+impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
+    fn from(status: &'a ModelStatus) -> Self {
+        let &ModelStatus { kind, state, memory, measured, replicas, active, queued, .. } = status;
+        let &ModelStatus { progress, loads, wakes, idle_ms, pid, .. } = status;
+        Self {
+            id: &status.id,
+            kind,
+            plugin: &status.plugin,
+            state,
+            device: status.device.as_deref(),
+            memory,
+            measured,
+            replicas,
+            active,
+            queued,
+            progress,
+            loads,
+            wakes,
+            idle_ms,
+            pid,
+            error: status.error.as_deref(),
+            aliases: &status.aliases,
+        }
+    }
+}
+
+/// `GET /admin/plan`. Sizes are in bytes.
+#[derive(Serialize)]
+pub(in crate::http) struct PlanReply<'a> {
+    model: &'a ModelId,
+    state: ModelState,
+    outcome: &'static str,
+    message: &'a str,
+    device: Option<&'a DeviceId>,
+    needs: Option<u64>,
+    free: Option<u64>,
+    budget: Option<u64>,
+    takes_ms: Option<u64>,
+    queued: usize,
+    leaves: Vec<LeavingReply<'a>>,
+    stays: Vec<StayingReply<'a>>,
+}
+
+/// An instance that would leave.
+#[derive(Serialize)]
+struct LeavingReply<'a> {
+    model: &'a ModelId,
+    instance: InstanceId,
+    how: &'a str,
+    memory: u64,
+    idle_ms: u64,
+    takes_ms: u64,
+}
+
+/// An instance that would stay.
+#[derive(Serialize)]
+struct StayingReply<'a> {
+    model: &'a ModelId,
+    instance: InstanceId,
+    memory: u64,
+    reason: &'a str,
+}
+
+impl<'a> From<&'a Explanation> for PlanReply<'a> {
+    fn from(plan: &'a Explanation) -> Self {
+        Self {
+            model: &plan.model,
+            state: plan.state,
+            outcome: name(plan.outcome),
+            message: &plan.message,
+            device: plan.device.as_ref(),
+            needs: plan.needs,
+            free: plan.free,
+            budget: plan.budget,
+            takes_ms: plan.takes_ms,
+            queued: plan.queued,
+            leaves: plan.leaves.iter().map(LeavingReply::from).collect(),
+            stays: plan.stays.iter().map(StayingReply::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a Leaving> for LeavingReply<'a> {
+    fn from(Leaving { model, instance, how, memory, idle_ms, takes_ms }: &'a Leaving) -> Self {
+        Self { model, instance: *instance, how, memory: *memory, idle_ms: *idle_ms, takes_ms: *takes_ms }
+    }
+}
+
+impl<'a> From<&'a Staying> for StayingReply<'a> {
+    fn from(Staying { model, instance, memory, reason }: &'a Staying) -> Self {
+        Self { model, instance: *instance, memory: *memory, reason }
+    }
+}
+
+fn name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Hot => "hot",
+        Outcome::Fits => "fits",
+        Outcome::Evicts => "evicts",
+        Outcome::Waits => "waits",
+        Outcome::Refused => "refused",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::wire::json;
+
+    fn text(value: &impl Serialize) -> String {
+        String::from_utf8(json(value)).expect("UTF-8")
+    }
+
+    #[test]
+    fn a_status_is_exact_to_the_byte() {
+        let status = ModelStatus {
+            id: "org/a".into(),
+            kind: Kind::Text,
+            plugin: "p".into(),
+            state: ModelState::Hot,
+            device: Some("gpu0".into()),
+            memory: 10,
+            measured: Some(9),
+            replicas: 1,
+            active: 2,
+            queued: 3,
+            progress: None,
+            loads: 4,
+            wakes: 5,
+            idle_ms: Some(6),
+            pid: Some(7),
+            error: Some("\"x\"".into()),
+            aliases: vec!["b".into()],
+        };
+        let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"loads":4,"wakes":5,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;
+        assert_eq!(text(&StatusReply::from(&status)), wanted);
+    }
+
+    #[test]
+    fn a_plan_is_exact_to_the_byte() {
+        let plan = Explanation {
+            model: "a".into(),
+            state: ModelState::Cold,
+            outcome: Outcome::Evicts,
+            message: "so".into(),
+            device: Some(DeviceId("gpu0".into())),
+            needs: Some(1),
+            free: Some(2),
+            budget: None,
+            takes_ms: Some(3),
+            queued: 4,
+            leaves: vec![Leaving {
+                model: "b".into(),
+                instance: InstanceId(5),
+                how: "park",
+                memory: 6,
+                idle_ms: 7,
+                takes_ms: 8,
+            }],
+            stays: vec![Staying { model: "c".into(), instance: InstanceId(9), memory: 10, reason: "pinned".into() }],
+        };
+        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"gpu0","needs":1,"free":2,"budget":null,"takes_ms":3,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
+        assert_eq!(text(&PlanReply::from(&plan)), wanted);
+        let names = [Outcome::Hot, Outcome::Fits, Outcome::Waits, Outcome::Refused, Outcome::Unknown].map(name);
+        assert_eq!(names, ["hot", "fits", "waits", "refused", "unknown"]);
+    }
+}
