@@ -1,5 +1,6 @@
 //! Commands that speak with a server, where that is slow or does not speak.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 
 use aihost_tests::server::{Server, Setup, aihost, chat, prepare};
@@ -60,4 +61,50 @@ async fn what_takes_long_is_waited_for_as_long_as_the_server_is_there() {
     }
     assert_eq!(server.post("/v1/chat/completions", &chat("slow", "hi")).await.0, 200);
     assert_eq!(server.status("slow", "loads").await, json!(1));
+}
+
+/// A server that answers whatever it is asked with this head, and then with this text for ever. It lives, as it says.
+fn endless(head: &'static str, text: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut connection = connection?;
+                let mut request = [0; 4096];
+                let read = connection.read(&mut request)?;
+                if request[..read].starts_with(b"GET /livez") {
+                    return connection
+                        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+                }
+                connection.write_all(head.as_bytes())?;
+                let text = text.repeat(1 << 12);
+                loop {
+                    connection.write_all(text.as_bytes())?;
+                }
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn an_answer_without_an_end_is_cut_and_told_of_in_short() {
+    let ok = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n";
+    let error = "HTTP/1.1 500 Oh\r\nContent-Type: application/json\r\n\r\n{\"error\": {\"message\": \"";
+    let (good, bad) = (endless(ok, "[{\"id\": \"aaaa\"},"), endless(error, "AAAA"));
+    for (commands, url) in [
+        (&["ps", "why a", "run a hi", "logs a", "logs a --follow"][..], &good),
+        (&["ps", "why a", "run a hi", "logs a", "logs a --follow", "models load a"], &bad),
+    ] {
+        let ended = commands.iter().map(|command| {
+            let arguments = format!("{command} --url {url}");
+            run(arguments.split(' ').map(str::to_owned).collect())
+        });
+        for (command, (code, _, stderr)) in commands.iter().zip(futures_util::future::join_all(ended).await) {
+            assert_eq!(code, 1, "{command}: {stderr:.300}");
+            assert!(stderr.len() < 2000, "{command}: {} bytes", stderr.len());
+            assert!(stderr.contains("longer than") || stderr.contains("answered 500"), "{command}: {stderr:.300}");
+        }
+    }
 }

@@ -1,7 +1,10 @@
 //! A changed models.yaml takes effect while the host serves, and touches only what changed.
 
-use aihost_tests::server::{Server, Setup, text};
+use std::os::unix::fs::symlink;
+
+use aihost_tests::server::{Server, Setup, prepare, text};
 use aihost_tests::{Gate, PATIENCE};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -65,6 +68,50 @@ async fn a_pipe_in_its_place_is_not_waited_for() {
     server.logged("no regular file").await;
     std::fs::write(&pipe, YAML.replace("  b:\n", "  c:\n")).and_then(|()| std::fs::rename(&pipe, &file)).unwrap();
     server.until("c", "state", json!("cold")).await;
+}
+
+#[tokio::test]
+async fn a_link_that_leads_elsewhere_is_noticed() {
+    // As orchestrators mount settings: the file is a link, and the folder that it leads into is one that is replaced.
+    let (folder, config) = prepare(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    let at = |name: &str| folder.path().join(name);
+    let text = std::fs::read_to_string(&config).expect("models.yaml");
+    for (version, text) in [("1", text.clone()), ("2", text.replace("  b:\n", "  c:\n"))] {
+        std::fs::create_dir(at(version)).and_then(|()| std::fs::write(at(version).join("models.yaml"), text)).unwrap();
+    }
+    std::fs::remove_file(&config).unwrap();
+    symlink("1", at("data")).and_then(|()| symlink("data/models.yaml", &config)).unwrap();
+    let (next, data) = (at("next"), at("data"));
+    let server = Server::serving(folder);
+    assert_eq!(server.chat("b", "hi").await.0, 200);
+    symlink("2", &next).and_then(|()| std::fs::rename(&next, &data)).unwrap();
+    server.until("c", "state", json!("cold")).await;
+    assert_eq!(server.chat("b", "hi").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_hangup_reads_the_file_again_and_other_signals_are_outlived() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    server.log();
+    server.signal(Signal::HUP);
+    server.logged("in force").await;
+    rewrite(&server, |text| text.replace("  b:\n", "  b: [\n"));
+    server.logged("not in force").await;
+    server.signal(Signal::HUP);
+    server.logged("not in force").await;
+    for signal in [Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PIPE, Signal::VTALARM, Signal::IO, Signal::XFSZ] {
+        server.signal(signal);
+        assert_eq!(server.chat("a", "hi").await.0, 200, "{signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_on_the_size_of_files_ends_no_host() {
+    let setup = Setup { yaml: YAML.into(), plugins: vec!["echo"], before: Some("ulimit -f 1"), ..Setup::default() };
+    let server = Server::start(&setup);
+    assert_eq!(server.get("/livez").await.0, 200);
+    let (status, answer) = server.chat("a", "hi").await;
+    assert_eq!(status, 503, "its plugin could not be copied: {answer}");
 }
 
 #[tokio::test]

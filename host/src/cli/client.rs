@@ -10,13 +10,18 @@ use tokio_util::task::AbortOnDropHandle;
 use super::CommandContext;
 use super::failure::CliError;
 use crate::config::Config;
-use crate::domain::printable;
+use crate::domain::excerpt;
 use crate::store::Trust;
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take for a whole answer that it knows at once: a status, a plan, the lines of a log, that it is there.
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// Bytes of an answer that is read whole; a status of a hundred thousand models fits.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of an error that are read, and of its sentence that are shown.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+const ERROR_SHOWN_BYTES: usize = 1000;
 /// Between two looks whether a server is still there that does something long.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Looks in a row without an answer after which it is not.
@@ -170,9 +175,14 @@ impl Server {
     /// JSON that the server has at hand.
     async fn known<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
         let response = self.send(request.timeout(ANSWER_LIMIT)).await?;
-        response.json().await.map_err(|error| match error.is_timeout() {
+        let foreign = |why: String| CliError::failed(format!("{} does not answer like an aihost: {why}", self.url));
+        let body = beginning(response, ANSWER_BYTES_MAX).await.map_err(|error| match error.is_timeout() {
             true => self.unanswered(),
-            false => CliError::failed(format!("{} does not answer like an aihost: {error}", self.url)),
+            false => foreign(error.to_string()),
+        })?;
+        serde_json::from_slice(&body).map_err(|error| match body.len() {
+            ANSWER_BYTES_MAX.. => foreign(format!("its answer is longer than {ANSWER_BYTES_MAX} bytes")),
+            _ => foreign(error.to_string()),
         })
     }
 
@@ -211,8 +221,10 @@ impl Server {
         if status.is_success() {
             return Ok(response);
         }
-        let body = response.text().await.unwrap_or_default();
-        let message = error_message(&body).unwrap_or_else(|| format!("the server answered {status}"));
+        // What does not come in time is not waited for: that it failed is known.
+        let body = tokio::time::timeout(ANSWER_LIMIT, beginning(response, ERROR_BYTES_MAX)).await;
+        let message = error_message(&body.ok().and_then(Result::ok).unwrap_or_default())
+            .unwrap_or_else(|| format!("the server answered {status}"));
         Err(match status.as_u16() {
             401 | 403 => CliError::failed(message).hint("set AIHOST_API_KEY to a key of the server"),
             _ => CliError::failed(message),
@@ -226,11 +238,23 @@ fn first_key(config: &Config) -> Option<String> {
 }
 
 /// The sentence of an OpenAI-shaped error.
-fn error_message(body: &str) -> Option<String> {
-    let body: Value = serde_json::from_str(body).ok()?;
+fn error_message(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
     let error = body.get("error")?;
     // One line, whoever answered.
-    error.get("message").or(Some(error))?.as_str().map(|message| printable(message).into_owned())
+    error.get("message").or(Some(error))?.as_str().map(|message| excerpt(message, ERROR_SHOWN_BYTES))
+}
+
+/// The beginning of a body, at most so many bytes of it.
+async fn beginning(mut response: Response, most: usize) -> reqwest::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(piece) = response.chunk().await? {
+        body.extend_from_slice(&piece[..piece.len().min(most - body.len())]);
+        if body.len() == most {
+            break;
+        }
+    }
+    Ok(body)
 }
 
 /// The innermost cause, which is the one that says something.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::client::Server;
 use super::failure::CliError;
 use super::out;
-use super::sse::EventReader;
+use super::sse::{EventReader, FILE_EVENT_BYTES};
 
 const BAR: &str = "{msg} {bar:30} {pos}/{len} steps {eta}";
 
@@ -91,11 +91,11 @@ pub(super) async fn watch(
     bar.enable_steady_tick(out::TICK);
     let received = async {
         let response = server.post(path, request).await?;
-        let mut events = EventReader::default();
+        let mut events = EventReader::new(FILE_EVENT_BYTES);
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| server.broke_off("the answer", &error))?;
-            for data in events.push(&piece) {
+            for data in events.push(&piece)? {
                 let (name, event) = event(&data)?;
                 if name.ends_with(".progress") {
                     let number = |key: &str| event.get(key).and_then(Value::as_u64).unwrap_or(0);

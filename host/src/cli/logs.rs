@@ -4,7 +4,7 @@ use futures_util::StreamExt;
 
 use super::client::{Server, ServerTarget};
 use super::failure::CliError;
-use super::sse::EventReader;
+use super::sse::{EventReader, TEXT_EVENT_BYTES};
 use super::{CommandContext, out};
 
 #[derive(Debug, clap::Args)]
@@ -30,16 +30,19 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
         let whole = begun.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let lines: Vec<u8> = begun.drain(..whole).collect();
         String::from_utf8_lossy(&lines).lines().try_for_each(out::line)?;
+        if begun.len() > TEXT_EVENT_BYTES {
+            return Err(CliError::failed(format!("a line of the log is longer than {TEXT_EVENT_BYTES} bytes")));
+        }
     }
     String::from_utf8_lossy(&begun).lines().try_for_each(out::line)
 }
 
 async fn follow(server: &Server, model: &str) -> Result<(), CliError> {
-    let mut events = EventReader::default();
+    let mut events = EventReader::new(TEXT_EVENT_BYTES);
     let mut pieces = server.follow(model).await?.bytes_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|error| server.broke_off("the log", &error))?;
-        events.push(&piece).iter().try_for_each(|line| out::line(line))?;
+        events.push(&piece)?.iter().try_for_each(|line| out::line(line))?;
     }
     Ok(())
 }

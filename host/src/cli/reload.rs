@@ -1,85 +1,212 @@
 //! Watches models.yaml and puts a changed one in force. A bad file is refused whole: the host goes on with what it had.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
-use crate::config::{Config, Env, Selection};
+use crate::config::{Config, ConfigError, Env, Selection};
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
 const QUIET: Duration = Duration::from_millis(300);
 /// One that is never quiet is read this often.
 const STORM: Duration = Duration::from_secs(3);
+/// How often the file is looked at without a word from the watch, which does not see through links and mounts.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a file may take to be read and checked; some, on a network or of a driver, never are.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+/// Reads that may still wait for such a file when another one is tried.
+const READS_MAX: usize = 4;
 
 /// Finds, reads and checks models.yaml, off the runtime's threads: a large one takes seconds.
-pub(super) async fn read(selection: &Selection, env: &Env) -> Result<Config, CliError> {
+pub(super) async fn read(selection: &Selection, env: &Env) -> Result<(Config, Known), CliError> {
     let (selection, env) = (selection.clone(), env.clone());
-    let read = tokio::task::spawn_blocking(move || crate::config::load(&selection, &env)).await;
+    let read = move || {
+        let file = crate::config::find_file(selection.file.as_deref(), &env)?;
+        // Looked at before it is read: what changes meanwhile is noticed.
+        let seen = Seen::now(&file);
+        let text = crate::config::read_file(&file)?;
+        let known = Known { seen, content: Some(Sha256::digest(&text).into()) };
+        Ok::<_, ConfigError>((crate::config::parse(&text, &file, &selection, &env)?, known))
+    };
+    let read = tokio::task::spawn_blocking(read).await;
     Ok(read.map_err(|error| CliError::failed(format!("models.yaml cannot be read: {error}")))??)
 }
 
-/// Watches until the host ends. Without a file, or where files cannot be watched, it says so and rests.
-pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>, handle: Handle) {
-    let Some(file) = file else { return };
-    let (changed, mut changes) = mpsc::channel(1);
-    // The folder is watched, not the file: editors replace files, and a watch on the old one would see nothing more.
-    let _watcher = match watcher(&file, changed) {
-        Ok(watcher) => watcher,
-        Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "changes to it will not be noticed before the next start");
-            return;
+/// What is known of the file as it was read last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    seen: Seen,
+    /// SHA-256 of its text.
+    content: Option<[u8; 32]>,
+}
+
+/// What tells whether a file may have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// No file, or one that cannot be looked at.
+    Nothing,
+    /// Neither file nor link to one: a pipe would be waited for as long as nobody writes into it.
+    Irregular,
+    /// A file: its device, number, length, and when it was last changed in content or in rights.
+    File([i64; 6]),
+}
+
+impl Seen {
+    fn now(file: &Path) -> Self {
+        match std::fs::metadata(file) {
+            Err(_) => Self::Nothing,
+            Ok(found) if !found.is_file() => Self::Irregular,
+            Ok(found) => Self::file(&found),
         }
-    };
-    let mut before = digest(&file).await;
-    while changes.recv().await.is_some() {
-        let quiet = async { while timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {} };
-        // A file that is touched for ever is read all the same.
-        let _storm = timeout(STORM, quiet).await;
-        let now = digest(&file).await;
-        if now.is_none() || now == before {
-            continue;
-        }
-        before = now;
-        apply(&selection, &env, &file, &handle).await;
+    }
+
+    fn file(found: &Metadata) -> Self {
+        let (device, number) = (found.dev().cast_signed(), found.ino().cast_signed());
+        let length = found.len().cast_signed();
+        Self::File([device, number, length, found.mtime(), found.mtime_nsec(), found.ctime()])
     }
 }
 
-/// What tells one content of the file from another; nothing if it cannot be read. A pipe would be waited for as long as nobody
-/// writes into it, so it is read at the start alone.
-async fn digest(file: &Path) -> Option<[u8; 32]> {
-    let file = file.to_owned();
-    let digest = move || {
-        if file.exists() && !file.is_file() {
-            tracing::warn!(file = %file.display(), "no regular file, so it is not read again; the host goes on with what it had");
-            return None;
-        }
-        Some(Sha256::digest(crate::config::read_file(&file).ok()?).into())
+/// Watches until the host ends, and reads the file again on SIGHUP. Without a file there is nothing to read; where files cannot
+/// be watched, it is looked at now and then all the same.
+pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>, known: Known, handle: Handle) {
+    let mut hangups = match signal(SignalKind::hangup()) {
+        Ok(hangups) => hangups,
+        Err(error) => return tracing::warn!(%error, "SIGHUP cannot be received, and models.yaml is not read again"),
     };
-    tokio::task::spawn_blocking(digest).await.ok().flatten()
+    let Some(file) = file else {
+        // A terminal that closes does not end a server, with a file or without.
+        while hangups.recv().await.is_some() {}
+        return;
+    };
+    let (changed, mut changes) = mpsc::channel(1);
+    // The folder is watched, not the file: editors replace files, and a watch on the old one would see nothing more.
+    let _watcher = watcher(&file, changed.clone()).inspect_err(
+        |error| tracing::info!(file = %file.display(), %error, "it cannot be watched, and is looked at every few seconds"),
+    );
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut reload = Reload { selection, env, file, handle, known, waiting: Arc::default() };
+    loop {
+        tokio::select! {
+            Some(()) = hangups.recv() => reload.apply(Asked::Told).await,
+            Some(()) = changes.recv() => {
+                let quiet = async { while timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {} };
+                // A file that is touched for ever is read all the same.
+                let _storm = timeout(STORM, quiet).await;
+                reload.apply(Asked::Changed).await;
+            }
+            _ = ticks.tick() => reload.look().await,
+        }
+    }
 }
 
-async fn apply(selection: &Selection, env: &Env, file: &Path, handle: &Handle) {
-    match read(selection, env).await {
-        Ok(config) => {
-            let before = handle.config();
-            if before.listen != config.listen || before.paths != config.paths {
-                tracing::warn!("`listen:` and folders take effect when the host is started anew");
-            }
-            config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-            let config = Config { listen: before.listen, paths: before.paths.clone(), ..config };
-            if handle.configure(Arc::new(config)).await.is_ok() {
-                tracing::info!(file = %file.display(), "in force");
-            }
+/// Why the file is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// It may have changed; if it is what it was, nothing is to be done.
+    Changed,
+    /// By a signal: whoever sends it wants to be told something.
+    Told,
+}
+
+/// The file in force, and what is known of it.
+struct Reload {
+    selection: Selection,
+    env: Env,
+    file: PathBuf,
+    handle: Handle,
+    known: Known,
+    /// Reads that have not come back.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Reload {
+    /// Reads it if it is not what was seen last.
+    async fn look(&mut self) {
+        let file = self.file.clone();
+        let looked = self.aside(move || Seen::now(&file)).await;
+        if looked.is_some_and(|now| now != self.known.seen) {
+            self.apply(Asked::Changed).await;
         }
-        Err(error) => {
-            tracing::error!(file = %file.display(), "not in force, the host goes on with what it had: {error}")
+    }
+
+    /// Reads it, and puts it in force if it is another one and a good one.
+    async fn apply(&mut self, asked: Asked) {
+        let (file, selection, env, before) =
+            (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
+        let read = move || {
+            let seen = Seen::now(&file);
+            if seen == Seen::Irregular {
+                return (seen, None, None);
+            }
+            let text = match crate::config::read_again(&file) {
+                Ok(text) => text,
+                Err(error) => return (seen, None, Some(Err(error))),
+            };
+            let content: [u8; 32] = Sha256::digest(&text).into();
+            let changed = before != Some(content) || asked == Asked::Told;
+            let config = changed.then(|| crate::config::parse(&text, &file, &selection, &env));
+            (seen, Some(content), config)
+        };
+        let Some((seen, content, config)) = self.aside(read).await else { return };
+        let is_news = seen != self.known.seen || asked == Asked::Told;
+        self.known = Known { seen, content: content.or(before) };
+        let file = self.file.display();
+        match config {
+            None if seen == Seen::Irregular && is_news => {
+                tracing::warn!(file = %file, "no regular file, so it is not read again; the host goes on with what it had");
+            }
+            None => {}
+            Some(Ok(config)) => self.configure(config).await,
+            Some(Err(error)) if is_news || content.is_some() => {
+                tracing::error!(file = %file, "not in force, the host goes on with what it had: {error}");
+            }
+            Some(Err(_)) => {}
+        }
+    }
+
+    async fn configure(&self, config: Config) {
+        let before = self.handle.config();
+        if before.listen != config.listen || before.paths != config.paths {
+            tracing::warn!("`listen:` and folders take effect when the host is started anew");
+        }
+        config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let config = Config { listen: before.listen, paths: before.paths.clone(), ..config };
+        if self.handle.configure(Arc::new(config)).await.is_ok() {
+            tracing::info!(file = %self.file.display(), "in force");
+        }
+    }
+
+    /// Does something with the file where it holds nobody up; nothing if it does not come to an end in time.
+    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.waiting.load(Ordering::Relaxed) >= READS_MAX {
+            return None;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let waiting = Arc::clone(&self.waiting);
+        let work = move || {
+            let done = work();
+            waiting.fetch_sub(1, Ordering::Relaxed);
+            done
+        };
+        match timeout(READ_LIMIT, tokio::task::spawn_blocking(work)).await {
+            Ok(done) => done.ok(),
+            Err(_) => {
+                tracing::error!(file = %self.file.display(), "it is not read after {} s; the host goes on with what it had", READ_LIMIT.as_secs());
+                None
+            }
         }
     }
 }

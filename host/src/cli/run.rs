@@ -11,7 +11,7 @@ use super::client::{Server, ServerTarget};
 use super::failure::CliError;
 use super::hosting::Hosted;
 use super::signals::Signals;
-use super::sse::EventReader;
+use super::sse::{EventReader, TEXT_EVENT_BYTES};
 use super::watchdog::Watchdog;
 use super::{CommandContext, audio, image, out};
 use crate::config::Config;
@@ -235,11 +235,11 @@ impl Chat<'_> {
         }
         let response = self.server.post("/v1/chat/completions", &body).await?;
         let mut answer = String::new();
-        let mut events = EventReader::default();
+        let mut events = EventReader::new(TEXT_EVENT_BYTES);
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(|error| self.server.broke_off("the answer", &error))?;
-            for data in events.push(&piece) {
+            for data in events.push(&piece)? {
                 if data == "[DONE]" {
                     out::line("")?;
                     return Ok(answer);

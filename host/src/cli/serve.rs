@@ -5,7 +5,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
 use super::hosting::{Hosted, greet};
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
 use super::{CommandContext, out, reload};
 use crate::config::Selection;
@@ -31,7 +31,7 @@ enum LogFormatArgument {
 
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
     let selection = Selection { file: context.config.clone(), listen: arguments.listen };
-    let config = reload::read(&selection, &context.env).await?;
+    let (config, known) = reload::read(&selection, &context.env).await?;
     let format = match arguments.log_format {
         LogFormatArgument::Text => LogFormat::Text,
         LogFormatArgument::Json => LogFormat::Json,
@@ -40,19 +40,25 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     for complaint in crate::device::complaints() {
         tracing::warn!("{complaint}");
     }
-    let mut signals = Signals::of_server()?;
+    signals::outlive()?;
+    let mut ends = Signals::of_server()?;
     let file = config.file.clone();
     let watchdog = Watchdog::start(Signals::of_server)?;
     let mut hosted = tokio::select! {
         hosted = Hosted::start(config) => hosted?,
-        () = signals.next() => return Ok(()),
+        () = ends.next() => return Ok(()),
     };
     watchdog.hosts(hosted.handle());
-    let _reload =
-        AbortOnDropHandle::new(tokio::spawn(reload::watch(selection, context.env.clone(), file, hosted.handle())));
+    let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
+        selection,
+        context.env.clone(),
+        file,
+        known,
+        hosted.handle(),
+    )));
     greet(hosted.address, &hosted.first_step);
     tokio::select! {
-        () = signals.next() => {}
+        () = ends.next() => {}
         error = hosted.broken() => {
             watchdog.host_broke();
             return Err(error);
@@ -61,6 +67,6 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     out::note("stopping: running requests may end; a second signal stops at once");
     tokio::select! {
         () = hosted.shutdown() => Ok(()),
-        () = signals.next() => Err(CliError::Interrupted),
+        () = ends.next() => Err(CliError::Interrupted),
     }
 }

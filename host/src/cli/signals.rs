@@ -1,8 +1,28 @@
-//! The signals that ask for an end.
+//! The signals that ask for an end, and those that do not.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::CliError;
+
+/// Signals that would end a process which does not hear them, and mean nothing to a host: what tools of a terminal and timers send, and that
+/// a file has reached its limit of size, after which a write fails as any other.
+const HARMLESS: [i32; 8] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGXFSZ,
+];
+
+/// From now on the host outlives signals that do not ask for its end. What it starts has them as usual.
+pub(super) fn outlive() -> Result<(), CliError> {
+    let failed = |error| CliError::failed(format!("signals cannot be received: {error}"));
+    // Heard once they are heard for ever.
+    HARMLESS.iter().try_for_each(|number| signal(SignalKind::from_raw(*number)).map(drop)).map_err(failed)
+}
 
 /// Some signals, heard together.
 #[derive(Debug)]

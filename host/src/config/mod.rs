@@ -16,7 +16,9 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
+use std::fs::{File, OpenOptions};
 use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use env::Env;
@@ -54,10 +56,22 @@ pub fn load(selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
 /// # Errors
 /// It cannot be read, is no text, or is far too large.
 pub fn read_file(file: &Path) -> Result<String, ConfigError> {
+    text_of(File::open(file), file)
+}
+
+/// The same while the host serves: what would have to be waited for is not there.
+///
+/// # Errors
+/// As of [`read_file`].
+pub fn read_again(file: &Path) -> Result<String, ConfigError> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    text_of(OpenOptions::new().read(true).custom_flags(flags).open(file), file)
+}
+
+fn text_of(opened: std::io::Result<File>, file: &Path) -> Result<String, ConfigError> {
     let unreadable = |e| ConfigError::unreadable(file, &e);
     let mut text = String::new();
-    let opened = std::fs::File::open(file).map_err(unreadable)?;
-    opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
+    opened.map_err(unreadable)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(ConfigError::too_large(file, ByteSize(FILE_BYTES_MAX)));
     }
