@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use aihost_plugin_api::MemoryPlan;
 
 use super::peaks::Key;
 use super::release::ReleaseCheck;
+use super::residents::Planned;
 use super::run::Loop;
 use super::workspace::Workspace;
 use crate::device::is_host_memory;
@@ -17,17 +17,6 @@ use crate::scheduler::{self, Event, Mapped};
 use crate::store;
 use crate::worker::Allowance;
 
-/// What is known of an instance's memory once it has said what it needs.
-pub(super) struct Planned {
-    pub(super) plan: MemoryPlan,
-    /// Under which its peaks are remembered, and what was remembered before it came up.
-    key: Option<(Key, Option<u64>)>,
-    /// Bytes on its device that its plugin says it holds; 0 until it is loaded, or if its plugin does not say.
-    pub(super) held: u64,
-    /// What requests take beside it; from the first that costs something on.
-    workspace: Option<Workspace>,
-}
-
 impl Loop {
     /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
     /// what it was seen to hold. A peak beyond the budget asks for all of it: it ran there before.
@@ -35,11 +24,11 @@ impl Loop {
         let planned = plan.required.saturating_add(plan.workspace_max);
         let key = self.peak_key(id);
         let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
-            let seen = self.peaks.need(key, planned, *memory_static);
+            let seen = self.devices.peaks.need(key, planned, *memory_static);
             seen.min(planned.max(self.state.budget(device)))
         });
-        let key = key.map(|(key, ..)| (key.clone(), self.peaks.known(&key)));
-        self.plans.insert(id, Planned { plan, key, held: 0, workspace: None });
+        let key = key.map(|(key, ..)| (key.clone(), self.devices.peaks.known(&key)));
+        self.residents.has_planned(id, Planned { plan, key, held: 0, workspace: None });
         self.fixed_memory(id).unwrap_or(needed)
     }
 
@@ -68,16 +57,15 @@ impl Loop {
     /// What those that serve hold now. What ends a worker is no lesson: else a request that makes one hoard would be
     /// remembered, and the model never fit again.
     pub(super) fn observe_peaks(&self) {
-        let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
-        for id in serving {
+        for id in self.requests.serving() {
             let (Some(instance), Some(Planned { plan, key: Some((key, _)), .. }), Some(known)) =
-                (self.instances.get(&id), self.plans.get(&id), self.state.instances().get(&id))
+                (self.residents.handle(id), self.residents.planned(id), self.state.instances().get(&id))
             else {
                 continue;
             };
             let held = instance.usage().map(|usage| usage.saturating_add(plan.mapped.min(plan.required)));
             if let Some(bytes) = held.filter(|bytes| *bytes <= self.allowance(id, known.granted).most()) {
-                let (peaks, key) = (Arc::clone(&self.peaks), key.clone());
+                let (peaks, key) = (Arc::clone(&self.devices.peaks), key.clone());
                 tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
             }
         }
@@ -85,8 +73,8 @@ impl Loop {
 
     /// It was ended for what it held: nothing of what it held on the way there counts.
     pub(super) fn unlearn(&self, id: InstanceId) {
-        if let Some((key, before)) = self.plans.get(&id).and_then(|planned| planned.key.clone()) {
-            let peaks = Arc::clone(&self.peaks);
+        if let Some((key, before)) = self.residents.planned(id).and_then(|planned| planned.key.clone()) {
+            let peaks = Arc::clone(&self.devices.peaks);
             tokio::task::spawn_blocking(move || peaks.forget(&key, before));
         }
     }
@@ -106,7 +94,7 @@ impl Loop {
 
     /// What an instance may hold that was given so many bytes.
     pub(super) fn allowance(&self, id: InstanceId, granted: u64) -> Allowance {
-        let plan = self.plans.get(&id).map(|planned| planned.plan).unwrap_or_default();
+        let plan = self.residents.planned(id).map(|planned| planned.plan).unwrap_or_default();
         let planned = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
         // What `memory:` of the entry says is its plan.
         let planned = self.fixed_memory(id).unwrap_or(planned).min(granted);
@@ -124,13 +112,13 @@ impl Loop {
     /// An instance begins to take memory on its device, or to give it back for good.
     pub(super) fn moves_memory(&mut self, id: InstanceId) {
         if let Some(known) = self.state.instances().get(&id) {
-            self.moves.entry(known.device.clone()).or_default().fetch_add(1, Ordering::Relaxed);
+            self.devices.memory_moves(&known.device);
         }
     }
 
     /// Bytes on its device that an instance holds by its plugin's own account, once it was loaded.
     pub(super) fn held(&self, id: InstanceId) -> Option<u64> {
-        self.plans.get(&id).map(|planned| planned.held).filter(|bytes| *bytes > 0)
+        self.residents.planned(id).map(|planned| planned.held).filter(|bytes| *bytes > 0)
     }
 
     /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
@@ -138,7 +126,7 @@ impl Loop {
     pub(super) fn workspace(&mut self, id: InstanceId, model: &ModelId) -> Option<Workspace> {
         let kind = self.config.models.get(model)?.kind;
         let reserved = self.state.instances().get(&id)?.reserved;
-        let Planned { plan, workspace, .. } = self.plans.get_mut(&id)?;
+        let Planned { plan, workspace, .. } = self.residents.planned_mut(id)?;
         // What was granted beyond the least may hold more of the model instead.
         let bytes = reserved.saturating_sub(plan.required).min(plan.workspace_max);
         (kind != Kind::Text).then(|| workspace.get_or_insert_with(|| Workspace::new(bytes)).clone())
@@ -150,9 +138,9 @@ impl Loop {
         let others = self.state.instances().iter().filter(|(other, _)| **other != id);
         let quiet =
             !others.filter(|(_, other)| other.device == known.device).any(|(_, other)| moves_memory(other.state));
-        let planned = self.plans.get(&id).map_or(0, |planned| planned.plan.required);
+        let planned = self.residents.planned(id).map_or(0, |planned| planned.plan.required);
         let held = self.held(id).unwrap_or(planned).min(known.reserved);
-        let moves = Arc::clone(self.moves.entry(known.device.clone()).or_default());
+        let moves = self.devices.moves(&known.device);
         Some(ReleaseCheck::new(&*self.placement, known, held, quiet, moves))
     }
 
@@ -190,8 +178,7 @@ impl Loop {
             let Some(free) = self.placement.capacity(&device) else { continue };
             let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
             let held: Option<Vec<u64>> = if is_host_memory(&device) {
-                let usage = |id| self.instances.get(id).and_then(|instance| instance.usage());
-                Some(here().map(|(id, known)| usage(id).unwrap_or(known.reserved)).collect())
+                Some(here().map(|(id, known)| self.residents.usage(*id).unwrap_or(known.reserved)).collect())
             } else {
                 // A process's share of another device cannot be told: it counts as what its plugin says. Of one that is
                 // taking or giving memory just now nobody knows which of it is free, so what was measured last stands.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aihost_plugin_api::{LoadRequest, MemoryPlan};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::limits::grant_margin;
 use super::log::ModelLog;
@@ -33,20 +33,8 @@ pub struct StartSpec {
     pub start_timeout: Duration,
     /// Silence after which the worker counts as stalled; it says something every second.
     pub silence: Duration,
-    /// How long its requests may show nothing.
-    pub output_limits: OutputLimits,
     /// Where the worker and its plugin log to.
     pub log: Arc<ModelLog>,
-}
-
-/// How long a request may show nothing, neither an event nor progress. Overrun, it is cancelled and fails; if it does not
-/// even end then, its worker is killed. Time in which its reader does not read is not counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutputLimits {
-    /// Before anything was shown (`first_output_timeout`).
-    pub first: Duration,
-    /// After that (`output_stall_timeout`).
-    pub stall: Duration,
 }
 
 /// What an instance may hold on its device, bytes.
@@ -88,8 +76,15 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     /// Loads within `granted` bytes and warms up. Fails with the plugin's own reason, or after `deadline` without progress.
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>>;
 
-    /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`]; dropping the receiver cancels.
-    fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output>;
+    /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`], once `generate` of the
+    /// plugin has returned. A cause on `cancelled`, or dropping its sender, asks the plugin to end early; one that does not
+    /// within 10 s costs the worker.
+    fn generate(
+        &self,
+        request: RequestId,
+        task: Bytes,
+        cancelled: oneshot::Receiver<CancelCause>,
+    ) -> mpsc::Receiver<Output>;
 
     /// Has the plugin give device memory back, keeping what makes waking quick; no request may be open. Not done within
     /// 30 s, the worker is killed.
@@ -114,9 +109,6 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
         Box::pin(ready(Ok(0)))
     }
 
-    /// Asks the plugin to end a request early. Its receiver still gets [`Output::Done`], once `generate` has returned.
-    fn cancel(&self, request: RequestId);
-
     /// Share of the load or unpark done, in thousandths, if known.
     fn progress(&self) -> Option<u32>;
 
@@ -135,6 +127,17 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     fn usage(&self) -> Option<u64> {
         None
     }
+}
+
+/// Why a request is to end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelCause {
+    /// Nobody reads its outputs any more.
+    ClientLeft,
+    /// It has run for too long.
+    Overdue,
+    /// It has shown nothing for too long.
+    Silent,
 }
 
 /// What a load, a wake or a park came to.

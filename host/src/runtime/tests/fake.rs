@@ -9,11 +9,12 @@ use std::time::Duration;
 use aihost_plugin_api::MemoryPlan;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
-use crate::worker::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
+use crate::worker::{CancelCause, Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
 
 /// Tokens of every answer.
 pub(super) const TOKENS: u32 = 4;
@@ -88,7 +89,7 @@ struct Life {
     phase: Phase,
     /// Bytes on the device.
     held: u64,
-    open: BTreeMap<RequestId, watch::Sender<bool>>,
+    open: BTreeSet<RequestId>,
     exits: mpsc::Sender<Exit>,
     gone: watch::Sender<Option<ExitReason>>,
 }
@@ -281,7 +282,7 @@ impl World {
             leases_max: spec.plugin.manifest.max_concurrency as usize,
             phase: Phase::Up,
             held: 0,
-            open: BTreeMap::new(),
+            open: BTreeSet::new(),
             exits,
             gone: watch::Sender::new(None),
         };
@@ -393,9 +394,8 @@ impl World {
         Ok(())
     }
 
-    /// Opens a call, unless the worker is gone; says what is wrong with it.
-    fn open(&self, id: InstanceId, request: RequestId) -> Option<watch::Receiver<bool>> {
-        let (cancel, cancelled) = watch::channel(false);
+    /// Opens a call, and says what is wrong with it; nothing if the worker is gone.
+    fn open(&self, id: InstanceId, request: RequestId) -> Option<()> {
         let accusation = self.change(id, |life| {
             let wrong = if life.phase != Phase::Hot {
                 Some(format!("generate on {id:?}, which is {:?}", life.phase))
@@ -404,11 +404,11 @@ impl World {
             } else {
                 None
             };
-            life.open.insert(request, cancel);
+            life.open.insert(request);
             wrong
         })?;
         accusation.into_iter().for_each(|sentence| self.accuse(sentence));
-        Some(cancelled)
+        Some(())
     }
 
     async fn generate_one(
@@ -416,10 +416,9 @@ impl World {
         id: InstanceId,
         request: RequestId,
         output: &mpsc::Sender<Output>,
+        mut cancelled: oneshot::Receiver<CancelCause>,
     ) -> Result<Bytes, Failure> {
-        let Some(mut cancelled) = self.open(id, request) else {
-            return Err(ended(&ExitReason::Crashed(11)));
-        };
+        self.open(id, request).ok_or_else(|| ended(&ExitReason::Crashed(11)))?;
         let model = self.change(id, |life| life.model.0.clone()).unwrap_or_default();
         if self.fails("generate: the plugin refuses") {
             return Err(Failure::new(FailureKind::InvalidRequest, "no such thing"));
@@ -430,7 +429,7 @@ impl World {
         }
         if self.fails("generate: it hangs") {
             tokio::select! {
-                _ = cancelled.wait_for(|cancelled| *cancelled) => {}
+                _ = &mut cancelled => {}
                 gone = self.live(id, Duration::MAX) => gone?,
             }
             self.live(id, CANCEL_GRACE).await?;
@@ -439,7 +438,9 @@ impl World {
         }
         for token in 0..TOKENS {
             self.live(id, self.times.token).await?;
-            if *cancelled.borrow() || output.send(Output::Event(model.clone().into())).await.is_err() {
+            if !matches!(cancelled.try_recv(), Err(TryRecvError::Empty))
+                || output.send(Output::Event(model.clone().into())).await.is_err()
+            {
                 return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
             }
             if token == 0 && self.fails("generate: it dies in mid-answer") {
@@ -487,11 +488,16 @@ impl Instance for FakeInstance {
         Box::pin(self.world.clone().load_one(self.id, granted, deadline))
     }
 
-    fn generate(&self, request: RequestId, _task: Bytes) -> mpsc::Receiver<Output> {
+    fn generate(
+        &self,
+        request: RequestId,
+        _task: Bytes,
+        cancelled: oneshot::Receiver<CancelCause>,
+    ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(8);
         let (world, id) = (self.world.clone(), self.id);
         tokio::spawn(async move {
-            let end = world.clone().generate_one(id, request, &sender).await;
+            let end = world.clone().generate_one(id, request, &sender, cancelled).await;
             world.change(id, |life| life.open.remove(&request));
             let _client_gone = sender.send(Output::Done(end)).await;
         });
@@ -511,10 +517,6 @@ impl Instance for FakeInstance {
     fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
         let cost = self.world.cost;
         Box::pin(async move { Ok(cost) })
-    }
-
-    fn cancel(&self, request: RequestId) {
-        self.world.change(self.id, |life| life.open.get(&request).map(|cancel| cancel.send_replace(true)));
     }
 
     fn progress(&self) -> Option<u32> {

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fake::{Faults, Order, World};
 use super::{Answer, Class, Delivery, Host, paused};
-use crate::domain::FailureKind;
+use crate::domain::{Failure, FailureKind};
 
 const ONE: &str = "devices: [{id: cpu, memory: 150MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n";
 
@@ -34,7 +34,8 @@ fn who_waits_goes_before_who_does_not() {
 #[test]
 fn a_request_that_never_ends_costs_its_own_time_and_no_more() {
     paused(async {
-        let host = host(Faults::First("generate: it hangs"), 1, ONE);
+        let yaml = format!("limits: {{first_output_timeout: 1h}}\n{ONE}");
+        let host = host(Faults::First("generate: it hangs"), 1, &yaml);
         let (begun, hung) = (Instant::now(), host.ask("a"));
         sleep(Duration::from_secs(590)).await;
         let next = host.ask("a");
@@ -45,6 +46,20 @@ fn a_request_that_never_ends_costs_its_own_time_and_no_more() {
         assert_eq!(next.await.unwrap().answer, Answer::Whole);
         // The hung one was cancelled, then its worker killed: a fresh one served the next.
         assert_eq!(host.world.loads(), 2);
+    });
+}
+
+#[test]
+fn a_request_that_shows_nothing_ends_long_before_it_has_run_for_too_long() {
+    paused(async {
+        let yaml = format!("limits: {{first_output_timeout: 20s}}\n{ONE}");
+        let host = host(Faults::First("generate: it hangs"), 1, &yaml);
+        let begun = Instant::now();
+        let told = host.ask("a").await.unwrap();
+        let limit = |failure: &Failure| failure.message.contains("first_output_timeout");
+        assert!(matches!(told.answer, Answer::Refused(failure) if limit(&failure)));
+        assert!((20..22).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
     });
 }
 

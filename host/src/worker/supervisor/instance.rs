@@ -1,6 +1,5 @@
 //! One instance in a worker, as the runtime sees it.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,12 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
 
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
-use super::super::placement::{Allowance, ExitReason, Instance, Loaded, Output, OutputLimits};
+use super::super::placement::{Allowance, CancelCause, ExitReason, Instance, Loaded, Output};
 use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
 use super::link::Link;
@@ -31,11 +29,8 @@ pub(super) struct Shared {
     pub(super) link: Link,
     pub(super) log: Arc<Log>,
     pub(super) limits: WorkerLimits,
-    pub(super) output_limits: OutputLimits,
     /// Held through a step: the worker does them one at a time, and answers carry no number.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// How each open request is cancelled.
-    pub(super) cancels: Mutex<HashMap<u64, CancellationToken>>,
     /// Bytes of the requests that are open.
     pub(super) task_bytes: AtomicU64,
     /// What it may hold, and was seen to.
@@ -76,25 +71,21 @@ impl Instance for WorkerInstance {
         self.step(Step::cost(task, &self.shared.limits), |bytes| bytes)
     }
 
-    fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output> {
+    fn generate(
+        &self,
+        request: RequestId,
+        task: Bytes,
+        cancelled: oneshot::Receiver<CancelCause>,
+    ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(OUTPUT_QUEUE);
         let shared = Arc::clone(&self.shared);
-        let cancel = CancellationToken::new();
-        self.shared.cancels().insert(request.0, cancel.clone());
         self.runtime.spawn(async move {
             let bytes = task.len() as u64;
             shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
-            shared.generate(request.0, task, sender, cancel).await;
+            shared.generate(request.0, task, sender, cancelled).await;
             shared.task_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            shared.cancels().remove(&request.0);
         });
         receiver
-    }
-
-    fn cancel(&self, request: RequestId) {
-        if let Some(cancel) = self.shared.cancels().get(&request.0) {
-            cancel.cancel();
-        }
     }
 
     fn progress(&self) -> Option<u32> {
@@ -157,10 +148,6 @@ impl WorkerInstance {
 }
 
 impl Shared {
-    pub(super) fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -30,7 +30,7 @@ use super::awake::timeout;
 use super::confinement;
 use super::limits::{CLOSED_SOCKET_GRACE, WorkerLimits};
 use super::log::ModelLog;
-use super::placement::{Exit, ExitReason, OutputLimits, Placement, StartSpec, Started};
+use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
 use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId};
@@ -90,7 +90,6 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         device: DeviceId(spec.load.device.clone()),
         limits,
         silence: spec.silence,
-        output_limits: spec.output_limits,
         log: spec.log,
     };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
@@ -119,13 +118,12 @@ struct Worker {
     device: DeviceId,
     limits: WorkerLimits,
     silence: Duration,
-    output_limits: OutputLimits,
     log: Arc<ModelLog>,
 }
 
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
 fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
-    let Worker { model, instance, device, limits, silence, output_limits, log } = worker;
+    let Worker { model, instance, device, limits, silence, log } = worker;
     let spawn::Spawned { mut child, mark, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
@@ -147,9 +145,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         link: Link::new(writer),
         log,
         limits,
-        output_limits,
         turn: tokio::sync::Mutex::default(),
-        cancels: Mutex::default(),
         task_bytes: AtomicU64::new(0),
         watched: Mutex::new(Watched::new(device, mark.clone())),
     });
