@@ -11,7 +11,8 @@ use std::time::SystemTime;
 use aihost_plugin_api::abi::Manifest;
 use semver::Version;
 
-use super::discovery::{describe, incompatible};
+use super::compatibility::incompatible;
+use super::descriptor::describe;
 use super::libraries::{self, Libraries};
 use super::permission::permissions;
 use super::shadow::Shadow;

@@ -5,9 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use aihost_plugin_api::abi::{
-    ABI_MAJOR, ABI_MINOR, Descriptor, DescriptorHeader, FINGERPRINT, MAGIC, Manifest, ManifestError, SECTION,
-};
+use aihost_plugin_api::abi::{DescriptorHeader, MAGIC, Manifest, ManifestError, SECTION};
 use object::read::elf::{ElfFile64, FileHeader as _};
 use object::{Architecture, Endianness, Object, ObjectSection, ReadCache, elf};
 
@@ -144,35 +142,6 @@ pub fn describe(file: &Path) -> Result<Described, DescribeError> {
     Ok(described)
 }
 
-/// Why this host cannot load what is described, in one sentence without the file's name; `None` if it can.
-pub fn incompatible(described: &Described) -> Option<String> {
-    let mine = Descriptor::<0>::new("").header;
-    let rebuild = "rebuild it against this host's aihost-plugin-api with `cargo xtask build-plugins`";
-    let target = text(&mine.target);
-    if described.target != target {
-        return Some(format!("it is built for {}, this host for {target}; {rebuild}", described.target));
-    }
-    let (major, minor) = described.abi;
-    if major != ABI_MAJOR {
-        return Some(format!(
-            "it speaks plugin ABI {major}.{minor}, this host ABI {ABI_MAJOR}.{ABI_MINOR}; {}",
-            if major > ABI_MAJOR { "update the host, or take an older build of the plugin" } else { rebuild }
-        ));
-    }
-    if major == 0 && described.fingerprint != FINGERPRINT {
-        return Some(format!(
-            "its ABI layout {} is not this host's {} (ABI 0 is a preview: both must be equal); {rebuild}",
-            short(&described.fingerprint),
-            short(&FINGERPRINT)
-        ));
-    }
-    None
-}
-
-fn short(fingerprint: &[u8; 32]) -> String {
-    super::hex(&fingerprint[..4])
-}
-
 fn host_architecture() -> Architecture {
     if cfg!(target_arch = "aarch64") { Architecture::Aarch64 } else { Architecture::X86_64 }
 }
@@ -240,7 +209,8 @@ fn word(data: &[u8], offset: usize) -> u32 {
     data[offset..offset + 4].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
-fn text(padded: &[u8]) -> String {
+/// A text of the header, without the zeros that fill its place.
+pub(super) fn text(padded: &[u8]) -> String {
     let end = padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len());
     String::from_utf8_lossy(&padded[..end]).into_owned()
 }
@@ -251,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plugin::incompatible;
 
     /// The bytes a section would have.
     fn section(manifest: &str) -> Vec<u8> {
