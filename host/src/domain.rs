@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,21 +32,66 @@ pub struct RequestId(pub u64);
 #[serde(transparent)]
 pub struct InstanceId(pub u64);
 
-/// A device by its name: `cpu` or `cuda:N`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DeviceId(pub String);
+/// A device: the host's own memory and processors, or a graphics card by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub enum Device {
+    /// `cpu`.
+    Cpu,
+    /// `cuda:N`.
+    Cuda(u16),
+}
 
-impl DeviceId {
-    /// `cpu` or `cuda`.
-    pub fn kind(&self) -> &str {
-        self.0.split(':').next().unwrap_or_default()
+/// Before the number of a graphics card.
+const CUDA: &str = "cuda:";
+/// Digits that the number of a graphics card may have.
+const CUDA_DIGITS_MAX: usize = 3;
+
+impl Device {
+    /// `cpu` or `cuda`, as manifests name what a plugin runs on.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) => "cuda",
+        }
+    }
+
+    /// Whether its memory is the host's own.
+    pub fn is_host_memory(self) -> bool {
+        self == Self::Cpu
     }
 }
 
-impl fmt::Display for DeviceId {
+impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "{CUDA}{number}"),
+        }
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+/// A text that names no device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("devices are called `cpu` and `cuda:0`, `cuda:1`, ...")]
+pub struct NoDevice;
+
+impl FromStr for Device {
+    type Err = NoDevice;
+
+    fn from_str(name: &str) -> Result<Self, NoDevice> {
+        if name == "cpu" {
+            return Ok(Self::Cpu);
+        }
+        let digits = name.strip_prefix(CUDA).filter(|digits| (1..=CUDA_DIGITS_MAX).contains(&digits.len()));
+        let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse().ok()).map(Self::Cuda).ok_or(NoDevice)
     }
 }
 
@@ -355,7 +401,19 @@ fn distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{ByteSize, NEAREST_WORK_MAX, excerpt, nearest, printable, shown, some_names};
+    use super::{ByteSize, Device, NEAREST_WORK_MAX, NoDevice, excerpt, nearest, printable, shown, some_names};
+
+    #[test]
+    fn devices_are_named_as_they_are_parsed_and_nothing_else_is_one() {
+        for (device, name, kind) in
+            [(Device::Cpu, "cpu", "cpu"), (Device::Cuda(0), "cuda:0", "cuda"), (Device::Cuda(999), "cuda:999", "cuda")]
+        {
+            assert_eq!((name.parse(), device.to_string().as_str(), device.kind()), (Ok(device), name, kind));
+        }
+        for name in ["", "gpu", "CPU", "cpu ", "cpu:0", "cuda", "cuda:", "cuda:+1", "cuda:-1", "cuda:1000", "cuda:٣"] {
+            assert_eq!(name.parse::<Device>(), Err(NoDevice), "{name}");
+        }
+    }
 
     #[test]
     fn long_lists_are_counted() {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost::domain::{DeviceId, Failure, FailureKind};
+use aihost::domain::{Device, Failure, FailureKind};
 use aihost::worker::{ExitReason, Instance, Placement, WorkerLimits, WorkerPlacement};
 use aihost_tests::{Gate, binary, model_file};
 use serde_json::json;
@@ -180,9 +180,9 @@ async fn a_caller_who_gives_up_leaves_the_worker_in_order() {
 #[tokio::test]
 async fn the_device_is_measured() {
     let placement = WorkerPlacement { executable: binary() };
-    let free = placement.capacity(&DeviceId("cpu".to_owned())).expect("this machine has memory");
+    let free = placement.capacity(Device::Cpu).expect("this machine has memory");
     assert!(free > 1 << 20, "{free}");
-    assert_eq!(placement.capacity(&DeviceId("cuda:99".to_owned())), None);
+    assert_eq!(placement.capacity(Device::Cuda(99)), None);
 }
 
 #[tokio::test]

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::peaks::Peaks;
-use crate::domain::DeviceId;
+use crate::domain::Device;
 
 pub(super) struct Devices {
     /// What devices had that name no budget.
-    pub(super) budgets: BTreeMap<DeviceId, u64>,
+    pub(super) budgets: BTreeMap<Device, u64>,
     pub(super) peaks: Arc<Peaks>,
-    moves: HashMap<DeviceId, Arc<AtomicU64>>,
+    moves: HashMap<Device, Arc<AtomicU64>>,
 }
 
 impl Devices {
@@ -21,12 +21,12 @@ impl Devices {
     }
 
     /// How often memory was taken or given there; it goes on counting.
-    pub(super) fn moves(&mut self, device: &DeviceId) -> Arc<AtomicU64> {
-        Arc::clone(self.moves.entry(device.clone()).or_default())
+    pub(super) fn moves(&mut self, device: Device) -> Arc<AtomicU64> {
+        Arc::clone(self.moves.entry(device).or_default())
     }
 
     /// Memory is about to be taken or given there.
-    pub(super) fn memory_moves(&mut self, device: &DeviceId) {
+    pub(super) fn memory_moves(&mut self, device: Device) {
         self.moves(device).fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -14,7 +14,7 @@ use super::relay::{Decision, Lease};
 use super::requests::Pending;
 use super::run::{Loop, send};
 use crate::config::ModelConfig;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
 use crate::worker::awake::timeout;
 use crate::worker::{Instance, ModelLog, Output, StartSpec};
@@ -31,7 +31,7 @@ impl Loop {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         tracing::debug!(?effect, "scheduler");
         match effect {
-            Effect::Start { instance, model, device } => self.start(instance, &model, &device),
+            Effect::Start { instance, model, device } => self.start(instance, &model, device),
             Effect::Load { instance, granted } => {
                 self.moves_memory(instance);
                 self.load(instance, granted);
@@ -58,7 +58,7 @@ impl Loop {
         }
     }
 
-    fn start(&mut self, id: InstanceId, model: &ModelId, device: &DeviceId) {
+    fn start(&mut self, id: InstanceId, model: &ModelId, device: Device) {
         let log = self.records.log(model);
         let spec = self
             .config
@@ -82,7 +82,7 @@ impl Loop {
         &self,
         instance: InstanceId,
         model: &ModelConfig,
-        device: &DeviceId,
+        device: Device,
         log: Arc<ModelLog>,
     ) -> Result<StartSpec, Failure> {
         let plugin = self
@@ -110,7 +110,7 @@ impl Loop {
         }
         let load = LoadRequest {
             files: store::locate(model)?,
-            device: device.0.clone(),
+            device: device.to_string(),
             threads: device::cpu_threads(),
             granted: 0,
         };

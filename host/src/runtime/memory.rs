@@ -11,8 +11,7 @@ use super::release::ReleaseCheck;
 use super::residents::Planned;
 use super::run::Loop;
 use super::workspace::Workspace;
-use crate::device::is_host_memory;
-use crate::domain::{ByteSize, DeviceId, InstanceId, Kind, ModelId, ModelState};
+use crate::domain::{ByteSize, Device, InstanceId, Kind, ModelId, ModelState};
 use crate::scheduler::{self, Event, Mapped};
 use crate::store;
 use crate::worker::Allowance;
@@ -25,7 +24,7 @@ impl Loop {
         let key = self.peak_key(id);
         let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
             let seen = self.devices.peaks.need(key, planned, *memory_static);
-            seen.min(planned.max(self.state.budget(device)))
+            seen.min(planned.max(self.state.budget(*device)))
         });
         let key = key.map(|(key, ..)| (key.clone(), self.devices.peaks.known(&key)));
         self.residents.has_planned(id, Planned { plan, key, held: 0, workspace: None });
@@ -48,10 +47,10 @@ impl Loop {
     }
 
     /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
-    fn peak_key(&self, id: InstanceId) -> Option<(Key, DeviceId, bool)> {
-        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device))?;
-        let (key, memory_static) = self.key_on(&known.model, &known.device)?;
-        Some((key, known.device.clone(), memory_static))
+    fn peak_key(&self, id: InstanceId) -> Option<(Key, Device, bool)> {
+        let known = self.state.instances().get(&id).filter(|known| known.device.is_host_memory())?;
+        let (key, memory_static) = self.key_on(&known.model, Some(known.device))?;
+        Some((key, known.device, memory_static))
     }
 
     /// What those that serve hold now. What ends a worker is no lesson: else a request that makes one hoard would be
@@ -82,7 +81,7 @@ impl Loop {
     /// The bytes that every instance of the same weights shares: only the host's own memory shares, and only of files that
     /// the entry names can it be told that they are the same.
     pub(super) fn mapped(&self, id: InstanceId, bytes: u64) -> Mapped {
-        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device));
+        let known = self.state.instances().get(&id).filter(|known| known.device.is_host_memory());
         let entry = known.and_then(|known| self.config.models.get(&known.model));
         let Some(entry) = entry.filter(|entry| !entry.files.is_empty()) else { return Mapped::default() };
         let mut hasher = DefaultHasher::new();
@@ -105,14 +104,14 @@ impl Loop {
     /// granted on its device.
     pub(super) fn allowance_parked(&self, id: InstanceId, held: u64) -> Option<Allowance> {
         let known = self.state.instances().get(&id)?;
-        let bytes = if is_host_memory(&known.device) { held } else { 0 };
+        let bytes = if known.device.is_host_memory() { held } else { 0 };
         Some(Allowance { planned: bytes, granted: bytes, mapped: 0 })
     }
 
     /// An instance begins to take memory on its device, or to give it back for good.
     pub(super) fn moves_memory(&mut self, id: InstanceId) {
         if let Some(known) = self.state.instances().get(&id) {
-            self.devices.memory_moves(&known.device);
+            self.devices.memory_moves(known.device);
         }
     }
 
@@ -140,7 +139,7 @@ impl Loop {
             !others.filter(|(_, other)| other.device == known.device).any(|(_, other)| moves_memory(other.state));
         let planned = self.residents.planned(id).map_or(0, |planned| planned.plan.required);
         let held = self.held(id).unwrap_or(planned).min(known.reserved);
-        let moves = self.devices.moves(&known.device);
+        let moves = self.devices.moves(known.device);
         Some(ReleaseCheck::new(&*self.placement, known, held, quiet, moves))
     }
 
@@ -152,10 +151,10 @@ impl Loop {
 
     /// What an instance of a model is made of, on whatever device.
     pub(super) fn model_key(&self, model: &ModelId) -> Option<Key> {
-        self.key_on(model, &DeviceId(String::new())).map(|(key, _)| key)
+        self.key_on(model, None).map(|(key, _)| key)
     }
 
-    fn key_on(&self, model: &ModelId, device: &DeviceId) -> Option<(Key, bool)> {
+    fn key_on(&self, model: &ModelId, device: Option<Device>) -> Option<(Key, bool)> {
         let model = self.config.models.get(model)?;
         let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
         Some((Key::new(&plugin, model, device), plugin.manifest.memory_static))
@@ -175,9 +174,9 @@ impl Loop {
     pub(super) fn measure(&mut self, model: &ModelId) {
         let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
         for device in devices {
-            let Some(free) = self.placement.capacity(&device) else { continue };
+            let Some(free) = self.placement.capacity(device) else { continue };
             let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
-            let held: Option<Vec<u64>> = if is_host_memory(&device) {
+            let held: Option<Vec<u64>> = if device.is_host_memory() {
                 Some(here().map(|(id, known)| self.residents.usage(*id).unwrap_or(known.reserved)).collect())
             } else {
                 // A process's share of another device cannot be told: it counts as what its plugin says. Of one that is
@@ -189,7 +188,7 @@ impl Loop {
             };
             let Some(held) = held else { continue };
             let bytes = held.into_iter().fold(free, u64::saturating_add);
-            let budget = self.state.budget(&device);
+            let budget = self.state.budget(device);
             if bytes < budget {
                 let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
                 tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");

@@ -151,15 +151,15 @@ impl Observer {
         let known = state.instances().iter().filter(|(_, instance)| config.models.contains_key(&instance.model));
         for (id, Instance { model, device, state, required, reserved, leases, .. }) in known {
             if let Some(bytes) = usage(id) {
-                gauges.add(Metric::MemoryMeasured, &[&model.0, &device.0], bytes);
+                gauges.add(Metric::MemoryMeasured, &[&model.0, &device.to_string()], bytes);
             }
             gauges.add(Metric::Instances, &[&model.0, state.name()], 1);
             gauges.add(Metric::Leases, &[&model.0], leases.len() as u64);
-            gauges.add(Metric::MemoryPlanned, &[&model.0, &device.0], *required);
-            gauges.add(Metric::MemoryReserved, &[&model.0, &device.0], *reserved);
+            gauges.add(Metric::MemoryPlanned, &[&model.0, &device.to_string()], *required);
+            gauges.add(Metric::MemoryReserved, &[&model.0, &device.to_string()], *reserved);
         }
         for (device, policy) in &state.policy().devices {
-            gauges.add(Metric::DeviceBudget, &[&device.0], policy.budget);
+            gauges.add(Metric::DeviceBudget, &[&device.to_string()], policy.budget);
         }
         gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
         Scrape::new(Arc::clone(&self.metrics), gauges)

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::state_file::StateFile;
 use crate::config::ModelConfig;
-use crate::domain::DeviceId;
+use crate::domain::Device;
 use crate::plugin::PluginFile;
 use crate::store;
 
@@ -33,14 +33,14 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The key of a model on a device. Looks at the files' sizes and times, reads none.
-    pub(super) fn new(plugin: &PluginFile, model: &ModelConfig, device: &DeviceId) -> Self {
+    /// The key of a model on a device, or on whatever device. Looks at the files' sizes and times, reads none.
+    pub(super) fn new(plugin: &PluginFile, model: &ModelConfig, device: Option<Device>) -> Self {
         let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
         let files: BTreeMap<_, _> = model.files.iter().map(|(role, file)| (role, store::fingerprint(file))).collect();
         let mut options = model.options.clone();
         options.sort_all_objects();
         // Each card of one kind takes the same.
-        let parts = serde_json::json!([name, plugin.sha256, device.kind(), files, options]);
+        let parts = serde_json::json!([name, plugin.sha256, device.map_or("", Device::kind), files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
     }
 
@@ -278,7 +278,7 @@ mod tests {
             let manifest = serde_json::from_value(manifest).unwrap();
             let plugin = PluginFile { manifest, source: "a".into(), shadow: "b".into(), sha256: sha256.to_owned() };
             let model = &config.models[&"m".into()];
-            Key::new(&plugin, model, &DeviceId(device.to_owned()))
+            Key::new(&plugin, model, Some(device.parse().unwrap()))
         };
         let first = key("{a: 1, b: {c: 2, d: 3}}", "x", "cuda:0");
         assert_eq!(key("{b: {d: 3, c: 2}, a: 1}", "x", "cuda:1"), first, "order and card do not matter");

@@ -1,6 +1,6 @@
 //! Everything the scheduler can want done. The list is closed: nothing else happens.
 
-use crate::domain::{DeviceId, Failure, InstanceId, Millis, ModelId, RequestId};
+use crate::domain::{Device, Failure, InstanceId, Millis, ModelId, RequestId};
 
 /// Something is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -12,7 +12,7 @@ pub enum Effect {
         /// What it will hold.
         model: ModelId,
         /// Where.
-        device: DeviceId,
+        device: Device,
     },
     /// Load, within this many bytes.
     Load {
@@ -42,8 +42,8 @@ pub enum Effect {
 /// Why an instance leaves the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
-    /// Another model needs its room.
-    Room,
+    /// Another model needs its memory.
+    Memory,
     /// Nobody asked for it for `keep_alive`.
     Idle,
     /// The operator or a shutdown wants it so.
@@ -60,7 +60,7 @@ impl Cause {
     /// The name in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Room => "room",
+            Self::Memory => "room",
             Self::Idle => "idle",
             Self::Asked => "asked",
             Self::Reload => "reload",

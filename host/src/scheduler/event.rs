@@ -1,8 +1,7 @@
 //! Everything that can happen to the scheduler.
 
-use super::memory::Mapped;
-use super::state::Policy;
-use crate::domain::{DeviceId, Failure, InstanceId, ModelId, RequestId};
+use super::policy::{Keep, Mapped, Policy};
+use crate::domain::{Device, Failure, InstanceId, ModelId, RequestId};
 
 /// Something happened.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -63,7 +62,7 @@ pub enum Event {
     /// The model does harm: nobody may have it until the operator says so.
     Quarantine(ModelId, Failure),
     /// Bytes of a device that instances may hold together as measured: what is free now, and what they hold.
-    Measured(DeviceId, u64),
+    Measured(Device, u64),
     /// A new policy is in force.
     Configure(Policy),
     /// A deadline named by [`super::Effect::Wake`] has come.
@@ -83,13 +82,4 @@ pub enum Want {
     Load,
     /// A lease with no other beside it, before everyone else: the request was on a worker that died.
     Solo,
-}
-
-/// How long an idle instance stays hot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Keep {
-    /// Milliseconds after its last lease; 0 is until then.
-    For(u64),
-    /// Until its room is needed.
-    Forever,
 }

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::limits::grant_margin;
 use super::log::ModelLog;
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, ModelId, RequestId};
+use crate::domain::{ByteSize, Device, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
 /// What is needed to bring an instance up.
@@ -66,7 +66,7 @@ pub trait Placement: Send + Sync + 'static {
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 
     /// Bytes of a device that are free now, as measured; nothing if they cannot be.
-    fn capacity(&self, _device: &DeviceId) -> Option<u64> {
+    fn capacity(&self, _device: Device) -> Option<u64> {
         None
     }
 }

@@ -19,10 +19,9 @@ use super::log::Log;
 use super::objects::{Call, host};
 use super::outbox::Outbox;
 use super::sys::trim_heap;
+use crate::domain::Device;
 use crate::plugin;
 
-/// The device that is the host's own memory.
-const CPU: &str = "cpu";
 /// Steps that may wait for the one before; the host sends one at a time.
 const MAX_WAITING_STEPS: usize = 4;
 
@@ -282,7 +281,7 @@ impl Shared {
 /// Limits what this process may allocate, if all that it works with is the host's own memory: the driver of another device
 /// reserves addresses far beyond what anyone plans.
 fn limit_on_cpu(load: &LoadRequest, bytes: u64) {
-    if load.device == CPU {
+    if load.device.parse() == Ok(Device::Cpu) {
         limit_data(bytes);
     }
 }

@@ -33,7 +33,7 @@ use super::log::ModelLog;
 use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId};
 use instance::{Shared, WorkerInstance};
 use link::{Ended, Link};
 use log::Log;
@@ -53,7 +53,7 @@ impl Placement for WorkerPlacement {
         self.start_within(WorkerLimits::default(), spec, exits)
     }
 
-    fn capacity(&self, device: &DeviceId) -> Option<u64> {
+    fn capacity(&self, device: Device) -> Option<u64> {
         device::measured_free(device)
     }
 }
@@ -81,17 +81,13 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         let message = format!("cannot start a worker for model `{model}` ({}): {e}", executable.display());
         Failure::new(FailureKind::Internal, message)
     };
+    let device = spec.load.device.parse::<Device>();
+    let device = device.map_err(|e| Failure::new(FailureKind::Internal, format!("{}: {e}", spec.load.device)))?;
     let (confinement, spec) =
         spawn_blocking(move || (confinement::of(&spec), spec)).await.map_err(|e| failed(e.into()))?;
     let spawned = spawn::spawn(&executable, confinement.own.as_deref()).await.map_err(failed)?;
-    let worker = Worker {
-        model: spec.model,
-        instance: spec.instance,
-        device: DeviceId(spec.load.device.clone()),
-        limits,
-        silence: spec.silence,
-        log: spec.log,
-    };
+    let worker =
+        Worker { model: spec.model, instance: spec.instance, device, limits, silence: spec.silence, log: spec.log };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
         plugin: spec.plugin.shadow.clone(),
@@ -115,7 +111,7 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
 struct Worker {
     model: ModelId,
     instance: InstanceId,
-    device: DeviceId,
+    device: Device,
     limits: WorkerLimits,
     silence: Duration,
     log: Arc<ModelLog>,
