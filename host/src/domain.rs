@@ -151,10 +151,10 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Someone waits.
+    /// Someone waits for the answer.
     #[default]
     Interactive,
-    /// Nobody does.
+    /// Nobody waits for the answer.
     Batch,
 }
 
@@ -162,15 +162,15 @@ pub enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelState {
-    /// No worker.
+    /// There is no worker.
     Cold,
     /// The worker comes up and plans.
     Starting,
-    /// Waiting for room on the device.
+    /// Waiting for memory on the device.
     Waiting,
     /// Weights are being read.
     Loading,
-    /// Serving.
+    /// It serves requests.
     Hot,
     /// Serving what holds a lease, granting no new one.
     Draining,
@@ -262,9 +262,9 @@ pub enum FailureKind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// For programs.
+    /// What it is, for programs to decide by.
     pub kind: FailureKind,
-    /// For people.
+    /// What it is, for people to read.
     pub message: String,
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use aihost::domain::{Failure, InstanceId, RequestId};
 use aihost::plugin::Registry;
-use aihost::runtime::{Delivery, Lease, LeaseEnd, LeaseTerms, OutputLimits, carry};
-use aihost::worker::{Exit, ExitReason, Instance, ModelLog, Output, StartSpec, WorkerLimits, WorkerPlacement};
+use aihost::runtime::{Lease, LeaseEnd, LeaseTerms, OutputLimits, OutputMode, carry};
+use aihost::worker::{Exit, ExitReason, InstanceHandle, ModelLog, Output, StartSpec, WorkerLimits, WorkerPlacement};
 use aihost_tests::{PATIENCE, binary, fixture};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -80,7 +80,7 @@ impl Bench {
         }
     }
 
-    pub(super) async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn Instance>, Failure> {
+    pub(super) async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn InstanceHandle>, Failure> {
         self.start_as(&WorkerPlacement { executable: binary() }, self.spec(plugin, options)).await
     }
 
@@ -88,11 +88,11 @@ impl Bench {
         &self,
         placement: &WorkerPlacement,
         spec: StartSpec,
-    ) -> Result<Arc<dyn Instance>, Failure> {
+    ) -> Result<Arc<dyn InstanceHandle>, Failure> {
         placement.start_within(self.limits.worker, spec, self.sender.clone()).await.map(|(instance, _)| instance)
     }
 
-    pub(super) async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn Instance> {
+    pub(super) async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn InstanceHandle> {
         let instance = self.start(plugin, options).await.unwrap();
         instance.load(1 << 30, LOAD_DEADLINE).await.unwrap();
         instance
@@ -124,7 +124,7 @@ pub(super) fn task(text: &str, max_tokens: Option<u32>) -> String {
 pub(super) const UNHURRIED: OutputLimits = OutputLimits { first: PATIENCE, stall: PATIENCE };
 
 pub(super) fn ask(
-    instance: &Arc<dyn Instance>,
+    instance: &Arc<dyn InstanceHandle>,
     request: u64,
     text: &str,
     max_tokens: Option<u32>,
@@ -134,13 +134,13 @@ pub(super) fn ask(
 
 /// A request as the runtime carries it to a client, with its clocks.
 pub(super) fn ask_for(
-    instance: &Arc<dyn Instance>,
+    instance: &Arc<dyn InstanceHandle>,
     request: u64,
     task: String,
     output: OutputLimits,
 ) -> mpsc::Receiver<Output> {
     let day = Duration::from_secs(86_400);
-    let terms = LeaseTerms { request_timeout: day, stall_timeout: day, output, delivery: Delivery::Streamed };
+    let terms = LeaseTerms { request_timeout: day, stall_timeout: day, output, delivery: OutputMode::Streamed };
     let lease = Lease::new(RequestId(request), Arc::clone(instance), task.into(), terms);
     let (client, outputs) = mpsc::channel(1);
     tokio::spawn(async move {

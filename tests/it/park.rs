@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aihost::domain::{Device, Failure, FailureKind};
-use aihost::worker::{ExitReason, Instance, Placement, WorkerLimits, WorkerPlacement};
+use aihost::worker::{ExitReason, InstanceHandle, Placement, WorkerLimits, WorkerPlacement};
 use aihost_tests::{Gate, binary, model_file};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const SMOLLM2_BYTES_PER_TOKEN: u64 = 30 * 3 * 64 * 2 * 2;
 /// What a process may hold beside its weights and still count as having given them back.
 const SLACK: u64 = 24 << 20;
 
-fn usage(instance: &Arc<dyn Instance>) -> u64 {
+fn usage(instance: &Arc<dyn InstanceHandle>) -> u64 {
     instance.usage().expect("a live worker can be measured")
 }
 
@@ -86,7 +86,7 @@ async fn health_and_cost_do_not_wait_behind_a_request() {
 }
 
 /// Takes a step on a hot model (`unpark`: on a parked one) and gives how it failed.
-async fn take(instance: &Arc<dyn Instance>, step: &str) -> Failure {
+async fn take(instance: &Arc<dyn InstanceHandle>, step: &str) -> Failure {
     match step {
         "park" => instance.park().await.unwrap_err(),
         "unpark" => {

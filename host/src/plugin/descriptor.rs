@@ -29,7 +29,7 @@ pub struct Described {
     pub panic: String,
     /// Version of the SDK.
     pub sdk: String,
-    /// Its manifest.
+    /// What it serves, and how it is configured.
     pub manifest: Manifest,
     /// Libraries it needs at run time (`DT_NEEDED`).
     pub needed: Vec<String>,
@@ -43,7 +43,7 @@ pub enum DescribeError {
     /// The file cannot be opened or read.
     #[error("cannot read {}: {source}; check that it exists and that you may read it", file.display())]
     Io {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -54,7 +54,7 @@ pub enum DescribeError {
         file.display()
     )]
     NotElf {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What the parser said.
         detail: String,
@@ -65,7 +65,7 @@ pub enum DescribeError {
         file.display()
     )]
     Machine {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// The host's.
         wanted: String,
@@ -78,13 +78,13 @@ pub enum DescribeError {
         file.display()
     )]
     NotAPlugin {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
     },
     /// A descriptor that cannot be read.
     #[error("{} has a damaged plugin descriptor ({detail}); rebuild or copy it again", file.display())]
     Descriptor {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What is wrong with it.
         detail: String,
@@ -92,7 +92,7 @@ pub enum DescribeError {
     /// A manifest that is not one.
     #[error("{} cannot be used: {source}; correct its `export_plugin!` and rebuild it", file.display())]
     Manifest {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What is wrong with it.
         source: ManifestError,

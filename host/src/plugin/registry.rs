@@ -39,7 +39,7 @@ pub struct PluginFile {
 /// All plugins of the folders where they are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    /// Usable ones.
+    /// Plugins that can be loaded.
     pub plugins: Vec<Arc<PluginFile>>,
     /// Files that are not usable, and why in one sentence.
     pub rejected: Vec<Rejected>,
@@ -50,7 +50,7 @@ pub struct Registry {
 /// A `.so` file that is not a usable plugin.
 #[derive(Clone, Debug)]
 pub struct Rejected {
-    /// The file.
+    /// The file that was found.
     pub file: PathBuf,
     /// One sentence: wanted, found, what to do.
     pub reason: String,

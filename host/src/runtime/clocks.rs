@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::api::Delivery;
+use super::api::OutputMode;
 use crate::domain::{Failure, FailureKind};
 use crate::worker::awake::{Instant, sleep_until};
 
@@ -17,7 +17,7 @@ pub struct LeaseTerms {
     /// How long its worker may show nothing.
     pub output: OutputLimits,
     /// When its client is told.
-    pub delivery: Delivery,
+    pub delivery: OutputMode,
 }
 
 /// How long a request may show nothing, neither an event nor progress. Overrun, it is cancelled and fails; if it does not

@@ -7,7 +7,7 @@ use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextInput, Te
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::api::Delivery;
+use super::api::OutputMode;
 use super::clocks::{LeaseTerms, OutputLimits};
 use super::internal::{Internal, Stepped, post};
 use super::relay::{Decision, Lease};
@@ -17,7 +17,7 @@ use crate::config::ModelConfig;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
 use crate::worker::awake::timeout;
-use crate::worker::{Instance, ModelLog, Output, StartSpec};
+use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec};
 use crate::{device, store};
 
 /// From spawn to plan.
@@ -211,7 +211,7 @@ impl Loop {
         }
     }
 
-    fn lease_terms(&self, delivery: Delivery) -> LeaseTerms {
+    fn lease_terms(&self, delivery: OutputMode) -> LeaseTerms {
         let limits = &self.config.limits;
         LeaseTerms {
             request_timeout: limits.request_timeout,
@@ -271,7 +271,7 @@ fn canary_task(kind: Kind) -> Option<Bytes> {
 
 /// Runs a canary to its end.
 async fn run_canary(
-    instance: &dyn Instance,
+    instance: &dyn InstanceHandle,
     request: RequestId,
     task: Bytes,
     deadline: Duration,

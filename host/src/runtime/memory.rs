@@ -160,7 +160,7 @@ impl Loop {
         Some((Key::new(&plugin, model, device), plugin.manifest.memory_static))
     }
 
-    /// How much room there really is, others' use of the devices included, for models that wait for some.
+    /// How much memory there really is, others' use of the devices included, for models that wait for some.
     pub(super) fn measure_for_waiters(&mut self) {
         let waits = |known: &&scheduler::Instance| {
             matches!(known.state, ModelState::Waiting | ModelState::Parked) && self.state.queued(&known.model) > 0

@@ -32,7 +32,7 @@ mod workspace;
 
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
-pub use api::{Answer, Changes, Command, Delivery, Handle, KeepAlive, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use relay::{Lease, LeaseEnd, carry};
 

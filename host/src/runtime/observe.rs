@@ -16,7 +16,7 @@ use crate::worker::{Exit, ExitReason};
 /// Workers whose exit is awaited, of whatever age: some that never started have none.
 const WORKERS_MAX: usize = 1024;
 
-/// Looks on.
+/// Compares the scheduler's state with what it was, and counts what changed.
 #[derive(Debug)]
 pub(super) struct Observer {
     metrics: Arc<Metrics>,
@@ -231,7 +231,7 @@ impl Observer {
         let model = &was.model;
         // A phase is timed when it came to its end, not when it was broken off.
         let (phase, swap) = match (was.state, is) {
-            // Straight to loading where there was room at once.
+            // Straight to loading where there was memory at once.
             (Starting, Waiting | Loading) => (Some("start"), None),
             (Waiting, Loading) => (Some("room"), None),
             (Loading, Hot) => (Some("load"), Some("cold_load")),

@@ -53,11 +53,11 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Peaks {
     file: StateFile,
-    known: Mutex<Known>,
+    known: Mutex<PeaksFile>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Known {
+struct PeaksFile {
     peaks: BTreeMap<String, Peak>,
     /// The newest order of one that is not there any more.
     #[serde(default)]
@@ -125,7 +125,7 @@ impl Peaks {
     }
 }
 
-impl Known {
+impl PeaksFile {
     /// Whether that is news.
     fn observe(&mut self, key: &Key, bytes: u64) -> bool {
         let before = self.peaks.get(&key.digest).map_or(0, |peak| peak.bytes);
@@ -249,9 +249,9 @@ mod tests {
     #[test]
     fn the_oldest_make_room() {
         let dir = tempfile::tempdir().unwrap();
-        let mut known = Known::default();
+        let mut known = PeaksFile::default();
         (0..PEAKS_MAX).for_each(|n| assert!(known.observe(&key(&format!("{n:04}")), 1000)));
-        let (file, _) = StateFile::open::<Known>(dir.path(), FILE_NAME, FORMAT_VERSION);
+        let (file, _) = StateFile::open::<PeaksFile>(dir.path(), FILE_NAME, FORMAT_VERSION);
         file.write(1, &known);
         let peaks = Peaks::open(dir.path());
         peaks.observe(&key("0000"), 2000);

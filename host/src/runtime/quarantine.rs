@@ -22,19 +22,19 @@ const FORMAT_VERSION: u32 = 1;
 pub(super) struct Quarantine {
     file: Arc<StateFile>,
     /// Those of this host.
-    known: Known,
+    known: QuarantineFile,
     /// Those that this host cannot judge: they are not in its models.yaml, or their plugin is not there.
-    foreign: Known,
+    foreign: QuarantineFile,
     order: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    models: BTreeMap<String, Entry>,
+struct QuarantineFile {
+    models: BTreeMap<String, QuarantineEntry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct QuarantineEntry {
     /// Of plugin, weights and options: another of them may be the mended one. `None` if the plugin is not there.
     digest: Option<String>,
     why: String,
@@ -44,7 +44,7 @@ impl Quarantine {
     /// Reads `state_dir/quarantine.json`, or begins with none.
     pub(super) fn open(state_dir: &Path) -> Self {
         let (file, foreign) = StateFile::open(state_dir, FILE_NAME, FORMAT_VERSION);
-        Self { file: Arc::new(file), known: Known::default(), foreign, order: 0 }
+        Self { file: Arc::new(file), known: QuarantineFile::default(), foreign, order: 0 }
     }
 
     /// What happened to a model, if it is quarantined and still made of the same. It is this host's from now on.
@@ -60,8 +60,8 @@ impl Quarantine {
     }
 
     /// These and no others of this host's are quarantined. Writes in the background.
-    fn keep(&mut self, models: BTreeMap<String, Entry>) {
-        self.known = Known { models };
+    fn keep(&mut self, models: BTreeMap<String, QuarantineEntry>) {
+        self.known = QuarantineFile { models };
         self.order += 1;
         let mut all = self.foreign.clone();
         all.models.extend(self.known.models.clone());
@@ -92,7 +92,7 @@ impl Loop {
         }
         let entry = |(model, failure): (&ModelId, &Failure)| {
             let digest = self.model_key(model).map(|key| key.digest().to_owned());
-            (model.0.clone(), Entry { digest, why: failure.message.clone() })
+            (model.0.clone(), QuarantineEntry { digest, why: failure.message.clone() })
         };
         let models = self.state.quarantined().map(entry).collect();
         self.quarantine.keep(models);

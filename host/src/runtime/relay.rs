@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::api::{Answer, Delivery, Submitted};
+use super::api::{Answer, OutputMode, Submitted};
 use super::clocks::{Clocks, LeaseTerms};
 use super::internal::{Internal, post};
 use super::meter::{Meter, Metered};
@@ -15,7 +15,7 @@ use super::requests::RequestIds;
 use super::workspace::{Part, Workspace};
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::awake::timeout;
-use crate::worker::{CancelCause, Instance, Output};
+use crate::worker::{CancelCause, InstanceHandle, Output};
 
 /// Outputs that may wait for one client.
 const OUTPUTS_MAX: usize = 64;
@@ -35,10 +35,10 @@ pub(super) enum Decision {
 /// A granted request, and what it is served with.
 #[derive(Debug)]
 pub struct Lease {
-    /// Its number.
+    /// The number under which it was granted.
     pub request: RequestId,
-    /// On what.
-    pub instance: Arc<dyn Instance>,
+    /// The instance that serves it.
+    pub instance: Arc<dyn InstanceHandle>,
     /// The task as JSON.
     pub task: Bytes,
     /// What it is held to.
@@ -165,7 +165,7 @@ async fn leave(mut attempt: Attempt, events: &mpsc::Sender<Internal>) {
 
 impl Lease {
     /// A lease that nobody counts, of a request that takes no memory of its own.
-    pub fn new(request: RequestId, instance: Arc<dyn Instance>, task: Bytes, terms: LeaseTerms) -> Self {
+    pub fn new(request: RequestId, instance: Arc<dyn InstanceHandle>, task: Bytes, terms: LeaseTerms) -> Self {
         Self { request, instance, task, terms, workspace: None, meter: None }
     }
 
@@ -286,7 +286,7 @@ impl Delivering {
         let done = matches!(output, Output::Done(_));
         self.held_bytes += size(&output);
         self.held.push(output);
-        if !done && self.terms.delivery == Delivery::Gathered && self.held_bytes <= GATHERED_BYTES_MAX {
+        if !done && self.terms.delivery == OutputMode::Gathered && self.held_bytes <= GATHERED_BYTES_MAX {
             return None;
         }
         self.untouched = false;
@@ -304,7 +304,11 @@ impl Delivering {
 }
 
 /// Sets aside what a request needs; its plugin says what that is.
-async fn afford(instance: &dyn Instance, task: &Bytes, workspace: Option<Workspace>) -> Result<Option<Part>, Failure> {
+async fn afford(
+    instance: &dyn InstanceHandle,
+    task: &Bytes,
+    workspace: Option<Workspace>,
+) -> Result<Option<Part>, Failure> {
     let Some(workspace) = workspace else { return Ok(None) };
     let cost = instance.cost(task.clone()).await?;
     workspace.take(cost).await.map(Some)
@@ -350,7 +354,7 @@ mod tests {
     #[derive(Debug)]
     struct Still(Mutex<Option<mpsc::Receiver<Output>>>);
 
-    impl Instance for Still {
+    impl InstanceHandle for Still {
         fn load(&self, _granted: u64, _deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
             Box::pin(async { Ok(Loaded::default()) })
         }
@@ -385,7 +389,7 @@ mod tests {
         sender.send(Output::Done(Err(silent()))).await.unwrap();
         let hour = Duration::from_secs(3600);
         let output = OutputLimits { first: hour, stall: hour };
-        let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery: Delivery::Streamed };
+        let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery: OutputMode::Streamed };
         let instance = Arc::new(Still(Mutex::new(Some(outputs))));
         let ended = carry(Lease::new(RequestId(1), instance, Bytes::new(), terms), client).await;
         assert!(received.try_recv().is_ok(), "the client was not told");

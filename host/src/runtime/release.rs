@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::domain::{ByteSize, Device, Failure, FailureKind};
 use crate::scheduler;
 use crate::worker::awake::{Instant, sleep};
-use crate::worker::{Instance, Placement};
+use crate::worker::{InstanceHandle, Placement};
 
 /// How long released memory may take to come back.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ impl ReleaseCheck {
     pub(super) async fn wait(
         mut self,
         placement: &dyn Placement,
-        instance: &dyn Instance,
+        instance: &dyn InstanceHandle,
         stays: u64,
     ) -> Result<u64, Failure> {
         self.held = self.held.saturating_sub(stays.min(STAYS_MAX));
@@ -86,7 +86,7 @@ impl ReleaseCheck {
     }
 
     /// Bytes not given back, as far as anyone can tell.
-    fn kept(&self, placement: &dyn Placement, instance: &dyn Instance) -> u64 {
+    fn kept(&self, placement: &dyn Placement, instance: &dyn InstanceHandle) -> u64 {
         if self.device.is_host_memory() {
             return instance.usage().unwrap_or(0);
         }

@@ -8,7 +8,7 @@ use aihost_plugin_api::MemoryPlan;
 use super::peaks::Key;
 use super::workspace::Workspace;
 use crate::domain::InstanceId;
-use crate::worker::{Exit, Instance};
+use crate::worker::{Exit, InstanceHandle};
 
 /// The instances that have a worker, or one that comes up.
 #[derive(Default)]
@@ -17,7 +17,7 @@ pub(super) struct Residents(HashMap<InstanceId, Resident>);
 #[derive(Default)]
 struct Resident {
     /// `None` while its worker comes up.
-    handle: Option<Arc<dyn Instance>>,
+    handle: Option<Arc<dyn InstanceHandle>>,
     /// `None` until it has said what it needs.
     planned: Option<Planned>,
     /// Whether a start, load, park or wake is under way.
@@ -38,12 +38,12 @@ pub(super) struct Planned {
 }
 
 impl Residents {
-    pub(super) fn handle(&self, id: InstanceId) -> Option<&Arc<dyn Instance>> {
+    pub(super) fn handle(&self, id: InstanceId) -> Option<&Arc<dyn InstanceHandle>> {
         self.0.get(&id)?.handle.as_ref()
     }
 
     /// Of every worker that is up.
-    pub(super) fn handles(&self) -> impl Iterator<Item = &Arc<dyn Instance>> {
+    pub(super) fn handles(&self) -> impl Iterator<Item = &Arc<dyn InstanceHandle>> {
         self.0.values().filter_map(|resident| resident.handle.as_ref())
     }
 
@@ -73,7 +73,7 @@ impl Residents {
     }
 
     /// Its worker is up.
-    pub(super) fn is_up(&mut self, id: InstanceId, handle: Arc<dyn Instance>) {
+    pub(super) fn is_up(&mut self, id: InstanceId, handle: Arc<dyn InstanceHandle>) {
         self.0.entry(id).or_default().handle = Some(handle);
     }
 

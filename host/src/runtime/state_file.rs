@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// A file beyond this many bytes is none of ours.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// One file.
+/// A file of the state folder, written whole and in order.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,

@@ -20,7 +20,8 @@ impl Loop {
         let instances = self.state.instances_of(&model.id);
         let first = instances.first();
         let handle = |id: &InstanceId| self.residents.handle(*id);
-        let handles: Vec<&Arc<dyn worker::Instance>> = instances.iter().filter_map(|(id, _)| handle(id)).collect();
+        let handles: Vec<&Arc<dyn worker::InstanceHandle>> =
+            instances.iter().filter_map(|(id, _)| handle(id)).collect();
         let first_handle = first.and_then(|(id, _)| handle(id));
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
         let coming = matches!(state, ModelState::Loading | ModelState::Unparking);

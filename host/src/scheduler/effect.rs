@@ -7,16 +7,16 @@ use crate::domain::{Device, Failure, InstanceId, Millis, ModelId, RequestId};
 pub enum Effect {
     /// Start a worker for a model and ask it for its plan.
     Start {
-        /// Its number.
+        /// The number of the new instance.
         instance: InstanceId,
         /// What it will hold.
         model: ModelId,
-        /// Where.
+        /// The device that it is to be on.
         device: Device,
     },
     /// Load, within this many bytes.
     Load {
-        /// Which.
+        /// The instance to load.
         instance: InstanceId,
         /// Bytes reserved for it.
         granted: u64,
@@ -52,7 +52,7 @@ pub enum Cause {
     Reload,
     /// Whoever waited for it left while it came up.
     Unwanted,
-    /// It failed.
+    /// It failed, and cannot be used any more.
     Failed,
 }
 

@@ -3,7 +3,7 @@
 use super::policy::{Keep, Mapped, Policy};
 use crate::domain::{Device, Failure, InstanceId, ModelId, RequestId};
 
-/// Something happened.
+/// Something that happened outside, and that the scheduler must know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Someone wants a model.
@@ -12,7 +12,7 @@ pub enum Event {
         id: RequestId,
         /// A model of the policy.
         model: ModelId,
-        /// What for.
+        /// What the request is for.
         want: Want,
         /// How long its instance stays once idle, if the request says so.
         keep: Option<Keep>,
@@ -23,7 +23,7 @@ pub enum Event {
     Done(RequestId),
     /// The worker is up and knows what the model needs.
     Planned {
-        /// Which.
+        /// The instance that is meant.
         instance: InstanceId,
         /// Bytes it cannot do without: weights, least caches and workspace.
         required: u64,
@@ -36,12 +36,12 @@ pub enum Event {
     Loaded(InstanceId),
     /// Parked, and the device memory is known to be back.
     Parked {
-        /// Which.
+        /// The instance that is meant.
         instance: InstanceId,
         /// Bytes of host memory it still holds.
         held: u64,
     },
-    /// Hot again.
+    /// The instance is hot again.
     Unparked(InstanceId),
     /// What was asked of it last did not work; the worker is still to be stopped if it lives.
     Failed(InstanceId, Failure),
@@ -49,7 +49,7 @@ pub enum Event {
     Exited(InstanceId, Failure),
     /// The operator wants a model cold once its leases have ended.
     Unload {
-        /// Which.
+        /// The model that is meant.
         model: ModelId,
         /// Milliseconds after which leases that still run are cut; `None` lets them end by themselves.
         cut_after_ms: Option<u64>,

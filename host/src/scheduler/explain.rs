@@ -10,7 +10,7 @@ use crate::domain::{ByteSize, Device, InstanceId, Millis, ModelId, ModelState, R
 /// A dry run of a request for one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// The model.
+    /// The model that was asked for.
     pub model: ModelId,
     /// Where it stands.
     pub state: ModelState,
@@ -56,9 +56,9 @@ pub enum Outcome {
 /// Someone who would leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaving {
-    /// Whose instance.
+    /// The model that the instance holds.
     pub model: ModelId,
-    /// Which.
+    /// The number of the instance.
     pub instance: InstanceId,
     /// `park` or `stop`.
     pub how: &'static str,
@@ -73,13 +73,13 @@ pub struct Leaving {
 /// Someone who would stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Staying {
-    /// Whose instance.
+    /// The model that the instance holds.
     pub model: ModelId,
-    /// Which.
+    /// The number of the instance.
     pub instance: InstanceId,
     /// Bytes it holds on the device.
     pub memory: u64,
-    /// Why.
+    /// The reason, as part of a sentence.
     pub reason: String,
 }
 

@@ -44,7 +44,7 @@ pub(super) enum Holds {
     All,
     /// What it would hold parked.
     Parked,
-    /// Nothing.
+    /// Nothing at all.
     Nothing,
 }
 

@@ -39,7 +39,7 @@ pub struct ModelPolicy {
     pub leases_max: usize,
     /// Whether its instances can park.
     pub parks: bool,
-    /// Never evicted.
+    /// Whether it is never evicted.
     pub pin: bool,
     /// Higher is evicted later.
     pub priority: i32,

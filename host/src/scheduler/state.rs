@@ -17,7 +17,7 @@ const LOAD_CRASHES_MAX: u32 = 3;
 /// Whether the host takes work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// It does.
+    /// New work is taken.
     #[default]
     Running,
     /// It ends when the leases have ended.
@@ -34,7 +34,7 @@ pub struct State {
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) cooldowns: BTreeMap<ModelId, Cooldown>,
     /// What each model was last seen to need, to cost and to do.
-    pub(super) known: BTreeMap<ModelId, Known>,
+    pub(super) known: BTreeMap<ModelId, Experience>,
     /// Bytes that instances may hold together as measured; less than the budget if others use the device.
     pub(super) measured: BTreeMap<Device, u64>,
     next_instance: u64,
@@ -71,7 +71,7 @@ pub(super) struct Cooldown {
 
 /// What experience says of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Known {
+pub(super) struct Experience {
     /// Milliseconds it last took to become hot, from disk or from host memory.
     pub(super) cost_ms: u64,
     /// What it last planned to need.
@@ -89,7 +89,7 @@ pub(super) struct Known {
 pub struct Instance {
     /// What it holds or will hold.
     pub model: ModelId,
-    /// Where.
+    /// The device that it is on.
     pub device: Device,
     /// Never `Cold` or `Failed`: those are states of models without an instance.
     pub state: ModelState,
@@ -176,7 +176,7 @@ impl State {
         self.instances_of(model).into_iter().next()
     }
 
-    /// All instances.
+    /// Every instance by its number.
     pub fn instances(&self) -> &BTreeMap<InstanceId, Instance> {
         &self.instances
     }

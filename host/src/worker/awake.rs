@@ -50,7 +50,7 @@ pub(super) fn rest() {
 pub struct Instant(tokio::time::Instant);
 
 impl Instant {
-    /// Now.
+    /// The moment of the call.
     pub fn now() -> Self {
         let lost = lock().lost_at(std::time::Instant::now());
         let now = tokio::time::Instant::now();

@@ -25,9 +25,9 @@ pub struct ModelLog {
 /// A log as it was, and every line after that. The end of `news` is the end of the model.
 #[derive(Debug)]
 pub struct Followed {
-    /// Oldest first.
+    /// The lines that are kept, oldest first.
     pub tail: Vec<String>,
-    /// What comes.
+    /// The lines that are logged from now on.
     pub news: broadcast::Receiver<String>,
 }
 
@@ -39,7 +39,7 @@ impl Default for ModelLog {
 }
 
 impl ModelLog {
-    /// Oldest first.
+    /// The lines that are kept, oldest first.
     pub fn tail(&self) -> Vec<String> {
         lock(&self.lines).iter().cloned().collect()
     }

@@ -19,7 +19,7 @@ use crate::plugin::PluginFile;
 pub struct StartSpec {
     /// The instance's number.
     pub instance: InstanceId,
-    /// Its model.
+    /// The model that it holds.
     pub model: ModelId,
     /// The plugin, registered: shadow copy and manifest.
     pub plugin: Arc<PluginFile>,
@@ -56,7 +56,7 @@ impl Allowance {
 }
 
 /// An instance that is up, and what it plans; or why not.
-pub type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
+pub type Started = Result<(Arc<dyn InstanceHandle>, MemoryPlan), Failure>;
 
 /// Brings instances up.
 pub trait Placement: Send + Sync + 'static {
@@ -72,7 +72,7 @@ pub trait Placement: Send + Sync + 'static {
 }
 
 /// One instance. Dropping the last handle kills it.
-pub trait Instance: Send + Sync + std::fmt::Debug {
+pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// Loads within `granted` bytes and warms up. Fails with the plugin's own reason, or after `deadline` without progress.
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>>;
 
@@ -156,7 +156,7 @@ pub enum Output {
     Bytes(Bytes),
     /// How far it is, in the plugin's own steps. Only the newest is kept for a reader who is behind; `total` 0 is unknown.
     Progress {
-        /// Steps made.
+        /// Steps that are made.
         done: u64,
         /// Of this many.
         total: u64,
@@ -168,9 +168,9 @@ pub enum Output {
 /// A worker is gone.
 #[derive(Clone, Debug)]
 pub struct Exit {
-    /// Whose.
+    /// The instance whose worker it was.
     pub instance: InstanceId,
-    /// Why.
+    /// What ended it, as far as it can be told.
     pub reason: ExitReason,
 }
 
@@ -187,7 +187,7 @@ pub enum ExitReason {
     Crashed(i32),
     /// Killed by the kernel for memory.
     OutOfMemory,
-    /// Another signal.
+    /// Another signal: its number.
     Killed(i32),
     /// It stopped answering and was killed: what it was doing.
     Stalled(String),

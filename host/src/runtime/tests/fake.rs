@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
-use crate::worker::{CancelCause, Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
+use crate::worker::{CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started};
 
 /// Tokens of every answer.
 pub(super) const TOKENS: u32 = 4;
@@ -30,11 +30,11 @@ const RELEASE: Duration = Duration::from_millis(5);
 /// Which ways to fail are taken. They are counted as they are passed, from 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Faults {
-    /// None.
+    /// No way to fail is taken.
     Never,
     /// The n-th.
     Once(u32),
-    /// These two.
+    /// The two of these numbers.
     Twice(u32, u32),
     /// The first one of this name.
     First(&'static str),
@@ -108,7 +108,7 @@ enum Phase {
 
 /// A step between hot and parked.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct Transition {
     from: Phase,
     during: Phase,
     to: Phase,
@@ -116,14 +116,14 @@ struct Turn {
     ways: [&'static str; 4],
 }
 
-const PARK: Turn = Turn {
+const PARK: Transition = Transition {
     from: Phase::Hot,
     during: Phase::Parking,
     to: Phase::Parked,
     ways: ["park: the plugin refuses", "park: it dies", "park: it never ends", "parked: it dies"],
 };
 
-const UNPARK: Turn = Turn {
+const UNPARK: Transition = Transition {
     from: Phase::Parked,
     during: Phase::Unparking,
     to: Phase::Hot,
@@ -352,13 +352,15 @@ impl World {
     }
 
     /// One step between hot and parked, with its ways to fail.
-    async fn turn(self, id: InstanceId, turn: Turn) -> Result<(), Failure> {
-        match self.change(id, |life| (std::mem::replace(&mut life.phase, turn.during), life.open.len())) {
+    async fn transition(self, id: InstanceId, transition: Transition) -> Result<(), Failure> {
+        match self.change(id, |life| (std::mem::replace(&mut life.phase, transition.during), life.open.len())) {
             None => return Err(ended(&ExitReason::Crashed(11))),
-            Some((phase, 0)) if phase == turn.from => {}
-            Some((phase, open)) => self.accuse(format!("{:?} of {id:?}, which is {phase:?} under {open}", turn.during)),
+            Some((phase, 0)) if phase == transition.from => {}
+            Some((phase, open)) => {
+                self.accuse(format!("{:?} of {id:?}, which is {phase:?} under {open}", transition.during))
+            }
         }
-        if turn.to == Phase::Hot {
+        if transition.to == Phase::Hot {
             let held: u64 = {
                 let mut ledger = self.ledger();
                 ledger.lives.get_mut(&id).into_iter().for_each(|life| life.held = NEED);
@@ -368,7 +370,7 @@ impl World {
                 self.accuse(format!("{held} bytes of {} are held", self.budget));
             }
         }
-        let [refuses, dies, hangs, dies_after] = turn.ways;
+        let [refuses, dies, hangs, dies_after] = transition.ways;
         self.live(id, self.times.load / 4).await?;
         if self.fails(refuses) {
             return Err(Failure::new(FailureKind::NotUsable, "the plugin cannot"));
@@ -383,9 +385,9 @@ impl World {
             return Err(Failure::new(FailureKind::TimedOut, "it does not answer"));
         }
         self.change(id, |life| {
-            if life.phase == turn.during {
-                life.phase = turn.to;
-                life.held = if turn.to == Phase::Hot { NEED } else { 0 };
+            if life.phase == transition.during {
+                life.phase = transition.to;
+                life.held = if transition.to == Phase::Hot { NEED } else { 0 };
             }
         });
         if self.fails(dies_after) {
@@ -483,7 +485,7 @@ impl Placement for World {
     }
 }
 
-impl Instance for FakeInstance {
+impl InstanceHandle for FakeInstance {
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
         Box::pin(self.world.clone().load_one(self.id, granted, deadline))
     }
@@ -505,13 +507,13 @@ impl Instance for FakeInstance {
     }
 
     fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        let turn = self.world.clone().turn(self.id, PARK);
-        Box::pin(async move { turn.await.map(|()| Loaded::default()) })
+        let transition = self.world.clone().transition(self.id, PARK);
+        Box::pin(async move { transition.await.map(|()| Loaded::default()) })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        let turn = self.world.clone().turn(self.id, UNPARK);
-        Box::pin(async move { turn.await.map(|()| Loaded { used: NEED }) })
+        let transition = self.world.clone().transition(self.id, UNPARK);
+        Box::pin(async move { transition.await.map(|()| Loaded { used: NEED }) })
     }
 
     fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {

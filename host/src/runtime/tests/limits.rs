@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::fake::{Faults, Order, World};
-use super::{Answer, Class, Delivery, Host, paused};
+use super::{Answer, Class, Host, OutputMode, paused};
 use crate::domain::{Failure, FailureKind};
 
 const ONE: &str = "devices: [{id: cpu, memory: 150MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n";
@@ -18,7 +18,7 @@ fn host(faults: Faults, leases_max: u32, yaml: &str) -> Host {
 fn who_waits_goes_before_who_does_not() {
     paused(async {
         let host = host(Faults::Never, 1, ONE);
-        let batch = [(); 3].map(|()| host.ask_as("a", Class::Batch, Delivery::Streamed));
+        let batch = [(); 3].map(|()| host.ask_as("a", Class::Batch, OutputMode::Streamed));
         sleep(Duration::from_millis(1)).await;
         let interactive = [(); 3].map(|()| host.ask("a"));
         let mut granted = Vec::new();
@@ -159,8 +159,8 @@ fn paying(faults: Faults, cost: u64) -> Host {
 }
 
 #[test]
-fn requests_that_cost_much_take_turns() {
-    for (cost, turns) in [(3, 1), (5, 2), (6, 3)] {
+fn requests_that_cost_much_wait_for_one_another() {
+    for (cost, rounds) in [(3, 1), (5, 2), (6, 3)] {
         paused(async move {
             let host = paying(Faults::Never, cost);
             assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
@@ -169,7 +169,7 @@ fn requests_that_cost_much_take_turns() {
                 assert_eq!(task.await.unwrap().answer, Answer::Whole);
             }
             // Four tokens of 5 ms each.
-            assert_eq!(begun.elapsed().as_millis() / 20, turns, "{cost} MiB: {:?}", begun.elapsed());
+            assert_eq!(begun.elapsed().as_millis() / 20, rounds, "{cost} MiB: {:?}", begun.elapsed());
         });
     }
 }

@@ -20,22 +20,22 @@ const MAX_WAITING_DETAILS: usize = MAX_WAITING_LOGS / 2;
 /// Most messages outside requests that wait before heartbeats are left out.
 const MAX_WAITING_HEARTBEATS: usize = 16;
 
-/// The queue.
+/// The queue of messages that wait to be written to the host.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     filled: Condvar,
     emptied: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     queues: BTreeMap<u64, VecDeque<Item>>,
     logs: usize,
     writing: bool,
 }
 
-impl State {
+impl OutboxState {
     fn has_room_for(&self, level: u32) -> bool {
         let matters = (1..=3).contains(&level);
         self.logs < if matters { MAX_WAITING_LOGS } else { MAX_WAITING_DETAILS }
@@ -116,7 +116,7 @@ impl Outbox {
     /// Waits until everything is written, at most this long.
     pub(super) fn drain(&self, limit: Duration) {
         let state = self.lock();
-        let busy = |state: &mut State| state.writing || !state.queues.is_empty();
+        let busy = |state: &mut OutboxState| state.writing || !state.queues.is_empty();
         let _ = self.emptied.wait_timeout_while(state, limit, busy);
     }
 
@@ -141,7 +141,7 @@ impl Outbox {
             state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.writing = true;
-        let State { queues, logs, .. } = &mut *state;
+        let OutboxState { queues, logs, .. } = &mut *state;
         queues.retain(|request, queue| {
             match queue.pop_front() {
                 None => {}
@@ -163,7 +163,7 @@ impl Outbox {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,26 +11,26 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
-use super::super::placement::{Allowance, CancelCause, ExitReason, Instance, Loaded, Output};
+use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
 use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
 use super::link::Link;
 use super::log::Log;
 use super::process::Process;
-use super::step::Step;
+use super::step::InstanceStep;
 use super::watch::Watched;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 
 /// What the tasks of one worker share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Supervised {
     pub(super) model: ModelId,
     pub(super) process: Process,
     pub(super) link: Link,
     pub(super) log: Arc<Log>,
     pub(super) limits: WorkerLimits,
     /// Held through a step: the worker does them one at a time, and answers carry no number.
-    pub(super) turn: tokio::sync::Mutex<()>,
+    pub(super) step_lock: tokio::sync::Mutex<()>,
     /// Bytes of the requests that are open.
     pub(super) task_bytes: AtomicU64,
     /// What it may hold, and was seen to.
@@ -40,7 +40,7 @@ pub(super) struct Shared {
 /// The handle. Dropping it kills the worker.
 #[derive(Debug)]
 pub(super) struct WorkerInstance {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Supervised>,
     pub(super) runtime: Handle,
 }
 
@@ -50,25 +50,25 @@ impl Drop for WorkerInstance {
     }
 }
 
-impl Instance for WorkerInstance {
+impl InstanceHandle for WorkerInstance {
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(Step::load(granted, deadline, &self.shared.limits), |used| Loaded { used })
+        self.step(InstanceStep::load(granted, deadline, &self.shared.limits), |used| Loaded { used })
     }
 
     fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(Step::park(&self.shared.limits), |used| Loaded { used })
+        self.step(InstanceStep::park(&self.shared.limits), |used| Loaded { used })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(Step::unpark(&self.shared.limits), |used| Loaded { used })
+        self.step(InstanceStep::unpark(&self.shared.limits), |used| Loaded { used })
     }
 
     fn health(&self) -> BoxFuture<'static, Result<(), Failure>> {
-        self.step(Step::health(&self.shared.limits), |_| ())
+        self.step(InstanceStep::health(&self.shared.limits), |_| ())
     }
 
     fn cost(&self, task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
-        self.step(Step::cost(task, &self.shared.limits), |bytes| bytes)
+        self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes)
     }
 
     fn generate(
@@ -140,14 +140,18 @@ impl Instance for WorkerInstance {
 
 impl WorkerInstance {
     /// In a task of its own, so that a caller who gives up leaves no half-written frame.
-    fn step<T: Send + 'static>(&self, step: Step, done: fn(u64) -> T) -> BoxFuture<'static, Result<T, Failure>> {
+    fn step<T: Send + 'static>(
+        &self,
+        step: InstanceStep,
+        done: fn(u64) -> T,
+    ) -> BoxFuture<'static, Result<T, Failure>> {
         let shared = Arc::clone(&self.shared);
         let task = self.runtime.spawn(async move { shared.bytes(step).await });
         Box::pin(async move { task.await.unwrap_or_else(|_| Err(gone_with_host())).map(done) })
     }
 }
 
-impl Shared {
+impl Supervised {
     pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -27,13 +27,13 @@ use crate::domain::excerpt;
 pub(super) enum Inbound {
     /// An event, if this host can pass it on, and the credit it took.
     Event(Option<Output>, u64),
-    /// The end.
+    /// Its end: the summary, or why there is none.
     End(Result<Bytes, PluginError>),
 }
 
 /// The answer to a step of the instance's life.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum StepReply {
     Planned(MemoryPlan),
     /// Done, with the bytes that [`ToHost::Stepped`] describes.
     Bytes(u64),
@@ -41,7 +41,7 @@ pub(super) enum Answer {
 
 /// Why reading ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum ReadEnd {
     /// The worker closed its end: it is dying or dead.
     Closed,
     /// It must be killed.
@@ -81,7 +81,7 @@ pub(super) struct Link {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     /// Nothing once the worker is gone.
     requests: Mutex<Option<HashMap<u64, Outgoing>>>,
-    step: Mutex<Option<oneshot::Sender<Result<Answer, PluginError>>>>,
+    step: Mutex<Option<oneshot::Sender<Result<StepReply, PluginError>>>>,
     /// What the instance is doing, for the stall report.
     doing: Mutex<&'static str>,
     progress: watch::Sender<Loading>,
@@ -117,7 +117,7 @@ impl Link {
         &self,
         message: &ToWorker,
         doing: &'static str,
-    ) -> oneshot::Receiver<Result<Answer, PluginError>> {
+    ) -> oneshot::Receiver<Result<StepReply, PluginError>> {
         let (sender, receiver) = oneshot::channel();
         {
             // Under the lock that `close` begins with: one that is stored after it would never be let go.
@@ -166,14 +166,14 @@ impl Link {
     }
 
     /// Reads until the worker closes, is silent for too long, or breaks the protocol.
-    pub(super) async fn read(&self, mut half: OwnedReadHalf, log: &Log, silence: Duration) -> Ended {
+    pub(super) async fn read(&self, mut half: OwnedReadHalf, log: &Log, silence: Duration) -> ReadEnd {
         let (mut decoder, mut assembler) = (Decoder::default(), Assembler::new(ToHost::size_max));
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut greeted = false;
         loop {
             let read = match timeout(silence, half.read(&mut buffer)).await {
-                None => return Ended::Condemned(ExitReason::Stalled(self.doing().to_owned())),
-                Some(Ok(0) | Err(_)) => return Ended::Closed,
+                None => return ReadEnd::Condemned(ExitReason::Stalled(self.doing().to_owned())),
+                Some(Ok(0) | Err(_)) => return ReadEnd::Closed,
                 Some(Ok(read)) => read,
             };
             decoder.push(&buffer[..read]);
@@ -191,7 +191,7 @@ impl Link {
                 if let Err(why) = outcome {
                     // It may quote what was sent.
                     let why = excerpt(&why, ERROR_BYTES);
-                    return Ended::Condemned(ExitReason::Misbehaved(format!("broke the worker protocol: {why}")));
+                    return ReadEnd::Condemned(ExitReason::Misbehaved(format!("broke the worker protocol: {why}")));
                 }
             }
         }
@@ -212,8 +212,8 @@ impl Link {
         }
         match message {
             ToHost::Hello(_) | ToHost::Heartbeat => {}
-            ToHost::Planned(plan) => self.answer(Ok(Answer::Planned(plan)))?,
-            ToHost::Stepped(bytes) => self.answer(Ok(Answer::Bytes(bytes)))?,
+            ToHost::Planned(plan) => self.answer(Ok(StepReply::Planned(plan)))?,
+            ToHost::Stepped(bytes) => self.answer(Ok(StepReply::Bytes(bytes)))?,
             ToHost::Failed(0, error) => self.answer(Err(error))?,
             ToHost::Progress(0, loading) => {
                 self.progress.send_replace(loading);
@@ -231,7 +231,7 @@ impl Link {
         Ok(())
     }
 
-    fn answer(&self, answer: Result<Answer, PluginError>) -> Result<(), String> {
+    fn answer(&self, answer: Result<StepReply, PluginError>) -> Result<(), String> {
         let waiter = lock(&self.step).take().ok_or_else(|| "it answered what was not asked".to_owned())?;
         *lock(&self.doing) = "idle";
         // Whoever asked may have given up.

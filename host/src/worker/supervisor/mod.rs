@@ -34,11 +34,11 @@ use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId};
-use instance::{Shared, WorkerInstance};
-use link::{Ended, Link};
+use instance::{Supervised, WorkerInstance};
+use link::{Link, ReadEnd};
 use log::Log;
 use process::Process;
-use step::Step;
+use step::InstanceStep;
 use watch::Watched;
 
 /// Runs each instance in a worker process (`aihost worker`, the same binary).
@@ -97,7 +97,7 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         confinement,
     };
     shared.link.send(&ToWorker::Hello(Hello::own())).await;
-    match shared.plan(Step::start(start, start_timeout)).await {
+    match shared.plan(InstanceStep::start(start, start_timeout)).await {
         Ok(plan) => Ok((Arc::new(WorkerInstance { shared, runtime: Handle::current() }), plan)),
         Err(failure) => {
             shared.process.kill(ExitReason::Asked);
@@ -118,7 +118,7 @@ struct Worker {
 }
 
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
-fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
+fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Supervised>> {
     let Worker { model, instance, device, limits, silence, log } = worker;
     let spawn::Spawned { mut child, mark, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
@@ -135,13 +135,13 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap_or(Pid::INIT);
     let log = Arc::new(Log::new(model.clone(), pid, log));
     log.keep("the worker started");
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(Supervised {
         model,
         process: Process::new(pid),
         link: Link::new(writer),
         log,
         limits,
-        turn: tokio::sync::Mutex::default(),
+        step_lock: tokio::sync::Mutex::default(),
         task_bytes: AtomicU64::new(0),
         watched: Mutex::new(Watched::new(device, mark.clone())),
     });
@@ -151,9 +151,9 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     tokio::spawn(async move {
         let ended = reading.link.read(reader, &reading.log, silence).await;
         let reason = match ended {
-            Ended::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
-            Ended::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
-            Ended::Condemned(reason) => Some(reason),
+            ReadEnd::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
+            ReadEnd::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
+            ReadEnd::Condemned(reason) => Some(reason),
         };
         if let Some(reason) = reason {
             reading.process.kill(reason);

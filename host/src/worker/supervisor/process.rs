@@ -19,13 +19,13 @@ use crate::device;
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
-    state: Mutex<State>,
+    state: Mutex<ProcessState>,
     gone: watch::Sender<Option<ExitReason>>,
     oom_kills_before: Option<u64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ProcessState {
     /// Its number may belong to someone else.
     reaped: bool,
     /// Why the host ended it; nothing while it has not.
@@ -159,7 +159,7 @@ impl Process {
         let _ = kill_process(self.pid, Signal::KILL);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ProcessState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,11 +9,11 @@ use super::super::limits::CREDIT_STEP_BYTES;
 use super::super::placement::{CancelCause, ExitReason, Output};
 use super::super::protocol::{Loading, ToWorker};
 use super::failure;
-use super::instance::Shared;
+use super::instance::Supervised;
 use super::link::{Inbound, Incoming};
 use crate::domain::{Failure, FailureKind};
 
-impl Shared {
+impl Supervised {
     /// Serves one request; the last thing on `output` is its end.
     pub(super) async fn generate(
         &self,

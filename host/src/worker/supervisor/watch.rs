@@ -14,7 +14,7 @@ use super::super::limits::{
 };
 use super::super::placement::{Allowance, ExitReason};
 use super::super::proc::{Living, living, variable};
-use super::instance::Shared;
+use super::instance::Supervised;
 use crate::device;
 use crate::domain::{ByteSize, Device};
 
@@ -50,7 +50,7 @@ struct Watch {
 
 #[derive(Debug, Default)]
 struct Workers {
-    all: Vec<Weak<Shared>>,
+    all: Vec<Weak<Supervised>>,
     has_thread: bool,
 }
 
@@ -58,7 +58,7 @@ static WATCH: Watch =
     Watch { workers: Mutex::new(Workers { all: Vec::new(), has_thread: false }), added: Condvar::new() };
 
 /// Looks at this worker from now on, for as long as it is there.
-pub(super) fn add(worker: &Arc<Shared>) {
+pub(super) fn add(worker: &Arc<Supervised>) {
     let mut workers = WATCH.lock();
     workers.all.push(Arc::downgrade(worker));
     if !workers.has_thread {
@@ -91,11 +91,11 @@ fn watch() {
 
 impl Watch {
     /// The workers that are there; waits for the first.
-    fn next(&self) -> Vec<Arc<Shared>> {
+    fn next(&self) -> Vec<Arc<Supervised>> {
         let mut workers = self.lock();
         loop {
             workers.all.retain(|worker| worker.strong_count() > 0);
-            let there: Vec<Arc<Shared>> = workers.all.iter().filter_map(Weak::upgrade).collect();
+            let there: Vec<Arc<Supervised>> = workers.all.iter().filter_map(Weak::upgrade).collect();
             if !there.is_empty() {
                 return there;
             }
@@ -110,7 +110,7 @@ impl Watch {
 }
 
 /// Finds out what each worker started.
-fn census(workers: &[Arc<Shared>]) {
+fn census(workers: &[Arc<Supervised>]) {
     let all: Vec<Living> = living().collect();
     // Each is looked into once, however many workers there are.
     let orphans = all.iter().filter(|process| process.parent == Some(Pid::INIT)).map(|process| process.pid);
@@ -145,7 +145,7 @@ fn family(all: &[Living], of: Pid, is_marked: impl Fn(Pid) -> bool) -> Vec<Pid> 
     }
 }
 
-impl Shared {
+impl Supervised {
     /// Measures it and draws the consequence: if it is ended, why.
     pub(super) fn look(&self) -> Option<ExitReason> {
         let (device, family) = {
