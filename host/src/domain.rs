@@ -1,15 +1,28 @@
 //! The words of the host as plain types: ids, sizes, states. No IO, no async, nothing of HTTP or plugins.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a models.yaml entry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// The name of a models.yaml entry, which is never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
-pub struct ModelId(pub String);
+pub struct ModelId(String);
+
+impl ModelId {
+    /// A model of this name; `None` if there is none.
+    pub fn new(name: impl Into<String>) -> Option<Self> {
+        let name = name.into();
+        (!name.is_empty()).then_some(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for ModelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,9 +30,17 @@ impl fmt::Display for ModelId {
     }
 }
 
+/// So that a model is found by its name.
+impl Borrow<str> for ModelId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
 impl From<&str> for ModelId {
     fn from(name: &str) -> Self {
-        Self(name.to_owned())
+        Self::new(name).expect("models of tests have names")
     }
 }
 
@@ -367,7 +388,7 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
         }
         let Some(left) = work_left.checked_sub(wanted.len() * name.len()) else { break };
         work_left = left;
-        let distance = distance(wanted, name);
+        let distance = strsim::levenshtein(wanted, name);
         if distance <= near && best.is_none_or(|(least, _)| distance < least) {
             best = Some((distance, name));
         }
@@ -384,19 +405,6 @@ pub fn shown(name: &str) -> Cow<'_, str> {
 pub fn beginning(text: &str, most_bytes: usize) -> Cow<'_, str> {
     let head = &text[..text.floor_char_boundary(most_bytes)];
     if head.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(format!("{head}{CUT}")) }
-}
-
-/// Levenshtein distance over bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let next = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], next);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

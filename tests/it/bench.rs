@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost::domain::{Failure, InstanceId, RequestId};
+use aihost::domain::{Failure, InstanceId, ModelId, RequestId};
 use aihost::plugin::Registry;
 use aihost::runtime::{Lease, LeaseEnd, LeaseTerms, OutputLimits, OutputMode, carry};
 use aihost::worker::{Exit, ExitReason, InstanceHandle, ModelLog, Output, StartSpec, WorkerLimits, WorkerPlacement};
@@ -70,7 +70,7 @@ impl Bench {
         StartSpec {
             own_folder: None,
             instance: InstanceId(7),
-            model: "m".into(),
+            model: ModelId::new("m").unwrap(),
             plugin: self.registry.find(plugin, None).unwrap(),
             options,
             load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),

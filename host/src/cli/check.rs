@@ -93,8 +93,8 @@ fn routes(config: &Config) -> Vec<CheckedRoute> {
         };
         CheckedRoute {
             endpoint: endpoint.to_owned(),
-            model: chosen.map(|model| model.id.0.clone()),
-            candidates: models.iter().map(|model| model.id.0.clone()).collect(),
+            model: chosen.map(|model| model.id.to_string()),
+            candidates: models.iter().map(|model| model.id.to_string()).collect(),
         }
     };
     by_endpoint.into_iter().map(route).collect()
@@ -117,7 +117,7 @@ fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::Regis
         problems.push(failure.message);
     }
     CheckedModel {
-        name: model.id.0.clone(),
+        name: model.id.to_string(),
         kind: model.kind.name(),
         aliases: model.aliases.clone(),
         plugin: model.plugin.clone(),

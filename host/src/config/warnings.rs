@@ -46,5 +46,5 @@ impl Config {
 }
 
 fn names(models: &[&ModelConfig]) -> String {
-    some_names(models.iter().map(|model| model.id.0.as_str()))
+    some_names(models.iter().map(|model| model.id.as_str()))
 }

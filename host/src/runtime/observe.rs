@@ -145,18 +145,18 @@ impl Observer {
     pub(super) fn scrape(&self, config: &Config, state: &State, usage: impl Fn(&InstanceId) -> Option<u64>) -> Scrape {
         let mut gauges = Gauges::default();
         for model in config.models.keys() {
-            gauges.add(Metric::Queue, &[&model.0], state.queued(model) as u64);
-            gauges.add(Metric::Leases, &[&model.0], 0);
+            gauges.add(Metric::Queue, &[model.as_str()], state.queued(model) as u64);
+            gauges.add(Metric::Leases, &[model.as_str()], 0);
         }
         let known = state.instances().iter().filter(|(_, instance)| config.models.contains_key(&instance.model));
         for (id, Instance { model, device, state, required, reserved, leases, .. }) in known {
             if let Some(bytes) = usage(id) {
-                gauges.add(Metric::MemoryMeasured, &[&model.0, &device.to_string()], bytes);
+                gauges.add(Metric::MemoryMeasured, &[model.as_str(), &device.to_string()], bytes);
             }
-            gauges.add(Metric::Instances, &[&model.0, state.name()], 1);
-            gauges.add(Metric::Leases, &[&model.0], leases.len() as u64);
-            gauges.add(Metric::MemoryPlanned, &[&model.0, &device.to_string()], *required);
-            gauges.add(Metric::MemoryReserved, &[&model.0, &device.to_string()], *reserved);
+            gauges.add(Metric::Instances, &[model.as_str(), state.name()], 1);
+            gauges.add(Metric::Leases, &[model.as_str()], leases.len() as u64);
+            gauges.add(Metric::MemoryPlanned, &[model.as_str(), &device.to_string()], *required);
+            gauges.add(Metric::MemoryReserved, &[model.as_str(), &device.to_string()], *reserved);
         }
         for (device, policy) in &state.policy().devices {
             gauges.add(Metric::DeviceBudget, &[&device.to_string()], policy.budget);

@@ -277,7 +277,7 @@ mod tests {
             let manifest = serde_json::json!({"id": "p", "version": "1.0.0", "kinds": ["text"], "devices": ["cpu"]});
             let manifest = serde_json::from_value(manifest).unwrap();
             let plugin = PluginFile { manifest, source: "a".into(), shadow: "b".into(), sha256: sha256.to_owned() };
-            let model = &config.models[&"m".into()];
+            let model = &config.models["m"];
             Key::new(&plugin, model, Some(device.parse().unwrap()))
         };
         let first = key("{a: 1, b: {c: 2, d: 3}}", "x", "cuda:0");

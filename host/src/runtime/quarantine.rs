@@ -49,7 +49,7 @@ impl Quarantine {
 
     /// What happened to a model, if it is quarantined and still made of the same. It is this host's from now on.
     fn recall(&mut self, model: &ModelId, key: &Key) -> Option<Failure> {
-        let entry = self.foreign.models.remove(&model.0)?;
+        let entry = self.foreign.models.remove(model.as_str())?;
         let same = entry.digest.as_deref() == Some(key.digest());
         same.then(|| Failure::new(FailureKind::WorkerDied, entry.why))
     }
@@ -74,7 +74,7 @@ impl Loop {
     /// At the start and with each new configuration: whoever was quarantined is so still, unless it is made of something
     /// else now.
     pub(super) fn recall_quarantine(&mut self) {
-        let foreign = self.quarantine.foreign.models.keys().map(|name| ModelId(name.clone()));
+        let foreign = self.quarantine.foreign.models.keys().filter_map(ModelId::new);
         let models = foreign.filter(|model| self.config.models.contains_key(model));
         for model in models.collect::<Vec<_>>() {
             let Some(key) = self.model_key(&model) else { continue };
@@ -87,12 +87,12 @@ impl Loop {
 
     /// After each step: writes what changed.
     pub(super) fn remember_quarantine(&mut self) {
-        if self.state.quarantined().map(|(model, _)| model.0.as_str()).eq(self.quarantine.models()) {
+        if self.state.quarantined().map(|(model, _)| model.as_str()).eq(self.quarantine.models()) {
             return;
         }
         let entry = |(model, failure): (&ModelId, &Failure)| {
             let digest = self.model_key(model).map(|key| key.digest().to_owned());
-            (model.0.clone(), QuarantineEntry { digest, why: failure.message.clone() })
+            (model.to_string(), QuarantineEntry { digest, why: failure.message.clone() })
         };
         let models = self.state.quarantined().map(entry).collect();
         self.quarantine.keep(models);

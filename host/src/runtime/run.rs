@@ -132,7 +132,7 @@ impl Loop {
 
     fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
         for model in models {
-            let quarantined = self.quarantine.models().any(|other| other == model.0);
+            let quarantined = self.quarantine.models().any(|other| other == model.as_str());
             if !quarantined && self.config.models.get(model).is_some_and(|entry| entry.preload) {
                 let (reply, _) = oneshot::channel();
                 self.command(Command::Load(model.clone(), reply));
@@ -144,7 +144,7 @@ impl Loop {
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         self.senders.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
-        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.0.as_str()));
+        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.as_str()));
         let (added, removed, changed) = (named(&changes.added), named(&changes.removed), named(&changes.changed));
         tracing::info!(added, removed, changed, "new configuration");
         self.observer.configured(&config);

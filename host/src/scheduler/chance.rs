@@ -78,12 +78,12 @@ impl World {
         *self.seen.entry(kind(&effect)).or_default() += 1;
         match effect {
             Effect::Start { instance, model, .. } => {
-                let required = 60 + 20 * (model.0.len() as u64);
+                let required = 60 + 20 * (model.as_str().len() as u64);
                 let event = if self.draw(12) == 0 {
                     Event::Failed(instance, Failure::new(FailureKind::NotUsable, "start"))
                 } else {
                     // Two of the models are one file.
-                    let mapped = Mapped { files: u64::from(model.0.len() == 1), bytes: required / 2 };
+                    let mapped = Mapped { files: u64::from(model.as_str().len() == 1), bytes: required / 2 };
                     Event::Planned { instance, required, preferred: required + 30, mapped }
                 };
                 self.pending.push(event);
@@ -227,7 +227,7 @@ impl World {
             }
             11 if self.draw(10) == 0 => {
                 let event = if self.draw(2) == 0 {
-                    let old = self.state.instances().iter().filter(|(_, instance)| instance.model.0 == model);
+                    let old = self.state.instances().iter().filter(|(_, instance)| instance.model.as_str() == model);
                     self.stale.extend(old.map(|(id, _)| *id));
                     Event::Changed(model.into())
                 } else {

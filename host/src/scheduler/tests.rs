@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn model(&self, id: InstanceId) -> String {
-        self.state.instances().get(&id).map_or_else(|| "?".into(), |instance| instance.model.0.clone())
+        self.state.instances().get(&id).map_or_else(|| "?".into(), |instance| instance.model.to_string())
     }
 
     fn request(&mut self, id: u64, model: &str) {
@@ -178,7 +178,7 @@ fn only_what_is_needed_is_evicted() {
 #[test]
 fn pinned_models_stay_and_what_then_cannot_fit_is_refused_with_the_numbers() {
     let mut policy = policy(&["a", "b"], 150, None);
-    policy.models.get_mut(&"a".into()).unwrap().pin = true;
+    policy.models.get_mut("a").unwrap().pin = true;
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.send(Event::Done(RequestId(1)));
@@ -376,7 +376,7 @@ fn the_clock_of_a_load_begins_when_the_model_is_lost() {
 #[test]
 fn an_idle_model_is_unloaded_on_time() {
     let mut policy = policy(&["a"], 100, None);
-    policy.models.get_mut(&"a".into()).unwrap().keep = Keep::For(5_000);
+    policy.models.get_mut("a").unwrap().keep = Keep::For(5_000);
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.now = 8_000;
@@ -567,7 +567,7 @@ fn a_wake_that_fails_is_a_cold_start() {
 #[test]
 fn an_idle_model_parks_and_one_kept_for_nothing_stops() {
     let mut policy = parking(&["a"], 100, None);
-    policy.models.get_mut(&"a".into()).unwrap().keep = Keep::For(5_000);
+    policy.models.get_mut("a").unwrap().keep = Keep::For(5_000);
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.send(Event::Done(RequestId(1)));
@@ -614,7 +614,7 @@ fn a_forced_unload_cuts_at_its_deadline() {
 #[test]
 fn replicas_start_when_all_are_busy_and_share_the_work() {
     let mut policy = policy(&["a", "b"], 250, None);
-    policy.models.get_mut(&"a".into()).unwrap().replicas = 3;
+    policy.models.get_mut("a").unwrap().replicas = 3;
     let mut bench = Bench::new(policy);
     for id in 1..=5 {
         bench.request(id, "a");
@@ -813,7 +813,7 @@ fn what_others_use_is_not_to_be_had() {
 #[test]
 fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
     let mut policy = policy(&["a", "b", "c"], 150, None);
-    policy.models.get_mut(&"a".into()).unwrap().parks = true;
+    policy.models.get_mut("a").unwrap().parks = true;
     let mut bench = Bench::new(policy);
     let outcome = |bench: &Bench, model: &str| bench.state.explain(Millis(bench.now), &model.into(), None);
     assert_eq!(outcome(&bench, "a").outcome, Outcome::Unknown);
@@ -829,10 +829,7 @@ fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
     assert_eq!(outcome(&bench, "a").outcome, Outcome::Hot);
     let before = bench.state.clone();
     let evicts = outcome(&bench, "b");
-    assert_eq!(
-        (evicts.outcome, evicts.leaves[0].model.0.as_str(), evicts.leaves[0].how),
-        (Outcome::Evicts, "a", "park")
-    );
+    assert_eq!((evicts.outcome, evicts.leaves[0].model.as_str(), evicts.leaves[0].how), (Outcome::Evicts, "a", "park"));
     assert_eq!(bench.state, before);
     bench.trace.clear();
     bench.request(3, "b");

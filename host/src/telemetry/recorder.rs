@@ -202,7 +202,7 @@ fn counter_name(spec: Spec) -> &'static str {
 
 fn labels(metric: Metric, model: &ModelId, value: &'static str) -> Labels {
     let of = |label: &super::metrics::Label| match label.values {
-        [] => (label.name, Cow::Owned(model.0.clone())),
+        [] => (label.name, Cow::Owned(model.to_string())),
         values => {
             debug_assert!(values.contains(&value), "`{value}` is not a value of `{}` of {metric:?}", label.name);
             (label.name, Cow::Borrowed(value))

@@ -105,7 +105,7 @@ mod tests {
 
     fn models(text: &str) -> Vec<String> {
         let config = parse(text, Path::new("/here/models.yaml"), &Selection::default(), &Env::default());
-        config.unwrap_or_else(|error| panic!("{error}\n{text}")).models.into_keys().map(|id| id.0).collect()
+        config.unwrap_or_else(|error| panic!("{error}\n{text}")).models.into_keys().map(|id| id.to_string()).collect()
     }
 
     /// The text with its examples in force: each follows a comment without words.

@@ -34,7 +34,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
             // Other models may still be had.
             Err(error @ CliError::Failed { .. }) => {
                 out::note(&format!("error: model `{}`: {error}", model.id));
-                failed.push(model.id.0.as_str());
+                failed.push(model.id.as_str());
             }
             other => other?,
         }
@@ -46,7 +46,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
 }
 
 async fn pull(puller: &Puller, model: &ModelConfig) -> Result<(), CliError> {
-    let bars = Arc::new(Bars::new(&model.id.0));
+    let bars = Arc::new(Bars::new(model.id.as_str()));
     let sink: ProgressSink = {
         let bars = Arc::clone(&bars);
         Arc::new(move |progress| bars.show(&progress))

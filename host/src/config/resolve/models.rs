@@ -69,7 +69,7 @@ pub(super) fn resolve(
             continue;
         }
         let mut entry = Entry { check, key: key.clone(), around, startup_time, keep_alive };
-        let resolved = entry.resolve(&name, model);
+        let resolved = entry.resolve(name, model);
         entries.push((key, resolved));
     }
     names(check, &entries);
@@ -79,7 +79,7 @@ pub(super) fn resolve(
     entries.into_iter().map(|(_, model)| (model.id.clone(), model)).collect()
 }
 
-fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<String> {
+fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<ModelId> {
     let Some(name) = name else {
         check.fail(key, None, "has no name").hint("an entry of a list says `name: ...`");
         return None;
@@ -97,7 +97,7 @@ fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &
             .hint("use letters, digits, `.`, `_`, `-`, `:` and `/`, at most 128 of them");
         return None;
     }
-    Some(name)
+    ModelId::new(name)
 }
 
 fn is_name(name: &str) -> bool {
@@ -106,7 +106,7 @@ fn is_name(name: &str) -> bool {
 
 /// No alias is a model's name, and no two models share one.
 fn names(check: &mut Checker, entries: &[(KeyPath, ModelConfig)]) {
-    let models: HashSet<&str> = entries.iter().map(|(_, model)| model.id.0.as_str()).collect();
+    let models: HashSet<&str> = entries.iter().map(|(_, model)| model.id.as_str()).collect();
     let mut owners: HashMap<&str, &ModelId> = HashMap::new();
     for (key, model) in entries {
         let key = key.key("aliases");
@@ -154,7 +154,7 @@ struct Entry<'c, 'a> {
 }
 
 impl Entry<'_, '_> {
-    fn resolve(&mut self, name: &str, raw: RawModel) -> ModelConfig {
+    fn resolve(&mut self, id: ModelId, raw: RawModel) -> ModelConfig {
         let key = self.key.clone();
         let kind = self.kind(raw.kind.as_ref());
         self.unsupported(&raw);
@@ -176,7 +176,7 @@ impl Entry<'_, '_> {
         let priority = self.check.number(&key.key("priority"), raw.priority.as_ref(), -1000..=1000).unwrap_or(0);
         let devices = self.devices(raw.devices.as_ref());
         ModelConfig {
-            id: ModelId(name.to_owned()),
+            id,
             kind,
             plugin,
             plugin_version,

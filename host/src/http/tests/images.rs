@@ -311,7 +311,7 @@ async fn bad_input_names_its_field() {
 #[tokio::test]
 async fn an_image_model_is_no_chat_model() {
     let (_folder, host) = keeping(draw, |config| {
-        let flux = config.models.get_mut(&ModelId("flux".into())).unwrap();
+        let flux = config.models.get_mut("flux").unwrap();
         flux.endpoint = Some(PATH.into());
     });
     for path in ["/v1/chat/completions", "/v1/completions", "/v1/audio/generations"] {

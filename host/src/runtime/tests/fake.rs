@@ -421,7 +421,7 @@ impl World {
         mut cancelled: oneshot::Receiver<CancelCause>,
     ) -> Result<Bytes, Failure> {
         self.open(id, request).ok_or_else(|| ended(&ExitReason::Crashed(11)))?;
-        let model = self.change(id, |life| life.model.0.clone()).unwrap_or_default();
+        let model = self.change(id, |life| life.model.to_string()).unwrap_or_default();
         if self.fails("generate: the plugin refuses") {
             return Err(Failure::new(FailureKind::InvalidRequest, "no such thing"));
         }
