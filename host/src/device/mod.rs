@@ -4,10 +4,9 @@ mod cgroup;
 mod gpu;
 mod processor;
 
-use std::sync::{Mutex, PoisonError};
-
 pub use self::processor::{serve, work_long};
 use crate::domain::Device;
+use parking_lot::Mutex;
 
 /// Share of the memory that is free at start which `devices: auto` takes as the CPU's budget, in percent. The rest is for
 /// page cache, other programs and the host itself.
@@ -26,12 +25,12 @@ static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Keeps a sentence until someone asks: devices are looked for before there is a log.
 fn complain(sentence: String) {
-    COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
+    COMPLAINTS.lock().push(sentence);
 }
 
 /// What was found wrong while devices were looked for and was not told yet.
 pub fn complaints() -> Vec<String> {
-    std::mem::take(&mut COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut COMPLAINTS.lock())
 }
 
 /// The devices that are here, those first that are good for most.

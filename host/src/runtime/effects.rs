@@ -246,7 +246,7 @@ impl Loop {
     }
 }
 
-/// A little of what a model makes: a token, a tenth of a second. A single step of a picture may take as long as a load, which
+/// A little of what a model makes: a token, a tenth of a second. A single step of an image may take as long as a load, which
 /// is too much to ask of a model that someone may want meanwhile.
 fn canary_task(kind: Kind) -> Option<Bytes> {
     let prompt = "Hi".to_owned();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -82,7 +82,7 @@ impl Peaks {
     /// Bytes to reserve: what is planned or, with a margin, what was seen, whichever is more. Less than the plan only where
     /// `memory_static` says that memory does not grow after load, so that what was seen is all there is.
     pub(super) fn need(&self, key: &Key, plan_bytes: u64, memory_static: bool) -> u64 {
-        let seen = lock(&self.known).peaks.get(&key.digest).map(|peak| with_margin(peak.bytes));
+        let seen = self.known.lock().peaks.get(&key.digest).map(|peak| with_margin(peak.bytes));
         match seen {
             Some(seen) if memory_static || seen > plan_bytes => seen,
             _ => plan_bytes,
@@ -91,13 +91,13 @@ impl Peaks {
 
     /// What is remembered, if anything is.
     pub(super) fn known(&self, key: &Key) -> Option<u64> {
-        lock(&self.known).peaks.get(&key.digest).map(|peak| peak.bytes)
+        self.known.lock().peaks.get(&key.digest).map(|peak| peak.bytes)
     }
 
     /// Goes back to what was remembered before. Writes the file, so it may block for a moment.
     pub(super) fn forget(&self, key: &Key, before: Option<u64>) {
         let known = {
-            let mut known = lock(&self.known);
+            let mut known = self.known.lock();
             let order = known.newest() + 1;
             match (known.peaks.get_mut(&key.digest), before) {
                 (None, _) => return,
@@ -115,7 +115,7 @@ impl Peaks {
     /// Remembers that an instance held this many bytes. Writes the file where that is news, so it may block for a moment.
     pub(super) fn observe(&self, key: &Key, bytes: u64) {
         let news = {
-            let mut known = lock(&self.known);
+            let mut known = self.known.lock();
             known.observe(key, bytes).then(|| known.clone())
         };
         // Not under the lock that `need` takes.
@@ -148,10 +148,6 @@ impl PeaksFile {
 
 fn with_margin(bytes: u64) -> u64 {
     bytes.saturating_add(bytes.div_ceil(MARGIN_PARTS))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

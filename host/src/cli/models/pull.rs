@@ -1,9 +1,10 @@
 //! `aihost models pull`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 use super::known;
 use crate::cli::failure::CliError;
@@ -90,7 +91,7 @@ impl Bars {
     }
 
     fn show(&self, progress: &Progress) {
-        let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_role = self.by_role.lock();
         let now = (progress.phase, progress.part);
         let (stage, bar) = by_role
             .entry(progress.role.clone())
@@ -123,7 +124,7 @@ impl Bars {
     }
 
     fn clear(&self) {
-        let by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_role = self.by_role.lock();
         by_role.values().for_each(|(_, bar)| bar.finish_and_clear());
     }
 }

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::super::protocol::{CHUNK_BYTES, Loading, LogRecord, ToHost, encode, encode_event};
 
@@ -115,9 +115,9 @@ impl Outbox {
 
     /// Waits until everything is written, at most this long.
     pub(super) fn drain(&self, limit: Duration) {
-        let state = self.lock();
+        let mut state = self.lock();
         let busy = |state: &mut OutboxState| state.writing || !state.queues.is_empty();
-        let _ = self.emptied.wait_timeout_while(state, limit, busy);
+        let _ = self.emptied.wait_while_for(&mut state, busy, limit);
     }
 
     /// Writes for as long as the socket lasts, and says why it does not.
@@ -138,7 +138,7 @@ impl Outbox {
         state.writing = false;
         while state.queues.is_empty() {
             self.emptied.notify_all();
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.filled.wait(&mut state);
         }
         state.writing = true;
         let OutboxState { queues, logs, .. } = &mut *state;
@@ -164,7 +164,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, OutboxState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use aihost_plugin_api::abi::RawModelBox;
 use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::super::limits::{DRAIN_LIMIT, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker};
@@ -246,8 +247,9 @@ impl ServerState {
 
     /// Waits for cancelled requests, gives everything back and ends the process. The host kills one that takes too long.
     fn shut_down(&self) -> ! {
-        let calls = self.calls();
-        drop(self.idle.wait_while(calls, |calls| !calls.is_empty()));
+        let mut calls = self.calls();
+        self.idle.wait_while(&mut calls, |calls| !calls.is_empty());
+        drop(calls);
         if let Some(model) = self.model.get()
             && let Err(error) = model.release().into_result()
         {
@@ -274,7 +276,7 @@ impl ServerState {
     }
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock()
     }
 }
 

@@ -1,11 +1,12 @@
 //! One instance in a worker, as the runtime sees it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
@@ -153,7 +154,7 @@ impl WorkerInstance {
 
 impl Supervised {
     pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock()
     }
 
     pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {

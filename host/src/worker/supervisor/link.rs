@@ -1,13 +1,14 @@
 //! The host's end of a worker's socket: one reader, writers in turn, and who waits for which answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
 use aihost_plugin_api::abi::event_kind;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -121,12 +122,12 @@ impl Link {
         let (sender, receiver) = oneshot::channel();
         {
             // Under the lock that `close` begins with: one that is stored after it would never be let go.
-            let requests = lock(&self.requests);
+            let requests = self.requests.lock();
             if requests.is_some() {
-                *lock(&self.step) = Some(sender);
+                *self.step.lock() = Some(sender);
             }
         }
-        *lock(&self.doing) = doing;
+        *self.doing.lock() = doing;
         self.send(message).await;
         receiver
     }
@@ -137,7 +138,7 @@ impl Link {
         let (progress, watched) = watch::channel(Loading::default());
         let on_the_way = Arc::<AtomicU64>::default();
         let outgoing = Outgoing { inbound, progress, on_the_way: Arc::clone(&on_the_way) };
-        lock(&self.requests).as_mut()?.insert(request, outgoing);
+        self.requests.lock().as_mut()?.insert(request, outgoing);
         Some(Incoming { inbound: receiver, progress: watched, on_the_way })
     }
 
@@ -153,16 +154,16 @@ impl Link {
 
     /// What the worker should be doing.
     pub(super) fn doing(&self) -> &'static str {
-        match &*lock(&self.requests) {
+        match &*self.requests.lock() {
             Some(requests) if !requests.is_empty() => "generate",
-            _ => *lock(&self.doing),
+            _ => *self.doing.lock(),
         }
     }
 
     /// Nobody will answer any more.
     pub(super) fn close(&self) {
-        *lock(&self.requests) = None;
-        *lock(&self.step) = None;
+        *self.requests.lock() = None;
+        *self.step.lock() = None;
     }
 
     /// Reads until the worker closes, is silent for too long, or breaks the protocol.
@@ -232,8 +233,8 @@ impl Link {
     }
 
     fn answer(&self, answer: Result<StepReply, PluginError>) -> Result<(), String> {
-        let waiter = lock(&self.step).take().ok_or_else(|| "it answered what was not asked".to_owned())?;
-        *lock(&self.doing) = "idle";
+        let waiter = self.step.lock().take().ok_or_else(|| "it answered what was not asked".to_owned())?;
+        *self.doing.lock() = "idle";
         // Whoever asked may have given up.
         let _ = waiter.send(answer);
         Ok(())
@@ -264,18 +265,14 @@ impl Link {
     }
 
     fn outgoing(&self, request: u64) -> Option<Outgoing> {
-        lock(&self.requests).as_ref()?.get(&request).cloned()
+        self.requests.lock().as_ref()?.get(&request).cloned()
     }
 
     fn end(&self, request: u64, result: Result<Bytes, PluginError>) {
-        let outgoing = lock(&self.requests).as_mut().and_then(|requests| requests.remove(&request));
+        let outgoing = self.requests.lock().as_mut().and_then(|requests| requests.remove(&request));
         if let Some(outgoing) = outgoing {
             // The queue has room for every event within the credit and this one more; a full one ends like a dead worker.
             let _ = outgoing.inbound.try_send(Inbound::End(result));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

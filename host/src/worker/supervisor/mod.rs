@@ -15,11 +15,12 @@ mod watch;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;

@@ -1,8 +1,8 @@
 //! A worker's process: killing it, waiting for it, and telling why it went.
 
 use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group, waitid};
 use tokio::signal::unix::{SignalKind, signal};
@@ -160,7 +160,7 @@ impl Process {
     }
 
     fn lock(&self) -> MutexGuard<'_, ProcessState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::process::Pid;
 
 use super::super::awake::{self, TICK};
@@ -100,12 +101,12 @@ impl Watch {
                 return there;
             }
             awake::rest();
-            workers = self.added.wait(workers).unwrap_or_else(PoisonError::into_inner);
+            self.added.wait(&mut workers);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Workers> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock()
     }
 }
 
