@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Env, Selection, parse};
-    use crate::domain::{Kind, ModelId};
+    use crate::domain::Kind;
 
     #[test]
     fn only_paths_that_a_model_answers_at_are_routes() {
@@ -195,7 +195,7 @@ mod tests {
             (Kind::Text, "/health"),
             (Kind::Image, "/v1/images/edits"),
         ] {
-            let other = config.models.get_mut(&ModelId("other".to_owned())).unwrap();
+            let other = config.models.get_mut("other").unwrap();
             (other.kind, other.endpoint) = (kind, Some(endpoint.to_owned()));
             assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned()])], "{endpoint}");
         }

@@ -19,7 +19,7 @@ use super::super::{artifacts, audio_stream};
 use super::refusal;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::media::audio::{Audio, block, finish};
-use crate::runtime::{OutputMode, Handle, Submission, Submitted};
+use crate::runtime::{Handle, OutputMode, Submission, Submitted};
 use crate::store::Media;
 use crate::worker::Output;
 

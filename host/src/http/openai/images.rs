@@ -21,7 +21,7 @@ use super::super::wire::{self, ImageDelivery, ImageJob};
 use super::refusal;
 use crate::domain::{Failure, Kind, ModelId};
 use crate::media::image::ImageAssembler;
-use crate::runtime::{OutputMode, Handle, Submission};
+use crate::runtime::{Handle, OutputMode, Submission};
 use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
