@@ -1,14 +1,28 @@
 //! The words of the host as plain types: ids, sizes, states. No IO, no async, nothing of HTTP or plugins.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a models.yaml entry.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// The name of a models.yaml entry, which is never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
-pub struct ModelId(pub String);
+pub struct ModelId(String);
+
+impl ModelId {
+    /// A model of this name; `None` if there is none.
+    pub fn new(name: impl Into<String>) -> Option<Self> {
+        let name = name.into();
+        (!name.is_empty()).then_some(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 impl fmt::Display for ModelId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,9 +30,17 @@ impl fmt::Display for ModelId {
     }
 }
 
+/// So that a model is found by its name.
+impl Borrow<str> for ModelId {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
 impl From<&str> for ModelId {
     fn from(name: &str) -> Self {
-        Self(name.to_owned())
+        Self::new(name).expect("models of tests have names")
     }
 }
 
@@ -31,21 +53,66 @@ pub struct RequestId(pub u64);
 #[serde(transparent)]
 pub struct InstanceId(pub u64);
 
-/// A device by its name: `cpu` or `cuda:N`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DeviceId(pub String);
+/// A device: the host's own memory and processors, or a graphics card by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
+pub enum Device {
+    /// `cpu`.
+    Cpu,
+    /// `cuda:N`.
+    Cuda(u16),
+}
 
-impl DeviceId {
-    /// `cpu` or `cuda`.
-    pub fn kind(&self) -> &str {
-        self.0.split(':').next().unwrap_or_default()
+/// Before the number of a graphics card.
+const CUDA: &str = "cuda:";
+/// Digits that the number of a graphics card may have.
+const CUDA_DIGITS_MAX: usize = 3;
+
+impl Device {
+    /// `cpu` or `cuda`, as manifests name what a plugin runs on.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) => "cuda",
+        }
+    }
+
+    /// Whether its memory is the host's own.
+    pub fn is_host_memory(self) -> bool {
+        self == Self::Cpu
     }
 }
 
-impl fmt::Display for DeviceId {
+impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "{CUDA}{number}"),
+        }
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+/// A text that names no device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("devices are called `cpu` and `cuda:0`, `cuda:1`, ...")]
+pub struct NoDevice;
+
+impl FromStr for Device {
+    type Err = NoDevice;
+
+    fn from_str(name: &str) -> Result<Self, NoDevice> {
+        if name == "cpu" {
+            return Ok(Self::Cpu);
+        }
+        let digits = name.strip_prefix(CUDA).filter(|digits| (1..=CUDA_DIGITS_MAX).contains(&digits.len()));
+        let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse().ok()).map(Self::Cuda).ok_or(NoDevice)
     }
 }
 
@@ -105,10 +172,10 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
-    /// Someone waits.
+    /// Someone waits for the answer.
     #[default]
     Interactive,
-    /// Nobody does.
+    /// Nobody waits for the answer.
     Batch,
 }
 
@@ -116,15 +183,15 @@ pub enum Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelState {
-    /// No worker.
+    /// There is no worker.
     Cold,
     /// The worker comes up and plans.
     Starting,
-    /// Waiting for room on the device.
+    /// Waiting for memory on the device.
     Waiting,
     /// Weights are being read.
     Loading,
-    /// Serving.
+    /// It serves requests.
     Hot,
     /// Serving what holds a lease, granting no new one.
     Draining,
@@ -216,9 +283,9 @@ pub enum FailureKind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// For programs.
+    /// What it is, for programs to decide by.
     pub kind: FailureKind,
-    /// For people.
+    /// What it is, for people to read.
     pub message: String,
 }
 
@@ -321,7 +388,7 @@ pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Op
         }
         let Some(left) = work_left.checked_sub(wanted.len() * name.len()) else { break };
         work_left = left;
-        let distance = distance(wanted, name);
+        let distance = strsim::levenshtein(wanted, name);
         if distance <= near && best.is_none_or(|(least, _)| distance < least) {
             best = Some((distance, name));
         }
@@ -340,22 +407,21 @@ pub fn beginning(text: &str, most_bytes: usize) -> Cow<'_, str> {
     if head.len() == text.len() { Cow::Borrowed(text) } else { Cow::Owned(format!("{head}{CUT}")) }
 }
 
-/// Levenshtein distance over bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, y) in b.bytes().enumerate() {
-            let next = (diagonal + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
-            diagonal = std::mem::replace(&mut row[j + 1], next);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ByteSize, NEAREST_WORK_MAX, excerpt, nearest, printable, shown, some_names};
+    use super::{ByteSize, Device, NEAREST_WORK_MAX, NoDevice, excerpt, nearest, printable, shown, some_names};
+
+    #[test]
+    fn devices_are_named_as_they_are_parsed_and_nothing_else_is_one() {
+        for (device, name, kind) in
+            [(Device::Cpu, "cpu", "cpu"), (Device::Cuda(0), "cuda:0", "cuda"), (Device::Cuda(999), "cuda:999", "cuda")]
+        {
+            assert_eq!((name.parse(), device.to_string().as_str(), device.kind()), (Ok(device), name, kind));
+        }
+        for name in ["", "gpu", "CPU", "cpu ", "cpu:0", "cuda", "cuda:", "cuda:+1", "cuda:-1", "cuda:1000", "cuda:٣"] {
+            assert_eq!(name.parse::<Device>(), Err(NoDevice), "{name}");
+        }
+    }
 
     #[test]
     fn long_lists_are_counted() {

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost::domain::{Failure, InstanceId, RequestId};
+use aihost::domain::{Failure, InstanceId, ModelId, RequestId};
 use aihost::plugin::Registry;
-use aihost::worker::{
-    Exit, ExitReason, Instance, ModelLog, Output, OutputLimits, StartSpec, WorkerLimits, WorkerPlacement,
-};
+use aihost::runtime::{Lease, LeaseEnd, LeaseTerms, OutputLimits, OutputMode, carry};
+use aihost::worker::{Exit, ExitReason, InstanceHandle, ModelLog, Output, StartSpec, WorkerLimits, WorkerPlacement};
 use aihost_tests::{PATIENCE, binary, fixture};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -25,14 +24,12 @@ pub(super) const LOAD_DEADLINE: Duration = Duration::from_secs(20);
 pub(super) struct Limits {
     pub(super) worker: WorkerLimits,
     pub(super) silence: Duration,
-    pub(super) output: OutputLimits,
     pub(super) start: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        let output = OutputLimits { first: PATIENCE, stall: PATIENCE };
-        Self { worker: SHORT, silence: Duration::from_secs(3), output, start: Duration::from_secs(20) }
+        Self { worker: SHORT, silence: Duration::from_secs(3), start: Duration::from_secs(20) }
     }
 }
 
@@ -73,18 +70,17 @@ impl Bench {
         StartSpec {
             own_folder: None,
             instance: InstanceId(7),
-            model: "m".into(),
+            model: ModelId::new("m").unwrap(),
             plugin: self.registry.find(plugin, None).unwrap(),
             options,
             load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
             start_timeout: self.limits.start,
             silence: self.limits.silence,
-            output_limits: self.limits.output,
             log: Arc::clone(&self.log),
         }
     }
 
-    pub(super) async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn Instance>, Failure> {
+    pub(super) async fn start(&self, plugin: &str, options: Value) -> Result<Arc<dyn InstanceHandle>, Failure> {
         self.start_as(&WorkerPlacement { executable: binary() }, self.spec(plugin, options)).await
     }
 
@@ -92,11 +88,11 @@ impl Bench {
         &self,
         placement: &WorkerPlacement,
         spec: StartSpec,
-    ) -> Result<Arc<dyn Instance>, Failure> {
+    ) -> Result<Arc<dyn InstanceHandle>, Failure> {
         placement.start_within(self.limits.worker, spec, self.sender.clone()).await.map(|(instance, _)| instance)
     }
 
-    pub(super) async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn Instance> {
+    pub(super) async fn loaded(&self, plugin: &str, options: Value) -> Arc<dyn InstanceHandle> {
         let instance = self.start(plugin, options).await.unwrap();
         instance.load(1 << 30, LOAD_DEADLINE).await.unwrap();
         instance
@@ -124,13 +120,35 @@ pub(super) fn task(text: &str, max_tokens: Option<u32>) -> String {
     json!({"input": input, "max_tokens": max_tokens, "sampling": {"temperature": 0}}).to_string()
 }
 
+/// What every request is held to that its test does not limit.
+pub(super) const UNHURRIED: OutputLimits = OutputLimits { first: PATIENCE, stall: PATIENCE };
+
 pub(super) fn ask(
-    instance: &Arc<dyn Instance>,
+    instance: &Arc<dyn InstanceHandle>,
     request: u64,
     text: &str,
     max_tokens: Option<u32>,
 ) -> mpsc::Receiver<Output> {
-    instance.generate(RequestId(request), task(text, max_tokens).into())
+    ask_for(instance, request, task(text, max_tokens), UNHURRIED)
+}
+
+/// A request as the runtime carries it to a client, with its clocks.
+pub(super) fn ask_for(
+    instance: &Arc<dyn InstanceHandle>,
+    request: u64,
+    task: String,
+    output: OutputLimits,
+) -> mpsc::Receiver<Output> {
+    let day = Duration::from_secs(86_400);
+    let terms = LeaseTerms { request_timeout: day, stall_timeout: day, output, delivery: OutputMode::Streamed };
+    let lease = Lease::new(RequestId(request), Arc::clone(instance), task.into(), terms);
+    let (client, outputs) = mpsc::channel(1);
+    tokio::spawn(async move {
+        if let LeaseEnd::Lost(client, failure) = carry(lease, client).await {
+            let _left = client.send(Output::Done(Err(failure))).await;
+        }
+    });
+    outputs
 }
 
 /// The text of an answer and its end.

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 
-use aihost::worker::{Instance, WorkerPlacement, is_confinement_available};
+use aihost::worker::{InstanceHandle, WorkerPlacement, is_confinement_available};
 use aihost_tests::binary;
 use aihost_tests::server::{Server, Setup};
 use serde_json::json;
@@ -13,14 +13,14 @@ use serde_json::json;
 use super::bench::{Bench, LOAD_DEADLINE, Limits, ask, collect};
 
 /// What the spy came to.
-async fn spied(instance: &Arc<dyn Instance>, order: &str) -> String {
+async fn spied(instance: &Arc<dyn InstanceHandle>, order: &str) -> String {
     let (said, end) = collect(ask(instance, 1, order, None)).await;
     end.unwrap();
     said
 }
 
 /// A spy under other permissions than its manifest's, with a model's file and a folder of its own.
-async fn spy(bench: &Bench, permissions: &[&str], model: &Path) -> Arc<dyn Instance> {
+async fn spy(bench: &Bench, permissions: &[&str], model: &Path) -> Arc<dyn InstanceHandle> {
     let mut spec = bench.spec("aihost/spy", json!({}));
     let mut plugin = (*spec.plugin).clone();
     plugin.manifest.permissions = permissions.iter().map(|&name| name.to_owned()).collect();

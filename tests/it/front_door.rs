@@ -48,7 +48,7 @@ impl Machine {
             .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
             .env("HOME", self.path("home"))
             .env("LD_LIBRARY_PATH", self.path("drivers"))
-            .env("AIHOST_FIXTURE_NVML", self.path("cards"))
+            .env("NVIDIA_FIXTURE_CARDS", self.path("cards"))
             // Not /workspace, which the machine of the tests may have.
             .env("AIHOST_MODELS_DIR", self.path("home/models"))
             .env("AIHOST_STATE_DIR", self.path("home/state"));

@@ -39,7 +39,7 @@ impl Cards {
 
     fn server(&self, yaml: &str, visible: Option<&str>) -> Server {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut env = vec![("LD_LIBRARY_PATH".into(), path("")), ("AIHOST_FIXTURE_NVML".into(), path("cards"))];
+        let mut env = vec![("LD_LIBRARY_PATH".into(), path("")), ("NVIDIA_FIXTURE_CARDS".into(), path("cards"))];
         env.extend(visible.map(|visible| ("CUDA_VISIBLE_DEVICES".into(), visible.into())));
         Server::start(&Setup { yaml: yaml.into(), plugins: vec!["echo", "faulty"], env, ..Setup::default() })
     }
@@ -284,7 +284,7 @@ async fn a_slice_of_a_card_is_found_by_its_uuid_and_a_wrong_name_is_told_of() {
         let path = |name: &str| cards.folder.path().join(name).display().to_string();
         let env = [
             ("LD_LIBRARY_PATH", path("")),
-            ("AIHOST_FIXTURE_NVML", path("cards")),
+            ("NVIDIA_FIXTURE_CARDS", path("cards")),
             ("CUDA_VISIBLE_DEVICES", wrong.to_owned()),
         ];
         let (_kept, config) = prepare(&Setup { yaml: small.clone(), plugins: vec!["echo"], ..Setup::default() });

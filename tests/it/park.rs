@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost::domain::{DeviceId, Failure, FailureKind};
-use aihost::worker::{ExitReason, Instance, Placement, WorkerLimits, WorkerPlacement};
+use aihost::domain::{Device, Failure, FailureKind};
+use aihost::worker::{ExitReason, InstanceHandle, Placement, WorkerLimits, WorkerPlacement};
 use aihost_tests::{Gate, binary, model_file};
 use serde_json::json;
 
@@ -18,7 +18,7 @@ const SMOLLM2_BYTES_PER_TOKEN: u64 = 30 * 3 * 64 * 2 * 2;
 /// What a process may hold beside its weights and still count as having given them back.
 const SLACK: u64 = 24 << 20;
 
-fn usage(instance: &Arc<dyn Instance>) -> u64 {
+fn usage(instance: &Arc<dyn InstanceHandle>) -> u64 {
     instance.usage().expect("a live worker can be measured")
 }
 
@@ -86,7 +86,7 @@ async fn health_and_cost_do_not_wait_behind_a_request() {
 }
 
 /// Takes a step on a hot model (`unpark`: on a parked one) and gives how it failed.
-async fn take(instance: &Arc<dyn Instance>, step: &str) -> Failure {
+async fn take(instance: &Arc<dyn InstanceHandle>, step: &str) -> Failure {
     match step {
         "park" => instance.park().await.unwrap_err(),
         "unpark" => {
@@ -180,9 +180,9 @@ async fn a_caller_who_gives_up_leaves_the_worker_in_order() {
 #[tokio::test]
 async fn the_device_is_measured() {
     let placement = WorkerPlacement { executable: binary() };
-    let free = placement.capacity(&DeviceId("cpu".to_owned())).expect("this machine has memory");
+    let free = placement.capacity(Device::Cpu).expect("this machine has memory");
     assert!(free > 1 << 20, "{free}");
-    assert_eq!(placement.capacity(&DeviceId("cuda:99".to_owned())), None);
+    assert_eq!(placement.capacity(Device::Cuda(99)), None);
 }
 
 #[tokio::test]

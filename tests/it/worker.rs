@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use aihost::domain::{ByteSize, FailureKind, RequestId};
-use aihost::worker::{ExitReason, OutputLimits, WorkerPlacement};
+use aihost::domain::{ByteSize, FailureKind};
+use aihost::runtime::OutputLimits;
+use aihost::worker::{ExitReason, WorkerPlacement};
 use aihost_tests::{Gate, PATIENCE, wait_for};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::bench::{Bench, LOAD_DEADLINE, Limits, ask, collect, first_event};
+use super::bench::{Bench, LOAD_DEADLINE, Limits, UNHURRIED, ask, ask_for, collect, first_event, task};
 
 fn alive(pid: u32) -> bool {
     // A zombie is gone as far as memory and locks are concerned, but must be reaped too.
@@ -120,7 +121,7 @@ async fn wrong_options_and_errors_of_the_plugin_are_its_own_words() {
     }
 
     let instance = bench.loaded("aihost/faulty", json!({})).await;
-    let output = instance.generate(RequestId(1), "{}".into());
+    let output = ask_for(&instance, 1, "{}".to_owned(), UNHURRIED);
     assert_eq!(collect(output).await.1.unwrap_err().kind, FailureKind::InvalidRequest);
     collect(ask(&instance, 2, "x", None)).await.1.unwrap();
 }
@@ -265,10 +266,10 @@ async fn a_request_that_shows_nothing_fails_and_costs_a_worker_that_hangs() {
         let short = |first, stall| OutputLimits { first, stall };
         let moment = Duration::from_millis(300);
         let output = if after_tokens == 0 { short(moment, PATIENCE) } else { short(PATIENCE, moment) };
-        let mut bench = Bench::under(Limits { output, ..Limits::default() });
+        let mut bench = Bench::new();
         let options = json!({"fault": "hang_generate", "after_tokens": after_tokens, "once_file": bench.file("once")});
         let instance = bench.loaded("aihost/faulty", options.clone()).await;
-        let (said, end) = collect(ask(&instance, 1, "x", None)).await;
+        let (said, end) = collect(ask_for(&instance, 1, task("x", None), output)).await;
         let failure = end.unwrap_err();
         assert_eq!((said.as_str(), failure.kind), (text, FailureKind::TimedOut), "{failure}");
         assert!(failure.message.contains(limit) && failure.message.contains("0.3 s"), "{failure}");
@@ -279,33 +280,31 @@ async fn a_request_that_shows_nothing_fails_and_costs_a_worker_that_hangs() {
 #[tokio::test]
 async fn a_request_that_shows_nothing_but_ends_when_cancelled_costs_no_worker() {
     let output = OutputLimits { first: PATIENCE, stall: Duration::from_millis(200) };
-    let bench = Bench::under(Limits { output, ..Limits::default() });
+    let bench = Bench::new();
     // It waits at a gate that nobody opens, and looks whether it is cancelled.
     let gate = Gate::closed();
     let instance = bench.loaded("aihost/echo", json!({"tokens": 2, "answer_gate": gate.path()})).await;
-    let failure = collect(ask(&instance, 1, "x", None)).await.1.unwrap_err();
+    let failure = collect(ask_for(&instance, 1, task("x", None), output)).await.1.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut, "{failure}");
     assert!(instance.health().await.is_ok());
 }
 
 /// A request that says a word and then nothing, on a worker of its own, is ended: whoever began before it and was still
 /// silent by the same limit would have been ended first.
-async fn a_silent_one_is_ended(bench: &Bench) {
+async fn a_silent_one_is_ended(bench: &Bench, output: OutputLimits) {
     let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate", "after_tokens": 1})).await;
-    let failure = collect(ask(&instance, 1, "x", None)).await.1.unwrap_err();
+    let failure = collect(ask_for(&instance, 1, task("x", None), output)).await.1.unwrap_err();
     assert_eq!(failure.kind, FailureKind::TimedOut, "{failure}");
 }
 
 #[tokio::test]
 async fn progress_is_a_sign_of_life() {
     let second = Duration::from_secs(1);
-    let (bench, gate) = (
-        Bench::under(Limits { output: OutputLimits { first: second, stall: second }, ..Limits::default() }),
-        Gate::closed(),
-    );
+    let output = OutputLimits { first: second, stall: second };
+    let (bench, gate) = (Bench::new(), Gate::closed());
     let instance = bench.loaded("aihost/faulty", json!({"fault": "progress_only", "gate": gate.path()})).await;
-    let telling = ask(&instance, 1, "x", None);
-    a_silent_one_is_ended(&bench).await;
+    let telling = ask_for(&instance, 1, task("x", None), output);
+    a_silent_one_is_ended(&bench, output).await;
     gate.open();
     collect(telling).await.1.unwrap();
 }
@@ -313,12 +312,12 @@ async fn progress_is_a_sign_of_life() {
 #[tokio::test]
 async fn a_reader_that_does_not_read_is_not_the_plugins_stall() {
     let output = OutputLimits { first: PATIENCE, stall: Duration::from_secs(1) };
-    let bench = Bench::under(Limits { output, ..Limits::default() });
+    let bench = Bench::new();
     let word = "x".repeat(64 << 10);
     let instance = bench.loaded("aihost/echo", json!({"tokens": 200})).await;
-    let mut slow = ask(&instance, 1, &word, None);
+    let mut slow = ask_for(&instance, 1, task(&word, None), output);
     first_event(&mut slow).await;
-    a_silent_one_is_ended(&bench).await;
+    a_silent_one_is_ended(&bench, output).await;
     let (text, end) = collect(slow).await;
     assert_eq!(text.len(), 199 * word.len());
     end.unwrap();

@@ -93,8 +93,8 @@ fn routes(config: &Config) -> Vec<CheckedRoute> {
         };
         CheckedRoute {
             endpoint: endpoint.to_owned(),
-            model: chosen.map(|model| model.id.0.clone()),
-            candidates: models.iter().map(|model| model.id.0.clone()).collect(),
+            model: chosen.map(|model| model.id.to_string()),
+            candidates: models.iter().map(|model| model.id.to_string()).collect(),
         }
     };
     by_endpoint.into_iter().map(route).collect()
@@ -117,7 +117,7 @@ fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::Regis
         problems.push(failure.message);
     }
     CheckedModel {
-        name: model.id.0.clone(),
+        name: model.id.to_string(),
         kind: model.kind.name(),
         aliases: model.aliases.clone(),
         plugin: model.plugin.clone(),
@@ -173,7 +173,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Env, Selection, parse};
-    use crate::domain::{Kind, ModelId};
+    use crate::domain::Kind;
 
     #[test]
     fn only_paths_that_a_model_answers_at_are_routes() {
@@ -195,7 +195,7 @@ mod tests {
             (Kind::Text, "/health"),
             (Kind::Image, "/v1/images/edits"),
         ] {
-            let other = config.models.get_mut(&ModelId("other".to_owned())).unwrap();
+            let other = config.models.get_mut("other").unwrap();
             (other.kind, other.endpoint) = (kind, Some(endpoint.to_owned()));
             assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned()])], "{endpoint}");
         }

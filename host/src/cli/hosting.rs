@@ -105,7 +105,7 @@ fn first_step(config: &Config, registry: &Registry) -> FirstStep {
     let mut models: Vec<&ModelConfig> = config.models.values().filter(with_plugin).collect();
     models.sort_by_key(|model| !model.default);
     let here = |model: &&&ModelConfig| crate::store::locate(model).is_ok();
-    let id = |model: &ModelConfig| model.id.0.clone();
+    let id = |model: &ModelConfig| model.id.to_string();
     match models.iter().filter(|model| model.kind == Kind::Text).find(here) {
         Some(text) => FirstStep::Ask(id(text)),
         None => models.iter().find(|model| !here(model)).map_or(FirstStep::Nothing, |model| FirstStep::Pull(id(model))),

@@ -242,7 +242,7 @@ mod tests {
         let text = "models: {smollm2: {type: text, plugin: p, aliases: [gpt-4o-mini]}}";
         let config = parse(text, Path::new("/m.yaml"), &Selection::default(), &Env::default()).expect("valid");
         for name in ["smollm2", "gpt-4o-mini"] {
-            assert_eq!(models::known(&config, name).expect("known").id.0, "smollm2");
+            assert_eq!(models::known(&config, name).expect("known").id.as_str(), "smollm2");
         }
         let error = format!("{:?}", models::known(&config, "smolm2").expect_err("unknown"));
         assert!(error.contains("did you mean `smollm2`?"), "{error}");

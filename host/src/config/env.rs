@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use crate::domain::DeviceId;
+use crate::domain::Device;
 
 /// The environment as it was when it was taken.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +11,7 @@ pub struct Env {
     variables: BTreeMap<String, String>,
     current_dir: PathBuf,
     executable: Option<PathBuf>,
-    find_devices: Option<fn() -> Vec<DeviceId>>,
+    find_devices: Option<fn() -> Vec<Device>>,
 }
 
 impl Env {
@@ -28,13 +28,13 @@ impl Env {
     }
 
     /// The same, with what `devices: auto` stands for. It is looked for when it is asked for.
-    pub fn finding_devices(self, find: fn() -> Vec<DeviceId>) -> Self {
+    pub fn finding_devices(self, find: fn() -> Vec<Device>) -> Self {
         Self { find_devices: Some(find), ..self }
     }
 
     /// What `devices: auto` stands for.
-    pub fn devices(&self) -> Vec<DeviceId> {
-        self.find_devices.map_or_else(|| vec![DeviceId("cpu".to_owned())], |find| find())
+    pub fn devices(&self) -> Vec<Device> {
+        self.find_devices.map_or_else(|| vec![Device::Cpu], |find| find())
     }
 
     /// `CUDA_VISIBLE_DEVICES`: the graphics cards that workers see. Set to nothing hides all, so this is not [`Self::named`].

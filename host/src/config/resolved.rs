@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::source::Source;
-use crate::domain::{ByteSize, Class, DeviceId, Kind, ModelId};
+use crate::domain::{ByteSize, Class, Device, Kind, ModelId};
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +50,7 @@ impl fmt::Debug for ApiKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceConfig {
     /// `cpu`, `cuda:N`.
-    pub id: DeviceId,
+    pub id: Device,
     /// Bytes that instances may hold together; `None` means what is measured at start.
     pub memory: Option<ByteSize>,
     /// Most instances at once.
@@ -157,7 +157,7 @@ pub struct ModelConfig {
     /// Bytes it may take; overrides the plugin's plan.
     pub memory: Option<ByteSize>,
     /// Devices it may use; empty means any that its plugin supports.
-    pub devices: Vec<DeviceId>,
+    pub devices: Vec<Device>,
 }
 
 /// One file of a model: where it comes from and where it lies.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::resolve::only_device;
 use super::resolved::{Config, ModelConfig};
-use crate::domain::{DeviceId, some_names};
+use crate::domain::{Device, some_names};
 
 impl Config {
     /// Sentences for the operator, each with the key it is about.
     pub fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
-        let mut preloaded: BTreeMap<&DeviceId, Vec<&ModelConfig>> = BTreeMap::new();
+        let mut preloaded: BTreeMap<Device, Vec<&ModelConfig>> = BTreeMap::new();
         for model in self.models.values().filter(|model| model.preload) {
             if let Some(device) = only_device(model, &self.devices) {
                 preloaded.entry(device).or_default().push(model);
@@ -46,5 +46,5 @@ impl Config {
 }
 
 fn names(models: &[&ModelConfig]) -> String {
-    some_names(models.iter().map(|model| model.id.0.as_str()))
+    some_names(models.iter().map(|model| model.id.as_str()))
 }

@@ -30,22 +30,22 @@ fn left_in(root: &Path, groups: &str) -> Option<u64> {
         let mut parts = line.splitn(3, ':').skip(1);
         Some((parts.next()?, parts.next()?))
     });
-    let rooms = lines.filter_map(|(controllers, path)| match controllers {
+    let limits = lines.filter_map(|(controllers, path)| match controllers {
         "" => tightest(root, path, &TWO),
         _ if controllers.split(',').any(|name| name == "memory") => tightest(&root.join("memory"), path, &ONE),
         _ => None,
     });
-    rooms.min()
+    limits.min()
 }
 
 /// The least that a group or one around it leaves.
 fn tightest(root: &Path, path: &str, version: &Version) -> Option<u64> {
     // In a container the path may be one of the machine outside; the root is the container's own group then.
     let own: PathBuf = root.join(path.trim_start_matches('/'));
-    own.ancestors().take_while(|group| group.starts_with(root)).filter_map(|group| room(group, version)).min()
+    own.ancestors().take_while(|group| group.starts_with(root)).filter_map(|group| bytes_left(group, version)).min()
 }
 
-fn room(group: &Path, version: &Version) -> Option<u64> {
+fn bytes_left(group: &Path, version: &Version) -> Option<u64> {
     let read = |name: &str| fs::read_to_string(group.join(name)).ok();
     // "max" is no number; version 1 says it with one beyond any machine, which is never the least.
     let limit: u64 = read(version.limit)?.trim().parse().ok()?;

@@ -4,10 +4,9 @@ mod cgroup;
 mod gpu;
 mod processor;
 
-use std::sync::{Mutex, PoisonError};
-
 pub use self::processor::{serve, work_long};
-use crate::domain::DeviceId;
+use crate::domain::Device;
+use parking_lot::Mutex;
 
 /// Share of the memory that is free at start which `devices: auto` takes as the CPU's budget, in percent. The rest is for
 /// page cache, other programs and the host itself.
@@ -15,11 +14,6 @@ const CPU_BUDGET_PERCENT: u64 = 80;
 /// Share of a graphics card's memory that is its budget if it names none, in percent. The rest is for what every process on
 /// it takes before it has a model.
 const GPU_BUDGET_PERCENT: u64 = 95;
-
-/// The device that stands for the host's own memory.
-pub const HOST_MEMORY: &str = "cpu";
-/// Before the number of a graphics card.
-const GPU: &str = "cuda:";
 
 /// Which graphics cards count, by `CUDA_VISIBLE_DEVICES`; all if nobody says. Said once, before anyone asks for a device.
 pub fn see_gpus(visible: Option<&str>) {
@@ -31,39 +25,42 @@ static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Keeps a sentence until someone asks: devices are looked for before there is a log.
 fn complain(sentence: String) {
-    COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).push(sentence);
+    COMPLAINTS.lock().push(sentence);
 }
 
 /// What was found wrong while devices were looked for and was not told yet.
 pub fn complaints() -> Vec<String> {
-    std::mem::take(&mut COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut COMPLAINTS.lock())
 }
 
 /// The devices that are here, those first that are good for most.
-pub fn present() -> Vec<DeviceId> {
-    let answers = |ordinal: &usize| {
-        let answers = gpu::memory(*ordinal).is_some();
+pub fn present() -> Vec<Device> {
+    let answers = |device: &Device| {
+        let answers = ordinal(*device).and_then(gpu::memory).is_some();
         if !answers {
-            complain(format!("{GPU}{ordinal} does not say what memory it has, so it is not used"));
+            complain(format!("{device} does not say what memory it has, so it is not used"));
         }
         answers
     };
-    let gpus = (0..gpu::count()).filter(answers).map(|ordinal| DeviceId(format!("{GPU}{ordinal}")));
-    gpus.chain([DeviceId(HOST_MEMORY.to_owned())]).collect()
+    let gpus = (0..u16::try_from(gpu::count()).unwrap_or(u16::MAX)).map(Device::Cuda).filter(answers);
+    gpus.chain([Device::Cpu]).collect()
 }
 
 /// The budget of a device that names none: bytes, or `None` if the device is not here.
-pub fn measured_budget(device: &DeviceId) -> Option<u64> {
+pub fn measured_budget(device: Device) -> Option<u64> {
     let percent = |bytes: u64, percent| bytes.saturating_mul(percent) / 100;
     match ordinal(device) {
         Some(gpu) => gpu::memory(gpu).map(|memory| percent(memory.total, GPU_BUDGET_PERCENT)),
-        None => is_host_memory(device).then(|| percent(cpu_available(), CPU_BUDGET_PERCENT)),
+        None => Some(percent(cpu_available(), CPU_BUDGET_PERCENT)),
     }
 }
 
 /// The number of a graphics card.
-fn ordinal(device: &DeviceId) -> Option<usize> {
-    device.0.strip_prefix(GPU)?.parse().ok()
+fn ordinal(device: Device) -> Option<usize> {
+    match device {
+        Device::Cpu => None,
+        Device::Cuda(number) => Some(usize::from(number)),
+    }
 }
 
 /// Bytes of memory that new work may take: the smaller of MemAvailable and what the cgroup leaves. 0 if neither can be read.
@@ -74,24 +71,19 @@ pub fn cpu_available() -> u64 {
 }
 
 /// Bytes of a device that are free now; `None` where that cannot be measured.
-pub fn measured_free(device: &DeviceId) -> Option<u64> {
+pub fn measured_free(device: Device) -> Option<u64> {
     match ordinal(device) {
         Some(gpu) => gpu::memory(gpu).map(|memory| memory.free),
-        None => is_host_memory(device).then(cpu_available).filter(|bytes| *bytes > 0),
+        None => Some(cpu_available()).filter(|bytes| *bytes > 0),
     }
-}
-
-/// Whether a device's memory is the host's own.
-pub fn is_host_memory(device: &DeviceId) -> bool {
-    device.0 == HOST_MEMORY
 }
 
 /// Bytes of a device that a process holds; `None` where that cannot be told: a driver may not say, or know the process by
 /// another number, as from outside a container.
-pub fn held_by(device: &DeviceId, pid: u32) -> Option<u64> {
+pub fn held_by(device: Device, pid: u32) -> Option<u64> {
     match ordinal(device) {
         Some(gpu) => gpu::held_by(gpu, pid),
-        None => is_host_memory(device).then(|| charged_to(pid)).flatten(),
+        None => charged_to(pid),
     }
 }
 

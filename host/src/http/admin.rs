@@ -193,7 +193,7 @@ async fn preloading(app: &App) -> Result<Vec<String>, Failure> {
         model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
     };
     let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model));
-    Ok(waiting.map(|model| model.id.0.clone()).collect())
+    Ok(waiting.map(|model| model.id.to_string()).collect())
 }
 
 fn router_entry(model: &ModelStatus, created: u64) -> Value {

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::wire::{Choice, TextDelivery, TextJob};
 use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
-use crate::runtime::{Answer, Delivery, Handle, Submission, Submitted};
+use crate::runtime::{Answer, Handle, OutputMode, Submission, Submitted};
 use crate::worker::Output;
 
 /// Most answers of one request in the runtime at once.
@@ -195,8 +195,8 @@ impl Generation {
 
     fn submission(&self, task: Bytes) -> Submission {
         let delivery = match self.job.delivery {
-            TextDelivery::Whole => Delivery::Gathered,
-            TextDelivery::Stream | TextDelivery::StreamWithUsage => Delivery::Streamed,
+            TextDelivery::Whole => OutputMode::Gathered,
+            TextDelivery::Stream | TextDelivery::StreamWithUsage => OutputMode::Streamed,
         };
         let (class, keep_alive) = (self.job.class, self.job.keep_alive);
         Submission { model: self.model.clone(), task, class, keep_alive, delivery }

@@ -83,7 +83,7 @@ impl ImageFileWriter {
         let ImageRequest { prompt, guidance, .. } = &*self.request;
         let mut chunks = vec![
             ("prompt", prompt.clone()),
-            ("model", self.model.0.clone()),
+            ("model", self.model.to_string()),
             ("seed", finish.seed.to_string()),
             ("steps", finish.steps.to_string()),
             ("size", format!("{}x{}", finish.width, finish.height)),

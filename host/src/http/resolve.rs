@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use crate::config::{Config, ModelConfig};
-use crate::domain::{Failure, FailureKind, Kind, ModelId, nearest, shown};
+use crate::domain::{Failure, FailureKind, Kind, nearest, shown};
 
 /// Most models that are named to a client who named none.
 const CANDIDATES_SHOWN: usize = 10;
@@ -10,7 +10,7 @@ const CANDIDATES_SHOWN: usize = 10;
 /// The entry of this name or alias, or a refusal with the nearest name.
 pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, ApiError> {
     let models = &config.models;
-    if let Some(model) = models.get(&ModelId(name.to_owned())) {
+    if let Some(model) = models.get(name) {
         return Ok(model);
     }
     if let Some(model) = models.values().find(|model| model.aliases.iter().any(|alias| alias == name)) {
@@ -18,7 +18,7 @@ pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelCon
     }
     let known = models
         .values()
-        .flat_map(|model| std::iter::once(model.id.0.as_str()).chain(model.aliases.iter().map(String::as_str)));
+        .flat_map(|model| std::iter::once(model.id.as_str()).chain(model.aliases.iter().map(String::as_str)));
     let hint = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "GET /v1/models lists what there is".to_owned(),

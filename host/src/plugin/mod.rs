@@ -2,14 +2,16 @@
 //!
 //! It knows nothing of models, scheduling or HTTP.
 
-mod discovery;
+mod compatibility;
+mod descriptor;
 mod libraries;
 mod loader;
 mod permission;
 mod registry;
 mod shadow;
 
-pub use discovery::{DescribeError, Described, describe, incompatible};
+pub use compatibility::incompatible;
+pub use descriptor::{DescribeError, Described, describe};
 pub use libraries::search_libraries;
 pub use loader::{LoadError, OpenPlugin, open};
 pub use permission::{Permission, permissions};

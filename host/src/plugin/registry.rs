@@ -11,7 +11,8 @@ use std::time::SystemTime;
 use aihost_plugin_api::abi::Manifest;
 use semver::Version;
 
-use super::discovery::{describe, incompatible};
+use super::compatibility::incompatible;
+use super::descriptor::describe;
 use super::libraries::{self, Libraries};
 use super::permission::permissions;
 use super::shadow::Shadow;
@@ -38,7 +39,7 @@ pub struct PluginFile {
 /// All plugins of the folders where they are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Registry {
-    /// Usable ones.
+    /// Plugins that can be loaded.
     pub plugins: Vec<Arc<PluginFile>>,
     /// Files that are not usable, and why in one sentence.
     pub rejected: Vec<Rejected>,
@@ -49,7 +50,7 @@ pub struct Registry {
 /// A `.so` file that is not a usable plugin.
 #[derive(Clone, Debug)]
 pub struct Rejected {
-    /// The file.
+    /// The file that was found.
     pub file: PathBuf,
     /// One sentence: wanted, found, what to do.
     pub reason: String,

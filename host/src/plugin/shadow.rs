@@ -8,9 +8,9 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -51,7 +51,7 @@ impl Identity {
 
 /// A file's identity and what it hashed to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Known {
+struct KnownCopy {
     identity: Identity,
     sha256: String,
 }
@@ -60,7 +60,7 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Shadow {
     dir: PathBuf,
-    known: BTreeMap<PathBuf, Known>,
+    known: BTreeMap<PathBuf, KnownCopy>,
 }
 
 impl Shadow {
@@ -104,7 +104,7 @@ impl Shadow {
         let path = self.path(&sha256);
         fs::rename(&temporary, &path)?;
         hold(&path);
-        self.known.insert(source.to_owned(), Known { identity, sha256: sha256.clone() });
+        self.known.insert(source.to_owned(), KnownCopy { identity, sha256: sha256.clone() });
         Ok((path, sha256))
     }
 
@@ -133,7 +133,7 @@ impl Shadow {
             let age = now.duration_since(meta.modified().ok()?).unwrap_or_default();
             let name = entry.file_name().into_string().ok()?;
             let wanted = self.known.values().any(|known| name == format!("{}.so", known.sha256));
-            Some(Entry { name, bytes: meta.len(), age, wanted })
+            Some(FolderEntry { name, bytes: meta.len(), age, wanted })
         });
         let removed = superfluous(entries.collect()).into_iter().filter(|name| self.remove(name));
         Ok(removed.count())
@@ -171,7 +171,7 @@ pub fn sweep(state: &Path) {
 /// Holds a copy for the rest of this process's life, so that no other one sweeps it. The kernel lets go with the process.
 pub(super) fn hold(copy: &Path) {
     static HELD: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
-    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut held = HELD.lock();
     if held.contains_key(copy) {
         return;
     }
@@ -184,7 +184,7 @@ pub(super) fn hold(copy: &Path) {
 }
 
 /// A file of the folder.
-struct Entry {
+struct FolderEntry {
     name: String,
     bytes: u64,
     age: Duration,
@@ -193,9 +193,9 @@ struct Entry {
 }
 
 /// What may go: copies too old or, oldest first, too many, and what was never finished.
-fn superfluous(mut entries: Vec<Entry>) -> Vec<String> {
+fn superfluous(mut entries: Vec<FolderEntry>) -> Vec<String> {
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
-    let is_copy = |entry: &Entry| entry.name.ends_with(".so");
+    let is_copy = |entry: &FolderEntry| entry.name.ends_with(".so");
     let mut total: u64 = entries.iter().filter(|entry| is_copy(entry)).map(|entry| entry.bytes).sum();
     let goes = entries.into_iter().filter(|entry| {
         if !is_copy(entry) {
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn what_no_plugin_is_made_of_goes_when_it_is_old_or_too_much() {
         const DAY: Duration = Duration::from_secs(24 * 3600);
-        let entry = |name: &str, gib: u64, days: u32, wanted| Entry {
+        let entry = |name: &str, gib: u64, days: u32, wanted| FolderEntry {
             name: name.to_owned(),
             bytes: gib << 30,
             age: days * DAY,

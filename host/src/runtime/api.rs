@@ -24,12 +24,12 @@ pub struct Submission {
     /// How long its model stays afterwards, if the request says so.
     pub keep_alive: Option<KeepAlive>,
     /// When its outputs are passed on.
-    pub delivery: Delivery,
+    pub delivery: OutputMode,
 }
 
 /// When the outputs of a request are passed on to whoever asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Delivery {
+pub enum OutputMode {
     /// As they come.
     #[default]
     Streamed,
@@ -42,14 +42,14 @@ pub enum Delivery {
 pub enum KeepAlive {
     /// This long; nothing at all is: until its last lease ends.
     For(Duration),
-    /// Until its room is needed.
+    /// Until its memory is needed.
     Forever,
 }
 
 /// A granted request. Dropping it cancels.
 #[derive(Debug)]
 pub struct Answer {
-    /// Its number.
+    /// The number under which it was granted.
     pub request: RequestId,
     /// Events; the last is [`Output::Done`].
     pub output: mpsc::Receiver<Output>,
@@ -58,11 +58,11 @@ pub struct Answer {
 /// A model as `ps`, `GET /models` and `/v1/models` show it.
 #[derive(Clone, Debug)]
 pub struct ModelStatus {
-    /// Entry name.
+    /// Name of its entry in models.yaml.
     pub id: ModelId,
-    /// Task kind.
+    /// The kind of task that it serves.
     pub kind: Kind,
-    /// Plugin id.
+    /// Id of the plugin that serves it.
     pub plugin: String,
     /// Where it stands.
     pub state: ModelState,
@@ -76,7 +76,7 @@ pub struct ModelStatus {
     pub replicas: u32,
     /// Requests holding a lease.
     pub active: u32,
-    /// Requests waiting.
+    /// Requests that wait for a lease.
     pub queued: u32,
     /// Load progress in thousandths.
     pub progress: Option<u32>,
@@ -90,7 +90,7 @@ pub struct ModelStatus {
     pub pid: Option<u32>,
     /// Why the last load failed.
     pub error: Option<String>,
-    /// Other names.
+    /// Other names that clients may use.
     pub aliases: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ pub type Submitted = Result<Answer, Failure>;
 /// What a new configuration changed, by model name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// New entries.
+    /// Entries that were not there before.
     pub added: Vec<ModelId>,
     /// Entries that are gone; their instances drain.
     pub removed: Vec<ModelId>,
@@ -121,7 +121,7 @@ pub enum Command {
     Park(ModelId, oneshot::Sender<Result<(), Failure>>),
     /// What a request for this model would meet.
     Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
-    /// Whether the loop turns.
+    /// Whether the loop still answers.
     Ping(oneshot::Sender<()>),
     /// Every model's status.
     Models(oneshot::Sender<Vec<ModelStatus>>),

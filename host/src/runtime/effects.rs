@@ -5,36 +5,33 @@ use std::time::Duration;
 
 use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextInput, TextRequest};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 
-use super::api::Answer;
-use super::lease::{Ended, LeaseTerms, carry};
-use super::meter::Metered;
-use super::run::{Client, Internal, Loop, Pending, Stepped, finish, last_word, post, send};
-use super::workspace::{Part, Workspace};
+use super::api::OutputMode;
+use super::clocks::{LeaseTerms, OutputLimits};
+use super::internal::{Internal, Stepped, post};
+use super::relay::{Decision, Lease};
+use super::requests::Pending;
+use super::run::{Loop, send};
 use crate::config::ModelConfig;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
-use crate::worker::awake::{Instant, timeout};
-use crate::worker::{Instance, ModelLog, Output, OutputLimits, StartSpec};
+use crate::worker::awake::timeout;
+use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec};
 use crate::{device, store};
 
-/// Outputs that may wait for one client.
-const OUTPUTS_MAX: usize = 64;
 /// From spawn to plan.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// From being asked to release to being killed.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 /// The same while the host shuts down: supervisors of whole containers wait 10 s, and what is not given back dies with its process.
 const LAST_STOP_GRACE: Duration = Duration::from_secs(5);
-/// Said to a request that found no room beside others of its model for as long as it may run.
-const NO_ROOM: &str = "other requests of this model held the memory that this one needs for too long; send it again";
 
 impl Loop {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         tracing::debug!(?effect, "scheduler");
         match effect {
-            Effect::Start { instance, model, device } => self.start(instance, &model, &device),
+            Effect::Start { instance, model, device } => self.start(instance, &model, device),
             Effect::Load { instance, granted } => {
                 self.moves_memory(instance);
                 self.load(instance, granted);
@@ -46,7 +43,7 @@ impl Loop {
             }
             Effect::Grant(request, instance) => self.grant(request, instance),
             Effect::Ready(request) => {
-                if let Some(Pending::Load { reply, .. }) = self.pending.remove(&request) {
+                if let Some(Pending::Load { reply, .. }) = self.requests.take_pending(request) {
                     send(reply, Ok(()));
                 }
             }
@@ -57,21 +54,21 @@ impl Loop {
                 self.stop(instance, grace);
             }
             Effect::Cut(instance) => self.stop(instance, Duration::ZERO),
-            // Rounded up: a timer that is a little early would find nothing due.
-            Effect::Wake(at) => self.wake = Some(self.begun + Duration::from_millis(at.0.saturating_add(1))),
+            Effect::Wake(at) => self.clock.wake_at(at),
         }
     }
 
-    fn start(&mut self, id: InstanceId, model: &ModelId, device: &DeviceId) {
-        let log = self.log(model);
+    fn start(&mut self, id: InstanceId, model: &ModelId, device: Device) {
+        let log = self.records.log(model);
         let spec = self
             .config
             .models
             .get(model)
             .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
         let spec = spec.and_then(|model| self.start_spec(id, model, device, log));
-        self.busy.insert(id);
-        let (placement, events, exits) = (Arc::clone(&self.placement), self.events.clone(), self.exits.clone());
+        self.residents.begin_step(id);
+        let (placement, events, exits) =
+            (Arc::clone(&self.placement), self.senders.events.clone(), self.senders.exits.clone());
         tokio::spawn(async move {
             let started = match spec {
                 Ok(spec) => placement.start(spec, exits).await,
@@ -85,7 +82,7 @@ impl Loop {
         &self,
         instance: InstanceId,
         model: &ModelConfig,
-        device: &DeviceId,
+        device: Device,
         log: Arc<ModelLog>,
     ) -> Result<StartSpec, Failure> {
         let plugin = self
@@ -113,7 +110,7 @@ impl Loop {
         }
         let load = LoadRequest {
             files: store::locate(model)?,
-            device: device.0.clone(),
+            device: device.to_string(),
             threads: device::cpu_threads(),
             granted: 0,
         };
@@ -127,26 +124,22 @@ impl Loop {
             start_timeout: START_TIMEOUT,
             log,
             silence: self.config.limits.worker_silence,
-            output_limits: OutputLimits {
-                first: self.config.limits.first_output_timeout,
-                stall: self.config.limits.output_stall_timeout,
-            },
         })
     }
 
     fn load(&mut self, id: InstanceId, granted: u64) {
-        let Some(instance) = self.instances.get(&id).cloned() else { return };
+        let Some(instance) = self.residents.handle(id).cloned() else { return };
         let model = self.state.instances().get(&id).and_then(|known| self.config.models.get(&known.model));
         let deadline = model.map_or(START_TIMEOUT, |model| model.load_timeout);
-        self.busy.insert(id);
+        self.residents.begin_step(id);
         instance.allow(self.allowance(id, granted));
-        let events = self.events.clone();
+        let events = self.senders.events.clone();
         let canary = self.canary(id);
         tokio::spawn(async move {
             let loaded = async {
                 let held = instance.load(granted, deadline).await?.used;
                 if let Some((request, task)) = canary {
-                    sing(&*instance, request, task, deadline).await?;
+                    run_canary(&*instance, request, task, deadline).await?;
                 }
                 Ok(held)
             };
@@ -159,22 +152,21 @@ impl Loop {
     /// client would find out whether it works.
     fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Bytes)> {
         let model = &self.state.instances().get(&id)?.model;
-        let awaited =
-            self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model));
         let kind = self.config.models.get(model)?.kind;
-        let due = self.died.remove(model) && !awaited;
+        let due = self.records.take_died(model) && !self.requests.awaits(model);
         let task = canary_task(kind).filter(|_| due)?;
-        Some((self.next_request(), task))
+        Some((self.requests.ids.next(), task))
     }
 
     fn park(&mut self, id: InstanceId) {
-        let (Some(instance), Some(known)) = (self.instances.get(&id).cloned(), self.state.instances().get(&id)) else {
+        let (Some(instance), Some(known)) = (self.residents.handle(id).cloned(), self.state.instances().get(&id))
+        else {
             return;
         };
         tracing::info!(model = %known.model, instance = id.0, "parking");
         let Some(check) = self.release_check(id) else { return };
-        self.busy.insert(id);
-        let (placement, events) = (Arc::clone(&self.placement), self.events.clone());
+        self.residents.begin_step(id);
+        let (placement, events) = (Arc::clone(&self.placement), self.senders.events.clone());
         tokio::spawn(async move {
             let parked = async {
                 let stays = instance.park().await?.used;
@@ -186,12 +178,12 @@ impl Loop {
     }
 
     fn unpark(&mut self, id: InstanceId) {
-        let Some(instance) = self.instances.get(&id).cloned() else { return };
+        let Some(instance) = self.residents.handle(id).cloned() else { return };
         if let Some(known) = self.state.instances().get(&id) {
             instance.allow(self.allowance(id, known.granted));
         }
-        self.busy.insert(id);
-        let events = self.events.clone();
+        self.residents.begin_step(id);
+        let events = self.senders.events.clone();
         tokio::spawn(async move {
             let hot = instance.unpark().await.map(|_| ());
             post(&events, Internal::Stepped(id, Stepped::Unparked(hot))).await;
@@ -199,91 +191,62 @@ impl Loop {
     }
 
     fn grant(&mut self, request: RequestId, id: InstanceId) {
-        let events = self.events.clone();
-        let (Some(Pending::Serve { job, client }), Some(instance)) =
-            (self.pending.remove(&request), self.instances.get(&id).cloned())
+        let (Some(Pending::Serve { job, decide }), Some(instance)) =
+            (self.requests.take_pending(request), self.residents.handle(id).cloned())
         else {
             // The client left in this very moment, or the worker died: the lease ends at once.
-            tokio::spawn(async move { post(&events, Internal::Ended(request, Ended::Answered)).await });
-            return;
+            return self.post(Internal::Ended(request, None));
         };
-        let (begun, patience) = (Instant::now(), self.config.limits.request_timeout);
-        let mut terms = LeaseTerms {
-            request_timeout: self.config.limits.request_timeout,
-            stall_timeout: self.config.limits.stream_stall_timeout,
-            delivery: job.delivery,
+        let lease = Lease {
+            request,
+            instance,
+            task: job.task.clone(),
+            terms: self.lease_terms(job.delivery),
+            workspace: self.workspace(id, &job.model),
+            meter: self.observer.meter(request),
         };
-        let workspace = self.workspace(id, &job.model);
-        let task = job.task.clone();
-        let meter = self.observer.meter(request);
-        self.leased.insert(request, (job, id));
-        let client = match client {
-            Client::New(grant) => {
-                let (client, output) = mpsc::channel(OUTPUTS_MAX);
-                send(grant, Ok(Answer { request, output }));
-                client
-            }
-            Client::Granted(client, watch) => {
-                drop(watch);
-                client
-            }
-        };
-        tokio::spawn(async move {
-            let affords = async {
-                tokio::select! {
-                    part = timeout(patience, afford(&*instance, &task, workspace)) => {
-                        part.unwrap_or_else(|| Err(Failure::new(FailureKind::Busy, NO_ROOM)))
-                    }
-                    () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
-                }
-            };
-            let ended = match affords.await {
-                Ok(_part) => {
-                    terms.request_timeout = terms.request_timeout.saturating_sub(begun.elapsed());
-                    let outputs = Metered::new(instance.generate(request, task), meter);
-                    carry(request, instance, outputs, client, terms).await
-                }
-                Err(failure) if failure.kind == FailureKind::WorkerDied => Ended::Lost(client, failure),
-                Err(failure) => {
-                    meter.into_iter().for_each(|meter| meter.refused(failure.kind));
-                    finish(client, failure);
-                    Ended::Answered
-                }
-            };
-            if let Err(unheard) = events.send(Internal::Ended(request, ended)).await {
-                last_word(unheard.0);
-            }
-        });
+        self.requests.lease(request, job, id);
+        if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(lease)) {
+            self.post(lease.unused());
+        }
+    }
+
+    fn lease_terms(&self, delivery: OutputMode) -> LeaseTerms {
+        let limits = &self.config.limits;
+        LeaseTerms {
+            request_timeout: limits.request_timeout,
+            stall_timeout: limits.stream_stall_timeout,
+            output: OutputLimits { first: limits.first_output_timeout, stall: limits.output_stall_timeout },
+            delivery,
+        }
+    }
+
+    /// Posts to the loop itself, which must not wait for its own inbox.
+    fn post(&self, event: Internal) {
+        let events = self.senders.events.clone();
+        tokio::spawn(async move { post(&events, event).await });
     }
 
     fn refuse(&mut self, request: RequestId, failure: Failure) {
-        match self.pending.remove(&request) {
+        match self.requests.take_pending(request) {
             Some(Pending::Load { model, reply }) => {
                 tracing::warn!(%model, "load failed: {failure}");
                 send(reply, Err(failure));
             }
-            Some(Pending::Serve { client: Client::New(grant), .. }) => send(grant, Err(failure)),
-            Some(Pending::Serve { client: Client::Granted(client, _), .. }) => finish(client, failure),
+            Some(Pending::Serve { decide, .. }) => send(decide, Decision::Refused(failure)),
             None => {}
         }
     }
 
     fn stop(&self, id: InstanceId, grace: Duration) {
         // Without a handle the worker is still starting: it goes when its start returns and finds nobody waiting for it.
-        if let Some(instance) = self.instances.get(&id).cloned() {
+        if let Some(instance) = self.residents.handle(id).cloned() {
             tokio::spawn(async move { instance.stop(grace).await });
         }
     }
 }
 
-/// Sets aside what a request needs; its plugin says what that is.
-async fn afford(instance: &dyn Instance, task: &Bytes, workspace: Option<Workspace>) -> Result<Option<Part>, Failure> {
-    let Some(workspace) = workspace else { return Ok(None) };
-    let cost = instance.cost(task.clone()).await?;
-    workspace.take(cost).await.map(Some)
-}
-
-/// A little of what a model makes: a token, a tenth of a second. A single step of a picture may take as long as a load, which
+/// A little of what a model makes: a token, a tenth of a second. A single step of an image may take as long as a load, which
 /// is too much to ask of a model that someone may want meanwhile.
 fn canary_task(kind: Kind) -> Option<Bytes> {
     let prompt = "Hi".to_owned();
@@ -307,9 +270,16 @@ fn canary_task(kind: Kind) -> Option<Bytes> {
 }
 
 /// Runs a canary to its end.
-async fn sing(instance: &dyn Instance, request: RequestId, task: Bytes, deadline: Duration) -> Result<(), Failure> {
-    let mut outputs = instance.generate(request, task);
-    let song = async {
+async fn run_canary(
+    instance: &dyn InstanceHandle,
+    request: RequestId,
+    task: Bytes,
+    deadline: Duration,
+) -> Result<(), Failure> {
+    // Dropped at the deadline, which cancels.
+    let (_cancel, cancelled) = oneshot::channel();
+    let mut outputs = instance.generate(request, task, cancelled);
+    let canary = async {
         while let Some(output) = outputs.recv().await {
             if let Output::Done(done) = output {
                 return match done {
@@ -322,5 +292,5 @@ async fn sing(instance: &dyn Instance, request: RequestId, task: Bytes, deadline
         Err(Failure::new(FailureKind::WorkerDied, "the worker ended during its canary"))
     };
     let late = || Failure::new(FailureKind::TimedOut, format!("no canary within {} s of its load", deadline.as_secs()));
-    timeout(deadline, song).await.unwrap_or_else(|| Err(late()))
+    timeout(deadline, canary).await.unwrap_or_else(|| Err(late()))
 }

@@ -3,30 +3,18 @@
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use aihost_plugin_api::MemoryPlan;
 
 use super::peaks::Key;
 use super::release::ReleaseCheck;
+use super::residents::Planned;
 use super::run::Loop;
 use super::workspace::Workspace;
-use crate::device::is_host_memory;
-use crate::domain::{ByteSize, DeviceId, InstanceId, Kind, ModelId, ModelState};
+use crate::domain::{ByteSize, Device, InstanceId, Kind, ModelId, ModelState};
 use crate::scheduler::{self, Event, Mapped};
 use crate::store;
 use crate::worker::Allowance;
-
-/// What is known of an instance's memory once it has said what it needs.
-pub(super) struct Planned {
-    pub(super) plan: MemoryPlan,
-    /// Under which its peaks are remembered, and what was remembered before it came up.
-    key: Option<(Key, Option<u64>)>,
-    /// Bytes on its device that its plugin says it holds; 0 until it is loaded, or if its plugin does not say.
-    pub(super) held: u64,
-    /// What requests take beside it; from the first that costs something on.
-    workspace: Option<Workspace>,
-}
 
 impl Loop {
     /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
@@ -35,11 +23,11 @@ impl Loop {
         let planned = plan.required.saturating_add(plan.workspace_max);
         let key = self.peak_key(id);
         let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
-            let seen = self.peaks.need(key, planned, *memory_static);
-            seen.min(planned.max(self.state.budget(device)))
+            let seen = self.devices.peaks.need(key, planned, *memory_static);
+            seen.min(planned.max(self.state.budget(*device)))
         });
-        let key = key.map(|(key, ..)| (key.clone(), self.peaks.known(&key)));
-        self.plans.insert(id, Planned { plan, key, held: 0, workspace: None });
+        let key = key.map(|(key, ..)| (key.clone(), self.devices.peaks.known(&key)));
+        self.residents.has_planned(id, Planned { plan, key, held: 0, workspace: None });
         self.fixed_memory(id).unwrap_or(needed)
     }
 
@@ -59,25 +47,24 @@ impl Loop {
     }
 
     /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
-    fn peak_key(&self, id: InstanceId) -> Option<(Key, DeviceId, bool)> {
-        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device))?;
-        let (key, memory_static) = self.key_on(&known.model, &known.device)?;
-        Some((key, known.device.clone(), memory_static))
+    fn peak_key(&self, id: InstanceId) -> Option<(Key, Device, bool)> {
+        let known = self.state.instances().get(&id).filter(|known| known.device.is_host_memory())?;
+        let (key, memory_static) = self.key_on(&known.model, Some(known.device))?;
+        Some((key, known.device, memory_static))
     }
 
     /// What those that serve hold now. What ends a worker is no lesson: else a request that makes one hoard would be
     /// remembered, and the model never fit again.
     pub(super) fn observe_peaks(&self) {
-        let serving: HashSet<InstanceId> = self.leased.values().map(|(_, instance)| *instance).collect();
-        for id in serving {
+        for id in self.requests.serving() {
             let (Some(instance), Some(Planned { plan, key: Some((key, _)), .. }), Some(known)) =
-                (self.instances.get(&id), self.plans.get(&id), self.state.instances().get(&id))
+                (self.residents.handle(id), self.residents.planned(id), self.state.instances().get(&id))
             else {
                 continue;
             };
             let held = instance.usage().map(|usage| usage.saturating_add(plan.mapped.min(plan.required)));
             if let Some(bytes) = held.filter(|bytes| *bytes <= self.allowance(id, known.granted).most()) {
-                let (peaks, key) = (Arc::clone(&self.peaks), key.clone());
+                let (peaks, key) = (Arc::clone(&self.devices.peaks), key.clone());
                 tokio::task::spawn_blocking(move || peaks.observe(&key, bytes));
             }
         }
@@ -85,8 +72,8 @@ impl Loop {
 
     /// It was ended for what it held: nothing of what it held on the way there counts.
     pub(super) fn unlearn(&self, id: InstanceId) {
-        if let Some((key, before)) = self.plans.get(&id).and_then(|planned| planned.key.clone()) {
-            let peaks = Arc::clone(&self.peaks);
+        if let Some((key, before)) = self.residents.planned(id).and_then(|planned| planned.key.clone()) {
+            let peaks = Arc::clone(&self.devices.peaks);
             tokio::task::spawn_blocking(move || peaks.forget(&key, before));
         }
     }
@@ -94,7 +81,7 @@ impl Loop {
     /// The bytes that every instance of the same weights shares: only the host's own memory shares, and only of files that
     /// the entry names can it be told that they are the same.
     pub(super) fn mapped(&self, id: InstanceId, bytes: u64) -> Mapped {
-        let known = self.state.instances().get(&id).filter(|known| is_host_memory(&known.device));
+        let known = self.state.instances().get(&id).filter(|known| known.device.is_host_memory());
         let entry = known.and_then(|known| self.config.models.get(&known.model));
         let Some(entry) = entry.filter(|entry| !entry.files.is_empty()) else { return Mapped::default() };
         let mut hasher = DefaultHasher::new();
@@ -106,7 +93,7 @@ impl Loop {
 
     /// What an instance may hold that was given so many bytes.
     pub(super) fn allowance(&self, id: InstanceId, granted: u64) -> Allowance {
-        let plan = self.plans.get(&id).map(|planned| planned.plan).unwrap_or_default();
+        let plan = self.residents.planned(id).map(|planned| planned.plan).unwrap_or_default();
         let planned = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
         // What `memory:` of the entry says is its plan.
         let planned = self.fixed_memory(id).unwrap_or(planned).min(granted);
@@ -117,20 +104,20 @@ impl Loop {
     /// granted on its device.
     pub(super) fn allowance_parked(&self, id: InstanceId, held: u64) -> Option<Allowance> {
         let known = self.state.instances().get(&id)?;
-        let bytes = if is_host_memory(&known.device) { held } else { 0 };
+        let bytes = if known.device.is_host_memory() { held } else { 0 };
         Some(Allowance { planned: bytes, granted: bytes, mapped: 0 })
     }
 
     /// An instance begins to take memory on its device, or to give it back for good.
     pub(super) fn moves_memory(&mut self, id: InstanceId) {
         if let Some(known) = self.state.instances().get(&id) {
-            self.moves.entry(known.device.clone()).or_default().fetch_add(1, Ordering::Relaxed);
+            self.devices.memory_moves(known.device);
         }
     }
 
     /// Bytes on its device that an instance holds by its plugin's own account, once it was loaded.
     pub(super) fn held(&self, id: InstanceId) -> Option<u64> {
-        self.plans.get(&id).map(|planned| planned.held).filter(|bytes| *bytes > 0)
+        self.residents.planned(id).map(|planned| planned.held).filter(|bytes| *bytes > 0)
     }
 
     /// Bytes that a request may take on top of the loaded model. A text request's need is part of the plan, and it is
@@ -138,7 +125,7 @@ impl Loop {
     pub(super) fn workspace(&mut self, id: InstanceId, model: &ModelId) -> Option<Workspace> {
         let kind = self.config.models.get(model)?.kind;
         let reserved = self.state.instances().get(&id)?.reserved;
-        let Planned { plan, workspace, .. } = self.plans.get_mut(&id)?;
+        let Planned { plan, workspace, .. } = self.residents.planned_mut(id)?;
         // What was granted beyond the least may hold more of the model instead.
         let bytes = reserved.saturating_sub(plan.required).min(plan.workspace_max);
         (kind != Kind::Text).then(|| workspace.get_or_insert_with(|| Workspace::new(bytes)).clone())
@@ -150,9 +137,9 @@ impl Loop {
         let others = self.state.instances().iter().filter(|(other, _)| **other != id);
         let quiet =
             !others.filter(|(_, other)| other.device == known.device).any(|(_, other)| moves_memory(other.state));
-        let planned = self.plans.get(&id).map_or(0, |planned| planned.plan.required);
+        let planned = self.residents.planned(id).map_or(0, |planned| planned.plan.required);
         let held = self.held(id).unwrap_or(planned).min(known.reserved);
-        let moves = Arc::clone(self.moves.entry(known.device.clone()).or_default());
+        let moves = self.devices.moves(known.device);
         Some(ReleaseCheck::new(&*self.placement, known, held, quiet, moves))
     }
 
@@ -164,16 +151,16 @@ impl Loop {
 
     /// What an instance of a model is made of, on whatever device.
     pub(super) fn model_key(&self, model: &ModelId) -> Option<Key> {
-        self.key_on(model, &DeviceId(String::new())).map(|(key, _)| key)
+        self.key_on(model, None).map(|(key, _)| key)
     }
 
-    fn key_on(&self, model: &ModelId, device: &DeviceId) -> Option<(Key, bool)> {
+    fn key_on(&self, model: &ModelId, device: Option<Device>) -> Option<(Key, bool)> {
         let model = self.config.models.get(model)?;
         let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
         Some((Key::new(&plugin, model, device), plugin.manifest.memory_static))
     }
 
-    /// How much room there really is, others' use of the devices included, for models that wait for some.
+    /// How much memory there really is, others' use of the devices included, for models that wait for some.
     pub(super) fn measure_for_waiters(&mut self) {
         let waits = |known: &&scheduler::Instance| {
             matches!(known.state, ModelState::Waiting | ModelState::Parked) && self.state.queued(&known.model) > 0
@@ -187,11 +174,10 @@ impl Loop {
     pub(super) fn measure(&mut self, model: &ModelId) {
         let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
         for device in devices {
-            let Some(free) = self.placement.capacity(&device) else { continue };
+            let Some(free) = self.placement.capacity(device) else { continue };
             let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
-            let held: Option<Vec<u64>> = if is_host_memory(&device) {
-                let usage = |id| self.instances.get(id).and_then(|instance| instance.usage());
-                Some(here().map(|(id, known)| usage(id).unwrap_or(known.reserved)).collect())
+            let held: Option<Vec<u64>> = if device.is_host_memory() {
+                Some(here().map(|(id, known)| self.residents.usage(*id).unwrap_or(known.reserved)).collect())
             } else {
                 // A process's share of another device cannot be told: it counts as what its plugin says. Of one that is
                 // taking or giving memory just now nobody knows which of it is free, so what was measured last stands.
@@ -202,7 +188,7 @@ impl Loop {
             };
             let Some(held) = held else { continue };
             let bytes = held.into_iter().fold(free, u64::saturating_add);
-            let budget = self.state.budget(&device);
+            let budget = self.state.budget(device);
             if bytes < budget {
                 let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
                 tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");

@@ -4,16 +4,25 @@
 //! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
 mod api;
+mod changes;
+mod clock;
+mod clocks;
+mod departure;
+mod devices;
 mod effects;
-mod lease;
+mod internal;
 mod memory;
 mod meter;
 mod observe;
 mod peaks;
 mod policy;
 mod quarantine;
+mod records;
+mod relay;
 mod release;
 mod replay;
+mod requests;
+mod residents;
 mod run;
 mod state_file;
 mod status;
@@ -23,7 +32,9 @@ mod workspace;
 
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
-pub use api::{Answer, Changes, Command, Delivery, Handle, KeepAlive, ModelStatus, Submission, Submitted};
+pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
+pub use clocks::{LeaseTerms, OutputLimits};
+pub use relay::{Lease, LeaseEnd, carry};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +74,8 @@ pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Pl
     let (shutdown, ending) = watch::channel(Ending::No);
     let (in_force, watched) = watch::channel(config);
     let handle = Handle::new(commands, watched);
-    let task = tokio::spawn(run::Loop::new(in_force, registry, placement).run(inbox, ending));
+    let (owner, internal) = run::Loop::new(in_force, registry, placement);
+    let task = tokio::spawn(owner.run(internal, inbox, ending));
     Runtime { handle, shutdown, task }
 }
 

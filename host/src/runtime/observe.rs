@@ -16,7 +16,7 @@ use crate::worker::{Exit, ExitReason};
 /// Workers whose exit is awaited, of whatever age: some that never started have none.
 const WORKERS_MAX: usize = 1024;
 
-/// Looks on.
+/// Compares the scheduler's state with what it was, and counts what changed.
 #[derive(Debug)]
 pub(super) struct Observer {
     metrics: Arc<Metrics>,
@@ -145,21 +145,21 @@ impl Observer {
     pub(super) fn scrape(&self, config: &Config, state: &State, usage: impl Fn(&InstanceId) -> Option<u64>) -> Scrape {
         let mut gauges = Gauges::default();
         for model in config.models.keys() {
-            gauges.add(Metric::Queue, &[&model.0], state.queued(model) as u64);
-            gauges.add(Metric::Leases, &[&model.0], 0);
+            gauges.add(Metric::Queue, &[model.as_str()], state.queued(model) as u64);
+            gauges.add(Metric::Leases, &[model.as_str()], 0);
         }
         let known = state.instances().iter().filter(|(_, instance)| config.models.contains_key(&instance.model));
         for (id, Instance { model, device, state, required, reserved, leases, .. }) in known {
             if let Some(bytes) = usage(id) {
-                gauges.add(Metric::MemoryMeasured, &[&model.0, &device.0], bytes);
+                gauges.add(Metric::MemoryMeasured, &[model.as_str(), &device.to_string()], bytes);
             }
-            gauges.add(Metric::Instances, &[&model.0, state.name()], 1);
-            gauges.add(Metric::Leases, &[&model.0], leases.len() as u64);
-            gauges.add(Metric::MemoryPlanned, &[&model.0, &device.0], *required);
-            gauges.add(Metric::MemoryReserved, &[&model.0, &device.0], *reserved);
+            gauges.add(Metric::Instances, &[model.as_str(), state.name()], 1);
+            gauges.add(Metric::Leases, &[model.as_str()], leases.len() as u64);
+            gauges.add(Metric::MemoryPlanned, &[model.as_str(), &device.to_string()], *required);
+            gauges.add(Metric::MemoryReserved, &[model.as_str(), &device.to_string()], *reserved);
         }
         for (device, policy) in &state.policy().devices {
-            gauges.add(Metric::DeviceBudget, &[&device.0], policy.budget);
+            gauges.add(Metric::DeviceBudget, &[&device.to_string()], policy.budget);
         }
         gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
         Scrape::new(Arc::clone(&self.metrics), gauges)
@@ -231,7 +231,7 @@ impl Observer {
         let model = &was.model;
         // A phase is timed when it came to its end, not when it was broken off.
         let (phase, swap) = match (was.state, is) {
-            // Straight to loading where there was room at once.
+            // Straight to loading where there was memory at once.
             (Starting, Waiting | Loading) => (Some("start"), None),
             (Waiting, Loading) => (Some("room"), None),
             (Loading, Hot) => (Some("load"), Some("cold_load")),

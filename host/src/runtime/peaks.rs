@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::state_file::StateFile;
 use crate::config::ModelConfig;
-use crate::domain::DeviceId;
+use crate::domain::Device;
 use crate::plugin::PluginFile;
 use crate::store;
 
@@ -33,14 +33,14 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The key of a model on a device. Looks at the files' sizes and times, reads none.
-    pub(super) fn new(plugin: &PluginFile, model: &ModelConfig, device: &DeviceId) -> Self {
+    /// The key of a model on a device, or on whatever device. Looks at the files' sizes and times, reads none.
+    pub(super) fn new(plugin: &PluginFile, model: &ModelConfig, device: Option<Device>) -> Self {
         let name = format!("{} {}", plugin.manifest.id, plugin.manifest.version);
         let files: BTreeMap<_, _> = model.files.iter().map(|(role, file)| (role, store::fingerprint(file))).collect();
         let mut options = model.options.clone();
         options.sort_all_objects();
         // Each card of one kind takes the same.
-        let parts = serde_json::json!([name, plugin.sha256, device.kind(), files, options]);
+        let parts = serde_json::json!([name, plugin.sha256, device.map_or("", Device::kind), files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
     }
 
@@ -53,11 +53,11 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Peaks {
     file: StateFile,
-    known: Mutex<Known>,
+    known: Mutex<PeaksFile>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Known {
+struct PeaksFile {
     peaks: BTreeMap<String, Peak>,
     /// The newest order of one that is not there any more.
     #[serde(default)]
@@ -82,7 +82,7 @@ impl Peaks {
     /// Bytes to reserve: what is planned or, with a margin, what was seen, whichever is more. Less than the plan only where
     /// `memory_static` says that memory does not grow after load, so that what was seen is all there is.
     pub(super) fn need(&self, key: &Key, plan_bytes: u64, memory_static: bool) -> u64 {
-        let seen = lock(&self.known).peaks.get(&key.digest).map(|peak| with_margin(peak.bytes));
+        let seen = self.known.lock().peaks.get(&key.digest).map(|peak| with_margin(peak.bytes));
         match seen {
             Some(seen) if memory_static || seen > plan_bytes => seen,
             _ => plan_bytes,
@@ -91,13 +91,13 @@ impl Peaks {
 
     /// What is remembered, if anything is.
     pub(super) fn known(&self, key: &Key) -> Option<u64> {
-        lock(&self.known).peaks.get(&key.digest).map(|peak| peak.bytes)
+        self.known.lock().peaks.get(&key.digest).map(|peak| peak.bytes)
     }
 
     /// Goes back to what was remembered before. Writes the file, so it may block for a moment.
     pub(super) fn forget(&self, key: &Key, before: Option<u64>) {
         let known = {
-            let mut known = lock(&self.known);
+            let mut known = self.known.lock();
             let order = known.newest() + 1;
             match (known.peaks.get_mut(&key.digest), before) {
                 (None, _) => return,
@@ -115,7 +115,7 @@ impl Peaks {
     /// Remembers that an instance held this many bytes. Writes the file where that is news, so it may block for a moment.
     pub(super) fn observe(&self, key: &Key, bytes: u64) {
         let news = {
-            let mut known = lock(&self.known);
+            let mut known = self.known.lock();
             known.observe(key, bytes).then(|| known.clone())
         };
         // Not under the lock that `need` takes.
@@ -125,7 +125,7 @@ impl Peaks {
     }
 }
 
-impl Known {
+impl PeaksFile {
     /// Whether that is news.
     fn observe(&mut self, key: &Key, bytes: u64) -> bool {
         let before = self.peaks.get(&key.digest).map_or(0, |peak| peak.bytes);
@@ -148,10 +148,6 @@ impl Known {
 
 fn with_margin(bytes: u64) -> u64 {
     bytes.saturating_add(bytes.div_ceil(MARGIN_PARTS))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -249,9 +245,9 @@ mod tests {
     #[test]
     fn the_oldest_make_room() {
         let dir = tempfile::tempdir().unwrap();
-        let mut known = Known::default();
+        let mut known = PeaksFile::default();
         (0..PEAKS_MAX).for_each(|n| assert!(known.observe(&key(&format!("{n:04}")), 1000)));
-        let (file, _) = StateFile::open::<Known>(dir.path(), FILE_NAME, FORMAT_VERSION);
+        let (file, _) = StateFile::open::<PeaksFile>(dir.path(), FILE_NAME, FORMAT_VERSION);
         file.write(1, &known);
         let peaks = Peaks::open(dir.path());
         peaks.observe(&key("0000"), 2000);
@@ -277,8 +273,8 @@ mod tests {
             let manifest = serde_json::json!({"id": "p", "version": "1.0.0", "kinds": ["text"], "devices": ["cpu"]});
             let manifest = serde_json::from_value(manifest).unwrap();
             let plugin = PluginFile { manifest, source: "a".into(), shadow: "b".into(), sha256: sha256.to_owned() };
-            let model = &config.models[&"m".into()];
-            Key::new(&plugin, model, &DeviceId(device.to_owned()))
+            let model = &config.models["m"];
+            Key::new(&plugin, model, Some(device.parse().unwrap()))
         };
         let first = key("{a: 1, b: {c: 2, d: 3}}", "x", "cuda:0");
         assert_eq!(key("{b: {d: 3, c: 2}, a: 1}", "x", "cuda:1"), first, "order and card do not matter");

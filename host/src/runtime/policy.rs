@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::config::{Config, ModelConfig};
-use crate::device::{self, HOST_MEMORY};
-use crate::domain::DeviceId;
+use crate::device;
+use crate::domain::Device;
 use crate::plugin::Registry;
 use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};
 
@@ -13,22 +13,20 @@ use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};
 const LEASES_DEFAULT: usize = 1;
 
 /// `found`: what devices without a `memory:` had when they were first seen. What they have later is less by what is loaded.
-pub(super) fn policy(config: &Config, registry: &Registry, found: &mut BTreeMap<DeviceId, u64>) -> Policy {
-    let mut measured = |device: &DeviceId| {
+pub(super) fn policy(config: &Config, registry: &Registry, found: &mut BTreeMap<Device, u64>) -> Policy {
+    let mut measured = |device: Device| {
         let bytes = || device::measured_budget(device).unwrap_or(0);
-        *found.entry(device.clone()).or_insert_with(bytes)
+        *found.entry(device).or_insert_with(bytes)
     };
     let devices = config.devices.iter().map(|device| {
-        let budget = device.memory.map_or_else(|| measured(&device.id), |size| size.0);
+        let budget = device.memory.map_or_else(|| measured(device.id), |size| size.0);
         let loaded_max = device.max_loaded.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
-        (device.id.clone(), DevicePolicy { budget, loaded_max })
+        (device.id, DevicePolicy { budget, loaded_max })
     });
     // Parked models lie in the host's own memory even if no model runs there.
-    let host_memory = DeviceId(HOST_MEMORY.to_owned());
-    let mut devices: BTreeMap<DeviceId, DevicePolicy> = devices.collect();
-    devices
-        .entry(host_memory.clone())
-        .or_insert_with(|| DevicePolicy { budget: measured(&host_memory), loaded_max: None });
+    let host_memory = Device::Cpu;
+    let mut devices: BTreeMap<Device, DevicePolicy> = devices.collect();
+    devices.entry(host_memory).or_insert_with(|| DevicePolicy { budget: measured(host_memory), loaded_max: None });
     Policy {
         models: config.models.iter().map(|(id, model)| (id.clone(), model_policy(model, config, registry))).collect(),
         devices,
@@ -47,7 +45,7 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
         .as_ref()
         .map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
     let devices = if model.devices.is_empty() {
-        let all: Vec<DeviceId> = config.devices.iter().map(|device| device.id.clone()).collect();
+        let all: Vec<Device> = config.devices.iter().map(|device| device.id).collect();
         plugin.as_ref().and_then(|plugin| usable(&all, &plugin.manifest.devices)).unwrap_or(all)
     } else {
         model.devices.clone()
@@ -64,9 +62,9 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
 }
 
 /// The devices that are of the same kind as the first that a plugin supports.
-fn usable(devices: &[DeviceId], kinds: &[String]) -> Option<Vec<DeviceId>> {
+fn usable(devices: &[Device], kinds: &[String]) -> Option<Vec<Device>> {
     let first = devices.iter().find(|device| kinds.iter().any(|kind| kind == device.kind()))?;
-    Some(devices.iter().filter(|device| device.kind() == first.kind()).cloned().collect())
+    Some(devices.iter().filter(|device| device.kind() == first.kind()).copied().collect())
 }
 
 pub(super) fn milliseconds(duration: Duration) -> u64 {

@@ -22,19 +22,19 @@ const FORMAT_VERSION: u32 = 1;
 pub(super) struct Quarantine {
     file: Arc<StateFile>,
     /// Those of this host.
-    known: Known,
+    known: QuarantineFile,
     /// Those that this host cannot judge: they are not in its models.yaml, or their plugin is not there.
-    foreign: Known,
+    foreign: QuarantineFile,
     order: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    models: BTreeMap<String, Entry>,
+struct QuarantineFile {
+    models: BTreeMap<String, QuarantineEntry>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct QuarantineEntry {
     /// Of plugin, weights and options: another of them may be the mended one. `None` if the plugin is not there.
     digest: Option<String>,
     why: String,
@@ -44,12 +44,12 @@ impl Quarantine {
     /// Reads `state_dir/quarantine.json`, or begins with none.
     pub(super) fn open(state_dir: &Path) -> Self {
         let (file, foreign) = StateFile::open(state_dir, FILE_NAME, FORMAT_VERSION);
-        Self { file: Arc::new(file), known: Known::default(), foreign, order: 0 }
+        Self { file: Arc::new(file), known: QuarantineFile::default(), foreign, order: 0 }
     }
 
     /// What happened to a model, if it is quarantined and still made of the same. It is this host's from now on.
     fn recall(&mut self, model: &ModelId, key: &Key) -> Option<Failure> {
-        let entry = self.foreign.models.remove(&model.0)?;
+        let entry = self.foreign.models.remove(model.as_str())?;
         let same = entry.digest.as_deref() == Some(key.digest());
         same.then(|| Failure::new(FailureKind::WorkerDied, entry.why))
     }
@@ -60,8 +60,8 @@ impl Quarantine {
     }
 
     /// These and no others of this host's are quarantined. Writes in the background.
-    fn keep(&mut self, models: BTreeMap<String, Entry>) {
-        self.known = Known { models };
+    fn keep(&mut self, models: BTreeMap<String, QuarantineEntry>) {
+        self.known = QuarantineFile { models };
         self.order += 1;
         let mut all = self.foreign.clone();
         all.models.extend(self.known.models.clone());
@@ -74,7 +74,7 @@ impl Loop {
     /// At the start and with each new configuration: whoever was quarantined is so still, unless it is made of something
     /// else now.
     pub(super) fn recall_quarantine(&mut self) {
-        let foreign = self.quarantine.foreign.models.keys().map(|name| ModelId(name.clone()));
+        let foreign = self.quarantine.foreign.models.keys().filter_map(ModelId::new);
         let models = foreign.filter(|model| self.config.models.contains_key(model));
         for model in models.collect::<Vec<_>>() {
             let Some(key) = self.model_key(&model) else { continue };
@@ -87,12 +87,12 @@ impl Loop {
 
     /// After each step: writes what changed.
     pub(super) fn remember_quarantine(&mut self) {
-        if self.state.quarantined().map(|(model, _)| model.0.as_str()).eq(self.quarantine.models()) {
+        if self.state.quarantined().map(|(model, _)| model.as_str()).eq(self.quarantine.models()) {
             return;
         }
         let entry = |(model, failure): (&ModelId, &Failure)| {
             let digest = self.model_key(model).map(|key| key.digest().to_owned());
-            (model.0.clone(), Entry { digest, why: failure.message.clone() })
+            (model.to_string(), QuarantineEntry { digest, why: failure.message.clone() })
         };
         let models = self.state.quarantined().map(entry).collect();
         self.quarantine.keep(models);

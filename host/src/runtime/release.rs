@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::device::is_host_memory;
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind};
+use crate::domain::{ByteSize, Device, Failure, FailureKind};
 use crate::scheduler;
 use crate::worker::awake::{Instant, sleep};
-use crate::worker::{Instance, Placement};
+use crate::worker::{InstanceHandle, Placement};
 
 /// How long released memory may take to come back.
 const RELEASE_WAIT: Duration = Duration::from_secs(5);
@@ -22,7 +21,7 @@ const STAYS_MAX: u64 = 1 << 30;
 /// What a device looked like before an instance parked.
 #[derive(Debug)]
 pub(super) struct ReleaseCheck {
-    device: DeviceId,
+    device: Device,
     held: u64,
     free_before: Option<u64>,
     /// How often memory moved on the device, and how often that was before.
@@ -41,9 +40,9 @@ impl ReleaseCheck {
     ) -> Self {
         // In the host's own memory a worker's holdings are read of its own process; elsewhere pods hide processes, and
         // only what is free on the device says something.
-        let free_before = placement.capacity(&known.device).filter(|_| quiet && !is_host_memory(&known.device));
+        let free_before = placement.capacity(known.device).filter(|_| quiet && !known.device.is_host_memory());
         let before = moves.load(Ordering::Relaxed);
-        Self { device: known.device.clone(), held, free_before, moves: (moves, before) }
+        Self { device: known.device, held, free_before, moves: (moves, before) }
     }
 
     /// Waits until the memory is back, but for what stays by the plugin's account; bytes of host memory that the instance
@@ -54,7 +53,7 @@ impl ReleaseCheck {
     pub(super) async fn wait(
         mut self,
         placement: &dyn Placement,
-        instance: &dyn Instance,
+        instance: &dyn InstanceHandle,
         stays: u64,
     ) -> Result<u64, Failure> {
         self.held = self.held.saturating_sub(stays.min(STAYS_MAX));
@@ -64,7 +63,7 @@ impl ReleaseCheck {
             if kept <= self.tolerance() {
                 return Ok(instance.usage().unwrap_or(0));
             }
-            if !is_host_memory(&self.device) && self.moves.0.load(Ordering::Relaxed) != self.moves.1 {
+            if !self.device.is_host_memory() && self.moves.0.load(Ordering::Relaxed) != self.moves.1 {
                 // Others take or give memory there now: what is free says nothing of this one any more.
                 return Ok(instance.usage().unwrap_or(0));
             }
@@ -87,11 +86,11 @@ impl ReleaseCheck {
     }
 
     /// Bytes not given back, as far as anyone can tell.
-    fn kept(&self, placement: &dyn Placement, instance: &dyn Instance) -> u64 {
-        if is_host_memory(&self.device) {
+    fn kept(&self, placement: &dyn Placement, instance: &dyn InstanceHandle) -> u64 {
+        if self.device.is_host_memory() {
             return instance.usage().unwrap_or(0);
         }
-        match (self.free_before, placement.capacity(&self.device)) {
+        match (self.free_before, placement.capacity(self.device)) {
             (Some(before), Some(after)) => self.held.saturating_sub(after.saturating_sub(before)),
             _ => 0,
         }

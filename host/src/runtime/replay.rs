@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::api::{Delivery, KeepAlive, Submission};
+use super::api::{KeepAlive, OutputMode, Submission};
 use crate::domain::{Class, Failure, FailureKind, ModelId};
 use crate::scheduler::Want;
 
@@ -28,7 +28,7 @@ pub(super) struct Job {
     pub(super) task: Bytes,
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
-    pub(super) delivery: Delivery,
+    pub(super) delivery: OutputMode,
     /// `None` until a worker died under it; then how many died of it alone.
     deaths_alone: Option<u32>,
 }
@@ -128,7 +128,7 @@ mod tests {
             task: Bytes::from_static(b"{}"),
             class: Class::Batch,
             keep_alive: None,
-            delivery: Delivery::Streamed,
+            delivery: OutputMode::Streamed,
         };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());

@@ -1,114 +1,65 @@
 //! The loop itself: commands and internal events in, scheduler steps, effects out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::task::AbortOnDropHandle;
 
 use super::Ending;
 use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
-use super::lease::Ended;
-use super::memory::Planned;
+use super::changes::changes;
+use super::clock::Clock;
+use super::devices::Devices;
+use super::internal::{Internal, Stepped};
 use super::observe::{Note, Observer};
-use super::peaks::Peaks;
 use super::policy::{milliseconds, policy};
 use super::quarantine::Quarantine;
-use super::replay::{Job, Suspects, Verdict};
-use super::status::changes;
+use super::records::Records;
+use super::relay::{self, Decision, Lost};
+use super::replay::{Job, Verdict};
+use super::requests::{Goal, Pending, Requests};
+use super::residents::Residents;
 use crate::config::Config;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId, some_names};
+use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId, some_names};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
-use crate::worker::awake::{Instant, sleep_until};
-use crate::worker::{Exit, ExitReason, Instance, ModelLog, Output, Placement, Started};
+use crate::worker::{Exit, ExitReason, Placement, Started};
 
 /// Internal events that may wait for the loop.
 const EVENTS_MAX: usize = 4096;
 /// Between two looks at what serving instances hold.
 const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// What comes back from the tasks the loop started.
-pub(super) enum Internal {
-    /// A step of an instance is over.
-    Stepped(InstanceId, Stepped),
-    Ended(RequestId, Ended),
-    Cancelled(RequestId),
-}
-
-/// What a step of an instance came to.
-pub(super) enum Stepped {
-    Started(Started),
-    /// Bytes on the device by the plugin's own account.
-    Loaded(Result<u64, Failure>),
-    Parked(Result<u64, Failure>),
-    Unparked(Result<(), Failure>),
-}
-
-/// Who asked, and with what.
-pub(super) enum Pending {
-    Serve { job: Job, client: Client },
-    Load { model: ModelId, reply: oneshot::Sender<Result<(), Failure>> },
-}
-
-/// Where an answer goes.
-pub(super) enum Client {
-    /// It waits to be granted.
-    New(oneshot::Sender<Submitted>),
-    /// It was granted, and its worker died before it had anything. Somebody watches whether it leaves, no longer than it waits:
-    /// the watcher holds a sender too, and an answer whose senders are not all gone has no end.
-    Granted(mpsc::Sender<Output>, AbortOnDropHandle<()>),
-}
-
-/// An operator who waits until these instances have left their device.
-pub(super) struct Departure {
-    instances: Vec<InstanceId>,
-    /// Parked suffices.
-    park: bool,
-    reply: oneshot::Sender<Result<(), Failure>>,
-}
-
+/// Everything that the loop owns, and nobody else touches.
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
-    pub(super) in_force: watch::Sender<Arc<Config>>,
     pub(super) registry: Arc<Registry>,
     pub(super) placement: Arc<dyn Placement>,
     pub(super) state: State,
-    pub(super) begun: Instant,
-    pub(super) wake: Option<Instant>,
-    pub(super) instances: HashMap<InstanceId, Arc<dyn Instance>>,
-    pub(super) plans: HashMap<InstanceId, Planned>,
-    /// What devices had that name no budget.
-    budgets: BTreeMap<DeviceId, u64>,
-    /// How often memory was taken or given on each device.
-    pub(super) moves: HashMap<DeviceId, Arc<AtomicU64>>,
-    pub(super) peaks: Arc<Peaks>,
+    pub(super) clock: Clock,
+    pub(super) residents: Residents,
+    pub(super) requests: Requests,
+    pub(super) records: Records,
+    pub(super) devices: Devices,
     pub(super) quarantine: Quarantine,
-    /// Instances with a start, load, park or wake under way.
-    pub(super) busy: HashSet<InstanceId>,
-    /// Exits of busy instances: the start or load knows the cause better, and is heard first.
-    pub(super) early_exits: Vec<Exit>,
-    pub(super) pending: HashMap<RequestId, Pending>,
-    /// Requests that hold a lease.
-    pub(super) leased: HashMap<RequestId, (Job, InstanceId)>,
-    /// Requests whose worker died, until its exit is known: before that they would be granted on it again.
-    pub(super) bereft: Vec<(InstanceId, Job, mpsc::Sender<Output>, Failure)>,
-    pub(super) suspects: Suspects,
-    pub(super) departures: Vec<Departure>,
-    /// Models whose last worker died by itself.
-    pub(super) died: HashSet<ModelId>,
-    pub(super) loads: BTreeMap<ModelId, u64>,
-    pub(super) wakes: BTreeMap<ModelId, u64>,
-    /// What each model's workers logged.
-    logs: BTreeMap<ModelId, Arc<ModelLog>>,
     pub(super) observer: Observer,
-    pub(super) next_request: u64,
+    pub(super) senders: Senders,
+}
+
+/// Where the loop and its tasks send to.
+pub(super) struct Senders {
+    /// What tasks tell the loop.
     pub(super) events: mpsc::Sender<Internal>,
-    pub(super) inbox: Option<mpsc::Receiver<Internal>>,
+    /// What workers tell the loop.
     pub(super) exits: mpsc::Sender<Exit>,
-    pub(super) exited: Option<mpsc::Receiver<Exit>>,
+    /// What everybody may read.
+    in_force: watch::Sender<Arc<Config>>,
+}
+
+/// The other ends of [`Senders`], which the loop reads.
+pub(super) struct Inbox {
+    events: mpsc::Receiver<Internal>,
+    exits: mpsc::Receiver<Exit>,
 }
 
 impl Loop {
@@ -116,96 +67,72 @@ impl Loop {
         in_force: watch::Sender<Arc<Config>>,
         registry: Arc<Registry>,
         placement: Arc<dyn Placement>,
-    ) -> Self {
+    ) -> (Self, Inbox) {
         let config = Arc::clone(&in_force.borrow());
-        let (events, inbox) = mpsc::channel(EVENTS_MAX);
-        let (exits, exited) = mpsc::channel(EVENTS_MAX);
-        let mut budgets = BTreeMap::new();
-        let state = State::new(policy(&config, &registry, &mut budgets));
-        let observer = Observer::new(&config);
-        let peaks = Arc::new(Peaks::open(&config.paths.state));
-        let quarantine = Quarantine::open(&config.paths.state);
-        Self {
+        let (events, event_inbox) = mpsc::channel(EVENTS_MAX);
+        let (exits, exit_inbox) = mpsc::channel(EVENTS_MAX);
+        let mut devices = Devices::open(&config.paths.state);
+        let this = Self {
+            state: State::new(policy(&config, &registry, &mut devices.budgets)),
+            observer: Observer::new(&config),
+            quarantine: Quarantine::open(&config.paths.state),
+            clock: Clock::start(),
+            residents: Residents::default(),
+            requests: Requests::default(),
+            records: Records::default(),
+            senders: Senders { events, exits, in_force },
             config,
-            in_force,
             registry,
             placement,
-            state,
-            begun: Instant::now(),
-            wake: None,
-            instances: HashMap::new(),
-            plans: HashMap::new(),
-            moves: HashMap::new(),
-            budgets,
-            peaks,
-            quarantine,
-            busy: HashSet::new(),
-            early_exits: Vec::new(),
-            pending: HashMap::new(),
-            leased: HashMap::new(),
-            bereft: Vec::new(),
-            suspects: Suspects::default(),
-            departures: Vec::new(),
-            died: HashSet::new(),
-            loads: BTreeMap::new(),
-            wakes: BTreeMap::new(),
-            logs: BTreeMap::new(),
-            observer,
-            next_request: 0,
-            events,
-            inbox: Some(inbox),
-            exits,
-            exited: Some(exited),
-        }
+            devices,
+        };
+        (this, Inbox { events: event_inbox, exits: exit_inbox })
     }
 
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut ending: watch::Receiver<Ending>) {
-        let (Some(mut inbox), Some(mut exited)) = (self.inbox.take(), self.exited.take()) else { return };
+    pub(super) async fn run(
+        mut self,
+        mut inbox: Inbox,
+        mut commands: mpsc::Receiver<Command>,
+        mut ending: watch::Receiver<Ending>,
+    ) {
         let config = Arc::clone(&self.config);
         self.recall_quarantine();
         self.preload(config.models.keys());
         let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let wake = self.wake;
+        // What still waits in the inbox at the end is dropped with it: relays notice, and tell their clients.
+        while !self.is_over() {
             tokio::select! {
                 Some(command) = commands.recv() => self.command(command),
-                Some(event) = inbox.recv() => self.internal(event),
-                Some(exit) = exited.recv() => {
+                Some(event) = inbox.events.recv() => self.internal(event),
+                Some(exit) = inbox.exits.recv() => {
                     self.observer.exited(&exit);
                     self.exit(exit);
                 }
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
-                    self.wake = None;
+                () = self.clock.due() => {
+                    self.clock.woken();
                     self.measure_for_waiters();
                     self.step(Event::Timer);
                 }
-                _ = looks.tick(), if !self.leased.is_empty() => self.observe_peaks(),
+                _ = looks.tick(), if self.requests.any_leased() => self.observe_peaks(),
                 Ok(()) = ending.changed() => {
                     let how = *ending.borrow();
                     self.end(how);
                 }
             }
-            self.answer_departures();
-            if self.is_over() {
-                inbox.close();
-                while let Some(event) = inbox.recv().await {
-                    last_word(event);
-                }
-                return;
-            }
+            self.answer_departing();
         }
     }
 
     /// Whether a shutdown has nothing left to wait for. Workers that have not said yet what they need hold nothing and
     /// cannot be asked to go: they end with their host.
     fn is_over(&self) -> bool {
-        self.state.is_over() || (self.state.is_shutting_down() && self.instances.is_empty())
+        self.state.is_over() || (self.state.is_shutting_down() && self.residents.handles().next().is_none())
     }
 
     fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
         for model in models {
-            let quarantined = self.quarantine.models().any(|other| other == model.0);
+            let quarantined = self.quarantine.models().any(|other| other == model.as_str());
             if !quarantined && self.config.models.get(model).is_some_and(|entry| entry.preload) {
                 let (reply, _) = oneshot::channel();
                 self.command(Command::Load(model.clone(), reply));
@@ -215,14 +142,14 @@ impl Loop {
 
     fn configure(&mut self, config: Arc<Config>) -> Changes {
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
-        self.in_force.send_replace(Arc::clone(&config));
+        self.senders.in_force.send_replace(Arc::clone(&config));
         let changes = changes(&old, &config);
-        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.0.as_str()));
+        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.as_str()));
         let (added, removed, changed) = (named(&changes.added), named(&changes.removed), named(&changes.changed));
         tracing::info!(added, removed, changed, "new configuration");
         self.observer.configured(&config);
-        self.logs.retain(|model, _| config.models.contains_key(model));
-        let policy = policy(&config, &self.registry, &mut self.budgets);
+        self.records.configured(&config);
+        let policy = policy(&config, &self.registry, &mut self.devices.budgets);
         self.step(Event::Configure(policy));
         for model in &changes.changed {
             self.step(Event::Changed(model.clone()));
@@ -238,7 +165,7 @@ impl Loop {
             Ending::Drain => self.step(Event::Shutdown),
             // Every worker is killed; its exit ends its leases and the state.
             Ending::Cut => {
-                for instance in self.instances.values() {
+                for instance in self.residents.handles() {
                     let instance = Arc::clone(instance);
                     tokio::spawn(async move { instance.stop(Duration::ZERO).await });
                 }
@@ -250,54 +177,43 @@ impl Loop {
         match command {
             Command::Submit(submission, reply) => self.submit(submission, reply),
             Command::Load(model, reply) => {
-                let id = self.next_request();
-                self.pending.insert(id, Pending::Load { model: model.clone(), reply });
+                let id = self.requests.ids.next();
+                self.requests.wait(id, Pending::Load { model: model.clone(), reply });
                 self.request(id, model, Want::Load, None);
             }
             Command::Unload(model, cut_after, reply) => {
                 let cut_after_ms = cut_after.map(milliseconds);
-                self.depart(&model, false, reply, |model| Event::Unload { model, cut_after_ms });
+                let event = Event::Unload { model: model.clone(), cut_after_ms };
+                self.depart(&model, Goal::Cold, event, reply);
             }
-            Command::Park(model, reply) => self.depart(&model, true, reply, Event::Park),
+            Command::Park(model, reply) => self.depart(&model, Goal::Parked, Event::Park(model.clone()), reply),
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Ping(reply) => send(reply, ()),
             Command::Models(reply) => send(reply, self.status()),
             Command::Metrics(reply) => send(reply, self.scrape()),
             Command::Configure(config, reply) => send(reply, self.configure(config)),
-            Command::Logs(model, reply) => {
-                send(reply, self.log(&model).follow());
-            }
+            Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
         }
     }
 
-    pub(super) fn log(&mut self, model: &ModelId) -> Arc<ModelLog> {
-        Arc::clone(self.logs.entry(model.clone()).or_default())
-    }
-
-    fn submit(&mut self, submission: Submission, mut reply: oneshot::Sender<Submitted>) {
+    fn submit(&mut self, submission: Submission, reply: oneshot::Sender<Submitted>) {
         let job = Job::new(submission);
-        if let Some(failure) = self.suspects.refusal(&job) {
+        if let Some(failure) = self.requests.suspects.refusal(&job) {
             self.observer.suspected(&job.model);
             return send(reply, Err(failure));
         }
-        let id = self.next_request();
-        let (grant, granted) = oneshot::channel();
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                answer = granted => {
-                    let gone = || Err(Failure::new(FailureKind::ShuttingDown, "the host is shutting down"));
-                    send(reply, answer.unwrap_or_else(|_| gone()));
-                }
-                () = reply.closed() => post(&events, Internal::Cancelled(id)).await,
-            }
-        });
+        let id = self.requests.ids.next();
+        let decide = relay::begin(id, reply, self.senders.events.clone(), self.requests.ids.clone());
+        self.wait(id, job, decide);
+    }
+
+    fn wait(&mut self, id: RequestId, job: Job, decide: oneshot::Sender<Decision>) {
         let (model, want, keep_alive) = (job.model.clone(), job.want(), job.keep_alive);
-        self.pending.insert(id, Pending::Serve { job, client: Client::New(grant) });
+        self.requests.wait(id, Pending::Serve { job, decide });
         self.request(id, model, want, keep_alive);
     }
 
-    /// Someone wants a model. What is parked may be woken at once, so the room for it is looked at now; what is cold has to
+    /// Someone wants a model. What is parked may be woken at once, so the free memory is looked at now; what is cold has to
     /// plan first.
     fn request(&mut self, id: RequestId, model: ModelId, want: Want, keep_alive: Option<KeepAlive>) {
         if self.state.model_state(&model).0 == ModelState::Parked {
@@ -307,70 +223,60 @@ impl Loop {
     }
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
-    fn ended(&mut self, id: RequestId, ended: Ended) {
-        let leased = self.leased.remove(&id);
+    fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
+        self.requests.end_lease(id, lost);
         self.step(Event::Done(id));
-        if let (Ended::Lost(client, failure), Some((job, instance))) = (ended, leased) {
-            self.bereft.push((instance, job, client, failure));
-            self.replay();
-        }
+        self.replay();
     }
 
     /// Tries again what lost its worker, once that worker is known to be gone.
     fn replay(&mut self) {
         let known = self.state.instances();
-        let (waiting, ready) =
-            std::mem::take(&mut self.bereft).into_iter().partition(|lost| known.contains_key(&lost.0));
-        self.bereft = waiting;
-        let ready: Vec<_> = ready;
-        for (_, job, client, failure) in ready {
-            let model = job.model.clone();
-            match self.suspects.judge(job, failure) {
-                Verdict::Again(job) => self.submit_again(job, client),
+        for orphan in self.requests.orphans_of_the_gone(|id| known.contains_key(&id)) {
+            let (model, Lost { failure, again, decide }) = (orphan.job.model.clone(), orphan.lost);
+            match self.requests.suspects.judge(orphan.job, failure) {
+                Verdict::Again(job) => self.submit_again(again, job, decide),
                 Verdict::Refused(failure) => {
                     self.observer.given_up(&model);
-                    finish(client, failure);
+                    send(decide, Decision::Refused(failure));
                 }
                 Verdict::Quarantined(model, failure) => {
                     self.observer.given_up(&model);
-                    finish(client, failure.clone());
+                    send(decide, Decision::Refused(failure.clone()));
                     self.step(Event::Quarantine(model, failure));
                 }
             }
         }
     }
 
-    fn submit_again(&mut self, job: Job, client: mpsc::Sender<Output>) {
-        let id = self.next_request();
+    fn submit_again(&mut self, id: RequestId, job: Job, decide: oneshot::Sender<Decision>) {
         tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
-        let watch = self.watch(id, client.clone());
-        let (model, want, keep_alive) = (job.model.clone(), job.want(), job.keep_alive);
-        self.pending.insert(id, Pending::Serve { job, client: Client::Granted(client, watch) });
-        self.request(id, model, want, keep_alive);
+        // Its client may have left before anyone asked for it again.
+        let left = decide.is_closed();
+        self.wait(id, job, decide);
+        if left {
+            self.left(id);
+        }
     }
 
-    /// A client that leaves while its request waits to be tried again.
-    fn watch(&self, id: RequestId, client: mpsc::Sender<Output>) -> AbortOnDropHandle<()> {
-        let events = self.events.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            client.closed().await;
-            post(&events, Internal::Cancelled(id)).await;
-        }))
+    /// The client of a waiting request left.
+    fn left(&mut self, id: RequestId) {
+        if self.requests.take_pending(id).is_some() {
+            self.step(Event::Cancel(id));
+        }
     }
 
     fn internal(&mut self, event: Internal) {
         match event {
             Internal::Stepped(id, stepped) => {
-                self.busy.remove(&id);
+                self.residents.end_step(id);
                 self.stepped(id, stepped);
-                self.late_exit(id);
-            }
-            Internal::Ended(id, ended) => self.ended(id, ended),
-            Internal::Cancelled(id) => {
-                if self.pending.remove(&id).is_some() {
-                    self.step(Event::Cancel(id));
+                if let Some(exit) = self.residents.exit_that_waited(id) {
+                    self.exit(exit);
                 }
             }
+            Internal::Ended(id, lost) => self.ended(id, lost),
+            Internal::Left(id) => self.left(id),
         }
     }
 
@@ -379,7 +285,7 @@ impl Loop {
             Stepped::Started(started) => self.started(id, started),
             Stepped::Loaded(loaded) => self.loaded(id, loaded),
             Stepped::Parked(parked) => {
-                if let (Ok(held), Some(instance)) = (&parked, self.instances.get(&id))
+                if let (Ok(held), Some(instance)) = (&parked, self.residents.handle(id))
                     && let Some(allowance) = self.allowance_parked(id, *held)
                 {
                     instance.allow(allowance);
@@ -388,7 +294,7 @@ impl Loop {
             }
             Stepped::Unparked(hot) => {
                 if let (Ok(()), Some(known)) = (&hot, self.state.instances().get(&id)) {
-                    *self.wakes.entry(known.model.clone()).or_default() += 1;
+                    self.records.count_wake(&known.model);
                 }
                 self.step_or_fail(id, "waking", hot.map(|()| Event::Unparked(id)));
             }
@@ -400,7 +306,7 @@ impl Loop {
         match (started, known.map(|known| known.model.clone())) {
             (Ok((instance, plan)), Some(model)) => {
                 self.doubt(&model, plan);
-                self.instances.insert(id, instance);
+                self.residents.is_up(id, instance);
                 let required = self.need(id, plan);
                 let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
                 let preferred = self.fixed_memory(id).unwrap_or(preferred);
@@ -421,11 +327,11 @@ impl Loop {
     fn loaded(&mut self, id: InstanceId, loaded: Result<u64, Failure>) {
         match loaded {
             Ok(held) => {
-                if let Some(planned) = self.plans.get_mut(&id) {
+                if let Some(planned) = self.residents.planned_mut(id) {
                     planned.held = held;
                 }
                 if let Some(known) = self.state.instances().get(&id) {
-                    *self.loads.entry(known.model.clone()).or_default() += 1;
+                    self.records.count_load(&known.model);
                     tracing::info!(model = %known.model, instance = id.0, "loaded");
                 }
                 self.step(Event::Loaded(id));
@@ -434,47 +340,35 @@ impl Loop {
         }
     }
 
-    fn late_exit(&mut self, id: InstanceId) {
-        if let Some(at) = self.early_exits.iter().position(|exit| exit.instance == id) {
-            let exit = self.early_exits.swap_remove(at);
-            self.exit(exit);
-        }
-    }
-
     fn exit(&mut self, exit: Exit) {
-        if self.busy.contains(&exit.instance) {
-            self.early_exits.push(exit);
-            return;
+        let Some(Exit { instance: id, reason }) = self.residents.exit_to_hear(exit) else { return };
+        // The scheduler may have no such instance any more: its start had failed, and that was its end.
+        if let Some(model) = self.state.instances().get(&id).map(|instance| instance.model.clone()) {
+            self.exited(id, &model, &reason);
         }
-        let model =
-            self.state.instances().get(&exit.instance).map(|instance| instance.model.to_string()).unwrap_or_default();
-        match exit.reason {
-            ExitReason::Asked => tracing::info!(%model, instance = exit.instance.0, "worker ended"),
-            ref reason => {
-                tracing::warn!(%model, instance = exit.instance.0, "worker {reason}");
-                self.died.insert(ModelId(model.clone()));
-            }
-        }
-        if matches!(exit.reason, ExitReason::BeyondGrant { .. }) {
-            self.unlearn(exit.instance);
-        }
-        self.instances.remove(&exit.instance);
-        self.plans.remove(&exit.instance);
-        let failure = Failure::new(
-            FailureKind::WorkerDied,
-            format!("the worker of `{model}` {}; see its log with GET /logs/{model}", exit.reason),
-        );
-        self.step(Event::Exited(exit.instance, failure));
+        self.residents.remove(id);
         self.replay();
     }
 
-    pub(super) fn now(&self) -> Millis {
-        Millis(milliseconds(self.begun.elapsed()))
+    fn exited(&mut self, id: InstanceId, model: &ModelId, reason: &ExitReason) {
+        match reason {
+            ExitReason::Asked => tracing::info!(%model, instance = id.0, "worker ended"),
+            reason => {
+                tracing::warn!(%model, instance = id.0, "worker {reason}");
+                self.records.died(model);
+            }
+        }
+        if matches!(reason, ExitReason::BeyondGrant { .. }) {
+            self.unlearn(id);
+        }
+        self.residents.remove(id);
+        let message = format!("the worker of `{model}` {reason}; see its log with GET /logs/{model}");
+        self.step(Event::Exited(id, Failure::new(FailureKind::WorkerDied, message)));
     }
 
     pub(super) fn step(&mut self, event: Event) {
         let note = Note::of(&event);
-        let effects = self.state.step(self.now(), event);
+        let effects = self.state.step(self.clock.now(), event);
         self.observer.observe(&note, &effects, &self.state);
         for effect in effects {
             self.carry_out(effect);
@@ -490,50 +384,6 @@ impl Loop {
         });
         self.step(event);
     }
-
-    /// Asks that a model leave its device, and lets the operator know when it has.
-    fn depart(
-        &mut self,
-        model: &ModelId,
-        park: bool,
-        reply: oneshot::Sender<Result<(), Failure>>,
-        event: impl FnOnce(ModelId) -> Event,
-    ) {
-        if !self.config.models.contains_key(model) {
-            return send(reply, Err(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"))));
-        }
-        let instances: Vec<InstanceId> = self.state.instances_of(model).into_iter().map(|(id, _)| id).collect();
-        if park && instances.is_empty() {
-            let message = format!("`{model}` is not loaded, so there is nothing to park");
-            return send(reply, Err(Failure::new(FailureKind::InvalidRequest, message)));
-        }
-        self.step(event(model.clone()));
-        self.departures.push(Departure { instances, park, reply });
-    }
-
-    fn answer_departures(&mut self) {
-        for departure in std::mem::take(&mut self.departures) {
-            let known = departure.instances.iter().filter_map(|id| self.state.instances().get(id));
-            let states: Vec<ModelState> = known.map(|instance| instance.state).collect();
-            let parked =
-                departure.park && !states.is_empty() && states.iter().all(|state| *state == ModelState::Parked);
-            let leaving =
-                |state: &ModelState| matches!(state, ModelState::Draining | ModelState::Parking | ModelState::Stopping);
-            if parked || (states.is_empty() && !departure.park) {
-                send(departure.reply, Ok(()));
-            } else if departure.park && !states.iter().any(leaving) {
-                let message = "it could not be parked: its plugin does not park, did not give its memory back, or the host's memory does not suffice; see GET /logs/MODEL";
-                send(departure.reply, Err(Failure::new(FailureKind::NotUsable, message)));
-            } else {
-                self.departures.push(departure);
-            }
-        }
-    }
-
-    pub(super) fn next_request(&mut self) -> RequestId {
-        self.next_request += 1;
-        RequestId(self.next_request)
-    }
 }
 
 fn keep(keep_alive: KeepAlive) -> Keep {
@@ -546,21 +396,4 @@ fn keep(keep_alive: KeepAlive) -> Keep {
 /// Answers someone who may have left.
 pub(super) fn send<T>(reply: oneshot::Sender<T>, value: T) {
     let _left = reply.send(value).is_err();
-}
-
-/// The last word to a granted client. It takes no more than one output, so it never waits behind itself.
-pub(super) fn finish(client: mpsc::Sender<Output>, failure: Failure) {
-    tokio::spawn(async move { client.send(Output::Done(Err(failure))).await.is_ok() });
-}
-
-/// Nobody tries a request again once the loop has ended: its client learns why.
-pub(super) fn last_word(event: Internal) {
-    if let Internal::Ended(_, Ended::Lost(client, failure)) = event {
-        finish(client, failure);
-    }
-}
-
-/// Posts to the loop; it is gone only when the host is.
-pub(super) async fn post(events: &mpsc::Sender<Internal>, event: Internal) {
-    let _over = events.send(event).await.is_err();
 }

@@ -6,15 +6,15 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A file beyond this many bytes is none of ours.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// One file.
+/// A file of the state folder, written whole and in order.
 #[derive(Debug)]
 pub(super) struct StateFile {
     path: PathBuf,
@@ -44,7 +44,7 @@ impl StateFile {
 
     /// Writes the whole content, unless one of a later order was written before. Blocks for a moment.
     pub(super) fn write(&self, order: u64, content: &impl Serialize) {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut written = self.written.lock();
         if order <= *written {
             return;
         }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::api::{Changes, ModelStatus};
+use super::api::ModelStatus;
 use super::run::Loop;
-use crate::config::{Config, ModelConfig};
+use crate::config::ModelConfig;
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{self, Explanation};
 use crate::telemetry::Scrape;
@@ -19,8 +19,9 @@ impl Loop {
         let (state, failure) = self.state.model_state(&model.id);
         let instances = self.state.instances_of(&model.id);
         let first = instances.first();
-        let handle = |id: &InstanceId| self.instances.get(id);
-        let handles: Vec<&Arc<dyn worker::Instance>> = instances.iter().filter_map(|(id, _)| handle(id)).collect();
+        let handle = |id: &InstanceId| self.residents.handle(*id);
+        let handles: Vec<&Arc<dyn worker::InstanceHandle>> =
+            instances.iter().filter_map(|(id, _)| handle(id)).collect();
         let first_handle = first.and_then(|(id, _)| handle(id));
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
         let coming = matches!(state, ModelState::Loading | ModelState::Unparking);
@@ -37,9 +38,9 @@ impl Loop {
             active: u32::try_from(active).unwrap_or(u32::MAX),
             queued: u32::try_from(self.state.queued(&model.id)).unwrap_or(u32::MAX),
             progress: first_handle.filter(|_| coming).and_then(|handle| handle.progress()),
-            loads: self.loads.get(&model.id).copied().unwrap_or(0),
-            wakes: self.wakes.get(&model.id).copied().unwrap_or(0),
-            idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.now().since(known.used)),
+            loads: self.records.loads(&model.id),
+            wakes: self.records.wakes(&model.id),
+            idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
             error: failure.map(|failure| failure.to_string()),
             aliases: model.aliases.clone(),
@@ -47,7 +48,7 @@ impl Loop {
     }
 
     pub(super) fn scrape(&self) -> Scrape {
-        let usage = |id: &InstanceId| self.instances.get(id).and_then(|instance| instance.usage());
+        let usage = |id: &InstanceId| self.residents.usage(*id);
         self.observer.scrape(&self.config, &self.state, usage)
     }
 
@@ -55,24 +56,6 @@ impl Loop {
         let entry = self.config.models.get(model);
         let entry =
             entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
-        Ok(self.state.explain(self.now(), model, entry.memory.map(|size| size.0)))
-    }
-}
-
-/// Which entries differ in what an instance is made of. Names, limits and policy take effect without a reload.
-pub(super) fn changes(old: &Config, new: &Config) -> Changes {
-    let differs = |id: &&ModelId| match (old.models.get(*id), new.models.get(*id)) {
-        (Some(before), Some(after)) => {
-            before.kind != after.kind
-                || (&before.plugin, &before.plugin_version) != (&after.plugin, &after.plugin_version)
-                || (&before.files, &before.options) != (&after.files, &after.options)
-                || (&before.memory, &before.devices) != (&after.memory, &after.devices)
-        }
-        _ => false,
-    };
-    Changes {
-        added: new.models.keys().filter(|id| !old.models.contains_key(*id)).cloned().collect(),
-        removed: old.models.keys().filter(|id| !new.models.contains_key(*id)).cloned().collect(),
-        changed: new.models.keys().filter(differs).cloned().collect(),
+        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0)))
     }
 }

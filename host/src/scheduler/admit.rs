@@ -1,15 +1,15 @@
 //! Residency: which workers start, what is loaded and woken, and who leaves the device for whom.
 
 use super::effect::{Cause, Effect};
-use super::event::{Keep, Want};
-use super::memory::{Holds, Way};
+use super::event::Want;
+use super::evict::Way;
+use super::memory::Holds;
+use super::policy::{Keep, OTHERS_WAIT_MS};
 use super::state::{Instance, State};
-use crate::domain::{DeviceId, InstanceId, Millis, ModelId, ModelState};
+use crate::domain::{Device, InstanceId, Millis, ModelId, ModelState};
 
-/// Workers per device that may be up and wait for room: the next model's process starts while the one before it still serves.
+/// Workers per device that may be up and wait for memory: the next model's process starts while the one before it still serves.
 const COMING_UP_MAX: usize = 2;
-/// How long a model waits for room that others than this host take up, before its waiters are told, milliseconds.
-pub(super) const OTHERS_WAIT_MS: u64 = 5_000;
 
 impl State {
     /// Draws every consequence of the state as it is now. Called once after each event.
@@ -22,8 +22,8 @@ impl State {
         self.end_idle(effects);
         self.drop_unwanted(effects);
         self.start_wanted(effects);
-        for device in self.policy.devices.keys().cloned().collect::<Vec<_>>() {
-            while self.make_room(&device, effects) {}
+        for device in self.policy.devices.keys().copied().collect::<Vec<_>>() {
+            while self.serve_first_waiting(device, effects) {}
         }
         self.spread(effects);
         effects.extend(self.next_deadline().map(Effect::Wake));
@@ -75,7 +75,7 @@ impl State {
         }
     }
 
-    /// Workers that wait for room nobody waits for any more.
+    /// Workers that wait for memory nobody waits for any more.
     fn drop_unwanted(&mut self, effects: &mut Vec<Effect>) {
         for id in self.ids_where(|_, i| i.state == ModelState::Waiting && self.queued(&i.model) == 0) {
             self.stop(id, Cause::Unwanted, effects);
@@ -98,49 +98,49 @@ impl State {
         }
     }
 
-    /// Of the model's devices on which not too many workers are coming up already: one with free room for what it
+    /// Of the model's devices on which not too many workers are coming up already: one with free memory for what it
     /// needed last time, else the least busy of those where it may ever fit, else the first.
-    fn device_for(&self, model: &ModelId) -> Option<DeviceId> {
-        let devices = || self.devices_of(model).filter(|device| self.coming_up(device) < COMING_UP_MAX);
-        let leases = |device: &&DeviceId| self.on(device).map(|(_, instance)| instance.leases.len()).sum::<usize>();
-        let fitting = || devices().filter(|device| self.may_fit(model, device)).min_by_key(leases);
-        self.roomy_device(model).or_else(|| fitting().or_else(|| devices().next()).cloned())
+    fn device_for(&self, model: &ModelId) -> Option<Device> {
+        let devices = || self.devices_of(model).filter(|device| self.coming_up(*device) < COMING_UP_MAX);
+        let leases = |device: &Device| self.on(*device).map(|(_, instance)| instance.leases.len()).sum::<usize>();
+        let fitting = || devices().filter(|device| self.may_fit(model, *device)).min_by_key(leases);
+        self.device_with_free_memory(model).or_else(|| fitting().or_else(|| devices().next()))
     }
 
-    /// A device of the model's with free room for what it needed last time and nobody waiting there, the one with the
+    /// A device of the model's with free memory for what it needed last time and nobody waiting there, the one with the
     /// fewest instances of it first.
-    fn roomy_device(&self, model: &ModelId) -> Option<DeviceId> {
+    fn device_with_free_memory(&self, model: &ModelId) -> Option<Device> {
         let need = self.known.get(model).map(|known| known.need).filter(|need| need.bytes > 0)?;
-        let roomy = self
+        let fitting = self
             .devices_of(model)
-            .filter(|device| self.coming_up(device) == 0 && self.room(device, |_, _| Holds::All).fits(need));
-        roomy.min_by_key(|device| self.on(device).filter(|(_, instance)| instance.model == *model).count()).cloned()
+            .filter(|device| self.coming_up(*device) == 0 && self.free(*device, |_, _| Holds::All).fits(need));
+        fitting.min_by_key(|device| self.on(*device).filter(|(_, instance)| instance.model == *model).count())
     }
 
-    fn coming_up(&self, device: &DeviceId) -> usize {
+    fn coming_up(&self, device: Device) -> usize {
         self.on(device).filter(|(_, i)| matches!(i.state, ModelState::Starting | ModelState::Waiting)).count()
     }
 
-    pub(super) fn on<'a>(&'a self, device: &'a DeviceId) -> impl Iterator<Item = (InstanceId, &'a Instance)> {
+    pub(super) fn on(&self, device: Device) -> impl Iterator<Item = (InstanceId, &Instance)> {
         self.instances
             .iter()
-            .filter(move |(_, instance)| instance.device == *device)
+            .filter(move |(_, instance)| instance.device == device)
             .map(|(id, instance)| (*id, instance))
     }
 
-    /// Instances that wait for room here, started or parked, the one with the oldest waiter first. A second instance
+    /// Instances that wait for memory here, started or parked, the one with the oldest waiter first. A second instance
     /// of a model is not among them: nothing is evicted for it.
-    pub(super) fn waiting_on(&self, device: &DeviceId) -> Vec<InstanceId> {
+    pub(super) fn waiting_on(&self, device: Device) -> Vec<InstanceId> {
         let mut waiting: Vec<(Millis, InstanceId)> = self
             .on(device)
-            .filter(|(id, instance)| self.wants_room(instance) && !self.is_extra(*id, instance))
+            .filter(|(id, instance)| self.wants_memory(instance) && !self.is_extra(*id, instance))
             .filter_map(|(id, instance)| Some((self.oldest_waiter(&instance.model)?, id)))
             .collect();
         waiting.sort();
         waiting.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn wants_room(&self, instance: &Instance) -> bool {
+    fn wants_memory(&self, instance: &Instance) -> bool {
         matches!(instance.state, ModelState::Waiting | ModelState::Parked) && self.queued(&instance.model) > 0
     }
 
@@ -152,7 +152,7 @@ impl State {
     }
 
     /// Brings up the first that waits, refuses it, or begins to evict for it. True if another may be looked at now.
-    fn make_room(&mut self, device: &DeviceId, effects: &mut Vec<Effect>) -> bool {
+    fn serve_first_waiting(&mut self, device: Device, effects: &mut Vec<Effect>) -> bool {
         let Some(id) = self.waiting_on(device).into_iter().next() else { return false };
         let Some((model, needs)) = self.instances.get(&id).map(|i| (i.model.clone(), i.needs())) else {
             return false;
@@ -162,42 +162,42 @@ impl State {
             self.stop(id, Cause::Unwanted, effects);
             return true;
         }
-        if let Some(failure) = never_fits.or_else(|| self.crowded_out(id)) {
+        if let Some(failure) = never_fits.or_else(|| self.kept_out_by_others(id)) {
             self.stop(id, Cause::Failed, effects);
             self.fail_model(&model, failure, effects);
             return true;
         }
-        if self.room_for(id).fits(needs) {
+        if self.free_for(id).fits(needs) {
             self.bring_up(id, effects);
             return true;
         }
-        // It was started where its model comes first, before anyone knew what it needs: it begins again where there is room.
-        if self.instances[&id].state == ModelState::Waiting && self.roomy_device(&model).is_some() {
+        // It was started where its model comes first, before anyone knew what it needs: it begins again where there is enough.
+        if self.instances[&id].state == ModelState::Waiting && self.device_with_free_memory(&model).is_some() {
             self.stop(id, Cause::Unwanted, effects);
             return true;
         }
         for (victim, way) in self.victims(id) {
             match way {
-                Way::Park => self.park(victim, Cause::Room, effects),
-                Way::Stop => self.stop(victim, Cause::Room, effects),
+                Way::Park => self.park(victim, Cause::Memory, effects),
+                Way::Stop => self.stop(victim, Cause::Memory, effects),
             }
         }
         false
     }
 
-    fn fits_elsewhere(&self, model: &ModelId, device: &DeviceId) -> bool {
+    fn fits_elsewhere(&self, model: &ModelId, device: Device) -> bool {
         self.devices_of(model).any(|other| other != device && self.may_fit(model, other))
     }
 
     /// The devices that a model may use and that are there, in order of preference.
-    fn devices_of(&self, model: &ModelId) -> impl Iterator<Item = &DeviceId> {
+    fn devices_of(&self, model: &ModelId) -> impl Iterator<Item = Device> {
         let devices = self.policy.models.get(model).into_iter().flat_map(|policy| &policy.devices);
-        devices.filter(|device| self.policy.devices.contains_key(*device))
+        devices.copied().filter(|device| self.policy.devices.contains_key(device))
     }
 
     /// Loads what waits, wakes what is parked.
     fn bring_up(&mut self, id: InstanceId, effects: &mut Vec<Effect>) {
-        let (room, now) = (self.room_for(id), self.now);
+        let (free, now) = (self.free_for(id), self.now);
         let Some(instance) = self.instances.get_mut(&id) else { return };
         if instance.state == ModelState::Parked {
             instance.reserved = instance.granted;
@@ -207,19 +207,19 @@ impl State {
             instance.enter(ModelState::Unparking, now);
             effects.push(Effect::Unpark(id));
         } else {
-            let free = room.bytes.saturating_add(room.shared(instance.mapped));
-            instance.reserved = instance.preferred.min(free).max(instance.required);
+            let most = free.bytes.saturating_add(free.shared(instance.mapped));
+            instance.reserved = instance.preferred.min(most).max(instance.required);
             instance.granted = instance.reserved;
             instance.enter(ModelState::Loading, now);
             effects.push(Effect::Load { instance: id, granted: instance.reserved });
         }
     }
 
-    /// More instances of models whose own are all full, as far as `replicas` and free room go. Nothing is evicted for them.
+    /// More instances of models whose own are all full, as far as `replicas` and free memory go. Nothing is evicted for them.
     fn spread(&mut self, effects: &mut Vec<Effect>) {
-        for id in self.ids_where(|id, i| self.wants_room(i) && self.is_extra(id, i)) {
+        for id in self.ids_where(|id, i| self.wants_memory(i) && self.is_extra(id, i)) {
             let Some(instance) = self.instances.get(&id) else { continue };
-            let fits = self.waiting_on(&instance.device).is_empty() && self.room_for(id).fits(instance.needs());
+            let fits = self.waiting_on(instance.device).is_empty() && self.free_for(id).fits(instance.needs());
             let parked = instance.state == ModelState::Parked;
             if fits && (!parked || self.wants_more(&instance.model)) {
                 self.bring_up(id, effects);
@@ -232,8 +232,8 @@ impl State {
             let more = self.policy.models.get(&model).is_some_and(|policy| count < policy.replicas);
             if more
                 && self.wants_more(&model)
-                && let Some(device) = self.roomy_device(&model)
-                && self.waiting_on(&device).is_empty()
+                && let Some(device) = self.device_with_free_memory(&model)
+                && self.waiting_on(device).is_empty()
             {
                 self.start(&model, device, effects);
             }
@@ -257,17 +257,17 @@ impl State {
         let patience = self.queues.values().flatten().filter_map(|waiter| self.patience_end(waiter));
         let idle = self.instances.values().filter_map(|instance| self.idle_deadline(instance));
         let cuts = self.instances.values().filter_map(|instance| instance.cut_at);
-        let crowded = self
+        let kept_out = self
             .instances
             .values()
-            .filter(|instance| self.wants_room(instance))
+            .filter(|instance| self.wants_memory(instance))
             .filter_map(|instance| Some(self.oldest_waiter(&instance.model)?.after(OTHERS_WAIT_MS)));
         let gates =
             self.instances.values().filter(|instance| instance.state == ModelState::Hot).filter_map(|instance| {
-                let rival = self.oldest_rival(instance)?;
-                Some([self.quantum_end(instance), rival.after(self.policy.max_wait_ms)])
+                let waiting_since = self.oldest_waiter_beside(instance)?;
+                Some([self.quantum_end(instance), waiting_since.after(self.policy.max_wait_ms)])
             });
-        let all = patience.chain(idle).chain(cuts).chain(crowded).chain(gates.flatten());
+        let all = patience.chain(idle).chain(cuts).chain(kept_out).chain(gates.flatten());
         all.filter(|deadline| *deadline > self.now).min()
     }
 }

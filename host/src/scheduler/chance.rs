@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::tests::policy;
 use super::{DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, RequestId};
 
 /// Devices by name, budget and most instances.
-const DEVICES: [(&str, u64, u64); 2] = [("cpu", 250, 2), ("cuda:0", 150, 1)];
+const DEVICES: [(Device, u64, u64); 2] = [(Device::Cpu, 250, 2), (Device::Cuda(0), 150, 1)];
 
 /// A world that answers effects late, in any order, with crashes, cancels, unloads and failed loads.
 struct World {
@@ -78,12 +78,12 @@ impl World {
         *self.seen.entry(kind(&effect)).or_default() += 1;
         match effect {
             Effect::Start { instance, model, .. } => {
-                let required = 60 + 20 * (model.0.len() as u64);
+                let required = 60 + 20 * (model.as_str().len() as u64);
                 let event = if self.draw(12) == 0 {
                     Event::Failed(instance, Failure::new(FailureKind::NotUsable, "start"))
                 } else {
                     // Two of the models are one file.
-                    let mapped = Mapped { files: u64::from(model.0.len() == 1), bytes: required / 2 };
+                    let mapped = Mapped { files: u64::from(model.as_str().len() == 1), bytes: required / 2 };
                     Event::Planned { instance, required, preferred: required + 30, mapped }
                 };
                 self.pending.push(event);
@@ -140,16 +140,16 @@ impl World {
     }
 
     fn check(&self) {
-        let mut used: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut places: BTreeMap<&str, u64> = BTreeMap::new();
-        let mut files: BTreeMap<(&str, u64), Vec<u64>> = BTreeMap::new();
+        let mut used: BTreeMap<Device, u64> = BTreeMap::new();
+        let mut places: BTreeMap<Device, u64> = BTreeMap::new();
+        let mut files: BTreeMap<(Device, u64), Vec<u64>> = BTreeMap::new();
         for instance in self.state.instances().values() {
-            let device = instance.device.0.as_str();
+            let device = instance.device;
             *used.entry(device).or_default() += instance.reserved;
             if instance.reserved > 0 {
                 files.entry((device, instance.mapped.files)).or_default().push(instance.mapped.bytes);
             }
-            *used.entry("cpu").or_default() += instance.held;
+            *used.entry(Device::Cpu).or_default() += instance.held;
             *places.entry(device).or_default() += u64::from(instance.reserved > 0);
             assert!(!instance.solo || instance.leases.len() == 1, "company for a solo lease: {instance:?}");
             assert!(instance.held == 0 || instance.leases.is_empty(), "a lease on what is parked: {instance:?}");
@@ -159,7 +159,7 @@ impl World {
             *used.entry(device).or_default() -= bytes.iter().sum::<u64>() - bytes.iter().max().unwrap();
         }
         for (device, budget, most) in DEVICES {
-            let (bytes, count) = (used.get(device).copied().unwrap_or(0), places.get(device).copied().unwrap_or(0));
+            let (bytes, count) = (used.get(&device).copied().unwrap_or(0), places.get(&device).copied().unwrap_or(0));
             assert!(bytes <= budget, "over the budget of {device}: {bytes}");
             assert!(count <= most, "too many on {device}: {count}");
         }
@@ -173,13 +173,13 @@ impl World {
         policy.slot_wait_ms = 1_000_000_000;
         policy.devices = DEVICES
             .iter()
-            .map(|(name, budget, most)| {
+            .map(|(device, budget, most)| {
                 let loaded_max = Some(usize::try_from(*most).unwrap());
-                (DeviceId((*name).into()), DevicePolicy { budget: *budget, loaded_max })
+                (*device, DevicePolicy { budget: *budget, loaded_max })
             })
             .collect();
         for model in policy.models.values_mut() {
-            let both = [DeviceId("cpu".into()), DeviceId("cuda:0".into())];
+            let both = [Device::Cpu, Device::Cuda(0)];
             model.devices = match self.draw(3) {
                 0 => both[..1].to_vec(),
                 1 => both[1..].to_vec(),
@@ -221,13 +221,13 @@ impl World {
                     0 => Event::Unload { model: model.into(), cut_after_ms: None },
                     1 => Event::Unload { model: model.into(), cut_after_ms: Some(self.draw(300)) },
                     2 => Event::Park(model.into()),
-                    _ => Event::Measured(DeviceId("cpu".into()), 100 + self.draw(200)),
+                    _ => Event::Measured(Device::Cpu, 100 + self.draw(200)),
                 };
                 self.feed(event);
             }
             11 if self.draw(10) == 0 => {
                 let event = if self.draw(2) == 0 {
-                    let old = self.state.instances().iter().filter(|(_, instance)| instance.model.0 == model);
+                    let old = self.state.instances().iter().filter(|(_, instance)| instance.model.as_str() == model);
                     self.stale.extend(old.map(|(id, _)| *id));
                     Event::Changed(model.into())
                 } else {
@@ -274,7 +274,7 @@ impl World {
 
 #[test]
 fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
-    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut seen: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in 0..100 {
         let mut world = World {
             state: State::new(policy(&[], 0, None)),

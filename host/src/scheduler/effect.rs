@@ -1,22 +1,22 @@
 //! Everything the scheduler can want done. The list is closed: nothing else happens.
 
-use crate::domain::{DeviceId, Failure, InstanceId, Millis, ModelId, RequestId};
+use crate::domain::{Device, Failure, InstanceId, Millis, ModelId, RequestId};
 
 /// Something is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Start a worker for a model and ask it for its plan.
     Start {
-        /// Its number.
+        /// The number of the new instance.
         instance: InstanceId,
         /// What it will hold.
         model: ModelId,
-        /// Where.
-        device: DeviceId,
+        /// The device that it is to be on.
+        device: Device,
     },
     /// Load, within this many bytes.
     Load {
-        /// Which.
+        /// The instance to load.
         instance: InstanceId,
         /// Bytes reserved for it.
         granted: u64,
@@ -42,8 +42,8 @@ pub enum Effect {
 /// Why an instance leaves the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Cause {
-    /// Another model needs its room.
-    Room,
+    /// Another model needs its memory.
+    Memory,
     /// Nobody asked for it for `keep_alive`.
     Idle,
     /// The operator or a shutdown wants it so.
@@ -52,7 +52,7 @@ pub enum Cause {
     Reload,
     /// Whoever waited for it left while it came up.
     Unwanted,
-    /// It failed.
+    /// It failed, and cannot be used any more.
     Failed,
 }
 
@@ -60,7 +60,7 @@ impl Cause {
     /// The name in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Room => "room",
+            Self::Memory => "room",
             Self::Idle => "idle",
             Self::Asked => "asked",
             Self::Reload => "reload",

@@ -1,10 +1,9 @@
 //! Everything that can happen to the scheduler.
 
-use super::memory::Mapped;
-use super::state::Policy;
-use crate::domain::{DeviceId, Failure, InstanceId, ModelId, RequestId};
+use super::policy::{Keep, Mapped, Policy};
+use crate::domain::{Device, Failure, InstanceId, ModelId, RequestId};
 
-/// Something happened.
+/// Something that happened outside, and that the scheduler must know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// Someone wants a model.
@@ -13,7 +12,7 @@ pub enum Event {
         id: RequestId,
         /// A model of the policy.
         model: ModelId,
-        /// What for.
+        /// What the request is for.
         want: Want,
         /// How long its instance stays once idle, if the request says so.
         keep: Option<Keep>,
@@ -24,7 +23,7 @@ pub enum Event {
     Done(RequestId),
     /// The worker is up and knows what the model needs.
     Planned {
-        /// Which.
+        /// The instance that is meant.
         instance: InstanceId,
         /// Bytes it cannot do without: weights, least caches and workspace.
         required: u64,
@@ -37,12 +36,12 @@ pub enum Event {
     Loaded(InstanceId),
     /// Parked, and the device memory is known to be back.
     Parked {
-        /// Which.
+        /// The instance that is meant.
         instance: InstanceId,
         /// Bytes of host memory it still holds.
         held: u64,
     },
-    /// Hot again.
+    /// The instance is hot again.
     Unparked(InstanceId),
     /// What was asked of it last did not work; the worker is still to be stopped if it lives.
     Failed(InstanceId, Failure),
@@ -50,7 +49,7 @@ pub enum Event {
     Exited(InstanceId, Failure),
     /// The operator wants a model cold once its leases have ended.
     Unload {
-        /// Which.
+        /// The model that is meant.
         model: ModelId,
         /// Milliseconds after which leases that still run are cut; `None` lets them end by themselves.
         cut_after_ms: Option<u64>,
@@ -63,7 +62,7 @@ pub enum Event {
     /// The model does harm: nobody may have it until the operator says so.
     Quarantine(ModelId, Failure),
     /// Bytes of a device that instances may hold together as measured: what is free now, and what they hold.
-    Measured(DeviceId, u64),
+    Measured(Device, u64),
     /// A new policy is in force.
     Configure(Policy),
     /// A deadline named by [`super::Effect::Wake`] has come.
@@ -83,13 +82,4 @@ pub enum Want {
     Load,
     /// A lease with no other beside it, before everyone else: the request was on a worker that died.
     Solo,
-}
-
-/// How long an idle instance stays hot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Keep {
-    /// Milliseconds after its last lease; 0 is until then.
-    For(u64),
-    /// Until its room is needed.
-    Forever,
 }

@@ -2,14 +2,15 @@
 
 use super::effect::{Cause, Effect};
 use super::event::{Event, Want};
-use super::memory::{Holds, Mapped, Need};
+use super::memory::Holds;
+use super::policy::{Mapped, Need};
 use super::state::{Instance, State};
-use crate::domain::{ByteSize, DeviceId, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{ByteSize, Device, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// A dry run of a request for one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// The model.
+    /// The model that was asked for.
     pub model: ModelId,
     /// Where it stands.
     pub state: ModelState,
@@ -18,7 +19,7 @@ pub struct Explanation {
     /// The same in one sentence.
     pub message: String,
     /// The device it is on or would go to.
-    pub device: Option<DeviceId>,
+    pub device: Option<Device>,
     /// Bytes it needs there, if it was ever planned.
     pub needs: Option<u64>,
     /// Bytes free there now.
@@ -55,9 +56,9 @@ pub enum Outcome {
 /// Someone who would leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaving {
-    /// Whose instance.
+    /// The model that the instance holds.
     pub model: ModelId,
-    /// Which.
+    /// The number of the instance.
     pub instance: InstanceId,
     /// `park` or `stop`.
     pub how: &'static str,
@@ -72,13 +73,13 @@ pub struct Leaving {
 /// Someone who would stay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Staying {
-    /// Whose instance.
+    /// The model that the instance holds.
     pub model: ModelId,
-    /// Which.
+    /// The number of the instance.
     pub instance: InstanceId,
     /// Bytes it holds on the device.
     pub memory: u64,
-    /// Why.
+    /// The reason, as part of a sentence.
     pub reason: String,
 }
 
@@ -90,7 +91,7 @@ impl State {
         let own = self.instance_of(model).map(|(_, instance)| instance.needs());
         let needs = [own, planned].into_iter().flatten().find(|need| need.bytes > 0).or(stated);
         let (world, effects) = self.rehearse(now, model, needs);
-        let device = world.instance_of(model).map(|(_, instance)| instance.device.clone());
+        let device = world.instance_of(model).map(|(_, instance)| instance.device);
         let leaves = self.leaving(now, &effects);
         let refusal = effects.iter().find_map(|effect| match effect {
             Effect::Refuse(_, failure) => Some(failure.message.clone()),
@@ -112,11 +113,11 @@ impl State {
             outcome,
             message: refusal.unwrap_or_default(),
             needs: needs.map(|need| need.bytes),
-            free: device.as_ref().map(|device| self.room(device, |_, _| Holds::All).bytes),
-            budget: device.as_ref().and_then(|device| Some(self.policy.devices.get(device)?.budget)),
+            free: device.map(|device| self.free(device, |_, _| Holds::All).bytes),
+            budget: device.and_then(|device| Some(self.policy.devices.get(&device)?.budget)),
             takes_ms: self.known.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0),
             queued: self.queued(model),
-            stays: device.as_ref().map(|device| self.staying(device, model, &leaves)).unwrap_or_default(),
+            stays: device.map(|device| self.staying(device, model, &leaves)).unwrap_or_default(),
             leaves,
             device,
         };
@@ -146,8 +147,8 @@ impl State {
     fn leaving(&self, now: Millis, effects: &[Effect]) -> Vec<Leaving> {
         let leaving = effects.iter().filter_map(|effect| {
             let (id, how) = match effect {
-                Effect::Park(id, Cause::Room) => (id, "park"),
-                Effect::Stop(id, Cause::Room) => (id, "stop"),
+                Effect::Park(id, Cause::Memory) => (id, "park"),
+                Effect::Stop(id, Cause::Memory) => (id, "stop"),
                 _ => return None,
             };
             let instance = self.instances.get(id)?;
@@ -163,7 +164,7 @@ impl State {
         leaving.collect()
     }
 
-    fn staying(&self, device: &DeviceId, model: &ModelId, leaves: &[Leaving]) -> Vec<Staying> {
+    fn staying(&self, device: Device, model: &ModelId, leaves: &[Leaving]) -> Vec<Staying> {
         let others = self
             .on(device)
             .filter(|(id, instance)| instance.model != *model && !leaves.iter().any(|leaving| leaving.instance == *id));
@@ -191,7 +192,7 @@ impl State {
 impl Explanation {
     fn sentence(&self) -> String {
         let model = &self.model;
-        let device = self.device.as_ref().map_or("no device", |device| device.0.as_str());
+        let device = self.device.map_or_else(|| "no device".to_owned(), |device| device.to_string());
         let needs = self.needs.map_or_else(|| "an unknown amount".to_owned(), |bytes| ByteSize(bytes).to_string());
         let names = |names: &mut dyn Iterator<Item = String>| names.collect::<Vec<_>>().join(", ");
         match self.outcome {

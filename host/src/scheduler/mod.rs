@@ -11,17 +11,19 @@ mod admit;
 mod chance;
 mod effect;
 mod event;
+mod evict;
 mod explain;
 mod memory;
 #[cfg(test)]
 mod model_check;
+mod policy;
 mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use effect::{Cause, Effect};
-pub use event::{Event, Keep, Want};
+pub use event::{Event, Want};
 pub use explain::{Explanation, Leaving, Outcome, Staying};
-pub use memory::Mapped;
-pub use state::{DevicePolicy, Instance, ModelPolicy, Phase, Policy, State};
+pub use policy::{DevicePolicy, Keep, Mapped, ModelPolicy, Policy};
+pub use state::{Instance, Phase, State};

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use stateright::{Checker, Model, Property};
 
 use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Policy, State, Want};
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 const TICK_MS: u64 = 1_000;
 const TICKS: u64 = 2;
@@ -68,9 +68,9 @@ fn failure() -> Failure {
 
 impl Snapshot {
     fn start(patience_ms: u64) -> Self {
-        let device = DeviceId("cpu".into());
+        let device = Device::Cpu;
         let model = |parks| ModelPolicy {
-            devices: vec![device.clone()],
+            devices: vec![device],
             replicas: 1,
             leases_max: 1,
             parks,
@@ -81,7 +81,7 @@ impl Snapshot {
         let policy = Policy {
             // One of the two parks, so that every swap is seen in both ways.
             models: [("a", true), ("b", false)].map(|(name, parks)| (ModelId::from(name), model(parks))).into(),
-            devices: [(device.clone(), DevicePolicy { budget: 100, loaded_max: Some(1) })].into(),
+            devices: [(device, DevicePolicy { budget: 100, loaded_max: Some(1) })].into(),
             host_memory: device,
             queue_max: 10,
             max_wait_ms: TICK_MS,

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::effect::Effect;
 use super::event::Want;
-use super::state::{Awaits, Instance, Phase, Policy, State, Waiter};
+use super::policy::Policy;
+use super::state::{Awaits, Instance, Phase, State, Waiter};
 use crate::domain::{Failure, FailureKind, InstanceId, Millis, ModelId, ModelState};
 
 /// A quantum is at least this many times what it cost to come up, so that swapping takes at most a third of the time.
@@ -174,14 +175,14 @@ impl State {
         queue.iter().take(limit).position(admitted)
     }
 
-    /// Who is let in. Everyone, unless another model has waited for this one's room: once the quantum is served, those
+    /// Who is let in. Everyone, unless another model has waited for this one's memory: once the quantum is served, those
     /// who came no later than that model's oldest waiter; once that waiter is overdue, nobody.
     fn gate(&self, instance: &Instance) -> Gate {
-        let Some(rival) = self.oldest_rival(instance) else { return Gate::Open };
+        let Some(waiting_since) = self.oldest_waiter_beside(instance) else { return Gate::Open };
         if self.now < self.quantum_end(instance) {
             Gate::Open
-        } else if self.now.since(rival) < self.policy.max_wait_ms {
-            Gate::UpTo(rival)
+        } else if self.now.since(waiting_since) < self.policy.max_wait_ms {
+            Gate::UpTo(waiting_since)
         } else {
             Gate::Closed
         }
@@ -193,12 +194,12 @@ impl State {
         instance.since.after(self.policy.quantum_ms.max(cost.saturating_mul(QUANTUM_PER_COST)).max(1))
     }
 
-    /// Since when the oldest waiter waits of a model that needs room where this instance lies.
-    pub(super) fn oldest_rival(&self, instance: &Instance) -> Option<Millis> {
+    /// Since when the oldest waiter waits of a model that needs memory where this instance lies.
+    pub(super) fn oldest_waiter_beside(&self, instance: &Instance) -> Option<Millis> {
         if self.policy.models.get(&instance.model).is_some_and(|policy| policy.pin) {
             return None;
         }
-        let first = self.waiting_on(&instance.device).into_iter().next()?;
+        let first = self.waiting_on(instance.device).into_iter().next()?;
         self.oldest_waiter(&self.instances.get(&first)?.model)
     }
 

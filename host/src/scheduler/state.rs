@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::effect::{Cause, Effect};
-use super::event::{Event, Keep, Want};
-use super::memory::{Mapped, Need};
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use super::event::{Event, Want};
+use super::policy::{Keep, Mapped, Need, Policy};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// First pause after a failed load, milliseconds; doubles with each failure in a row.
 const COOLDOWN_FIRST_MS: u64 = 1_000;
@@ -14,59 +14,10 @@ const COOLDOWN_MAX_MS: u64 = 60_000;
 /// Crashes in a row while coming up after which a model is quarantined.
 const LOAD_CRASHES_MAX: u32 = 3;
 
-/// What the scheduler must know of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Policy {
-    /// Models by name.
-    pub models: BTreeMap<ModelId, ModelPolicy>,
-    /// Devices by name.
-    pub devices: BTreeMap<DeviceId, DevicePolicy>,
-    /// The device whose memory is the host's own: what is parked lies there.
-    pub host_memory: DeviceId,
-    /// Most waiting requests per model.
-    pub queue_max: usize,
-    /// A waiter this old closes the gate of the model in its way, milliseconds.
-    pub max_wait_ms: u64,
-    /// The least time a model serves before it yields, milliseconds.
-    pub quantum_ms: u64,
-    /// Longest wait for a load, milliseconds.
-    pub hold_ms: u64,
-    /// Longest wait for a lease on a model that is hot, milliseconds.
-    pub slot_wait_ms: u64,
-}
-
-/// Policy of one model.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ModelPolicy {
-    /// Devices it may use, in order of preference; at least one.
-    pub devices: Vec<DeviceId>,
-    /// Most instances at once; at least 1.
-    pub replicas: usize,
-    /// Leases at once and instance; at least 1.
-    pub leases_max: usize,
-    /// Whether its instances can park.
-    pub parks: bool,
-    /// Never evicted.
-    pub pin: bool,
-    /// Higher is evicted later.
-    pub priority: i32,
-    /// How long it stays hot once idle.
-    pub keep: Keep,
-}
-
-/// Policy of one device.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DevicePolicy {
-    /// Bytes that instances may hold together.
-    pub budget: u64,
-    /// Hot instances at once; parked ones do not count.
-    pub loaded_max: Option<usize>,
-}
-
 /// Whether the host takes work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// It does.
+    /// New work is taken.
     #[default]
     Running,
     /// It ends when the leases have ended.
@@ -83,9 +34,9 @@ pub struct State {
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) cooldowns: BTreeMap<ModelId, Cooldown>,
     /// What each model was last seen to need, to cost and to do.
-    pub(super) known: BTreeMap<ModelId, Known>,
+    pub(super) known: BTreeMap<ModelId, Experience>,
     /// Bytes that instances may hold together as measured; less than the budget if others use the device.
-    pub(super) measured: BTreeMap<DeviceId, u64>,
+    pub(super) measured: BTreeMap<Device, u64>,
     next_instance: u64,
 }
 
@@ -120,7 +71,7 @@ pub(super) struct Cooldown {
 
 /// What experience says of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Known {
+pub(super) struct Experience {
     /// Milliseconds it last took to become hot, from disk or from host memory.
     pub(super) cost_ms: u64,
     /// What it last planned to need.
@@ -138,8 +89,8 @@ pub(super) struct Known {
 pub struct Instance {
     /// What it holds or will hold.
     pub model: ModelId,
-    /// Where.
-    pub device: DeviceId,
+    /// The device that it is on.
+    pub device: Device,
     /// Never `Cold` or `Failed`: those are states of models without an instance.
     pub state: ModelState,
     /// Bytes it cannot do without; 0 until planned.
@@ -225,14 +176,14 @@ impl State {
         self.instances_of(model).into_iter().next()
     }
 
-    /// All instances.
+    /// Every instance by its number.
     pub fn instances(&self) -> &BTreeMap<InstanceId, Instance> {
         &self.instances
     }
 
     /// Bytes that instances may hold together on a device, by the configuration.
-    pub fn budget(&self, device: &DeviceId) -> u64 {
-        self.policy.devices.get(device).map_or(0, |policy| policy.budget)
+    pub fn budget(&self, device: Device) -> u64 {
+        self.policy.devices.get(&device).map_or(0, |policy| policy.budget)
     }
 
     /// Requests waiting for a model.
@@ -442,14 +393,14 @@ impl State {
         }
         let models = &self.policy.models;
         self.known.retain(|model, _| models.contains_key(model));
-        let homeless = |instance: &Instance| {
+        let without_device = |instance: &Instance| {
             let model = self.policy.models.get(&instance.model);
             model.is_some_and(|model| !model.devices.contains(&instance.device))
                 || !self.policy.devices.contains_key(&instance.device)
         };
-        let homeless: Vec<InstanceId> =
-            self.instances.iter().filter(|(_, instance)| homeless(instance)).map(|(id, _)| *id).collect();
-        for id in homeless {
+        let without_device: Vec<InstanceId> =
+            self.instances.iter().filter(|(_, instance)| without_device(instance)).map(|(id, _)| *id).collect();
+        for id in without_device {
             self.drain(id, Cause::Reload, effects);
         }
     }
@@ -485,12 +436,12 @@ impl State {
     }
 
     /// A new instance's worker starts.
-    pub(super) fn start(&mut self, model: &ModelId, device: DeviceId, effects: &mut Vec<Effect>) {
+    pub(super) fn start(&mut self, model: &ModelId, device: Device, effects: &mut Vec<Effect>) {
         self.next_instance += 1;
         let id = InstanceId(self.next_instance);
         let instance = Instance {
             model: model.clone(),
-            device: device.clone(),
+            device,
             state: ModelState::Starting,
             required: 0,
             preferred: 0,

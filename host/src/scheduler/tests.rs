@@ -5,12 +5,12 @@
 use std::collections::BTreeMap;
 
 use super::{Cause, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
-    let device = DeviceId("cpu".into());
+    let device = Device::Cpu;
     let model = ModelPolicy {
-        devices: vec![device.clone()],
+        devices: vec![device],
         replicas: 1,
         leases_max: 2,
         parks: false,
@@ -20,7 +20,7 @@ pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) ->
     };
     Policy {
         models: models.iter().map(|name| (ModelId::from(*name), model.clone())).collect(),
-        devices: [(device.clone(), DevicePolicy { budget, loaded_max })].into(),
+        devices: [(device, DevicePolicy { budget, loaded_max })].into(),
         host_memory: device,
         queue_max: 100,
         max_wait_ms: 10_000,
@@ -99,7 +99,7 @@ impl Bench {
     }
 
     fn model(&self, id: InstanceId) -> String {
-        self.state.instances().get(&id).map_or_else(|| "?".into(), |instance| instance.model.0.clone())
+        self.state.instances().get(&id).map_or_else(|| "?".into(), |instance| instance.model.to_string())
     }
 
     fn request(&mut self, id: u64, model: &str) {
@@ -178,7 +178,7 @@ fn only_what_is_needed_is_evicted() {
 #[test]
 fn pinned_models_stay_and_what_then_cannot_fit_is_refused_with_the_numbers() {
     let mut policy = policy(&["a", "b"], 150, None);
-    policy.models.get_mut(&"a".into()).unwrap().pin = true;
+    policy.models.get_mut("a").unwrap().pin = true;
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.send(Event::Done(RequestId(1)));
@@ -376,7 +376,7 @@ fn the_clock_of_a_load_begins_when_the_model_is_lost() {
 #[test]
 fn an_idle_model_is_unloaded_on_time() {
     let mut policy = policy(&["a"], 100, None);
-    policy.models.get_mut(&"a".into()).unwrap().keep = Keep::For(5_000);
+    policy.models.get_mut("a").unwrap().keep = Keep::For(5_000);
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.now = 8_000;
@@ -503,11 +503,11 @@ fn parked_models_take_no_place() {
 
 #[test]
 fn a_device_parks_into_host_memory_only_as_far_as_that_goes() {
-    let cuda = DeviceId("cuda:0".into());
+    let cuda = Device::Cuda(0);
     for (host_budget, expected) in [(100, "park a"), (99, "stop a")] {
         let mut policy = parking(&["a", "b"], host_budget, None);
-        policy.devices.insert(cuda.clone(), DevicePolicy { budget: 150, loaded_max: None });
-        policy.models.values_mut().for_each(|model| model.devices = vec![cuda.clone()]);
+        policy.devices.insert(cuda, DevicePolicy { budget: 150, loaded_max: None });
+        policy.models.values_mut().for_each(|model| model.devices = vec![cuda]);
         let mut bench = Bench::new(policy);
         bench.request(1, "a");
         bench.send(Event::Done(RequestId(1)));
@@ -567,7 +567,7 @@ fn a_wake_that_fails_is_a_cold_start() {
 #[test]
 fn an_idle_model_parks_and_one_kept_for_nothing_stops() {
     let mut policy = parking(&["a"], 100, None);
-    policy.models.get_mut(&"a".into()).unwrap().keep = Keep::For(5_000);
+    policy.models.get_mut("a").unwrap().keep = Keep::For(5_000);
     let mut bench = Bench::new(policy);
     bench.request(1, "a");
     bench.send(Event::Done(RequestId(1)));
@@ -614,7 +614,7 @@ fn a_forced_unload_cuts_at_its_deadline() {
 #[test]
 fn replicas_start_when_all_are_busy_and_share_the_work() {
     let mut policy = policy(&["a", "b"], 250, None);
-    policy.models.get_mut(&"a".into()).unwrap().replicas = 3;
+    policy.models.get_mut("a").unwrap().replicas = 3;
     let mut bench = Bench::new(policy);
     for id in 1..=5 {
         bench.request(id, "a");
@@ -631,8 +631,8 @@ fn replicas_start_when_all_are_busy_and_share_the_work() {
 }
 
 #[test]
-fn a_model_goes_where_there_is_room() {
-    let cuda = |n: u32| DeviceId(format!("cuda:{n}"));
+fn a_model_goes_where_there_is_memory() {
+    let cuda = Device::Cuda;
     let mut policy = policy(&["a", "b"], 10, None);
     for n in 0..2 {
         policy.devices.insert(cuda(n), DevicePolicy { budget: 150, loaded_max: None });
@@ -644,14 +644,14 @@ fn a_model_goes_where_there_is_room() {
     bench.request(2, "b");
     // What `b` needs is known only once it was started; it moves instead of evicting.
     bench.check(&["start a", "load a", "grant 1 a", "start b", "stop b", "start b", "load b", "grant 2 b"]);
-    let devices: Vec<&DeviceId> = bench.state.instances().values().map(|instance| &instance.device).collect();
-    assert_eq!(devices, [&cuda(0), &cuda(1)]);
+    let devices: Vec<Device> = bench.state.instances().values().map(|instance| instance.device).collect();
+    assert_eq!(devices, [cuda(0), cuda(1)]);
 }
 
 /// Two devices, the first of which is too small for `large`.
 fn unequal(models: &[&str]) -> Policy {
     let mut policy = policy(models, 10, None);
-    let cuda = |n: u32| DeviceId(format!("cuda:{n}"));
+    let cuda = Device::Cuda;
     for (n, budget) in [(0, 50), (1, 150)] {
         policy.devices.insert(cuda(n), DevicePolicy { budget, loaded_max: None });
     }
@@ -753,7 +753,7 @@ fn a_load_that_runs_out_of_memory_is_tried_once_more_without_the_idle() {
     state.step(Millis(5), request(2, "b"));
     state.step(Millis(6), planned(2));
     let first = state.step(Millis(7), Event::Failed(InstanceId(2), memory.clone()));
-    assert_eq!(first[..2], [Effect::Stop(InstanceId(1), Cause::Room), Effect::Stop(InstanceId(2), Cause::Failed)]);
+    assert_eq!(first[..2], [Effect::Stop(InstanceId(1), Cause::Memory), Effect::Stop(InstanceId(2), Cause::Failed)]);
     state.step(Millis(8), Event::Exited(InstanceId(1), memory.clone()));
     state.step(Millis(9), Event::Exited(InstanceId(2), memory.clone()));
     state.step(Millis(10), planned(3));
@@ -788,10 +788,10 @@ fn three_crashes_while_loading_are_a_quarantine_that_an_operator_ends() {
 #[test]
 fn what_others_use_is_not_to_be_had() {
     let mut state = State::new(policy(&["a"], 100, None));
-    let device = DeviceId("cpu".into());
+    let device = Device::Cpu;
     let request = Event::Request { id: RequestId(1), model: "a".into(), want: Want::Serve, keep: None };
     state.step(Millis(1), request);
-    state.step(Millis(2), Event::Measured(device.clone(), 50));
+    state.step(Millis(2), Event::Measured(device, 50));
     state.step(
         Millis(3),
         Event::Planned { instance: InstanceId(1), required: 80, preferred: 80, mapped: Mapped::default() },
@@ -813,7 +813,7 @@ fn what_others_use_is_not_to_be_had() {
 #[test]
 fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
     let mut policy = policy(&["a", "b", "c"], 150, None);
-    policy.models.get_mut(&"a".into()).unwrap().parks = true;
+    policy.models.get_mut("a").unwrap().parks = true;
     let mut bench = Bench::new(policy);
     let outcome = |bench: &Bench, model: &str| bench.state.explain(Millis(bench.now), &model.into(), None);
     assert_eq!(outcome(&bench, "a").outcome, Outcome::Unknown);
@@ -829,10 +829,7 @@ fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
     assert_eq!(outcome(&bench, "a").outcome, Outcome::Hot);
     let before = bench.state.clone();
     let evicts = outcome(&bench, "b");
-    assert_eq!(
-        (evicts.outcome, evicts.leaves[0].model.0.as_str(), evicts.leaves[0].how),
-        (Outcome::Evicts, "a", "park")
-    );
+    assert_eq!((evicts.outcome, evicts.leaves[0].model.as_str(), evicts.leaves[0].how), (Outcome::Evicts, "a", "park"));
     assert_eq!(bench.state, before);
     bench.trace.clear();
     bench.request(3, "b");
@@ -864,6 +861,6 @@ fn a_woken_model_takes_what_it_was_loaded_with() {
     state.step(Millis(10), Event::Done(RequestId(2)));
     // Its 50 would fit beside the 60 of `b`; the 120 that it takes again do not.
     let effects = state.step(Millis(11), request(3, "a"));
-    assert!(effects.contains(&Effect::Park(InstanceId(2), Cause::Room)), "{effects:?}");
+    assert!(effects.contains(&Effect::Park(InstanceId(2), Cause::Memory)), "{effects:?}");
     assert!(!effects.contains(&Effect::Unpark(InstanceId(1))), "{effects:?}");
 }

@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::domain::ByteSize;
 
@@ -116,7 +117,7 @@ impl Artifacts {
         if size > limits.bytes {
             return Err(ArtifactError::TooLarge { size, limit: limits.bytes });
         }
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.writing.lock();
         let failed = |error| failure(&self.folder, error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(failed)?;
         self.make_room(limits.bytes.0 - size.0, limits.ttl);
@@ -141,7 +142,7 @@ impl Artifacts {
 
     /// Removes what is too old or too much, and what a crash left unfinished. Blocks on the disk.
     pub fn sweep(&self, limits: ArtifactLimits) {
-        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.writing.lock();
         self.make_room(limits.bytes.0, limits.ttl);
     }
 

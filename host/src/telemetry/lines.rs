@@ -6,11 +6,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracing_subscriber::fmt::MakeWriter;
 
@@ -84,9 +85,9 @@ impl Lines {
 
     /// Waits until everything is written, no longer than this.
     pub(super) fn flush(&self, limit: Duration) {
-        let queue = self.0.queue();
+        let mut queue = self.0.queue();
         let busy = |queue: &mut Queue| queue.writing || !queue.is_told();
-        drop(self.0.rest.wait_timeout_while(queue, limit, busy));
+        let _ = self.0.rest.wait_while_for(&mut queue, busy, limit);
     }
 
     /// Lines that were never written, since the start.
@@ -97,7 +98,7 @@ impl Lines {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     /// The next line, once there is one; an empty one where there is only a loss to tell.
@@ -106,7 +107,7 @@ impl Shared {
         queue.writing = false;
         while queue.is_told() {
             self.rest.notify_all();
-            queue = self.news.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.news.wait(&mut queue);
         }
         queue.writing = true;
         let line = queue.lines.pop_front().unwrap_or_default();

@@ -6,9 +6,10 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{RwLock, RwLockReadGuard};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::{Family, MetricConstructor};
@@ -88,7 +89,7 @@ impl Metrics {
     /// The models in force. The series of all others end; what is always told begins at zero.
     pub fn set_models<'a>(&self, models: impl Iterator<Item = &'a ModelId>) {
         let new: BTreeSet<ModelId> = models.cloned().collect();
-        let mut in_force = self.models.write().unwrap_or_else(PoisonError::into_inner);
+        let mut in_force = self.models.write();
         in_force.difference(&new).for_each(|model| self.forget(model));
         in_force.clone_from(&new);
         drop(in_force);
@@ -109,7 +110,7 @@ impl Metrics {
 
     /// Holds the list of models while a record is made, so that none comes after its model's series have ended.
     fn in_force(&self, model: &ModelId) -> Option<RwLockReadGuard<'_, BTreeSet<ModelId>>> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
+        let models = self.models.read();
         models.contains(model).then_some(models)
     }
 }
@@ -202,7 +203,7 @@ fn counter_name(spec: Spec) -> &'static str {
 
 fn labels(metric: Metric, model: &ModelId, value: &'static str) -> Labels {
     let of = |label: &super::metrics::Label| match label.values {
-        [] => (label.name, Cow::Owned(model.0.clone())),
+        [] => (label.name, Cow::Owned(model.to_string())),
         values => {
             debug_assert!(values.contains(&value), "`{value}` is not a value of `{}` of {metric:?}", label.name);
             (label.name, Cow::Borrowed(value))

@@ -6,8 +6,9 @@
 //! what it is late by is left out.
 
 use std::ops::{Add, Sub};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// Between two ticks.
 pub(super) const TICK: Duration = Duration::from_millis(250);
@@ -33,7 +34,7 @@ impl Pauses {
 
 /// This process runs now.
 pub(super) fn tick() {
-    let mut pauses = lock();
+    let mut pauses = PAUSES.lock();
     let now = std::time::Instant::now();
     pauses.lost = pauses.lost_at(now);
     pauses.last = Some(now);
@@ -42,7 +43,7 @@ pub(super) fn tick() {
 /// There will be no tick until the next one.
 pub(super) fn rest() {
     tick();
-    lock().last = None;
+    PAUSES.lock().last = None;
 }
 
 /// A moment of the time that counts. It moves with tokio's clock, so that tests can pause it.
@@ -50,9 +51,9 @@ pub(super) fn rest() {
 pub struct Instant(tokio::time::Instant);
 
 impl Instant {
-    /// Now.
+    /// The moment of the call.
     pub fn now() -> Self {
-        let lost = lock().lost_at(std::time::Instant::now());
+        let lost = PAUSES.lock().lost_at(std::time::Instant::now());
         let now = tokio::time::Instant::now();
         Self(now.checked_sub(lost).unwrap_or(now))
     }
@@ -103,10 +104,6 @@ pub async fn timeout<T>(limit: Duration, future: impl Future<Output = T>) -> Opt
         output = future => Some(output),
         () = sleep(limit) => None,
     }
-}
-
-fn lock() -> MutexGuard<'static, Pauses> {
-    PAUSES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,16 +1,17 @@
 //! The last lines of a model's workers, the dead ones among them, and those who follow along; and how bytes become lines.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 
 use super::limits::{HOST_LOG_RATE, LOG_FOLLOW_LINES, LOG_LINE_BYTES, LOG_LINES};
 use super::throttle::{Admission, Throttle};
 use crate::domain::excerpt;
 
-/// What allocators print before their process aborts: Rust's, and C++'s.
+/// What allocators print before their process aborts: Rust's, and C++'s. A sentence is read here because the standard libraries
+/// leave nothing else: they abort, with the same signal as for any other reason.
 const FAILED_ALLOCATIONS: [&str; 2] = ["memory allocation of ", "std::bad_alloc"];
 
 /// What the workers of one model logged. It outlives them.
@@ -25,9 +26,9 @@ pub struct ModelLog {
 /// A log as it was, and every line after that. The end of `news` is the end of the model.
 #[derive(Debug)]
 pub struct Followed {
-    /// Oldest first.
+    /// The lines that are kept, oldest first.
     pub tail: Vec<String>,
-    /// What comes.
+    /// The lines that are logged from now on.
     pub news: broadcast::Receiver<String>,
 }
 
@@ -39,21 +40,21 @@ impl Default for ModelLog {
 }
 
 impl ModelLog {
-    /// Oldest first.
+    /// The lines that are kept, oldest first.
     pub fn tail(&self) -> Vec<String> {
-        lock(&self.lines).iter().cloned().collect()
+        self.lines.lock().iter().cloned().collect()
     }
 
     /// The lines so far and those to come, with none between.
     pub fn follow(&self) -> Followed {
-        let lines = lock(&self.lines);
+        let lines = self.lines.lock();
         Followed { tail: lines.iter().cloned().collect(), news: self.news.subscribe() }
     }
 
     /// Appends a line, printable and cut if it is long.
     pub(super) fn push(&self, line: &str) {
         let line = excerpt(line, LOG_LINE_BYTES);
-        let mut lines = lock(&self.lines);
+        let mut lines = self.lines.lock();
         if lines.len() >= LOG_LINES {
             lines.pop_front();
         }
@@ -64,7 +65,7 @@ impl ModelLog {
 
     /// Whether a line of so many bytes goes into the host's own log too.
     pub(super) fn admit(&self, bytes: usize) -> Admission {
-        lock(&self.gate).admit(bytes, Instant::now())
+        self.gate.lock().admit(bytes, Instant::now())
     }
 }
 
@@ -108,10 +109,6 @@ impl Lines {
     pub(super) fn is_open(&self) -> bool {
         !self.begun.is_empty()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -20,6 +20,6 @@ pub use guard::guard_main;
 pub use limits::WorkerLimits;
 pub use log::{Followed, ModelLog};
 pub use placement::{
-    Allowance, Exit, ExitReason, Instance, Loaded, Output, OutputLimits, Placement, StartSpec, Started,
+    Allowance, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started,
 };
 pub use supervisor::WorkerPlacement;

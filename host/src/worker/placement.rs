@@ -7,11 +7,11 @@ use std::time::Duration;
 use aihost_plugin_api::{LoadRequest, MemoryPlan};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::limits::grant_margin;
 use super::log::ModelLog;
-use crate::domain::{ByteSize, DeviceId, Failure, FailureKind, InstanceId, ModelId, RequestId};
+use crate::domain::{ByteSize, Device, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
 /// What is needed to bring an instance up.
@@ -19,7 +19,7 @@ use crate::plugin::PluginFile;
 pub struct StartSpec {
     /// The instance's number.
     pub instance: InstanceId,
-    /// Its model.
+    /// The model that it holds.
     pub model: ModelId,
     /// The plugin, registered: shadow copy and manifest.
     pub plugin: Arc<PluginFile>,
@@ -33,20 +33,8 @@ pub struct StartSpec {
     pub start_timeout: Duration,
     /// Silence after which the worker counts as stalled; it says something every second.
     pub silence: Duration,
-    /// How long its requests may show nothing.
-    pub output_limits: OutputLimits,
     /// Where the worker and its plugin log to.
     pub log: Arc<ModelLog>,
-}
-
-/// How long a request may show nothing, neither an event nor progress. Overrun, it is cancelled and fails; if it does not
-/// even end then, its worker is killed. Time in which its reader does not read is not counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutputLimits {
-    /// Before anything was shown (`first_output_timeout`).
-    pub first: Duration,
-    /// After that (`output_stall_timeout`).
-    pub stall: Duration,
 }
 
 /// What an instance may hold on its device, bytes.
@@ -68,7 +56,7 @@ impl Allowance {
 }
 
 /// An instance that is up, and what it plans; or why not.
-pub type Started = Result<(Arc<dyn Instance>, MemoryPlan), Failure>;
+pub type Started = Result<(Arc<dyn InstanceHandle>, MemoryPlan), Failure>;
 
 /// Brings instances up.
 pub trait Placement: Send + Sync + 'static {
@@ -78,18 +66,25 @@ pub trait Placement: Send + Sync + 'static {
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 
     /// Bytes of a device that are free now, as measured; nothing if they cannot be.
-    fn capacity(&self, _device: &DeviceId) -> Option<u64> {
+    fn capacity(&self, _device: Device) -> Option<u64> {
         None
     }
 }
 
 /// One instance. Dropping the last handle kills it.
-pub trait Instance: Send + Sync + std::fmt::Debug {
+pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// Loads within `granted` bytes and warms up. Fails with the plugin's own reason, or after `deadline` without progress.
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>>;
 
-    /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`]; dropping the receiver cancels.
-    fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output>;
+    /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`], once `generate` of the
+    /// plugin has returned. A cause on `cancelled`, or dropping its sender, asks the plugin to end early; one that does not
+    /// within 10 s costs the worker.
+    fn generate(
+        &self,
+        request: RequestId,
+        task: Bytes,
+        cancelled: oneshot::Receiver<CancelCause>,
+    ) -> mpsc::Receiver<Output>;
 
     /// Has the plugin give device memory back, keeping what makes waking quick; no request may be open. Not done within
     /// 30 s, the worker is killed.
@@ -114,9 +109,6 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
         Box::pin(ready(Ok(0)))
     }
 
-    /// Asks the plugin to end a request early. Its receiver still gets [`Output::Done`], once `generate` has returned.
-    fn cancel(&self, request: RequestId);
-
     /// Share of the load or unpark done, in thousandths, if known.
     fn progress(&self) -> Option<u32>;
 
@@ -137,6 +129,17 @@ pub trait Instance: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Why a request is to end early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelCause {
+    /// Nobody reads its outputs any more.
+    ClientLeft,
+    /// It has run for too long.
+    Overdue,
+    /// It has shown nothing for too long.
+    Silent,
+}
+
 /// What a load, a wake or a park came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
@@ -153,7 +156,7 @@ pub enum Output {
     Bytes(Bytes),
     /// How far it is, in the plugin's own steps. Only the newest is kept for a reader who is behind; `total` 0 is unknown.
     Progress {
-        /// Steps made.
+        /// Steps that are made.
         done: u64,
         /// Of this many.
         total: u64,
@@ -165,9 +168,9 @@ pub enum Output {
 /// A worker is gone.
 #[derive(Clone, Debug)]
 pub struct Exit {
-    /// Whose.
+    /// The instance whose worker it was.
     pub instance: InstanceId,
-    /// Why.
+    /// What ended it, as far as it can be told.
     pub reason: ExitReason,
 }
 
@@ -184,7 +187,7 @@ pub enum ExitReason {
     Crashed(i32),
     /// Killed by the kernel for memory.
     OutOfMemory,
-    /// Another signal.
+    /// Another signal: its number.
     Killed(i32),
     /// It stopped answering and was killed: what it was doing.
     Stalled(String),

@@ -187,7 +187,7 @@ fn start(run: &Run<'_>, total: u64) -> Result<Host> {
         std::os::unix::fs::symlink(&run.kit.nvml, folder.join("libnvidia-ml.so.1")).doing("put a card on paper")?;
         write_card(&folder, PAPER - OWN_SHARE)?;
         let libraries = format!("{}:{}", folder.display(), run.kit.libraries);
-        command.env("LD_LIBRARY_PATH", libraries).env("AIHOST_FIXTURE_NVML", folder.join("cards"));
+        command.env("LD_LIBRARY_PATH", libraries).env("NVIDIA_FIXTURE_CARDS", folder.join("cards"));
     }
     let server = Server::start(&mut command, address, &folder.join("log"))?;
     Ok(Host { server, folder })

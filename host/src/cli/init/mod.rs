@@ -29,7 +29,7 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
     let machine = Machine {
         devices: device::present()
             .into_iter()
-            .map(|id| (device::measured_budget(&id).map(ByteSize), id))
+            .map(|id| (device::measured_budget(id).map(ByteSize), id))
             .map(|(budget, id)| (id, budget))
             .collect(),
         plugins: registry.plugins.iter().map(AsRef::as_ref).collect(),

@@ -1,6 +1,6 @@
 //! The text of a first models.yaml, from what this machine has. It writes nothing and looks nowhere itself.
 
-use crate::domain::{ByteSize, DeviceId};
+use crate::domain::{ByteSize, Device};
 use crate::plugin::PluginFile;
 
 /// The plugin whose models make a useful start, and which a release carries.
@@ -28,7 +28,7 @@ listen: 127.0.0.1:9000
 /// What `aihost init` found.
 pub(super) struct Machine<'a> {
     /// Devices with the bytes that models may take of them, `None` where they cannot be measured; the CPU last.
-    pub(super) devices: Vec<(DeviceId, Option<ByteSize>)>,
+    pub(super) devices: Vec<(Device, Option<ByteSize>)>,
     /// Plugins that this host can open.
     pub(super) plugins: Vec<&'a PluginFile>,
 }
@@ -50,7 +50,7 @@ impl Machine<'_> {
         let mut text = String::from("# `auto` is what the machine has. Seen when this file was written:\n");
         for (id, budget) in &self.devices {
             let room = budget.map_or_else(|| "not measured".to_owned(), |bytes| format!("{bytes} for models"));
-            let kind = id.0.split(':').next().unwrap_or(&id.0);
+            let kind = id.kind();
             let runs: Vec<&str> = (self.plugins.iter())
                 .filter(|plugin| plugin.manifest.devices.iter().any(|device| device == kind))
                 .map(|plugin| plugin.manifest.id.as_str())
@@ -99,13 +99,13 @@ mod tests {
     }
 
     fn written(devices: &[(&str, u64)], plugins: &[PluginFile]) -> String {
-        let devices = devices.iter().map(|(id, bytes)| (DeviceId((*id).to_owned()), Some(ByteSize(*bytes)))).collect();
+        let devices = devices.iter().map(|(id, bytes)| (id.parse().unwrap(), Some(ByteSize(*bytes)))).collect();
         Machine { devices, plugins: plugins.iter().collect() }.models_yaml()
     }
 
     fn models(text: &str) -> Vec<String> {
         let config = parse(text, Path::new("/here/models.yaml"), &Selection::default(), &Env::default());
-        config.unwrap_or_else(|error| panic!("{error}\n{text}")).models.into_keys().map(|id| id.0).collect()
+        config.unwrap_or_else(|error| panic!("{error}\n{text}")).models.into_keys().map(|id| id.to_string()).collect()
     }
 
     /// The text with its examples in force: each follows a comment without words.

@@ -64,12 +64,12 @@ fn row(model: &ModelConfig, running: &[ListedModel]) -> Row {
         }
     }
     Row {
-        name: model.id.0.clone(),
+        name: model.id.to_string(),
         kind: model.kind.name(),
         plugin: model.plugin.clone(),
         aliases: model.aliases.clone(),
         files,
         size,
-        state: running.iter().find(|status| status.id == model.id.0).map(|status| status.state.clone()),
+        state: running.iter().find(|status| status.id == model.id.as_str()).map(|status| status.state.clone()),
     }
 }

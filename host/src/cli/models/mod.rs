@@ -63,12 +63,17 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
 
 /// The entry of this name or alias.
 pub(super) fn known<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, CliError> {
-    let found =
-        config.models.values().find(|model| model.id.0 == name || model.aliases.iter().any(|alias| alias == name));
+    let found = config
+        .models
+        .values()
+        .find(|model| model.id.as_str() == name || model.aliases.iter().any(|alias| alias == name));
     found.ok_or_else(|| {
-        let names = config.models.values().flat_map(|model| [&model.id.0].into_iter().chain(&model.aliases));
+        let names = config
+            .models
+            .values()
+            .flat_map(|model| std::iter::once(model.id.as_str()).chain(model.aliases.iter().map(String::as_str)));
         let error = CliError::failed(format!("models.yaml has no model `{name}`"));
-        match nearest(name, names.map(String::as_str)) {
+        match nearest(name, names) {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error.hint("`aihost models list` shows them"),
         }

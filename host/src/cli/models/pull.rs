@@ -1,9 +1,10 @@
 //! `aihost models pull`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 use super::known;
 use crate::cli::failure::CliError;
@@ -34,7 +35,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
             // Other models may still be had.
             Err(error @ CliError::Failed { .. }) => {
                 out::note(&format!("error: model `{}`: {error}", model.id));
-                failed.push(model.id.0.as_str());
+                failed.push(model.id.as_str());
             }
             other => other?,
         }
@@ -46,7 +47,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
 }
 
 async fn pull(puller: &Puller, model: &ModelConfig) -> Result<(), CliError> {
-    let bars = Arc::new(Bars::new(&model.id.0));
+    let bars = Arc::new(Bars::new(model.id.as_str()));
     let sink: ProgressSink = {
         let bars = Arc::clone(&bars);
         Arc::new(move |progress| bars.show(&progress))
@@ -90,7 +91,7 @@ impl Bars {
     }
 
     fn show(&self, progress: &Progress) {
-        let mut by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_role = self.by_role.lock();
         let now = (progress.phase, progress.part);
         let (stage, bar) = by_role
             .entry(progress.role.clone())
@@ -123,7 +124,7 @@ impl Bars {
     }
 
     fn clear(&self) {
-        let by_role = self.by_role.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_role = self.by_role.lock();
         by_role.values().for_each(|(_, bar)| bar.finish_and_clear());
     }
 }

@@ -7,7 +7,7 @@ use crate::config::env::Env;
 use crate::config::locate::KeyPath;
 use crate::config::raw::{OneOrMany, RawDevice};
 use crate::config::resolved::DeviceConfig;
-use crate::domain::DeviceId;
+use crate::domain::Device;
 
 /// The devices of `devices:`, or those that are here.
 pub(super) fn resolve(check: &mut Checker, typed: Option<&OneOrMany<RawDevice>>, env: &Env) -> Vec<DeviceConfig> {
@@ -27,28 +27,22 @@ pub(super) fn resolve(check: &mut Checker, typed: Option<&OneOrMany<RawDevice>>,
     let mut seen = HashSet::new();
     for (position, RawDevice(device)) in typed.items.iter().enumerate() {
         let key = if typed.list { root.index(position) } else { root.clone() };
-        let id = DeviceId(device.id.0.clone());
-        let usable = is_device(&id.0) && seen.insert(id.clone());
-        if !is_device(&id.0) {
-            check
-                .fail(&key, Some(&id.0), "is not a device")
-                .hint("devices are called `cpu` and `cuda:0`, `cuda:1`, ...");
-        } else if !usable {
-            check.fail(&key, Some(&id.0), "is listed twice").hint("give each device one entry");
-        }
+        let id = match device.id.0.parse::<Device>() {
+            Ok(id) if seen.insert(id) => Some(id),
+            Ok(_) => {
+                check.fail(&key, Some(&device.id.0), "is listed twice").hint("give each device one entry");
+                None
+            }
+            Err(e) => {
+                check.fail(&key, Some(&device.id.0), "is not a device").hint(e.to_string());
+                None
+            }
+        };
         let memory = check.size(&key.key("memory"), device.memory.as_ref());
         let max_loaded = check.number(&key.key("max_loaded"), device.max_loaded.as_ref(), 1..=1024);
-        if usable {
+        if let Some(id) = id {
             devices.push(DeviceConfig { id, memory, max_loaded: max_loaded.and_then(|n| u32::try_from(n).ok()) });
         }
     }
     devices
-}
-
-/// Whether this is a device's name.
-pub(super) fn is_device(name: &str) -> bool {
-    name == "cpu"
-        || name
-            .strip_prefix("cuda:")
-            .is_some_and(|n| n.len() <= 3 && !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
-use super::devices::is_device;
 use super::{Checker, files, location, policy};
 use crate::config::locate::KeyPath;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
 use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
-use crate::domain::{ByteSize, DeviceId, Kind, ModelId, nearest, some_names};
+use crate::domain::{ByteSize, Device, Kind, ModelId, nearest, some_names};
 
 /// Types that an endpoint of this version serves.
 const KINDS: [Kind; 3] = [Kind::Text, Kind::Image, Kind::Audio];
@@ -23,7 +22,7 @@ pub(super) struct Surroundings<'a> {
     defaults: &'a RawDefaults,
     devices: &'a [DeviceConfig],
     /// What each may hold; nothing where that is measured.
-    budgets: HashMap<&'a str, Option<ByteSize>>,
+    budgets: HashMap<Device, Option<ByteSize>>,
     paths: &'a Paths,
     base: &'a Path,
 }
@@ -35,7 +34,7 @@ impl<'a> Surroundings<'a> {
         paths: &'a Paths,
         base: &'a Path,
     ) -> Self {
-        let budgets = devices.iter().map(|device| (device.id.0.as_str(), device.memory)).collect();
+        let budgets = devices.iter().map(|device| (device.id, device.memory)).collect();
         Self { defaults, devices, budgets, paths, base }
     }
 }
@@ -70,7 +69,7 @@ pub(super) fn resolve(
             continue;
         }
         let mut entry = Entry { check, key: key.clone(), around, startup_time, keep_alive };
-        let resolved = entry.resolve(&name, model);
+        let resolved = entry.resolve(name, model);
         entries.push((key, resolved));
     }
     names(check, &entries);
@@ -80,7 +79,7 @@ pub(super) fn resolve(
     entries.into_iter().map(|(_, model)| (model.id.clone(), model)).collect()
 }
 
-fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<String> {
+fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &RawModel) -> Option<ModelId> {
     let Some(name) = name else {
         check.fail(key, None, "has no name").hint("an entry of a list says `name: ...`");
         return None;
@@ -98,7 +97,7 @@ fn entry_name(check: &mut Checker, key: &KeyPath, name: Option<String>, model: &
             .hint("use letters, digits, `.`, `_`, `-`, `:` and `/`, at most 128 of them");
         return None;
     }
-    Some(name)
+    ModelId::new(name)
 }
 
 fn is_name(name: &str) -> bool {
@@ -107,7 +106,7 @@ fn is_name(name: &str) -> bool {
 
 /// No alias is a model's name, and no two models share one.
 fn names(check: &mut Checker, entries: &[(KeyPath, ModelConfig)]) {
-    let models: HashSet<&str> = entries.iter().map(|(_, model)| model.id.0.as_str()).collect();
+    let models: HashSet<&str> = entries.iter().map(|(_, model)| model.id.as_str()).collect();
     let mut owners: HashMap<&str, &ModelId> = HashMap::new();
     for (key, model) in entries {
         let key = key.key("aliases");
@@ -155,7 +154,7 @@ struct Entry<'c, 'a> {
 }
 
 impl Entry<'_, '_> {
-    fn resolve(&mut self, name: &str, raw: RawModel) -> ModelConfig {
+    fn resolve(&mut self, id: ModelId, raw: RawModel) -> ModelConfig {
         let key = self.key.clone();
         let kind = self.kind(raw.kind.as_ref());
         self.unsupported(&raw);
@@ -177,7 +176,7 @@ impl Entry<'_, '_> {
         let priority = self.check.number(&key.key("priority"), raw.priority.as_ref(), -1000..=1000).unwrap_or(0);
         let devices = self.devices(raw.devices.as_ref());
         ModelConfig {
-            id: ModelId(name.to_owned()),
+            id,
             kind,
             plugin,
             plugin_version,
@@ -297,38 +296,38 @@ impl Entry<'_, '_> {
         }
     }
 
-    fn devices(&mut self, typed: Option<&OneOrMany<Text>>) -> Vec<DeviceId> {
+    fn devices(&mut self, typed: Option<&OneOrMany<Text>>) -> Vec<Device> {
         let Some(typed) = typed else { return Vec::new() };
         let root = self.key.key("devices");
         let mut devices = Vec::new();
         let mut seen = HashSet::new();
         for (position, Text(name)) in typed.items.iter().enumerate() {
             let key = || if typed.list { root.index(position) } else { root.clone() };
-            if !is_device(name) {
-                self.check
-                    .fail(&key(), Some(name), "is not a device")
-                    .hint("devices are called `cpu` and `cuda:0`, `cuda:1`, ...");
-            } else if !self.around.budgets.contains_key(name.as_str()) {
-                let known = some_names(self.around.devices.iter().map(|device| device.id.0.as_str()));
-                self.check
-                    .fail(&key(), Some(name), format!("is not among the host's devices ({known})"))
-                    .hint("add it to `devices:` at the top of the file");
-            } else if seen.insert(name.as_str()) {
-                devices.push(DeviceId(name.clone()));
+            match name.parse::<Device>() {
+                Err(e) => self.check.fail(&key(), Some(name), "is not a device").hint(e.to_string()),
+                Ok(device) if !self.around.budgets.contains_key(&device) => {
+                    let known: Vec<String> = self.around.devices.iter().map(|device| device.id.to_string()).collect();
+                    let known = some_names(known.iter().map(String::as_str));
+                    self.check
+                        .fail(&key(), Some(name), format!("is not among the host's devices ({known})"))
+                        .hint("add it to `devices:` at the top of the file");
+                }
+                Ok(device) if seen.insert(device) => devices.push(device),
+                Ok(_) => {}
             }
         }
         devices
     }
 
     /// What it may take, which must fit somewhere.
-    fn memory(&mut self, typed: Option<&Text>, devices: &[DeviceId]) -> Option<ByteSize> {
+    fn memory(&mut self, typed: Option<&Text>, devices: &[Device]) -> Option<ByteSize> {
         let key = self.key.key("memory");
         let memory = self.check.size(&key, typed)?;
         let budgets = &self.around.budgets;
         // A budget that is measured may be of any size.
         let largest = match devices {
             [] => budgets.values().copied().collect::<Option<Vec<_>>>(),
-            named => named.iter().map(|device| budgets.get(device.0.as_str()).copied().flatten()).collect(),
+            named => named.iter().map(|device| budgets.get(device).copied().flatten()).collect(),
         };
         let largest = largest.and_then(|budgets| budgets.into_iter().max());
         if let Some(largest) = largest.filter(|largest| memory > *largest) {

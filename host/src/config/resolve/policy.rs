@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use super::Checker;
 use crate::config::locate::KeyPath;
 use crate::config::resolved::{DeviceConfig, Limits, ModelConfig, TEXT_BODY_BYTES};
-use crate::domain::{ByteSize, DeviceId};
+use crate::domain::{ByteSize, Device};
 
 /// Pinned models must fit side by side: they never make room for one another.
 pub(super) fn check_pins(check: &mut Checker, entries: &[(KeyPath, ModelConfig)], devices: &[DeviceConfig]) {
-    let mut pinned: BTreeMap<&DeviceId, Pinned> = BTreeMap::new();
-    let configured: BTreeMap<&DeviceId, &DeviceConfig> = devices.iter().map(|device| (&device.id, device)).collect();
+    let mut pinned: BTreeMap<Device, Pinned> = BTreeMap::new();
+    let configured: BTreeMap<Device, &DeviceConfig> = devices.iter().map(|device| (device.id, device)).collect();
     for (key, model) in entries.iter().filter(|(_, model)| model.pin) {
-        let Some(device) = only_device(model, devices).and_then(|id| configured.get(id)) else { continue };
-        let together = pinned.entry(&device.id).or_default();
+        let Some(device) = only_device(model, devices).and_then(|id| configured.get(&id).copied()) else { continue };
+        let together = pinned.entry(device.id).or_default();
         together.count += 1;
         together.bytes = together.bytes.saturating_add(model.memory.map_or(0, |size| size.0));
         // The first that is too many is told of.
@@ -80,10 +80,10 @@ pub(super) fn check_bodies(check: &mut Checker, typed: Option<&str>, limits: &Li
 }
 
 /// The device that is the only one that the model can be on.
-pub(in crate::config) fn only_device<'a>(model: &'a ModelConfig, devices: &'a [DeviceConfig]) -> Option<&'a DeviceId> {
+pub(in crate::config) fn only_device(model: &ModelConfig, devices: &[DeviceConfig]) -> Option<Device> {
     match (model.devices.as_slice(), devices) {
-        ([], [only]) => Some(&only.id),
-        ([first, others @ ..], _) => others.iter().all(|other| other == first).then_some(first),
+        ([], [only]) => Some(only.id),
+        ([first, others @ ..], _) => others.iter().all(|other| other == first).then_some(*first),
         _ => None,
     }
 }

@@ -19,7 +19,7 @@ use super::super::{artifacts, audio_stream};
 use super::refusal;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::media::audio::{Audio, block, finish};
-use crate::runtime::{Delivery, Handle, Submission, Submitted};
+use crate::runtime::{Handle, OutputMode, Submission, Submitted};
 use crate::store::Media;
 use crate::worker::Output;
 
@@ -79,8 +79,8 @@ impl AudioSubmitter<'_> {
         let seed = job.request.seed.map(|seed| seed.wrapping_add(number));
         let task = Bytes::from(wire::json(&AudioRequest { seed, ..job.request.clone() }));
         let delivery = match job.delivery {
-            AudioDelivery::Files(_) => Delivery::Gathered,
-            AudioDelivery::Stream(_) => Delivery::Streamed,
+            AudioDelivery::Files(_) => OutputMode::Gathered,
+            AudioDelivery::Stream(_) => OutputMode::Streamed,
         };
         let (model, class, keep_alive) = (self.model.clone(), job.class, job.keep_alive);
         self.place.submit(self.handle, Submission { model, task, class, keep_alive, delivery }).await

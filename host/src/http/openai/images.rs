@@ -21,7 +21,7 @@ use super::super::wire::{self, ImageDelivery, ImageJob};
 use super::refusal;
 use crate::domain::{Failure, Kind, ModelId};
 use crate::media::image::ImageAssembler;
-use crate::runtime::{Delivery, Handle, Submission};
+use crate::runtime::{Handle, OutputMode, Submission};
 use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
@@ -89,8 +89,8 @@ impl ImageSubmitter<'_> {
     async fn begin(&self, number: u64) -> Result<(ImageOutput, ImageFileWriter), Failure> {
         let (model, job) = (self.model, self.job);
         let delivery = match job.delivery {
-            ImageDelivery::Files(_) => Delivery::Gathered,
-            ImageDelivery::Stream => Delivery::Streamed,
+            ImageDelivery::Files(_) => OutputMode::Gathered,
+            ImageDelivery::Stream => OutputMode::Streamed,
         };
         let task = Bytes::from(wire::json(&job.image(number)));
         let (class, keep_alive) = (job.class, job.keep_alive);

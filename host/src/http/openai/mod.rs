@@ -31,7 +31,7 @@ struct TextEndpoint<S> {
 async fn answer<S: TextShape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: TextJob) -> Result<Response, ApiError> {
     let config = app.handle.config();
     let model = resolve::for_request(&config, job.model.as_deref(), Kind::Text, endpoint.path)?.id.clone();
-    let mut shape = (endpoint.shape)(&job, &model.0, unix_seconds());
+    let mut shape = (endpoint.shape)(&job, model.as_str(), unix_seconds());
     let delivery = job.delivery;
     let mut generation = Generation::new(app.handle.clone(), model.clone(), job);
     let result = if delivery == TextDelivery::Whole {

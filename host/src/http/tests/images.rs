@@ -236,10 +236,10 @@ async fn class_and_keep_alive_are_as_elsewhere() {
     host.post(PATH, &ask(&json!({"service_tier": "flex", "keep_alive": "5m"}))).await.json();
     host.post(PATH, &ask(&json!({"stream": true}))).await;
     let submitted = host.submitted.lock().unwrap();
-    use crate::runtime::{Class, Delivery, KeepAlive};
+    use crate::runtime::{Class, KeepAlive, OutputMode};
     let found: Vec<_> = submitted.iter().map(|one| (one.class, one.keep_alive, one.delivery)).collect();
     let five_minutes = Some(KeepAlive::For(Duration::from_secs(300)));
-    let wanted = [(Class::Batch, five_minutes, Delivery::Gathered), (Class::Interactive, None, Delivery::Streamed)];
+    let wanted = [(Class::Batch, five_minutes, OutputMode::Gathered), (Class::Interactive, None, OutputMode::Streamed)];
     assert_eq!(found, wanted);
 }
 
@@ -311,7 +311,7 @@ async fn bad_input_names_its_field() {
 #[tokio::test]
 async fn an_image_model_is_no_chat_model() {
     let (_folder, host) = keeping(draw, |config| {
-        let flux = config.models.get_mut(&ModelId("flux".into())).unwrap();
+        let flux = config.models.get_mut("flux").unwrap();
         flux.endpoint = Some(PATH.into());
     });
     for path in ["/v1/chat/completions", "/v1/completions", "/v1/audio/generations"] {

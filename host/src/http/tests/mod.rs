@@ -119,7 +119,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             Command::Ping(reply) => _ = reply.send(()),
             Command::Load(model, reply) => {
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
-                let _ = reply.send(if model.0 == "b" { Err(failure) } else { Ok(()) });
+                let _ = reply.send(if model.as_str() == "b" { Err(failure) } else { Ok(()) });
             }
             Command::Unload(_, _, reply) | Command::Park(_, reply) => {
                 let _ = reply.send(Ok(()));
@@ -258,7 +258,7 @@ fn keys(keys: &[&str]) -> Vec<crate::config::ApiKey> {
 
 fn model(id: &str, kind: Kind) -> ModelConfig {
     ModelConfig {
-        id: ModelId(id.to_owned()),
+        id: id.into(),
         kind,
         plugin: "echo".into(),
         plugin_version: None,

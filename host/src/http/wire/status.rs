@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::domain::{DeviceId, InstanceId, Kind, ModelId, ModelState};
+use crate::domain::{Device, InstanceId, Kind, ModelId, ModelState};
 use crate::runtime::{Explanation, Leaving, ModelStatus, Outcome, Staying};
 
 /// A model of `GET /admin/status`. Memory is in bytes, progress in thousandths.
@@ -60,7 +60,7 @@ pub(in crate::http) struct PlanReply<'a> {
     state: ModelState,
     outcome: &'static str,
     message: &'a str,
-    device: Option<&'a DeviceId>,
+    device: Option<Device>,
     needs: Option<u64>,
     free: Option<u64>,
     budget: Option<u64>,
@@ -97,7 +97,7 @@ impl<'a> From<&'a Explanation> for PlanReply<'a> {
             state: plan.state,
             outcome: name(plan.outcome),
             message: &plan.message,
-            device: plan.device.as_ref(),
+            device: plan.device,
             needs: plan.needs,
             free: plan.free,
             budget: plan.budget,
@@ -173,7 +173,7 @@ mod tests {
             state: ModelState::Cold,
             outcome: Outcome::Evicts,
             message: "so".into(),
-            device: Some(DeviceId("gpu0".into())),
+            device: Some(Device::Cuda(0)),
             needs: Some(1),
             free: Some(2),
             budget: None,
@@ -189,7 +189,7 @@ mod tests {
             }],
             stays: vec![Staying { model: "c".into(), instance: InstanceId(9), memory: 10, reason: "pinned".into() }],
         };
-        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"gpu0","needs":1,"free":2,"budget":null,"takes_ms":3,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
+        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
         assert_eq!(text(&PlanReply::from(&plan)), wanted);
         let names = [Outcome::Hot, Outcome::Fits, Outcome::Waits, Outcome::Refused, Outcome::Unknown].map(name);
         assert_eq!(names, ["hot", "fits", "waits", "refused", "unknown"]);

@@ -9,11 +9,12 @@ use std::time::Duration;
 use aihost_plugin_api::MemoryPlan;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
-use crate::worker::{Exit, ExitReason, Instance, Loaded, Output, Placement, StartSpec, Started};
+use crate::worker::{CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started};
 
 /// Tokens of every answer.
 pub(super) const TOKENS: u32 = 4;
@@ -29,11 +30,11 @@ const RELEASE: Duration = Duration::from_millis(5);
 /// Which ways to fail are taken. They are counted as they are passed, from 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Faults {
-    /// None.
+    /// No way to fail is taken.
     Never,
     /// The n-th.
     Once(u32),
-    /// These two.
+    /// The two of these numbers.
     Twice(u32, u32),
     /// The first one of this name.
     First(&'static str),
@@ -88,7 +89,7 @@ struct Life {
     phase: Phase,
     /// Bytes on the device.
     held: u64,
-    open: BTreeMap<RequestId, watch::Sender<bool>>,
+    open: BTreeSet<RequestId>,
     exits: mpsc::Sender<Exit>,
     gone: watch::Sender<Option<ExitReason>>,
 }
@@ -107,7 +108,7 @@ enum Phase {
 
 /// A step between hot and parked.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct Transition {
     from: Phase,
     during: Phase,
     to: Phase,
@@ -115,14 +116,14 @@ struct Turn {
     ways: [&'static str; 4],
 }
 
-const PARK: Turn = Turn {
+const PARK: Transition = Transition {
     from: Phase::Hot,
     during: Phase::Parking,
     to: Phase::Parked,
     ways: ["park: the plugin refuses", "park: it dies", "park: it never ends", "parked: it dies"],
 };
 
-const UNPARK: Turn = Turn {
+const UNPARK: Transition = Transition {
     from: Phase::Parked,
     during: Phase::Unparking,
     to: Phase::Hot,
@@ -281,7 +282,7 @@ impl World {
             leases_max: spec.plugin.manifest.max_concurrency as usize,
             phase: Phase::Up,
             held: 0,
-            open: BTreeMap::new(),
+            open: BTreeSet::new(),
             exits,
             gone: watch::Sender::new(None),
         };
@@ -351,13 +352,15 @@ impl World {
     }
 
     /// One step between hot and parked, with its ways to fail.
-    async fn turn(self, id: InstanceId, turn: Turn) -> Result<(), Failure> {
-        match self.change(id, |life| (std::mem::replace(&mut life.phase, turn.during), life.open.len())) {
+    async fn transition(self, id: InstanceId, transition: Transition) -> Result<(), Failure> {
+        match self.change(id, |life| (std::mem::replace(&mut life.phase, transition.during), life.open.len())) {
             None => return Err(ended(&ExitReason::Crashed(11))),
-            Some((phase, 0)) if phase == turn.from => {}
-            Some((phase, open)) => self.accuse(format!("{:?} of {id:?}, which is {phase:?} under {open}", turn.during)),
+            Some((phase, 0)) if phase == transition.from => {}
+            Some((phase, open)) => {
+                self.accuse(format!("{:?} of {id:?}, which is {phase:?} under {open}", transition.during))
+            }
         }
-        if turn.to == Phase::Hot {
+        if transition.to == Phase::Hot {
             let held: u64 = {
                 let mut ledger = self.ledger();
                 ledger.lives.get_mut(&id).into_iter().for_each(|life| life.held = NEED);
@@ -367,7 +370,7 @@ impl World {
                 self.accuse(format!("{held} bytes of {} are held", self.budget));
             }
         }
-        let [refuses, dies, hangs, dies_after] = turn.ways;
+        let [refuses, dies, hangs, dies_after] = transition.ways;
         self.live(id, self.times.load / 4).await?;
         if self.fails(refuses) {
             return Err(Failure::new(FailureKind::NotUsable, "the plugin cannot"));
@@ -382,9 +385,9 @@ impl World {
             return Err(Failure::new(FailureKind::TimedOut, "it does not answer"));
         }
         self.change(id, |life| {
-            if life.phase == turn.during {
-                life.phase = turn.to;
-                life.held = if turn.to == Phase::Hot { NEED } else { 0 };
+            if life.phase == transition.during {
+                life.phase = transition.to;
+                life.held = if transition.to == Phase::Hot { NEED } else { 0 };
             }
         });
         if self.fails(dies_after) {
@@ -393,9 +396,8 @@ impl World {
         Ok(())
     }
 
-    /// Opens a call, unless the worker is gone; says what is wrong with it.
-    fn open(&self, id: InstanceId, request: RequestId) -> Option<watch::Receiver<bool>> {
-        let (cancel, cancelled) = watch::channel(false);
+    /// Opens a call, and says what is wrong with it; nothing if the worker is gone.
+    fn open(&self, id: InstanceId, request: RequestId) -> Option<()> {
         let accusation = self.change(id, |life| {
             let wrong = if life.phase != Phase::Hot {
                 Some(format!("generate on {id:?}, which is {:?}", life.phase))
@@ -404,11 +406,11 @@ impl World {
             } else {
                 None
             };
-            life.open.insert(request, cancel);
+            life.open.insert(request);
             wrong
         })?;
         accusation.into_iter().for_each(|sentence| self.accuse(sentence));
-        Some(cancelled)
+        Some(())
     }
 
     async fn generate_one(
@@ -416,11 +418,10 @@ impl World {
         id: InstanceId,
         request: RequestId,
         output: &mpsc::Sender<Output>,
+        mut cancelled: oneshot::Receiver<CancelCause>,
     ) -> Result<Bytes, Failure> {
-        let Some(mut cancelled) = self.open(id, request) else {
-            return Err(ended(&ExitReason::Crashed(11)));
-        };
-        let model = self.change(id, |life| life.model.0.clone()).unwrap_or_default();
+        self.open(id, request).ok_or_else(|| ended(&ExitReason::Crashed(11)))?;
+        let model = self.change(id, |life| life.model.to_string()).unwrap_or_default();
         if self.fails("generate: the plugin refuses") {
             return Err(Failure::new(FailureKind::InvalidRequest, "no such thing"));
         }
@@ -430,7 +431,7 @@ impl World {
         }
         if self.fails("generate: it hangs") {
             tokio::select! {
-                _ = cancelled.wait_for(|cancelled| *cancelled) => {}
+                _ = &mut cancelled => {}
                 gone = self.live(id, Duration::MAX) => gone?,
             }
             self.live(id, CANCEL_GRACE).await?;
@@ -439,7 +440,9 @@ impl World {
         }
         for token in 0..TOKENS {
             self.live(id, self.times.token).await?;
-            if *cancelled.borrow() || output.send(Output::Event(model.clone().into())).await.is_err() {
+            if !matches!(cancelled.try_recv(), Err(TryRecvError::Empty))
+                || output.send(Output::Event(model.clone().into())).await.is_err()
+            {
                 return Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"));
             }
             if token == 0 && self.fails("generate: it dies in mid-answer") {
@@ -482,16 +485,21 @@ impl Placement for World {
     }
 }
 
-impl Instance for FakeInstance {
+impl InstanceHandle for FakeInstance {
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
         Box::pin(self.world.clone().load_one(self.id, granted, deadline))
     }
 
-    fn generate(&self, request: RequestId, _task: Bytes) -> mpsc::Receiver<Output> {
+    fn generate(
+        &self,
+        request: RequestId,
+        _task: Bytes,
+        cancelled: oneshot::Receiver<CancelCause>,
+    ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(8);
         let (world, id) = (self.world.clone(), self.id);
         tokio::spawn(async move {
-            let end = world.clone().generate_one(id, request, &sender).await;
+            let end = world.clone().generate_one(id, request, &sender, cancelled).await;
             world.change(id, |life| life.open.remove(&request));
             let _client_gone = sender.send(Output::Done(end)).await;
         });
@@ -499,22 +507,18 @@ impl Instance for FakeInstance {
     }
 
     fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        let turn = self.world.clone().turn(self.id, PARK);
-        Box::pin(async move { turn.await.map(|()| Loaded::default()) })
+        let transition = self.world.clone().transition(self.id, PARK);
+        Box::pin(async move { transition.await.map(|()| Loaded::default()) })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        let turn = self.world.clone().turn(self.id, UNPARK);
-        Box::pin(async move { turn.await.map(|()| Loaded { used: NEED }) })
+        let transition = self.world.clone().transition(self.id, UNPARK);
+        Box::pin(async move { transition.await.map(|()| Loaded { used: NEED }) })
     }
 
     fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
         let cost = self.world.cost;
         Box::pin(async move { Ok(cost) })
-    }
-
-    fn cancel(&self, request: RequestId) {
-        self.world.change(self.id, |life| life.open.get(&request).map(|cancel| cancel.send_replace(true)));
     }
 
     fn progress(&self) -> Option<u32> {

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fake::{Faults, Order, World};
-use super::{Answer, Class, Delivery, EVER, Host, Told, paused};
+use super::{Answer, Class, EVER, Host, OutputMode, Told, paused};
 use crate::domain::{Failure, FailureKind};
 
 const BUDGET: u64 = 150 << 20;
@@ -55,7 +55,7 @@ struct Run {
 #[derive(Debug, Default)]
 struct Answers {
     /// Of requests that nothing but a fault can harm.
-    safe: Vec<(Delivery, Answer)>,
+    safe: Vec<(OutputMode, Answer)>,
     /// Of requests that an unload or the shutdown may meet while their model loads.
     met: Vec<Answer>,
     /// Of loads and unloads.
@@ -65,9 +65,13 @@ struct Answers {
 /// A hot; requests for B; A again; loads and unloads.
 async fn scenario(host: &Host, leave: Duration) -> Answers {
     let mut answers = Answers::default();
-    answers.safe.push((Delivery::Streamed, answer(host.ask("a")).await));
-    let kinds =
-        [("a", Delivery::Gathered), ("b", Delivery::Streamed), ("a", Delivery::Streamed), ("b", Delivery::Gathered)];
+    answers.safe.push((OutputMode::Streamed, answer(host.ask("a")).await));
+    let kinds = [
+        ("a", OutputMode::Gathered),
+        ("b", OutputMode::Streamed),
+        ("a", OutputMode::Streamed),
+        ("b", OutputMode::Gathered),
+    ];
     let first = kinds.map(|(model, delivery)| (delivery, host.ask_as(model, Class::Interactive, delivery)));
     let leaver = host.ask("b");
     tokio::spawn(async move {
@@ -75,8 +79,8 @@ async fn scenario(host: &Host, leave: Duration) -> Answers {
         leaver.abort();
     });
     sleep(Duration::from_millis(20)).await;
-    let batch = (Delivery::Gathered, host.ask_as("b", Class::Batch, Delivery::Gathered));
-    let again = (Delivery::Streamed, host.ask("a"));
+    let batch = (OutputMode::Gathered, host.ask_as("b", Class::Batch, OutputMode::Gathered));
+    let again = (OutputMode::Streamed, host.ask("a"));
     answers.controls.push(control(host.handle().load("b".into())).await);
     for (delivery, task) in first.into_iter().chain([batch, again]) {
         answers.safe.push((delivery, answer(task).await));
@@ -162,7 +166,7 @@ fn run_with(faults: Faults, order: Order, disturbance: Disturbance) -> Run {
         }
         if taken == [MID_ANSWER] {
             let gathered =
-                |(delivery, told): &(Delivery, Answer)| *delivery == Delivery::Gathered && *told != Answer::Whole;
+                |(delivery, told): &(OutputMode, Answer)| *delivery == OutputMode::Gathered && *told != Answer::Whole;
             assert!(!answers.safe.iter().any(gathered), "{}: {answers:?}", context());
         }
         if taken.is_empty() {

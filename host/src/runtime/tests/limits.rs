@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::fake::{Faults, Order, World};
-use super::{Answer, Class, Delivery, Host, paused};
-use crate::domain::FailureKind;
+use super::{Answer, Class, Host, OutputMode, paused};
+use crate::domain::{Failure, FailureKind};
 
 const ONE: &str = "devices: [{id: cpu, memory: 150MiB}]\nmodels:\n  a: {type: text, plugin: fake}\n";
 
@@ -18,7 +18,7 @@ fn host(faults: Faults, leases_max: u32, yaml: &str) -> Host {
 fn who_waits_goes_before_who_does_not() {
     paused(async {
         let host = host(Faults::Never, 1, ONE);
-        let batch = [(); 3].map(|()| host.ask_as("a", Class::Batch, Delivery::Streamed));
+        let batch = [(); 3].map(|()| host.ask_as("a", Class::Batch, OutputMode::Streamed));
         sleep(Duration::from_millis(1)).await;
         let interactive = [(); 3].map(|()| host.ask("a"));
         let mut granted = Vec::new();
@@ -34,7 +34,8 @@ fn who_waits_goes_before_who_does_not() {
 #[test]
 fn a_request_that_never_ends_costs_its_own_time_and_no_more() {
     paused(async {
-        let host = host(Faults::First("generate: it hangs"), 1, ONE);
+        let yaml = format!("limits: {{first_output_timeout: 1h}}\n{ONE}");
+        let host = host(Faults::First("generate: it hangs"), 1, &yaml);
         let (begun, hung) = (Instant::now(), host.ask("a"));
         sleep(Duration::from_secs(590)).await;
         let next = host.ask("a");
@@ -45,6 +46,20 @@ fn a_request_that_never_ends_costs_its_own_time_and_no_more() {
         assert_eq!(next.await.unwrap().answer, Answer::Whole);
         // The hung one was cancelled, then its worker killed: a fresh one served the next.
         assert_eq!(host.world.loads(), 2);
+    });
+}
+
+#[test]
+fn a_request_that_shows_nothing_ends_long_before_it_has_run_for_too_long() {
+    paused(async {
+        let yaml = format!("limits: {{first_output_timeout: 20s}}\n{ONE}");
+        let host = host(Faults::First("generate: it hangs"), 1, &yaml);
+        let begun = Instant::now();
+        let told = host.ask("a").await.unwrap();
+        let limit = |failure: &Failure| failure.message.contains("first_output_timeout");
+        assert!(matches!(told.answer, Answer::Refused(failure) if limit(&failure)));
+        assert!((20..22).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
     });
 }
 
@@ -144,8 +159,8 @@ fn paying(faults: Faults, cost: u64) -> Host {
 }
 
 #[test]
-fn requests_that_cost_much_take_turns() {
-    for (cost, turns) in [(3, 1), (5, 2), (6, 3)] {
+fn requests_that_cost_much_wait_for_one_another() {
+    for (cost, rounds) in [(3, 1), (5, 2), (6, 3)] {
         paused(async move {
             let host = paying(Faults::Never, cost);
             assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
@@ -154,7 +169,7 @@ fn requests_that_cost_much_take_turns() {
                 assert_eq!(task.await.unwrap().answer, Answer::Whole);
             }
             // Four tokens of 5 ms each.
-            assert_eq!(begun.elapsed().as_millis() / 20, turns, "{cost} MiB: {:?}", begun.elapsed());
+            assert_eq!(begun.elapsed().as_millis() / 20, rounds, "{cost} MiB: {:?}", begun.elapsed());
         });
     }
 }

@@ -15,7 +15,7 @@ use aihost_plugin_api::abi::Manifest;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{Class, Delivery, Handle, Runtime, Submission};
+use super::{Class, Handle, OutputMode, Runtime, Submission};
 use crate::config::{self, Env, Selection};
 use crate::domain::Failure;
 use crate::plugin::{PluginFile, Registry};
@@ -83,10 +83,10 @@ impl Host {
 
     /// A client that reads everything.
     fn ask(&self, model: &'static str) -> JoinHandle<Told> {
-        self.ask_as(model, Class::Interactive, Delivery::Streamed)
+        self.ask_as(model, Class::Interactive, OutputMode::Streamed)
     }
 
-    fn ask_as(&self, model: &'static str, class: Class, delivery: Delivery) -> JoinHandle<Told> {
+    fn ask_as(&self, model: &'static str, class: Class, delivery: OutputMode) -> JoinHandle<Told> {
         let task = format!("{{\"model\":\"{model}\",\"number\":{}}}", fake::unique());
         let submission = Submission { model: model.into(), task: task.into(), class, delivery, keep_alive: None };
         tokio::spawn(told(self.handle(), model, submission))

@@ -1,9 +1,11 @@
 //! What the worker says for the log: its own words, its plugin's records, and what it and all it starts print. Cut and
 //! throttled here, before the socket, so that nobody who shouts costs the host anything.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::super::limits::{LOG_LINE_BYTES, LOG_RATE, LOG_TARGET_BYTES};
 use super::super::log::tells_of_failed_allocation;
@@ -111,7 +113,7 @@ impl Log {
     }
 
     fn gates(&self) -> MutexGuard<'_, [Throttle; 3]> {
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+        self.gates.lock()
     }
 }
 

@@ -49,11 +49,11 @@ impl Call {
     }
 
     pub(super) fn sink(self: &Arc<Self>) -> RawSinkArc {
-        RawSink_TO::from_ptr(RArc::new(Shared(Arc::clone(self))), TD_Opaque)
+        RawSink_TO::from_ptr(RArc::new(SharedCall(Arc::clone(self))), TD_Opaque)
     }
 
     pub(super) fn context(self: &Arc<Self>) -> RawContextArc {
-        RawContext_TO::from_ptr(RArc::new(Shared(Arc::clone(self))), TD_Opaque)
+        RawContext_TO::from_ptr(RArc::new(SharedCall(Arc::clone(self))), TD_Opaque)
     }
 
     fn pace(&self, unconsumed: u64) -> RawFlow {
@@ -65,9 +65,9 @@ impl Call {
     }
 }
 
-struct Shared(Arc<Call>);
+struct SharedCall(Arc<Call>);
 
-impl RawSink for Shared {
+impl RawSink for SharedCall {
     fn push(&self, kind: u32, payload: RSlice<'_, u8>) -> RawFlow {
         let call = &self.0;
         if call.cancelled.load(Ordering::Acquire) {
@@ -91,7 +91,7 @@ impl RawSink for Shared {
     }
 }
 
-impl RawContext for Shared {
+impl RawContext for SharedCall {
     fn is_cancelled(&self) -> u8 {
         u8::from(self.0.cancelled.load(Ordering::Acquire))
     }

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::super::protocol::{CHUNK_BYTES, Loading, LogRecord, ToHost, encode, encode_event};
 
@@ -20,22 +20,22 @@ const MAX_WAITING_DETAILS: usize = MAX_WAITING_LOGS / 2;
 /// Most messages outside requests that wait before heartbeats are left out.
 const MAX_WAITING_HEARTBEATS: usize = 16;
 
-/// The queue.
+/// The queue of messages that wait to be written to the host.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     filled: Condvar,
     emptied: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     queues: BTreeMap<u64, VecDeque<Item>>,
     logs: usize,
     writing: bool,
 }
 
-impl State {
+impl OutboxState {
     fn has_room_for(&self, level: u32) -> bool {
         let matters = (1..=3).contains(&level);
         self.logs < if matters { MAX_WAITING_LOGS } else { MAX_WAITING_DETAILS }
@@ -115,9 +115,9 @@ impl Outbox {
 
     /// Waits until everything is written, at most this long.
     pub(super) fn drain(&self, limit: Duration) {
-        let state = self.lock();
-        let busy = |state: &mut State| state.writing || !state.queues.is_empty();
-        let _ = self.emptied.wait_timeout_while(state, limit, busy);
+        let mut state = self.lock();
+        let busy = |state: &mut OutboxState| state.writing || !state.queues.is_empty();
+        let _ = self.emptied.wait_while_for(&mut state, busy, limit);
     }
 
     /// Writes for as long as the socket lasts, and says why it does not.
@@ -138,10 +138,10 @@ impl Outbox {
         state.writing = false;
         while state.queues.is_empty() {
             self.emptied.notify_all();
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.filled.wait(&mut state);
         }
         state.writing = true;
-        let State { queues, logs, .. } = &mut *state;
+        let OutboxState { queues, logs, .. } = &mut *state;
         queues.retain(|request, queue| {
             match queue.pop_front() {
                 None => {}
@@ -163,8 +163,8 @@ impl Outbox {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
+        self.state.lock()
     }
 }
 

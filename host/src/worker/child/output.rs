@@ -32,7 +32,7 @@ enum Ready {
     Never,
 }
 
-/// Both outputs.
+/// Standard output and standard error of the worker.
 #[derive(Debug)]
 pub(super) struct Outputs([Output; 2]);
 

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use aihost_plugin_api::abi::RawModelBox;
 use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
 use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::super::limits::{DRAIN_LIMIT, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker};
@@ -19,15 +20,14 @@ use super::log::Log;
 use super::objects::{Call, host};
 use super::outbox::Outbox;
 use super::sys::trim_heap;
+use crate::domain::Device;
 use crate::plugin;
 
-/// The device that is the host's own memory.
-const CPU: &str = "cpu";
 /// Steps that may wait for the one before; the host sends one at a time.
 const MAX_WAITING_STEPS: usize = 4;
 
 /// A step in the instance's life.
-enum Step {
+enum QueuedStep {
     Start(Box<Start>),
     Load(u64),
     Park,
@@ -38,7 +38,7 @@ enum Step {
 }
 
 /// What all threads share.
-struct Shared {
+struct ServerState {
     outbox: Arc<Outbox>,
     log: Arc<Log>,
     model: OnceLock<RawModelBox>,
@@ -54,8 +54,8 @@ struct Shared {
 
 /// Takes messages; never blocks on the plugin.
 pub(super) struct Server {
-    shared: Arc<Shared>,
-    steps: SyncSender<Step>,
+    shared: Arc<ServerState>,
+    steps: SyncSender<QueuedStep>,
 }
 
 impl Server {
@@ -64,7 +64,7 @@ impl Server {
         let (model, max_concurrency) = (OnceLock::new(), OnceLock::new());
         let (calls, idle) = (Mutex::default(), Condvar::new());
         let parked = AtomicBool::new(false);
-        let shared = Arc::new(Shared { outbox, log, model, calls, idle, loading, max_concurrency, parked });
+        let shared = Arc::new(ServerState { outbox, log, model, calls, idle, loading, max_concurrency, parked });
         let (steps, queue) = sync_channel(MAX_WAITING_STEPS);
         let life = Arc::clone(&shared);
         thread::Builder::new().name("life".into()).spawn(move || life.live(&queue))?;
@@ -81,12 +81,12 @@ impl Server {
                 ));
             }
             ToWorker::Hello(_) => {}
-            ToWorker::Start(start) => self.step(Step::Start(Box::new(start)))?,
-            ToWorker::Load(granted) => self.step(Step::Load(granted))?,
-            ToWorker::Park => self.step(Step::Park)?,
-            ToWorker::Unpark => self.step(Step::Unpark)?,
-            ToWorker::Health => self.step(Step::Health)?,
-            ToWorker::Cost(task) => self.step(Step::Cost(task))?,
+            ToWorker::Start(start) => self.step(QueuedStep::Start(Box::new(start)))?,
+            ToWorker::Load(granted) => self.step(QueuedStep::Load(granted))?,
+            ToWorker::Park => self.step(QueuedStep::Park)?,
+            ToWorker::Unpark => self.step(QueuedStep::Unpark)?,
+            ToWorker::Health => self.step(QueuedStep::Health)?,
+            ToWorker::Cost(task) => self.step(QueuedStep::Cost(task))?,
             ToWorker::Generate(request, task) => self.generate(request, task),
             ToWorker::Cancel(request) => {
                 if let Some(call) = self.shared.calls().get(&request) {
@@ -101,13 +101,13 @@ impl Server {
             ToWorker::Shutdown => {
                 self.shared.loading.cancel();
                 self.shared.calls().values().for_each(|call| call.cancel());
-                self.step(Step::Shutdown)?;
+                self.step(QueuedStep::Shutdown)?;
             }
         }
         Ok(())
     }
 
-    fn step(&self, step: Step) -> Result<(), String> {
+    fn step(&self, step: QueuedStep) -> Result<(), String> {
         self.steps.try_send(step).map_err(|_| "the host does not wait for its steps".to_owned())
     }
 
@@ -151,13 +151,13 @@ impl Server {
     }
 }
 
-impl Shared {
-    fn live(&self, steps: &Receiver<Step>) {
+impl ServerState {
+    fn live(&self, steps: &Receiver<QueuedStep>) {
         let mut load = LoadRequest::default();
         let mut mapped = 0;
         for step in steps {
             let answer = match step {
-                Step::Start(start) => {
+                QueuedStep::Start(start) => {
                     load = start.load.clone();
                     limit_on_cpu(&load, START_BYTES);
                     self.start(&start).map(|plan| {
@@ -165,16 +165,16 @@ impl Shared {
                         ToHost::Planned(plan)
                     })
                 }
-                Step::Load(granted) => {
+                QueuedStep::Load(granted) => {
                     load.granted = granted;
                     limit_on_cpu(&load, granted.saturating_sub(mapped).max(START_BYTES));
                     self.load(&load).map(ToHost::Stepped)
                 }
-                Step::Park => self.park().map(ToHost::Stepped),
-                Step::Unpark => self.unpark().map(ToHost::Stepped),
-                Step::Health => self.health().map(|()| ToHost::Stepped(0)),
-                Step::Cost(task) => self.cost(&task).map(ToHost::Stepped),
-                Step::Shutdown => self.shut_down(),
+                QueuedStep::Park => self.park().map(ToHost::Stepped),
+                QueuedStep::Unpark => self.unpark().map(ToHost::Stepped),
+                QueuedStep::Health => self.health().map(|()| ToHost::Stepped(0)),
+                QueuedStep::Cost(task) => self.cost(&task).map(ToHost::Stepped),
+                QueuedStep::Shutdown => self.shut_down(),
             };
             match answer {
                 Ok(message) => self.outbox.send(&message),
@@ -247,8 +247,9 @@ impl Shared {
 
     /// Waits for cancelled requests, gives everything back and ends the process. The host kills one that takes too long.
     fn shut_down(&self) -> ! {
-        let calls = self.calls();
-        drop(self.idle.wait_while(calls, |calls| !calls.is_empty()));
+        let mut calls = self.calls();
+        self.idle.wait_while(&mut calls, |calls| !calls.is_empty());
+        drop(calls);
         if let Some(model) = self.model.get()
             && let Err(error) = model.release().into_result()
         {
@@ -275,14 +276,14 @@ impl Shared {
     }
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock()
     }
 }
 
 /// Limits what this process may allocate, if all that it works with is the host's own memory: the driver of another device
 /// reserves addresses far beyond what anyone plans.
 fn limit_on_cpu(load: &LoadRequest, bytes: u64) {
-    if load.device == CPU {
+    if load.device.parse() == Ok(Device::Cpu) {
         limit_data(bytes);
     }
 }

@@ -29,7 +29,7 @@ pub(crate) enum ProtocolError {
     /// A message that grew too large.
     #[error("a message of kind {kind} of more than {most} bytes")]
     TooLarge {
-        /// Its number.
+        /// The number of the kind that was found.
         kind: u8,
         /// What it may have.
         most: usize,
@@ -45,7 +45,7 @@ pub(crate) enum ProtocolError {
     /// A message this build does not know or cannot read.
     #[error("a message of kind {kind} that cannot be read: {detail}")]
     Message {
-        /// Its number.
+        /// The number of the kind that was found.
         kind: u8,
         /// What is wrong.
         detail: String,
@@ -55,13 +55,13 @@ pub(crate) enum ProtocolError {
 /// One whole message, or (from the decoder) one frame of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
-    /// Which message.
+    /// Number of the kind of message.
     pub(crate) kind: u8,
     /// Whose; 0 for none.
     pub(crate) request: u64,
     /// Whether more of this message follows.
     pub(crate) more: bool,
-    /// Its bytes.
+    /// Bytes of the message, or of a part of it.
     pub(crate) payload: Bytes,
 }
 

@@ -10,7 +10,7 @@ use super::super::limits::{ERROR_BYTES, SUMMARY_BYTES};
 use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, ProtocolError};
 use crate::domain::excerpt;
 
-/// Raised when a message changes its meaning; additions are features.
+/// Raised when a message changes its meaning.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
 
 /// First message each way.
@@ -18,15 +18,12 @@ pub(crate) const PROTOCOL_VERSION: u32 = 1;
 pub(crate) struct Hello {
     /// [`PROTOCOL_VERSION`] of the sender.
     pub(crate) version: u32,
-    /// Optional abilities; unknown ones are ignored.
-    #[serde(default)]
-    pub(crate) features: Vec<String>,
 }
 
 impl Hello {
     /// This build's.
     pub(crate) fn own() -> Self {
-        Self { version: PROTOCOL_VERSION, features: Vec::new() }
+        Self { version: PROTOCOL_VERSION }
     }
 }
 
@@ -82,9 +79,9 @@ pub(crate) const OUTPUT_LEVEL: u32 = 0;
 pub(crate) struct LogRecord {
     /// 1 error to 5 trace, or [`OUTPUT_LEVEL`].
     pub(crate) level: u32,
-    /// Module path.
+    /// Path of the module that logged it.
     pub(crate) target: String,
-    /// The text.
+    /// The text that was logged.
     pub(crate) message: String,
     /// Its fields as a JSON object; empty if there are none.
     #[serde(default)]
@@ -97,7 +94,7 @@ pub(crate) struct LogRecord {
 /// Host to worker.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ToWorker {
-    /// First.
+    /// The first message: who speaks.
     Hello(Hello),
     /// Open, instantiate, plan. Answered by `Planned` or `Failed`.
     Start(Start),
@@ -124,9 +121,9 @@ pub(crate) enum ToWorker {
 /// Worker to host.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ToHost {
-    /// First.
+    /// The first message: who speaks.
     Hello(Hello),
-    /// The plan.
+    /// What the instance plans to take.
     Planned(MemoryPlan),
     /// How far a request is, or with 0 the load.
     Progress(u64, Loading),
@@ -140,7 +137,7 @@ pub(crate) enum ToHost {
     Failed(u64, PluginError),
     /// A log line.
     Log(LogRecord),
-    /// Still there.
+    /// Sent once a second by a worker that has nothing to say.
     Heartbeat,
 }
 
@@ -231,7 +228,7 @@ impl ToHost {
 pub(crate) struct Event {
     /// `aihost_plugin_api::abi::event_kind`.
     pub(crate) kind: u32,
-    /// Its bytes.
+    /// Bytes of the event, as the plugin made them.
     pub(crate) payload: Bytes,
 }
 
@@ -292,8 +289,7 @@ mod tests {
 
     fn to_worker() -> impl Strategy<Value = ToWorker> {
         prop_oneof![
-            (any::<u32>(), prop::collection::vec(".*", 0..3))
-                .prop_map(|(version, features)| ToWorker::Hello(Hello { version, features })),
+            any::<u32>().prop_map(|version| ToWorker::Hello(Hello { version })),
             (".*", any::<u64>(), 1u32..9).prop_map(|(text, granted, max_concurrency)| {
                 let load = LoadRequest { device: text.clone(), granted, threads: 2, ..LoadRequest::default() };
                 let options = serde_json::json!({ "a": text });

@@ -1,41 +1,37 @@
 //! One instance in a worker, as the runtime sees it.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
 
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
-use super::super::placement::{Allowance, ExitReason, Instance, Loaded, Output, OutputLimits};
+use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
 use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
 use super::link::Link;
 use super::log::Log;
 use super::process::Process;
-use super::step::Step;
+use super::step::InstanceStep;
 use super::watch::Watched;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 
 /// What the tasks of one worker share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct Supervised {
     pub(super) model: ModelId,
     pub(super) process: Process,
     pub(super) link: Link,
     pub(super) log: Arc<Log>,
     pub(super) limits: WorkerLimits,
-    pub(super) output_limits: OutputLimits,
     /// Held through a step: the worker does them one at a time, and answers carry no number.
-    pub(super) turn: tokio::sync::Mutex<()>,
-    /// How each open request is cancelled.
-    pub(super) cancels: Mutex<HashMap<u64, CancellationToken>>,
+    pub(super) step_lock: tokio::sync::Mutex<()>,
     /// Bytes of the requests that are open.
     pub(super) task_bytes: AtomicU64,
     /// What it may hold, and was seen to.
@@ -45,7 +41,7 @@ pub(super) struct Shared {
 /// The handle. Dropping it kills the worker.
 #[derive(Debug)]
 pub(super) struct WorkerInstance {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Supervised>,
     pub(super) runtime: Handle,
 }
 
@@ -55,46 +51,42 @@ impl Drop for WorkerInstance {
     }
 }
 
-impl Instance for WorkerInstance {
+impl InstanceHandle for WorkerInstance {
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(Step::load(granted, deadline, &self.shared.limits), |used| Loaded { used })
+        self.step(InstanceStep::load(granted, deadline, &self.shared.limits), |used| Loaded { used })
     }
 
     fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(Step::park(&self.shared.limits), |used| Loaded { used })
+        self.step(InstanceStep::park(&self.shared.limits), |used| Loaded { used })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(Step::unpark(&self.shared.limits), |used| Loaded { used })
+        self.step(InstanceStep::unpark(&self.shared.limits), |used| Loaded { used })
     }
 
     fn health(&self) -> BoxFuture<'static, Result<(), Failure>> {
-        self.step(Step::health(&self.shared.limits), |_| ())
+        self.step(InstanceStep::health(&self.shared.limits), |_| ())
     }
 
     fn cost(&self, task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
-        self.step(Step::cost(task, &self.shared.limits), |bytes| bytes)
+        self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes)
     }
 
-    fn generate(&self, request: RequestId, task: Bytes) -> mpsc::Receiver<Output> {
+    fn generate(
+        &self,
+        request: RequestId,
+        task: Bytes,
+        cancelled: oneshot::Receiver<CancelCause>,
+    ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(OUTPUT_QUEUE);
         let shared = Arc::clone(&self.shared);
-        let cancel = CancellationToken::new();
-        self.shared.cancels().insert(request.0, cancel.clone());
         self.runtime.spawn(async move {
             let bytes = task.len() as u64;
             shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
-            shared.generate(request.0, task, sender, cancel).await;
+            shared.generate(request.0, task, sender, cancelled).await;
             shared.task_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            shared.cancels().remove(&request.0);
         });
         receiver
-    }
-
-    fn cancel(&self, request: RequestId) {
-        if let Some(cancel) = self.shared.cancels().get(&request.0) {
-            cancel.cancel();
-        }
     }
 
     fn progress(&self) -> Option<u32> {
@@ -149,20 +141,20 @@ impl Instance for WorkerInstance {
 
 impl WorkerInstance {
     /// In a task of its own, so that a caller who gives up leaves no half-written frame.
-    fn step<T: Send + 'static>(&self, step: Step, done: fn(u64) -> T) -> BoxFuture<'static, Result<T, Failure>> {
+    fn step<T: Send + 'static>(
+        &self,
+        step: InstanceStep,
+        done: fn(u64) -> T,
+    ) -> BoxFuture<'static, Result<T, Failure>> {
         let shared = Arc::clone(&self.shared);
         let task = self.runtime.spawn(async move { shared.bytes(step).await });
         Box::pin(async move { task.await.unwrap_or_else(|_| Err(gone_with_host())).map(done) })
     }
 }
 
-impl Shared {
-    pub(super) fn cancels(&self) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl Supervised {
     pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock()
     }
 
     pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {

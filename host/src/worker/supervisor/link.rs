@@ -1,13 +1,14 @@
 //! The host's end of a worker's socket: one reader, writers in turn, and who waits for which answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
 use aihost_plugin_api::abi::event_kind;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,13 +28,13 @@ use crate::domain::excerpt;
 pub(super) enum Inbound {
     /// An event, if this host can pass it on, and the credit it took.
     Event(Option<Output>, u64),
-    /// The end.
+    /// Its end: the summary, or why there is none.
     End(Result<Bytes, PluginError>),
 }
 
 /// The answer to a step of the instance's life.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(super) enum StepReply {
     Planned(MemoryPlan),
     /// Done, with the bytes that [`ToHost::Stepped`] describes.
     Bytes(u64),
@@ -41,7 +42,7 @@ pub(super) enum Answer {
 
 /// Why reading ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum ReadEnd {
     /// The worker closed its end: it is dying or dead.
     Closed,
     /// It must be killed.
@@ -81,7 +82,7 @@ pub(super) struct Link {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     /// Nothing once the worker is gone.
     requests: Mutex<Option<HashMap<u64, Outgoing>>>,
-    step: Mutex<Option<oneshot::Sender<Result<Answer, PluginError>>>>,
+    step: Mutex<Option<oneshot::Sender<Result<StepReply, PluginError>>>>,
     /// What the instance is doing, for the stall report.
     doing: Mutex<&'static str>,
     progress: watch::Sender<Loading>,
@@ -117,16 +118,16 @@ impl Link {
         &self,
         message: &ToWorker,
         doing: &'static str,
-    ) -> oneshot::Receiver<Result<Answer, PluginError>> {
+    ) -> oneshot::Receiver<Result<StepReply, PluginError>> {
         let (sender, receiver) = oneshot::channel();
         {
             // Under the lock that `close` begins with: one that is stored after it would never be let go.
-            let requests = lock(&self.requests);
+            let requests = self.requests.lock();
             if requests.is_some() {
-                *lock(&self.step) = Some(sender);
+                *self.step.lock() = Some(sender);
             }
         }
-        *lock(&self.doing) = doing;
+        *self.doing.lock() = doing;
         self.send(message).await;
         receiver
     }
@@ -137,7 +138,7 @@ impl Link {
         let (progress, watched) = watch::channel(Loading::default());
         let on_the_way = Arc::<AtomicU64>::default();
         let outgoing = Outgoing { inbound, progress, on_the_way: Arc::clone(&on_the_way) };
-        lock(&self.requests).as_mut()?.insert(request, outgoing);
+        self.requests.lock().as_mut()?.insert(request, outgoing);
         Some(Incoming { inbound: receiver, progress: watched, on_the_way })
     }
 
@@ -153,27 +154,27 @@ impl Link {
 
     /// What the worker should be doing.
     pub(super) fn doing(&self) -> &'static str {
-        match &*lock(&self.requests) {
+        match &*self.requests.lock() {
             Some(requests) if !requests.is_empty() => "generate",
-            _ => *lock(&self.doing),
+            _ => *self.doing.lock(),
         }
     }
 
     /// Nobody will answer any more.
     pub(super) fn close(&self) {
-        *lock(&self.requests) = None;
-        *lock(&self.step) = None;
+        *self.requests.lock() = None;
+        *self.step.lock() = None;
     }
 
     /// Reads until the worker closes, is silent for too long, or breaks the protocol.
-    pub(super) async fn read(&self, mut half: OwnedReadHalf, log: &Log, silence: Duration) -> Ended {
+    pub(super) async fn read(&self, mut half: OwnedReadHalf, log: &Log, silence: Duration) -> ReadEnd {
         let (mut decoder, mut assembler) = (Decoder::default(), Assembler::new(ToHost::size_max));
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut greeted = false;
         loop {
             let read = match timeout(silence, half.read(&mut buffer)).await {
-                None => return Ended::Condemned(ExitReason::Stalled(self.doing().to_owned())),
-                Some(Ok(0) | Err(_)) => return Ended::Closed,
+                None => return ReadEnd::Condemned(ExitReason::Stalled(self.doing().to_owned())),
+                Some(Ok(0) | Err(_)) => return ReadEnd::Closed,
                 Some(Ok(read)) => read,
             };
             decoder.push(&buffer[..read]);
@@ -191,7 +192,7 @@ impl Link {
                 if let Err(why) = outcome {
                     // It may quote what was sent.
                     let why = excerpt(&why, ERROR_BYTES);
-                    return Ended::Condemned(ExitReason::Misbehaved(format!("broke the worker protocol: {why}")));
+                    return ReadEnd::Condemned(ExitReason::Misbehaved(format!("broke the worker protocol: {why}")));
                 }
             }
         }
@@ -212,8 +213,8 @@ impl Link {
         }
         match message {
             ToHost::Hello(_) | ToHost::Heartbeat => {}
-            ToHost::Planned(plan) => self.answer(Ok(Answer::Planned(plan)))?,
-            ToHost::Stepped(bytes) => self.answer(Ok(Answer::Bytes(bytes)))?,
+            ToHost::Planned(plan) => self.answer(Ok(StepReply::Planned(plan)))?,
+            ToHost::Stepped(bytes) => self.answer(Ok(StepReply::Bytes(bytes)))?,
             ToHost::Failed(0, error) => self.answer(Err(error))?,
             ToHost::Progress(0, loading) => {
                 self.progress.send_replace(loading);
@@ -231,9 +232,9 @@ impl Link {
         Ok(())
     }
 
-    fn answer(&self, answer: Result<Answer, PluginError>) -> Result<(), String> {
-        let waiter = lock(&self.step).take().ok_or_else(|| "it answered what was not asked".to_owned())?;
-        *lock(&self.doing) = "idle";
+    fn answer(&self, answer: Result<StepReply, PluginError>) -> Result<(), String> {
+        let waiter = self.step.lock().take().ok_or_else(|| "it answered what was not asked".to_owned())?;
+        *self.doing.lock() = "idle";
         // Whoever asked may have given up.
         let _ = waiter.send(answer);
         Ok(())
@@ -264,18 +265,14 @@ impl Link {
     }
 
     fn outgoing(&self, request: u64) -> Option<Outgoing> {
-        lock(&self.requests).as_ref()?.get(&request).cloned()
+        self.requests.lock().as_ref()?.get(&request).cloned()
     }
 
     fn end(&self, request: u64, result: Result<Bytes, PluginError>) {
-        let outgoing = lock(&self.requests).as_mut().and_then(|requests| requests.remove(&request));
+        let outgoing = self.requests.lock().as_mut().and_then(|requests| requests.remove(&request));
         if let Some(outgoing) = outgoing {
             // The queue has room for every event within the credit and this one more; a full one ends like a dead worker.
             let _ = outgoing.inbound.try_send(Inbound::End(result));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

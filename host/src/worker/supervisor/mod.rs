@@ -15,11 +15,12 @@ mod watch;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
@@ -30,15 +31,15 @@ use super::awake::timeout;
 use super::confinement;
 use super::limits::{CLOSED_SOCKET_GRACE, WorkerLimits};
 use super::log::ModelLog;
-use super::placement::{Exit, ExitReason, OutputLimits, Placement, StartSpec, Started};
+use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
-use crate::domain::{DeviceId, Failure, FailureKind, InstanceId, ModelId};
-use instance::{Shared, WorkerInstance};
-use link::{Ended, Link};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId};
+use instance::{Supervised, WorkerInstance};
+use link::{Link, ReadEnd};
 use log::Log;
 use process::Process;
-use step::Step;
+use step::InstanceStep;
 use watch::Watched;
 
 /// Runs each instance in a worker process (`aihost worker`, the same binary).
@@ -53,7 +54,7 @@ impl Placement for WorkerPlacement {
         self.start_within(WorkerLimits::default(), spec, exits)
     }
 
-    fn capacity(&self, device: &DeviceId) -> Option<u64> {
+    fn capacity(&self, device: Device) -> Option<u64> {
         device::measured_free(device)
     }
 }
@@ -81,18 +82,13 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         let message = format!("cannot start a worker for model `{model}` ({}): {e}", executable.display());
         Failure::new(FailureKind::Internal, message)
     };
+    let device = spec.load.device.parse::<Device>();
+    let device = device.map_err(|e| Failure::new(FailureKind::Internal, format!("{}: {e}", spec.load.device)))?;
     let (confinement, spec) =
         spawn_blocking(move || (confinement::of(&spec), spec)).await.map_err(|e| failed(e.into()))?;
     let spawned = spawn::spawn(&executable, confinement.own.as_deref()).await.map_err(failed)?;
-    let worker = Worker {
-        model: spec.model,
-        instance: spec.instance,
-        device: DeviceId(spec.load.device.clone()),
-        limits,
-        silence: spec.silence,
-        output_limits: spec.output_limits,
-        log: spec.log,
-    };
+    let worker =
+        Worker { model: spec.model, instance: spec.instance, device, limits, silence: spec.silence, log: spec.log };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
         plugin: spec.plugin.shadow.clone(),
@@ -102,7 +98,7 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         confinement,
     };
     shared.link.send(&ToWorker::Hello(Hello::own())).await;
-    match shared.plan(Step::start(start, start_timeout)).await {
+    match shared.plan(InstanceStep::start(start, start_timeout)).await {
         Ok(plan) => Ok((Arc::new(WorkerInstance { shared, runtime: Handle::current() }), plan)),
         Err(failure) => {
             shared.process.kill(ExitReason::Asked);
@@ -116,16 +112,15 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
 struct Worker {
     model: ModelId,
     instance: InstanceId,
-    device: DeviceId,
+    device: Device,
     limits: WorkerLimits,
     silence: Duration,
-    output_limits: OutputLimits,
     log: Arc<ModelLog>,
 }
 
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
-fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Shared>> {
-    let Worker { model, instance, device, limits, silence, output_limits, log } = worker;
+fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Supervised>> {
+    let Worker { model, instance, device, limits, silence, log } = worker;
     let spawn::Spawned { mut child, mark, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
@@ -141,15 +136,13 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap_or(Pid::INIT);
     let log = Arc::new(Log::new(model.clone(), pid, log));
     log.keep("the worker started");
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(Supervised {
         model,
         process: Process::new(pid),
         link: Link::new(writer),
         log,
         limits,
-        output_limits,
-        turn: tokio::sync::Mutex::default(),
-        cancels: Mutex::default(),
+        step_lock: tokio::sync::Mutex::default(),
         task_bytes: AtomicU64::new(0),
         watched: Mutex::new(Watched::new(device, mark.clone())),
     });
@@ -159,9 +152,9 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     tokio::spawn(async move {
         let ended = reading.link.read(reader, &reading.log, silence).await;
         let reason = match ended {
-            Ended::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
-            Ended::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
-            Ended::Condemned(reason) => Some(reason),
+            ReadEnd::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
+            ReadEnd::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
+            ReadEnd::Condemned(reason) => Some(reason),
         };
         if let Some(reason) = reason {
             reading.process.kill(reason);

@@ -1,8 +1,8 @@
 //! A worker's process: killing it, waiting for it, and telling why it went.
 
 use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, kill_process_group, waitid};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,13 +19,13 @@ use crate::device;
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
-    state: Mutex<State>,
+    state: Mutex<ProcessState>,
     gone: watch::Sender<Option<ExitReason>>,
     oom_kills_before: Option<u64>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ProcessState {
     /// Its number may belong to someone else.
     reaped: bool,
     /// Why the host ended it; nothing while it has not.
@@ -159,8 +159,8 @@ impl Process {
         let _ = kill_process(self.pid, Signal::KILL);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, ProcessState> {
+        self.state.lock()
     }
 }
 

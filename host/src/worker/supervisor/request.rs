@@ -1,28 +1,26 @@
-//! One request on a worker: its events to whoever reads them, its cancel, and the clock that runs while it shows nothing.
-
-use std::time::Duration;
+//! One request on a worker: its frames become outputs, and its cancel becomes a frame. Its clocks are the runtime's; only
+//! the grace of a cancelled one is counted here.
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot};
 
-use super::super::awake::{Instant, sleep_until, timeout};
+use super::super::awake::timeout;
 use super::super::limits::CREDIT_STEP_BYTES;
-use super::super::placement::{ExitReason, Output, OutputLimits};
+use super::super::placement::{CancelCause, ExitReason, Output};
 use super::super::protocol::{Loading, ToWorker};
 use super::failure;
-use super::instance::Shared;
+use super::instance::Supervised;
 use super::link::{Inbound, Incoming};
 use crate::domain::{Failure, FailureKind};
 
-impl Shared {
+impl Supervised {
     /// Serves one request; the last thing on `output` is its end.
     pub(super) async fn generate(
         &self,
         request: u64,
         task: Bytes,
         output: mpsc::Sender<Output>,
-        cancelled: CancellationToken,
+        mut cancelled: oneshot::Receiver<CancelCause>,
     ) {
         let Some(mut incoming) = self.link.open(request) else {
             let reason = self.process.gone().await;
@@ -30,37 +28,31 @@ impl Shared {
         };
         self.link.send(&ToWorker::Generate(request, task)).await;
         let mut passed_on = 0;
-        let mut clock = Clock::start(self.output_limits);
         loop {
             let next = tokio::select! {
                 biased;
-                () = output.closed() => return self.cancel(request, &mut incoming, "a cancelled request").await,
-                () = cancelled.cancelled() => {
-                    self.cancel(request, &mut incoming, "a cancelled request").await;
+                // Whoever drops the sender has left too.
+                cause = &mut cancelled => {
+                    let cause = cause.unwrap_or(CancelCause::ClientLeft);
+                    self.cancel(request, &mut incoming, cause).await;
                     return done(&output, Err(Failure::new(FailureKind::Cancelled, "the request was cancelled"))).await;
                 }
                 Ok(()) = incoming.progress.changed() => {
-                    let Loading { done, total } = *incoming.progress.borrow_and_update();
-                    clock.sign_of_life();
-                    // A reader who is behind does without: another one follows, or the end.
-                    let _ = output.try_send(Output::Progress { done, total });
+                    let _read = tell_progress(&mut incoming, &output);
                     continue;
                 }
                 next = incoming.inbound.recv() => next,
-                () = sleep_until(clock.until) => {
-                    self.cancel(request, &mut incoming, "generate").await;
-                    return done(&output, Err(clock.overrun())).await;
-                }
             };
             match next {
                 Some(Inbound::Event(event, cost)) => {
-                    if let Some(event) = event
-                        && output.send(event).await.is_err()
-                    {
-                        return self.cancel(request, &mut incoming, "a cancelled request").await;
+                    let taken = match event {
+                        Some(event) => output.send(event).await.is_ok(),
+                        // Of a kind that this host does not know: a sign of life all the same.
+                        None => tell_progress(&mut incoming, &output),
+                    };
+                    if !taken {
+                        return self.cancel(request, &mut incoming, CancelCause::ClientLeft).await;
                     }
-                    // Only now, so that the time it took the reader to read is not the plugin's.
-                    clock.sign_of_life();
                     incoming.passed_on(cost);
                     passed_on += cost;
                     if passed_on >= CREDIT_STEP_BYTES {
@@ -78,7 +70,11 @@ impl Shared {
     }
 
     /// Tells the worker and waits until the request has ended; one that goes on for too long costs the worker.
-    async fn cancel(&self, request: u64, incoming: &mut Incoming, doing: &str) {
+    async fn cancel(&self, request: u64, incoming: &mut Incoming, cause: CancelCause) {
+        let doing = match cause {
+            CancelCause::ClientLeft | CancelCause::Overdue => "a cancelled request",
+            CancelCause::Silent => "generate",
+        };
         self.link.send(&ToWorker::Cancel(request)).await;
         let end = async {
             loop {
@@ -105,37 +101,10 @@ impl Shared {
     }
 }
 
-/// Runs while a request shows nothing.
-struct Clock {
-    limits: OutputLimits,
-    shown: bool,
-    until: Instant,
-}
-
-impl Clock {
-    fn start(limits: OutputLimits) -> Self {
-        Self { limits, shown: false, until: Instant::now() + limits.first }
-    }
-
-    fn sign_of_life(&mut self) {
-        self.shown = true;
-        self.until = Instant::now() + self.limits.stall;
-    }
-
-    fn overrun(&self) -> Failure {
-        let seconds = |limit: Duration| limit.as_secs_f32();
-        let message = match self.shown {
-            false => format!(
-                "the model showed nothing for {} s (`limits: first_output_timeout:`)",
-                seconds(self.limits.first)
-            ),
-            true => format!(
-                "the model stopped half-way and showed nothing more for {} s (`limits: output_stall_timeout:`)",
-                seconds(self.limits.stall)
-            ),
-        };
-        Failure::new(FailureKind::TimedOut, message)
-    }
+/// Says how far it is; whether anybody reads. A reader who is behind does without: another one follows, or the end.
+fn tell_progress(incoming: &mut Incoming, output: &mpsc::Sender<Output>) -> bool {
+    let Loading { done, total } = *incoming.progress.borrow_and_update();
+    output.try_send(Output::Progress { done, total }).is_ok() || !output.is_closed()
 }
 
 async fn done(output: &mpsc::Sender<Output>, result: Result<Bytes, Failure>) {

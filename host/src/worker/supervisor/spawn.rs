@@ -25,13 +25,13 @@ const MAX_WAITING_SPAWNS: usize = 64;
 const INHERITED: [&str; 9] =
     ["PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "RUST_LOG", "RUST_BACKTRACE", "TMPDIR", "TZ", "USER"];
 /// Beginnings of variables a worker inherits.
-const INHERITED_PREFIXES: [&str; 4] = ["CUDA_", "NVIDIA_", "LC_", "AIHOST_FIXTURE_"];
+const INHERITED_PREFIXES: [&str; 3] = ["CUDA_", "NVIDIA_", "LC_"];
 
 /// Variables that say where to write, and the folder below its own.
 const OWN_FOLDERS: [(&str, &str); 3] = [("TMPDIR", ""), ("XDG_CACHE_HOME", ""), ("CUDA_CACHE_PATH", "cuda")];
 
 /// What the spawning thread is asked to do.
-enum Job {
+enum SpawnCommand {
     Spawn(Box<Command>, PathBuf, oneshot::Sender<io::Result<(Child, String)>>),
     /// The process with this mark is gone.
     Gone(String),
@@ -65,7 +65,7 @@ pub(super) async fn spawn(executable: &Path, own: Option<&Path>) -> io::Result<S
         .stderr(Stdio::piped())
         .process_group(0);
     let (reply, answer) = oneshot::channel();
-    let job = Job::Spawn(Box::new(command), executable.to_owned(), reply);
+    let job = SpawnCommand::Spawn(Box::new(command), executable.to_owned(), reply);
     spawner()?.try_send(job).map_err(|_| io::Error::other("too many workers are being started"))?;
     let (child, mark) = answer.await.map_err(|_| io::Error::other("the spawning thread is gone"))??;
     Ok(Spawned { child, mark, socket })
@@ -74,11 +74,11 @@ pub(super) async fn spawn(executable: &Path, own: Option<&Path>) -> io::Result<S
 /// A worker is gone; whatever it left behind is ended soon.
 pub(super) fn gone(mark: String) {
     // If the queue is full, the end of the host is soon enough.
-    let _ = spawner().map(|jobs| jobs.try_send(Job::Gone(mark)));
+    let _ = spawner().map(|jobs| jobs.try_send(SpawnCommand::Gone(mark)));
 }
 
-fn spawner() -> io::Result<&'static SyncSender<Job>> {
-    static SPAWNER: OnceLock<Result<SyncSender<Job>, String>> = OnceLock::new();
+fn spawner() -> io::Result<&'static SyncSender<SpawnCommand>> {
+    static SPAWNER: OnceLock<Result<SyncSender<SpawnCommand>, String>> = OnceLock::new();
     let started = SPAWNER.get_or_init(|| {
         let (jobs, queue) = sync_channel(MAX_WAITING_SPAWNS);
         thread::Builder::new().name("worker-spawner".into()).spawn(move || serve(&queue)).map_err(|e| e.to_string())?;
@@ -87,12 +87,12 @@ fn spawner() -> io::Result<&'static SyncSender<Job>> {
     started.as_ref().map_err(|e| io::Error::other(e.as_str()))
 }
 
-fn serve(queue: &Receiver<Job>) {
+fn serve(queue: &Receiver<SpawnCommand>) {
     let mut guard = Guard::new();
     for job in queue {
         match job {
-            Job::Gone(mark) => guard.gone(&mark),
-            Job::Spawn(mut command, executable, reply) => {
+            SpawnCommand::Gone(mark) => guard.gone(&mark),
+            SpawnCommand::Spawn(mut command, executable, reply) => {
                 guard.watch(&executable);
                 let mark = guard.mark(&mut command);
                 if let Err(Ok((mut child, mark))) = reply.send(command.spawn().map(|child| (child, mark))) {

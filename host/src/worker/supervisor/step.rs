@@ -10,13 +10,13 @@ use super::super::limits::WorkerLimits;
 use super::super::placement::ExitReason;
 use super::super::protocol::{Start, ToWorker};
 use super::failure;
-use super::instance::Shared;
-use super::link::Answer;
+use super::instance::Supervised;
+use super::link::StepReply;
 use crate::domain::{Failure, FailureKind};
 
 /// What the worker is to do, and how long that may take.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct InstanceStep {
     message: ToWorker,
     /// Its name in reports.
     name: &'static str,
@@ -27,7 +27,7 @@ pub(super) struct Step {
     advice: &'static str,
 }
 
-impl Step {
+impl InstanceStep {
     pub(super) fn start(start: Start, limit: Duration) -> Self {
         Self::plain(ToWorker::Start(start), "start", limit)
     }
@@ -63,26 +63,26 @@ impl Step {
     }
 }
 
-impl Shared {
+impl Supervised {
     /// Starts the instance.
-    pub(super) async fn plan(&self, step: Step) -> Result<MemoryPlan, Failure> {
+    pub(super) async fn plan(&self, step: InstanceStep) -> Result<MemoryPlan, Failure> {
         match self.step(step).await? {
-            Answer::Planned(plan) => Ok(plan),
-            Answer::Bytes(_) => Err(self.misbehaved("answered a start with a number")),
+            StepReply::Planned(plan) => Ok(plan),
+            StepReply::Bytes(_) => Err(self.misbehaved("answered a start with a number")),
         }
     }
 
     /// Takes any other step.
-    pub(super) async fn bytes(&self, step: Step) -> Result<u64, Failure> {
+    pub(super) async fn bytes(&self, step: InstanceStep) -> Result<u64, Failure> {
         match self.step(step).await? {
-            Answer::Bytes(bytes) => Ok(bytes),
-            Answer::Planned(_) => Err(self.misbehaved("answered another step with a plan")),
+            StepReply::Bytes(bytes) => Ok(bytes),
+            StepReply::Planned(_) => Err(self.misbehaved("answered another step with a plan")),
         }
     }
 
     /// Sends a step and waits for its answer, for the worker's end, or until it has taken too long.
-    async fn step(&self, step: Step) -> Result<Answer, Failure> {
-        let _turn = self.turn.lock().await;
+    async fn step(&self, step: InstanceStep) -> Result<StepReply, Failure> {
+        let _one_at_a_time = self.step_lock.lock().await;
         if step.extension > 1 {
             self.link.reset_progress();
         }
@@ -114,7 +114,7 @@ impl Shared {
         }
     }
 
-    async fn within_grant(&self, answer: Answer) -> Result<Answer, Failure> {
+    async fn within_grant(&self, answer: StepReply) -> Result<StepReply, Failure> {
         // It may have been found out, and ended, just before.
         match self.look().or_else(|| self.process.verdict()) {
             None => Ok(answer),
@@ -125,7 +125,7 @@ impl Shared {
         }
     }
 
-    async fn overran(&self, step: &Step, started: Instant) -> Failure {
+    async fn overran(&self, step: &InstanceStep, started: Instant) -> Failure {
         self.process.kill(ExitReason::Stalled(step.name.to_owned()));
         self.process.gone().await;
         let message = format!(

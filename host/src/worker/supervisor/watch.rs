@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::process::Pid;
 
 use super::super::awake::{self, TICK};
@@ -14,14 +15,14 @@ use super::super::limits::{
 };
 use super::super::placement::{Allowance, ExitReason};
 use super::super::proc::{Living, living, variable};
-use super::instance::Shared;
+use super::instance::Supervised;
 use crate::device;
-use crate::domain::{ByteSize, DeviceId};
+use crate::domain::{ByteSize, Device};
 
 /// What a worker may hold, and how it fared.
 #[derive(Debug)]
 pub(super) struct Watched {
-    device: DeviceId,
+    device: Device,
     /// What the worker and all that comes of it carry.
     mark: String,
     allowance: Allowance,
@@ -50,7 +51,7 @@ struct Watch {
 
 #[derive(Debug, Default)]
 struct Workers {
-    all: Vec<Weak<Shared>>,
+    all: Vec<Weak<Supervised>>,
     has_thread: bool,
 }
 
@@ -58,7 +59,7 @@ static WATCH: Watch =
     Watch { workers: Mutex::new(Workers { all: Vec::new(), has_thread: false }), added: Condvar::new() };
 
 /// Looks at this worker from now on, for as long as it is there.
-pub(super) fn add(worker: &Arc<Shared>) {
+pub(super) fn add(worker: &Arc<Supervised>) {
     let mut workers = WATCH.lock();
     workers.all.push(Arc::downgrade(worker));
     if !workers.has_thread {
@@ -80,7 +81,7 @@ fn watch() {
         }
         for worker in &workers {
             // A card answers slowly, and for all its processes at once.
-            if device::is_host_memory(&worker.watched().device) || look.is_multiple_of(LOOKS_PER_CENSUS) {
+            if worker.watched().device.is_host_memory() || look.is_multiple_of(LOOKS_PER_CENSUS) {
                 worker.look();
             }
         }
@@ -91,26 +92,26 @@ fn watch() {
 
 impl Watch {
     /// The workers that are there; waits for the first.
-    fn next(&self) -> Vec<Arc<Shared>> {
+    fn next(&self) -> Vec<Arc<Supervised>> {
         let mut workers = self.lock();
         loop {
             workers.all.retain(|worker| worker.strong_count() > 0);
-            let there: Vec<Arc<Shared>> = workers.all.iter().filter_map(Weak::upgrade).collect();
+            let there: Vec<Arc<Supervised>> = workers.all.iter().filter_map(Weak::upgrade).collect();
             if !there.is_empty() {
                 return there;
             }
             awake::rest();
-            workers = self.added.wait(workers).unwrap_or_else(PoisonError::into_inner);
+            self.added.wait(&mut workers);
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Workers> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.workers.lock()
     }
 }
 
 /// Finds out what each worker started.
-fn census(workers: &[Arc<Shared>]) {
+fn census(workers: &[Arc<Supervised>]) {
     let all: Vec<Living> = living().collect();
     // Each is looked into once, however many workers there are.
     let orphans = all.iter().filter(|process| process.parent == Some(Pid::INIT)).map(|process| process.pid);
@@ -145,23 +146,23 @@ fn family(all: &[Living], of: Pid, is_marked: impl Fn(Pid) -> bool) -> Vec<Pid> 
     }
 }
 
-impl Shared {
+impl Supervised {
     /// Measures it and draws the consequence: if it is ended, why.
     pub(super) fn look(&self) -> Option<ExitReason> {
         let (device, family) = {
             let watched = self.watched();
-            (watched.device.clone(), watched.family.clone())
+            (watched.device, watched.family.clone())
         };
         // Once it is reaped its number may be someone else's.
         let own = self.process.pid()?;
-        let bytes = |pid| device::held_by(&device, pid);
+        let bytes = |pid| device::held_by(device, pid);
         let of_its_own = bytes(own)?;
         let family: Vec<u32> = family.iter().map(|pid| pid.as_raw_pid().unsigned_abs()).collect();
         let rest = family.iter().filter_map(|pid| bytes(*pid)).fold(0, u64::saturating_add);
         let tasks = self.task_bytes.load(Ordering::Relaxed).saturating_mul(TASK_COPIES);
         let mut held = of_its_own.saturating_add(rest);
         let mapped = self.watched().allowance.mapped;
-        if rest > 0 && device::is_host_memory(&device) && held.saturating_add(mapped) > self.watched().most() {
+        if rest > 0 && device.is_host_memory() && held.saturating_add(mapped) > self.watched().most() {
             // They may share pages, which are counted for each of them above.
             let shares = family.iter().filter_map(|pid| device::share_of(*pid));
             held = device::share_of(own).map_or(held, |own| shares.fold(own, u64::saturating_add));
@@ -194,7 +195,7 @@ impl Shared {
 }
 
 impl Watched {
-    pub(super) fn new(device: DeviceId, mark: String) -> Self {
+    pub(super) fn new(device: Device, mark: String) -> Self {
         let allowance = Allowance { planned: START_BYTES, granted: START_BYTES, mapped: 0 };
         Self { device, mark, allowance, told: false, beyond: 0, family: Vec::new() }
     }
@@ -212,7 +213,7 @@ impl Watched {
 
     /// What is not its own doing.
     fn driver(&self) -> u64 {
-        if device::is_host_memory(&self.device) { 0 } else { DRIVER_BYTES }
+        if self.device.is_host_memory() { 0 } else { DRIVER_BYTES }
     }
 
     fn judge(&mut self, held: u64, is_alone: bool) -> Verdict {
@@ -238,7 +239,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn watched(device: &str, planned: u64, granted: u64) -> Watched {
-        let mut watched = Watched::new(DeviceId(device.to_owned()), String::new());
+        let mut watched = Watched::new(device.parse().unwrap(), String::new());
         watched.allow(Allowance { planned, granted, mapped: 0 });
         watched
     }

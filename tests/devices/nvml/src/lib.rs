@@ -1,6 +1,6 @@
 //! Graphics cards on paper: the few functions of NVIDIA's management library that a host calls, under its name.
 //!
-//! The file that `AIHOST_FIXTURE_NVML` names has a line for each card: its total and its free bytes, and for each process on it
+//! The file that `NVIDIA_FIXTURE_CARDS` names has a line for each card: its total and its free bytes, and for each process on it
 //! its number and its bytes; behind them `hangs`, if it answers nothing about its memory, or the UUID of a slice of a card,
 //! which begins with `MIG-`. It is read at each call, so a test can have a card filled and emptied.
 
@@ -47,7 +47,7 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// The words of each card's line.
 fn words() -> Vec<Vec<String>> {
-    let file = std::env::var_os("AIHOST_FIXTURE_NVML").and_then(|file| std::fs::read_to_string(file).ok());
+    let file = std::env::var_os("NVIDIA_FIXTURE_CARDS").and_then(|file| std::fs::read_to_string(file).ok());
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect();
     file.unwrap_or_default().lines().map(words).filter(|card: &Vec<String>| card.len() > 1).collect()
 }

@@ -5,9 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use aihost_plugin_api::abi::{
-    ABI_MAJOR, ABI_MINOR, Descriptor, DescriptorHeader, FINGERPRINT, MAGIC, Manifest, ManifestError, SECTION,
-};
+use aihost_plugin_api::abi::{DescriptorHeader, MAGIC, Manifest, ManifestError, SECTION};
 use object::read::elf::{ElfFile64, FileHeader as _};
 use object::{Architecture, Endianness, Object, ObjectSection, ReadCache, elf};
 
@@ -31,7 +29,7 @@ pub struct Described {
     pub panic: String,
     /// Version of the SDK.
     pub sdk: String,
-    /// Its manifest.
+    /// What it serves, and how it is configured.
     pub manifest: Manifest,
     /// Libraries it needs at run time (`DT_NEEDED`).
     pub needed: Vec<String>,
@@ -45,7 +43,7 @@ pub enum DescribeError {
     /// The file cannot be opened or read.
     #[error("cannot read {}: {source}; check that it exists and that you may read it", file.display())]
     Io {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -56,7 +54,7 @@ pub enum DescribeError {
         file.display()
     )]
     NotElf {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What the parser said.
         detail: String,
@@ -67,7 +65,7 @@ pub enum DescribeError {
         file.display()
     )]
     Machine {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// The host's.
         wanted: String,
@@ -80,13 +78,13 @@ pub enum DescribeError {
         file.display()
     )]
     NotAPlugin {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
     },
     /// A descriptor that cannot be read.
     #[error("{} has a damaged plugin descriptor ({detail}); rebuild or copy it again", file.display())]
     Descriptor {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What is wrong with it.
         detail: String,
@@ -94,7 +92,7 @@ pub enum DescribeError {
     /// A manifest that is not one.
     #[error("{} cannot be used: {source}; correct its `export_plugin!` and rebuild it", file.display())]
     Manifest {
-        /// The file.
+        /// The file that was read.
         file: PathBuf,
         /// What is wrong with it.
         source: ManifestError,
@@ -142,35 +140,6 @@ pub fn describe(file: &Path) -> Result<Described, DescribeError> {
         }
     }
     Ok(described)
-}
-
-/// Why this host cannot load what is described, in one sentence without the file's name; `None` if it can.
-pub fn incompatible(described: &Described) -> Option<String> {
-    let mine = Descriptor::<0>::new("").header;
-    let rebuild = "rebuild it against this host's aihost-plugin-api with `cargo xtask build-plugins`";
-    let target = text(&mine.target);
-    if described.target != target {
-        return Some(format!("it is built for {}, this host for {target}; {rebuild}", described.target));
-    }
-    let (major, minor) = described.abi;
-    if major != ABI_MAJOR {
-        return Some(format!(
-            "it speaks plugin ABI {major}.{minor}, this host ABI {ABI_MAJOR}.{ABI_MINOR}; {}",
-            if major > ABI_MAJOR { "update the host, or take an older build of the plugin" } else { rebuild }
-        ));
-    }
-    if major == 0 && described.fingerprint != FINGERPRINT {
-        return Some(format!(
-            "its ABI layout {} is not this host's {} (ABI 0 is a preview: both must be equal); {rebuild}",
-            short(&described.fingerprint),
-            short(&FINGERPRINT)
-        ));
-    }
-    None
-}
-
-fn short(fingerprint: &[u8; 32]) -> String {
-    super::hex(&fingerprint[..4])
 }
 
 fn host_architecture() -> Architecture {
@@ -240,7 +209,8 @@ fn word(data: &[u8], offset: usize) -> u32 {
     data[offset..offset + 4].iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 
-fn text(padded: &[u8]) -> String {
+/// A text of the header, without the zeros that fill its place.
+pub(super) fn text(padded: &[u8]) -> String {
     let end = padded.iter().position(|byte| *byte == 0).unwrap_or(padded.len());
     String::from_utf8_lossy(&padded[..end]).into_owned()
 }
@@ -251,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::plugin::incompatible;
 
     /// The bytes a section would have.
     fn section(manifest: &str) -> Vec<u8> {

@@ -1,0 +1,31 @@
+//! What comes back to the loop from the tasks it started.
+
+use tokio::sync::mpsc;
+
+use super::relay::Lost;
+use crate::domain::{Failure, InstanceId, RequestId};
+use crate::worker::Started;
+
+/// An event of the host's own.
+pub(super) enum Internal {
+    /// A step of an instance is over.
+    Stepped(InstanceId, Stepped),
+    /// A lease is over; with what its request needs to be tried again, if its worker died before the client saw anything.
+    Ended(RequestId, Option<Lost>),
+    /// The client of a waiting request left.
+    Left(RequestId),
+}
+
+/// What a step of an instance came to.
+pub(super) enum Stepped {
+    Started(Started),
+    /// Bytes on the device by the plugin's own account.
+    Loaded(Result<u64, Failure>),
+    Parked(Result<u64, Failure>),
+    Unparked(Result<(), Failure>),
+}
+
+/// Posts to the loop; it is gone only when the host is.
+pub(super) async fn post(events: &mpsc::Sender<Internal>, event: Internal) {
+    let _over = events.send(event).await.is_err();
+}

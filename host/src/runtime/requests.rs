@@ -1,0 +1,105 @@
+//! What the loop keeps of each request: whether it waits, holds a lease, or lost its worker; and of operators who wait.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::oneshot;
+
+use super::relay::{Decision, Lost};
+use super::replay::{Job, Suspects};
+use crate::domain::{Failure, InstanceId, ModelId, RequestId};
+
+/// Every request that has not ended.
+#[derive(Default)]
+pub(super) struct Requests {
+    pub(super) ids: RequestIds,
+    pub(super) suspects: Suspects,
+    /// Operators who wait until a model has left its device.
+    pub(super) departing: Vec<Departing>,
+    pending: HashMap<RequestId, Pending>,
+    leased: HashMap<RequestId, (Job, InstanceId)>,
+    orphaned: Vec<Orphan>,
+}
+
+/// Numbers that no other request has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RequestIds(Arc<AtomicU64>);
+
+impl RequestIds {
+    pub(super) fn next(&self) -> RequestId {
+        RequestId(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// Who waits, and for what.
+pub(super) enum Pending {
+    Serve { job: Job, decide: oneshot::Sender<Decision> },
+    Load { model: ModelId, reply: oneshot::Sender<Result<(), Failure>> },
+}
+
+/// A request whose worker died, until its exit is known: before that it would be granted on it again.
+pub(super) struct Orphan {
+    pub(super) job: Job,
+    pub(super) lost: Lost,
+    instance: InstanceId,
+}
+
+/// An operator who waits until these instances have left their device.
+pub(super) struct Departing {
+    pub(super) instances: Vec<InstanceId>,
+    pub(super) goal: Goal,
+    pub(super) reply: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// How far they are to leave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    Cold,
+    Parked,
+}
+
+impl Requests {
+    pub(super) fn wait(&mut self, id: RequestId, pending: Pending) {
+        self.pending.insert(id, pending);
+    }
+
+    /// It waits no more.
+    pub(super) fn take_pending(&mut self, id: RequestId) -> Option<Pending> {
+        self.pending.remove(&id)
+    }
+
+    /// Whether a client waits for this model.
+    pub(super) fn awaits(&self, model: &ModelId) -> bool {
+        self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model))
+    }
+
+    /// It holds a lease on this instance from now on.
+    pub(super) fn lease(&mut self, id: RequestId, job: Job, instance: InstanceId) {
+        self.leased.insert(id, (job, instance));
+    }
+
+    /// Its lease is over; if its worker died under it, it is kept to be tried again.
+    pub(super) fn end_lease(&mut self, id: RequestId, lost: Option<Lost>) {
+        if let (Some((job, instance)), Some(lost)) = (self.leased.remove(&id), lost) {
+            self.orphaned.push(Orphan { job, lost, instance });
+        }
+    }
+
+    /// The instances that serve.
+    pub(super) fn serving(&self) -> HashSet<InstanceId> {
+        self.leased.values().map(|(_, instance)| *instance).collect()
+    }
+
+    pub(super) fn any_leased(&self) -> bool {
+        !self.leased.is_empty()
+    }
+
+    /// Takes out the orphans whose instance is gone.
+    pub(super) fn orphans_of_the_gone(&mut self, is_known: impl Fn(InstanceId) -> bool) -> Vec<Orphan> {
+        let orphaned = std::mem::take(&mut self.orphaned);
+        let (waiting, ready) = orphaned.into_iter().partition(|orphan| is_known(orphan.instance));
+        self.orphaned = waiting;
+        ready
+    }
+}

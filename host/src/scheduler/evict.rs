@@ -1,0 +1,97 @@
+//! Eviction: who has to leave a device so that another fits, and how each leaves.
+
+use super::effect::{Cause, Effect};
+use super::memory::Holds;
+use super::state::{Instance, State};
+use crate::domain::{Device, InstanceId, Millis, ModelState};
+
+/// How an instance leaves its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Way {
+    Park,
+    Stop,
+}
+
+impl State {
+    /// The least valuable idle instances that free enough together, and how each leaves; none if what is idle does not
+    /// suffice, or enough is already on its way out.
+    pub(super) fn victims(&self, id: InstanceId) -> Vec<(InstanceId, Way)> {
+        let gentle = |id| if self.parks(id) { Way::Park } else { Way::Stop };
+        self.victims_by(id, gentle).or_else(|| self.victims_by(id, |_| Way::Stop)).unwrap_or_default()
+    }
+
+    fn victims_by(&self, id: InstanceId, way: impl Fn(InstanceId) -> Way) -> Option<Vec<(InstanceId, Way)>> {
+        let instance = self.instances.get(&id)?;
+        let enough = |chosen: &[(InstanceId, Way)]| {
+            let free =
+                self.free(instance.device, |other, known| match chosen.iter().find(|(victim, _)| *victim == other) {
+                    _ if other == id => Holds::Nothing,
+                    Some((_, Way::Park)) => Holds::Parked,
+                    Some((_, Way::Stop)) => Holds::Nothing,
+                    None => known.will_hold(),
+                });
+            free.fits(instance.needs())
+        };
+        let mut chosen: Vec<(InstanceId, Way)> = Vec::new();
+        for victim in self.candidates(id, instance.device) {
+            if enough(&chosen) {
+                break;
+            }
+            let parked = self.instances[&victim].state == ModelState::Parked;
+            chosen.push((victim, if parked { Way::Stop } else { way(victim) }));
+        }
+        if !enough(&chosen) {
+            return None;
+        }
+        // What turned out not to be needed stays.
+        for (victim, _) in chosen.clone() {
+            let without: Vec<_> = chosen.iter().copied().filter(|(other, _)| *other != victim).collect();
+            if enough(&without) {
+                chosen = without;
+            }
+        }
+        Some(chosen)
+    }
+
+    /// Who may be made to leave a device for an instance, the least valuable first: low priority, long unused.
+    fn candidates(&self, id: InstanceId, device: Device) -> Vec<InstanceId> {
+        let mut candidates: Vec<(i32, Millis, InstanceId)> = self
+            .instances
+            .iter()
+            .filter(|(other, known)| **other != id && self.evictable(**other, known, device))
+            .map(|(other, known)| {
+                (self.policy.models.get(&known.model).map_or(0, |policy| policy.priority), known.used, *other)
+            })
+            .collect();
+        candidates.sort();
+        candidates.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// Hot here, without a lease and without a waiter that its gate still lets in; or parked in this memory and not
+    /// waited for. Never pinned.
+    fn evictable(&self, id: InstanceId, instance: &Instance, device: Device) -> bool {
+        let leaves = match instance.state {
+            ModelState::Hot => instance.device == device && instance.leases.is_empty() && self.next_grant(id).is_none(),
+            ModelState::Parked => device == self.policy.host_memory && self.queued(&instance.model) == 0,
+            _ => false,
+        };
+        leaves && !self.is_pinned(instance)
+    }
+
+    /// A load ran out of memory although it should have fitted: whatever is idle beside it goes, and it is tried once
+    /// more. False if that was done already or nothing is idle.
+    pub(super) fn evict_for_retry(&mut self, id: InstanceId, effects: &mut Vec<Effect>) -> bool {
+        let Some((model, device)) = self.instances.get(&id).map(|i| (i.model.clone(), i.device)) else {
+            return false;
+        };
+        let known = self.known.entry(model).or_default();
+        if std::mem::replace(&mut known.retried, true) {
+            return false;
+        }
+        let idle = self.candidates(id, device);
+        for victim in &idle {
+            self.stop(*victim, Cause::Memory, effects);
+        }
+        !idle.is_empty()
+    }
+}
