@@ -143,7 +143,7 @@ impl Task for Text {
     }
 }
 
-/// A description in, sound out. The engine returns when the last sample is pushed.
+/// A prompt in, audio out. The engine returns when the last sample is pushed.
 #[derive(Clone, Copy, Debug)]
 pub struct Audio;
 
@@ -162,7 +162,7 @@ impl Task for Audio {
     }
 }
 
-/// A description in, a picture out. The engine returns when the finished picture is pushed.
+/// A prompt in, an image out. The engine returns when the finished image is pushed.
 #[derive(Clone, Copy, Debug)]
 pub struct Image;
 

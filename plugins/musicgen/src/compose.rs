@@ -107,14 +107,14 @@ impl Codes {
 }
 
 impl Model {
-    /// Makes all codes of a piece, telling `heard` after each step.
+    /// Makes all codes of a piece, telling `on_progress` after each step.
     ///
     /// # Errors
-    /// Those of `heard`, which end the piece.
+    /// Those of `on_progress`, which end the piece.
     pub fn compose(
         &self,
         composition: Composition,
-        mut heard: impl FnMut(&Codes, Advance) -> Result<()>,
+        mut on_progress: impl FnMut(&Codes, Advance) -> Result<()>,
     ) -> Result<Codes> {
         let Composition { text, frames, guidance, mut sampler, windows } = composition;
         let books = self.config().decoder.num_codebooks;
@@ -129,7 +129,7 @@ impl Model {
             self.generate(piece, &mut sampler, |step| {
                 codes.record(start, pattern, step);
                 done += 1;
-                heard(&codes, Advance { whole: start + pattern.whole_frames(step.index + 1), done, total })
+                on_progress(&codes, Advance { whole: start + pattern.whole_frames(step.index + 1), done, total })
             })?;
         }
         Ok(codes)

@@ -184,7 +184,7 @@ struct Buffers {
     state: Vec<f32>,
     normed: Vec<f32>,
     qkv: Vec<f32>,
-    mixed: Vec<f32>,
+    attended: Vec<f32>,
     out: Vec<f32>,
     inner: Vec<f32>,
     logits: Vec<f32>,
@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
                 state: zeros(hidden),
                 normed: zeros(hidden),
                 qkv: zeros(3 * hidden),
-                mixed: zeros(hidden),
+                attended: zeros(hidden),
                 out: zeros(hidden),
                 inner: zeros(config.ffn_dim),
                 logits: zeros(config.num_codebooks * config.vocab_size),
@@ -301,8 +301,8 @@ impl<'a> Session<'a> {
             }
         }
         let attention = Attention { size, capacity: self.capacity, length: self.position + 1, stride: 3 * hidden };
-        attention.apply(&b.qkv, past, &mut b.mixed, &mut b.scores);
-        layer.self_out.apply(&b.mixed, &mut b.out);
+        attention.apply(&b.qkv, past, &mut b.attended, &mut b.scores);
+        layer.self_out.apply(&b.attended, &mut b.out);
         add(&mut b.state, &b.out);
     }
 
@@ -315,8 +315,8 @@ impl<'a> Session<'a> {
         layer.cross_q.apply(&b.normed[..hidden], &mut b.qkv[..hidden]);
         let attention =
             Attention { size: config.head_dim(), capacity: self.tokens, length: self.tokens, stride: hidden };
-        attention.apply(&b.qkv[..hidden], &self.prompt[index], &mut b.mixed[..hidden], &mut b.scores);
-        layer.cross_out.apply(&b.mixed[..hidden], &mut b.out[..hidden]);
+        attention.apply(&b.qkv[..hidden], &self.prompt[index], &mut b.attended[..hidden], &mut b.scores);
+        layer.cross_out.apply(&b.attended[..hidden], &mut b.out[..hidden]);
         add(&mut b.state[..hidden], &b.out[..hidden]);
     }
 
@@ -380,10 +380,10 @@ struct Attention {
 }
 
 impl Attention {
-    /// `queries` (rows, stride), `mixed` (rows, heads * size), `scores` at least (rows, heads, length).
-    fn apply(&self, queries: &[f32], past: &KeysValues, mixed: &mut [f32], scores: &mut [f32]) {
+    /// `queries` (rows, stride), `attended` (rows, heads * size), `scores` at least (rows, heads, length).
+    fn apply(&self, queries: &[f32], past: &KeysValues, attended: &mut [f32], scores: &mut [f32]) {
         let rows = queries.len() / self.stride;
-        let heads = mixed.len() / rows / self.size;
+        let heads = attended.len() / rows / self.size;
         let head = |(unit, (out, scores)): (usize, (&mut [f32], &mut [f32]))| {
             let query = unit / heads * self.stride + unit % heads * self.size;
             let cache = unit * self.capacity * self.size..(unit * self.capacity + self.length) * self.size;
@@ -397,9 +397,9 @@ impl Attention {
         };
         let width = scores.len() / (rows * heads);
         if rows * heads * self.length * self.size < PARALLEL_FROM {
-            mixed.chunks_mut(self.size).zip(scores.chunks_mut(width)).enumerate().for_each(head);
+            attended.chunks_mut(self.size).zip(scores.chunks_mut(width)).enumerate().for_each(head);
         } else {
-            let units = mixed.par_chunks_mut(self.size).zip(scores.par_chunks_mut(width));
+            let units = attended.par_chunks_mut(self.size).zip(scores.par_chunks_mut(width));
             units.enumerate().with_min_len((rows * heads).div_ceil(rayon::current_num_threads())).for_each(head);
         }
     }

@@ -163,15 +163,15 @@ impl Model {
         DelayPattern::new(decoder.num_codebooks, decoder.audio_channels, frames)
     }
 
-    /// Makes all codes of a piece that are not given, telling `heard` of every step.
+    /// Makes all codes of a piece that are not given, telling `on_progress` of every step.
     ///
     /// # Errors
-    /// Those of `heard`, which end the piece.
+    /// Those of `on_progress`, which end the piece.
     pub fn generate(
         &self,
         piece: Piece<'_>,
         sampler: &mut Sampler,
-        mut heard: impl FnMut(Step<'_>) -> Result<()>,
+        mut on_progress: impl FnMut(Step<'_>) -> Result<()>,
     ) -> Result<()> {
         let pattern = self.pattern(piece.frames);
         let (books, vocabulary) = (pattern.codebooks(), self.config.decoder.vocab_size);
@@ -191,7 +191,7 @@ impl Model {
                 let choose = || sampler.choose(&logits[book * vocabulary..(book + 1) * vocabulary]);
                 *token = known(index, book).unwrap_or_else(choose);
             }
-            heard(Step { index, logits, tokens: &tokens })?;
+            on_progress(Step { index, logits, tokens: &tokens })?;
         }
         Ok(())
     }

@@ -316,11 +316,11 @@ fn half_precision_stays_close() {
         let guidance = Guidance::from_scale(golden.case.guidance_scale);
         let piece = Piece { text: &text, frames: 1, guidance, given: &[] };
         let mut error = None;
-        let heard = model.generate(piece, &mut Sampler::new(Choice::Greedy, 0), |step| {
+        let on_progress = model.generate(piece, &mut Sampler::new(Choice::Greedy, 0), |step| {
             error.get_or_insert(relative_error(step.logits, &golden.numbers("logits_0")));
             Ok(())
         });
-        heard.unwrap();
+        on_progress.unwrap();
         println!("{dtype:?}: {error:?}");
         assert!(error.unwrap() < limit, "{dtype:?}: {error:?}");
     }
