@@ -26,13 +26,13 @@ pub struct Config {
 pub struct DecoderConfig {
     /// Codes of a codebook; the token of this number is padding.
     pub vocab_size: usize,
-    /// Most steps.
+    /// Positions: the most steps of a window.
     pub max_position_embeddings: usize,
-    /// Layers.
+    /// Transformer layers.
     pub num_hidden_layers: usize,
     /// Width inside the feed-forward layer.
     pub ffn_dim: usize,
-    /// Attention heads.
+    /// Attention heads of a layer.
     pub num_attention_heads: usize,
     /// Width of a state.
     pub hidden_size: usize,
@@ -76,7 +76,7 @@ impl DecoderConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct EncodecConfig {
-    /// Hz.
+    /// Samples per second, Hz.
     pub sampling_rate: usize,
     /// Channels of one codec stream; MusicGen's stereo runs a mono codec twice.
     pub audio_channels: usize,
