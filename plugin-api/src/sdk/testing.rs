@@ -46,7 +46,7 @@ struct Recorder {
 pub struct TextAnswer {
     /// All text events joined.
     pub text: String,
-    /// The events.
+    /// The text events in the order they were pushed.
     pub events: Vec<TextEvent>,
     /// Reason and usage.
     pub finish: TextFinish,

@@ -10,10 +10,10 @@ use super::{FinishReason, block};
 pub struct ImageRequest {
     /// What it should show. May be empty: the model then follows its seed alone.
     pub prompt: String,
-    /// Pixels. The plugin names the sizes it makes; diffusion models want a multiple of 8 or 16.
+    /// Width in pixels. The plugin names the sizes it makes; diffusion models want a multiple of 8 or 16.
     #[serde(default = "ImageRequest::default_side")]
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     #[serde(default = "ImageRequest::default_side")]
     pub height: u32,
     /// Denoising steps, at least 1. Absent: what the model was made for.
@@ -129,9 +129,9 @@ pub struct ImageFinish {
     pub seed: u64,
     /// Denoising steps that were run.
     pub steps: u32,
-    /// Pixels; 0 if nothing was made.
+    /// Width in pixels; 0 if nothing was made.
     pub width: u32,
-    /// Pixels; 0 if nothing was made.
+    /// Height in pixels; 0 if nothing was made.
     pub height: u32,
 }
 

@@ -199,7 +199,7 @@ impl Options {
     }
 }
 
-/// The plugin.
+/// The plugin, with the entry's options.
 #[derive(Debug)]
 pub struct Faulty(Options);
 
