@@ -44,7 +44,7 @@ pub struct DescriptorHeader {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor<const N: usize> {
-    /// The fixed part.
+    /// What every descriptor has, of fixed size.
     pub header: DescriptorHeader,
     /// JSON of a [`Manifest`].
     pub manifest: [u8; N],
@@ -93,7 +93,7 @@ pub struct Manifest {
     /// From Cargo.toml, joined by `:`.
     #[serde(default)]
     pub authors: String,
-    /// SPDX.
+    /// An SPDX expression, from Cargo.toml.
     #[serde(default)]
     pub license: String,
     /// What the plugin serves, in one line.

@@ -51,7 +51,7 @@ pub mod event_kind {
 /// The plugin calls the host: where a request's answer goes. Any thread; never blocks.
 #[sabi_trait]
 pub trait RawSink: Send + Sync + 'static {
-    /// Takes one event.
+    /// Takes one event of a kind of [`event_kind`].
     fn push(&self, kind: u32, payload: RSlice<'_, u8>) -> RawFlow;
     /// Whether to go on, without pushing.
     #[sabi(last_prefix_field)]

@@ -61,7 +61,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 
 /// A loaded model. Dropping it releases everything it holds.
 pub trait Engine: Send + Sync + Sized + 'static {
-    /// What it does.
+    /// The kind of task that it serves.
     type Task: Task;
 
     /// Serves one request and blocks until that request is done. Called from up to `max_concurrency` threads at once.
@@ -84,7 +84,7 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// What it holds now.
+    /// Bytes that it holds now.
     fn usage(&self) -> MemoryUsage {
         MemoryUsage::default()
     }
@@ -94,7 +94,7 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }
 
-    /// Undoes `park`.
+    /// Brings the model back to the device after a [`park`](Self::park). Blocks, reporting progress.
     fn unpark(&self, _ctx: &LoadContext) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }

@@ -44,7 +44,7 @@ struct Recorder {
 /// What a text request gave.
 #[derive(Clone, Debug)]
 pub struct TextAnswer {
-    /// All text events joined.
+    /// The text of all events, joined.
     pub text: String,
     /// The text events in the order they were pushed.
     pub events: Vec<TextEvent>,
@@ -84,7 +84,7 @@ impl MockHost {
         Ok(Self { model: ModelHandle(model), load, recorder })
     }
 
-    /// The plugin's plan.
+    /// The plugin's memory plan, bytes.
     pub fn plan(&self) -> Result<MemoryPlan> {
         let json = serde_json::to_vec(&self.load).map_err(Error::internal)?;
         let plan = self.model.0.plan(json.as_slice().into()).into_result()?;

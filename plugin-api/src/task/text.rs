@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One completion. `n` choices are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TextRequest {
-    /// What to continue.
+    /// The prompt, in one of its forms.
     pub input: TextInput,
     /// How the next token is chosen.
     #[serde(default)]
@@ -198,8 +198,8 @@ pub struct Usage {
 /// The result of one text request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextFinish {
-    /// Why it ended.
+    /// Why the text ended.
     pub reason: FinishReason,
-    /// What it took.
+    /// Tokens of the prompt and of the answer.
     pub usage: Usage,
 }

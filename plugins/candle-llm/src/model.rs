@@ -45,7 +45,7 @@ struct Layer {
 pub struct KvCache {
     /// `[layers, kv_heads, context, head_width]`
     keys: Vec<u16>,
-    /// As `keys`.
+    /// Of the same shape as `keys`.
     values: Vec<u16>,
     context: usize,
 }
@@ -55,9 +55,9 @@ pub struct KvCache {
 pub enum Logits {
     /// None: more of the prompt follows.
     None,
-    /// The last row's.
+    /// Those of the last row, [1, vocabulary].
     Last,
-    /// Every row's.
+    /// Those of every row, [rows, vocabulary].
     All,
 }
 

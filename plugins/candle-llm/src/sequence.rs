@@ -21,7 +21,7 @@ pub const CHUNK_SCORED: usize = 16;
 pub struct SequenceRequest {
     /// The prompt's ids: at least one, all of the vocabulary, fewer than the context.
     pub prompt: Vec<u32>,
-    /// How tokens are chosen.
+    /// Samples the answer's tokens.
     pub sampler: Sampler,
     /// Most tokens to generate.
     pub max_tokens: u32,
@@ -31,9 +31,9 @@ pub struct SequenceRequest {
     pub echo: bool,
     /// Do not end at the end-of-sequence token.
     pub ignore_eos: bool,
-    /// Where the answer goes.
+    /// The output that the answer is pushed into.
     pub output: TextOutput,
-    /// Whether to stop.
+    /// The call's cancellation.
     pub context: Context,
 }
 
@@ -58,7 +58,7 @@ struct Running {
 /// Where a sequence stands after a step.
 #[derive(Debug)]
 pub enum StepOutcome {
-    /// It goes on.
+    /// It computed something, and there is more to do.
     Working,
     /// It waits for its client.
     Waiting,
@@ -113,9 +113,9 @@ impl Slot {
 /// How many slots are busy: others wait while one computes a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occupancy {
-    /// The only one.
+    /// No other sequence runs.
     Alone,
-    /// One of several.
+    /// Other sequences run too.
     Several,
 }
 

@@ -11,9 +11,9 @@ pub const PATCH: usize = 2;
 pub struct Shape {
     /// Channels of the autoencoder's latent space.
     pub channels: usize,
-    /// Rows; even.
+    /// Rows of latents, an even number.
     pub height: usize,
-    /// Columns; even.
+    /// Columns of latents, an even number.
     pub width: usize,
 }
 

@@ -76,12 +76,12 @@ impl Offload {
 pub enum Target {
     /// On the host's cores, so many threads; states are f32 and weights as they are stored.
     Host {
-        /// At least 1.
+        /// Threads that compute, at least 1.
         threads: usize,
     },
     /// In tensors on a device.
     Tensors {
-        /// The device.
+        /// The device, as candle names it.
         location: DeviceLocation,
         /// The type of hidden states and dense weights.
         dtype: Dtype,

@@ -301,7 +301,7 @@ impl Model {
         let mut latents = params.shape.pack(noise);
         for (i, sigma) in sigmas.windows(2).enumerate() {
             let velocity = denoiser.predict(i, &latents)?;
-            // Euler's method.
+            // One step of Euler's method.
             let step = sigma[1] - sigma[0];
             latents.iter_mut().zip(&velocity).for_each(|(x, velocity)| *x += step * velocity);
             on_progress(DenoisingStep { done: i + 1, latents: &latents, velocity: &velocity, sigma: sigma[1] })?;

@@ -47,11 +47,11 @@ pub struct GenerationProgress {
 pub struct Composition {
     /// The prompt's states, (tokens, text width).
     pub text: Tensor,
-    /// Frames in all.
+    /// Frames to generate in all.
     pub frames: usize,
     /// Weight of the prompt: classifier-free guidance.
     pub guidance: Guidance,
-    /// How tokens are chosen.
+    /// Samples the tokens.
     pub sampler: Sampler,
     /// The sizes of its windows.
     pub windows: Windows,

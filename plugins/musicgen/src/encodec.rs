@@ -248,9 +248,9 @@ enum Input {
 /// Neighbours, in frames or samples, that a value depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// How many earlier ones.
+    /// How many neighbours before it.
     pub before: usize,
-    /// How many later ones.
+    /// How many neighbours after it.
     pub after: usize,
 }
 

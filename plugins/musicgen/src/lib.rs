@@ -55,7 +55,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// As in the file.
+    /// As they are stored in the file.
     #[default]
     Stored,
     /// 4 bytes.

@@ -55,7 +55,7 @@ pub struct Model {
 /// One step of the decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct DecoderStep<'a> {
-    /// From 0.
+    /// The step's number, from 0.
     pub index: usize,
     /// (codebooks, vocabulary), with guidance; empty where every token was given.
     pub logits: &'a [f32],

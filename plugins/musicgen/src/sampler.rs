@@ -48,7 +48,7 @@ impl Sampler {
         Self { strategy, uniforms: Uniforms::Given(draws.into_iter()), candidates: Vec::new() }
     }
 
-    /// A token of `logits`.
+    /// Samples a token from `logits`, (vocabulary).
     pub fn choose(&mut self, logits: &[f32]) -> u32 {
         match self.strategy {
             SamplingStrategy::Greedy => greedy(logits),

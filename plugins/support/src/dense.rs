@@ -131,10 +131,10 @@ impl Dense {
         self.columns
     }
 
-    /// Some of its rows.
+    /// The matrix of rows `range`, which shares the weights.
     ///
     /// # Panics
-    /// If it has fewer.
+    /// If the range reaches past its rows.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.rows, "a part of a matrix reaches past it");

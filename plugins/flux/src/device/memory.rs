@@ -25,12 +25,12 @@ const EMBEDDINGS: [&str; 4] = ["token_embedding.weight", "shared.weight", "embed
 /// Most bytes of an element of a matrix that is uploaded or dequantised for one use.
 const TRANSIENT_BYTES: usize = 8;
 
-/// Bytes of the parts.
+/// Bytes of the parts' weights on a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
-    /// Of the transformer's matrices.
+    /// Bytes of the transformer's matrices.
     pub(crate) transformer: u64,
-    /// Of the encoders'.
+    /// Bytes of the text encoders' matrices.
     pub(crate) encoders: u64,
     /// On the device under any policy: the autoencoder, biases, scales, CLIP's positions.
     pub(crate) always: u64,

@@ -108,7 +108,7 @@ pub(crate) struct Measure {
 pub(crate) enum Off {
     /// Norm of the difference over norm of the reference.
     Error(f64),
-    /// Of pixels, dB.
+    /// Peak signal-to-noise ratio of pixels, dB.
     Psnr(f64),
 }
 
@@ -117,14 +117,14 @@ pub(crate) enum Off {
 pub(crate) struct Limits {
     /// Relative error at every stage.
     pub(crate) error: f64,
-    /// Of the pixels, dB.
+    /// Least peak signal-to-noise ratio of the pixels, dB.
     pub(crate) psnr: f64,
 }
 
-/// In f32.
+/// The limits of a model that computes in f32.
 pub(crate) const F32: Limits = Limits { error: 1e-4, psnr: 60.0 };
 
-/// In bf16 and f16, beside a reference in f32.
+/// The limits of a model that computes in bf16 or f16, against a reference in f32.
 pub(crate) const HALF: Limits = Limits { error: 2e-2, psnr: 45.0 };
 
 impl Measure {

@@ -18,7 +18,7 @@ pub struct Weight {
 
 #[derive(Debug)]
 enum Part {
-    /// In its file.
+    /// In its file; uploaded at each use.
     File(Dense),
     /// On the device, in the place's `kept` type.
     Dense(Tensor),
