@@ -146,7 +146,7 @@ pub fn describe(file: &Path) -> Result<Described, DescribeError> {
 
 /// Why this host cannot load what is described, in one sentence without the file's name; `None` if it can.
 pub fn incompatible(described: &Described) -> Option<String> {
-    let mine = Descriptor::<0>::new("").header;
+    let mine = Descriptor::<0>::new([]).header;
     let rebuild = "rebuild it against this host's aihost-plugin-api with `cargo xtask build-plugins`";
     let target = text(&mine.target);
     if described.target != target {
@@ -254,7 +254,7 @@ mod tests {
 
     /// The bytes a section would have.
     fn section(manifest: &str) -> Vec<u8> {
-        let header = Descriptor::<0>::new("").header;
+        let header = Descriptor::<0>::new([]).header;
         let mut out = header.magic.to_vec();
         for word in [header.header_size, manifest.len() as u32, header.abi_major, header.abi_minor] {
             out.extend_from_slice(&word.to_le_bytes());
