@@ -1,4 +1,4 @@
-//! Linear layers for many rows at once (prompts, pictures): weights stay as they are in their file, mapped or read piece
+//! Linear layers for many rows at once (prompts, image tokens): weights stay as they are in their file, mapped or read piece
 //! by piece, and are widened to f32 a panel at a time on the way into the product.
 //!
 //! With hundreds of rows the product outweighs the widening by two orders of magnitude, so half precision and quantised
