@@ -47,7 +47,7 @@ impl Engine for Player {
 }
 
 #[test]
-fn only_sound_that_can_be_played_leaves_the_plugin() {
+fn only_audio_that_can_be_played_leaves_the_plugin() {
     let mut host = MockHost::new::<Player>(serde_json::json!({}), &[]).unwrap();
     host.load().unwrap();
     let play = |host: &MockHost, prompt: &str| {

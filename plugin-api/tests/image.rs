@@ -61,14 +61,14 @@ fn host() -> MockHost {
 }
 
 #[test]
-fn previews_come_before_the_picture_and_large_ones_in_blocks() {
+fn previews_come_before_the_image_and_large_ones_in_blocks() {
     let host = host();
     let ask = ImageRequest { width: 300, height: 200, partial_images: 2, steps: Some(6), ..ImageRequest::default() };
     let answer = host.generate_image(&ask).unwrap();
-    let seen: Vec<_> = answer.pictures.iter().map(|p| (p.header.index, p.header.partial, p.header.step)).collect();
+    let seen: Vec<_> = answer.images.iter().map(|p| (p.header.index, p.header.partial, p.header.step)).collect();
     assert_eq!(seen, [(0, true, 2), (1, true, 4), (2, false, 6)]);
-    for picture in &answer.pictures {
-        assert_eq!(picture.pixels, vec![picture.header.step as u8; 300 * 200 * 3]);
+    for image in &answer.images {
+        assert_eq!(image.pixels, vec![image.header.step as u8; 300 * 200 * 3]);
     }
     assert_eq!(host.progress(), 6);
     let finish = answer.finish;
@@ -83,14 +83,14 @@ fn a_client_that_leaves_is_a_normal_end_and_tells_the_seed() {
     let ask = ImageRequest { width: 300, height: 200, seed: Some(9), partial_images: 3, ..ImageRequest::default() };
     let answer = host.generate_image(&ask).unwrap();
     assert_eq!((answer.finish.reason, answer.finish.seed, answer.finish.steps), (FinishReason::Cancelled, 9, 1));
-    assert_eq!((answer.finish.width, answer.pictures.len()), (0, 0));
+    assert_eq!((answer.finish.width, answer.images.len()), (0, 0));
     host.stop_after(usize::MAX);
     host.cancel();
     assert_eq!(host.generate_image(&ask).unwrap().finish.reason, FinishReason::Cancelled);
 }
 
 #[test]
-fn an_engine_that_sends_no_whole_picture_has_failed() {
+fn an_engine_that_sends_no_whole_image_has_failed() {
     for prompt in ["nothing", "short", "twice"] {
         let ask = ImageRequest { prompt: prompt.to_owned(), width: 8, height: 8, ..ImageRequest::default() };
         assert_eq!(host().generate_image(&ask).unwrap_err().kind(), ErrorKind::Internal, "{prompt}");

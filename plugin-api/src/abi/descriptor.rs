@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rules::{ID_BYTES, NAME_BYTES, NAMES_MAX, PROSE_BYTES, is_id, is_name, is_prose};
+
 /// The ELF section that holds a [`Descriptor`].
 pub const SECTION: &str = ".aihost.plugin";
 /// First bytes of the section.
@@ -42,7 +44,7 @@ pub struct DescriptorHeader {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor<const N: usize> {
-    /// The fixed part.
+    /// What every descriptor has, of fixed size.
     pub header: DescriptorHeader,
     /// JSON of a [`Manifest`].
     pub manifest: [u8; N],
@@ -50,7 +52,7 @@ pub struct Descriptor<const N: usize> {
 
 impl<const N: usize> Descriptor<N> {
     /// The descriptor of a plugin built now, with this manifest.
-    pub const fn new(manifest: &str) -> Self {
+    pub const fn new(manifest: [u8; N]) -> Self {
         Self {
             header: DescriptorHeader {
                 magic: MAGIC,
@@ -64,7 +66,7 @@ impl<const N: usize> Descriptor<N> {
                 panic: fixed(if cfg!(panic = "unwind") { "unwind" } else { "abort" }),
                 sdk: fixed(env!("CARGO_PKG_VERSION")),
             },
-            manifest: fixed(manifest),
+            manifest,
         }
     }
 }
@@ -86,15 +88,15 @@ pub const fn fixed<const N: usize>(text: &str) -> [u8; N] {
 pub struct Manifest {
     /// `vendor/name`; a bare name is one of aihost's own.
     pub id: String,
-    /// Semver.
+    /// The plugin's version, semver.
     pub version: String,
     /// From Cargo.toml, joined by `:`.
     #[serde(default)]
     pub authors: String,
-    /// SPDX.
+    /// An SPDX expression, from Cargo.toml.
     #[serde(default)]
     pub license: String,
-    /// One line.
+    /// What the plugin serves, in one line.
     #[serde(default)]
     pub description: String,
     /// `text`, `image`, `audio`, ...
@@ -135,22 +137,12 @@ impl std::fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-/// Most bytes of an id.
-const ID_BYTES: usize = 128;
-/// Most bytes of a version, and of each name in a list.
-const NAME_BYTES: usize = 64;
-/// Most names in a list.
-const NAMES_MAX: usize = 32;
-/// Most bytes of what is for people.
-const PROSE_BYTES: usize = 4096;
-
 impl Manifest {
     /// Parses and checks the JSON of a descriptor. What passes may be printed as it is, and is short.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(json)
             .map_err(|e| ManifestError(format!("its manifest is not valid: {}", shown(&e.to_string()))))?;
-        let parts: Vec<&str> = manifest.id.split('/').collect();
-        if manifest.id.len() > ID_BYTES || parts.len() > 2 || !parts.into_iter().all(is_name) {
+        if !is_id(&manifest.id) {
             return Err(ManifestError(format!(
                 "its id `{}` is not `name` or `vendor/name` in a-z, 0-9, `-`, `_`, `.`, a letter or digit first, of at most {ID_BYTES} bytes",
                 shown(&manifest.id)
@@ -181,7 +173,7 @@ impl Manifest {
             if names.len() > NAMES_MAX {
                 return Err(ManifestError(format!("its `{field}` has {} names, of at most {NAMES_MAX}", names.len())));
             }
-            if let Some(name) = names.iter().find(|name| name.len() > NAME_BYTES || !is_name(name)) {
+            if let Some(name) = names.iter().find(|name| !is_name(name)) {
                 return Err(ManifestError(format!(
                     "its `{field}` has `{}`, which is no name in a-z, 0-9, `-`, `_`, `.` of at most {NAME_BYTES} bytes",
                     shown(name)
@@ -199,12 +191,7 @@ impl Manifest {
             ("description", &self.description),
         ];
         for (field, text) in texts {
-            // Printable in any terminal: no control, and nothing invisible that turns the reading direction.
-            let steers = |c: char| {
-                c.is_control()
-                    || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            };
-            if text.len() > PROSE_BYTES || text.contains(steers) {
+            if !is_prose(text) {
                 return Err(ManifestError(format!(
                     "its `{field}` is `{}`: one line of printable text is wanted, of at most {PROSE_BYTES} bytes",
                     shown(text)
@@ -213,11 +200,6 @@ impl Manifest {
         }
         Ok(())
     }
-}
-
-fn is_name(part: &str) -> bool {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    part.starts_with(good) && part.chars().all(|c| good(c) || "-_.".contains(c))
 }
 
 /// The beginning of a text that is not trusted, printable.

@@ -1,4 +1,5 @@
-//! Layer 1: the root module of a plugin, and the four objects that host and plugin call each other through.
+//! Layer 1: the root module of a plugin, and the four objects that host and plugin call each other through. Who calls is
+//! named first; the other side implements the object.
 
 #![allow(
     non_camel_case_types,
@@ -25,7 +26,7 @@ use abi_stable::std_types::{RArc, RBox, ROption, RResult, RSlice, RStr, RString,
 pub struct RawError {
     /// See [`crate::ErrorKind::code`].
     pub kind: RawErrorKind,
-    /// A sentence.
+    /// One sentence for people, UTF-8.
     pub message: RString,
 }
 
@@ -47,17 +48,17 @@ pub mod event_kind {
     pub const BYTES: u32 = 1;
 }
 
-/// Host to plugin: where a request's answer goes. Any thread; never blocks.
+/// The plugin calls the host: where a request's answer goes. Any thread; never blocks.
 #[sabi_trait]
 pub trait RawSink: Send + Sync + 'static {
-    /// Takes one event.
+    /// Takes one event of a kind of [`event_kind`].
     fn push(&self, kind: u32, payload: RSlice<'_, u8>) -> RawFlow;
     /// Whether to go on, without pushing.
     #[sabi(last_prefix_field)]
     fn flow(&self) -> RawFlow;
 }
 
-/// Host to plugin: one call's cancellation, progress and request id. Any thread; never blocks.
+/// The plugin calls the host: one call's cancellation, progress and request id. Any thread; never blocks.
 #[sabi_trait]
 pub trait RawContext: Send + Sync + 'static {
     /// 0 while the call should go on.
@@ -69,7 +70,7 @@ pub trait RawContext: Send + Sync + 'static {
     fn request_id(&self) -> u64;
 }
 
-/// Host to plugin: services for the plugin's whole life.
+/// The plugin calls the host: services for the plugin's whole life.
 #[sabi_trait]
 pub trait RawHost: Send + Sync + 'static {
     /// `level` 1 error to 5 trace; `fields` is a JSON object.
@@ -79,14 +80,14 @@ pub trait RawHost: Send + Sync + 'static {
     fn query(&self, id: RStr<'_>) -> ROption<u64>;
 }
 
-/// Plugin to host: one instance. Blocking calls; `generate` from up to `max_concurrency` threads, the others one at a time.
+/// The host calls the plugin: one instance. Blocking calls; `generate` from up to `max_concurrency` threads, the others one at a time.
 #[sabi_trait]
 pub trait RawModel: Send + Sync + 'static {
     /// `LoadRequest` in, `MemoryPlan` out.
     fn plan(&self, load: RSlice<'_, u8>) -> RResult<RVec<u8>, RawError>;
-    /// Loads.
+    /// Loads the model: `LoadRequest` in.
     fn load(&self, load: RSlice<'_, u8>, ctx: RawContextArc) -> RResult<(), RawError>;
-    /// First run.
+    /// Runs once what is slow the first time (kernels, caches).
     fn warmup(&self, ctx: RawContextArc) -> RResult<(), RawError>;
     /// Bytes a request will need on top.
     fn cost(&self, request: RSlice<'_, u8>) -> RResult<u64, RawError>;
@@ -94,11 +95,11 @@ pub trait RawModel: Send + Sync + 'static {
     fn generate(&self, request: RSlice<'_, u8>, sink: RawSinkArc, ctx: RawContextArc) -> RResult<RVec<u8>, RawError>;
     /// `MemoryUsage` out.
     fn usage(&self) -> RResult<RVec<u8>, RawError>;
-    /// Device memory back to the host.
+    /// Gives the device memory back and keeps what makes waking quick.
     fn park(&self) -> RResult<(), RawError>;
-    /// Undoes park.
+    /// Brings the model back to the device after a park.
     fn unpark(&self, ctx: RawContextArc) -> RResult<(), RawError>;
-    /// Still able to serve?
+    /// An error if the instance can no longer serve.
     fn health(&self) -> RResult<(), RawError>;
     /// Drops the engine; the object remains and can load again.
     #[sabi(last_prefix_field)]

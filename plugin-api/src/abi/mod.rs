@@ -6,6 +6,7 @@
 mod descriptor;
 mod fingerprint;
 mod interface;
+pub(crate) mod rules;
 
 pub use descriptor::{
     ABI_MAJOR, ABI_MINOR, Descriptor, DescriptorHeader, MAGIC, Manifest, ManifestError, SECTION, fixed,

@@ -10,7 +10,7 @@ use crate::task::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, FinishReaso
 
 /// Most samples in one block, all channels together: 64 KiB.
 const BLOCK_SAMPLES: usize = 16 * 1024;
-/// Most channels of a sound.
+/// Most channels of the audio.
 const CHANNELS_MAX: u16 = 2;
 /// Lowest sample rate that a file can say and a player plays, Hz.
 const SAMPLE_RATE_MIN: u32 = 1000;
@@ -21,14 +21,14 @@ const SAMPLE_RATE_MAX: u32 = 768_000;
 #[derive(Clone)]
 pub struct AudioOutput {
     outlet: Outlet,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<AudioState>>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct State {
+struct AudioState {
     format: Option<AudioFormat>,
-    /// It was another one before.
-    is_mixed: bool,
+    /// Whether the format was changed after samples had been pushed.
+    format_changed: bool,
     samples: u64,
     steps: u64,
 }
@@ -48,7 +48,7 @@ impl AudioOutput {
     /// another format, and one that changes midway.
     pub fn format(&self, format: AudioFormat) {
         let mut state = self.lock();
-        state.is_mixed |= state.samples > 0 && state.format != Some(format);
+        state.format_changed |= state.samples > 0 && state.format != Some(format);
         state.format = Some(format);
     }
 
@@ -58,10 +58,10 @@ impl AudioOutput {
     /// Once the client left: return it with `?`, it is a normal end. Internal if [`format`](Self::format) was not
     /// called, or names a format that is not served; if there is not one sample for each channel, or one is no number.
     pub fn samples(&self, samples: &[f32]) -> Result<()> {
-        let State { format, is_mixed, .. } = *self.lock();
+        let AudioState { format, format_changed, .. } = *self.lock();
         let format = format.ok_or_else(|| Error::internal("samples were pushed before their format"))?;
         let AudioFormat { sample_rate, channels } = format;
-        if is_mixed {
+        if format_changed {
             return Err(Error::internal("the format of the samples was changed midway"));
         }
         if !(1..=CHANNELS_MAX).contains(&channels) || !(SAMPLE_RATE_MIN..=SAMPLE_RATE_MAX).contains(&sample_rate) {
@@ -112,13 +112,13 @@ impl AudioOutput {
             Ok(()) => FinishReason::Stop,
             Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
         };
-        let State { format, samples, steps, .. } = *self.lock();
+        let AudioState { format, samples, steps, .. } = *self.lock();
         let AudioFormat { sample_rate, channels } = format.unwrap_or(AudioFormat { sample_rate: 0, channels: 0 });
         let seconds = if sample_rate == 0 { 0.0 } else { samples as f64 / f64::from(sample_rate) };
         Ok(AudioFinish { reason, sample_rate, channels, samples, steps, seconds })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, AudioState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,7 +8,7 @@ use crate::abi::{RawContextArc, RawFlow};
 /// What to do after pushing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Go on.
+    /// The client keeps up: go on.
     Continue,
     /// The client reads slowly: hold this sequence until [`Flow::Continue`] comes, others may go on.
     Pause,

@@ -103,7 +103,7 @@ impl Error {
         self.kind
     }
 
-    /// The sentence.
+    /// The sentence for people.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -4,7 +4,29 @@
 ///
 /// `plugin` is a type that implements [`Plugin`](crate::Plugin); the other keys become the manifest, which is read
 /// without running the plugin. Keys after `devices` are optional, in this order: `formats`, `max_concurrency` (1),
-/// `parks` (false), `memory_static` (false), `permissions`.
+/// `parks` (false), `memory_static` (false), `permissions`. Version, authors, license and description are Cargo.toml's.
+///
+/// What a host would refuse to read does not compile:
+///
+/// ```compile_fail
+/// # use aihost_plugin_api::{Context, Engine, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text, TextOutput, TextRequest};
+/// # #[derive(serde::Deserialize, schemars::JsonSchema)]
+/// # struct Options {}
+/// # struct Parrot;
+/// # impl Plugin for Parrot {
+/// #     type Options = Options;
+/// #     type Engine = Self;
+/// #     fn new(_: Options) -> Result<Self> { Ok(Self) }
+/// #     fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> { Ok(MemoryPlan::default()) }
+/// #     fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Self> { Ok(Self) }
+/// # }
+/// # impl Engine for Parrot {
+/// #     type Task = Text;
+/// #     fn generate(&self, _: TextRequest, _: &TextOutput, _: &Context) -> Result<FinishReason> { Ok(FinishReason::Stop) }
+/// # }
+/// aihost_plugin_api::export_plugin! { plugin: Parrot, id: "Example/Parrot", kinds: ["text"], devices: ["cpu"] }
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! export_plugin {
     (
@@ -21,26 +43,28 @@ macro_rules! export_plugin {
     ) => {
         #[allow(unreachable_pub, reason = "the symbols the host looks for; the macro is the only one to write them")]
         const _: () = {
-            const MANIFEST: &str = concat!(
-                "{\"id\":\"", $id,
-                "\",\"version\":\"", env!("CARGO_PKG_VERSION"),
-                "\",\"authors\":\"", env!("CARGO_PKG_AUTHORS"),
-                "\",\"license\":\"", env!("CARGO_PKG_LICENSE"),
-                "\",\"description\":\"", env!("CARGO_PKG_DESCRIPTION"),
-                "\",\"kinds\":", stringify!([$($kind),*]),
-                ",\"devices\":", stringify!([$($device),*]),
-                $(",\"formats\":", stringify!([$($format),*]),)?
-                $(",\"max_concurrency\":", stringify!($concurrency),)?
-                $(",\"parks\":", stringify!($parks),)?
-                $(",\"memory_static\":", stringify!($memory_static),)?
-                $(",\"permissions\":", stringify!([$($permission),*]),)?
-                "}"
-            );
+            const MANIFEST: $crate::sdk::manifest::ManifestSource<'static> = $crate::sdk::manifest::ManifestSource {
+                id: $id,
+                version: env!("CARGO_PKG_VERSION"),
+                authors: env!("CARGO_PKG_AUTHORS"),
+                license: env!("CARGO_PKG_LICENSE"),
+                description: env!("CARGO_PKG_DESCRIPTION"),
+                kinds: &[$($kind),*],
+                devices: &[$($device),*],
+                $(formats: &[$($format),*],)?
+                $(max_concurrency: $concurrency,)?
+                $(parks: $parks,)?
+                $(memory_static: $memory_static,)?
+                $(permissions: &[$($permission),*],)?
+                ..$crate::sdk::manifest::ManifestSource::DEFAULT
+            }
+            .checked();
 
             // SAFETY: a section of its own name, of plain bytes; nothing else writes into it.
             #[unsafe(link_section = ".aihost.plugin")]
             #[used]
-            static DESCRIPTOR: $crate::abi::Descriptor<{ MANIFEST.len() }> = $crate::abi::Descriptor::new(MANIFEST);
+            static DESCRIPTOR: $crate::abi::Descriptor<{ MANIFEST.json_bytes() }> =
+                $crate::abi::Descriptor::new(MANIFEST.json());
 
             extern "C" fn describe() -> $crate::private::abi_stable::std_types::RVec<u8> {
                 $crate::sdk::glue::describe::<$plugin>()

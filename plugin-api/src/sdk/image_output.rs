@@ -1,4 +1,4 @@
-//! Where an image engine puts its pictures. It cuts them into blocks, counts, and heeds the client's pace.
+//! Where an image engine puts its images. It cuts them into blocks, counts, and heeds the client's pace.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,16 +15,16 @@ const BLOCK_BYTES: usize = 64 * 1024;
 #[derive(Clone)]
 pub struct ImageOutput {
     outlet: Outlet,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ImageState>>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct State {
+struct ImageState {
     seed: u64,
-    /// Width and height of the picture.
+    /// Width and height of the image.
     size: (u32, u32),
     steps: u32,
-    /// Pictures pushed so far.
+    /// Images pushed so far.
     pushed: u32,
     whole: bool,
 }
@@ -55,16 +55,16 @@ impl ImageOutput {
         self.outlet.progress(done.into(), total.into())
     }
 
-    /// Sends an unfinished picture: rows top to bottom, 3 bytes (red, green, blue) for each pixel. Blocks while the
+    /// Sends an unfinished image: rows top to bottom, 3 bytes (red, green, blue) for each pixel. Blocks while the
     /// client is too slow.
     ///
     /// # Errors
-    /// Once the client left. Internal if the picture is not of the size that [`begin`](Self::begin) named.
+    /// Once the client left. Internal if the image is not of the size that [`begin`](Self::begin) named.
     pub fn preview(&self, pixels: &[u8]) -> Result<()> {
         self.push(pixels, true)
     }
 
-    /// Sends the finished picture, in the form of a [`preview`](Self::preview). Once, at the end.
+    /// Sends the finished image, in the form of a [`preview`](Self::preview). Once, at the end.
     ///
     /// # Errors
     /// As [`preview`](Self::preview).
@@ -75,10 +75,10 @@ impl ImageOutput {
     }
 
     fn push(&self, pixels: &[u8], partial: bool) -> Result<()> {
-        let State { size: (width, height), steps, pushed, whole, .. } = *self.lock();
+        let ImageState { size: (width, height), steps, pushed, whole, .. } = *self.lock();
         let row = width as usize * ImageHeader::PIXEL_BYTES;
         if row == 0 || row.checked_mul(height as usize) != Some(pixels.len()) || whole {
-            let text = format!("{} bytes are not the one picture of {width} x {height}", pixels.len());
+            let text = format!("{} bytes are not the one image of {width} x {height}", pixels.len());
             return Err(Error::internal(text));
         }
         let rows = (BLOCK_BYTES / row).max(1);
@@ -99,17 +99,17 @@ impl ImageOutput {
     }
 
     pub(crate) fn finish(&self, result: Result<()>) -> Result<ImageFinish> {
-        let State { seed, size: (width, height), steps, whole, .. } = *self.lock();
+        let ImageState { seed, size: (width, height), steps, whole, .. } = *self.lock();
         let reason = match result {
             Ok(()) if whole => FinishReason::Stop,
-            Ok(()) => return Err(Error::internal("the engine ended without a finished picture")),
+            Ok(()) => return Err(Error::internal("the engine ended without a finished image")),
             Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
         };
         let (width, height) = if whole { (width, height) } else { (0, 0) };
         Ok(ImageFinish { reason, seed, steps, width, height })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ImageState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,8 @@ mod export;
 pub mod glue;
 mod image_output;
 mod logging;
+#[doc(hidden)]
+pub mod manifest;
 mod outlet;
 mod plugin;
 mod stop;

@@ -61,7 +61,7 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 
 /// A loaded model. Dropping it releases everything it holds.
 pub trait Engine: Send + Sync + Sized + 'static {
-    /// What it does.
+    /// The kind of task that it serves.
     type Task: Task;
 
     /// Serves one request and blocks until that request is done. Called from up to `max_concurrency` threads at once.
@@ -84,7 +84,7 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// What it holds now.
+    /// Bytes that it holds now.
     fn usage(&self) -> MemoryUsage {
         MemoryUsage::default()
     }
@@ -94,7 +94,7 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }
 
-    /// Undoes `park`.
+    /// Brings the model back to the device after a [`park`](Self::park). Blocks, reporting progress.
     fn unpark(&self, _ctx: &LoadContext) -> Result<()> {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }
@@ -143,7 +143,7 @@ impl Task for Text {
     }
 }
 
-/// A description in, sound out. The engine returns when the last sample is pushed.
+/// A prompt in, audio out. The engine returns when the last sample is pushed.
 #[derive(Clone, Copy, Debug)]
 pub struct Audio;
 
@@ -162,7 +162,7 @@ impl Task for Audio {
     }
 }
 
-/// A description in, a picture out. The engine returns when the finished picture is pushed.
+/// A prompt in, an image out. The engine returns when the finished image is pushed.
 #[derive(Clone, Copy, Debug)]
 pub struct Image;
 

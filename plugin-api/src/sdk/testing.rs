@@ -44,9 +44,9 @@ struct Recorder {
 /// What a text request gave.
 #[derive(Clone, Debug)]
 pub struct TextAnswer {
-    /// All text events joined.
+    /// The text of all events, joined.
     pub text: String,
-    /// The events.
+    /// The text events in the order they were pushed.
     pub events: Vec<TextEvent>,
     /// Reason and usage.
     pub finish: TextFinish,
@@ -66,8 +66,8 @@ pub struct AudioAnswer {
 /// What an image request gave.
 #[derive(Clone, Debug)]
 pub struct ImageAnswer {
-    /// The pictures in the order they came, previews first; each whole, 3 bytes for each pixel.
-    pub pictures: Vec<ImageBlock>,
+    /// The images in the order they came, previews first; each whole, 3 bytes for each pixel.
+    pub images: Vec<ImageBlock>,
     /// Reason, seed and size.
     pub finish: ImageFinish,
 }
@@ -76,7 +76,7 @@ impl MockHost {
     /// Instantiates `P` with `options` (JSON) for these files; nothing is loaded yet.
     pub fn new<P: Plugin>(options: serde_json::Value, files: &[(&str, PathBuf)]) -> Result<Self> {
         let recorder = Arc::new(Recorder { stop_after: AtomicUsize::new(usize::MAX), ..Recorder::default() });
-        let host = RawHost_TO::from_ptr(RArc::new(Shared(Arc::clone(&recorder))), TD_Opaque);
+        let host = RawHost_TO::from_ptr(RArc::new(RecorderHandle(Arc::clone(&recorder))), TD_Opaque);
         let options = serde_json::to_vec(&options).map_err(Error::internal)?;
         let model = glue::instantiate::<P>(host, options.as_slice().into()).into_result()?;
         let files = files.iter().map(|(role, path)| ((*role).to_owned(), path.clone())).collect();
@@ -84,7 +84,7 @@ impl MockHost {
         Ok(Self { model: ModelHandle(model), load, recorder })
     }
 
-    /// The plugin's plan.
+    /// The plugin's memory plan, bytes.
     pub fn plan(&self) -> Result<MemoryPlan> {
         let json = serde_json::to_vec(&self.load).map_err(Error::internal)?;
         let plan = self.model.0.plan(json.as_slice().into()).into_result()?;
@@ -108,7 +108,7 @@ impl MockHost {
     pub fn generate(&self, request: &TextRequest) -> Result<TextAnswer> {
         let json = serde_json::to_vec(request).map_err(Error::internal)?;
         self.lock_events().clear();
-        let sink = RawSink_TO::from_ptr(RArc::new(Shared(Arc::clone(&self.recorder))), TD_Opaque);
+        let sink = RawSink_TO::from_ptr(RArc::new(RecorderHandle(Arc::clone(&self.recorder))), TD_Opaque);
         let summary = self.model.0.generate(json.as_slice().into(), sink, self.context()).into_result()?;
         let events: Vec<TextEvent> =
             self.lock_events().iter().filter_map(|(_, json)| serde_json::from_slice(json).ok()).collect();
@@ -123,7 +123,7 @@ impl MockHost {
     pub fn generate_audio(&self, request: &AudioRequest) -> Result<AudioAnswer> {
         let json = serde_json::to_vec(request).map_err(Error::internal)?;
         self.lock_events().clear();
-        let sink = RawSink_TO::from_ptr(RArc::new(Shared(Arc::clone(&self.recorder))), TD_Opaque);
+        let sink = RawSink_TO::from_ptr(RArc::new(RecorderHandle(Arc::clone(&self.recorder))), TD_Opaque);
         let summary = self.model.0.generate(json.as_slice().into(), sink, self.context()).into_result()?;
         let blocks =
             self.lock_events().iter().map(|(_, bytes)| AudioBlock::decode(bytes)).collect::<Result<Vec<_>>>()?;
@@ -137,23 +137,23 @@ impl MockHost {
         self.model.0.cost(json.as_slice().into()).into_result().map_err(Error::from)
     }
 
-    /// Serves one image request to its end. Pictures that a client's leaving cut short are left out.
+    /// Serves one image request to its end. Images that a client's leaving cut short are left out.
     pub fn generate_image(&self, request: &ImageRequest) -> Result<ImageAnswer> {
         let json = serde_json::to_vec(request).map_err(Error::internal)?;
         self.lock_events().clear();
-        let sink = RawSink_TO::from_ptr(RArc::new(Shared(Arc::clone(&self.recorder))), TD_Opaque);
+        let sink = RawSink_TO::from_ptr(RArc::new(RecorderHandle(Arc::clone(&self.recorder))), TD_Opaque);
         let summary = self.model.0.generate(json.as_slice().into(), sink, self.context()).into_result()?;
-        let mut pictures: Vec<ImageBlock> = Vec::new();
+        let mut images: Vec<ImageBlock> = Vec::new();
         for (_, bytes) in self.lock_events().iter() {
             let block = ImageBlock::decode(bytes)?;
-            match pictures.last_mut().filter(|last| last.header.index == block.header.index) {
+            match images.last_mut().filter(|last| last.header.index == block.header.index) {
                 Some(last) => last.pixels.extend_from_slice(&block.pixels),
-                None => pictures.push(block),
+                None => images.push(block),
             }
         }
         let size = |header: &ImageHeader| header.width as usize * header.height as usize * ImageHeader::PIXEL_BYTES;
-        pictures.retain(|picture| picture.pixels.len() == size(&picture.header));
-        Ok(ImageAnswer { pictures, finish: serde_json::from_slice(&summary).map_err(Error::internal)? })
+        images.retain(|image| image.pixels.len() == size(&image.header));
+        Ok(ImageAnswer { images, finish: serde_json::from_slice(&summary).map_err(Error::internal)? })
     }
 
     /// What the engine says this image request needs beyond the plan's `required`. Bytes.
@@ -203,7 +203,7 @@ impl MockHost {
     }
 
     fn context(&self) -> crate::abi::RawContextArc {
-        RawContext_TO::from_ptr(RArc::new(Shared(Arc::clone(&self.recorder))), TD_Opaque)
+        RawContext_TO::from_ptr(RArc::new(RecorderHandle(Arc::clone(&self.recorder))), TD_Opaque)
     }
 
     fn lock_events(&self) -> std::sync::MutexGuard<'_, Vec<(u32, Vec<u8>)>> {
@@ -211,9 +211,9 @@ impl MockHost {
     }
 }
 
-struct Shared(Arc<Recorder>);
+struct RecorderHandle(Arc<Recorder>);
 
-impl RawSink for Shared {
+impl RawSink for RecorderHandle {
     fn push(&self, kind: u32, payload: RSlice<'_, u8>) -> RawFlow {
         let mut events = self.0.events.lock().unwrap_or_else(PoisonError::into_inner);
         events.push((kind, payload.as_slice().to_vec()));
@@ -225,7 +225,7 @@ impl RawSink for Shared {
     }
 }
 
-impl RawContext for Shared {
+impl RawContext for RecorderHandle {
     fn is_cancelled(&self) -> u8 {
         u8::from(self.0.cancelled.load(Ordering::Acquire))
     }
@@ -239,7 +239,7 @@ impl RawContext for Shared {
     }
 }
 
-impl RawHost for Shared {
+impl RawHost for RecorderHandle {
     fn log(&self, level: u32, _target: RStr<'_>, message: RStr<'_>, _fields: RSlice<'_, u8>, _request: u64) {
         self.0.logs.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{level} {message}"));
     }

@@ -14,11 +14,11 @@ use crate::task::{FinishReason, TextEvent, TextFinish, TokenLogprob, Usage};
 #[derive(Clone)]
 pub struct TextOutput {
     outlet: Outlet,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<TextState>>,
 }
 
 #[derive(Default)]
-struct State {
+struct TextState {
     utf8: Utf8Assembler,
     stop: StopMatcher,
     usage: Usage,
@@ -33,7 +33,7 @@ impl std::fmt::Debug for TextOutput {
 
 impl TextOutput {
     pub(crate) fn new(stops: &[String], sink: RawSinkArc, ctx: Context) -> Self {
-        let state = State { stop: StopMatcher::new(stops), ..State::default() };
+        let state = TextState { stop: StopMatcher::new(stops), ..TextState::default() };
         Self { outlet: Outlet::new(sink, ctx), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -114,12 +114,12 @@ impl TextOutput {
         Ok(TextFinish { reason, usage })
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut TextState) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl State {
+impl TextState {
     fn take_event(&mut self, text: String) -> Option<TextEvent> {
         if text.is_empty() {
             return None;

@@ -1,11 +1,11 @@
-//! Kind `audio`: a description in, sound out. Music and sound effects; speech is another kind.
+//! Kind `audio`: a prompt in, audio out. Music and sound effects; speech is another kind.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{FinishReason, block};
 
-/// One piece of sound. `n` pieces are `n` requests.
+/// One clip of audio. `n` clips are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AudioRequest {
     /// What it should sound like. Not empty.
@@ -25,7 +25,7 @@ pub struct AudioRequest {
     /// Keep the smallest set of tokens whose probability reaches this; (0, 1], 1 is off.
     #[serde(default = "AudioRequest::default_top_p")]
     pub top_p: f32,
-    /// The same seed, model and request give the same sound. Absent: drawn by the plugin.
+    /// The same seed, model and request give the same audio. Absent: drawn by the plugin.
     #[serde(default)]
     pub seed: Option<u64>,
 }

@@ -1,19 +1,19 @@
-//! Kind `image`: a description in, a picture out.
+//! Kind `image`: a prompt in, an image out.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{FinishReason, block};
 
-/// One picture. `n` pictures are `n` requests.
+/// One image. `n` images are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ImageRequest {
     /// What it should show. May be empty: the model then follows its seed alone.
     pub prompt: String,
-    /// Pixels. The plugin names the sizes it makes; diffusion models want a multiple of 8 or 16.
+    /// Width in pixels. The plugin names the sizes it makes; diffusion models want a multiple of 8 or 16.
     #[serde(default = "ImageRequest::default_side")]
     pub width: u32,
-    /// Pixels.
+    /// Height in pixels.
     #[serde(default = "ImageRequest::default_side")]
     pub height: u32,
     /// Denoising steps, at least 1. Absent: what the model was made for.
@@ -22,10 +22,10 @@ pub struct ImageRequest {
     /// Weight of the prompt, at least 0; ignored by models that have none. Absent: what the model was made for.
     #[serde(default)]
     pub guidance: Option<f32>,
-    /// The same seed, model and request give the same picture. Absent: drawn by the plugin, and told in [`ImageFinish`].
+    /// The same seed, model and request give the same image. Absent: drawn by the plugin, and told in [`ImageFinish`].
     #[serde(default)]
     pub seed: Option<u64>,
-    /// Unfinished pictures to send on the way, spread evenly over the steps; 0 is none. A plugin may send fewer.
+    /// Unfinished images to send on the way, spread evenly over the steps; 0 is none. A plugin may send fewer.
     #[serde(default)]
     pub partial_images: u32,
 }
@@ -35,7 +35,7 @@ impl ImageRequest {
         1024
     }
 
-    /// The steps after which an unfinished picture is to be sent, counted from 1 and below `steps`.
+    /// The steps after which an unfinished image is to be sent, counted from 1 and below `steps`.
     pub fn preview_steps(&self, steps: u32) -> Vec<u32> {
         let wanted = self.partial_images.min(steps.saturating_sub(1));
         let at = |i: u32| (u64::from(i) * u64::from(steps) / u64::from(wanted + 1)) as u32;
@@ -60,19 +60,19 @@ impl Default for ImageRequest {
 /// The JSON header of a pushed block of rows. After it come the rows' pixels, top to bottom, 3 bytes each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageHeader {
-    /// Pixels in a row of the picture.
+    /// Pixels in a row of the image.
     pub width: u32,
-    /// Rows of the whole picture.
+    /// Rows of the whole image.
     pub height: u32,
     /// `rgb8`: red, green, blue, sRGB.
     pub format: String,
-    /// The picture's place in the answer, from 0: previews first, the finished picture last.
+    /// The image's place in the answer, from 0: previews first, the finished image last.
     pub index: u32,
-    /// Whether the picture is a preview, with noise still in it.
+    /// Whether the image is a preview, with noise still in it.
     pub partial: bool,
     /// Steps that were done when it was made.
     pub step: u32,
-    /// The block's first row. A picture is whole when its rows reach `height`; they come in order.
+    /// The block's first row. An image is whole when its rows reach `height`; they come in order.
     pub row: u32,
 }
 
@@ -83,10 +83,10 @@ impl ImageHeader {
     pub const PIXEL_BYTES: usize = 3;
 }
 
-/// Some rows of a picture as they cross: `u32` little-endian header length, JSON header, raw pixels.
+/// Some rows of an image as they cross: `u32` little-endian header length, JSON header, raw pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageBlock {
-    /// Of which picture, and which rows.
+    /// Of which image, and which rows.
     pub header: ImageHeader,
     /// Whole rows of `width` pixels, 3 bytes each.
     pub pixels: Vec<u8>,
@@ -106,7 +106,7 @@ impl ImageBlock {
     /// Undoes [`encode`](Self::encode).
     ///
     /// # Errors
-    /// If the payload is cut short, its header is not one of a picture, or its rows are not whole or reach past the end.
+    /// If the payload is cut short, its header is not one of an image, or its rows are not whole or reach past the end.
     pub fn decode(payload: &[u8]) -> crate::Result<Self> {
         let damaged = || crate::Error::internal("a block of pixels is damaged");
         let (header, pixels): (ImageHeader, _) = block::split(payload).ok_or_else(damaged)?;
@@ -123,15 +123,15 @@ impl ImageBlock {
 /// The result of one image request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFinish {
-    /// [`FinishReason::Stop`] when the picture is whole, [`FinishReason::Cancelled`] when the client left.
+    /// [`FinishReason::Stop`] when the image is whole, [`FinishReason::Cancelled`] when the client left.
     pub reason: FinishReason,
     /// The seed that was used: the request's, or the one the plugin drew.
     pub seed: u64,
     /// Denoising steps that were run.
     pub steps: u32,
-    /// Pixels; 0 if nothing was made.
+    /// Width in pixels; 0 if nothing was made.
     pub width: u32,
-    /// Pixels; 0 if nothing was made.
+    /// Height in pixels; 0 if nothing was made.
     pub height: u32,
 }
 

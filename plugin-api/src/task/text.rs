@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// One completion. `n` choices are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TextRequest {
-    /// What to continue.
+    /// The prompt, in one of its forms.
     pub input: TextInput,
     /// How the next token is chosen.
     #[serde(default)]
@@ -44,12 +44,12 @@ pub enum TextInput {
     },
     /// Text, tokenised as it is.
     Prompt {
-        /// The text.
+        /// The text to continue, UTF-8.
         text: String,
     },
     /// Token ids of the model's own vocabulary.
     Tokens {
-        /// The ids.
+        /// Ids below the model's vocabulary size.
         tokens: Vec<u32>,
     },
 }
@@ -59,7 +59,7 @@ pub enum TextInput {
 pub struct Message {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
-    /// The text; empty for an assistant turn that only called tools.
+    /// The text of the turn; empty for an assistant turn that only called tools.
     pub content: String,
     /// The participant's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ pub enum TextEvent {
     },
     /// More of a tool call's JSON arguments.
     ToolArguments {
-        /// Which call.
+        /// The index of the call, as its `ToolCall` event said.
         index: u32,
         /// A fragment of JSON text.
         fragment: String,
@@ -163,7 +163,7 @@ pub struct TokenLogprob {
 pub struct LogprobEntry {
     /// The token's text, invalid UTF-8 replaced.
     pub token: String,
-    /// Its bytes.
+    /// The token's bytes, which need not be whole characters.
     pub bytes: Vec<u8>,
     /// At most 0; -9999 stands for minus infinity.
     pub logprob: f32,
@@ -186,9 +186,9 @@ pub enum FinishReason {
 /// Tokens of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// Tokens read.
+    /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Tokens generated.
+    /// Tokens of the answer.
     pub completion_tokens: u32,
     /// Part of `prompt_tokens` found in a cache.
     #[serde(default)]
@@ -198,8 +198,8 @@ pub struct Usage {
 /// The result of one text request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TextFinish {
-    /// Why it ended.
+    /// Why the text ended.
     pub reason: FinishReason,
-    /// What it took.
+    /// Tokens of the prompt and of the answer.
     pub usage: Usage,
 }

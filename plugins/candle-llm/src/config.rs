@@ -11,13 +11,13 @@ const MAX_CONTEXT: u64 = 1 << 24;
 /// Sizes and constants of a Llama model (Touvron et al. 2023).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Transformer blocks.
+    /// How many transformer blocks it has.
     pub layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Width between the two halves of the feed-forward network.
     pub feed_forward: usize,
-    /// Query heads.
+    /// Query heads of a block.
     pub heads: usize,
     /// Key and value heads (Ainslie et al. 2023); divides `heads`.
     pub kv_heads: usize,
@@ -122,13 +122,13 @@ impl Config {
         })
     }
 
-    /// Bytes of one sequence's cache of `context` tokens: keys and values in f16.
-    pub fn cache_bytes(&self, context: usize) -> u64 {
+    /// Bytes of one sequence's KV cache of `context` tokens: keys and values in f16.
+    pub fn kv_cache_bytes(&self, context: usize) -> u64 {
         2 * 2 * (self.layers * self.kv_heads * self.head_width) as u64 * context as u64
     }
 
     /// Bytes of buffers while `rows` tokens pass through, with logits for `logit_rows` of them, all in f32. An upper bound: products
-    /// also hold their result a second time, turned, and their input quantised.
+    /// also hold their result a second time, transposed, and their input quantised.
     pub fn workspace_bytes(&self, rows: usize, logit_rows: usize) -> u64 {
         let heads = (self.heads + 2 * self.kv_heads) * self.head_width;
         let per_row = 4 * self.hidden + 2 * heads + 2 * self.heads * self.head_width + 5 * self.feed_forward;

@@ -17,10 +17,10 @@ use aihost_plugin_api::{
 use aihost_support::Gguf;
 
 use crate::config::Config;
-use crate::model::{Cache, Model};
+use crate::model::{KvCache, Model};
 use crate::options::{MAX_SLOTS, Options};
 use crate::sampler::Sampler;
-use crate::sequence::{CHUNK, CHUNK_SCORED, Job, Progress, Shared, Sharing, Slot, best_slot};
+use crate::sequence::{CHUNK, CHUNK_SCORED, ModelParts, Occupancy, SequenceRequest, Slot, StepOutcome, best_slot};
 use crate::template::ChatTemplate;
 use crate::tokenizer::Tokenizer;
 
@@ -31,7 +31,7 @@ const PAUSE_POLL: Duration = Duration::from_millis(2);
 /// Most alternatives with log-probabilities, OpenAI's limit.
 const MAX_LOGPROBS: u32 = 20;
 
-/// The plugin.
+/// The plugin, with the entry's options.
 #[derive(Debug)]
 pub struct LlmPlugin {
     options: Options,
@@ -68,9 +68,9 @@ impl Plugin for LlmPlugin {
         ctx.check()?;
         let template = self.template(&gguf, &tokenizer)?;
         ctx.progress(sizes.mapped, sizes.mapped);
-        let shared = Shared { model: Arc::new(model), tokenizer: Arc::new(tokenizer) };
+        let parts = ModelParts { model: Arc::new(model), tokenizer: Arc::new(tokenizer) };
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
-        LlmEngine::start(shared, template, sizes, Start { slots, threads })
+        LlmEngine::start(parts, template, sizes, EngineOptions { slots, threads })
     }
 }
 
@@ -79,7 +79,7 @@ impl LlmPlugin {
         let context = self.options.context_for(config.context)?;
         let workspace = config.workspace_bytes(CHUNK.min(context), CHUNK_SCORED.min(context));
         let slots = self.options.slots.unwrap_or(MAX_SLOTS);
-        Ok(Sizes { mapped: gguf.len() as u64, workspace, cache: config.cache_bytes(context), context, slots })
+        Ok(Sizes { mapped: gguf.len() as u64, workspace, cache: config.kv_cache_bytes(context), context, slots })
     }
 
     fn template(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
@@ -104,15 +104,15 @@ impl LlmPlugin {
 /// Bytes and counts that the plan, the load and the usage agree on.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// The file.
+    /// Bytes of the mapped file.
     mapped: u64,
-    /// Buffers of a step; there is one step at a time.
+    /// Bytes of the buffers of a step; there is one step at a time.
     workspace: u64,
-    /// One slot's cache.
+    /// Bytes of one slot's KV cache.
     cache: u64,
     /// Tokens per slot.
     context: usize,
-    /// Slots wanted.
+    /// Slots that the options ask for.
     slots: usize,
 }
 
@@ -140,7 +140,7 @@ impl Sizes {
 /// What the engine's thread is asked.
 #[derive(Debug)]
 enum Command {
-    Generate(Box<Job>, SyncSender<Result<FinishReason>>),
+    Generate(Box<SequenceRequest>, SyncSender<Result<FinishReason>>),
     /// Free the caches; refused while a sequence runs.
     Park(SyncSender<Result<()>>),
     /// Make the caches anew.
@@ -149,7 +149,7 @@ enum Command {
 
 /// How to start an engine.
 #[derive(Clone, Copy, Debug)]
-struct Start {
+struct EngineOptions {
     slots: usize,
     threads: usize,
 }
@@ -157,7 +157,7 @@ struct Start {
 /// A loaded model. Dropping it ends its thread and unmaps the file.
 #[derive(Debug)]
 pub struct LlmEngine {
-    shared: Shared,
+    parts: ModelParts,
     template: Option<ChatTemplate>,
     sizes: Sizes,
     held: Arc<AtomicU64>,
@@ -166,14 +166,14 @@ pub struct LlmEngine {
 }
 
 impl LlmEngine {
-    fn start(shared: Shared, template: Option<ChatTemplate>, sizes: Sizes, start: Start) -> Result<Self> {
+    fn start(parts: ModelParts, template: Option<ChatTemplate>, sizes: Sizes, start: EngineOptions) -> Result<Self> {
         let pool =
             rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|i| format!("llm-{i}")).build();
         let pool = pool.map_err(|e| Error::internal(format!("cannot start {} threads: {e}", start.threads)))?;
         let (commands, inbox) = sync_channel(QUEUE);
         let held = Arc::new(AtomicU64::new(0));
-        let worker = Worker {
-            shared: shared.clone(),
+        let worker = EngineThread {
+            parts: parts.clone(),
             pool,
             sizes,
             count: start.slots,
@@ -183,7 +183,7 @@ impl LlmEngine {
         };
         let thread = std::thread::Builder::new().name("llm-engine".to_owned()).spawn(move || worker.run(&inbox));
         let thread = thread.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
-        let engine = Self { shared, template, sizes, held, commands: Some(commands), thread: Some(thread) };
+        let engine = Self { parts, template, sizes, held, commands: Some(commands), thread: Some(thread) };
         engine.ask(Command::Unpark)?;
         tracing::info!(
             kernels = aihost_support::kernels::description(),
@@ -206,7 +206,7 @@ impl LlmEngine {
     }
 
     fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
-        let tokenizer = &self.shared.tokenizer;
+        let tokenizer = &self.parts.tokenizer;
         let ids = match input {
             TextInput::Chat { messages, tools } => {
                 let template = self.template.as_ref().ok_or_else(|| {
@@ -241,7 +241,7 @@ impl LlmEngine {
     /// The ids of a text that fits the context. One that cannot is refused before it is cut into tokens, which takes some
     /// hundred times its length.
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let (tokenizer, most) = (&self.shared.tokenizer, self.most_bytes());
+        let (tokenizer, most) = (&self.parts.tokenizer, self.most_bytes());
         if text.len() > most {
             let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
             return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens")));
@@ -256,7 +256,7 @@ impl LlmEngine {
 
     /// Bytes of a text that may fit the context.
     fn most_bytes(&self) -> usize {
-        self.sizes.context.saturating_mul(self.shared.tokenizer.longest())
+        self.sizes.context.saturating_mul(self.parts.tokenizer.longest())
     }
 
     fn too_long(&self, has: std::fmt::Arguments<'_>) -> Error {
@@ -269,7 +269,7 @@ impl LlmEngine {
         )
     }
 
-    fn job(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<Job> {
+    fn checked(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {
         if request.echo && matches!(request.input, TextInput::Chat { .. }) {
             return Err(Error::invalid_request("echo is for completions, not for conversations"));
         }
@@ -279,8 +279,8 @@ impl LlmEngine {
             return Err(Error::invalid_request(format!("logprobs is {n} and must be at most {MAX_LOGPROBS}")));
         }
         let prompt = self.prompt(&request.input)?;
-        Ok(Job {
-            sampler: Sampler::new(request.sampling, &prompt, self.shared.model.config().vocabulary)?,
+        Ok(SequenceRequest {
+            sampler: Sampler::new(request.sampling, &prompt, self.parts.model.config().vocabulary)?,
             prompt,
             max_tokens: request.max_tokens.unwrap_or(u32::MAX),
             logprobs: request.logprobs.map(|n| n as usize),
@@ -296,9 +296,9 @@ impl Engine for LlmEngine {
     type Task = Text;
 
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
-        let job = self.job(request, output, ctx)?;
+        let request = self.checked(request, output, ctx)?;
         let (reply, answer) = sync_channel(1);
-        self.send(Command::Generate(Box::new(job), reply))?;
+        self.send(Command::Generate(Box::new(request), reply))?;
         answer.recv().map_err(|_| dead())?
     }
 
@@ -335,9 +335,9 @@ fn dead() -> Error {
     Error::new(ErrorKind::Panicked, "the engine's thread has ended by a panic; load the model again")
 }
 
-/// The state of the engine's thread.
-struct Worker {
-    shared: Shared,
+/// The engine's thread: the slots and who waits for them.
+struct EngineThread {
+    parts: ModelParts,
     pool: rayon::ThreadPool,
     sizes: Sizes,
     count: usize,
@@ -348,7 +348,7 @@ struct Worker {
     held: Arc<AtomicU64>,
 }
 
-impl Worker {
+impl EngineThread {
     fn run(mut self, inbox: &Receiver<Command>) {
         let mut open = true;
         while open || self.slots.iter().any(Slot::is_busy) {
@@ -363,15 +363,15 @@ impl Worker {
     /// One step of a slot; whether anything was computed.
     fn step(&mut self, index: usize) -> bool {
         let busy = self.slots.iter().filter(|slot| slot.is_busy()).count();
-        let (slot, Shared { model, tokenizer }) = (&mut self.slots[index], &self.shared);
+        let (slot, ModelParts { model, tokenizer }) = (&mut self.slots[index], &self.parts);
         if !slot.is_busy() {
             return false;
         }
-        let sharing = if busy > 1 { Sharing::Shared } else { Sharing::Alone };
-        match self.pool.install(|| slot.step(model, tokenizer, sharing)) {
-            Progress::Working => true,
-            Progress::Waiting => false,
-            Progress::Done(result) => {
+        let occupancy = if busy > 1 { Occupancy::Several } else { Occupancy::Alone };
+        match self.pool.install(|| slot.step(model, tokenizer, occupancy)) {
+            StepOutcome::Working => true,
+            StepOutcome::Waiting => false,
+            StepOutcome::Done(result) => {
                 if let Some(reply) = self.replies[index].take() {
                     // The caller waits for it; if it does not, nobody wants the result.
                     let _ = reply.send(result);
@@ -411,9 +411,9 @@ impl Worker {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Generate(job, reply) => match best_slot(&self.slots, &job.prompt) {
+            Command::Generate(request, reply) => match best_slot(&self.slots, &request.prompt) {
                 Some(index) => {
-                    self.slots[index].start(*job);
+                    self.slots[index].start(*request);
                     self.replies[index] = Some(reply);
                 }
                 None => drop(reply.send(Err(Error::internal("the model is parked; wake it first")))),
@@ -437,8 +437,8 @@ impl Worker {
     }
 
     fn resize(&mut self, count: usize) {
-        let config = self.shared.model.config();
-        self.slots = (0..count).map(|_| Slot::new(Cache::new(config, self.sizes.context))).collect();
+        let config = self.parts.model.config();
+        self.slots = (0..count).map(|_| Slot::new(KvCache::new(config, self.sizes.context))).collect();
         self.replies = (0..count).map(|_| None).collect();
         let workspace = if count == 0 { 0 } else { self.sizes.workspace };
         self.held.store(self.sizes.cache * count as u64 + workspace, Ordering::Release);

@@ -21,8 +21,8 @@ pub struct Model {
     embedding: Linear,
     layers: Vec<Layer>,
     norm: Vec<f32>,
-    /// Shares the embedding's weights if the file has no output.weight.
-    head: Linear,
+    /// From hidden states to logits; shares the embedding's weights if the file has no output.weight.
+    lm_head: Linear,
     /// Radians per position of each rotated pair, `[rope_width / 2]`.
     frequencies: Vec<f32>,
 }
@@ -42,10 +42,10 @@ struct Layer {
 
 /// The keys and values of one sequence, f16 bits. Memory is taken from the system page by page, as it is written.
 #[derive(Debug)]
-pub struct Cache {
+pub struct KvCache {
     /// `[layers, kv_heads, context, head_width]`
     keys: Vec<u16>,
-    /// As `keys`.
+    /// Of the same shape as `keys`.
     values: Vec<u16>,
     context: usize,
 }
@@ -55,20 +55,20 @@ pub struct Cache {
 pub enum Logits {
     /// None: more of the prompt follows.
     None,
-    /// The last row's.
+    /// Those of the last row, [1, vocabulary].
     Last,
-    /// Every row's.
+    /// Those of every row, [rows, vocabulary].
     All,
 }
 
-impl Cache {
+impl KvCache {
     /// An empty cache of `context` tokens.
     pub fn new(config: &Config, context: usize) -> Self {
         let len = config.layers * config.kv_heads * config.head_width * context;
         Self { keys: vec![0; len], values: vec![0; len], context }
     }
 
-    /// Tokens it can hold.
+    /// Positions it can hold.
     pub fn context(&self) -> usize {
         self.context
     }
@@ -99,7 +99,7 @@ impl Model {
         let Config { hidden, feed_forward, heads, kv_heads, head_width, vocabulary, .. } = config;
         let mut used = vec!["token_embd.weight".to_owned(), "output_norm.weight".to_owned()];
         let embedding = Linear::open(gguf, "token_embd.weight", vocabulary, hidden)?;
-        let head = if gguf.has_tensor("output.weight") {
+        let lm_head = if gguf.has_tensor("output.weight") {
             used.push("output.weight".to_owned());
             Linear::open(gguf, "output.weight", vocabulary, hidden)?
         } else {
@@ -143,7 +143,7 @@ impl Model {
             );
             return Err(aihost_plugin_api::Error::new(aihost_plugin_api::ErrorKind::Unsupported, message));
         }
-        Ok(Self { config, embedding, layers, norm, head, frequencies })
+        Ok(Self { config, embedding, layers, norm, lm_head, frequencies })
     }
 
     /// The model's sizes.
@@ -155,30 +155,30 @@ impl Model {
     ///
     /// Returns the logits asked for, `[rows, vocabulary]` f32. Every token must be of the vocabulary, and
     /// `start + tokens.len()` at most the cache's context. To be called within the rayon pool that is to do the work.
-    pub fn forward(&self, tokens: &[u32], start: usize, cache: &mut Cache, logits: Logits) -> Vec<f32> {
+    pub fn forward(&self, tokens: &[u32], start: usize, cache: &mut KvCache, logits: Logits) -> Vec<f32> {
         let (c, m) = (&self.config, tokens.len());
         let (q_width, kv_width) = (c.heads * c.head_width, c.kv_heads * c.head_width);
         let mut x = vec![0.0; m * c.hidden];
         for (row, token) in x.chunks_exact_mut(c.hidden).zip(tokens) {
             self.embedding.row(*token as usize, row);
         }
-        let rotations = self.rotations(start, m);
+        let rotary = self.rotary_table(start, m);
         let mut normed = vec![0.0; m * c.hidden];
         let mut delta = vec![0.0; m * c.hidden];
         let (mut q, mut k, mut v) = (vec![0.0; m * q_width], vec![0.0; m * kv_width], vec![0.0; m * kv_width]);
-        let mut mixed = vec![0.0; m * q_width];
+        let mut attended = vec![0.0; m * q_width];
         let (mut gate, mut up) = (vec![0.0; m * c.feed_forward], vec![0.0; m * c.feed_forward]);
         for (i, layer) in self.layers.iter().enumerate() {
             rms_norm(&x, &layer.attention_norm, c.norm_epsilon, &mut normed);
             project(&normed, m, &mut [(&layer.query, &mut q), (&layer.key, &mut k), (&layer.value, &mut v)]);
-            for (row, rotation) in rotations.chunks_exact(self.frequencies.len().max(1)).enumerate() {
-                rotate(&mut q[row * q_width..(row + 1) * q_width], c.head_width, rotation);
-                rotate(&mut k[row * kv_width..(row + 1) * kv_width], c.head_width, rotation);
+            for (row, rotary) in rotary.chunks_exact(self.frequencies.len().max(1)).enumerate() {
+                apply_rotary(&mut q[row * q_width..(row + 1) * q_width], c.head_width, rotary);
+                apply_rotary(&mut k[row * kv_width..(row + 1) * kv_width], c.head_width, rotary);
                 let range = row * kv_width..(row + 1) * kv_width;
                 cache.write(c, i, start + row, &k[range.clone()], &v[range]);
             }
-            self.attend(i, start, cache, &q, &mut mixed);
-            project(&mixed, m, &mut [(&layer.output, &mut delta)]);
+            self.attention(i, start, cache, &q, &mut attended);
+            project(&attended, m, &mut [(&layer.output, &mut delta)]);
             add(&mut x, &delta);
             rms_norm(&x, &layer.feed_forward_norm, c.norm_epsilon, &mut normed);
             project(&normed, m, &mut [(&layer.gate, &mut gate), (&layer.up, &mut up)]);
@@ -197,18 +197,18 @@ impl Model {
         let last = (m - rows) * c.hidden;
         rms_norm(&x[last..], &self.norm, c.norm_epsilon, &mut normed[last..]);
         let mut out = vec![0.0; rows * c.vocabulary];
-        project(&normed[last..], rows, &mut [(&self.head, &mut out)]);
+        project(&normed[last..], rows, &mut [(&self.lm_head, &mut out)]);
         out
     }
 
     /// Cosine and sine of each pair's angle, `[m, rope_width / 2]`.
-    fn rotations(&self, start: usize, m: usize) -> Vec<[f32; 2]> {
+    fn rotary_table(&self, start: usize, m: usize) -> Vec<[f32; 2]> {
         let angles = (start..start + m).flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f));
         angles.map(|angle| [angle.cos(), angle.sin()]).collect()
     }
 
     /// Causal attention of `q`, `[m, heads, head_width]`, over the cache, into `out` of the same shape.
-    fn attend(&self, layer: usize, start: usize, cache: &Cache, q: &[f32], out: &mut [f32]) {
+    fn attention(&self, layer: usize, start: usize, cache: &KvCache, q: &[f32], out: &mut [f32]) {
         let (c, width) = (&self.config, self.config.head_width);
         let group = c.heads / c.kv_heads;
         let scale = 1.0 / (width as f32).sqrt();
@@ -239,7 +239,7 @@ impl Model {
     }
 }
 
-/// Zhang and Sennrich 2019, row by row of `weight.len()`.
+/// Root-mean-square norm (Zhang and Sennrich 2019), row by row of `weight.len()`.
 fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     for (x, out) in x.chunks_exact(weight.len()).zip(out.chunks_exact_mut(weight.len())) {
         // Eight partial sums, so that the compiler may use vectors.
@@ -256,10 +256,10 @@ fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     }
 }
 
-/// Su et al. 2021, interleaved: each head's pairs (2i, 2i+1) are turned by `rotation[i]`, a cosine and a sine.
-fn rotate(row: &mut [f32], head_width: usize, rotation: &[[f32; 2]]) {
+/// The rotary embedding (Su et al. 2021), interleaved: each head's pairs (2i, 2i+1) are rotated by `rotary[i]`, a cosine and a sine.
+fn apply_rotary(row: &mut [f32], head_width: usize, rotary: &[[f32; 2]]) {
     for head in row.chunks_exact_mut(head_width) {
-        for ([a, b], [cos, sin]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotation) {
+        for ([a, b], [cos, sin]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotary) {
             (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
         }
     }

@@ -1,4 +1,4 @@
-//! From logits to the next token: penalties and bias, mask, temperature, top_k, top_p, min_p, draw.
+//! From logits to the next token: penalties and bias, temperature, top_k, top_p, min_p, draw.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,27 +6,13 @@ use aihost_plugin_api::{Error, Result, Sampling};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Forbids tokens before one is chosen. The place where grammars will hook in.
-pub trait Mask: Send {
-    /// Sets the logits of forbidden tokens, `[vocabulary]`, to minus infinity.
-    fn apply(&mut self, logits: &mut [f32]);
-    /// Learns which token was chosen.
-    fn accept(&mut self, token: u32);
-}
-
-/// One sequence's way of choosing tokens.
+/// Samples the tokens of one sequence.
+#[derive(Debug)]
 pub struct Sampler {
     sampling: Sampling,
     rng: StdRng,
     seen: HashSet<u32>,
     generated: HashMap<u32, u32>,
-    mask: Option<Box<dyn Mask>>,
-}
-
-impl std::fmt::Debug for Sampler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sampler").field("sampling", &self.sampling).finish_non_exhaustive()
-    }
 }
 
 impl Sampler {
@@ -38,28 +24,17 @@ impl Sampler {
         check(&sampling, vocabulary)?;
         let rng = sampling.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         let seen = if sampling.repetition_penalty == 1.0 { HashSet::new() } else { prompt.iter().copied().collect() };
-        Ok(Self { sampling, rng, seen, generated: HashMap::new(), mask: None })
-    }
-
-    /// Sets the mask that is asked before each choice.
-    pub fn set_mask(&mut self, mask: Option<Box<dyn Mask>>) {
-        self.mask = mask;
+        Ok(Self { sampling, rng, seen, generated: HashMap::new() })
     }
 
     /// Chooses the next token; `logits`, `[vocabulary]`, are changed on the way.
     pub fn choose(&mut self, logits: &mut [f32]) -> u32 {
         self.adjust(logits);
-        if let Some(mask) = &mut self.mask {
-            mask.apply(logits);
-        }
         let token = if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
             argmax(logits)
         } else {
             self.draw(logits)
         };
-        if let Some(mask) = &mut self.mask {
-            mask.accept(token);
-        }
         *self.generated.entry(token).or_default() += 1;
         token
     }
@@ -187,7 +162,7 @@ fn check(s: &Sampling, vocabulary: usize) -> Result<()> {
 mod tests {
     use aihost_plugin_api::Sampling;
 
-    use super::{Mask, Sampler, logprobs};
+    use super::{Sampler, logprobs};
 
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 0.0];
 
@@ -226,22 +201,6 @@ mod tests {
         let sampling = Sampling { temperature: 0.0, repetition_penalty: 4.0, ..Sampling::default() };
         let mut sampler = Sampler::new(sampling, &[1], LOGITS.len()).expect("valid");
         assert_eq!(sampler.choose(&mut LOGITS.clone()), 2);
-    }
-
-    #[test]
-    fn a_mask_is_obeyed() {
-        struct NotOne;
-        impl Mask for NotOne {
-            fn apply(&mut self, logits: &mut [f32]) {
-                logits[1] = f32::NEG_INFINITY;
-            }
-            fn accept(&mut self, token: u32) {
-                assert_ne!(token, 1);
-            }
-        }
-        let mut sampler = Sampler::new(Sampling { seed: Some(3), ..Sampling::default() }, &[], 5).expect("valid");
-        sampler.set_mask(Some(Box::new(NotOne)));
-        (0..50).for_each(|_| assert_ne!(sampler.choose(&mut LOGITS.clone()), 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aihost_plugin_api::task::{LogprobEntry, TokenLogprob};
 use aihost_plugin_api::{Context, FinishReason, Flow, Result, TextOutput};
 
-use crate::model::{Cache, Logits, Model};
+use crate::model::{KvCache, Logits, Model};
 use crate::sampler::{Sampler, logprobs};
 use crate::tokenizer::Tokenizer;
 
@@ -18,10 +18,10 @@ pub const CHUNK_SCORED: usize = 16;
 
 /// A checked request.
 #[derive(Debug)]
-pub struct Job {
+pub struct SequenceRequest {
     /// The prompt's ids: at least one, all of the vocabulary, fewer than the context.
     pub prompt: Vec<u32>,
-    /// How tokens are chosen.
+    /// Samples the answer's tokens.
     pub sampler: Sampler,
     /// Most tokens to generate.
     pub max_tokens: u32,
@@ -31,24 +31,24 @@ pub struct Job {
     pub echo: bool,
     /// Do not end at the end-of-sequence token.
     pub ignore_eos: bool,
-    /// Where the answer goes.
+    /// The output that the answer is pushed into.
     pub output: TextOutput,
-    /// Whether to stop.
+    /// The call's cancellation.
     pub context: Context,
 }
 
-/// A cache, and the sequence that has it.
+/// A KV cache, and the sequence that uses it.
 #[derive(Debug)]
 pub struct Slot {
-    cache: Cache,
-    /// The ids whose keys and values are in the cache.
-    held: Vec<u32>,
+    cache: KvCache,
+    /// The token ids whose keys and values are in the cache.
+    cached: Vec<u32>,
     running: Option<Running>,
 }
 
 #[derive(Debug)]
 struct Running {
-    job: Job,
+    request: SequenceRequest,
     /// Tokens that are to pass through the model next: the rest of the prompt, or the token just chosen.
     pending: Vec<u32>,
     echoed: Vec<TokenLogprob>,
@@ -57,8 +57,8 @@ struct Running {
 
 /// Where a sequence stands after a step.
 #[derive(Debug)]
-pub enum Progress {
-    /// It goes on.
+pub enum StepOutcome {
+    /// It computed something, and there is more to do.
     Working,
     /// It waits for its client.
     Waiting,
@@ -68,8 +68,8 @@ pub enum Progress {
 
 impl Slot {
     /// A free slot.
-    pub fn new(cache: Cache) -> Self {
-        Self { cache, held: Vec::new(), running: None }
+    pub fn new(cache: KvCache) -> Self {
+        Self { cache, cached: Vec::new(), running: None }
     }
 
     /// Whether a sequence has it.
@@ -79,44 +79,44 @@ impl Slot {
 
     /// Tokens of `prompt` that the cache holds already.
     pub fn common_prefix(&self, prompt: &[u32]) -> usize {
-        self.held.iter().zip(prompt).take_while(|(a, b)| a == b).count()
+        self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count()
     }
 
-    /// Gives the slot to a job. What the cache holds of its prompt is kept, but the last token always passes through the model.
-    pub fn start(&mut self, job: Job) {
-        let scored = job.echo && job.logprobs.is_some();
-        let kept = if scored { 0 } else { self.common_prefix(&job.prompt).min(job.prompt.len() - 1) };
-        self.held.truncate(kept);
-        job.output.prompt(job.prompt.len() as u32, kept as u32);
-        let pending = job.prompt[kept..].to_vec();
-        self.running = Some(Running { job, pending, echoed: Vec::new(), paused: false });
+    /// Gives the slot to a request. What the cache holds of its prompt is kept, but the last token always passes through the model.
+    pub fn start(&mut self, request: SequenceRequest) {
+        let scored = request.echo && request.logprobs.is_some();
+        let kept = if scored { 0 } else { self.common_prefix(&request.prompt).min(request.prompt.len() - 1) };
+        self.cached.truncate(kept);
+        request.output.prompt(request.prompt.len() as u32, kept as u32);
+        let pending = request.prompt[kept..].to_vec();
+        self.running = Some(Running { request, pending, echoed: Vec::new(), paused: false });
     }
 
     /// One chunk of the prompt, or one token.
-    pub fn step(&mut self, model: &Model, tokenizer: &Tokenizer, shared: Sharing) -> Progress {
-        let Some(running) = &mut self.running else { return Progress::Waiting };
-        let result = running.step(model, tokenizer, &mut self.cache, &mut self.held, shared);
+    pub fn step(&mut self, model: &Model, tokenizer: &Tokenizer, occupancy: Occupancy) -> StepOutcome {
+        let Some(running) = &mut self.running else { return StepOutcome::Waiting };
+        let result = running.step(model, tokenizer, &mut self.cache, &mut self.cached, occupancy);
         match result {
-            Ok(None) if running.paused => Progress::Waiting,
-            Ok(None) => Progress::Working,
+            Ok(None) if running.paused => StepOutcome::Waiting,
+            Ok(None) => StepOutcome::Working,
             Ok(Some(reason)) => self.end(Ok(reason)),
             Err(error) => self.end(Err(error)),
         }
     }
 
-    fn end(&mut self, result: Result<FinishReason>) -> Progress {
+    fn end(&mut self, result: Result<FinishReason>) -> StepOutcome {
         self.running = None;
-        Progress::Done(result)
+        StepOutcome::Done(result)
     }
 }
 
-/// Whether other sequences wait for their turn.
+/// How many slots are busy: others wait while one computes a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sharing {
-    /// The only one.
+pub enum Occupancy {
+    /// No other sequence runs.
     Alone,
-    /// One of several.
-    Shared,
+    /// Other sequences run too.
+    Several,
 }
 
 impl Running {
@@ -124,24 +124,24 @@ impl Running {
         &mut self,
         model: &Model,
         tokenizer: &Tokenizer,
-        cache: &mut Cache,
-        held: &mut Vec<u32>,
-        sharing: Sharing,
+        cache: &mut KvCache,
+        cached: &mut Vec<u32>,
+        occupancy: Occupancy,
     ) -> Result<Option<FinishReason>> {
-        self.job.context.check()?;
+        self.request.context.check()?;
         if self.paused {
-            self.paused = self.job.output.flow()? == Flow::Pause;
+            self.paused = self.request.output.flow()? == Flow::Pause;
             return Ok(None);
         }
-        let scored = self.job.echo && self.job.logprobs.is_some() && held.len() < self.job.prompt.len();
-        if self.job.max_tokens == 0 && !scored {
+        let scored = self.request.echo && self.request.logprobs.is_some() && cached.len() < self.request.prompt.len();
+        if self.request.max_tokens == 0 && !scored {
             self.echo(tokenizer)?;
             return Ok(Some(FinishReason::Length));
         }
-        let chunk = match sharing {
+        let chunk = match occupancy {
             _ if scored => CHUNK_SCORED,
-            Sharing::Alone => CHUNK,
-            Sharing::Shared => CHUNK_SHARED,
+            Occupancy::Alone => CHUNK,
+            Occupancy::Several => CHUNK_SHARED,
         };
         let now: Vec<u32> = self.pending.drain(..chunk.min(self.pending.len())).collect();
         let wanted = match self.pending.is_empty() {
@@ -149,22 +149,22 @@ impl Running {
             true => Logits::Last,
             false => Logits::None,
         };
-        let logits = model.forward(&now, held.len(), cache, wanted);
+        let logits = model.forward(&now, cached.len(), cache, wanted);
         if scored {
-            self.score(model, tokenizer, held.len(), &logits);
+            self.score(model, tokenizer, cached.len(), &logits);
         }
-        held.extend(&now);
+        cached.extend(&now);
         if !self.pending.is_empty() {
             return Ok(None);
         }
-        if held.len() == self.job.prompt.len() {
+        if cached.len() == self.request.prompt.len() {
             self.echo(tokenizer)?;
-            if self.job.max_tokens == 0 {
+            if self.request.max_tokens == 0 {
                 return Ok(Some(FinishReason::Length));
             }
         }
         let last = logits.len() - model.config().vocabulary;
-        self.choose(tokenizer, held.len(), cache.context(), &logits[last..])
+        self.choose(tokenizer, cached.len(), cache.context(), &logits[last..])
     }
 
     /// Chooses the token after `len` tokens.
@@ -175,13 +175,13 @@ impl Running {
         context: usize,
         logits: &[f32],
     ) -> Result<Option<FinishReason>> {
-        let token = self.job.sampler.choose(&mut logits.to_vec());
-        if tokenizer.is_end(token) && !self.job.ignore_eos {
+        let token = self.request.sampler.choose(&mut logits.to_vec());
+        if tokenizer.is_end(token) && !self.request.ignore_eos {
             return Ok(Some(FinishReason::Stop));
         }
-        let logprob = self.job.logprobs.map(|top| token_logprob(tokenizer, logits, token, top));
-        self.paused = self.job.output.try_token(tokenizer.visible(token), logprob)? == Flow::Pause;
-        if self.job.output.completion_tokens() >= self.job.max_tokens || len + 1 >= context {
+        let logprob = self.request.logprobs.map(|top| token_logprob(tokenizer, logits, token, top));
+        self.paused = self.request.output.try_token(tokenizer.visible(token), logprob)? == Flow::Pause;
+        if self.request.output.completion_tokens() >= self.request.max_tokens || len + 1 >= context {
             return Ok(Some(FinishReason::Length));
         }
         self.pending.push(token);
@@ -190,20 +190,22 @@ impl Running {
 
     /// Log-probabilities of the prompt's tokens that follow those at `start` and after.
     fn score(&mut self, model: &Model, tokenizer: &Tokenizer, start: usize, logits: &[f32]) {
-        let top = self.job.logprobs.unwrap_or(0);
+        let top = self.request.logprobs.unwrap_or(0);
         if start == 0 {
             // Nothing comes before the first token, so nothing is said of how likely it was.
-            self.echoed.push(TokenLogprob { chosen: entry(tokenizer, self.job.prompt[0], 0.0), top: Vec::new() });
+            self.echoed.push(TokenLogprob { chosen: entry(tokenizer, self.request.prompt[0], 0.0), top: Vec::new() });
         }
-        for (row, token) in logits.chunks_exact(model.config().vocabulary).zip(self.job.prompt[start + 1..].iter()) {
+        for (row, token) in logits.chunks_exact(model.config().vocabulary).zip(self.request.prompt[start + 1..].iter())
+        {
             self.echoed.push(token_logprob(tokenizer, row, *token, top));
         }
     }
 
     fn echo(&mut self, tokenizer: &Tokenizer) -> Result<()> {
-        if self.job.echo {
-            let bytes: Vec<u8> = self.job.prompt.iter().flat_map(|token| tokenizer.visible(*token)).copied().collect();
-            self.job.output.echo(&String::from_utf8_lossy(&bytes), std::mem::take(&mut self.echoed))?;
+        if self.request.echo {
+            let bytes: Vec<u8> =
+                self.request.prompt.iter().flat_map(|token| tokenizer.visible(*token)).copied().collect();
+            self.request.output.echo(&String::from_utf8_lossy(&bytes), std::mem::take(&mut self.echoed))?;
         }
         Ok(())
     }
@@ -225,14 +227,14 @@ fn entry(tokenizer: &Tokenizer, token: u32, logprob: f32) -> LogprobEntry {
 /// The slot for a prompt: the free one that holds most of it, the emptiest among equals.
 pub fn best_slot(slots: &[Slot], prompt: &[u32]) -> Option<usize> {
     let free = slots.iter().enumerate().filter(|(_, slot)| !slot.is_busy());
-    free.max_by_key(|(_, slot)| (slot.common_prefix(prompt), std::cmp::Reverse(slot.held.len()))).map(|(i, _)| i)
+    free.max_by_key(|(_, slot)| (slot.common_prefix(prompt), std::cmp::Reverse(slot.cached.len()))).map(|(i, _)| i)
 }
 
-/// What every sequence shares.
+/// The parts of a model that all sequences share.
 #[derive(Clone, Debug)]
-pub struct Shared {
-    /// The model.
+pub struct ModelParts {
+    /// The model's weights and sizes.
     pub model: Arc<Model>,
-    /// Its tokenizer.
+    /// The tokenizer of the model's vocabulary.
     pub tokenizer: Arc<Tokenizer>,
 }

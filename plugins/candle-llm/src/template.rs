@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use aihost_plugin_api::{Error, ErrorKind, Message, Result};
 use aihost_support::budget::{Budget, Overrun};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind as JinjaKind, UndefinedBehavior, Value, context};
 use serde::Serialize;
@@ -229,80 +231,14 @@ impl serde_json::ser::Formatter for PythonFormatter {
     }
 }
 
-/// The time in UTC; the directives that templates use.
+/// The time in UTC, as Python's `strftime` writes it.
 fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    strftime(format, seconds)
+    strftime(format, Timestamp::now())
 }
 
-fn strftime(format: &str, seconds: u64) -> Result<String, minijinja::Error> {
-    const MONTHS: [&str; 12] = [
-        "January",
-        "February",
-        "March",
-        "April",
-        "May",
-        "June",
-        "July",
-        "August",
-        "September",
-        "October",
-        "November",
-        "December",
-    ];
-    const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-    let days = seconds / 86_400;
-    let (year, month, day) = civil(days);
-    let (month_name, day_name) = (MONTHS[month as usize - 1], DAYS[(days % 7) as usize]);
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let mut out = String::new();
-    let mut chars = format.chars();
-    while let Some(c) = chars.next() {
-        if c != '%' {
-            out.push(c);
-            continue;
-        }
-        match chars.next() {
-            Some('Y') => out += &year.to_string(),
-            Some('m') => out += &format!("{month:02}"),
-            Some('d') => out += &format!("{day:02}"),
-            Some('B') => out += month_name,
-            Some('b') => out += &month_name[..3],
-            Some('A') => out += day_name,
-            Some('a') => out += &day_name[..3],
-            Some('H') => out += &format!("{hour:02}"),
-            Some('M') => out += &format!("{minute:02}"),
-            Some('S') => out += &format!("{second:02}"),
-            Some('%') => out.push('%'),
-            other => {
-                let directive = other.map(String::from).unwrap_or_default();
-                return Err(minijinja::Error::new(
-                    JinjaKind::InvalidOperation,
-                    format!("strftime_now does not know %{directive}"),
-                ));
-            }
-        }
-    }
-    Ok(out)
-}
-
-/// Year, month (1 to 12) and day (1 to 31) of a count of days since 1970-01-01.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let (mut year, mut rest) = (1970, days);
-    while rest >= 365 + u64::from(leap(year)) {
-        rest -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 1;
-    for length in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30] {
-        if rest < length {
-            break;
-        }
-        rest -= length;
-        month += 1;
-    }
-    (year, month, rest + 1)
+fn strftime(format: &str, time: Timestamp) -> Result<String, minijinja::Error> {
+    let failed = |e| minijinja::Error::new(JinjaKind::InvalidOperation, format!("strftime_now: {e}"));
+    jiff::fmt::strtime::format(format, &time.to_zoned_datetime(TimeZone::UTC)).map_err(failed)
 }
 
 #[cfg(test)]
@@ -310,6 +246,8 @@ mod tests {
     use std::time::Duration;
 
     use aihost_plugin_api::{ErrorKind, Message};
+
+    use jiff::Timestamp;
 
     use super::{ChatTemplate, strftime};
 
@@ -417,8 +355,14 @@ mod tests {
 
     #[test]
     fn dates() {
-        assert_eq!(strftime("%d %b %Y %A %H:%M", 1_709_210_096).expect("known"), "29 Feb 2024 Thursday 12:34");
-        assert_eq!(strftime("%Y-%m-%d", 0).expect("known"), "1970-01-01");
-        assert!(strftime("%Q", 0).is_err());
+        let at = |format: &str, seconds| strftime(format, Timestamp::from_second(seconds).expect("a time"));
+        assert_eq!(at("%d %b %Y %A %H:%M", 1_709_210_096).expect("known"), "29 Feb 2024 Thursday 12:34");
+        assert_eq!(at("%Y-%m-%d %B %a %S %%", 0).expect("known"), "1970-01-01 January Thu 00 %");
+        // What transformers' templates ask of Python's besides.
+        assert_eq!(at("%-d %y %j %I:%M %p", 1_709_210_096).expect("known"), "29 24 060 12:34 PM");
+        for unknown in ["%!", "%", "%d %"] {
+            let error = at(unknown, 0).expect_err(unknown);
+            assert!(error.to_string().contains("strftime_now"), "{error}");
+        }
     }
 }

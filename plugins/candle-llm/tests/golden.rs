@@ -9,7 +9,7 @@ use aihost_plugin_api::{FinishReason, Message, Sampling, TextInput, TextRequest}
 use aihost_support::Gguf;
 use candle_llm::LlmPlugin;
 use candle_llm::config::Config;
-use candle_llm::model::{Cache, Logits, Model};
+use candle_llm::model::{KvCache, Logits, Model};
 use candle_llm::sampler::argmax;
 use candle_llm::template::ChatTemplate;
 use candle_llm::tokenizer::Tokenizer;
@@ -91,7 +91,7 @@ fn greedy_tokens_equal_the_reference() {
         };
         let ids = tokenizer.encode(&text).expect("encodes");
         assert_eq!(ids, case.ids, "{text:?}");
-        let mut cache = Cache::new(model.config(), ids.len() + case.tokens.len());
+        let mut cache = KvCache::new(model.config(), ids.len() + case.tokens.len());
         let (mut feed, mut at) = (ids, 0);
         for (step, (wanted, gap)) in case.tokens.iter().zip(&case.gaps).enumerate() {
             let found = argmax(&model.forward(&feed, at, &mut cache, Logits::Last));

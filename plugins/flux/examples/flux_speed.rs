@@ -16,7 +16,7 @@ use aihost_support::counting::Counting;
 use flux::FluxPlugin;
 use flux::files::Files;
 use flux::memory::Offload;
-use flux::model::{Job, Model, Parts};
+use flux::model::{DenoiseParams, Model, Parts};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -43,19 +43,19 @@ fn main() -> Result<()> {
 fn load(folder: &Path) -> Result<Model> {
     let files = BTreeMap::from([("model".to_owned(), folder.to_owned())]);
     let files = Files::of(&LoadRequest { files, ..LoadRequest::default() })?;
-    Parts::open(&files, Offload::AllResident.readings())?.load(LENGTH)
+    Parts::open(&files, Offload::AllResident.residency())?.load(LENGTH)
 }
 
-fn job(model: &Model, width: usize, height: usize, steps: usize) -> Result<Job> {
+fn params(model: &Model, width: usize, height: usize, steps: usize) -> Result<DenoiseParams> {
     let shape = model.vae().shape(width, height).ok_or_else(|| Error::internal("the size is not a multiple of 16"))?;
-    Ok(Job { shape, steps, guidance: 3.5 })
+    Ok(DenoiseParams { shape, steps, guidance: 3.5 })
 }
 
 fn answer(model: &Model, width: usize, height: usize, steps: usize) -> Result<()> {
-    let job = job(model, width, height, steps)?;
+    let params = params(model, width, height, steps)?;
     let mut lines = std::io::stdin().lines();
     let mut start = Instant::now();
-    model.rehearse(&*model.encode(PROMPT)?, &job, |done| {
+    model.benchmark(&*model.encode(PROMPT)?, &params, |done| {
         if done > 0 {
             println!("{:.6}", start.elapsed().as_secs_f64());
         }
@@ -73,12 +73,12 @@ fn times(model: &Model) -> Result<()> {
     };
     let prompt = model.encode(PROMPT)?;
     lap("text encoders");
-    let job = job(model, 256, 256, 4)?;
-    let latents = model.denoise(&prompt, &job.shape.noise(1), &job, |step| {
+    let params = params(model, 256, 256, 4)?;
+    let latents = model.denoise(&prompt, &params.shape.noise(1), &params, |step| {
         lap(&format!("step {}", step.done));
         Ok(())
     })?;
-    model.decode(&latents, job.shape)?;
+    model.decode(&latents, params.shape)?;
     lap("pixels of 256 x 256");
     Ok(())
 }
@@ -99,7 +99,7 @@ fn memory(folder: &Path, offload: &str) -> Result<()> {
         Counting::reset_peak();
         let answer = host.generate_image(&request)?;
         // The mock host keeps what it is sent, twice: those bytes are not the engine's.
-        let kept: usize = answer.pictures.iter().map(|picture| picture.pixels.len()).sum();
+        let kept: usize = answer.images.iter().map(|image| image.pixels.len()).sum();
         let (peak, cost) = (Counting::peak() - before, host.image_cost(&request)?);
         println!("  {width} x {height}, {partial_images} previews: peak {peak} bytes ({kept} kept), cost {cost}");
     }

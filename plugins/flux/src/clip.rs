@@ -15,7 +15,7 @@ use crate::layers::Linear;
 /// Sizes of the encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipConfig {
-    /// What stands before every name.
+    /// The prefix of every tensor's name.
     prefix: &'static str,
     /// Rows of the embedding.
     pub vocabulary: usize,
@@ -28,7 +28,7 @@ pub struct ClipConfig {
     blocks: usize,
     pub(crate) heads: usize,
     pub(crate) epsilon: f32,
-    /// The token whose first place stands for the text; absent, the largest of the text does, as in the first release.
+    /// The token whose first position has the pooled state; absent, the largest token of the text does, as in the first release.
     end: Option<u32>,
 }
 
@@ -40,7 +40,7 @@ struct File {
     eos_token_id: Option<u32>,
 }
 
-/// Numbers of a head in the published encoders.
+/// Width of an attention head in the published encoders.
 const HEAD: usize = 64;
 
 /// The end token that configurations name by an old mistake: the largest token is meant.
@@ -88,7 +88,7 @@ impl ClipConfig {
         })
     }
 
-    /// The place whose state stands for the text.
+    /// The position whose state is the pooled state of the text.
     pub(crate) fn end_of(&self, tokens: &[u32]) -> usize {
         match self.end {
             Some(end) => tokens.iter().position(|token| *token == end).unwrap_or(0),
@@ -140,8 +140,8 @@ impl Clip {
         let layers = &Renamed::below(checkpoint, config.prefix);
         let hidden = config.hidden;
         let norm = |name: &str| -> Result<Norm> {
-            let numbers = |part| layers.numbers(&format!("{name}.{part}"), &[hidden]);
-            Ok(Norm { scale: numbers("weight")?, shift: numbers("bias")? })
+            let tensor = |part| layers.tensor_f32(&format!("{name}.{part}"), &[hidden]);
+            Ok(Norm { scale: tensor("weight")?, shift: tensor("bias")? })
         };
         let block = |i: usize| -> Result<Block> {
             let at = |part: &str| format!("encoder.layers.{i}.{part}");
@@ -158,7 +158,7 @@ impl Clip {
         };
         Ok(Self {
             tokens: layers.matrix("embeddings.token_embedding.weight", config.vocabulary, hidden)?,
-            positions: layers.numbers("embeddings.position_embedding.weight", &[config.positions, hidden])?,
+            positions: layers.tensor_f32("embeddings.position_embedding.weight", &[config.positions, hidden])?,
             blocks: (0..config.blocks).map(block).collect::<Result<_>>()?,
             last: norm("final_layer_norm")?,
             config: config.clone(),
@@ -189,8 +189,8 @@ impl Clip {
         };
         for block in &self.blocks {
             let qkv = block.query_key_value.forward(&normed(&x, &block.attention_norm), None)?;
-            let mixed = self.attend(&qkv, tokens.len());
-            rows::add_gated(&mut x, &block.out.forward(&mixed, None)?, &[], &[]);
+            let attended = self.attention(&qkv, tokens.len());
+            rows::add_gated(&mut x, &block.out.forward(&attended, None)?, &[], &[]);
             let inner = block.up.forward(&normed(&x, &block.feed_forward_norm), Some(Activation::QuickGelu))?;
             rows::add_gated(&mut x, &block.down.forward(&inner, None)?, &[], &[]);
         }
@@ -198,14 +198,14 @@ impl Clip {
         Ok(normed(&x[end * hidden..(end + 1) * hidden], &self.last))
     }
 
-    fn attend(&self, qkv: &[f32], tokens: usize) -> Vec<f32> {
+    fn attention(&self, qkv: &[f32], tokens: usize) -> Vec<f32> {
         let (hidden, heads) = (self.config.hidden, self.config.heads);
         let part = |i: usize| Heads { data: &qkv[i * hidden..], stride: 3 * hidden };
         let width = hidden / heads;
         let (q, k, v, scale) = (part(0), part(1), part(2), 1.0 / (width as f32).sqrt());
         let attention = Attention { q, k, v, keys: tokens, heads, width, scale, mask: Mask::Causal };
-        let mut mixed = vec![0.0; tokens * hidden];
-        attention.mix(0, tokens, &mut mixed, hidden);
-        mixed
+        let mut attended = vec![0.0; tokens * hidden];
+        attention.forward(0, tokens, &mut attended, hidden);
+        attended
     }
 }

@@ -15,13 +15,13 @@ pub const SINUSOIDS: usize = 256;
 pub struct TransformerConfig {
     /// Whether tensors are named as in the first release, or as diffusers does.
     pub names: Names,
-    /// What stands before every name, as in files that hold all parts of a model.
+    /// The prefix of every tensor's name, as in files that hold all parts of a model.
     pub prefix: String,
-    /// Numbers of a picture token: 4 times the latents' channels.
+    /// Width of an image token: 4 times the latents' channels.
     pub in_channels: usize,
     /// Width of a state.
     pub hidden: usize,
-    /// Attention heads.
+    /// Attention heads of a block.
     pub heads: usize,
     /// Width inside the feed-forward layers.
     pub inner: usize,
@@ -29,13 +29,13 @@ pub struct TransformerConfig {
     pub context: usize,
     /// Width of the pooled CLIP state.
     pub pooled: usize,
-    /// Blocks with a stream for text and one for the picture.
+    /// Blocks with a stream for text and one for the image.
     pub double_blocks: usize,
     /// Blocks with one stream.
     pub single_blocks: usize,
     /// Whether a guidance is an input: dev, not schnell.
     pub guidance: bool,
-    /// Numbers of a head that turn with each axis of a position.
+    /// Elements of a head that the rotary embedding rotates by each axis of a position: index, row, column.
     pub axes: [usize; 3],
 }
 
@@ -96,7 +96,7 @@ impl TransformerConfig {
             || !in_channels.is_multiple_of(4)
         {
             let text = format!(
-                "states of {hidden}, heads of {head} turning by {axes:?} and tokens of {in_channels} do not fit each other"
+                "states of {hidden}, heads of {head} with rotary axes {axes:?} and tokens of {in_channels} do not fit each other"
             );
             return Err(checkpoint.corrupt(text));
         }
@@ -122,7 +122,7 @@ impl TransformerConfig {
         })
     }
 
-    /// Numbers of a head.
+    /// Width of an attention head.
     pub fn head(&self) -> usize {
         self.hidden / self.heads
     }

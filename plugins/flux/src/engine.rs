@@ -9,10 +9,10 @@ use aihost_support::device::{Failure, open};
 use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-use crate::device::Wanted;
+use crate::device::DeviceOptions;
 use crate::files::Files;
-use crate::memory::{Load, Memory, Offload, Target};
-use crate::model::{Job, Model, Parts, rgb8};
+use crate::memory::{Memory, Offload, RequestSize, Target};
+use crate::model::{DenoiseParams, Model, Parts, rgb8};
 
 /// Most steps of a request.
 pub const MAX_STEPS: u32 = 100;
@@ -23,9 +23,9 @@ pub const MAX_GUIDANCE: f32 = 100.0;
 /// Steps and guidance that a request without them gets: what the model was distilled for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Defaults {
-    /// Steps.
+    /// Denoising steps.
     pub steps: u32,
-    /// Weight of the prompt.
+    /// Guidance scale: the weight of the prompt.
     pub guidance: f32,
 }
 
@@ -36,7 +36,7 @@ impl Defaults {
     }
 }
 
-/// What a model was loaded from, where to, and how.
+/// What a model is loaded from, to which target, and with which policy.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) files: Files,
@@ -59,7 +59,7 @@ pub struct Flux {
     threads: ThreadPool,
     /// Open as long as this lives: its kernels are loaded once.
     device: Option<Device>,
-    /// Absent while it is parked.
+    /// The loaded model; `None` while it is parked.
     model: RwLock<Option<Model>>,
 }
 
@@ -74,62 +74,63 @@ impl Flux {
         Ok(Self { loaded, threads, device, model: RwLock::default() })
     }
 
-    /// Brings what the policy keeps to where it is used.
-    pub(crate) fn bring(&self, ctx: &LoadContext) -> Result<()> {
+    /// Loads the model: maps or uploads the weights that the policy keeps, with the bytes so far as progress.
+    pub(crate) fn load_weights(&self, ctx: &LoadContext) -> Result<()> {
         let &Loaded { ref files, ref memory, policy, target, text_length, .. } = &self.loaded;
-        let total = memory.kept(policy);
-        let heard = |read: u64| {
+        let total = memory.resident(policy);
+        let on_progress = |read: u64| {
             ctx.progress(read.min(total), total);
             ctx.check()
         };
         let model = match (target, &self.device) {
             (Target::Tensors { dtype, .. }, Some(device)) => {
                 // Mapped, so that nothing is copied in host memory on the way.
-                let parts = Parts::open(files, Offload::AllResident.readings())?;
+                let parts = Parts::open(files, Offload::AllResident.residency())?;
                 let read = AtomicU64::new(0);
-                let heard = |bytes| heard(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
-                let wanted = Wanted { device, dtype, offload: policy, heard: &heard };
-                self.threads.install(|| parts.load_on(&wanted, text_length))?
+                let on_upload = |bytes| on_progress(read.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                let options = DeviceOptions { device, dtype, offload: policy, on_progress: &on_upload };
+                self.threads.install(|| parts.load_on(&options, text_length))?
             }
             _ => {
-                let parts = Parts::open(files, policy.readings())?;
+                let parts = Parts::open(files, policy.residency())?;
                 let model = self.threads.install(|| parts.load(text_length))?;
-                parts.preload(heard)?;
+                parts.preload(on_progress)?;
                 model
             }
         };
         *self.model.write().unwrap_or_else(PoisonError::into_inner) = Some(model);
-        self.settle()
+        self.synchronize()
     }
 
-    /// Lets go of a model, on the thread that a device's work is done on.
-    fn discard(&self, model: Option<Model>) -> Result<()> {
+    /// Drops a model, on the thread that a device's work is done on.
+    fn unload(&self, model: Option<Model>) -> Result<()> {
         self.threads.install(|| drop(model));
-        self.settle()
+        self.synchronize()
     }
 
     /// Waits until a device is idle: only then does its driver give back what was freed.
-    fn settle(&self) -> Result<()> {
+    fn synchronize(&self) -> Result<()> {
         let Some(device) = &self.device else { return Ok(()) };
         Ok(self.threads.install(|| device.synchronize()).map_err(Failure::from)?)
     }
 
     /// Bytes that a request takes at its peak.
-    fn bytes(&self, request: &ImageRequest, job: &Job) -> u64 {
+    fn bytes(&self, request: &ImageRequest, params: &DenoiseParams) -> u64 {
         let &Loaded { ref parts, target, policy, text_length, .. } = &self.loaded;
-        let load = Load { shape: job.shape, steps: job.steps, previews: request.partial_images > 0, text_length };
-        target.cost(parts, &load, policy)
+        let size =
+            RequestSize { shape: params.shape, steps: params.steps, previews: request.partial_images > 0, text_length };
+        target.cost(parts, &size, policy)
     }
 
-    /// Refuses a request that takes more than there is beside the weights.
-    fn afford(&self, request: &ImageRequest, job: &Job) -> Result<()> {
+    /// Refuses a request that takes more memory than is left beside the weights.
+    fn check_memory(&self, request: &ImageRequest, params: &DenoiseParams) -> Result<()> {
         let &Loaded { ref memory, policy, granted, .. } = &self.loaded;
-        let (cost, left) = (self.bytes(request, job), granted.saturating_sub(memory.weights(policy)));
+        let (cost, left) = (self.bytes(request, params), granted.saturating_sub(memory.weights(policy)));
         if cost <= left {
             return Ok(());
         }
         let text = format!(
-            "the picture takes {cost} bytes at its peak, and {left} of the {granted} granted are left beside the weights; ask for a smaller one, or give the model more `memory:`"
+            "the image takes {cost} bytes at its peak, and {left} of the {granted} granted are left beside the weights; ask for a smaller one, or give the model more `memory:`"
         );
         Err(Error::new(ErrorKind::OutOfMemory, text))
     }
@@ -138,18 +139,18 @@ impl Flux {
 impl Drop for Flux {
     fn drop(&mut self) {
         let model = self.model.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Err(error) = self.discard(model) {
-            tracing::error!("the device failed while the model was let go of: {error}");
+        if let Err(error) = self.unload(model) {
+            tracing::error!("the device failed while the model was dropped: {error}");
         }
         let Self { threads, device, .. } = self;
         threads.install(|| *device = None);
     }
 }
 
-/// A request that was found good.
+/// The parameters of a request whose fields are in range.
 #[derive(Clone, Copy, Debug)]
 struct Checked {
-    job: Job,
+    params: DenoiseParams,
     steps: u32,
 }
 
@@ -157,22 +158,22 @@ impl Engine for Flux {
     type Task = Image;
 
     fn generate(&self, request: ImageRequest, output: &ImageOutput, ctx: &Context) -> Result<()> {
-        let Checked { job, steps } = self.check(&request)?;
-        self.afford(&request, &job)?;
+        let Checked { params, steps } = self.check(&request)?;
+        self.check_memory(&request, &params)?;
         let model = self.model.read().unwrap_or_else(PoisonError::into_inner);
         let model = model.as_ref().ok_or_else(|| Error::internal("the model is parked"))?;
         let seed = request.seed.unwrap_or_else(rand::random);
         output.begin(request.width, request.height, seed);
         ctx.check()?;
-        let made = self.make(model, &request, (job, steps, seed), output, ctx);
-        // Also what a request left that failed or was cancelled.
-        let settled = self.settle();
-        made.and(settled)
+        let result = self.run(model, &request, (params, steps, seed), output, ctx);
+        // Also frees what a request allocated that failed or was cancelled.
+        let synchronized = self.synchronize();
+        result.and(synchronized)
     }
 
     fn cost(&self, request: &ImageRequest) -> Result<u64> {
-        let Checked { job, .. } = self.check(request)?;
-        Ok(self.bytes(request, &job))
+        let Checked { params, .. } = self.check(request)?;
+        Ok(self.bytes(request, &params))
     }
 
     fn usage(&self) -> MemoryUsage {
@@ -188,28 +189,28 @@ impl Engine for Flux {
             Err(TryLockError::Poisoned(model)) => model.into_inner(),
             Err(TryLockError::WouldBlock) => return Err(Error::internal("a request runs; park when it is done")),
         };
-        self.discard(model.take())
+        self.unload(model.take())
     }
 
     fn unpark(&self, ctx: &LoadContext) -> Result<()> {
-        self.bring(ctx)
+        self.load_weights(ctx)
     }
 }
 
 impl Flux {
-    /// From a prompt to pixels.
-    fn make(
+    /// From a prompt to pixels, which go to `output`.
+    fn run(
         &self,
         model: &Model,
         request: &ImageRequest,
-        (job, steps, seed): (Job, u32, u64),
+        (params, steps, seed): (DenoiseParams, u32, u64),
         output: &ImageOutput,
         ctx: &Context,
     ) -> Result<()> {
         let prompt = self.threads.install(|| model.encode(&request.prompt))?;
-        if prompt.cut > 0 {
+        if prompt.truncated > 0 {
             tracing::warn!(
-                tokens_cut = prompt.cut,
+                tokens_cut = prompt.truncated,
                 tokens_read = self.loaded.text_length,
                 "the end of the prompt was not read"
             );
@@ -217,16 +218,16 @@ impl Flux {
         ctx.check()?;
         self.threads.install(|| {
             let previews = request.preview_steps(steps);
-            let noise = job.shape.noise(seed);
-            let latents = model.denoise(&prompt, &noise, &job, |step| {
+            let noise = params.shape.noise(seed);
+            let latents = model.denoise(&prompt, &noise, &params, |step| {
                 output.progress(step.done as u32, steps)?;
                 if previews.contains(&(step.done as u32)) {
-                    let expected = job.shape.unpack(&step.expected());
-                    output.preview(&rgb8(&model.decode(&expected, job.shape)?))?;
+                    let expected = params.shape.unpack(&step.predicted_x0());
+                    output.preview(&rgb8(&model.decode(&expected, params.shape)?))?;
                 }
                 Ok(())
             })?;
-            output.image(&rgb8(&model.decode(&latents, job.shape)?))
+            output.image(&rgb8(&model.decode(&latents, params.shape)?))
         })
     }
 
@@ -251,6 +252,6 @@ impl Flux {
             let text = format!("guidance is {guidance}; it must be from 0 to {MAX_GUIDANCE}");
             return Err(Error::invalid_request(text));
         }
-        Ok(Checked { job: Job { shape, steps: steps as usize, guidance }, steps })
+        Ok(Checked { params: DenoiseParams { shape, steps: steps as usize, guidance }, steps })
     }
 }

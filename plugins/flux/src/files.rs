@@ -16,17 +16,17 @@ pub struct Part {
 /// The parts of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Files {
-    /// The transformer.
+    /// The denoising transformer.
     pub transformer: Part,
     /// CLIP's text encoder.
     pub clip: Part,
-    /// T5's encoder.
+    /// T5's text encoder.
     pub t5: Part,
-    /// The autoencoder.
+    /// The variational autoencoder, of which the decoder is used.
     pub vae: Part,
     /// CLIP's tokenizer: a folder or a `tokenizer.json`.
     pub clip_tokenizer: PathBuf,
-    /// T5's.
+    /// T5's tokenizer: a folder or a `tokenizer.json`.
     pub t5_tokenizer: PathBuf,
     /// `scheduler_config.json`, where there is one.
     pub scheduler: Option<PathBuf>,
@@ -76,7 +76,7 @@ impl Part {
         Self { weights, config }
     }
 
-    /// Its `config.json`.
+    /// The path of its `config.json`, if there is one.
     pub fn config(&self) -> Option<&Path> {
         self.config.as_deref()
     }

@@ -1,4 +1,4 @@
-//! The picture while it is noise: where it begins, and the form in which the transformer sees it.
+//! Latents: the seeded noise they begin as, and their packing into the transformer's image tokens.
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -6,19 +6,19 @@ use rand_chacha::ChaCha20Rng;
 /// Latents are taken in squares of this side as one token.
 pub const PATCH: usize = 2;
 
-/// The shape of a picture's latents, before packing.
+/// The shape of an image's latents, before packing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Channels.
+    /// Channels of the autoencoder's latent space.
     pub channels: usize,
-    /// Rows; even.
+    /// Rows of latents, an even number.
     pub height: usize,
-    /// Columns; even.
+    /// Columns of latents, an even number.
     pub width: usize,
 }
 
 impl Shape {
-    /// Numbers of the latents.
+    /// Elements of the latents.
     pub fn len(self) -> usize {
         self.channels * self.height * self.width
     }
@@ -33,14 +33,14 @@ impl Shape {
         (self.height / PATCH, self.width / PATCH)
     }
 
-    /// Tokens.
+    /// How many image tokens the latents are packed into.
     pub fn tokens(self) -> usize {
         let (rows, columns) = self.grid();
         rows * columns
     }
 
-    /// Place in (channels, height, width) of number `i` of token `token`: a token holds, channel by channel, a square.
-    fn place(self, token: usize, i: usize) -> usize {
+    /// Index in (channels, height, width) of element `i` of token `token`: a token holds, channel by channel, a square.
+    fn index(self, token: usize, i: usize) -> usize {
         let (_, columns) = self.grid();
         let (channel, y, x) = (i / (PATCH * PATCH), i / PATCH % PATCH, i % PATCH);
         let (row, column) = (token / columns * PATCH + y, token % columns * PATCH + x);
@@ -50,11 +50,11 @@ impl Shape {
     /// (channels, height, width) to (tokens, channels * 4).
     ///
     /// # Panics
-    /// If there are not [`len`](Self::len) numbers; so for [`unpack`](Self::unpack).
+    /// If there are not [`len`](Self::len) elements; so for [`unpack`](Self::unpack).
     pub fn pack(self, latents: &[f32]) -> Vec<f32> {
         assert_eq!(latents.len(), self.len(), "latents of another shape");
         let width = self.channels * PATCH * PATCH;
-        (0..self.len()).map(|i| latents[self.place(i / width, i % width)]).collect()
+        (0..self.len()).map(|i| latents[self.index(i / width, i % width)]).collect()
     }
 
     /// Undoes [`pack`](Self::pack).
@@ -63,15 +63,15 @@ impl Shape {
         let width = self.channels * PATCH * PATCH;
         let mut latents = vec![0.0; self.len()];
         for (i, x) in tokens.iter().enumerate() {
-            latents[self.place(i / width, i % width)] = *x;
+            latents[self.index(i / width, i % width)] = *x;
         }
         latents
     }
 
-    /// The noise a seed begins with, (channels, height, width).
+    /// Standard normal noise of a seed, (channels, height, width) f32.
     ///
     /// The same on every machine: ChaCha20 (RFC 8439) keyed by the seed as `SeedableRng::seed_from_u64` says, of each two
-    /// 53-bit numbers in (0, 1] and [0, 1) a pair of normal ones (Box and Muller 1958), cosine first.
+    /// 53-bit uniform draws in (0, 1] and [0, 1) a pair of normal ones (Box and Muller 1958), cosine first.
     pub fn noise(self, seed: u64) -> Vec<f32> {
         let mut random = ChaCha20Rng::seed_from_u64(seed);
         let mut uniform = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;

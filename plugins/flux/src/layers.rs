@@ -7,11 +7,11 @@ use aihost_support::gemm::{View, ViewMut};
 use aihost_support::rows::{self, Activation};
 use rayon::prelude::*;
 
-/// A linear layer; its weights may be several matrices that give parts of one result.
+/// A linear layer; its weights may be several matrices that give parts of one output.
 #[derive(Debug)]
 pub struct Linear {
     pub(crate) parts: Vec<Dense>,
-    /// Empty if it has none.
+    /// (width); empty if the layer has none.
     pub bias: Vec<f32>,
 }
 
@@ -24,7 +24,7 @@ impl Linear {
         Self::stack(layers, &[(name, rows)], columns)
     }
 
-    /// Layers of one input, one result after the other.
+    /// Layers of one input, their outputs side by side.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -32,12 +32,12 @@ impl Linear {
         let mut whole = Self { parts: Vec::new(), bias: Vec::new() };
         for (name, rows) in names {
             whole.parts.push(layers.matrix(&format!("{name}.weight"), *rows, columns)?);
-            whole.bias.extend(layers.numbers(&format!("{name}.bias"), &[*rows])?);
+            whole.bias.extend(layers.tensor_f32(&format!("{name}.bias"), &[*rows])?);
         }
         Ok(whole)
     }
 
-    /// The layer that gives results `range` of a layer of one part.
+    /// The layer that gives outputs `range` of a layer of one part.
     #[must_use]
     pub fn part(&self, range: std::ops::Range<usize>) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl Linear {
         }
     }
 
-    /// Width of a result.
+    /// Width of an output.
     pub fn width(&self) -> usize {
         self.parts.iter().map(Dense::rows).sum()
     }
@@ -67,7 +67,7 @@ impl Linear {
         dense::project(View::rows(x, count, columns, columns), &parts, ViewMut::rows(out, count, self.width(), stride))
     }
 
-    /// The layer whole: `x` (rows, columns) to (rows, width), bias and activation included.
+    /// The whole layer: `x` (rows, columns) to (rows, width), bias and activation included.
     ///
     /// # Errors
     /// If a weight file cannot be read.

@@ -1,13 +1,14 @@
-//! FLUX.1 schnell and dev (Black Forest Labs 2024) as a plugin: a picture from a description.
+//! FLUX.1 schnell and dev (Black Forest Labs 2024) as a plugin: an image from a prompt.
 //!
 //! Serves the first release's files, diffusers' folder, and GGUF-quantised transformers and T5 encoders, on the CPU and, in a
 //! build with the feature `cuda`, on NVIDIA GPUs, where it has never run so far. The parts, in the order in which a request passes them: [`model`] (the way through), [`tokens`], [`clip`] and support's T5,
 //! [`latents`], [`schedule`], [`transformer`] over [`rope`] and [`layers`], [`vae`]; [`files`], [`config`] and [`memory`] are
 //! for loading; [`device`] has the same arithmetic in tensors; [`engine`] speaks with the host. Nothing here knows HTTP.
 
+mod backend;
 pub mod clip;
-mod compute;
 pub mod config;
+mod convolution;
 pub mod device;
 pub mod engine;
 pub mod files;
@@ -15,7 +16,6 @@ pub mod latents;
 pub mod layers;
 pub mod memory;
 pub mod model;
-mod picture;
 pub mod rope;
 pub mod schedule;
 mod tiles;
@@ -32,7 +32,7 @@ use crate::device::Dtype;
 use crate::engine::{Flux, Loaded, MAX_STEPS};
 use crate::files::Files;
 use crate::latents::Shape;
-use crate::memory::{Load, Memory, Offload, Target};
+use crate::memory::{Memory, Offload, RequestSize, Target};
 use crate::model::Parts;
 
 #[cfg(not(feature = "cuda"))]
@@ -57,7 +57,7 @@ aihost_plugin_api::export_plugin! {
 
 /// Tokens of T5 that dev was trained with, and most that are served.
 const MAX_TEXT_LENGTH: usize = 512;
-/// Most pixels of a picture on a device: candle's kernels count numbers in 32 bits.
+/// Most pixels of an image on a device: candle's kernels count elements in 32 bits.
 const MAX_DEVICE_PIXELS: u64 = 1 << 25;
 /// Tokens of T5 that schnell was distilled with.
 const SCHNELL_TEXT_LENGTH: usize = 256;
@@ -71,7 +71,7 @@ pub struct Options {
     /// Tokens of a prompt that T5 reads, 1 to 512; a longer prompt is cut. Default: 512 for dev, 256 for schnell.
     #[schemars(range(min = 1, max = 512))]
     pub max_sequence_length: Option<usize>,
-    /// Most pixels of a picture; memory is planned for them.
+    /// Most pixels of an image; memory is planned for them.
     #[schemars(range(min = 256))]
     pub max_pixels: u64,
     /// What a GPU computes with, and keeps dense weights in. Default: bf16. Not for the CPU.
@@ -84,7 +84,7 @@ impl Default for Options {
     }
 }
 
-/// The plugin.
+/// The plugin, with the entry's options.
 #[derive(Debug)]
 pub struct FluxPlugin {
     options: Options,
@@ -140,18 +140,18 @@ impl FluxPlugin {
     /// # Errors
     /// If a file is missing, damaged, or of a model that is not served.
     pub fn plan_on(&self, load: &LoadRequest, target: Target) -> Result<MemoryPlan> {
-        let parts = Parts::open(&Files::of(load)?, Offload::Streamed.readings())?;
+        let parts = Parts::open(&Files::of(load)?, Offload::Streamed.residency())?;
         Ok(self.memory(&parts, target).plan(self.options.offload))
     }
 
     /// Loads for a target, which need not be the one that `load` names.
     ///
     /// # Errors
-    /// As [`plan_on`](Self::plan_on); [`ErrorKind::OutOfMemory`] if less is granted than the weights take, or the device has
-    /// no room for them.
+    /// As [`plan_on`](Self::plan_on); [`ErrorKind::OutOfMemory`] if less is granted than the weights take, or the device is
+    /// out of memory.
     pub fn load_on(&self, load: &LoadRequest, target: Target, ctx: &LoadContext) -> Result<Flux> {
         let files = Files::of(load)?;
-        let parts = Parts::open(&files, Offload::Streamed.readings())?;
+        let parts = Parts::open(&files, Offload::Streamed.residency())?;
         let memory = self.memory(&parts, target);
         let policy = self.options.offload.choose(&memory, load.granted);
         let held = memory.weights(policy);
@@ -166,7 +166,7 @@ impl FluxPlugin {
         let text_length = self.text_length(&parts);
         let (granted, max_pixels) = (load.granted, self.options.max_pixels);
         let flux = Flux::new(Loaded { files, parts, target, memory, policy, text_length, granted, max_pixels })?;
-        flux.bring(ctx)?;
+        flux.load_weights(ctx)?;
         Ok(flux)
     }
 
@@ -177,10 +177,10 @@ impl FluxPlugin {
 
     fn memory(&self, parts: &Parts, target: Target) -> Memory {
         let (vae, text_length) = (&parts.vae.1, self.text_length(parts));
-        // A square is as dear as any picture of as many pixels.
+        // A square takes as much memory as any image of as many pixels.
         let side = (self.options.max_pixels as f64).sqrt() as usize / vae.scale() / 2 * 2;
         let shape = Shape { channels: vae.latent_channels, height: side.max(2), width: side.max(2) };
-        let most = Load { shape, steps: MAX_STEPS as usize, previews: true, text_length };
+        let most = RequestSize { shape, steps: MAX_STEPS as usize, previews: true, text_length };
         Memory::of(parts, target, self.options.offload, &most)
     }
 }

@@ -4,8 +4,7 @@ use aihost_plugin_api::MemoryPlan;
 use aihost_plugin_api::task::MemoryUsage;
 use aihost_support::attention::Attention;
 use aihost_support::checkpoint::{Checkpoint, Layers};
-use aihost_support::dense::{Reading, panel_bytes};
-use aihost_support::device::Keeping;
+use aihost_support::dense::{Residency, panel_bytes};
 use aihost_support::t5::T5Encoder;
 use candle_core::DeviceLocation;
 use schemars::JsonSchema;
@@ -14,8 +13,8 @@ use serde::Deserialize;
 use crate::device::memory::{CONTEXT, Weights};
 use crate::device::{self, Dtype};
 use crate::latents::Shape;
-use crate::model::{CACHED_PROMPTS, Parts, Readings, decoded_at_once};
-use crate::transformer::Session;
+use crate::model::{CACHED_PROMPTS, PartResidency, Parts, decoded_at_once};
+use crate::transformer::DenoisingSession;
 
 /// Which weights stay in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -43,21 +42,14 @@ const TOKENIZER_FACTOR: u64 = 13;
 const POLICIES: [Offload; 3] = [Offload::AllResident, Offload::EncodersParked, Offload::Streamed];
 
 impl Offload {
-    /// How weights are reached under it.
-    pub fn readings(self) -> Readings {
+    /// Which parts' weights stay in memory under it.
+    pub fn residency(self) -> PartResidency {
         let (transformer, encoders) = match self {
-            Self::Auto | Self::AllResident => (Reading::Mapped, Reading::Mapped),
-            Self::EncodersParked => (Reading::Mapped, Reading::Streamed),
-            Self::Streamed => (Reading::Streamed, Reading::Streamed),
+            Self::Auto | Self::AllResident => (Residency::Resident, Residency::Resident),
+            Self::EncodersParked => (Residency::Resident, Residency::Streamed),
+            Self::Streamed => (Residency::Streamed, Residency::Streamed),
         };
-        Readings { transformer, encoders }
-    }
-
-    /// Which weights of the transformer and of the encoders stay on a device.
-    pub(crate) fn keeping(self) -> (Keeping, Keeping) {
-        let Readings { transformer, encoders } = self.readings();
-        let keeping = |reading| if reading == Reading::Mapped { Keeping::Resident } else { Keeping::Streamed };
-        (keeping(transformer), keeping(encoders))
+        PartResidency { transformer, encoders }
     }
 
     /// The policies from the one that takes least to the one that takes most, of those it allows.
@@ -84,24 +76,24 @@ impl Offload {
 pub enum Target {
     /// On the host's cores, so many threads; states are f32 and weights as they are stored.
     Host {
-        /// At least 1.
+        /// Threads that compute, at least 1.
         threads: usize,
     },
     /// In tensors on a device.
     Tensors {
-        /// It.
+        /// The device, as candle names it.
         location: DeviceLocation,
-        /// What is computed with.
+        /// The type of hidden states and dense weights.
         dtype: Dtype,
     },
 }
 
 impl Target {
     /// Bytes on the target that a request takes at its peak.
-    pub fn cost(self, parts: &Parts, load: &Load, policy: Offload) -> u64 {
+    pub fn cost(self, parts: &Parts, request: &RequestSize, policy: Offload) -> u64 {
         match self {
-            Self::Host { threads } => cost(parts, load, threads),
-            Self::Tensors { dtype, .. } => device::memory::cost(parts, load, dtype, policy),
+            Self::Host { threads } => cost(parts, request, threads),
+            Self::Tensors { dtype, .. } => device::memory::cost(parts, request, dtype, policy),
         }
     }
 }
@@ -123,7 +115,7 @@ pub struct Memory {
 
 impl Memory {
     /// Of open parts; `most` is the largest request.
-    pub fn of(parts: &Parts, target: Target, offload: Offload, most: &Load) -> Self {
+    pub fn of(parts: &Parts, target: Target, offload: Offload, most: &RequestSize) -> Self {
         let prompt = 4 * (most.text_length * parts.transformer.1.context + parts.transformer.1.pooled) as u64;
         let host = TOKENIZERS + TOKENIZER_FACTOR * parts.tokenizer_bytes() + CACHED_PROMPTS as u64 * prompt;
         let (least, _) = offload.range();
@@ -150,14 +142,14 @@ impl Memory {
 
     /// Bytes under a policy on the target, requests apart.
     pub fn weights(&self, policy: Offload) -> u64 {
-        self.always + self.kept(policy)
+        self.always + self.resident(policy)
     }
 
-    /// Bytes of the matrices that a policy keeps.
-    pub fn kept(&self, policy: Offload) -> u64 {
-        let readings = policy.readings();
-        let kept = |reading, bytes| if reading == Reading::Mapped { bytes } else { 0 };
-        kept(readings.transformer, self.transformer) + kept(readings.encoders, self.encoders)
+    /// Bytes of the matrices that stay in memory under a policy.
+    pub fn resident(&self, policy: Offload) -> u64 {
+        let residency = policy.residency();
+        let resident = |residency, bytes| if residency == Residency::Resident { bytes } else { 0 };
+        resident(residency.transformer, self.transformer) + resident(residency.encoders, self.encoders)
     }
 
     /// What is held under a policy, requests apart.
@@ -179,16 +171,16 @@ impl Memory {
             preferred: self.weights(most),
             workspace_max: self.workspace,
             // On a device, weights are copies.
-            mapped: if self.host.is_none() { self.kept(least) } else { 0 },
+            mapped: if self.host.is_none() { self.resident(least) } else { 0 },
         }
     }
 }
 
-/// What is copied out of the files under any policy: the autoencoder's numbers, of so many bytes each, and vectors as f32.
-pub(crate) fn copied(parts: &Parts, number: usize) -> u64 {
+/// What is copied out of the files under any policy: the autoencoder's weights, of `element` bytes each, and vectors as f32.
+pub(crate) fn copied(parts: &Parts, element: usize) -> u64 {
     let vectors = |checkpoint: &Checkpoint| 4 * checkpoint.count(|name| is_vector(checkpoint, name));
     let positions = 4 * (parts.clip.1.positions * parts.clip.1.hidden) as u64;
-    let autoencoder = number as u64 * parts.vae.0.count(|name| name.contains("decoder."));
+    let autoencoder = element as u64 * parts.vae.0.count(|name| name.contains("decoder."));
     let checkpoints = [&parts.transformer.0, &parts.clip.0, &parts.t5.0];
     autoencoder + positions + checkpoints.map(vectors).iter().sum::<u64>()
 }
@@ -198,33 +190,33 @@ pub(crate) fn is_vector(checkpoint: &Checkpoint, name: &str) -> bool {
     checkpoint.shape(name).is_some_and(|shape| shape.len() == 1)
 }
 
-/// What a request is made of, as far as memory goes.
+/// The sizes of a request that decide its memory.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
-    /// Of the latents.
+pub struct RequestSize {
+    /// The shape of the latents.
     pub shape: Shape,
-    /// Steps.
+    /// Denoising steps.
     pub steps: usize,
-    /// Whether unfinished pictures are decoded on the way.
+    /// Whether unfinished images are decoded on the way.
     pub previews: bool,
-    /// T5's tokens.
+    /// Tokens of the prompt for T5.
     pub text_length: usize,
 }
 
 /// Bytes a request allocates at its peak on the host's cores.
-fn cost(parts: &Parts, load: &Load, threads: usize) -> u64 {
-    let &Load { shape, steps, previews, text_length } = load;
+fn cost(parts: &Parts, request: &RequestSize, threads: usize) -> u64 {
+    let &RequestSize { shape, steps, previews, text_length } = request;
     let (config, vae) = (&parts.transformer.1, &parts.vae.1);
     let tokens = text_length + shape.tokens();
     let scratch = panel_bytes(config.hidden + config.inner) + Attention::score_bytes(tokens);
-    let steps = Session::bytes(config, text_length, shape.tokens(), steps) + threads as u64 * scratch;
+    let steps = DenoisingSession::bytes(config, text_length, shape.tokens(), steps) + threads as u64 * scratch;
     let at_once = decoded_at_once(vae, shape);
     let pixels = shape.height * shape.width * vae.scale().pow(2);
     // Floats, bytes, and for tiles two rows of them.
-    let kept = pixels * 3 * if at_once == shape { 5 } else { 13 };
-    let decode = vae.bytes(at_once, threads) + kept as u64;
+    let rgb = pixels * 3 * if at_once == shape { 5 } else { 13 };
+    let decode = vae.bytes(at_once, threads) + rgb as u64;
     let encode = T5Encoder::bytes(&parts.t5.1, text_length).max(parts.clip.1.bytes());
-    // Noise, latents, their packed forms, the direction.
+    // Noise, latents, their packed forms, the velocity.
     let latents = 4 * (5 * shape.len()) as u64;
     let request = if previews { steps + decode } else { steps.max(decode) };
     latents + encode.max(request)

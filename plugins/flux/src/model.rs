@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aihost_plugin_api::Result;
 use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
-use aihost_support::dense::Reading;
+use aihost_support::dense::Residency;
 use aihost_support::t5::{T5Config, T5Encoder};
 
+use crate::backend::{Backend, Denoiser, HostBackend};
 use crate::clip::{Clip, ClipConfig};
-use crate::compute::{Compute, OnHost, Steps};
 use crate::config::{self, TransformerConfig};
-use crate::device::{OnDevice, Wanted};
+use crate::device::{DeviceBackend, DeviceOptions};
 use crate::files::Files;
 use crate::latents::Shape;
 use crate::schedule::Schedule;
@@ -23,19 +23,19 @@ use crate::vae::{Vae, VaeConfig};
 /// Prompts whose states are kept.
 pub const CACHED_PROMPTS: usize = 4;
 
-/// Pixels above which a picture is decoded in tiles.
+/// Pixels above which an image is decoded in tiles.
 pub const TILED_FROM: usize = 1_500_000;
 
-/// How the weights of each part are reached.
+/// Which parts' weights stay in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Readings {
-    /// The transformer's.
-    pub transformer: Reading,
-    /// The text encoders'.
-    pub encoders: Reading,
+pub struct PartResidency {
+    /// Of the transformer.
+    pub transformer: Residency,
+    /// Of both text encoders.
+    pub encoders: Residency,
 }
 
-/// The open parts of a model, and what their headers say: enough to plan, nothing is allocated.
+/// The open checkpoints of a model's parts, with the sizes in their headers: enough to plan, nothing is allocated.
 #[derive(Debug)]
 pub struct Parts {
     files: Files,
@@ -51,15 +51,15 @@ impl Parts {
     ///
     /// # Errors
     /// If a file is missing, damaged, or of a model that is not served.
-    pub fn open(files: &Files, readings: Readings) -> Result<Self> {
-        let transformer = Checkpoint::open(&files.transformer.weights, readings.transformer)?;
+    pub fn open(files: &Files, residency: PartResidency) -> Result<Self> {
+        let transformer = Checkpoint::open(&files.transformer.weights, residency.transformer)?;
         let transformer_config = TransformerConfig::of(&transformer, files.transformer.config())?;
-        let clip = Checkpoint::open(&files.clip.weights, readings.encoders)?;
+        let clip = Checkpoint::open(&files.clip.weights, residency.encoders)?;
         let clip_config = ClipConfig::of(&clip, files.clip.config())?;
-        let t5 = Checkpoint::open(&files.t5.weights, readings.encoders)?;
+        let t5 = Checkpoint::open(&files.t5.weights, residency.encoders)?;
         let t5_config = t5_config(&t5, files)?;
         // Copied once, as f32.
-        let vae = Checkpoint::open(&files.vae.weights, Reading::Streamed)?;
+        let vae = Checkpoint::open(&files.vae.weights, Residency::Streamed)?;
         let vae_config = VaeConfig::of(&vae, files.vae.config())?;
         let sizes = [
             ("states of T5", t5_config.d_model, transformer_config.context),
@@ -94,24 +94,24 @@ impl Parts {
         self.model(Box::new(self.on_host()?), text_length)
     }
 
-    /// Brings to a device what is wanted there.
+    /// Uploads a model to a device.
     ///
     /// # Errors
-    /// As [`open`](Self::open), and those of the listener; [`OutOfMemory`](aihost_plugin_api::ErrorKind::OutOfMemory) if
-    /// the device has no room.
-    pub fn load_on(&self, wanted: &Wanted<'_>, text_length: usize) -> Result<Model> {
-        let parts = OnDevice::new(&self.on_host()?, wanted)?;
+    /// As [`open`](Self::open), and those of `on_progress`; [`OutOfMemory`](aihost_plugin_api::ErrorKind::OutOfMemory) if
+    /// the device is out of memory.
+    pub fn load_on(&self, options: &DeviceOptions<'_>, text_length: usize) -> Result<Model> {
+        let parts = DeviceBackend::new(&self.on_host()?, options)?;
         self.model(Box::new(parts), text_length)
     }
 
-    pub(crate) fn on_host(&self) -> Result<OnHost> {
+    pub(crate) fn on_host(&self) -> Result<HostBackend> {
         let (checkpoint, config) = &self.t5;
         let t5 = if checkpoint.is_gguf() {
             T5Encoder::load(config, &Renamed::new(checkpoint, gguf_name))?
         } else {
             T5Encoder::load(config, checkpoint)?
         };
-        Ok(OnHost {
+        Ok(HostBackend {
             transformer: Transformer::load(&self.transformer.1, &self.transformer.0)?,
             clip: Clip::load(&self.clip.1, &self.clip.0)?,
             t5,
@@ -119,9 +119,9 @@ impl Parts {
         })
     }
 
-    pub(crate) fn model(&self, compute: Box<dyn Compute>, text_length: usize) -> Result<Model> {
+    pub(crate) fn model(&self, backend: Box<dyn Backend>, text_length: usize) -> Result<Model> {
         Ok(Model {
-            compute,
+            backend,
             vae: self.vae.1.clone(),
             positions: self.clip.1.positions,
             clip_tokens: Tokens::clip(&self.files.clip_tokenizer)?,
@@ -145,14 +145,14 @@ impl Parts {
         both.iter().map(|path| if path.is_dir() { inside(path) } else { size(path) }).sum()
     }
 
-    /// Brings mapped weights into memory, telling `heard` of the bytes so far.
+    /// Brings mapped weights into memory, calling `on_progress` with the bytes so far.
     ///
     /// # Errors
-    /// Those of `heard`, which end it.
-    pub fn preload(&self, mut heard: impl FnMut(u64) -> Result<()>) -> Result<()> {
+    /// Those of `on_progress`, which end it.
+    pub fn preload(&self, mut on_progress: impl FnMut(u64) -> Result<()>) -> Result<()> {
         let mut before = 0;
         for checkpoint in [&self.transformer.0, &self.t5.0, &self.clip.0] {
-            before += checkpoint.preload(|read| heard(before + read))?;
+            before += checkpoint.preload(|read| on_progress(before + read))?;
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Parts {
 /// All parts of a model.
 #[derive(Debug)]
 pub struct Model {
-    compute: Box<dyn Compute>,
+    backend: Box<dyn Backend>,
     vae: VaeConfig,
     /// CLIP's tokens of every prompt.
     positions: usize,
@@ -170,7 +170,7 @@ pub struct Model {
     schedule: Schedule,
     /// Tokens of T5 that every prompt is cut or filled up to.
     text_length: usize,
-    /// The last asked last.
+    /// Prompts and their states, the most recently used last.
     prompts: Mutex<VecDeque<(String, Arc<Prompt>)>>,
 }
 
@@ -181,36 +181,36 @@ pub struct Prompt {
     pub pooled: Vec<f32>,
     /// T5's states, (tokens, context).
     pub text: Vec<f32>,
-    /// T5's tokens that did not fit and were not read.
-    pub cut: usize,
+    /// Tokens that were truncated from T5's input.
+    pub truncated: usize,
 }
 
-/// What is to be made.
+/// The parameters of denoising.
 #[derive(Clone, Copy, Debug)]
-pub struct Job {
-    /// Of the latents.
+pub struct DenoiseParams {
+    /// The shape of the latents.
     pub shape: Shape,
-    /// Steps.
+    /// Denoising steps.
     pub steps: usize,
-    /// Weight of the prompt.
+    /// Guidance scale: the weight of the prompt.
     pub guidance: f32,
 }
 
-/// One step that was made.
+/// A denoising step that is done.
 #[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
+pub struct DenoisingStep<'a> {
     /// Steps so far, this one included.
     pub done: usize,
     /// Packed latents after the step, (tokens, channels).
     pub latents: &'a [f32],
-    direction: &'a [f32],
+    velocity: &'a [f32],
     sigma: f32,
 }
 
-impl Step<'_> {
-    /// The latents that the direction of this step leads to: the picture as far as it is known.
-    pub fn expected(&self) -> Vec<f32> {
-        self.latents.iter().zip(self.direction).map(|(x, direction)| x - self.sigma * direction).collect()
+impl DenoisingStep<'_> {
+    /// The predicted original sample: the packed latents that this step's velocity leads to at noise level 0.
+    pub fn predicted_x0(&self) -> Vec<f32> {
+        self.latents.iter().zip(self.velocity).map(|(x, velocity)| x - self.sigma * velocity).collect()
     }
 }
 
@@ -235,8 +235,8 @@ impl Model {
         }
         let clip = self.clip_tokens.encode(prompt, self.positions)?;
         let t5 = self.t5_tokens.encode(prompt, self.text_length)?;
-        let (pooled, text) = self.compute.encode(&clip.tokens, &t5.tokens)?;
-        let states = Prompt { pooled, text, cut: t5.cut };
+        let (pooled, text) = self.backend.encode(&clip.tokens, &t5.tokens)?;
+        let states = Prompt { pooled, text, truncated: t5.truncated };
         let states = Arc::new(states);
         let mut cache = cache();
         cache.push_back((prompt.to_owned(), Arc::clone(&states)));
@@ -245,69 +245,75 @@ impl Model {
         Ok(states)
     }
 
-    /// Takes what all steps share.
-    fn session(&self, prompt: &Prompt, job: &Job) -> Result<Box<dyn Steps + '_>> {
-        self.compute.session(&Conditions {
+    /// Computes what all steps of a request share.
+    fn denoiser(&self, prompt: &Prompt, params: &DenoiseParams) -> Result<Box<dyn Denoiser + '_>> {
+        self.backend.denoiser(&Conditions {
             text: &prompt.text,
             pooled: &prompt.pooled,
-            sigmas: &self.schedule.sigmas(job.steps, job.shape.tokens()),
-            guidance: job.guidance,
-            grid: job.shape.grid(),
+            sigmas: &self.schedule.sigmas(params.steps, params.shape.tokens()),
+            guidance: params.guidance,
+            grid: params.shape.grid(),
         })
     }
 
-    /// States of text and picture after the first block of the first step, for noise (channels, height, width): a place to
-    /// compare at.
+    /// States of text and image after the first block of the first step, for noise (channels, height, width): a
+    /// point to compare with a reference.
     ///
     /// # Errors
-    /// If a weight file cannot be read, or the device has no room; so for the methods below.
-    pub fn first_block(&self, prompt: &Prompt, noise: &[f32], job: &Job) -> Result<(Vec<f32>, Vec<f32>)> {
-        self.session(prompt, job)?.first_block(&job.shape.pack(noise))
+    /// If a weight file cannot be read, or the device is out of memory; so for the methods below.
+    pub fn first_block(&self, prompt: &Prompt, noise: &[f32], params: &DenoiseParams) -> Result<(Vec<f32>, Vec<f32>)> {
+        self.denoiser(prompt, params)?.first_block(&params.shape.pack(noise))
     }
 
-    /// Directions from the same latents, step by step, as long as `more` says: for measuring.
+    /// Predicts velocities from the same latents, step by step, while `more` says so: for measuring speed and memory.
     ///
     /// # Errors
     /// Those of `more`, which end it.
-    pub fn rehearse(&self, prompt: &Prompt, job: &Job, mut more: impl FnMut(usize) -> Result<bool>) -> Result<()> {
-        let mut session = self.session(prompt, job)?;
-        let latents = job.shape.pack(&job.shape.noise(1));
+    pub fn benchmark(
+        &self,
+        prompt: &Prompt,
+        params: &DenoiseParams,
+        mut more: impl FnMut(usize) -> Result<bool>,
+    ) -> Result<()> {
+        let mut denoiser = self.denoiser(prompt, params)?;
+        let latents = params.shape.pack(&params.shape.noise(1));
         let mut step = 0;
         while more(step)? {
-            session.predict(step % job.steps, &latents)?;
+            denoiser.predict(step % params.steps, &latents)?;
             step += 1;
         }
         Ok(())
     }
 
-    /// From noise (channels, height, width) to latents of the same shape, telling `heard` of every step.
+    /// From noise (channels, height, width) to latents of the same shape, calling `on_progress` after every step.
     ///
     /// # Errors
-    /// Those of `heard`, which end the picture; if a weight file cannot be read.
+    /// Those of `on_progress`, which end the denoising; if a weight file cannot be read.
     pub fn denoise(
         &self,
         prompt: &Prompt,
         noise: &[f32],
-        job: &Job,
-        mut heard: impl FnMut(Step<'_>) -> Result<()>,
+        params: &DenoiseParams,
+        mut on_progress: impl FnMut(DenoisingStep<'_>) -> Result<()>,
     ) -> Result<Vec<f32>> {
-        let sigmas = self.schedule.sigmas(job.steps, job.shape.tokens());
-        let mut session = self.session(prompt, job)?;
-        let mut latents = job.shape.pack(noise);
-        for (i, levels) in sigmas.windows(2).enumerate() {
-            let direction = session.predict(i, &latents)?;
-            let step = levels[1] - levels[0];
-            latents.iter_mut().zip(&direction).for_each(|(x, direction)| *x += step * direction);
-            heard(Step { done: i + 1, latents: &latents, direction: &direction, sigma: levels[1] })?;
+        let sigmas = self.schedule.sigmas(params.steps, params.shape.tokens());
+        let mut denoiser = self.denoiser(prompt, params)?;
+        let mut latents = params.shape.pack(noise);
+        for (i, sigma) in sigmas.windows(2).enumerate() {
+            let velocity = denoiser.predict(i, &latents)?;
+            // One step of Euler's method.
+            let step = sigma[1] - sigma[0];
+            latents.iter_mut().zip(&velocity).for_each(|(x, velocity)| *x += step * velocity);
+            on_progress(DenoisingStep { done: i + 1, latents: &latents, velocity: &velocity, sigma: sigma[1] })?;
         }
-        Ok(job.shape.unpack(&latents))
+        Ok(params.shape.unpack(&latents))
     }
 
     /// Pixels (height, width, 3) of latents (channels, height, width) as the transformer makes them, in [-1, 1] but for
-    /// overshoots; large pictures in tiles.
+    /// overshoots; large images in tiles.
     ///
     /// # Errors
-    /// If the device has no room.
+    /// If the device is out of memory.
     ///
     /// # Panics
     /// If there are not as many latents as `shape` says.
@@ -315,7 +321,7 @@ impl Model {
         if is_tiled(&self.vae, shape) {
             return self.decode_tiled(latents, shape, self.vae.tile());
         }
-        Ok(self.compute.pixels(self.vae.unscaled(latents, shape))?.data)
+        Ok(self.backend.pixels(self.vae.unscaled(latents, shape))?.data)
     }
 
     /// As [`decode`](Self::decode), in tiles of `tile` latents on a side.
@@ -323,17 +329,17 @@ impl Model {
     /// # Errors
     /// As [`decode`](Self::decode).
     pub fn decode_tiled(&self, latents: &[f32], shape: Shape, tile: usize) -> Result<Vec<f32>> {
-        self.vae.tiled(&self.vae.unscaled(latents, shape), tile, |piece| self.compute.pixels(piece))
+        self.vae.tiled(&self.vae.unscaled(latents, shape), tile, |piece| self.backend.pixels(piece))
     }
 }
 
-/// Whether a picture is decoded in tiles.
+/// Whether an image is decoded in tiles.
 pub fn is_tiled(config: &VaeConfig, shape: Shape) -> bool {
     let tile = config.tile();
     shape.height * shape.width * config.scale().pow(2) > TILED_FROM && (shape.height > tile || shape.width > tile)
 }
 
-/// What is decoded at once of a picture, a tile or all of it.
+/// The shape of the latents that are decoded at once: a tile's, or the whole image's.
 pub(crate) fn decoded_at_once(config: &VaeConfig, shape: Shape) -> Shape {
     let tile = config.tile();
     match is_tiled(config, shape) {
@@ -342,7 +348,7 @@ pub(crate) fn decoded_at_once(config: &VaeConfig, shape: Shape) -> Shape {
     }
 }
 
-/// Pixels in [-1, 1] as bytes.
+/// Pixels in [-1, 1] as bytes 0 to 255.
 pub fn rgb8(pixels: &[f32]) -> Vec<u8> {
     pixels.iter().map(|x| ((x / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect()
 }

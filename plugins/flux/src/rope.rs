@@ -1,17 +1,18 @@
-//! Rotary positions on three axes (Su et al. 2021; section 2 of the FLUX.1 model cards' `EmbedND`): tokens of the text stand
-//! at the origin, tokens of the picture at (0, row, column).
+//! The rotary position embedding on three axes (Su et al. 2021; section 2 of the FLUX.1 model cards' `EmbedND`): tokens of the text stand
+//! at the origin, tokens of the image at (0, row, column).
 
 /// The base of the frequencies.
 const THETA: f64 = 10_000.0;
 
-/// Cosine and sine by which each pair of numbers of a head turns: (text + rows * columns, sum of axes / 2).
+/// The rotary embedding of every token: cosine and sine for each pair of a head's elements,
+/// (text + rows * columns, sum of axes / 2).
 ///
 /// Angles are f64, as in the reference.
-pub fn turns(axes: [usize; 3], text: usize, rows: usize, columns: usize) -> Vec<[f32; 2]> {
+pub fn rotary_table(axes: [usize; 3], text: usize, rows: usize, columns: usize) -> Vec<[f32; 2]> {
     let pairs = axes.iter().sum::<usize>() / 2;
     let mut table = Vec::with_capacity((text + rows * columns) * pairs);
-    let picture = (0..rows).flat_map(|row| (0..columns).map(move |column| [0, row, column]));
-    for position in std::iter::repeat_n([0; 3], text).chain(picture) {
+    let image = (0..rows).flat_map(|row| (0..columns).map(move |column| [0, row, column]));
+    for position in std::iter::repeat_n([0; 3], text).chain(image) {
         for (axis, place) in axes.iter().zip(position) {
             for pair in 0..axis / 2 {
                 let angle = place as f64 / THETA.powf(2.0 * pair as f64 / *axis as f64);
@@ -24,23 +25,23 @@ pub fn turns(axes: [usize; 3], text: usize, rows: usize, columns: usize) -> Vec<
 
 #[cfg(test)]
 mod tests {
-    use aihost_support::rows::norm_and_turn;
+    use aihost_support::rows::rms_norm_rotary;
     use proptest::prelude::*;
 
     use super::*;
 
     const AXES: [usize; 3] = [4, 6, 6];
 
-    /// A query and a key at two places: their product after turning.
+    /// The attention score of a query and a key at two positions.
     fn score(q: &[f32], k: &[f32], at: [(usize, usize); 2]) -> f32 {
-        let table = turns(AXES, 1, 12, 12);
-        let turned = |x: &[f32], (row, column): (usize, usize)| {
+        let table = rotary_table(AXES, 1, 12, 12);
+        let rotated = |x: &[f32], (row, column): (usize, usize)| {
             let mut x = x.to_vec();
             let place = 1 + row * 12 + column;
-            norm_and_turn(&mut x, &[], 1e-6, &[1.0; 16], &table[place * 8..(place + 1) * 8], 1.0);
+            rms_norm_rotary(&mut x, &[], 1e-6, &[1.0; 16], &table[place * 8..(place + 1) * 8], 1.0);
             x
         };
-        turned(q, at[0]).iter().zip(turned(k, at[1])).map(|(a, b)| a * b).sum()
+        rotated(q, at[0]).iter().zip(rotated(k, at[1])).map(|(a, b)| a * b).sum()
     }
 
     proptest! {
@@ -58,11 +59,11 @@ mod tests {
     }
 
     #[test]
-    fn text_does_not_turn_and_axes_are_rows_then_columns() {
-        let table = turns(AXES, 2, 2, 3);
+    fn text_is_not_rotated_and_axes_are_rows_then_columns() {
+        let table = rotary_table(AXES, 2, 2, 3);
         assert_eq!(table.len(), (2 + 6) * 8);
-        assert!(table[..2 * 8].iter().all(|turn| *turn == [1.0, 0.0]));
-        // The last token is row 1, column 2: the first pair of an axis turns by the place itself.
+        assert!(table[..2 * 8].iter().all(|cos_sin| *cos_sin == [1.0, 0.0]));
+        // The last token is row 1, column 2: the first pair of an axis is rotated by the position itself, in radians.
         let last = &table[7 * 8..];
         assert_eq!(last[0], [1.0, 0.0]);
         assert_eq!(last[2], [1f64.cos() as f32, 1f64.sin() as f32]);

@@ -1,5 +1,5 @@
-//! The noise levels of a request: flow matching with Euler steps (Esser et al. 2024, section 3.1 and the shift of section
-//! 5.3.2, which grows with the picture).
+//! The noise levels (sigmas) of a request: flow matching with Euler steps (Esser et al. 2024, section 3.1 and the shift of section
+//! 5.3.2, which grows with the image).
 //!
 //! In f32 where the reference (diffusers' `FlowMatchEulerDiscreteScheduler`) is in f32.
 
@@ -13,13 +13,13 @@ pub struct Schedule {
     pub use_dynamic_shifting: bool,
     /// The shift, if it does not.
     pub shift: f64,
-    /// The shift of a picture of `base_image_seq_len` tokens, as a logarithm.
+    /// The shift of an image of `base_image_seq_len` tokens, as a logarithm.
     pub base_shift: f64,
-    /// The shift of a picture of `max_image_seq_len` tokens, as a logarithm.
+    /// The shift of an image of `max_image_seq_len` tokens, as a logarithm.
     pub max_shift: f64,
-    /// Tokens.
+    /// Image tokens at which `base_shift` holds.
     pub base_image_seq_len: usize,
-    /// Tokens.
+    /// Image tokens at which `max_shift` holds.
     pub max_image_seq_len: usize,
 }
 
@@ -42,7 +42,7 @@ impl Schedule {
         Self { use_dynamic_shifting: guided, ..Self::default() }
     }
 
-    /// Noise levels of `steps` steps over a picture of `tokens` tokens, from 1 down, and 0 after the last.
+    /// Noise levels of `steps` steps over an image of `tokens` tokens, from 1 down, and 0 after the last.
     pub fn sigmas(&self, steps: usize, tokens: usize) -> Vec<f32> {
         let last = 1.0 / steps as f64;
         let even = |i: usize| match steps {
@@ -96,7 +96,7 @@ mod tests {
         assert_eq!(Schedule::of(false).sigmas(1, 4096), [1.0, 0.0]);
     }
 
-    /// exp(1.15) at the largest picture: the level t becomes e / (e + 1 / t - 1).
+    /// exp(1.15) at the largest image: the level t becomes e / (e + 1 / t - 1).
     #[test]
     fn dev_is_shifted_as_published() {
         let sigmas = Schedule::of(true).sigmas(2, 4096);

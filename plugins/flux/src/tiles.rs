@@ -1,22 +1,22 @@
-//! Cutting a picture into tiles that overlap, and fading them into each other again (as diffusers' `AutoencoderKL` does).
+//! Cutting an image into tiles that overlap, and fading them into each other again (as diffusers' `AutoencoderKL` does).
 
-use crate::picture::Picture;
+use crate::convolution::FeatureMap;
 
-/// Numbers of a pixel.
+/// Channels of a pixel.
 pub(crate) const RGB: usize = 3;
 
 /// The rows and columns of a tile.
-pub(crate) fn cut(x: &Picture, (top, left): (usize, usize), (height, width): (usize, usize)) -> Picture {
+pub(crate) fn cut(x: &FeatureMap, (top, left): (usize, usize), (height, width): (usize, usize)) -> FeatureMap {
     let channels = x.channels();
     let rows = (top..top + height).flat_map(|y| {
         let start = (y * x.width + left) * channels;
         x.data[start..start + width * channels].iter().copied()
     });
-    Picture { height, width, data: rows.collect() }
+    FeatureMap { height, width, data: rows.collect() }
 }
 
 /// Fades from the end of the tile above into the beginning of `tile`.
-pub(crate) fn blend_down(above: &Picture, tile: &mut Picture, extent: usize) {
+pub(crate) fn blend_down(above: &FeatureMap, tile: &mut FeatureMap, extent: usize) {
     let extent = extent.min(above.height).min(tile.height);
     let row = tile.width * RGB;
     for y in 0..extent {
@@ -29,7 +29,7 @@ pub(crate) fn blend_down(above: &Picture, tile: &mut Picture, extent: usize) {
 }
 
 /// Fades from the end of the tile before into the beginning of `tile`.
-pub(crate) fn blend_right(before: &Picture, tile: &mut Picture, extent: usize) {
+pub(crate) fn blend_right(before: &FeatureMap, tile: &mut FeatureMap, extent: usize) {
     let extent = extent.min(before.width).min(tile.width);
     for y in 0..tile.height {
         for x in 0..extent {
@@ -45,7 +45,7 @@ pub(crate) fn blend_right(before: &Picture, tile: &mut Picture, extent: usize) {
 
 /// Puts the first `kept` rows and columns of a tile where they belong.
 pub(crate) fn paste(
-    tile: &Picture,
+    tile: &FeatureMap,
     out: &mut [f32],
     (height, width): (usize, usize),
     (top, left): (usize, usize),

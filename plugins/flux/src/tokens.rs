@@ -1,4 +1,4 @@
-//! Prompts to tokens, for both text encoders. Each text is cut or filled up to the length its encoder was trained with.
+//! Prompts to tokens, for both text encoders. Each text is truncated or padded to the length its encoder was trained with.
 
 use std::path::Path;
 
@@ -18,23 +18,23 @@ const CLIP_WORDS: &str = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'l
 const CLIP_START: &str = "<|startoftext|>";
 const CLIP_END: &str = "<|endoftext|>";
 const T5_END: &str = "</s>";
-const T5_FILL: &str = "<pad>";
+const T5_PAD: &str = "<pad>";
 
-/// A tokenizer and what texts are filled up with.
+/// A tokenizer, with the ids of its end and padding tokens.
 #[derive(Debug)]
 pub struct Tokens {
     tokenizer: Tokenizer,
     end: u32,
-    fill: u32,
+    pad: u32,
 }
 
-/// Tokens of a text, at the encoder's length.
+/// Token ids of a text, at the encoder's length.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text {
-    /// Filled up, or cut with the end token kept.
+pub struct Encoded {
+    /// Padded, or truncated with the end token kept.
     pub tokens: Vec<u32>,
-    /// Tokens that were cut off, of as much of the text as was looked at.
-    pub cut: usize,
+    /// Tokens that were truncated, of as much of the text as was looked at.
+    pub truncated: usize,
 }
 
 impl Tokens {
@@ -54,31 +54,31 @@ impl Tokens {
     /// As [`clip`](Self::clip).
     pub fn t5(path: &Path) -> Result<Self> {
         let whole = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
-        Self::new(open(&whole)?, path, T5_END, T5_FILL)
+        Self::new(open(&whole)?, path, T5_END, T5_PAD)
     }
 
-    fn new(tokenizer: Tokenizer, path: &Path, end: &str, fill: &str) -> Result<Self> {
+    fn new(tokenizer: Tokenizer, path: &Path, end: &str, pad: &str) -> Result<Self> {
         let token =
             |text: &str| tokenizer.token_to_id(text).ok_or_else(|| corrupt(path, format!("it has no token `{text}`")));
-        let (end, fill) = (token(end)?, token(fill)?);
-        Ok(Self { tokenizer, end, fill })
+        let (end, pad) = (token(end)?, token(pad)?);
+        Ok(Self { tokenizer, end, pad })
     }
 
-    /// Tokens of `text`, `length` of them.
+    /// Token ids of `text`, `length` of them.
     ///
     /// # Errors
     /// If the tokenizer fails.
-    pub fn encode(&self, text: &str, length: usize) -> Result<Text> {
+    pub fn encode(&self, text: &str, length: usize) -> Result<Encoded> {
         let encoded = self.tokenizer.encode_fast(tokens::beginning(text), true).map_err(Error::internal)?;
         let mut tokens = encoded.get_ids().to_vec();
-        let cut = tokens.len().saturating_sub(length);
-        tokens.resize(length, self.fill);
-        if cut > 0
+        let truncated = tokens.len().saturating_sub(length);
+        tokens.resize(length, self.pad);
+        if truncated > 0
             && let Some(last) = tokens.last_mut()
         {
             *last = self.end;
         }
-        Ok(Text { tokens, cut })
+        Ok(Encoded { tokens, truncated })
     }
 }
 

@@ -1,8 +1,8 @@
 //! The transformer of FLUX.1 (Black Forest Labs 2024; blocks after Esser et al. 2024 and Dehghani et al. 2023): text states
-//! and a noisy picture in, the direction towards the picture out.
+//! and noisy image tokens in, the velocity (flow matching) out.
 //!
-//! What does not change between the steps of a request is made once, in [`Session`]: the text's projection, the angles of
-//! positions, and every block's modulation for every step.
+//! What does not change between the steps of a request is computed once, in [`DenoisingSession`]: the text's projection, the rotary
+//! embedding, and every block's modulation for every step.
 
 use aihost_plugin_api::Result;
 use aihost_support::attention::{Attention, Heads, Mask};
@@ -24,7 +24,7 @@ pub const CHUNK: usize = 1024;
 #[derive(Debug)]
 pub struct Transformer {
     pub(crate) config: TransformerConfig,
-    pub(crate) picture_in: Linear,
+    pub(crate) image_in: Linear,
     pub(crate) text_in: Linear,
     pub(crate) time_in: Embedder,
     pub(crate) guidance_in: Option<Embedder>,
@@ -36,7 +36,7 @@ pub struct Transformer {
     pub(crate) out: Linear,
 }
 
-/// A layer, SiLU, a layer.
+/// A multi-layer perceptron: linear, SiLU, linear.
 #[derive(Debug)]
 pub(crate) struct Embedder {
     pub(crate) first: Linear,
@@ -55,7 +55,7 @@ pub(crate) struct Stream {
 
 #[derive(Debug)]
 pub(crate) struct DoubleBlock {
-    pub(crate) picture: Stream,
+    pub(crate) image: Stream,
     pub(crate) text: Stream,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct SingleBlock {
     pub(crate) modulation: Linear,
     pub(crate) attention: QueryKeyValue,
     pub(crate) up: Linear,
-    /// Of mixed values and the feed-forward layer's inner numbers together.
+    /// From the attention's output and the feed-forward layer's inner activations, side by side.
     pub(crate) out: Linear,
 }
 
@@ -75,35 +75,35 @@ pub(crate) struct QueryKeyValue {
     pub(crate) key_scale: Vec<f32>,
 }
 
-/// What is asked of the transformer in one request.
+/// The conditioning of one request, f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Conditions<'a> {
     /// (tokens, context)
     pub text: &'a [f32],
     /// (pooled)
     pub pooled: &'a [f32],
-    /// Noise levels, the last of them 0.
+    /// Noise levels, (steps + 1), the last of them 0.
     pub sigmas: &'a [f32],
-    /// Weight of the prompt; ignored where the model has none.
+    /// Guidance scale: the weight of the prompt; ignored where the model has no guidance embedding.
     pub guidance: f32,
-    /// Rows and columns of picture tokens.
+    /// Rows and columns of image tokens.
     pub grid: (usize, usize),
 }
 
-/// What one request keeps.
+/// The state of one request, f32: what its denoising steps share, and their buffers.
 #[derive(Debug)]
-pub struct Session {
+pub struct DenoisingSession {
     /// Projected text, (text, hidden).
     text: Vec<f32>,
-    /// (text + picture, head / 2)
-    turns: Vec<[f32; 2]>,
-    /// By modulation in the order of blocks, (steps, width).
+    /// (text + image, head / 2)
+    rotary: Vec<[f32; 2]>,
+    /// Every block's modulation, in the order of blocks, (steps, width).
     modulations: Vec<Vec<f32>>,
-    /// Text before picture, (text + picture, hidden).
+    /// Text before image, (text + image, hidden).
     states: Vec<f32>,
-    /// As `states`: normed states, then mixed values.
+    /// As `states`: normed states, then attended values.
     normed: Vec<f32>,
-    /// (text + picture, 3 * hidden)
+    /// (text + image, 3 * hidden)
     qkv: Vec<f32>,
     /// (CHUNK, hidden + inner)
     wide: Vec<f32>,
@@ -111,19 +111,19 @@ pub struct Session {
     branch: Vec<f32>,
 }
 
-impl Session {
-    /// States of the text and of the picture after the last block that was run, (tokens, hidden) each.
+impl DenoisingSession {
+    /// States of the text and of the image after the last block that was run, (tokens, hidden) each.
     pub fn states(&self) -> (&[f32], &[f32]) {
         self.states.split_at(self.text.len())
     }
 
-    /// Bytes that a request of `text` and `picture` tokens and `steps` steps keeps.
-    pub fn bytes(config: &TransformerConfig, text: usize, picture: usize, steps: usize) -> u64 {
-        let (hidden, tokens) = (config.hidden, text + picture);
+    /// Bytes that a request of `text` and `image` tokens and `steps` steps keeps.
+    pub fn bytes(config: &TransformerConfig, text: usize, image: usize, steps: usize) -> u64 {
+        let (hidden, tokens) = (config.hidden, text + image);
         let chunk = tokens.min(CHUNK);
         let modulation = (12 * config.double_blocks + 3 * config.single_blocks + 2) * hidden;
-        let numbers = text * hidden + tokens * (config.head() + 5 * hidden) + steps * (modulation + hidden);
-        4 * (numbers + chunk * (2 * hidden + config.inner)) as u64
+        let elements = text * hidden + tokens * (config.head() + 5 * hidden) + steps * (modulation + hidden);
+        4 * (elements + chunk * (2 * hidden + config.inner)) as u64
     }
 }
 
@@ -148,7 +148,7 @@ impl Transformer {
             Ok(Embedder { first, second: linear(&format!("{name}.out_layer"), hidden, hidden)? })
         };
         let scales = |name: String, all| -> Result<QueryKeyValue> {
-            let scale = |part| layers.numbers(&format!("{name}.{part}_norm.scale"), &[config.head()]);
+            let scale = |part| layers.tensor_f32(&format!("{name}.{part}_norm.scale"), &[config.head()]);
             Ok(QueryKeyValue { all, query_scale: scale("query")?, key_scale: scale("key")? })
         };
         let stream = |i: usize, name: &str| -> Result<Stream> {
@@ -174,13 +174,13 @@ impl Transformer {
         };
         let last = linear("final_layer.adaLN_modulation.1", 2 * hidden, hidden)?;
         Ok(Self {
-            picture_in: linear("img_in", hidden, config.in_channels)?,
+            image_in: linear("img_in", hidden, config.in_channels)?,
             text_in: linear("txt_in", hidden, config.context)?,
             time_in: embedder("time_in", SINUSOIDS)?,
             guidance_in: config.guidance.then(|| embedder("guidance_in", SINUSOIDS)).transpose()?,
             vector_in: embedder("vector_in", config.pooled)?,
             double: (0..config.double_blocks)
-                .map(|i| Ok(DoubleBlock { picture: stream(i, "img")?, text: stream(i, "txt")? }))
+                .map(|i| Ok(DoubleBlock { image: stream(i, "img")?, text: stream(i, "txt")? }))
                 .collect::<Result<_>>()?,
             single: (0..config.single_blocks).map(single).collect::<Result<_>>()?,
             last_modulation: [last.part(0..hidden), last.part(hidden..2 * hidden)],
@@ -202,7 +202,7 @@ impl Transformer {
         let attention = |name: &str, parts: [&str; 3], norms: [&str; 2]| -> Result<QueryKeyValue> {
             let names = parts.map(|part| format!("{name}.{part}"));
             let [q, k, v] = names.each_ref().map(|name| (name.as_str(), hidden));
-            let scale = |norm: &str| layers.numbers(&format!("{name}.{norm}.weight"), &[config.head()]);
+            let scale = |norm: &str| layers.tensor_f32(&format!("{name}.{norm}.weight"), &[config.head()]);
             let all = Linear::stack(layers, &[q, k, v], hidden)?;
             Ok(QueryKeyValue { all, query_scale: scale(norms[0])?, key_scale: scale(norms[1])? })
         };
@@ -218,11 +218,11 @@ impl Transformer {
                     down: linear(&at(&format!("{inner_name}.net.2")), hidden, inner)?,
                 })
             };
-            let picture = attention(&at("attn"), ["to_q", "to_k", "to_v"], ["norm_q", "norm_k"])?;
+            let image = attention(&at("attn"), ["to_q", "to_k", "to_v"], ["norm_q", "norm_k"])?;
             let added = ["add_q_proj", "add_k_proj", "add_v_proj"];
             let text = attention(&at("attn"), added, ["norm_added_q", "norm_added_k"])?;
             Ok(DoubleBlock {
-                picture: stream("norm1.linear", "attn.to_out.0", "ff", picture)?,
+                image: stream("norm1.linear", "attn.to_out.0", "ff", image)?,
                 text: stream("norm1_context.linear", "attn.to_add_out", "ff_context", text)?,
             })
         };
@@ -238,7 +238,7 @@ impl Transformer {
         // Here the scale comes first.
         let last = linear("norm_out.linear", 2 * hidden, hidden)?;
         Ok(Self {
-            picture_in: linear("x_embedder", hidden, config.in_channels)?,
+            image_in: linear("x_embedder", hidden, config.in_channels)?,
             text_in: linear("context_embedder", hidden, config.context)?,
             time_in: embedder("timestep", SINUSOIDS)?,
             guidance_in: config.guidance.then(|| embedder("guidance", SINUSOIDS)).transpose()?,
@@ -251,16 +251,16 @@ impl Transformer {
         })
     }
 
-    /// Its sizes.
+    /// The sizes it was loaded with.
     pub fn config(&self) -> &TransformerConfig {
         &self.config
     }
 
-    /// Makes what all steps of a request share.
+    /// Computes what all steps of a request share.
     ///
     /// # Errors
     /// If a weight file cannot be read.
-    pub fn session(&self, conditions: &Conditions<'_>) -> Result<Session> {
+    pub fn session(&self, conditions: &Conditions<'_>) -> Result<DenoisingSession> {
         let &Conditions { text, grid: (rows, columns), .. } = conditions;
         let hidden = self.config.hidden;
         let text = self.text_in.forward(text, None)?;
@@ -268,8 +268,8 @@ impl Transformer {
         let modulations = self.modulations().map(|layer| layer.forward(&vectors, None)).collect::<Result<_>>()?;
         let tokens = text.len() / hidden + rows * columns;
         let chunk = tokens.min(CHUNK);
-        Ok(Session {
-            turns: rope::turns(self.config.axes, text.len() / hidden, rows, columns),
+        Ok(DenoisingSession {
+            rotary: rope::rotary_table(self.config.axes, text.len() / hidden, rows, columns),
             modulations,
             states: vec![0.0; tokens * hidden],
             normed: vec![0.0; tokens * hidden],
@@ -280,12 +280,12 @@ impl Transformer {
         })
     }
 
-    /// The direction at step `step` for picture tokens (tokens, in_channels).
+    /// The velocity at step `step` for image tokens, both (tokens, in_channels).
     ///
     /// # Errors
     /// If a weight file cannot be read.
-    pub fn predict(&self, session: &mut Session, step: usize, picture: &[f32]) -> Result<Vec<f32>> {
-        self.begin(session, picture)?;
+    pub fn predict(&self, session: &mut DenoisingSession, step: usize, image: &[f32]) -> Result<Vec<f32>> {
+        self.begin(session, image)?;
         for block in 0..self.double.len() {
             self.double_block(session, block, step)?;
         }
@@ -295,16 +295,16 @@ impl Transformer {
         self.end(session, step)
     }
 
-    /// Puts text and picture into the states.
+    /// Puts the projections of text and image tokens into the hidden states.
     ///
     /// # Errors
     /// If a weight file cannot be read.
-    pub fn begin(&self, session: &mut Session, picture: &[f32]) -> Result<()> {
+    pub fn begin(&self, session: &mut DenoisingSession, image: &[f32]) -> Result<()> {
         let hidden = self.config.hidden;
         let (text, states) = session.states.split_at_mut(session.text.len());
         text.copy_from_slice(&session.text);
-        self.picture_in.project(picture, states, hidden)?;
-        states.par_chunks_exact_mut(hidden).for_each(|row| rows::add_bias(row, &self.picture_in.bias));
+        self.image_in.project(image, states, hidden)?;
+        states.par_chunks_exact_mut(hidden).for_each(|row| rows::add_bias(row, &self.image_in.bias));
         Ok(())
     }
 
@@ -312,20 +312,20 @@ impl Transformer {
     ///
     /// # Errors
     /// If a weight file cannot be read.
-    pub fn double_block(&self, session: &mut Session, block: usize, step: usize) -> Result<()> {
+    pub fn double_block(&self, session: &mut DenoisingSession, block: usize, step: usize) -> Result<()> {
         let hidden = self.config.hidden;
         let border = session.text.len() / hidden;
         let end = session.states.len() / hidden;
-        let DoubleBlock { picture, text } = &self.double[block];
-        let streams = [(text, 0..border, 2 * block + 1), (picture, border..end, 2 * block)];
+        let DoubleBlock { image, text } = &self.double[block];
+        let streams = [(text, 0..border, 2 * block + 1), (image, border..end, 2 * block)];
         for (stream, tokens, modulation) in &streams {
             let [shift, scale, ..] = parts::<6>(&session.modulations[*modulation], step, hidden);
             norm(&session.states, &mut session.normed, tokens.clone(), hidden, scale, shift);
             self.query_key_value(session, &stream.attention, tokens.clone())?;
         }
-        self.mix(&session.qkv, 0..end, &mut session.normed, hidden);
+        self.attention(&session.qkv, 0..end, &mut session.normed, hidden);
         for (stream, tokens, modulation) in &streams {
-            let Session { modulations, states, normed, wide, branch, .. } = session;
+            let DenoisingSession { modulations, states, normed, wide, branch, .. } = session;
             let [.., gate, shift, scale, last_gate] = parts::<6>(&modulations[*modulation], step, hidden);
             for chunk in chunks(tokens.clone()) {
                 let place = chunk.start * hidden..chunk.end * hidden;
@@ -348,7 +348,7 @@ impl Transformer {
     ///
     /// # Errors
     /// If a weight file cannot be read.
-    pub fn single_block(&self, session: &mut Session, block: usize, step: usize) -> Result<()> {
+    pub fn single_block(&self, session: &mut DenoisingSession, block: usize, step: usize) -> Result<()> {
         let (hidden, inner) = (self.config.hidden, self.config.inner);
         let tokens = 0..session.states.len() / hidden;
         let SingleBlock { attention, up, out, .. } = &self.single[block];
@@ -356,12 +356,12 @@ impl Transformer {
         let [shift, scale, _] = parts::<3>(&session.modulations[modulation], step, hidden);
         norm(&session.states, &mut session.normed, tokens.clone(), hidden, scale, shift);
         self.query_key_value(session, attention, tokens.clone())?;
-        let Session { modulations, states, normed, qkv, wide, branch, .. } = session;
+        let DenoisingSession { modulations, states, normed, qkv, wide, branch, .. } = session;
         let [.., gate] = parts::<3>(&modulations[modulation], step, hidden);
         for chunk in chunks(tokens) {
             let place = chunk.start * hidden..chunk.end * hidden;
             let (wide, branch) = (&mut wide[..chunk.len() * (hidden + inner)], &mut branch[..place.len()]);
-            self.mix(qkv, chunk, wide, hidden + inner);
+            self.attention(qkv, chunk, wide, hidden + inner);
             up.project(&normed[place.clone()], &mut wide[hidden..], hidden + inner)?;
             let inner_rows = wide.par_chunks_exact_mut(hidden + inner);
             inner_rows.for_each(|row| rows::activate(Activation::GeluTanh, &mut row[hidden..], &up.bias));
@@ -371,11 +371,11 @@ impl Transformer {
         Ok(())
     }
 
-    /// Reads the direction (tokens, in_channels) out of the picture's states.
+    /// Reads the velocity (tokens, in_channels) out of the image's states.
     ///
     /// # Errors
     /// If a weight file cannot be read.
-    pub fn end(&self, session: &mut Session, step: usize) -> Result<Vec<f32>> {
+    pub fn end(&self, session: &mut DenoisingSession, step: usize) -> Result<Vec<f32>> {
         let hidden = self.config.hidden;
         let place = session.modulations.len() - 2;
         let [shift] = parts::<1>(&session.modulations[place], step, hidden);
@@ -385,10 +385,10 @@ impl Transformer {
         self.out.forward(&session.normed[tokens.start * hidden..], None)
     }
 
-    /// Modulations in the order in which a session keeps them: of double blocks picture then text, of single blocks, and
+    /// Modulations in the order in which a session keeps them: of double blocks image then text, of single blocks, and
     /// of the last norm shift then scale.
     fn modulations(&self) -> impl Iterator<Item = &Linear> {
-        let double = self.double.iter().flat_map(|block| [&block.picture.modulation, &block.text.modulation]);
+        let double = self.double.iter().flat_map(|block| [&block.image.modulation, &block.text.modulation]);
         let single = self.single.iter().map(|block| &block.modulation);
         double.chain(single).chain(&self.last_modulation)
     }
@@ -404,43 +404,43 @@ impl Transformer {
         Ok(vectors)
     }
 
-    /// Queries, keys and values of `tokens`: queries and keys normed and turned, queries scaled for the scores.
+    /// Queries, keys and values of `tokens`: queries and keys normed and rotated, queries scaled for the scores.
     fn query_key_value(
         &self,
-        session: &mut Session,
+        session: &mut DenoisingSession,
         layer: &QueryKeyValue,
         tokens: std::ops::Range<usize>,
     ) -> Result<()> {
         let (hidden, head) = (self.config.hidden, self.config.head());
-        let Session { normed, qkv, turns, .. } = session;
+        let DenoisingSession { normed, qkv, rotary, .. } = session;
         let qkv = &mut qkv[tokens.start * 3 * hidden..tokens.end * 3 * hidden];
         layer.all.project(&normed[tokens.start * hidden..tokens.end * hidden], qkv, 3 * hidden)?;
-        let turns = &turns[tokens.start * head / 2..tokens.end * head / 2];
+        let rotary = &rotary[tokens.start * head / 2..tokens.end * head / 2];
         let factor = 1.0 / (head as f32).sqrt();
-        qkv.par_chunks_exact_mut(3 * hidden).zip(turns.par_chunks_exact(head / 2)).for_each(|(row, turns)| {
+        qkv.par_chunks_exact_mut(3 * hidden).zip(rotary.par_chunks_exact(head / 2)).for_each(|(row, rotary)| {
             let (queries, rest) = row.split_at_mut(hidden);
             let (keys, values) = rest.split_at_mut(hidden);
             let (query_bias, rest) = layer.all.bias.split_at(hidden);
             let (key_bias, value_bias) = rest.split_at(hidden);
             for (q, bias) in queries.chunks_exact_mut(head).zip(query_bias.chunks_exact(head)) {
-                rows::norm_and_turn(q, bias, EPSILON, &layer.query_scale, turns, factor);
+                rows::rms_norm_rotary(q, bias, EPSILON, &layer.query_scale, rotary, factor);
             }
             for (k, bias) in keys.chunks_exact_mut(head).zip(key_bias.chunks_exact(head)) {
-                rows::norm_and_turn(k, bias, EPSILON, &layer.key_scale, turns, 1.0);
+                rows::rms_norm_rotary(k, bias, EPSILON, &layer.key_scale, rotary, 1.0);
             }
             rows::add_bias(values, value_bias);
         });
         Ok(())
     }
 
-    /// Mixed values of the queries of `tokens`, in rows of `out` that begin `stride` apart.
-    fn mix(&self, qkv: &[f32], tokens: std::ops::Range<usize>, out: &mut [f32], stride: usize) {
+    /// The attention's output for the queries of `tokens`, in rows of `out` that begin `stride` apart.
+    fn attention(&self, qkv: &[f32], tokens: std::ops::Range<usize>, out: &mut [f32], stride: usize) {
         let hidden = self.config.hidden;
         let part = |i: usize| Heads { data: &qkv[i * hidden..], stride: 3 * hidden };
         let (q, k, v, heads, width) = (part(0), part(1), part(2), self.config.heads, self.config.head());
         let keys = qkv.len() / (3 * hidden);
         let attention = Attention { q, k, v, keys, heads, width, scale: 1.0, mask: Mask::None };
-        attention.mix(tokens.start, tokens.len(), out, stride);
+        attention.forward(tokens.start, tokens.len(), out, stride);
     }
 }
 

@@ -11,8 +11,8 @@ use aihost_support::rows::Activation;
 use serde::Deserialize;
 
 use crate::config;
+use crate::convolution::{Convolution, FeatureMap, GroupNorm, IM2COL_PIXELS, Upsampling, add};
 use crate::latents::Shape;
-use crate::picture::{Convolution, GATHER, GroupNorm, Picture, Sampling, add};
 use crate::tiles::{RGB, blend_down, blend_right, cut, paste};
 
 /// Part of a tile that its neighbours cover too.
@@ -33,7 +33,7 @@ pub struct VaeConfig {
     pub(crate) groups: usize,
     /// Latents are multiplied by it in training.
     scaling_factor: f32,
-    /// And shifted before.
+    /// Latents are shifted by it before, in training.
     shift_factor: f32,
     /// Pixels on a side of a tile.
     tile: usize,
@@ -108,7 +108,7 @@ impl VaeConfig {
         1 << (self.widths.len() - 1)
     }
 
-    /// Latents of a picture of so many pixels; `None` unless both are multiples of 16, where a latent is of 8.
+    /// Shape of the latents of an image of so many pixels; `None` unless both are multiples of 16, where a latent is of 8.
     pub fn shape(&self, width: usize, height: usize) -> Option<Shape> {
         let (scale, channels) = (self.scale(), self.latent_channels);
         let fits = |side: usize| side > 0 && side.is_multiple_of(2 * scale);
@@ -125,22 +125,22 @@ impl VaeConfig {
     ///
     /// # Panics
     /// If there are not as many latents as `shape` says.
-    pub(crate) fn unscaled(&self, latents: &[f32], shape: Shape) -> Picture {
+    pub(crate) fn unscaled(&self, latents: &[f32], shape: Shape) -> FeatureMap {
         assert_eq!(latents.len(), shape.len(), "latents of another shape");
         let Shape { channels, height, width } = shape;
         let at = |i: usize| latents[i % channels * height * width + i / channels];
         let data = (0..shape.len()).map(|i| at(i) / self.scaling_factor + self.shift_factor).collect();
-        Picture { height, width, data }
+        FeatureMap { height, width, data }
     }
 
     /// Pixels (height, width, 3) of latents that are decoded by `pixels` in tiles of `tile` latents on a side, which overlap
-    /// by a quarter and are blended: for pictures whose inner layers would not fit in memory. Each tile is normed alone, so
+    /// by a quarter and are blended: for images whose inner layers would not fit in memory. Each tile is normed alone, so
     /// the result differs slightly.
     pub(crate) fn tiled(
         &self,
-        whole: &Picture,
+        whole: &FeatureMap,
         tile: usize,
-        pixels: impl Fn(Picture) -> Result<Picture>,
+        pixels: impl Fn(FeatureMap) -> Result<FeatureMap>,
     ) -> Result<Vec<f32>> {
         let scale = self.scale();
         let step = ((tile as f64 * (1.0 - OVERLAP)) as usize).max(1);
@@ -148,9 +148,9 @@ impl VaeConfig {
         let kept = tile * scale - blend;
         let (height, width) = (whole.height * scale, whole.width * scale);
         let mut out = vec![0.0; height * width * RGB];
-        let mut above: Vec<Picture> = Vec::new();
+        let mut above: Vec<FeatureMap> = Vec::new();
         for (i, top) in (0..whole.height).step_by(step).enumerate() {
-            let mut row: Vec<Picture> = Vec::new();
+            let mut row: Vec<FeatureMap> = Vec::new();
             for (j, left) in (0..whole.width).step_by(step).enumerate() {
                 let size = (tile.min(whole.height - top), tile.min(whole.width - left));
                 let mut piece = pixels(cut(whole, (top, left), size))?;
@@ -173,7 +173,7 @@ impl VaeConfig {
     pub fn bytes(&self, shape: Shape, threads: usize) -> u64 {
         let pixels = |level: usize| (shape.height * shape.width) << (2 * (self.widths.len() - 1 - level));
         let level = |i: usize| {
-            // An upsampled picture is as wide as the coarser level; a convolution holds the block's input, its own, its result.
+            // An upsampled image is as wide as the coarser level; a convolution holds the block's input, its own, its result.
             let wider = self.widths.get(i + 1).copied().unwrap_or(self.widths[i]);
             pixels(i) * (2 * wider + self.widths[i])
         };
@@ -181,7 +181,7 @@ impl VaeConfig {
         let widest = self.widths.iter().max().copied().unwrap_or(0);
         let attention = shape.height * shape.width * widest * 7;
         let scores = Attention::score_bytes(shape.height * shape.width);
-        let scratch = 4 * (9 * widest * GATHER) as u64 + scores;
+        let scratch = 4 * (9 * widest * IM2COL_PIXELS) as u64 + scores;
         4 * (most.max(attention) + RGB * pixels(0)) as u64 + threads as u64 * scratch
     }
 
@@ -251,9 +251,9 @@ impl Vae {
         })
     }
 
-    /// Pixels of latents that were [unscaled](VaeConfig::unscaled).
-    pub(crate) fn pixels(&self, latents: Picture) -> Picture {
-        let mut x = self.first.apply(&latents, Sampling::Same);
+    /// Pixels (height, width, 3) of latents that were [unscaled](VaeConfig::unscaled).
+    pub(crate) fn pixels(&self, latents: FeatureMap) -> FeatureMap {
+        let mut x = self.first.apply(&latents, Upsampling::None);
         drop(latents);
         x = self.before.apply(x);
         x = self.attention.apply(x);
@@ -263,10 +263,10 @@ impl Vae {
                 x = block.apply(x);
             }
             if let Some(up) = &level.up {
-                x = up.apply(&x, Sampling::Doubled);
+                x = up.apply(&x, Upsampling::Nearest2x);
             }
         }
-        self.last.apply(&self.last_norm.apply(&x, Some(Activation::Silu)), Sampling::Same)
+        self.last.apply(&self.last_norm.apply(&x, Some(Activation::Silu)), Upsampling::None)
     }
 }
 
@@ -296,13 +296,13 @@ impl Residual {
         })
     }
 
-    fn apply(&self, x: Picture) -> Picture {
+    fn apply(&self, x: FeatureMap) -> FeatureMap {
         let mut inner = self.norms[0].apply(&x, Some(Activation::Silu));
-        inner = self.convolutions[0].apply(&inner, Sampling::Same);
+        inner = self.convolutions[0].apply(&inner, Upsampling::None);
         inner = self.norms[1].apply(&inner, Some(Activation::Silu));
-        inner = self.convolutions[1].apply(&inner, Sampling::Same);
+        inner = self.convolutions[1].apply(&inner, Upsampling::None);
         let mut x = match &self.shortcut {
-            Some(shortcut) => shortcut.apply(&x, Sampling::Same),
+            Some(shortcut) => shortcut.apply(&x, Upsampling::None),
             None => x,
         };
         add(&mut x, &inner);
@@ -328,8 +328,8 @@ impl SelfAttention {
         let linear = |part: &str| -> Result<Convolution> {
             let name = format!("{name}.{part}");
             let shape: &[usize] = if config.diffusers { &[channels, channels] } else { &[channels, channels, 1, 1] };
-            let weights = layers.numbers(&format!("{name}.weight"), shape)?;
-            let bias = layers.numbers(&format!("{name}.bias"), &[channels])?;
+            let weights = layers.tensor_f32(&format!("{name}.weight"), shape)?;
+            let bias = layers.tensor_f32(&format!("{name}.bias"), &[channels])?;
             Ok(Convolution { weights, bias, kernel: 1, inputs: channels })
         };
         let [q, k, v, out] = parts;
@@ -339,21 +339,24 @@ impl SelfAttention {
         })
     }
 
-    fn apply(&self, mut x: Picture) -> Picture {
+    fn apply(&self, mut x: FeatureMap) -> FeatureMap {
         let normed = self.norm.apply(&x, None);
         let [q, k, v, out] = &self.layers;
-        let (q, k, v) =
-            (q.apply(&normed, Sampling::Same), k.apply(&normed, Sampling::Same), v.apply(&normed, Sampling::Same));
+        let (q, k, v) = (
+            q.apply(&normed, Upsampling::None),
+            k.apply(&normed, Upsampling::None),
+            v.apply(&normed, Upsampling::None),
+        );
         let (keys, width) = (x.height * x.width, x.channels());
-        fn heads(picture: &Picture, stride: usize) -> Heads<'_> {
-            Heads { data: &picture.data, stride }
+        fn heads(map: &FeatureMap, stride: usize) -> Heads<'_> {
+            Heads { data: &map.data, stride }
         }
         let (q, k, v) = (heads(&q, width), heads(&k, width), heads(&v, width));
         let scale = 1.0 / (width as f32).sqrt();
         let attention = Attention { q, k, v, keys, heads: 1, width, scale, mask: Mask::None };
-        let mut mixed = normed;
-        attention.mix(0, keys, &mut mixed.data, width);
-        add(&mut x, &out.apply(&mixed, Sampling::Same));
+        let mut attended = normed;
+        attention.forward(0, keys, &mut attended.data, width);
+        add(&mut x, &out.apply(&attended, Upsampling::None));
         x
     }
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use aihost_plugin_api::LoadRequest;
 use aihost_support::counting::Counting;
 use candle_core::{Device, DeviceLocation};
-use flux::device::{Dtype, Wanted, memory};
+use flux::device::{DeviceOptions, Dtype, memory};
 use flux::files::Files;
-use flux::memory::{Load, Memory, Offload, Target};
-use flux::model::{Job, Parts};
+use flux::memory::{Memory, Offload, RequestSize, Target};
+use flux::model::{DenoiseParams, Parts};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -34,17 +34,17 @@ fn what_is_planned_is_what_is_taken() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/flux/dev");
     let files = [("model".to_owned(), folder)].into_iter().collect();
     let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
-    let parts = Parts::open(&files, Offload::AllResident.readings()).unwrap();
+    let parts = Parts::open(&files, Offload::AllResident.residency()).unwrap();
     let (device, dtype) = (Device::Cpu, Dtype::F32);
-    let wanted = |offload| Wanted { device: &device, dtype, offload, heard: &|_| Ok(()) };
+    let options = |offload| DeviceOptions { device: &device, dtype, offload, on_progress: &|_| Ok(()) };
 
     let shape = parts.vae.1.shape(384, 512).unwrap();
-    let load = Load { shape, steps: 20, previews: false, text_length: LENGTH };
+    let request = RequestSize { shape, steps: 20, previews: false, text_length: LENGTH };
     let target = Target::Tensors { location: DeviceLocation::Cpu, dtype };
-    let sizes = Memory::of(&parts, target, Offload::AllResident, &load);
+    let sizes = Memory::of(&parts, target, Offload::AllResident, &request);
     let loaded = |offload| {
         let before = Counting::now();
-        let model = parts.load_on(&wanted(offload), LENGTH).unwrap();
+        let model = parts.load_on(&options(offload), LENGTH).unwrap();
         (Counting::now() - before, model)
     };
     let (all, model) = loaded(Offload::AllResident);
@@ -55,10 +55,10 @@ fn what_is_planned_is_what_is_taken() {
     let (taken, prompt) = peak(|| model.encode("a fox").unwrap());
     check("encoding", taken, memory::encode(&parts, LENGTH, dtype));
 
-    let job = Job { shape, steps: load.steps, guidance: 3.5 };
+    let params = DenoiseParams { shape, steps: request.steps, guidance: 3.5 };
     let noise = shape.noise(1);
-    let (taken, ()) = peak(|| model.rehearse(&prompt, &job, |step| Ok(step < 1)).unwrap());
-    check("a step", taken, memory::steps(&parts.transformer.1, &load, dtype));
+    let (taken, ()) = peak(|| model.benchmark(&prompt, &params, |step| Ok(step < 1)).unwrap());
+    check("a step", taken, memory::steps(&parts.transformer.1, &request, dtype));
 
     let (taken, _) = peak(|| model.decode(&noise, shape).unwrap());
     check("decoding", taken, memory::decode(&parts.vae.1, shape, dtype));

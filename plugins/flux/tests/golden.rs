@@ -1,4 +1,4 @@
-//! The plugin against diffusers' numbers: every case folder under `tests/golden/flux` and under `AIHOST_GOLDEN_DIR`, as
+//! The plugin against diffusers' values: every case folder under `tests/golden/flux` and under `AIHOST_GOLDEN_DIR`, as
 //! `tests/golden/flux/generate.py` writes them, on the host's cores and in tensors.
 //!
 //! Tensors are candle's CPU device's, and those of `AIHOST_GOLDEN_DEVICE` (`cuda:0`) too in a build with the feature `cuda`.
@@ -32,7 +32,7 @@ fn on_host(golden: &Golden, offload: Offload) -> Model {
 
 /// Says how far `found` is from the tensor `name` and fails if that is `limit` or more.
 fn check(golden: &Golden, name: &str, found: &[f32], limit: f64) {
-    let error = relative_error(found, &golden.numbers(name));
+    let error = relative_error(found, &golden.to_f32(name));
     println!("{}: {name} {error:.1e}", golden.folder.display());
     assert!(error < limit, "{}: {name} is off by {error:.1e}", golden.folder.display());
 }
@@ -53,14 +53,14 @@ fn check_stages(golden: &Golden, model: &Model, limits: Limits) {
 }
 
 #[test]
-fn numbers_are_the_references() {
+fn values_are_the_references() {
     for golden in cases() {
         check_stages(&golden, &on_host(&golden, Offload::AllResident), F32);
     }
 }
 
 #[test]
-fn numbers_in_tensors_are_the_references() {
+fn values_in_tensors_are_the_references() {
     for device in devices() {
         for golden in cases() {
             check_stages(&golden, &golden.tensors(&device, Dtype::F32, Offload::AllResident), F32);
@@ -78,10 +78,10 @@ fn tiles_are_blended_as_the_reference_does() {
     for model in std::iter::once(on_host(&golden, Offload::AllResident)).chain(tensors) {
         for &(width, height) in &golden.case.sizes {
             let (name, shape) =
-                (|part: &str| format!("{width}x{height}.{part}"), golden.job(&model, (width, height)).shape);
+                (|part: &str| format!("{width}x{height}.{part}"), golden.params(&model, (width, height)).shape);
             let tile = model.vae().tile();
-            assert!(shape.height > tile || shape.width > tile, "one tile would be the whole picture");
-            let pixels = model.decode_tiled(&golden.numbers(&name("final")), shape, tile).unwrap();
+            assert!(shape.height > tile || shape.width > tile, "one tile would be the whole image");
+            let pixels = model.decode_tiled(&golden.to_f32(&name("final")), shape, tile).unwrap();
             let found = psnr(&pixels, &golden.expected[&name("tiled")]);
             assert!(found > 60.0, "{} {found:.0} dB", name("tiled"));
             let seams = psnr(&pixels, &golden.expected[&name("pixels")]);
@@ -96,31 +96,31 @@ fn tiles_are_blended_as_the_reference_does() {
 fn half_precision_stays_close() {
     let golden = cases().into_iter().find(|golden| golden.folder.ends_with("flux/dev")).unwrap();
     let (width, height) = golden.case.sizes[0];
-    let noise = golden.numbers(&format!("{width}x{height}.noise"));
+    let noise = golden.to_f32(&format!("{width}x{height}.noise"));
     let tensors = devices().into_iter().map(|device| golden.tensors(&device, Dtype::Bf16, Offload::AllResident));
     for model in std::iter::once(on_host(&golden, Offload::AllResident)).chain(tensors) {
-        let job = golden.job(&model, (width, height));
+        let params = golden.params(&model, (width, height));
         let prompt = model.encode(&golden.case.prompt).unwrap();
-        let heard = model.denoise(&prompt, &noise, &job, |step| {
+        let result = model.denoise(&prompt, &noise, &params, |step| {
             if step.done == 1 {
                 check(&golden, "half", step.latents, 2e-2);
                 check(&golden, "whole", step.latents, 2e-2);
             }
             Ok(())
         });
-        heard.unwrap();
+        result.unwrap();
     }
 }
 
 #[test]
-fn weights_give_the_same_numbers_however_they_are_read() {
+fn weights_give_the_same_values_however_they_are_read() {
     for golden in cases() {
         let size = golden.case.sizes[0];
         let made = [Offload::AllResident, Offload::EncodersParked, Offload::Streamed].map(|offload| {
             let model = on_host(&golden, offload);
             let prompt = model.encode(&golden.case.prompt).unwrap();
-            let job = golden.job(&model, size);
-            model.denoise(&prompt, &job.shape.noise(7), &job, |_| Ok(())).unwrap()
+            let params = golden.params(&model, size);
+            model.denoise(&prompt, &params.shape.noise(7), &params, |_| Ok(())).unwrap()
         });
         assert!(made[0] == made[1] && made[0] == made[2], "{}", golden.folder.display());
         assert!(made[0].iter().all(|x| x.is_finite()));
@@ -128,15 +128,15 @@ fn weights_give_the_same_numbers_however_they_are_read() {
 }
 
 #[test]
-fn tensors_give_the_same_numbers_however_weights_are_kept() {
+fn tensors_give_the_same_values_however_weights_are_kept() {
     for golden in cases() {
         let size = golden.case.sizes[0];
         for dtype in [Dtype::F32, Dtype::F16] {
             let made = [Offload::AllResident, Offload::EncodersParked, Offload::Streamed].map(|offload| {
                 let model = golden.tensors(&Device::Cpu, dtype, offload);
                 let prompt = model.encode(&golden.case.prompt).unwrap();
-                let job = golden.job(&model, size);
-                model.denoise(&prompt, &job.shape.noise(7), &job, |_| Ok(())).unwrap()
+                let params = golden.params(&model, size);
+                model.denoise(&prompt, &params.shape.noise(7), &params, |_| Ok(())).unwrap()
             });
             assert!(made[0].iter().all(|x| x.is_finite()));
             for other in &made[1..] {

@@ -78,43 +78,43 @@ fn ask() -> ImageRequest {
 }
 
 #[test]
-fn a_seed_makes_the_same_picture() {
+fn a_seed_makes_the_same_image() {
     let host = host(small(), &dev());
     let first = host.generate_image(&ask()).unwrap();
-    let picture = &first.pictures[0];
-    assert_eq!((first.pictures.len(), picture.pixels.len()), (1, 48 * 32 * 3));
-    assert_eq!((picture.header.width, picture.header.height, picture.header.partial), (48, 32, false));
-    assert!(picture.pixels.iter().collect::<std::collections::BTreeSet<_>>().len() > 50, "it is one colour");
+    let image = &first.images[0];
+    assert_eq!((first.images.len(), image.pixels.len()), (1, 48 * 32 * 3));
+    assert_eq!((image.header.width, image.header.height, image.header.partial), (48, 32, false));
+    assert!(image.pixels.iter().collect::<std::collections::BTreeSet<_>>().len() > 50, "it is one colour");
     let finish = first.finish;
     assert_eq!((finish.reason, finish.seed, finish.steps), (FinishReason::Stop, 5, 3));
 
-    assert_eq!(host.generate_image(&ask()).unwrap().pictures, first.pictures);
+    assert_eq!(host.generate_image(&ask()).unwrap().images, first.images);
     let differs = |change: fn(&mut ImageRequest)| {
         let mut request = ask();
         change(&mut request);
-        assert_ne!(host.generate_image(&request).unwrap().pictures[0].pixels, picture.pixels);
+        assert_ne!(host.generate_image(&request).unwrap().images[0].pixels, image.pixels);
     };
     differs(|request| request.seed = Some(6));
     differs(|request| request.prompt = "a boat".to_owned());
     differs(|request| request.guidance = Some(1.0));
     differs(|request| request.steps = Some(2));
     // Asked again after others, and by another instance.
-    assert_eq!(host.generate_image(&ask()).unwrap().pictures, first.pictures);
+    assert_eq!(host.generate_image(&ask()).unwrap().images, first.images);
 
     let drawn = host.generate_image(&ImageRequest { seed: None, ..ask() }).unwrap();
     let again = host.generate_image(&ImageRequest { seed: Some(drawn.finish.seed), ..ask() }).unwrap();
-    assert_eq!(drawn.pictures, again.pictures);
+    assert_eq!(drawn.images, again.images);
 }
 
 #[test]
-fn previews_become_the_picture() {
+fn previews_become_the_image() {
     let host = host(small(), &schnell());
     let request = ImageRequest { steps: Some(6), partial_images: 2, ..ask() };
     let answer = host.generate_image(&request).unwrap();
-    let steps: Vec<_> = answer.pictures.iter().map(|picture| (picture.header.step, picture.header.partial)).collect();
+    let steps: Vec<_> = answer.images.iter().map(|image| (image.header.step, image.header.partial)).collect();
     assert_eq!(steps, [(2, true), (4, true), (6, false)]);
     let away = |i: usize| -> u64 {
-        let pairs = answer.pictures[i].pixels.iter().zip(&answer.pictures[2].pixels);
+        let pairs = answer.images[i].pixels.iter().zip(&answer.images[2].pixels);
         pairs.map(|(a, b)| u64::from(a.abs_diff(*b))).sum()
     };
     assert!(away(0) > away(1) && away(1) > 0, "{} {}", away(0), away(1));
@@ -197,8 +197,8 @@ fn what_is_granted_decides_which_weights_stay() {
         let kept = |granted| {
             let mut host = host("auto");
             host.load_within(granted).unwrap();
-            let picture = host.generate_image(&ask()).unwrap().pictures;
-            (host.usage().unwrap().device, picture)
+            let image = host.generate_image(&ask()).unwrap().images;
+            (host.usage().unwrap().device, image)
         };
         let plenty = kept(all.required + auto.workspace_max);
         assert_eq!(plenty.0, all.required);
@@ -216,7 +216,7 @@ fn what_is_granted_decides_which_weights_stay() {
 }
 
 #[test]
-fn a_picture_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
+fn an_image_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
     for mut host in
         both(&json!({"max_pixels": 16384, "max_sequence_length": 32, "offload": "all_resident"}), &schnell())
     {
@@ -230,23 +230,23 @@ fn a_picture_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
         assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
         assert!(error.message().contains(&cost.to_string()), "{error}");
         assert!(error.message().contains(&(cost - 1).to_string()), "{error}");
-        assert_eq!(host.generate_image(&ask()).unwrap().pictures.len(), 1);
+        assert_eq!(host.generate_image(&ask()).unwrap().images.len(), 1);
         host.load_within(held + cost).unwrap();
-        assert_eq!(host.generate_image(&large).unwrap().pictures.len(), 1);
+        assert_eq!(host.generate_image(&large).unwrap().images.len(), 1);
     }
 }
 
 #[test]
-fn tensors_make_the_same_picture_within_a_shade() {
+fn tensors_make_the_same_image_within_a_shade() {
     let request = ImageRequest { steps: Some(6), partial_images: 2, ..ask() };
     let [one, other] = both(&small(), &schnell()).map(|mut host| {
         host.load().unwrap();
         assert!(host.progress() > 0);
         let answer = host.generate_image(&request).unwrap();
-        assert_eq!(host.generate_image(&request).unwrap().pictures, answer.pictures);
+        assert_eq!(host.generate_image(&request).unwrap().images, answer.images);
         host.stop_after(1);
         assert_eq!(host.generate_image(&request).unwrap().finish.reason, FinishReason::Cancelled);
-        answer.pictures
+        answer.images
     });
     assert_eq!(one.len(), 3);
     for (one, other) in one.iter().zip(&other) {
@@ -259,14 +259,14 @@ fn tensors_make_the_same_picture_within_a_shade() {
 fn parked_it_holds_nothing_and_wakes_as_it_was() {
     for mut host in both(&small(), &dev()) {
         host.load().unwrap();
-        let (before, picture) = (host.usage().unwrap(), host.generate_image(&ask()).unwrap().pictures);
+        let (before, image) = (host.usage().unwrap(), host.generate_image(&ask()).unwrap().images);
         assert!(before.device > 0);
         host.park().unwrap();
         assert_eq!(host.usage().unwrap().device, 0);
         assert!(host.generate_image(&ask()).unwrap_err().message().contains("parked"));
         host.unpark().unwrap();
         assert_eq!(host.usage().unwrap(), before);
-        assert_eq!(host.generate_image(&ask()).unwrap().pictures, picture);
+        assert_eq!(host.generate_image(&ask()).unwrap().images, image);
     }
 }
 

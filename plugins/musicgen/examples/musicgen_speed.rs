@@ -12,8 +12,8 @@ use aihost_support::counting::Counting;
 use candle_core::DType;
 use musicgen::MusicGenPlugin;
 use musicgen::decoder::Guidance;
-use musicgen::model::{Files, Model, Piece};
-use musicgen::sampler::{Choice, Sampler};
+use musicgen::model::{Files, Model, WindowRequest};
+use musicgen::sampler::{Sampler, SamplingStrategy};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -26,8 +26,8 @@ fn decode(model: &Model, steps: usize) -> Result<(f64, Vec<u32>)> {
     let text = model.encode(PROMPT)?;
     let codebooks = model.config().decoder.codebooks_per_channel();
     let frames = steps + 1 - codebooks;
-    let mut sampler = Sampler::new(Choice::Greedy, 0);
-    let piece = Piece { text: &text, frames, guidance: Guidance::Scale(3.0), given: &[] };
+    let mut sampler = Sampler::new(SamplingStrategy::Greedy, 0);
+    let piece = WindowRequest { text: &text, frames, guidance: Guidance::Scale(3.0), given: &[] };
     let mut codes = Vec::new();
     model.generate(piece, &mut sampler, |step| {
         if step.index < frames {

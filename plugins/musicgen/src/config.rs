@@ -12,9 +12,9 @@ pub struct Config {
     /// Always `musicgen` here.
     #[serde(default)]
     pub model_type: String,
-    /// T5.
+    /// T5, the text encoder.
     pub text_encoder: T5Config,
-    /// EnCodec.
+    /// EnCodec, the audio codec.
     pub audio_encoder: EncodecConfig,
     /// The language model of codes.
     pub decoder: DecoderConfig,
@@ -26,13 +26,13 @@ pub struct Config {
 pub struct DecoderConfig {
     /// Codes of a codebook; the token of this number is padding.
     pub vocab_size: usize,
-    /// Most steps.
+    /// Positions: the most steps of a window.
     pub max_position_embeddings: usize,
-    /// Layers.
+    /// Transformer layers.
     pub num_hidden_layers: usize,
     /// Width inside the feed-forward layer.
     pub ffn_dim: usize,
-    /// Attention heads.
+    /// Attention heads of a layer.
     pub num_attention_heads: usize,
     /// Width of a state.
     pub hidden_size: usize,
@@ -76,7 +76,7 @@ impl DecoderConfig {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct EncodecConfig {
-    /// Hz.
+    /// Samples per second, Hz.
     pub sampling_rate: usize,
     /// Channels of one codec stream; MusicGen's stereo runs a mono codec twice.
     pub audio_channels: usize,
@@ -90,13 +90,13 @@ pub struct EncodecConfig {
     pub num_residual_layers: usize,
     /// Stages, from frames to samples.
     pub upsampling_ratios: Vec<usize>,
-    /// Only `weight_norm`.
+    /// The kind of normalisation; only `weight_norm` is served.
     pub norm_type: String,
-    /// Of the first convolution.
+    /// Kernel width of the first convolution.
     pub kernel_size: usize,
-    /// Of the last convolution.
+    /// Kernel width of the last convolution.
     pub last_kernel_size: usize,
-    /// Of the residual blocks' first convolution.
+    /// Kernel width of the residual blocks' first convolution.
     pub residual_kernel_size: usize,
     /// Dilation of residual block i is this to the power of i.
     pub dilation_growth_rate: usize,
@@ -106,7 +106,7 @@ pub struct EncodecConfig {
     pub pad_mode: String,
     /// Divides the width inside residual blocks.
     pub compress: usize,
-    /// LSTM layers.
+    /// Layers of the LSTM.
     pub num_lstm_layers: usize,
     /// Share of a causal transposed convolution's surplus cut on the right.
     pub trim_right_ratio: f64,

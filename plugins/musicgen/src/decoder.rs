@@ -1,7 +1,7 @@
 //! The decoder of MusicGen (Copet et al. 2023, section 2): a causal Transformer over frames of codebook tokens, with
 //! cross-attention to the states of the prompt.
 //!
-//! One [`Session`] serves one request: its caches are allocated whole before the first step, the prompt's keys and
+//! One [`DecoderSession`] serves one request: its caches are allocated whole before the first step, the prompt's keys and
 //! values are computed once, and a step allocates nothing but the lists by which threads share work. With guidance a
 //! step has two rows, with and without prompt; the row without prompt attends to zeros through layers that have no bias,
 //! so its cross-attention is zero and is not computed.
@@ -18,10 +18,10 @@ use crate::matrix::Matrix;
 /// What is added to the variance in layer normalisation; the reference's default, not in `config.json`.
 const EPSILON: f32 = 1e-5;
 
-/// Keys and values of one layer below which attention is not spread over threads. Numbers.
+/// Elements of a layer's keys below which attention is not spread over threads.
 const PARALLEL_FROM: usize = 1 << 16;
 
-/// The weights.
+/// The weights of the decoder, in their stored type or the one that was asked for.
 #[derive(Debug)]
 pub struct Decoder {
     config: DecoderConfig,
@@ -63,7 +63,7 @@ impl Decoder {
             None
         } else {
             let weight = Matrix::stack(&[root.get("enc_to_dec_proj.weight", (hidden, text_width))?])?;
-            Some((weight, vector(&root.get("enc_to_dec_proj.bias", hidden)?)?))
+            Some((weight, to_f32(&root.get("enc_to_dec_proj.bias", hidden)?)?))
         };
         let books = 0..config.num_codebooks;
         let embedding = |book| {
@@ -91,9 +91,9 @@ impl Decoder {
     ///
     /// # Errors
     /// If `text` has another width.
-    pub fn session(&self, text: &Tensor, guidance: Guidance, steps: usize) -> Result<Session<'_>> {
+    pub fn session(&self, text: &Tensor, guidance: Guidance, steps: usize) -> Result<DecoderSession<'_>> {
         let (tokens, width) = text.dims2().map_err(Error::internal)?;
-        let states = vector(text)?;
+        let states = to_f32(text)?;
         let hidden = self.config.hidden_size;
         let states = match &self.projection {
             None => states,
@@ -109,7 +109,7 @@ impl Decoder {
                 projected
             }
         };
-        Ok(Session::new(self, &states, tokens, guidance, steps))
+        Ok(DecoderSession::new(self, &states, tokens, guidance, steps))
     }
 }
 
@@ -151,29 +151,29 @@ impl Guidance {
         if scale > 1.0 { Self::Scale(scale) } else { Self::Off }
     }
 
-    /// Rows of a step.
+    /// Batch rows of a step: with the prompt, and with guidance also without.
     pub fn rows(self) -> usize {
         if self == Self::Off { 1 } else { 2 }
     }
 }
 
-/// One request in progress: caches and buffers. All f32.
+/// One request in progress: its KV caches and buffers, all f32.
 #[derive(Debug)]
-pub struct Session<'a> {
+pub struct DecoderSession<'a> {
     decoder: &'a Decoder,
     guidance: Guidance,
     position: usize,
     capacity: usize,
     /// Per layer: keys and values of past steps, (rows, heads, capacity, head_dim).
-    past: Vec<KeysValues>,
+    past: Vec<KvCache>,
     /// Per layer: keys and values of the prompt, (heads, tokens, head_dim).
-    prompt: Vec<KeysValues>,
+    prompt: Vec<KvCache>,
     tokens: usize,
     buffers: Buffers,
 }
 
 #[derive(Debug)]
-struct KeysValues {
+struct KvCache {
     keys: Vec<f32>,
     values: Vec<f32>,
 }
@@ -184,7 +184,7 @@ struct Buffers {
     state: Vec<f32>,
     normed: Vec<f32>,
     qkv: Vec<f32>,
-    mixed: Vec<f32>,
+    attended: Vec<f32>,
     out: Vec<f32>,
     inner: Vec<f32>,
     logits: Vec<f32>,
@@ -192,15 +192,15 @@ struct Buffers {
     scores: Vec<f32>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> DecoderSession<'a> {
     fn new(decoder: &'a Decoder, states: &[f32], tokens: usize, guidance: Guidance, steps: usize) -> Self {
         let config = &decoder.config;
         let (hidden, rows) = (config.hidden_size, guidance.rows());
-        let cache = || KeysValues { keys: vec![0.0; rows * steps * hidden], values: vec![0.0; rows * steps * hidden] };
+        let cache = || KvCache { keys: vec![0.0; rows * steps * hidden], values: vec![0.0; rows * steps * hidden] };
         let mut both = vec![0.0; tokens * 2 * hidden];
         let prompt = decoder.layers.iter().map(|layer| {
             layer.cross_kv.apply(states, &mut both);
-            KeysValues { keys: by_head(&both, 0, tokens, config), values: by_head(&both, hidden, tokens, config) }
+            KvCache { keys: by_head(&both, 0, tokens, config), values: by_head(&both, hidden, tokens, config) }
         });
         let prompt = prompt.collect();
         let zeros = |width: usize| vec![0.0; rows * width];
@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
                 state: zeros(hidden),
                 normed: zeros(hidden),
                 qkv: zeros(3 * hidden),
-                mixed: zeros(hidden),
+                attended: zeros(hidden),
                 out: zeros(hidden),
                 inner: zeros(config.ffn_dim),
                 logits: zeros(config.num_codebooks * config.vocab_size),
@@ -301,8 +301,8 @@ impl<'a> Session<'a> {
             }
         }
         let attention = Attention { size, capacity: self.capacity, length: self.position + 1, stride: 3 * hidden };
-        attention.apply(&b.qkv, past, &mut b.mixed, &mut b.scores);
-        layer.self_out.apply(&b.mixed, &mut b.out);
+        attention.apply(&b.qkv, past, &mut b.attended, &mut b.scores);
+        layer.self_out.apply(&b.attended, &mut b.out);
         add(&mut b.state, &b.out);
     }
 
@@ -315,8 +315,8 @@ impl<'a> Session<'a> {
         layer.cross_q.apply(&b.normed[..hidden], &mut b.qkv[..hidden]);
         let attention =
             Attention { size: config.head_dim(), capacity: self.tokens, length: self.tokens, stride: hidden };
-        attention.apply(&b.qkv[..hidden], &self.prompt[index], &mut b.mixed[..hidden], &mut b.scores);
-        layer.cross_out.apply(&b.mixed[..hidden], &mut b.out[..hidden]);
+        attention.apply(&b.qkv[..hidden], &self.prompt[index], &mut b.attended[..hidden], &mut b.scores);
+        layer.cross_out.apply(&b.attended[..hidden], &mut b.out[..hidden]);
         add(&mut b.state[..hidden], &b.out[..hidden]);
     }
 
@@ -335,7 +335,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// (tokens, 2 * hidden) to (heads, tokens, head_dim), the part from column `from` on.
+/// Keys or values of (tokens, 2 * hidden), from column `from` on, as (heads, tokens, head_dim).
 fn by_head(both: &[f32], from: usize, tokens: usize, config: &DecoderConfig) -> Vec<f32> {
     let (hidden, size) = (config.hidden_size, config.head_dim());
     let mut out = Vec::with_capacity(tokens * hidden);
@@ -360,7 +360,7 @@ fn add_position(position: usize, state: &mut [f32]) {
     }
 }
 
-/// The exact form, with the error function (Hendrycks and Gimpel 2016).
+/// GELU in its exact form, with the error function (Hendrycks and Gimpel 2016).
 fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + candle_core::cpu::erf::erf_f32(x * std::f32::consts::FRAC_1_SQRT_2))
 }
@@ -372,18 +372,18 @@ fn add(state: &mut [f32], update: &[f32]) {
 /// Attention of one query per row and head over `length` keys.
 struct Attention {
     size: usize,
-    /// Keys a head has room for.
+    /// Keys that a head's cache can hold.
     capacity: usize,
     length: usize,
-    /// From one row's queries to the next's.
+    /// Elements from one row's queries to the next row's.
     stride: usize,
 }
 
 impl Attention {
-    /// `queries` (rows, stride), `mixed` (rows, heads * size), `scores` at least (rows, heads, length).
-    fn apply(&self, queries: &[f32], past: &KeysValues, mixed: &mut [f32], scores: &mut [f32]) {
+    /// `queries` (rows, stride), `attended` (rows, heads * size), `scores` at least (rows, heads, length).
+    fn apply(&self, queries: &[f32], past: &KvCache, attended: &mut [f32], scores: &mut [f32]) {
         let rows = queries.len() / self.stride;
-        let heads = mixed.len() / rows / self.size;
+        let heads = attended.len() / rows / self.size;
         let head = |(unit, (out, scores)): (usize, (&mut [f32], &mut [f32]))| {
             let query = unit / heads * self.stride + unit % heads * self.size;
             let cache = unit * self.capacity * self.size..(unit * self.capacity + self.length) * self.size;
@@ -397,9 +397,9 @@ impl Attention {
         };
         let width = scores.len() / (rows * heads);
         if rows * heads * self.length * self.size < PARALLEL_FROM {
-            mixed.chunks_mut(self.size).zip(scores.chunks_mut(width)).enumerate().for_each(head);
+            attended.chunks_mut(self.size).zip(scores.chunks_mut(width)).enumerate().for_each(head);
         } else {
-            let units = mixed.par_chunks_mut(self.size).zip(scores.par_chunks_mut(width));
+            let units = attended.par_chunks_mut(self.size).zip(scores.par_chunks_mut(width));
             units.enumerate().with_min_len((rows * heads).div_ceil(rayon::current_num_threads())).for_each(head);
         }
     }
@@ -460,10 +460,10 @@ struct LayerNorm {
 
 impl LayerNorm {
     fn load(width: usize, scope: &Scope<'_>) -> Result<Self> {
-        Ok(Self { weight: vector(&scope.get("weight", width)?)?, bias: vector(&scope.get("bias", width)?)? })
+        Ok(Self { weight: to_f32(&scope.get("weight", width)?)?, bias: to_f32(&scope.get("bias", width)?)? })
     }
 
-    /// Ba et al. 2016, row by row.
+    /// Layer norm (Ba et al. 2016), row by row.
     fn apply(&self, x: &[f32], out: &mut [f32]) {
         let width = self.weight.len();
         for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
@@ -477,8 +477,8 @@ impl LayerNorm {
     }
 }
 
-/// A tensor of any shape as f32 numbers.
-fn vector(tensor: &Tensor) -> Result<Vec<f32>> {
+/// A tensor's elements in row-major order, as f32.
+fn to_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     let flat = tensor.to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F32)).and_then(|t| t.flatten_all());
     flat.and_then(|t| t.to_vec1()).map_err(Error::internal)
 }

@@ -1,7 +1,7 @@
 //! The decoder of EnCodec (Défossez et al. 2022, sections 3.1 and 3.2): codes of a residual vector quantiser to samples,
 //! through a SEANet decoder (Tagliasacchi et al. 2020) with an LSTM.
 //!
-//! [`Stream`] decodes while codes still come. The LSTM runs once over every frame; after it a sample depends only on the
+//! [`StreamingDecoder`] decodes while codes still come. The LSTM runs once over every frame; after it a sample depends only on the
 //! frames next to its own, so a window of frames with that much context on both sides gives the same samples as the
 //! whole. How much context follows from the kernels ([`EncodecDecoder::context`]).
 
@@ -11,7 +11,7 @@ use candle_core::{Device, Tensor};
 
 use crate::config::EncodecConfig;
 use crate::matrix::Matrix;
-use crate::tail::Tail;
+use crate::rolling_rows::RollingRows;
 
 /// The codec's decoder. f32.
 #[derive(Debug)]
@@ -87,13 +87,13 @@ impl EncodecDecoder {
         reach
     }
 
-    /// Samples of codes (frames, codebooks), all at once: what a [`Stream`] gives in pieces.
+    /// Samples of codes (frames, codebooks), all at once: what a [`StreamingDecoder`] gives in pieces.
     ///
     /// # Errors
     /// If a code is not in its codebook.
     pub fn decode(&self, codes: &[u32]) -> Result<Vec<f32>> {
         let frames = codes.len() / self.codebooks.len();
-        let mut stream = Stream::new(self, frames.max(1));
+        let mut stream = StreamingDecoder::new(self, frames.max(1));
         codes.chunks_exact(self.codebooks.len()).try_for_each(|frame| stream.push(frame))?;
         stream.finish()
     }
@@ -132,27 +132,27 @@ impl EncodecDecoder {
     }
 }
 
-/// A piece of sound of which the codes come frame by frame.
+/// Decodes audio whose codes come frame by frame.
 #[derive(Debug)]
-pub struct Stream<'a> {
+pub struct StreamingDecoder<'a> {
     codec: &'a EncodecDecoder,
     context: Context,
     /// Most frames rendered at once, context apart.
     chunk: usize,
     /// Vectors of the codes, (frames, hidden), as far back as they are still needed.
-    embedded: Tail,
+    embedded: RollingRows,
     /// The LSTM's output, (frames, width), likewise.
-    hidden: Tail,
+    hidden: RollingRows,
     states: Vec<LstmState>,
     /// Frames whose samples were returned.
     returned: usize,
 }
 
-impl<'a> Stream<'a> {
-    /// Renders at most `chunk` frames at once.
+impl<'a> StreamingDecoder<'a> {
+    /// A decoder that renders at most `chunk` frames at once.
     pub fn new(codec: &'a EncodecDecoder, chunk: usize) -> Self {
         let states = codec.lstm.iter().map(|_| LstmState::new(codec.config.width())).collect();
-        let (embedded, hidden) = (Tail::new(codec.config.hidden_size), Tail::new(codec.config.width()));
+        let (embedded, hidden) = (RollingRows::new(codec.config.hidden_size), RollingRows::new(codec.config.width()));
         Self { codec, context: codec.context(), chunk: chunk.max(1), embedded, hidden, states, returned: 0 }
     }
 
@@ -176,7 +176,7 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// If a tensor operation fails.
     pub fn ready(&mut self) -> Result<Vec<f32>> {
-        self.advance(Rest::ToCome)
+        self.advance(Input::Open)
     }
 
     /// The remaining samples; no frame follows.
@@ -184,18 +184,18 @@ impl<'a> Stream<'a> {
     /// # Errors
     /// If a tensor operation fails.
     pub fn finish(&mut self) -> Result<Vec<f32>> {
-        self.advance(Rest::Known)
+        self.advance(Input::Finished)
     }
 
-    fn advance(&mut self, rest: Rest) -> Result<Vec<f32>> {
-        self.remember(rest).map_err(Error::internal)?;
+    fn advance(&mut self, input: Input) -> Result<Vec<f32>> {
+        self.remember(input).map_err(Error::internal)?;
         let (hop, known) = (self.codec.config.hop(), self.hidden.frames());
         let Context { before, after } = self.context;
-        let end = match rest {
-            Rest::Known => known,
+        let end = match input {
+            Input::Finished => known,
             // Near the start, padding mirrors what comes after: as far again as a sample looks back.
-            Rest::ToCome if known <= before + after => self.returned,
-            Rest::ToCome => known - after,
+            Input::Open if known <= before + after => self.returned,
+            Input::Open => known - after,
         };
         let mut samples = Vec::with_capacity(end.saturating_sub(self.returned) * hop);
         while self.returned < end {
@@ -211,13 +211,13 @@ impl<'a> Stream<'a> {
     }
 
     /// Takes new frames through the first convolution and the LSTM, as far as its input is final.
-    fn remember(&mut self, rest: Rest) -> candle_core::Result<()> {
+    fn remember(&mut self, input: Input) -> candle_core::Result<()> {
         let (frames, done) = (self.embedded.frames(), self.hidden.frames());
         let (before, after) = self.codec.first.padding();
-        let end = match rest {
-            Rest::Known => frames,
-            Rest::ToCome if frames <= before.max(after) => done,
-            Rest::ToCome => frames - after,
+        let end = match input {
+            Input::Finished => frames,
+            Input::Open if frames <= before.max(after) => done,
+            Input::Open => frames - after,
         };
         if end <= done {
             return Ok(());
@@ -238,19 +238,19 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Whether more frames will come.
+/// Whether more frames will follow.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    ToCome,
-    Known,
+enum Input {
+    Open,
+    Finished,
 }
 
 /// Neighbours, in frames or samples, that a value depends on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// Earlier ones.
+    /// How many neighbours before it.
     pub before: usize,
-    /// Later ones.
+    /// How many neighbours after it.
     pub after: usize,
 }
 
@@ -413,16 +413,16 @@ impl Residual {
     }
 }
 
-/// Weight normalisation (Salimans and Kingma 2016): a direction and, per first index, a length. Stored under the names of
+/// Weight normalisation (Salimans and Kingma 2016): a direction and, per first index, a magnitude. Stored under the names of
 /// torch's new or old implementation, or already multiplied.
 fn weight_norm(scope: &Scope<'_>, shape: (usize, usize, usize)) -> Result<Tensor> {
     let names = [("parametrizations.weight.original0", "parametrizations.weight.original1"), ("weight_g", "weight_v")];
-    let Some((length, direction)) = names.into_iter().find(|(length, _)| scope.has(length)) else {
+    let Some((magnitude, direction)) = names.into_iter().find(|(magnitude, _)| scope.has(magnitude)) else {
         return scope.get("weight", shape);
     };
-    let (length, direction) = (scope.get(length, (shape.0, 1, 1))?, scope.get(direction, shape)?);
+    let (magnitude, direction) = (scope.get(magnitude, (shape.0, 1, 1))?, scope.get(direction, shape)?);
     let norm = |v: &Tensor| v.sqr()?.sum_keepdim((1, 2))?.sqrt();
-    let weight = norm(&direction).and_then(|norm| direction.broadcast_mul(&length.div(&norm)?));
+    let weight = norm(&direction).and_then(|norm| direction.broadcast_mul(&magnitude.div(&norm)?));
     weight.map_err(Error::internal)
 }
 

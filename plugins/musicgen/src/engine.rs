@@ -4,14 +4,14 @@ use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, Error, Result};
 use rayon::ThreadPool;
 
-use crate::compose::{Advance, Composition, Windows};
+use crate::compose::{Composition, GenerationProgress, Windows};
 use crate::config::Config;
-use crate::decoder::{Guidance, Session};
-use crate::encodec::{EncodecDecoder, Stream};
+use crate::decoder::{DecoderSession, Guidance};
+use crate::encodec::{EncodecDecoder, StreamingDecoder};
 use crate::model::{MAX_PROMPT_TOKENS, Model};
-use crate::sampler::{Choice, Sampler};
+use crate::sampler::{Sampler, SamplingStrategy};
 
-/// Longest piece, seconds.
+/// Longest audio of a request, seconds.
 const MAX_DURATION_S: f64 = 600.0;
 /// Frames beyond a rendered chunk that memory is planned for: its context on both sides, and what the convolutions hold
 /// beside their widest tensors.
@@ -22,18 +22,18 @@ const PLANNED_CONTEXT: usize = 8;
 pub struct MusicGen {
     pub(crate) model: Model,
     pub(crate) threads: ThreadPool,
-    /// How a piece is made and sent.
-    pub(crate) pacing: Pacing,
+    /// Frames of a chunk that is sent, and of the generation's windows.
+    pub(crate) chunking: Chunking,
     /// Bytes of the weights.
     pub(crate) weights: u64,
 }
 
-/// How a piece is made and sent.
+/// Frames of a chunk that is sent, and of the generation's windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pacing {
+pub(crate) struct Chunking {
     /// Frames after which samples are sent.
     pub(crate) chunk: usize,
-    /// How long pieces are cut.
+    /// The generation's windows.
     pub(crate) windows: Windows,
 }
 
@@ -42,7 +42,7 @@ impl Engine for MusicGen {
 
     fn generate(&self, request: AudioRequest, output: &AudioOutput, ctx: &Context) -> Result<()> {
         let frames = frames(self.model.config(), &request)?;
-        let choice = choice(&request)?;
+        let strategy = strategy(&request)?;
         let tokens = self.model.tokenize(&request.prompt)?;
         ctx.check()?;
         self.threads.install(|| {
@@ -50,10 +50,10 @@ impl Engine for MusicGen {
                 text: self.model.encode_tokens(&tokens)?,
                 frames,
                 guidance: Guidance::from_scale(request.guidance_scale),
-                sampler: Sampler::new(choice, request.seed.unwrap_or_else(rand::random)),
-                windows: self.pacing.windows,
+                sampler: Sampler::new(strategy, request.seed.unwrap_or_else(rand::random)),
+                windows: self.chunking.windows,
             };
-            self.play(composition, output, ctx)
+            self.stream(composition, output, ctx)
         })
     }
 
@@ -61,7 +61,7 @@ impl Engine for MusicGen {
         let config = self.model.config();
         let tokens = self.model.tokenize(&request.prompt)?.len();
         let guidance = Guidance::from_scale(request.guidance_scale);
-        Ok(bytes(config, guidance, frames(config, request)?, tokens, self.pacing))
+        Ok(bytes(config, guidance, frames(config, request)?, tokens, self.chunking))
     }
 
     fn usage(&self) -> MemoryUsage {
@@ -70,23 +70,24 @@ impl Engine for MusicGen {
 }
 
 impl MusicGen {
-    fn play(&self, composition: Composition, output: &AudioOutput, ctx: &Context) -> Result<()> {
+    fn stream(&self, composition: Composition, output: &AudioOutput, ctx: &Context) -> Result<()> {
         let config = self.model.config();
         let channels = config.decoder.audio_channels;
         output
             .format(AudioFormat { sample_rate: config.audio_encoder.sampling_rate as u32, channels: channels as u16 });
-        let mut streams: Vec<_> = (0..channels).map(|_| Stream::new(self.model.codec(), self.pacing.chunk)).collect();
+        let mut streams: Vec<_> =
+            (0..channels).map(|_| StreamingDecoder::new(self.model.codec(), self.chunking.chunk)).collect();
         let mut pushed = 0;
-        self.model.compose(composition, |codes, Advance { whole, done, total }| {
+        self.model.compose(composition, |codes, GenerationProgress { complete_frames, done, total }| {
             ctx.check()?;
             let last = done == total;
-            if last || whole >= pushed + self.pacing.chunk {
-                for frame in pushed..whole {
+            if last || complete_frames >= pushed + self.chunking.chunk {
+                for frame in pushed..complete_frames {
                     for (channel, stream) in streams.iter_mut().enumerate() {
                         stream.push(&codes.of(frame, channel, channels))?;
                     }
                 }
-                pushed = whole;
+                pushed = complete_frames;
                 let ready = streams.iter_mut().map(|stream| if last { stream.finish() } else { stream.ready() });
                 output.samples(&interleave(&ready.collect::<Result<Vec<_>>>()?))?;
             }
@@ -116,33 +117,33 @@ fn max_frames(config: &Config) -> usize {
     (MAX_DURATION_S * config.audio_encoder.frame_rate()).ceil() as usize
 }
 
-/// The longest window: its last code is made at the model's last position.
+/// Frames of the longest window: its last code is generated at the model's last position.
 pub(crate) fn max_window(config: &Config) -> usize {
     let decoder = &config.decoder;
     decoder.max_position_embeddings.saturating_sub(decoder.codebooks_per_channel() - 1)
 }
 
 /// Bytes a request allocates: caches of a window, codes, the codec's memory, and one chunk of its rendering.
-pub(crate) fn bytes(config: &Config, guidance: Guidance, frames: usize, tokens: usize, pacing: Pacing) -> u64 {
+pub(crate) fn bytes(config: &Config, guidance: Guidance, frames: usize, tokens: usize, chunking: Chunking) -> u64 {
     let (decoder, codec) = (&config.decoder, &config.audio_encoder);
-    let steps = frames.min(pacing.windows.frames) + decoder.codebooks_per_channel() - 1;
-    let rendered = frames.min(pacing.chunk) + PLANNED_CONTEXT;
+    let steps = frames.min(chunking.windows.frames) + decoder.codebooks_per_channel() - 1;
+    let rendered = frames.min(chunking.chunk) + PLANNED_CONTEXT;
     let channels = decoder.audio_channels;
     // The codec's vectors double as they grow.
     let kept = 2 * channels * rendered * (codec.hidden_size + codec.width());
-    let sent = 4 * channels * pacing.chunk.min(frames) * codec.hop();
-    let codes = (frames + pacing.windows.overlap) * decoder.num_codebooks;
-    Session::bytes(decoder, guidance, steps, tokens)
+    let sent = 4 * channels * chunking.chunk.min(frames) * codec.hop();
+    let codes = (frames + chunking.windows.overlap) * decoder.num_codebooks;
+    DecoderSession::bytes(decoder, guidance, steps, tokens)
         + 4 * (kept + sent + codes) as u64
         + EncodecDecoder::window_bytes(codec, rendered)
 }
 
 /// The most that any request allocates.
-pub(crate) fn max_bytes(config: &Config, pacing: Pacing) -> u64 {
-    bytes(config, Guidance::Scale(3.0), max_frames(config), MAX_PROMPT_TOKENS, pacing)
+pub(crate) fn max_bytes(config: &Config, chunking: Chunking) -> u64 {
+    bytes(config, Guidance::Scale(3.0), max_frames(config), MAX_PROMPT_TOKENS, chunking)
 }
 
-fn choice(request: &AudioRequest) -> Result<Choice> {
+fn strategy(request: &AudioRequest) -> Result<SamplingStrategy> {
     let wrong = |name: &str, value: f32, wanted: &str| {
         Err(Error::invalid_request(format!("{name} is {value}; it must be {wanted}")))
     };
@@ -156,10 +157,10 @@ fn choice(request: &AudioRequest) -> Result<Choice> {
         return wrong("top_p", request.top_p, "above 0 and at most 1");
     }
     if request.is_greedy() {
-        return Ok(Choice::Greedy);
+        return Ok(SamplingStrategy::Greedy);
     }
     let (temperature, top_p) = (request.temperature, request.top_p);
-    Ok(Choice::Sample { temperature, top_k: request.top_k as usize, top_p })
+    Ok(SamplingStrategy::Sample { temperature, top_k: request.top_k as usize, top_p })
 }
 
 fn interleave(channels: &[Vec<f32>]) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! MusicGen (Copet et al. 2023, "Simple and Controllable Music Generation") as a plugin: music from a description.
+//! MusicGen (Copet et al. 2023, "Simple and Controllable Music Generation") as a plugin: music from a prompt.
 //!
 //! Serves checkpoints in the layout of `facebook/musicgen-small`, `-medium`, `-large` and their stereo versions, on the
 //! CPU. The parts, in the order in which a request passes them: [`compose`] (long pieces), [`model`] (files, prompt, loop),
@@ -12,8 +12,8 @@ pub mod encodec;
 pub mod engine;
 pub mod matrix;
 pub mod model;
+mod rolling_rows;
 pub mod sampler;
-mod tail;
 
 use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
 use aihost_support::weights::{Entry, Weights};
@@ -23,7 +23,7 @@ use serde::Deserialize;
 
 use crate::compose::Windows;
 use crate::config::Config;
-use crate::engine::{MusicGen, Pacing};
+use crate::engine::{Chunking, MusicGen};
 use crate::model::{Files, Model};
 
 aihost_plugin_api::export_plugin! {
@@ -55,7 +55,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// As in the file.
+    /// As they are stored in the file.
     #[default]
     Stored,
     /// 4 bytes.
@@ -85,16 +85,16 @@ impl Precision {
 }
 
 impl Options {
-    /// In frames of this model.
-    fn pacing(&self, config: &Config) -> Pacing {
+    /// The windows and chunks in frames of this model.
+    fn chunking(&self, config: &Config) -> Chunking {
         let wanted = (self.window * config.audio_encoder.frame_rate()).round() as usize;
         let frames = wanted.clamp(1, engine::max_window(config).max(1));
         let overlap = (frames as f64 * self.overlap / self.window).round() as usize;
-        Pacing { chunk: self.chunk_frames, windows: Windows { frames, overlap: overlap.min(frames - 1) } }
+        Chunking { chunk: self.chunk_frames, windows: Windows { frames, overlap: overlap.min(frames - 1) } }
     }
 }
 
-/// The plugin.
+/// The plugin, with the entry's options.
 #[derive(Debug)]
 pub struct MusicGenPlugin {
     options: Options,
@@ -123,7 +123,7 @@ impl Plugin for MusicGenPlugin {
         let files = Files::of(load)?;
         let config = Config::read(&files.config)?;
         let required = self.weight_bytes(&Weights::open(&files.weights)?.entries());
-        let workspace_max = engine::max_bytes(&config, self.options.pacing(&config));
+        let workspace_max = engine::max_bytes(&config, self.options.chunking(&config));
         Ok(MemoryPlan { required, preferred: required, workspace_max, mapped: 0 })
     }
 
@@ -144,8 +144,8 @@ impl Plugin for MusicGenPlugin {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(load.threads.max(1)).build();
         let threads = threads.map_err(Error::internal)?;
         let model = threads.install(|| Model::load_from(&weights, &files, self.options.dtype.dtype()))?;
-        let pacing = self.options.pacing(model.config());
-        Ok(MusicGen { model, threads, pacing, weights: self.weight_bytes(&entries) })
+        let chunking = self.options.chunking(model.config());
+        Ok(MusicGen { model, threads, chunking, weights: self.weight_bytes(&entries) })
     }
 }
 

@@ -87,7 +87,7 @@ impl Matrix {
         }
     }
 
-    /// `out` (n, rows) = `x` (n, columns) times the transpose; sums are f32.
+    /// `out` (n, rows) = `x` (n, columns) times the transpose, accumulated in f32.
     ///
     /// # Panics
     /// If the lengths are not multiples of columns and rows for one n.

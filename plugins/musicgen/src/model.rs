@@ -54,8 +54,8 @@ pub struct Model {
 
 /// One step of the decoder.
 #[derive(Clone, Copy, Debug)]
-pub struct Step<'a> {
-    /// From 0.
+pub struct DecoderStep<'a> {
+    /// The step's number, from 0.
     pub index: usize,
     /// (codebooks, vocabulary), with guidance; empty where every token was given.
     pub logits: &'a [f32],
@@ -63,16 +63,16 @@ pub struct Step<'a> {
     pub tokens: &'a [u32],
 }
 
-/// What is to be made in one go.
+/// One window that is to be generated.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece<'a> {
+pub struct WindowRequest<'a> {
     /// The prompt's states, (tokens, text width).
     pub text: &'a Tensor,
     /// Frames, the given ones among them.
     pub frames: usize,
-    /// Weight of the prompt.
+    /// Weight of the prompt: classifier-free guidance.
     pub guidance: Guidance,
-    /// Codes of the first frames, which it goes on from: (frames, codebooks), perhaps none.
+    /// Codes of the first frames, which the decoder is prompted with: (frames, codebooks), perhaps none.
     pub given: &'a [u32],
 }
 
@@ -112,7 +112,7 @@ impl Model {
         &self.config
     }
 
-    /// The codec.
+    /// The EnCodec decoder.
     pub fn codec(&self) -> &EncodecDecoder {
         &self.codec
     }
@@ -157,31 +157,31 @@ impl Model {
         Tensor::from_vec(states, (tokens.len(), self.text.width()), &Device::Cpu).map_err(Error::internal)
     }
 
-    /// The order in which codes of a piece of `frames` frames are made.
+    /// The order in which the codes of `frames` frames are generated.
     pub fn pattern(&self, frames: usize) -> DelayPattern {
         let decoder = &self.config.decoder;
         DelayPattern::new(decoder.num_codebooks, decoder.audio_channels, frames)
     }
 
-    /// Makes all codes of a piece that are not given, telling `heard` of every step.
+    /// Generates all codes of a window that are not given, calling `on_progress` after every step.
     ///
     /// # Errors
-    /// Those of `heard`, which end the piece.
+    /// Those of `on_progress`, which end the request.
     pub fn generate(
         &self,
-        piece: Piece<'_>,
+        request: WindowRequest<'_>,
         sampler: &mut Sampler,
-        mut heard: impl FnMut(Step<'_>) -> Result<()>,
+        mut on_progress: impl FnMut(DecoderStep<'_>) -> Result<()>,
     ) -> Result<()> {
-        let pattern = self.pattern(piece.frames);
+        let pattern = self.pattern(request.frames);
         let (books, vocabulary) = (pattern.codebooks(), self.config.decoder.vocab_size);
         let padding = vocabulary as u32;
         // What a codebook's token is without asking the model.
         let known = |index, book| match pattern.frame(index, book) {
             None => Some(padding),
-            Some(frame) => piece.given.get(frame * books + book).copied(),
+            Some(frame) => request.given.get(frame * books + book).copied(),
         };
-        let mut session = self.decoder.session(piece.text, piece.guidance, pattern.steps())?;
+        let mut session = self.decoder.session(request.text, request.guidance, pattern.steps())?;
         let mut tokens = vec![padding; books];
         for index in 0..pattern.steps() {
             session.feed(&tokens)?;
@@ -191,7 +191,7 @@ impl Model {
                 let choose = || sampler.choose(&logits[book * vocabulary..(book + 1) * vocabulary]);
                 *token = known(index, book).unwrap_or_else(choose);
             }
-            heard(Step { index, logits, tokens: &tokens })?;
+            on_progress(DecoderStep { index, logits, tokens: &tokens })?;
         }
         Ok(())
     }

@@ -3,16 +3,16 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// A request's way of choosing, with its random numbers.
+/// Samples the tokens of a request, with its random number generator.
 #[derive(Debug)]
 pub struct Sampler {
-    choice: Choice,
+    strategy: SamplingStrategy,
     uniforms: Uniforms,
     /// Logit and token, of one codebook; kept from call to call.
     candidates: Vec<(f32, u32)>,
 }
 
-/// Where uniform numbers in [0, 1) come from.
+/// Where uniform draws in [0, 1) come from.
 #[derive(Debug)]
 enum Uniforms {
     Seeded(Box<StdRng>),
@@ -22,10 +22,10 @@ enum Uniforms {
 
 /// How a token is chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Choice {
+pub enum SamplingStrategy {
     /// The likeliest; the first of equals.
     Greedy,
-    /// By chance.
+    /// Drawn at random from the truncated distribution.
     Sample {
         /// Divides the logits; above 0.
         temperature: f32,
@@ -37,22 +37,22 @@ pub enum Choice {
 }
 
 impl Sampler {
-    /// The same choice, seed and logits give the same tokens.
-    pub fn new(choice: Choice, seed: u64) -> Self {
+    /// The same strategy, seed and logits give the same tokens.
+    pub fn new(strategy: SamplingStrategy, seed: u64) -> Self {
         let uniforms = Uniforms::Seeded(Box::new(StdRng::seed_from_u64(seed)));
-        Self { choice, uniforms, candidates: Vec::new() }
+        Self { strategy, uniforms, candidates: Vec::new() }
     }
 
-    /// A choice that uses these numbers in [0, 1), one per token: what it takes to draw as another program did.
-    pub fn with_draws(choice: Choice, draws: Vec<f64>) -> Self {
-        Self { choice, uniforms: Uniforms::Given(draws.into_iter()), candidates: Vec::new() }
+    /// A sampler that uses these uniform draws in [0, 1), one per token, to draw as another program did.
+    pub fn with_draws(strategy: SamplingStrategy, draws: Vec<f64>) -> Self {
+        Self { strategy, uniforms: Uniforms::Given(draws.into_iter()), candidates: Vec::new() }
     }
 
-    /// A token of `logits`.
+    /// Samples a token from `logits`, (vocabulary).
     pub fn choose(&mut self, logits: &[f32]) -> u32 {
-        match self.choice {
-            Choice::Greedy => greedy(logits),
-            Choice::Sample { temperature, top_k, top_p } => {
+        match self.strategy {
+            SamplingStrategy::Greedy => greedy(logits),
+            SamplingStrategy::Sample { temperature, top_k, top_p } => {
                 let uniform = match &mut self.uniforms {
                     Uniforms::Seeded(random) => random.random(),
                     Uniforms::Given(draws) => draws.next().unwrap_or(0.0),
@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     fn draws(truncation: Truncation, temperature: f32) -> Vec<u32> {
-        let mut sampler = Sampler::new(Choice::Greedy, 0);
+        let mut sampler = Sampler::new(SamplingStrategy::Greedy, 0);
         // Probabilities 0.1, 0.2, 0.3, 0.4.
         let logits = [0.1f32, 0.2, 0.3, 0.4].map(f32::ln);
         (0..100).map(|i| sampler.draw(&logits, temperature, truncation, (f64::from(i) + 0.5) / 100.0)).collect()
@@ -150,15 +150,15 @@ mod tests {
 
     #[test]
     fn greedy_takes_the_first_of_equals() {
-        assert_eq!(Sampler::new(Choice::Greedy, 0).choose(&[0.0, 2.0, 2.0, 1.0]), 1);
+        assert_eq!(Sampler::new(SamplingStrategy::Greedy, 0).choose(&[0.0, 2.0, 2.0, 1.0]), 1);
     }
 
     #[test]
     fn a_seed_gives_the_same_tokens() {
         let logits: Vec<f32> = (0u8..64).map(|i| f32::from(i % 7)).collect();
-        let choice = Choice::Sample { temperature: 1.0, top_k: 20, top_p: 0.9 };
+        let strategy = SamplingStrategy::Sample { temperature: 1.0, top_k: 20, top_p: 0.9 };
         let run = |seed| {
-            let mut sampler = Sampler::new(choice, seed);
+            let mut sampler = Sampler::new(strategy, seed);
             (0..32).map(|_| sampler.choose(&logits)).collect::<Vec<_>>()
         };
         assert_eq!(run(7), run(7));

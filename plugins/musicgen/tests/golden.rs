@@ -1,4 +1,4 @@
-//! The plugin against transformers' numbers: every case folder under `tests/golden/musicgen` and under
+//! The plugin against transformers' values: every case folder under `tests/golden/musicgen` and under
 //! `AIHOST_GOLDEN_DIR`, as `tests/golden/musicgen/generate.py` writes them.
 
 #![expect(clippy::unwrap_used, reason = "a test's helpers are tests too")]
@@ -12,8 +12,8 @@ use candle_core::{DType, Device, Tensor};
 use musicgen::MusicGenPlugin;
 use musicgen::compose::{Composition, Windows};
 use musicgen::decoder::Guidance;
-use musicgen::model::{Files, Model, Piece};
-use musicgen::sampler::{Choice, Sampler};
+use musicgen::model::{Files, Model, WindowRequest};
+use musicgen::sampler::{Sampler, SamplingStrategy};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -50,8 +50,8 @@ impl Golden {
         Model::load(&files, None).unwrap()
     }
 
-    fn numbers(&self, name: &str) -> Vec<f32> {
-        numbers(&self.expected[name])
+    fn values(&self, name: &str) -> Vec<f32> {
+        to_f32(&self.expected[name])
     }
 
     fn tokens(&self, name: &str) -> Vec<Vec<i64>> {
@@ -60,7 +60,7 @@ impl Golden {
 
     /// Samples interleaved, as they are pushed.
     fn audio(&self) -> Vec<f32> {
-        numbers(&self.expected["audio"].t().unwrap())
+        to_f32(&self.expected["audio"].t().unwrap())
     }
 
     /// A piece of this many frames, of windows as the case has them.
@@ -106,7 +106,7 @@ fn cases() -> Vec<Golden> {
     cases
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f32> {
+fn to_f32(tensor: &Tensor) -> Vec<f32> {
     tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -124,11 +124,11 @@ fn largest_difference(found: &[f32], wanted: &[f32]) -> f32 {
 }
 
 #[test]
-fn numbers_are_the_references() {
+fn values_are_the_references() {
     for golden in cases() {
         let (name, model) = (golden.folder.display(), golden.model());
         let text = model.encode(&golden.case.prompt).unwrap();
-        let error = relative_error(&numbers(&text), &golden.numbers("text_states"));
+        let error = relative_error(&to_f32(&text), &golden.values("text_states"));
         println!("{name}: text states {error:.1e}");
         assert!(error < 1e-4, "{name}: text states are off by {error:.1e}");
 
@@ -136,12 +136,12 @@ fn numbers_are_the_references() {
         let wanted = golden.tokens("tokens");
         let mut codes = vec![0u32; pattern.frames() * pattern.codebooks()];
         let guidance = Guidance::from_scale(golden.case.guidance_scale);
-        let piece = Piece { text: &text, frames: golden.case.frames, guidance, given: &[] };
+        let piece = WindowRequest { text: &text, frames: golden.case.frames, guidance, given: &[] };
         let mut steps = 0;
-        let made = model.generate(piece, &mut Sampler::new(Choice::Greedy, 0), |step| {
+        let made = model.generate(piece, &mut Sampler::new(SamplingStrategy::Greedy, 0), |step| {
             steps += 1;
             if let Some(logits) = golden.expected.get(&format!("logits_{}", step.index)) {
-                let error = relative_error(step.logits, &numbers(logits));
+                let error = relative_error(step.logits, &to_f32(logits));
                 println!("{name}: logits of step {} {error:.1e}", step.index);
                 assert!(error < 1e-4, "{name}: logits of step {} are off by {error:.1e}", step.index);
             }
@@ -178,7 +178,7 @@ fn a_longer_piece_goes_on_as_the_reference_does() {
     for golden in cases() {
         let (name, model) = (golden.folder.display(), golden.model());
         let wanted = golden.tokens("long_codes");
-        let found = golden.compose(&model, wanted[0].len(), Sampler::new(Choice::Greedy, 0));
+        let found = golden.compose(&model, wanted[0].len(), Sampler::new(SamplingStrategy::Greedy, 0));
         assert_eq!(found, wanted, "{name}");
     }
 }
@@ -189,8 +189,8 @@ fn the_same_uniform_draws_give_the_same_tokens() {
         let (name, model) = (golden.folder.display(), golden.model());
         let draws: Vec<f64> = golden.expected["draws"].to_vec1().unwrap();
         let Case { temperature, top_k, top_p, frames, .. } = golden.case;
-        let choice = Choice::Sample { temperature, top_k, top_p };
-        let found = golden.compose(&model, frames, Sampler::with_draws(choice, draws));
+        let strategy = SamplingStrategy::Sample { temperature, top_k, top_p };
+        let found = golden.compose(&model, frames, Sampler::with_draws(strategy, draws));
         assert_eq!(found, golden.tokens("sampled_codes"), "{name}");
         assert_ne!(found, golden.tokens("codes"), "{name}: drawn like the likeliest");
     }
@@ -281,7 +281,7 @@ fn bad_requests_are_refused_clearly() {
 }
 
 #[test]
-fn a_seed_makes_the_same_sound_and_a_client_may_leave() {
+fn a_seed_makes_the_same_audio_and_a_client_may_leave() {
     let golden = cases().swap_remove(0);
     let good = golden.request(&golden.model());
     let mut host =
@@ -314,13 +314,13 @@ fn half_precision_stays_close() {
         let model = Model::load(&files, Some(dtype)).unwrap();
         let text = model.encode(&golden.case.prompt).unwrap();
         let guidance = Guidance::from_scale(golden.case.guidance_scale);
-        let piece = Piece { text: &text, frames: 1, guidance, given: &[] };
+        let piece = WindowRequest { text: &text, frames: 1, guidance, given: &[] };
         let mut error = None;
-        let heard = model.generate(piece, &mut Sampler::new(Choice::Greedy, 0), |step| {
-            error.get_or_insert(relative_error(step.logits, &golden.numbers("logits_0")));
+        let result = model.generate(piece, &mut Sampler::new(SamplingStrategy::Greedy, 0), |step| {
+            error.get_or_insert(relative_error(step.logits, &golden.values("logits_0")));
             Ok(())
         });
-        heard.unwrap();
+        result.unwrap();
         println!("{dtype:?}: {error:?}");
         assert!(error.unwrap() < limit, "{dtype:?}: {error:?}");
     }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::gemm::{View, ViewMut, product};
+use crate::gemm::{View, ViewMut, matmul};
 use crate::rows;
 
 /// Queries whose scores are computed at once.
@@ -14,39 +14,39 @@ const BLOCK: usize = 64;
 /// Queries, keys or values of all heads: rows that begin `stride` apart, heads beside each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads<'a> {
-    /// From the first row's first head on.
+    /// Starts at the first row's first head.
     pub data: &'a [f32],
-    /// Between the beginnings of rows.
+    /// Elements from the start of one row to the start of the next.
     pub stride: usize,
 }
 
 /// What a query may see, beside all keys.
 #[derive(Clone, Copy, Debug)]
 pub enum Mask<'a> {
-    /// All keys alike.
+    /// Every key.
     None,
-    /// Keys up to its own place.
+    /// Keys up to its own position.
     Causal,
-    /// All keys, with a number added to each score: (heads, queries, keys).
+    /// Every key, with a bias added to each score: (heads, queries, keys).
     Bias(&'a [f32]),
 }
 
-/// One attention.
+/// The inputs and sizes of one scaled dot-product attention, all f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention<'a> {
-    /// Queries.
+    /// Queries, (queries, heads * width).
     pub q: Heads<'a>,
-    /// Keys, as many as values.
+    /// Keys, (keys, heads * width).
     pub k: Heads<'a>,
-    /// Values.
+    /// Values, (keys, heads * width).
     pub v: Heads<'a>,
     /// Rows of keys and values.
     pub keys: usize,
-    /// Heads.
+    /// Attention heads; their width is `width`.
     pub heads: usize,
-    /// Numbers of one head.
+    /// Elements of one head.
     pub width: usize,
-    /// Multiplies scores.
+    /// Factor of the scores before softmax, usually 1 / sqrt(width).
     pub scale: f32,
     /// What a query may see.
     pub mask: Mask<'a>,
@@ -57,14 +57,14 @@ thread_local! {
 }
 
 impl Attention<'_> {
-    /// Writes the mixed values of `queries` queries from `first` on: rows that begin `stride` apart, each head beside the
-    /// other. Work is cut into blocks of queries over the rayon pool that the caller is in.
+    /// Writes softmax(scale * q kᵀ + mask) v for `queries` queries from `first` on: (queries, heads * width) f32, in rows
+    /// `stride` elements apart. Work is cut into blocks of queries over the rayon pool that the caller is in.
     ///
     /// # Panics
     /// If a view lies past its slice.
-    pub fn mix(&self, first: usize, queries: usize, out: &mut [f32], stride: usize) {
+    pub fn forward(&self, first: usize, queries: usize, out: &mut [f32], stride: usize) {
         let needed = if queries == 0 { 0 } else { (queries - 1) * stride + self.heads * self.width };
-        assert!(needed <= out.len(), "mixed values lie past their slice");
+        assert!(needed <= out.len(), "the attention output lies past its slice");
         out.par_chunks_mut(BLOCK * stride).take(queries.div_ceil(BLOCK)).enumerate().for_each(|(i, out)| {
             let start = i * BLOCK;
             self.block(first + start, BLOCK.min(queries - start), out, stride);
@@ -85,7 +85,7 @@ impl Attention<'_> {
             let q = View::rows(&self.q.data[rows(self.q, first)..], queries, width, self.q.stride);
             let k = View::rows(&self.k.data[rows(self.k, 0)..], keys, width, self.k.stride);
             let v = View::rows(&self.v.data[rows(self.v, 0)..], keys, width, self.v.stride);
-            product(q, k.transposed(), self.scale, &mut ViewMut::rows(&mut scores, queries, keys, keys));
+            matmul(q, k.transposed(), self.scale, &mut ViewMut::rows(&mut scores, queries, keys, keys));
             let mut sums = [0.0; BLOCK];
             for (i, (row, sum)) in scores.chunks_exact_mut(keys).zip(&mut sums).enumerate() {
                 match self.mask {
@@ -96,11 +96,11 @@ impl Attention<'_> {
                         rows::add_bias(row, &bias[place..place + keys]);
                     }
                 }
-                *sum = rows::exponentials(row);
+                *sum = rows::softmax_unnormalised(row);
             }
             let out = &mut out[head * width..];
-            let mixed = &mut ViewMut::rows(out, queries, width, stride);
-            product(View::rows(&scores, queries, keys, keys), v, 1.0, mixed);
+            let attended = &mut ViewMut::rows(out, queries, width, stride);
+            matmul(View::rows(&scores, queries, keys, keys), v, 1.0, attended);
             for (row, sum) in out.chunks_mut(stride).zip(&sums[..queries]) {
                 rows::scale(&mut row[..width], 1.0 / sum);
             }
@@ -113,7 +113,7 @@ impl Attention<'_> {
 mod tests {
     use super::*;
 
-    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    fn test_values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed * 31) % 211) as f32 / 50.0 - 2.0).collect()
     }
 
@@ -123,15 +123,15 @@ mod tests {
         let (heads, width) = (3, 4);
         let inner = heads * width;
         for (tokens, first) in [(1, 0), (5, 2), (BLOCK, 0), (2 * BLOCK + 7, 3)] {
-            let all = numbers(tokens * 3 * inner, 1);
-            let bias = numbers(heads * tokens * tokens, 2);
+            let all = test_values(tokens * 3 * inner, 1);
+            let bias = test_values(heads * tokens * tokens, 2);
             for mask in [Mask::None, Mask::Causal, Mask::Bias(&bias)] {
                 let part = |i: usize| Heads { data: &all[i * inner..], stride: 3 * inner };
                 let attention =
                     Attention { q: part(0), k: part(1), v: part(2), keys: tokens, heads, width, scale: 0.7, mask };
                 let stride = inner + 2;
                 let mut out = vec![9.0; (tokens - first) * stride];
-                attention.mix(first, tokens - first, &mut out, stride);
+                attention.forward(first, tokens - first, &mut out, stride);
                 for query in first..tokens {
                     for head in 0..heads {
                         let at = |i, token: usize, c| f64::from(all[token * 3 * inner + i * inner + head * width + c]);

@@ -13,7 +13,7 @@ use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::Gguf;
-use crate::dense::{Bytes, Dense, Reading, Stored};
+use crate::dense::{Bytes, Dense, Residency, StorageType};
 use crate::weights;
 
 /// Bytes brought into memory between two looks at whether to go on.
@@ -26,21 +26,21 @@ const PAGE: usize = 4096;
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    tensors: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, TensorEntry>,
     blocks: bool,
 }
 
-/// Where a tensor lies and what it is.
+/// Where a tensor lies in its file, and its data type and shape.
 #[derive(Clone, Debug)]
-struct Place {
+struct TensorEntry {
     bytes: Bytes,
     at: u64,
-    stored: Stored,
-    /// Outermost first.
+    stored: StorageType,
+    /// Sizes of the dimensions, outermost first.
     shape: Vec<usize>,
 }
 
-impl Place {
+impl TensorEntry {
     fn size(&self) -> u64 {
         self.stored.bytes(self.shape.iter().product()).unwrap_or(0)
     }
@@ -61,7 +61,7 @@ pub trait Layers {
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
+    fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>>;
 }
 
 impl Checkpoint {
@@ -70,15 +70,15 @@ impl Checkpoint {
     /// # Errors
     /// [`ErrorKind::MissingFile`] if there is no checkpoint, [`ErrorKind::CorruptFile`] if a header cannot be read,
     /// [`ErrorKind::Unsupported`] if it is of another kind.
-    pub fn open(path: &Path, reading: Reading) -> Result<Self> {
+    pub fn open(path: &Path, residency: Residency) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         let first = weights::checkpoint(path)?;
         let blocks = first.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
         if blocks {
-            gguf(&first, reading, &mut tensors)?;
+            gguf(&first, residency, &mut tensors)?;
         } else {
             for file in weights::shards(&first)? {
-                safetensors(&file, reading, &mut tensors)?;
+                safetensors(&file, residency, &mut tensors)?;
             }
         }
         Ok(Self { path: path.to_owned(), tensors, blocks })
@@ -91,50 +91,50 @@ impl Checkpoint {
 
     /// A tensor's shape, outermost first.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|place| place.shape.as_slice())
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// All names.
+    /// The names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
     /// Bytes of the tensors whose names are `wanted`, as stored.
     pub fn size(&self, wanted: impl Fn(&str) -> bool) -> u64 {
-        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, place)| place.size()).sum()
+        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, entry)| entry.size()).sum()
     }
 
-    /// Numbers of the tensors whose names are `wanted`.
+    /// Elements of the tensors whose names are `wanted`.
     pub fn count(&self, wanted: impl Fn(&str) -> bool) -> u64 {
         let wanted = self.tensors.iter().filter(|(name, _)| wanted(name));
-        wanted.map(|(_, place)| place.shape.iter().product::<usize>() as u64).sum()
+        wanted.map(|(_, entry)| entry.shape.iter().product::<usize>() as u64).sum()
     }
 
-    /// As [`size`](Self::size), once dense numbers are of `each` bytes; quantised tensors stay as they are.
+    /// As [`size`](Self::size), with `each` bytes for an element of a dense tensor; quantised tensors stay as they are.
     pub fn size_as(&self, each: usize, wanted: impl Fn(&str) -> bool) -> u64 {
-        let bytes = |place: &Place| match place.stored {
-            Stored::Blocks(_) => place.size(),
-            _ => (place.shape.iter().product::<usize>() * each) as u64,
+        let bytes = |entry: &TensorEntry| match entry.stored {
+            StorageType::Quantised(_) => entry.size(),
+            _ => (entry.shape.iter().product::<usize>() * each) as u64,
         };
-        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, place)| bytes(place)).sum()
+        self.tensors.iter().filter(|(name, _)| wanted(name)).map(|(_, entry)| bytes(entry)).sum()
     }
 
-    /// Brings mapped weights into memory, telling `heard` of the bytes so far; returns how many there were.
+    /// Brings mapped weights into memory, calling `on_progress` with the bytes so far; returns how many there were.
     ///
     /// # Errors
-    /// Those of `heard`, which end it.
-    pub fn preload(&self, mut heard: impl FnMut(u64) -> Result<()>) -> Result<u64> {
+    /// Those of `on_progress`, which end it.
+    pub fn preload(&self, mut on_progress: impl FnMut(u64) -> Result<()>) -> Result<u64> {
         let mut read = 0;
-        for place in self.tensors.values() {
-            let Bytes::Mapped(map) = &place.bytes else { continue };
-            let (mut at, end) = (place.at as usize, (place.at + place.size()) as usize);
+        for entry in self.tensors.values() {
+            let Bytes::Mapped(map) = &entry.bytes else { continue };
+            let (mut at, end) = (entry.at as usize, (entry.at + entry.size()) as usize);
             while at < end {
                 let piece = &map[at..end.min(at + PRELOAD)];
                 // One byte of each page is enough to have it read.
                 std::hint::black_box(piece.iter().step_by(PAGE).fold(0u8, |sum, byte| sum.wrapping_add(*byte)));
                 at += piece.len();
                 read += piece.len() as u64;
-                heard(read)?;
+                on_progress(read)?;
             }
         }
         Ok(read)
@@ -145,17 +145,17 @@ impl Checkpoint {
         Error::new(ErrorKind::CorruptFile, format!("{}: {message}", self.path.display()))
     }
 
-    fn place(&self, name: &str, shape: &[usize]) -> Result<&Place> {
-        let place = self.tensors.get(name).ok_or_else(|| {
+    fn entry(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry> {
+        let entry = self.tensors.get(name).ok_or_else(|| {
             self.corrupt(format!("it has no tensor `{name}`; is it whole, and a model of this kind?"))
         })?;
-        if place.shape != shape {
-            let found = &place.shape;
+        if entry.shape != shape {
+            let found = &entry.shape;
             return Err(
                 self.corrupt(format!("tensor `{name}` is {found:?}, and {shape:?} is needed beside the others"))
             );
         }
-        Ok(place)
+        Ok(entry)
     }
 }
 
@@ -165,17 +165,17 @@ impl Layers for Checkpoint {
     }
 
     fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Dense> {
-        let place = self.place(name, &[rows, columns])?;
-        Dense::in_file(place.bytes.clone(), place.at, place.stored, (rows, columns))
+        let entry = self.entry(name, &[rows, columns])?;
+        Dense::in_file(entry.bytes.clone(), entry.at, entry.stored, (rows, columns))
             .ok_or_else(|| self.corrupt(format!("rows of tensor `{name}` are no whole number of blocks")))
     }
 
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let place = self.place(name, shape)?;
+    fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let entry = self.entry(name, shape)?;
         let count = shape.iter().product();
         let mut out = vec![0.0; count];
         if count > 0 {
-            let whole = Dense::in_file(place.bytes.clone(), place.at, place.stored, (1, count));
+            let whole = Dense::in_file(entry.bytes.clone(), entry.at, entry.stored, (1, count));
             whole
                 .ok_or_else(|| self.corrupt(format!("tensor `{name}` is no whole number of blocks")))?
                 .widen(0..1, &mut out)?;
@@ -218,44 +218,44 @@ impl Layers for Renamed<'_> {
         self.layers.matrix(&(self.rename)(name), rows, columns)
     }
 
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.layers.numbers(&(self.rename)(name), shape)
+    fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.layers.tensor_f32(&(self.rename)(name), shape)
     }
 }
 
-fn safetensors(path: &Path, reading: Reading, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
+fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
     let corrupt = |what: &dyn std::fmt::Display| {
         Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {what}; fetch it again", path.display()))
     };
     let missing = |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
     let map = Arc::new(weights::map_file(path)?);
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| corrupt(&error))?;
-    let bytes = match reading {
-        Reading::Mapped => Bytes::Mapped(Arc::clone(&map)),
-        Reading::Streamed => Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?)),
+    let bytes = match residency {
+        Residency::Resident => Bytes::Mapped(Arc::clone(&map)),
+        Residency::Streamed => Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?)),
     };
     for (name, info) in metadata.tensors() {
         let stored = match info.dtype {
-            Dtype::F32 => Stored::F32,
-            Dtype::F16 => Stored::F16,
-            Dtype::BF16 => Stored::Bf16,
-            // Positions and the like; a layer that asks for one hears that it is not there.
+            Dtype::F32 => StorageType::F32,
+            Dtype::F16 => StorageType::F16,
+            Dtype::BF16 => StorageType::Bf16,
+            // Positions and the like; a layer that asks for one is told that it is missing.
             _ => continue,
         };
         let at = (8 + header + info.data_offsets.0) as u64;
-        let place = Place { bytes: bytes.clone(), at, stored, shape: info.shape.clone() };
-        if tensors.insert(name.clone(), place).is_some() {
+        let entry = TensorEntry { bytes: bytes.clone(), at, stored, shape: info.shape.clone() };
+        if tensors.insert(name.clone(), entry).is_some() {
             return Err(corrupt(&format!("the tensor `{name}` is in two files")));
         }
     }
     Ok(())
 }
 
-fn gguf(path: &Path, reading: Reading, tensors: &mut BTreeMap<String, Place>) -> Result<()> {
+fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
     let file = Gguf::open(path)?;
-    let bytes = match reading {
-        Reading::Mapped => Bytes::Mapped(Arc::clone(file.map())),
-        Reading::Streamed => {
+    let bytes = match residency {
+        Residency::Resident => Bytes::Mapped(Arc::clone(file.map())),
+        Residency::Streamed => {
             let missing =
                 |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
             Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?))
@@ -264,14 +264,14 @@ fn gguf(path: &Path, reading: Reading, tensors: &mut BTreeMap<String, Place>) ->
     for name in file.tensor_names() {
         let info = file.tensor(name)?;
         let stored = match info.dtype {
-            GgmlDType::F32 => Stored::F32,
-            GgmlDType::F16 => Stored::F16,
-            GgmlDType::BF16 => Stored::Bf16,
-            block => Stored::Blocks(block),
+            GgmlDType::F32 => StorageType::F32,
+            GgmlDType::F16 => StorageType::F16,
+            GgmlDType::BF16 => StorageType::Bf16,
+            block => StorageType::Quantised(block),
         };
         let shape = info.dimensions.iter().rev().copied().collect();
-        let place = Place { bytes: bytes.clone(), at: info.range.start as u64, stored, shape };
-        tensors.insert(name.to_owned(), place);
+        let entry = TensorEntry { bytes: bytes.clone(), at: info.range.start as u64, stored, shape };
+        tensors.insert(name.to_owned(), entry);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Linear layers for many rows at once (prompts, pictures): weights stay as they are in their file, mapped or read piece
+//! Linear layers for many rows at once (prompts, image tokens): weights stay as they are in their file, mapped or read piece
 //! by piece, and are widened to f32 a panel at a time on the way into the product.
 //!
 //! With hundreds of rows the product outweighs the widening by two orders of magnitude, so half precision and quantised
@@ -20,28 +20,28 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use crate::device::Failure;
-use crate::gemm::{View, ViewMut, product};
+use crate::gemm::{View, ViewMut, matmul};
 
-/// Numbers in a widened panel: 1 MiB of f32, which stays in the second-level cache.
+/// Elements of a widened panel: 1 MiB of f32, which stays in the second-level cache.
 const PANEL: usize = 256 * 1024;
 
 /// Fewest rows of a panel: below it the product re-reads its input too often.
 const PANEL_ROWS: usize = 48;
 
-/// Halves widened at a time.
+/// f16 elements widened at a time.
 const WIDEN: usize = 512;
 
-/// How bytes of a weight file are reached.
+/// Whether weights stay in memory. In host memory, resident ones are mapped from their file; on a device, they are copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reading {
-    /// Mapped: they stay in memory and are shared with others of the same file.
+pub enum Residency {
+    /// From loading on; in host memory shared with other maps of the same file.
     #[default]
-    Mapped,
-    /// Read each time they are used: nothing stays.
+    Resident,
+    /// One matrix at a time, while it is used: read from its file, or uploaded.
     Streamed,
 }
 
-/// Bytes of a weight file.
+/// The bytes of a weight file: mapped where weights are resident, read at each use where they are streamed.
 #[derive(Clone, Debug)]
 pub(crate) enum Bytes {
     Mapped(Arc<Mmap>),
@@ -64,9 +64,9 @@ impl Bytes {
     }
 }
 
-/// How the numbers of a weight are stored.
+/// The data type that a weight is stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
+pub enum StorageType {
     /// 4 bytes.
     F32,
     /// 2 bytes, IEEE 754 half.
@@ -74,27 +74,27 @@ pub enum Stored {
     /// 2 bytes, bfloat16.
     Bf16,
     /// A block type of ggml.
-    Blocks(GgmlDType),
+    Quantised(GgmlDType),
 }
 
-impl Stored {
-    /// Bytes of `count` numbers; `None` if they are no whole number of blocks.
+impl StorageType {
+    /// Bytes of `count` elements; `None` if they are no whole number of blocks.
     pub fn bytes(self, count: usize) -> Option<u64> {
-        let (numbers, bytes) = match self {
+        let (elements, bytes) = match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
-            Self::Blocks(block) => (block.block_size(), block.type_size()),
+            Self::Quantised(block) => (block.block_size(), block.type_size()),
         };
-        count.is_multiple_of(numbers).then(|| (count / numbers * bytes) as u64)
+        count.is_multiple_of(elements).then(|| (count / elements * bytes) as u64)
     }
 }
 
 #[derive(Clone, Debug)]
 enum Store {
     /// In host memory, from row `at` on.
-    Owned { numbers: Arc<Vec<f32>>, at: usize },
+    Owned { values: Arc<Vec<f32>>, at: usize },
     /// In a file, from byte `at` on.
-    File { bytes: Bytes, at: u64, stored: Stored },
+    File { bytes: Bytes, at: u64, stored: StorageType },
 }
 
 /// A weight matrix `[rows, columns]`, row-major.
@@ -109,14 +109,14 @@ impl Dense {
     /// A matrix in host memory.
     ///
     /// # Panics
-    /// If there are not `rows * columns` numbers.
-    pub fn owned(numbers: Vec<f32>, rows: usize, columns: usize) -> Self {
-        assert_eq!(numbers.len(), rows * columns, "a matrix of the wrong size");
-        Self { store: Store::Owned { numbers: Arc::new(numbers), at: 0 }, rows, columns }
+    /// If `values` are not `rows * columns`.
+    pub fn owned(values: Vec<f32>, rows: usize, columns: usize) -> Self {
+        assert_eq!(values.len(), rows * columns, "a matrix of the wrong size");
+        Self { store: Store::Owned { values: Arc::new(values), at: 0 }, rows, columns }
     }
 
     /// A matrix that begins at byte `at`; `None` if its rows are no whole number of blocks.
-    pub(crate) fn in_file(bytes: Bytes, at: u64, stored: Stored, (rows, columns): (usize, usize)) -> Option<Self> {
+    pub(crate) fn in_file(bytes: Bytes, at: u64, stored: StorageType, (rows, columns): (usize, usize)) -> Option<Self> {
         stored.bytes(columns)?;
         Some(Self { store: Store::File { bytes, at, stored }, rows, columns })
     }
@@ -131,15 +131,15 @@ impl Dense {
         self.columns
     }
 
-    /// Some of its rows.
+    /// The matrix of rows `range`, which shares the weights.
     ///
     /// # Panics
-    /// If it has fewer.
+    /// If the range reaches past its rows.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.rows, "a part of a matrix reaches past it");
         let store = match &self.store {
-            Store::Owned { numbers, at } => Store::Owned { numbers: Arc::clone(numbers), at: at + range.start },
+            Store::Owned { values, at } => Store::Owned { values: Arc::clone(values), at: at + range.start },
             Store::File { bytes, at, stored } => {
                 let before = stored.bytes(range.start * self.columns).unwrap_or(0);
                 Store::File { bytes: bytes.clone(), at: at + before, stored: *stored }
@@ -158,8 +158,8 @@ impl Dense {
     pub fn widen(&self, range: Range<usize>, out: &mut [f32]) -> Result<()> {
         assert!(range.end <= self.rows && out.len() == range.len() * self.columns, "a panel of the wrong size");
         match &self.store {
-            Store::Owned { numbers, at } => {
-                out.copy_from_slice(&numbers[(at + range.start) * self.columns..][..out.len()]);
+            Store::Owned { values, at } => {
+                out.copy_from_slice(&values[(at + range.start) * self.columns..][..out.len()]);
             }
             Store::File { bytes, at, stored } => {
                 let place = |row| at + stored.bytes(row * self.columns).unwrap_or(0);
@@ -175,23 +175,23 @@ impl Dense {
 /// A matrix on a device.
 #[derive(Debug)]
 pub enum Uploaded {
-    /// As stored: f32, f16 or bf16.
-    Numbers(Tensor),
-    /// Quantised.
-    Blocks(Arc<QTensor>),
+    /// In the stored type: f32, f16 or bf16.
+    Dense(Tensor),
+    /// In the blocks of a ggml type.
+    Quantised(Arc<QTensor>),
 }
 
 impl Dense {
     /// The whole matrix on `device`, as it is stored. A mapped file is not copied in host memory on the way.
     ///
     /// # Errors
-    /// If the file cannot be read, or the device has no room.
+    /// If the file cannot be read, or the device is out of memory.
     pub fn upload(&self, device: &Device) -> Result<Uploaded, Failure> {
         let shape = [self.rows, self.columns];
         let (bytes, at, stored) = match &self.store {
-            Store::Owned { numbers, at } => {
-                let numbers = &numbers[at * self.columns..][..self.rows * self.columns];
-                return Ok(Uploaded::Numbers(Tensor::from_slice(numbers, &shape, device)?));
+            Store::Owned { values, at } => {
+                let values = &values[at * self.columns..][..self.rows * self.columns];
+                return Ok(Uploaded::Dense(Tensor::from_slice(values, &shape, device)?));
             }
             Store::File { bytes, at, stored } => (bytes, *at, *stored),
         };
@@ -199,15 +199,15 @@ impl Dense {
         let mut buffer = Vec::new();
         let bytes = bytes.read(range, &mut buffer)?;
         let dtype = match stored {
-            Stored::F32 => DType::F32,
-            Stored::F16 => DType::F16,
-            Stored::Bf16 => DType::BF16,
-            Stored::Blocks(block) => {
+            StorageType::F32 => DType::F32,
+            StorageType::F16 => DType::F16,
+            StorageType::Bf16 => DType::BF16,
+            StorageType::Quantised(block) => {
                 let storage = QStorage::from_data(Cow::Borrowed(bytes), device, block)?;
-                return Ok(Uploaded::Blocks(Arc::new(QTensor::new(storage, &shape[..])?)));
+                return Ok(Uploaded::Quantised(Arc::new(QTensor::new(storage, &shape[..])?)));
             }
         };
-        Ok(Uploaded::Numbers(Tensor::from_raw_buffer(bytes, dtype, &shape, device)?))
+        Ok(Uploaded::Dense(Tensor::from_raw_buffer(bytes, dtype, &shape, device)?))
     }
 }
 
@@ -242,9 +242,9 @@ pub fn project(x: View<'_>, parts: &[&Dense], out: ViewMut<'_>) -> Result<()> {
     let pieces = out.split(panels.iter().map(|(_, range)| range.len()));
     let work: Vec<_> = panels.into_iter().zip(pieces).collect();
     work.into_par_iter().with_max_len(1).try_for_each(|((part, range), mut out)| {
-        if let Store::Owned { numbers, at } = &part.store {
-            let rows = &numbers[(at + range.start) * part.columns..(at + range.end) * part.columns];
-            product(x, View::rows(rows, range.len(), part.columns, part.columns).transposed(), 1.0, &mut out);
+        if let Store::Owned { values, at } = &part.store {
+            let rows = &values[(at + range.start) * part.columns..(at + range.end) * part.columns];
+            matmul(x, View::rows(rows, range.len(), part.columns, part.columns).transposed(), 1.0, &mut out);
             return Ok(());
         }
         // Taken out of its cell: a product on this thread may run another panel's while it waits.
@@ -252,7 +252,7 @@ pub fn project(x: View<'_>, parts: &[&Dense], out: ViewMut<'_>) -> Result<()> {
         wide.resize(range.len() * part.columns, 0.0);
         let widened = part.widen(range.clone(), &mut wide);
         if widened.is_ok() {
-            product(x, View::rows(&wide, range.len(), part.columns, part.columns).transposed(), 1.0, &mut out);
+            matmul(x, View::rows(&wide, range.len(), part.columns, part.columns).transposed(), 1.0, &mut out);
         }
         WIDE.set(wide);
         widened
@@ -264,17 +264,17 @@ pub fn panel_bytes(columns: usize) -> u64 {
     (2 * 4 * PANEL.max((PANEL_ROWS + 16) * columns)) as u64
 }
 
-/// Numbers as f32; `bytes` holds as many as `out`.
-pub(crate) fn widen(stored: Stored, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+/// Converts stored elements to f32: dequantises blocks, widens half precision. `bytes` holds as many as `out`.
+pub(crate) fn widen(stored: StorageType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
     match stored {
-        Stored::F32 => {
+        StorageType::F32 => {
             out.iter_mut().zip(bytes.as_chunks::<4>().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes));
         }
-        Stored::Bf16 => {
+        StorageType::Bf16 => {
             let bits = bytes.as_chunks::<2>().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
             out.iter_mut().zip(bits).for_each(|(out, bits)| *out = f32::from_bits(u32::from(bits) << 16));
         }
-        Stored::F16 => {
+        StorageType::F16 => {
             let mut halves = [f16::ZERO; WIDEN];
             for (out, bytes) in out.chunks_mut(WIDEN).zip(bytes.chunks(2 * WIDEN)) {
                 let bits = bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes));
@@ -282,11 +282,11 @@ pub(crate) fn widen(stored: Stored, bytes: &[u8], out: &mut [f32]) -> Result<()>
                 halves[..out.len()].convert_to_f32_slice(out);
             }
         }
-        Stored::Blocks(block) => {
-            // Copied: a place in a file need not be aligned for the block type, an allocation is.
-            let numbers = block.from_data(Cow::Owned(bytes.to_vec())).dequantize(out.len()).map_err(Error::internal)?;
-            let CpuStorage::F32(numbers) = numbers else { return Err(Error::internal("blocks did not become f32")) };
-            out.copy_from_slice(&numbers[..out.len()]);
+        StorageType::Quantised(block) => {
+            // Copied: an offset in a file need not be aligned for the block type, an allocation is.
+            let values = block.from_data(Cow::Owned(bytes.to_vec())).dequantize(out.len()).map_err(Error::internal)?;
+            let CpuStorage::F32(values) = values else { return Err(Error::internal("blocks did not become f32")) };
+            out.copy_from_slice(&values[..out.len()]);
         }
     }
     Ok(())
@@ -302,23 +302,23 @@ mod tests {
 
     use super::*;
 
-    /// The bytes of a random matrix in each stored form, with the numbers that they mean.
-    fn stored(rows: usize, columns: usize) -> Vec<(Stored, Vec<u8>, Vec<f32>)> {
+    /// The bytes of a random matrix in each stored type, with the f32 values that they mean.
+    fn stored(rows: usize, columns: usize) -> Vec<(StorageType, Vec<u8>, Vec<f32>)> {
         let weight = Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu).unwrap();
-        let numbers = |tensor: &Tensor| -> Vec<f32> {
+        let to_f32 = |tensor: &Tensor| -> Vec<f32> {
             tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
         };
-        let plain = numbers(&weight);
-        let mut all = vec![(Stored::F32, plain.iter().flat_map(|x| x.to_le_bytes()).collect(), plain.clone())];
+        let plain = to_f32(&weight);
+        let mut all = vec![(StorageType::F32, plain.iter().flat_map(|x| x.to_le_bytes()).collect(), plain.clone())];
         let half = plain.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect();
-        all.push((Stored::F16, half, numbers(&weight.to_dtype(DType::F16).unwrap())));
+        all.push((StorageType::F16, half, to_f32(&weight.to_dtype(DType::F16).unwrap())));
         let half = plain.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
-        all.push((Stored::Bf16, half, numbers(&weight.to_dtype(DType::BF16).unwrap())));
+        all.push((StorageType::Bf16, half, to_f32(&weight.to_dtype(DType::BF16).unwrap())));
         for block in [GgmlDType::Q4_0, GgmlDType::Q8_0, GgmlDType::Q4K, GgmlDType::Q6K] {
             if columns.is_multiple_of(block.block_size()) {
                 let quantised = QTensor::quantize(&weight, block).unwrap();
-                let wide = numbers(&quantised.dequantize(&Device::Cpu).unwrap());
-                all.push((Stored::Blocks(block), quantised.data().unwrap().into_owned(), wide));
+                let wide = to_f32(&quantised.dequantize(&Device::Cpu).unwrap());
+                all.push((StorageType::Quantised(block), quantised.data().unwrap().into_owned(), wide));
             }
         }
         all
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_file_that_was_cut_is_an_error() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let weight = Dense::in_file(Bytes::Streamed(file), 0, Stored::F32, (2, 2)).unwrap();
+        let weight = Dense::in_file(Bytes::Streamed(file), 0, StorageType::F32, (2, 2)).unwrap();
         assert_eq!(weight.widen(0..2, &mut [0.0; 4]).unwrap_err().kind(), ErrorKind::CorruptFile);
     }
 }

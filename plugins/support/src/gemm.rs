@@ -19,7 +19,7 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// Rows of `columns` numbers that begin `stride` apart.
+    /// A row-major matrix of `columns` elements a row, with rows `stride` elements apart.
     ///
     /// # Panics
     /// If the last element lies past the slice.
@@ -28,7 +28,7 @@ impl<'a> View<'a> {
         Self { data, rows, columns, row_stride: stride, column_stride: 1 }
     }
 
-    /// Rows and columns in each other's place.
+    /// The transpose, of the same elements.
     #[must_use]
     pub fn transposed(self) -> Self {
         let Self { data, rows, columns, row_stride, column_stride } = self;
@@ -50,7 +50,7 @@ pub struct ViewMut<'a> {
 unsafe impl Send for ViewMut<'_> {}
 
 impl<'a> ViewMut<'a> {
-    /// Rows of `columns` numbers that begin `stride` apart.
+    /// A row-major matrix of `columns` elements a row, with rows `stride` elements apart.
     ///
     /// # Panics
     /// If the last element lies past the slice, or rows overlap.
@@ -59,12 +59,12 @@ impl<'a> ViewMut<'a> {
         Self { data: data.as_mut_ptr(), rows, columns, stride, _life: PhantomData }
     }
 
-    /// Rows.
+    /// How many rows it has.
     pub fn height(&self) -> usize {
         self.rows
     }
 
-    /// Columns.
+    /// How many columns it has.
     pub fn width(&self) -> usize {
         self.columns
     }
@@ -95,7 +95,7 @@ fn check(length: usize, rows: usize, columns: usize, stride: usize) {
 ///
 /// # Panics
 /// If the sizes do not fit each other.
-pub fn product(a: View<'_>, b: View<'_>, factor: f32, out: &mut ViewMut<'_>) {
+pub fn matmul(a: View<'_>, b: View<'_>, factor: f32, out: &mut ViewMut<'_>) {
     assert!(a.columns == b.rows && out.rows == a.rows && out.columns == b.columns, "a product of the wrong size");
     if out.rows == 0 || out.columns == 0 {
         return;
@@ -132,7 +132,7 @@ pub fn product(a: View<'_>, b: View<'_>, factor: f32, out: &mut ViewMut<'_>) {
 mod tests {
     use super::*;
 
-    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+    fn test_values(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7919 + seed) % 211) as f32 / 211.0 - 0.5).collect()
     }
 
@@ -140,15 +140,15 @@ mod tests {
     fn strided_products_are_those_of_f64() {
         for (m, k, n) in [(1, 1, 1), (5, 7, 3), (33, 64, 17), (4, 130, 70)] {
             let (stride_a, stride_b, stride_out) = (k + 3, k + 1, n + 5);
-            let (a, b) = (numbers(m * stride_a, 1), numbers(n * stride_b, 2));
+            let (a, b) = (test_values(m * stride_a, 1), test_values(n * stride_b, 2));
             let mut out = vec![7.0; m * stride_out];
             let (left, right) = (View::rows(&a, m, k, stride_a), View::rows(&b, n, k, stride_b).transposed());
             let half = n / 2;
             let mut pieces = ViewMut::rows(&mut out, m, n, stride_out).split([half, n - half]);
-            product(left, View::rows(&b, half, k, stride_b).transposed(), 2.0, &mut pieces[0]);
-            product(left, View::rows(&b[half * stride_b..], n - half, k, stride_b).transposed(), 2.0, &mut pieces[1]);
+            matmul(left, View::rows(&b, half, k, stride_b).transposed(), 2.0, &mut pieces[0]);
+            matmul(left, View::rows(&b[half * stride_b..], n - half, k, stride_b).transposed(), 2.0, &mut pieces[1]);
             let mut whole = vec![0.0; m * n];
-            product(left, right, 2.0, &mut ViewMut::rows(&mut whole, m, n, n));
+            matmul(left, right, 2.0, &mut ViewMut::rows(&mut whole, m, n, n));
             for row in 0..m {
                 for column in 0..n {
                     let of = |i| f64::from(a[row * stride_a + i]) * f64::from(b[column * stride_b + i]);

@@ -179,7 +179,7 @@ impl Gguf {
         }
     }
 
-    /// A floating-point number.
+    /// A floating-point number; `None` if the key is absent.
     pub fn float(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
@@ -188,7 +188,7 @@ impl Gguf {
         }
     }
 
-    /// True or false.
+    /// A boolean; `None` if the key is absent.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
@@ -197,7 +197,7 @@ impl Gguf {
         }
     }
 
-    /// A text.
+    /// A string; `None` if the key is absent.
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
@@ -206,7 +206,7 @@ impl Gguf {
         }
     }
 
-    /// A list of texts.
+    /// A list of strings; `None` if the key is absent.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some((count, data)) = self.array(key, kind::STRING, "a list of strings")? else { return Ok(None) };
         let mut cursor = Cursor { bytes: &self.map[..data.end], at: data.start };

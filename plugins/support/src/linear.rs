@@ -107,12 +107,12 @@ pub fn project(x: &[f32], m: usize, targets: &mut [(&Linear, &mut [f32])]) {
         run(pieces.collect());
         return;
     }
-    // Pieces of rows of the matrix are columns of the result: computed aside as [rows, m], then turned.
-    let mut aside: Vec<Vec<f32>> = targets.iter().map(|(linear, _)| vec![0.0; linear.rows * m]).collect();
-    run(aside.iter_mut().zip(&prepared).flat_map(|(out, rows)| cut(rows.as_ref(), out, piece, m)).collect());
-    for ((linear, out), aside) in targets.iter_mut().zip(&aside) {
+    // Pieces of rows of the matrix are columns of the result: computed as [rows, m], then transposed.
+    let mut transposed: Vec<Vec<f32>> = targets.iter().map(|(linear, _)| vec![0.0; linear.rows * m]).collect();
+    run(transposed.iter_mut().zip(&prepared).flat_map(|(out, rows)| cut(rows.as_ref(), out, piece, m)).collect());
+    for ((linear, out), transposed) in targets.iter_mut().zip(&transposed) {
         out.par_chunks_mut(linear.rows).enumerate().for_each(|(i, row)| {
-            for (out, values) in row.iter_mut().zip(aside.chunks_exact(m)) {
+            for (out, values) in row.iter_mut().zip(transposed.chunks_exact(m)) {
                 *out = values[i];
             }
         });
@@ -192,7 +192,7 @@ impl Rows for Nothing {
     }
 }
 
-/// What is done with a matrix once its block type is known.
+/// An operation on a matrix once its block type is known.
 trait WithBlocks<'a> {
     type Out;
     fn run<T: GgmlType + 'static>(self, linear: &Linear, blocks: &'a [T]) -> Self::Out;

@@ -73,7 +73,7 @@ impl<'a> Gauge<'a> {
     /// One instruction; false at the last.
     fn step(&mut self) -> Result<bool, String> {
         match self.byte()? {
-            // Protocol.
+            // The protocol version.
             0x80 => drop(self.take(1)?),
             // A class, by two names.
             b'c' => {

@@ -1,4 +1,4 @@
-//! What is done to rows of f32 numbers between products: norms, activations, softmax.
+//! Element-wise and row-wise operations on f32 between matrix products: norms, activations, softmax, rotary embedding.
 //!
 //! Each is one pass, compiled once for each instruction set and chosen at run time. Sums are kept in lanes, so a result
 //! depends on the row alone, never on the number of threads.
@@ -8,7 +8,7 @@ use pulp::Arch;
 /// Partial sums of a row.
 const LANES: usize = 16;
 
-/// What a feed-forward layer does to its inner numbers.
+/// The activation function of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// max(x, 0).
@@ -89,22 +89,22 @@ pub fn rms_norm(row: &[f32], epsilon: f32, scale: &[f32], out: &mut [f32]) {
     });
 }
 
-/// One head of a query or key: adds its bias, takes its root-mean-square norm, and turns pairs of numbers by the angles
-/// whose cosine and sine `turns` holds (Su et al. 2021, pairs next to each other); `factor` scales the result.
-pub fn norm_and_turn(head: &mut [f32], bias: &[f32], epsilon: f32, scale: &[f32], turns: &[[f32; 2]], factor: f32) {
+/// One head of a query or key: adds its bias, takes its root-mean-square norm, and applies the rotary embedding, whose
+/// cosines and sines `rotary` holds (Su et al. 2021, interleaved pairs); `factor` scales the result.
+pub fn rms_norm_rotary(head: &mut [f32], bias: &[f32], epsilon: f32, scale: &[f32], rotary: &[[f32; 2]], factor: f32) {
     Arch::new().dispatch(|| {
         add(head, bias);
         let inverse = inverse_rms(head, epsilon) * factor;
         let pairs = head.as_chunks_mut::<2>().0.iter_mut().zip(scale.as_chunks::<2>().0);
-        for (([x, y], [first, second]), [cos, sin]) in pairs.zip(turns) {
+        for (([x, y], [first, second]), [cos, sin]) in pairs.zip(rotary) {
             let (a, b) = (*x * inverse * first, *y * inverse * second);
             (*x, *y) = (a * cos - b * sin, b * cos + a * sin);
         }
     });
 }
 
-/// `row = exp(row - its maximum)`; returns the sum. The maximum of an empty row, or of minus infinity alone, gives zeros.
-pub fn exponentials(row: &mut [f32]) -> f32 {
+/// Softmax before its division: `row = exp(row - its maximum)`; returns the sum. The maximum of an empty row, or of minus infinity alone, gives zeros.
+pub fn softmax_unnormalised(row: &mut [f32]) -> f32 {
     Arch::new().dispatch(|| {
         let (chunks, rest) = row.as_chunks::<LANES>();
         let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -154,7 +154,7 @@ pub fn moments(row: &[f32], centre: f32) -> (f64, f64) {
     })
 }
 
-/// `out = x * factor + offset`, then the activation x times the logistic function of x where `silu`.
+/// `out = activation(x * factor + offset)`, element by element.
 pub fn affine(row: &[f32], (factor, offset): (&[f32], &[f32]), activation: Option<Activation>, out: &mut [f32]) {
     Arch::new().dispatch(|| {
         for ((out, x), (factor, offset)) in out.iter_mut().zip(row).zip(factor.iter().zip(offset)) {
@@ -237,10 +237,10 @@ mod tests {
         }
 
         #[test]
-        fn exponentials_sum_to_what_they_are(row in prop::collection::vec(-30f32..30.0, 1..70)) {
+        fn softmax_unnormalised_is_the_formula(row in prop::collection::vec(-30f32..30.0, 1..70)) {
             let largest = row.iter().fold(f32::MIN, |a, b| a.max(*b));
             let mut found = row.clone();
-            let total = exponentials(&mut found);
+            let total = softmax_unnormalised(&mut found);
             for (x, found) in row.iter().zip(&found) {
                 prop_assert!((f64::from(*found) - f64::from(x - largest).exp()).abs() < 1e-6);
             }
@@ -248,16 +248,16 @@ mod tests {
         }
 
         #[test]
-        fn turning_keeps_the_norm(row in prop::collection::vec(-3f32..3.0, 16), angle in 0f32..6.0) {
-            let mut turned = row.clone();
-            norm_and_turn(&mut turned, &[], 1e-6, &[1.0; 16], &[[angle.cos(), angle.sin()]; 8], 1.0);
+        fn rotary_embedding_keeps_the_norm(row in prop::collection::vec(-3f32..3.0, 16), angle in 0f32..6.0) {
+            let mut rotated = row.clone();
+            rms_norm_rotary(&mut rotated, &[], 1e-6, &[1.0; 16], &[[angle.cos(), angle.sin()]; 8], 1.0);
             let mut normed = vec![0.0; 16];
             rms_norm(&row, 1e-6, &[1.0; 16], &mut normed);
-            for (turned, normed) in turned.chunks(2).zip(normed.chunks(2)) {
+            for (rotated, normed) in rotated.chunks(2).zip(normed.chunks(2)) {
                 let length = |pair: &[f32]| pair[0].hypot(pair[1]);
-                prop_assert!((length(turned) - length(normed)).abs() < 1e-5);
+                prop_assert!((length(rotated) - length(normed)).abs() < 1e-5);
                 let wanted = normed[0] * angle.cos() - normed[1] * angle.sin();
-                prop_assert!((turned[0] - wanted).abs() < 1e-5);
+                prop_assert!((rotated[0] - wanted).abs() < 1e-5);
             }
         }
     }
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn what_is_far_below_is_nothing_and_no_number_stays_none() {
         let mut row = [0.0, f32::NEG_INFINITY, -200.0, 0.0];
-        assert_eq!((exponentials(&mut row), row), (2.0, [1.0, 0.0, 0.0, 1.0]));
+        assert_eq!((softmax_unnormalised(&mut row), row), (2.0, [1.0, 0.0, 0.0, 1.0]));
         assert!(exp(f32::NAN).is_nan());
     }
 }

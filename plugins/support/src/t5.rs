@@ -26,9 +26,9 @@ pub struct T5Config {
     pub d_kv: usize,
     /// Width inside the feed-forward layer.
     pub d_ff: usize,
-    /// Blocks.
+    /// Transformer blocks.
     pub num_layers: usize,
-    /// Attention heads.
+    /// Attention heads of a block.
     pub num_heads: usize,
     /// Rows of the relative position bias.
     pub relative_attention_num_buckets: usize,
@@ -83,11 +83,11 @@ impl T5Encoder {
             embedding,
             blocks,
             bias: PositionBias {
-                table: layers.numbers(first, &shape)?,
+                table: layers.tensor_f32(first, &shape)?,
                 heads: config.num_heads,
                 max_distance: config.relative_attention_max_distance,
             },
-            norm: layers.numbers("encoder.final_layer_norm.weight", &[config.d_model])?,
+            norm: layers.tensor_f32("encoder.final_layer_norm.weight", &[config.d_model])?,
             config: config.clone(),
         })
     }
@@ -152,7 +152,7 @@ pub(crate) struct Block {
 impl Block {
     fn load(config: &T5Config, layers: &dyn Layers, index: usize) -> Result<Self> {
         let norm = |layer| {
-            layers.numbers(&format!("encoder.block.{index}.layer.{layer}.layer_norm.weight"), &[config.d_model])
+            layers.tensor_f32(&format!("encoder.block.{index}.layer.{layer}.layer_norm.weight"), &[config.d_model])
         };
         Ok(Self {
             attention_norm: norm(0)?,
@@ -196,9 +196,9 @@ impl SelfAttention {
         let (heads, keys) = (self.heads, tokens);
         let (q, k, v, mask) = (part(0), part(1), part(2), Mask::Bias(bias));
         let attention = Attention { q, k, v, keys, heads, width: inner / heads, scale: 1.0, mask };
-        let mut mixed = vec![0.0; tokens * inner];
-        attention.mix(0, tokens, &mut mixed, inner);
-        add_product(x, &mixed, inner, &self.o)
+        let mut attended = vec![0.0; tokens * inner];
+        attention.forward(0, tokens, &mut attended, inner);
+        add_product(x, &attended, inner, &self.o)
     }
 }
 
@@ -228,12 +228,12 @@ impl PositionBias {
         // By distance, from 1 - tokens to tokens - 1.
         let span = 2 * tokens - 1;
         let of = |i: usize| bucket(i as i64 - (tokens as i64 - 1), buckets, self.max_distance) as usize;
-        let places: Vec<usize> = (0..span).map(of).collect();
+        let buckets_of: Vec<usize> = (0..span).map(of).collect();
         let mut out = vec![0.0; self.heads * tokens * tokens];
         for (row, out) in out.chunks_exact_mut(tokens).enumerate() {
             let (head, query) = (row / tokens, row % tokens);
-            for (out, place) in out.iter_mut().zip(&places[tokens - 1 - query..]) {
-                *out = self.table[place * self.heads + head];
+            for (out, bucket) in out.iter_mut().zip(&buckets_of[tokens - 1 - query..]) {
+                *out = self.table[bucket * self.heads + head];
             }
         }
         out

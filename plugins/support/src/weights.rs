@@ -44,11 +44,11 @@ enum Source {
 /// A tensor's name and size, from the file's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// As in the file.
+    /// Its name in the file.
     pub name: String,
     /// Product of the dimensions.
     pub elements: usize,
-    /// As stored.
+    /// The type it is stored in.
     pub dtype: DType,
 }
 
@@ -155,10 +155,10 @@ impl Layers for Scope<'_> {
     }
 
     fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Dense> {
-        Ok(Dense::owned(self.numbers(name, &[rows, columns])?, rows, columns))
+        Ok(Dense::owned(self.tensor_f32(name, &[rows, columns])?, rows, columns))
     }
 
-    fn numbers(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    fn tensor_f32(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let tensor = self.get(name, shape)?;
         tensor.to_dtype(DType::F32).and_then(|wide| wide.flatten_all()?.to_vec1()).map_err(Error::internal)
     }
@@ -225,7 +225,7 @@ fn map(files: &[PathBuf]) -> candle_core::Result<MmapedSafetensors> {
 /// Maps a weights file.
 ///
 /// # Errors
-/// [`ErrorKind::MissingFile`] if it cannot be opened, [`ErrorKind::OutOfMemory`] if there is no room to map it.
+/// [`ErrorKind::MissingFile`] if it cannot be opened, [`ErrorKind::OutOfMemory`] if the address space is too small to map it.
 #[expect(unsafe_code, reason = "weights are used in place")]
 pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap> {
     let failed = |error: std::io::Error| match error.kind() {

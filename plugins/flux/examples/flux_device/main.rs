@@ -2,7 +2,7 @@
 //! prints a line of JSON for each thing it looked at. `cargo xtask gpu-check` runs it part by part, on a card or, with
 //! the device `cpu`, on candle's CPU device, so that no line of it is new on a card.
 //!
-//! Parts: `golden` the cases against diffusers' numbers, `memory` plan beside what is taken and given back, `full` a card that
+//! Parts: `golden` the cases against diffusers' values, `memory` plan beside what is taken and given back, `full` a card that
 //! others hold, `speed` steps of a model of the published size with random weights, `ceilings` copies and reads, `hold` takes
 //! memory until its input ends. FOLDER has the golden cases; TMPDIR is where random weights are written.
 

@@ -7,11 +7,11 @@ use std::time::Instant;
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest};
 use aihost_support::counting::Counting;
 use candle_core::{DType, Tensor};
-use flux::device::{Dtype, Wanted, memory};
+use flux::device::{DeviceOptions, Dtype, memory};
 use flux::files::Files;
 use flux::latents::Shape;
-use flux::memory::{Load, Memory, Offload, Target};
-use flux::model::{Job, Model, Parts};
+use flux::memory::{Memory, Offload, RequestSize, Target};
+use flux::model::{DenoiseParams, Model, Parts};
 use serde_json::json;
 
 use crate::cases::{Golden, cases, relative_error};
@@ -30,11 +30,16 @@ fn golden(here: &Here) -> Golden {
 }
 
 fn load(here: &Here, golden: &Golden) -> Result<Model, Error> {
-    let wanted = Wanted { device: &here.device, dtype: Dtype::F32, offload: Offload::AllResident, heard: &|_| Ok(()) };
-    golden.parts(Offload::AllResident).load_on(&wanted, LENGTH)
+    let options = DeviceOptions {
+        device: &here.device,
+        dtype: Dtype::F32,
+        offload: Offload::AllResident,
+        on_progress: &|_| Ok(()),
+    };
+    golden.parts(Offload::AllResident).load_on(&options, LENGTH)
 }
 
-/// Plan beside measure, then `cycles` of parking and waking, which give the same numbers each time.
+/// Plan beside measure, then `cycles` of parking and waking, which give the same values each time.
 pub(crate) fn run(here: &Here, cycles: u64) {
     let golden = golden(here);
     let (free, total) = card::memory(&here.device);
@@ -42,7 +47,7 @@ pub(crate) fn run(here: &Here, cycles: u64) {
     say("the device once it is open", &context, Verdict::Figure);
     let parts = golden.parts(Offload::AllResident);
     let shape = parts.vae.1.shape(384, 512).unwrap();
-    let planned = Load { shape, steps: 20, previews: false, text_length: LENGTH };
+    let planned = RequestSize { shape, steps: 20, previews: false, text_length: LENGTH };
     let target = Target::Tensors { location: here.device.location(), dtype: Dtype::F32 };
     let sizes = Memory::of(&parts, target, Offload::AllResident, &planned);
 
@@ -54,11 +59,11 @@ pub(crate) fn run(here: &Here, cycles: u64) {
     let weights = sizes.weights(Offload::AllResident);
     say("weights", &beside(taken, weights), Verdict::of(taken <= weights + TOLERANCE));
 
-    let job = Job { shape, steps: planned.steps, guidance: 3.5 };
+    let params = DenoiseParams { shape, steps: planned.steps, guidance: 3.5 };
     let cost = memory::cost(&parts, &planned, Dtype::F32, Offload::AllResident);
     let before = Counting::now();
     Counting::reset_peak();
-    let first = picture(&model, &job, 2).unwrap();
+    let first = image(&model, &params, 2).unwrap();
     if here.device.is_cpu() {
         let peak = Counting::peak() - before;
         let within = peak <= cost + cost / 10;
@@ -72,8 +77,8 @@ pub(crate) fn run(here: &Here, cycles: u64) {
         );
     }
 
-    let small = Job { shape: parts.vae.1.shape(64, 64).unwrap(), ..job };
-    let reference = picture(&model, &small, 1).unwrap();
+    let small = DenoiseParams { shape: parts.vae.1.shape(64, 64).unwrap(), ..params };
+    let reference = image(&model, &small, 1).unwrap();
     let mut model = Some(model);
     let start = Instant::now();
     let (mut least, mut most, mut off) = (u64::MAX, 0, 0.0_f64);
@@ -82,7 +87,7 @@ pub(crate) fn run(here: &Here, cycles: u64) {
         let (parked, _) = card::memory(&here.device);
         (least, most) = (least.min(parked), most.max(parked));
         let woken = load(here, &golden).unwrap();
-        off = off.max(relative_error(&picture(&woken, &small, 1).unwrap(), &reference));
+        off = off.max(relative_error(&image(&woken, &small, 1).unwrap(), &reference));
         model = Some(woken);
     }
     let stays = free.saturating_sub(least);
@@ -90,10 +95,10 @@ pub(crate) fn run(here: &Here, cycles: u64) {
     let value =
         json!({"cycles": cycles, "seconds": seconds, "most_that_stayed": mib(stays), "drift": mib(most - least)});
     say("parking and waking", &value, Verdict::of(stays <= TOLERANCE));
-    say("the same numbers after each", &json!(off), Verdict::of(off < 1e-5));
-    let again = picture(model.as_ref().unwrap(), &job, 2).unwrap();
+    say("the same values after each", &json!(off), Verdict::of(off < 1e-5));
+    let again = image(model.as_ref().unwrap(), &params, 2).unwrap();
     let off = relative_error(&again, &first);
-    say("the same picture at the end as at the beginning", &json!(off), Verdict::of(off < 1e-5));
+    say("the same image at the end as at the beginning", &json!(off), Verdict::of(off < 1e-5));
     drop(model);
     let (released, _) = card::memory(&here.device);
     say(
@@ -103,29 +108,29 @@ pub(crate) fn run(here: &Here, cycles: u64) {
     );
 }
 
-fn picture(model: &Model, job: &Job, steps: usize) -> Result<Vec<f32>, Error> {
-    let job = Job { steps, ..*job };
+fn image(model: &Model, params: &DenoiseParams, steps: usize) -> Result<Vec<f32>, Error> {
+    let params = DenoiseParams { steps, ..*params };
     let prompt = model.encode("a fox")?;
-    let latents = model.denoise(&prompt, &job.shape.noise(7), &job, |_| Ok(()))?;
-    model.decode(&latents, job.shape)
+    let latents = model.denoise(&prompt, &params.shape.noise(7), &params, |_| Ok(()))?;
+    model.decode(&latents, params.shape)
 }
 
-/// Another process takes the card: a step finds no room, is told so, and the next one is served when the other has left; so
+/// Another process takes the card: a step is out of memory, is told so, and the next one is served when the other has left; so
 /// does a load. On candle's CPU device nobody can take anything, so there only the way is gone.
 pub(crate) fn full(here: &Here) {
     let golden = golden(here);
     let model = load(here, &golden).unwrap();
     let small = model.vae().shape(64, 64).unwrap();
-    let job = |shape: Shape| Job { shape, steps: 1, guidance: 3.5 };
+    let params = |shape: Shape| DenoiseParams { shape, steps: 1, guidance: 3.5 };
     let parts = golden.parts(Offload::AllResident);
     let cost = |shape| {
-        let load = Load { shape, steps: 1, previews: false, text_length: LENGTH };
-        memory::cost(&parts, &load, Dtype::F32, Offload::AllResident)
+        let request = RequestSize { shape, steps: 1, previews: false, text_length: LENGTH };
+        memory::cost(&parts, &request, Dtype::F32, Offload::AllResident)
     };
-    // A picture that takes three times what is left.
+    // An image that takes three times what is left.
     let sides = (1..64).map(|i| i * 256);
     let large = sides.filter_map(|side| model.vae().shape(side, side)).find(|shape| cost(*shape) > 3 * LEFT);
-    picture(&model, &job(small), 1).unwrap();
+    image(&model, &params(small), 1).unwrap();
 
     let larger = Larger::write(here);
     let (free, total) = card::memory(&here.device);
@@ -134,13 +139,13 @@ pub(crate) fn full(here: &Here) {
     let held = json!({"left": mib(left), "of": mib(total), "share_held": 1.0 - left as f64 / total as f64});
     say("another process holds the card", &held, Verdict::of(here.device.is_cpu() || left < total / 20));
     if here.device.is_cpu() {
-        say("what finds no room", &json!("only a card can be full: not provoked here"), Verdict::Figure);
+        say("what is out of memory", &json!("only a card can be full: not provoked here"), Verdict::Figure);
     } else if let Some(large) = large {
-        told("a step that finds no room", picture(&model, &job(large), 1).map(drop));
-        told("a load that finds no room", larger.load(here).map(drop));
+        told("a step that is out of memory", image(&model, &params(large), 1).map(drop));
+        told("a load that is out of memory", larger.load(here).map(drop));
     }
     drop(other);
-    let small = picture(&model, &job(small), 1);
+    let small = image(&model, &params(small), 1);
     say("a request when it has left", &json!(small.as_ref().err().map(Error::message)), Verdict::of(small.is_ok()));
     let again = larger.load(here).map(drop);
     say("a load when it has left", &json!(again.as_ref().err().map(Error::message)), Verdict::of(again.is_ok()));
@@ -166,10 +171,14 @@ impl Larger {
     fn load(&self, here: &Here) -> Result<Model, Error> {
         let files = [("model".to_owned(), self.0.0.clone())].into_iter().collect();
         let files = Files::of(&LoadRequest { files, ..LoadRequest::default() })?;
-        let parts = Parts::open(&files, Offload::AllResident.readings())?;
-        let wanted =
-            Wanted { device: &here.device, dtype: Dtype::Bf16, offload: Offload::AllResident, heard: &|_| Ok(()) };
-        parts.load_on(&wanted, LENGTH)
+        let parts = Parts::open(&files, Offload::AllResident.residency())?;
+        let options = DeviceOptions {
+            device: &here.device,
+            dtype: Dtype::Bf16,
+            offload: Offload::AllResident,
+            on_progress: &|_| Ok(()),
+        };
+        parts.load_on(&options, LENGTH)
     }
 }
 

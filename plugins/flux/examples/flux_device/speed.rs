@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use flux::device::{Dtype, Wanted};
+use flux::device::{DeviceOptions, Dtype};
 use flux::files::Files;
 use flux::memory::Offload;
-use flux::model::{Job, Parts};
+use flux::model::{DenoiseParams, Parts};
 use serde_json::json;
 
 use aihost_plugin_api::LoadRequest;
@@ -15,7 +15,7 @@ use crate::{Here, Verdict, card, mib, say};
 
 /// Steps that are timed, after two that are not.
 const STEPS: usize = 10;
-/// Tokens of a picture of 1024x1024 on each side.
+/// Tokens of an image of 1024x1024 on each side.
 const SIDE: usize = 64;
 /// Tokens of T5.
 const LENGTH: usize = 512;
@@ -31,11 +31,16 @@ pub(crate) fn run(here: &Here) {
 
     let files = [("model".to_owned(), scratch.0.clone())].into_iter().collect();
     let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
-    let parts = Parts::open(&files, Offload::AllResident.readings()).unwrap();
-    let wanted = Wanted { device: &here.device, dtype: Dtype::Bf16, offload: Offload::AllResident, heard: &|_| Ok(()) };
+    let parts = Parts::open(&files, Offload::AllResident.residency()).unwrap();
+    let options = DeviceOptions {
+        device: &here.device,
+        dtype: Dtype::Bf16,
+        offload: Offload::AllResident,
+        on_progress: &|_| Ok(()),
+    };
     let (before, _) = card::memory(&here.device);
     let start = Instant::now();
-    let model = parts.load_on(&wanted, LENGTH).unwrap();
+    let model = parts.load_on(&options, LENGTH).unwrap();
     here.device.synchronize().unwrap();
     let seconds = start.elapsed().as_secs_f64();
     let (after, _) = card::memory(&here.device);
@@ -45,12 +50,12 @@ pub(crate) fn run(here: &Here) {
 
     let unit = 2 * model.vae().scale();
     let shape = model.vae().shape(side * unit, side * unit).unwrap();
-    let job = Job { shape, steps: steps + 2, guidance: 3.5 };
+    let params = DenoiseParams { shape, steps: steps + 2, guidance: 3.5 };
     let prompt = model.encode("a fox").unwrap();
     let mut times = Vec::new();
     let mut last = Instant::now();
     model
-        .rehearse(&prompt, &job, |done| {
+        .benchmark(&prompt, &params, |done| {
             times.push(last.elapsed().as_secs_f64());
             last = Instant::now();
             Ok(done < steps + 2)
@@ -65,7 +70,7 @@ pub(crate) fn run(here: &Here) {
         "attention": if cfg!(feature = "flash") { "flash" } else { "blocks of scores" },
     });
     say("a step", &value, Verdict::of(times.iter().all(|time| time.is_finite())));
-    let latents = model.denoise(&prompt, &shape.noise(1), &Job { steps: 1, ..job }, |_| Ok(())).unwrap();
+    let latents = model.denoise(&prompt, &shape.noise(1), &DenoiseParams { steps: 1, ..params }, |_| Ok(())).unwrap();
     let finite = latents.iter().all(|x| x.is_finite());
-    say("its numbers are finite", &json!(finite), Verdict::of(finite));
+    say("its latents are finite", &json!(finite), Verdict::of(finite));
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-/// Bytes of random numbers, which are written again and again.
+/// Bytes of random weights, which are written again and again.
 const BLOCK: usize = 8 << 20;
 
 /// Sizes of a transformer.
@@ -64,7 +64,7 @@ pub(crate) fn write(case: &Path, size: Size, folder: &Path) -> Result<u64> {
     Ok(end)
 }
 
-/// Writes so many bytes of random bf16 numbers between 1/64 and 1/32, of either sign.
+/// Writes so many bytes of random bf16 weights between 1/64 and 1/32, of either sign.
 pub(crate) fn fill(file: &mut File, mut bytes: u64) -> Result<()> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut number = || {

@@ -1,7 +1,7 @@
-//! CLIP's text encoder in tensors: the sums of [`crate::clip`]. Branches are of the place's type, states f32.
+//! CLIP's text encoder in tensors: the arithmetic of [`crate::clip`]. Branches are of the place's type, states f32.
 
 use aihost_support::dense::Dense;
-use aihost_support::device::{Linear, Loading, Place, Result, activate, mix, vector};
+use aihost_support::device::{Linear, Place, Result, UploadOptions, activate, attention, to_host_f32};
 use aihost_support::rows::Activation;
 use candle_core::{DType, Tensor};
 
@@ -13,7 +13,7 @@ use crate::clip::{self, ClipConfig};
 pub(super) struct Clip {
     config: ClipConfig,
     place: Place,
-    /// Read where it lies: a text uses few of its rows.
+    /// The token embedding, which stays in its file: a text uses few of its rows.
     tokens: Dense,
     /// (positions, hidden)
     positions: Tensor,
@@ -45,22 +45,22 @@ impl Norm {
 }
 
 impl Clip {
-    pub(super) fn new(clip: &clip::Clip, loading: Loading<'_>) -> Result<Self> {
-        let place = loading.place;
+    pub(super) fn new(clip: &clip::Clip, options: UploadOptions<'_>) -> Result<Self> {
+        let place = options.place;
         let config = clip.config.clone();
         let states = place.computing(DType::F32);
         let norm = |norm: &clip::Norm| -> Result<Norm> {
-            let tensor = |numbers: &[f32]| states.tensor(numbers, config.hidden);
+            let tensor = |values: &[f32]| states.tensor(values, config.hidden);
             Ok(Norm { scale: tensor(&norm.scale)?, shift: tensor(&norm.shift)?, epsilon: config.epsilon })
         };
         let block = |block: &clip::Block| -> Result<Block> {
             Ok(Block {
                 attention_norm: norm(&block.attention_norm)?,
-                query_key_value: linear(&block.query_key_value, loading)?,
-                out: linear(&block.out, loading)?,
+                query_key_value: linear(&block.query_key_value, options)?,
+                out: linear(&block.out, options)?,
                 feed_forward_norm: norm(&block.feed_forward_norm)?,
-                up: linear(&block.up, loading)?,
-                down: linear(&block.down, loading)?,
+                up: linear(&block.up, options)?,
+                down: linear(&block.down, options)?,
             })
         };
         Ok(Self {
@@ -89,12 +89,12 @@ impl Clip {
             let qkv = block.query_key_value.forward(&narrow(block.attention_norm.apply(&x)?)?)?;
             let parts = qkv.reshape((count, 3, heads, hidden / heads))?;
             let part = |i: usize| parts.narrow(1, i, 1)?.squeeze(1)?.transpose(0, 1)?.contiguous();
-            let mixed = mix(&(part(0)? * scale)?, &part(1)?, &part(2)?, Some(&mask))?;
-            x = (x + wide(block.out.forward(&mixed)?)?)?;
+            let attended = attention(&(part(0)? * scale)?, &part(1)?, &part(2)?, Some(&mask))?;
+            x = (x + wide(block.out.forward(&attended)?)?)?;
             let inner = block.up.forward(&narrow(block.feed_forward_norm.apply(&x)?)?)?;
             x = (x + wide(block.down.forward(&activate(Activation::QuickGelu, inner)?)?)?)?;
         }
         let end = x.narrow(0, self.config.end_of(tokens), 1)?;
-        vector(&self.last.apply(&end)?)
+        to_host_f32(&self.last.apply(&end)?)
     }
 }

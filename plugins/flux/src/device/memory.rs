@@ -3,14 +3,15 @@
 //! Follows the code of the other files here tensor by tensor: which of them are there at a time, and how wide they are.
 
 use aihost_support::checkpoint::Checkpoint;
-use aihost_support::device::{Keeping, T5Encoder, mix_bytes};
+use aihost_support::dense::Residency;
+use aihost_support::device::{T5Encoder, attention_bytes};
 
 use super::Dtype;
-use super::vae::{GATHERED, NORMED};
+use super::vae::{IM2COL_ELEMENTS, NORM_ELEMENTS};
 use crate::clip::ClipConfig;
 use crate::config::TransformerConfig;
 use crate::latents::Shape;
-use crate::memory::{Load, Offload, copied, is_vector};
+use crate::memory::{Offload, RequestSize, copied, is_vector};
 use crate::model::{Parts, decoded_at_once};
 use crate::vae::VaeConfig;
 
@@ -18,18 +19,18 @@ use crate::vae::VaeConfig;
 /// reports to be left when nothing is loaded; not measured with this plugin.
 pub const CONTEXT: u64 = 700 << 20;
 
-/// Tables of tokens, which stay in their files: a text uses few of their rows.
-const TABLES: [&str; 4] = ["token_embedding.weight", "shared.weight", "embed_tokens.weight", "token_embd.weight"];
+/// Token embeddings, which stay in their files: a text uses few of their rows.
+const EMBEDDINGS: [&str; 4] = ["token_embedding.weight", "shared.weight", "embed_tokens.weight", "token_embd.weight"];
 
-/// Most bytes of a number of a matrix that is brought or widened.
-const BROUGHT: usize = 8;
+/// Most bytes of an element of a matrix that is uploaded or dequantised for one use.
+const TRANSIENT_BYTES: usize = 8;
 
-/// Bytes of the parts.
+/// Bytes of the parts' weights on a device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
-    /// Of the transformer's matrices.
+    /// Bytes of the transformer's matrices.
     pub(crate) transformer: u64,
-    /// Of the encoders'.
+    /// Bytes of the text encoders' matrices.
     pub(crate) encoders: u64,
     /// On the device under any policy: the autoencoder, biases, scales, CLIP's positions.
     pub(crate) always: u64,
@@ -38,7 +39,7 @@ pub(crate) struct Weights {
 impl Weights {
     pub(crate) fn of(parts: &Parts, dtype: Dtype) -> Self {
         let size = dtype.states().size_in_bytes();
-        let is_table = |name: &str| TABLES.iter().any(|table| name.ends_with(table));
+        let is_table = |name: &str| EMBEDDINGS.iter().any(|table| name.ends_with(table));
         let matrices =
             |checkpoint: &Checkpoint| checkpoint.size_as(size, |name| !is_vector(checkpoint, name) && !is_table(name));
         Self {
@@ -50,16 +51,16 @@ impl Weights {
 }
 
 /// Bytes that a request takes at its peak.
-pub fn cost(parts: &Parts, load: &Load, dtype: Dtype, offload: Offload) -> u64 {
-    let (keeping, encoders) = offload.keeping();
-    let vae = decoded_at_once(&parts.vae.1, load.shape);
+pub fn cost(parts: &Parts, request: &RequestSize, dtype: Dtype, offload: Offload) -> u64 {
+    let residency = offload.residency();
+    let vae = decoded_at_once(&parts.vae.1, request.shape);
     let widened = dtype.wide() != dtype.states();
-    let encode = encode(parts, load.text_length, dtype)
-        + brought(&parts.t5.0, widest_of_t5(parts), encoders == Keeping::Resident && !widened);
-    let steps = steps(&parts.transformer.1, load, dtype)
-        + brought(&parts.transformer.0, widest(&parts.transformer.1), keeping == Keeping::Resident);
+    let encode = encode(parts, request.text_length, dtype)
+        + transient(&parts.t5.0, widest_of_t5(parts), residency.encoders == Residency::Resident && !widened);
+    let steps = steps(&parts.transformer.1, request, dtype)
+        + transient(&parts.transformer.0, widest(&parts.transformer.1), residency.transformer == Residency::Resident);
     let decode = decode(&parts.vae.1, vae, dtype);
-    encode.max(if load.previews { steps + decode } else { steps.max(decode) })
+    encode.max(if request.previews { steps + decode } else { steps.max(decode) })
 }
 
 /// Bytes that the text encoders take, weights apart.
@@ -67,28 +68,28 @@ pub fn encode(parts: &Parts, text_length: usize, dtype: Dtype) -> u64 {
     let size = dtype.wide().size_in_bytes();
     let &ClipConfig { positions, hidden, heads, inner, .. } = &parts.clip.1;
     let states = positions * (8 + size) * hidden;
-    let attention = positions * 7 * size * hidden + mix_bytes(heads, positions, positions, size);
+    let attention = positions * 7 * size * hidden + attention_bytes(heads, positions, positions, size);
     let clip = states + attention.max(positions * 16 * inner) + 4 * positions * positions;
     T5Encoder::bytes(&parts.t5.1, text_length, size).max(clip as u64)
 }
 
 /// Bytes that the steps of a request take, weights apart.
-pub fn steps(config: &TransformerConfig, load: &Load, dtype: Dtype) -> u64 {
+pub fn steps(config: &TransformerConfig, request: &RequestSize, dtype: Dtype) -> u64 {
     let (size, hidden, inner) = (dtype.states().size_in_bytes(), config.hidden, config.inner);
-    let tokens = load.text_length + load.shape.tokens();
+    let tokens = request.text_length + request.shape.tokens();
     // Modulations of all steps, and the widest of them once more on its way.
-    let modulations = (12 * config.double_blocks + 3 * config.single_blocks + 2 + 12) * hidden * size * load.steps;
-    let session = load.text_length * hidden * size + tokens * config.head() * 4 + modulations;
+    let modulations = (12 * config.double_blocks + 3 * config.single_blocks + 2 + 12) * hidden * size * request.steps;
+    let session = request.text_length * hidden * size + tokens * config.head() * 4 + modulations;
     let block = [
         // States, normed states, queries, keys and values; of them queries and keys in f32, one of them twice.
         tokens * hidden * (5 * size + 12),
         // As these come out of their layer, with and without its bias.
         tokens * hidden * 8 * size,
-        // States, normed states, queries, keys, values and what is mixed of them, beside scores.
-        tokens * hidden * 6 * size + mix_bytes(config.heads, tokens, tokens, size),
-        // States, normed and mixed states; the feed-forward layer's inner numbers in f32 twice.
+        // States, normed states, queries, keys, values and the attention's output, beside scores.
+        tokens * hidden * 6 * size + attention_bytes(config.heads, tokens, tokens, size),
+        // States, normed and attended states; the feed-forward layer's inner activations in f32 twice.
         tokens * (hidden * 3 * size + inner * 8),
-        // The same, and mixed states beside inner numbers.
+        // The same, and attended states beside inner activations.
         tokens * (hidden * 4 + inner * 2) * size,
     ];
     (session + block.into_iter().max().unwrap_or(0)) as u64
@@ -100,25 +101,25 @@ pub fn decode(config: &VaeConfig, shape: Shape, dtype: Dtype) -> u64 {
     let levels = config.widths.len();
     let pixels = |level: usize| (shape.height * shape.width) << (2 * (levels - 1 - level));
     let level = |i: usize| {
-        // An upsampled picture is as wide as the coarser level.
+        // An upsampled image is as wide as the coarser level.
         let wider = config.widths.get(i + 1).copied().unwrap_or(config.widths[i]);
         let own = config.widths[i];
         // A convolution's input and result, beside what its block began with.
         let beside = pixels(i) * size * (2 * wider + own).max(wider + 2 * own);
         // Neighbours of a band of pixels, the rows they are of, and what is made of them, with and without its bias.
-        let gathered = (pixels(i) * 9 * wider).min(GATHERED) * size * 12 / 9;
-        // A band in f32, on its way through three sums.
-        let normed = (pixels(i) * wider).min(NORMED) * 12;
+        let gathered = (pixels(i) * 9 * wider).min(IM2COL_ELEMENTS) * size * 12 / 9;
+        // A band in f32, in three operations after each other.
+        let normed = (pixels(i) * wider).min(NORM_ELEMENTS) * 12;
         // The end of a block: two branches, their sum, and what it began with.
         (beside + gathered.max(normed)).max(pixels(i) * size * (wider + 3 * own))
     };
     let most = (0..levels).map(level).max().unwrap_or(0);
     let tokens = shape.height * shape.width;
-    let attention = tokens * 7 * config.widths[levels - 1] * size + mix_bytes(1, tokens, tokens, size);
+    let attention = tokens * 7 * config.widths[levels - 1] * size + attention_bytes(1, tokens, tokens, size);
     most.max(attention) as u64
 }
 
-/// The numbers of the transformer's largest matrix, as it is put together.
+/// Elements of the transformer's largest matrix, once its parts are joined.
 fn widest(config: &TransformerConfig) -> usize {
     config.hidden * (3 * config.hidden).max(config.inner + config.hidden).max(6 * config.hidden)
 }
@@ -128,9 +129,9 @@ fn widest_of_t5(parts: &Parts) -> usize {
     config.d_model * (2 * config.d_ff).max(3 * config.num_heads * config.d_kv)
 }
 
-/// Bytes of a matrix of so many numbers while it is used: none if it lies there `ready`, unless it is quantised.
-fn brought(checkpoint: &Checkpoint, numbers: usize, ready: bool) -> u64 {
+/// Bytes that a matrix of so many elements takes while it is used: none if it is there already (`ready`) and dense.
+fn transient(checkpoint: &Checkpoint, elements: usize, ready: bool) -> u64 {
     let dense = checkpoint.size_as(0, |_| true) == 0;
     // As it is in its file, then in the states' type, and put together: at most f32, or blocks made f32, and twice that type.
-    if ready && dense { 0 } else { (numbers * BROUGHT) as u64 }
+    if ready && dense { 0 } else { (elements * TRANSIENT_BYTES) as u64 }
 }

@@ -1,6 +1,6 @@
-//! The parts in candle tensors, for a GPU: the sums of the host's parts, whose loaders they take their weights from.
+//! The parts in candle tensors, for a GPU: the arithmetic of the host's parts, whose loaders they take their weights from.
 //!
-//! The same code runs on candle's CPU device against the golden numbers. Between steps, latents lie in host memory, where
+//! The same code runs on candle's CPU device against the golden values. Between steps, latents lie in host memory, where
 //! the schedule, noise and tiles are the same for both.
 
 mod clip;
@@ -9,36 +9,37 @@ mod transformer;
 mod vae;
 
 use aihost_plugin_api::Result;
-use aihost_support::device::{Linear, Loading, Place, T5Encoder, with_room};
+use aihost_support::device::{Linear, Place, T5Encoder, UploadOptions, retry_out_of_memory};
 use candle_core::{DType, Device};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::compute::{Compute, OnHost, Steps};
+use crate::backend::{Backend, Denoiser, HostBackend};
+use crate::convolution::FeatureMap;
 use crate::layers;
 use crate::memory::Offload;
-use crate::picture::Picture;
+use crate::model::PartResidency;
 use crate::transformer::Conditions;
 
 use self::clip::Clip;
 use self::transformer::Transformer;
 use self::vae::Vae;
 
-/// The numbers that a device computes with.
+/// The data type that a device computes with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// What FLUX.1 was published in; GPUs since Ampere.
     #[default]
     Bf16,
-    /// For older GPUs. Text encoders and autoencoder compute in f32, which their numbers need.
+    /// For older GPUs. Text encoders and autoencoder compute in f32, whose range their states need.
     F16,
     /// Twice the memory, for comparisons.
     F32,
 }
 
 impl Dtype {
-    /// Candle's name for them.
+    /// The type of the transformer's hidden states.
     pub(crate) fn states(self) -> DType {
         match self {
             Self::Bf16 => DType::BF16,
@@ -55,7 +56,7 @@ impl Dtype {
 
 /// The parts on a device.
 #[derive(Debug)]
-pub(crate) struct OnDevice {
+pub(crate) struct DeviceBackend {
     device: Device,
     transformer: Transformer,
     clip: Clip,
@@ -63,37 +64,38 @@ pub(crate) struct OnDevice {
     vae: Vae,
 }
 
-/// How a model comes to a device.
+/// How a model is uploaded to a device.
 #[derive(Clone, Copy)]
-pub struct Wanted<'a> {
-    /// Where to.
+pub struct DeviceOptions<'a> {
+    /// The device to upload to.
     pub device: &'a Device,
-    /// What is computed with.
+    /// The type of hidden states and dense weights.
     pub dtype: Dtype,
-    /// What stays there.
+    /// Which weights stay on the device.
     pub offload: Offload,
-    /// Told the bytes of each matrix that was brought; an error ends it.
-    pub heard: &'a (dyn Fn(u64) -> Result<()> + Sync),
+    /// Called with the bytes of each matrix that was uploaded; an error ends the upload.
+    pub on_progress: &'a (dyn Fn(u64) -> Result<()> + Sync),
 }
 
-impl std::fmt::Debug for Wanted<'_> {
+impl std::fmt::Debug for DeviceOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { device, dtype, offload, .. } = self;
-        f.debug_tuple("Wanted").field(device).field(dtype).field(offload).finish()
+        f.debug_tuple("DeviceOptions").field(device).field(dtype).field(offload).finish()
     }
 }
 
-impl OnDevice {
-    /// Brings what `offload` keeps to the device, one tensor after the other.
-    pub(crate) fn new(parts: &OnHost, wanted: &Wanted<'_>) -> Result<Self> {
-        let &Wanted { device, dtype, offload, heard } = wanted;
+impl DeviceBackend {
+    /// Uploads what `offload` keeps on the device, one tensor after the other.
+    pub(crate) fn new(parts: &HostBackend, options: &DeviceOptions<'_>) -> Result<Self> {
+        let &DeviceOptions { device, dtype, offload, on_progress } = options;
         let place = Place::new(device.clone(), dtype.states());
         let wide = place.computing(dtype.wide());
-        let (keeping, encoders) = offload.keeping();
-        let encoders = Loading { place: &wide, keeping: encoders, heard };
+        let PartResidency { transformer, encoders } = offload.residency();
+        let transformer = UploadOptions { place: &place, residency: transformer, on_progress };
+        let encoders = UploadOptions { place: &wide, residency: encoders, on_progress };
         Ok(Self {
             device: device.clone(),
-            transformer: Transformer::new(&parts.transformer, Loading { place: &place, keeping, heard })?,
+            transformer: Transformer::new(&parts.transformer, transformer)?,
             clip: Clip::new(&parts.clip, encoders)?,
             t5: T5Encoder::new(&parts.t5, encoders)?,
             vae: Vae::new(&parts.vae, &wide)?,
@@ -101,21 +103,21 @@ impl OnDevice {
     }
 }
 
-impl Compute for OnDevice {
+impl Backend for DeviceBackend {
     fn encode(&self, clip: &[u32], t5: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
-        with_room(&self.device, || Ok((self.clip.encode(clip)?, self.t5.encode(t5)?)))
+        retry_out_of_memory(&self.device, || Ok((self.clip.encode(clip)?, self.t5.encode(t5)?)))
     }
 
-    fn session<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Steps + 'a>> {
-        Ok(Box::new(with_room(&self.device, || Ok(self.transformer.session(conditions)?))?))
+    fn denoiser<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Denoiser + 'a>> {
+        Ok(Box::new(retry_out_of_memory(&self.device, || Ok(self.transformer.denoiser(conditions)?))?))
     }
 
-    fn pixels(&self, latents: Picture) -> Result<Picture> {
-        with_room(&self.device, || Ok(self.vae.pixels(&latents)?))
+    fn pixels(&self, latents: FeatureMap) -> Result<FeatureMap> {
+        retry_out_of_memory(&self.device, || Ok(self.vae.pixels(&latents)?))
     }
 }
 
 /// A layer of the host's on the device.
-fn linear(layer: &layers::Linear, loading: Loading<'_>) -> aihost_support::device::Result<Linear> {
-    Linear::new(&layer.parts, &layer.bias, loading)
+fn linear(layer: &layers::Linear, options: UploadOptions<'_>) -> aihost_support::device::Result<Linear> {
+    Linear::new(&layer.parts, &layer.bias, options)
 }

@@ -1,15 +1,17 @@
-//! FLUX.1's transformer in tensors: the sums of [`crate::transformer`].
+//! FLUX.1's transformer in tensors: the arithmetic of [`crate::transformer`].
 //!
 //! Norms and modulations are one kernel each (a layer norm whose scale is 1 plus the step's), queries and keys are normed
-//! and turned in f32, and scores are never whole in memory.
+//! and rotated in f32, and scores are never whole in memory.
 
 use aihost_plugin_api::Result;
-use aihost_support::device::{self, Linear, Loading, Place, activate, mix, vector, with_room};
+use aihost_support::device::{
+    self, Linear, Place, UploadOptions, activate, attention, retry_out_of_memory, to_host_f32,
+};
 use aihost_support::rows::Activation;
 use candle_core::{D, DType, Tensor};
 
 use super::linear;
-use crate::compute::{States, Steps};
+use crate::backend::{Denoiser, States};
 use crate::config::TransformerConfig;
 use crate::layers;
 use crate::rope;
@@ -20,7 +22,7 @@ use crate::transformer::{self, Conditions, EPSILON, sinusoids, times};
 pub(crate) struct Transformer {
     config: TransformerConfig,
     place: Place,
-    picture_in: Linear,
+    image_in: Linear,
     text_in: Linear,
     time_in: Embedder,
     guidance_in: Option<Embedder>,
@@ -38,7 +40,7 @@ struct Embedder {
     second: Linear,
 }
 
-/// One stream of a double block; text stands before picture.
+/// One stream of a double block; text stands before image.
 #[derive(Debug)]
 struct Stream {
     modulation: Linear,
@@ -53,7 +55,7 @@ struct SingleBlock {
     modulation: Linear,
     attention: QueryKeyValue,
     up: Linear,
-    /// Of mixed values and the feed-forward layer's inner numbers together.
+    /// From the attention's output and the feed-forward layer's inner activations, side by side.
     out: Linear,
 }
 
@@ -68,15 +70,15 @@ struct QueryKeyValue {
 /// Queries, keys and values, (tokens, heads, head) each.
 type Heads = [Tensor; 3];
 
-/// What one request keeps.
+/// The state of one request: what its denoising steps share.
 #[derive(Debug)]
-pub(crate) struct Session<'a> {
+pub(crate) struct DeviceDenoiser<'a> {
     transformer: &'a Transformer,
     /// Projected text, (text, hidden).
     text: Tensor,
-    /// Cosines and sines, (text + picture, head / 2), f32.
-    turns: [Tensor; 2],
-    /// (steps, 2, 6, hidden) for each double block: text, picture.
+    /// Cosines and sines, (text + image, head / 2), f32.
+    rotary: [Tensor; 2],
+    /// (steps, 2, 6, hidden) for each double block: text, image.
     double: Vec<[Tensor; 2]>,
     /// (steps, 3, hidden) for each single block.
     single: Vec<Tensor>,
@@ -85,10 +87,10 @@ pub(crate) struct Session<'a> {
 }
 
 impl Transformer {
-    pub(super) fn new(loaded: &transformer::Transformer, loading: Loading<'_>) -> device::Result<Self> {
-        let place = loading.place;
+    pub(super) fn new(loaded: &transformer::Transformer, options: UploadOptions<'_>) -> device::Result<Self> {
+        let place = options.place;
         let config = loaded.config.clone();
-        let linear = |layer: &layers::Linear| linear(layer, loading);
+        let linear = |layer: &layers::Linear| linear(layer, options);
         let embedder = |layers: &transformer::Embedder| -> device::Result<Embedder> {
             Ok(Embedder { first: linear(&layers.first)?, second: linear(&layers.second)? })
         };
@@ -119,10 +121,10 @@ impl Transformer {
                 out: linear(&block.out)?,
             })
         };
-        let double = loaded.double.iter().map(|block| Ok([stream(&block.text)?, stream(&block.picture)?]));
+        let double = loaded.double.iter().map(|block| Ok([stream(&block.text)?, stream(&block.image)?]));
         let [shift, scale] = &loaded.last_modulation;
         Ok(Self {
-            picture_in: linear(&loaded.picture_in)?,
+            image_in: linear(&loaded.image_in)?,
             text_in: linear(&loaded.text_in)?,
             time_in: embedder(&loaded.time_in)?,
             guidance_in: loaded.guidance_in.as_ref().map(embedder).transpose()?,
@@ -136,8 +138,8 @@ impl Transformer {
         })
     }
 
-    /// Makes what all steps of a request share.
-    pub(super) fn session(&self, conditions: &Conditions<'_>) -> device::Result<Session<'_>> {
+    /// Computes what all steps of a request share.
+    pub(super) fn denoiser(&self, conditions: &Conditions<'_>) -> device::Result<DeviceDenoiser<'_>> {
         let &Conditions { text, grid: (rows, columns), .. } = conditions;
         let tokens = text.len() / self.config.context;
         let text = self.text_in.forward(&self.place.tensor(text, (tokens, self.config.context))?)?;
@@ -148,18 +150,18 @@ impl Transformer {
             let steps = vectors.dim(0)?;
             Ok(layer.forward(&vectors)?.reshape((steps, ones.elem_count(), ()))?.broadcast_add(&ones)?)
         };
-        let double = |[text, picture]: &[Stream; 2]| -> device::Result<[Tensor; 2]> {
+        let double = |[text, image]: &[Stream; 2]| -> device::Result<[Tensor; 2]> {
             let ones = [0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
-            Ok([modulation(&text.modulation, &ones)?, modulation(&picture.modulation, &ones)?])
+            Ok([modulation(&text.modulation, &ones)?, modulation(&image.modulation, &ones)?])
         };
-        let turns = rope::turns(self.config.axes, tokens, rows, columns);
-        let turns = |i: usize| {
-            let numbers = turns.iter().map(|turn| turn[i]);
-            Tensor::from_iter(numbers, &self.place.device)?.reshape((tokens + rows * columns, self.config.head() / 2))
+        let rotary = rope::rotary_table(self.config.axes, tokens, rows, columns);
+        let rotary = |i: usize| {
+            let values = rotary.iter().map(|cos_sin| cos_sin[i]);
+            Tensor::from_iter(values, &self.place.device)?.reshape((tokens + rows * columns, self.config.head() / 2))
         };
         let [shift, scale] = &self.last_modulation;
-        Ok(Session {
-            turns: [turns(0)?, turns(1)?],
+        Ok(DeviceDenoiser {
+            rotary: [rotary(0)?, rotary(1)?],
             double: self.double.iter().map(double).collect::<device::Result<_>>()?,
             single: (self.single.iter().map(|block| modulation(&block.modulation, &[0.0, 1.0, 0.0])))
                 .collect::<device::Result<_>>()?,
@@ -171,8 +173,8 @@ impl Transformer {
 
     /// What modulations are made of, for every step: (steps, hidden), through SiLU.
     fn vectors(&self, conditions: &Conditions<'_>) -> device::Result<Tensor> {
-        let embed = |embedder: &Embedder, numbers: &[f32], rows: usize| -> device::Result<Tensor> {
-            let inner = embedder.first.forward(&self.place.tensor(numbers, (rows, numbers.len() / rows))?)?;
+        let embed = |embedder: &Embedder, values: &[f32], rows: usize| -> device::Result<Tensor> {
+            let inner = embedder.first.forward(&self.place.tensor(values, (rows, values.len() / rows))?)?;
             embedder.second.forward(&activate(Activation::Silu, inner)?)
         };
         let time = times(conditions.sigmas);
@@ -186,7 +188,7 @@ impl Transformer {
 }
 
 impl QueryKeyValue {
-    /// Of normed states (tokens, hidden).
+    /// Queries and keys after their norm, and values, of normed states (tokens, hidden).
     fn heads(&self, normed: &Tensor) -> device::Result<Heads> {
         let tokens = normed.dim(0)?;
         let parts = self.all.forward(normed)?.reshape((tokens, 3, (), self.query_scale.elem_count()))?;
@@ -199,12 +201,12 @@ impl QueryKeyValue {
     }
 }
 
-/// A layer norm of `x`, modulated by rows `shift` and `shift + 1` of (parts, hidden).
+/// A layer norm of `x`, modulated by rows `shift` and `shift + 1` (the scale) of (parts, hidden).
 fn norm(x: &Tensor, parts: &Tensor, shift: usize) -> device::Result<Tensor> {
     Ok(candle_nn::ops::layer_norm(x, &parts.get(shift + 1)?, &parts.get(shift)?, EPSILON)?)
 }
 
-/// `x` and a gated branch.
+/// The residual `x` plus a gated branch.
 fn add_gated(x: &Tensor, branch: &Tensor, gate: &Tensor) -> device::Result<Tensor> {
     let sum = (x + branch.broadcast_mul(gate)?)?;
     // What the reference does: sums of large models pass what f16 can hold.
@@ -216,19 +218,19 @@ fn half_most(sign: f32) -> f32 {
     sign * 65504.0
 }
 
-impl Session<'_> {
-    /// Mixed values (text + picture, hidden).
-    fn mix(&self, [q, k, v]: Heads) -> device::Result<Tensor> {
-        let [cosines, sines] = &self.turns;
+impl DeviceDenoiser<'_> {
+    /// The attention's output (text + image, hidden).
+    fn attention(&self, [q, k, v]: Heads) -> device::Result<Tensor> {
+        let [cosines, sines] = &self.rotary;
         let heads_first = |x: Tensor| x.transpose(0, 1)?.contiguous();
-        let turned = |x: Tensor| -> device::Result<Tensor> {
+        let rotated = |x: Tensor| -> device::Result<Tensor> {
             let x = heads_first(x)?.unsqueeze(0)?;
-            let turned = candle_nn::rotary_emb::rope_i(&x, cosines, sines)?.squeeze(0)?;
+            let rotated = candle_nn::rotary_emb::rope_i(&x, cosines, sines)?.squeeze(0)?;
             drop(x);
-            Ok(turned.to_dtype(v.dtype())?)
+            Ok(rotated.to_dtype(v.dtype())?)
         };
-        let (q, k) = (turned(q)?, turned(k)?);
-        mix(&q, &k, &heads_first(v)?, None)
+        let (q, k) = (rotated(q)?, rotated(k)?);
+        attention(&q, &k, &heads_first(v)?, None)
     }
 
     /// Runs a block of two streams, which meet in their attention.
@@ -236,13 +238,13 @@ impl Session<'_> {
         let streams = &self.transformer.double[block];
         let parts = [self.double[block][0].get(step)?, self.double[block][1].get(step)?];
         let heads = |i: usize| streams[i].attention.heads(&norm(&states[i], &parts[i], 0)?);
-        let ([q, k, v], [picture_q, picture_k, picture_v]) = (heads(0)?, heads(1)?);
-        let both = |text: Tensor, picture: Tensor| Tensor::cat(&[text, picture], 0);
-        let mixed = self.mix([both(q, picture_q)?, both(k, picture_k)?, both(v, picture_v)?])?;
+        let ([q, k, v], [image_q, image_k, image_v]) = (heads(0)?, heads(1)?);
+        let both = |text: Tensor, image: Tensor| Tensor::cat(&[text, image], 0);
+        let attended = self.attention([both(q, image_q)?, both(k, image_k)?, both(v, image_v)?])?;
         let mut start = 0;
         for ((stream, states), parts) in streams.iter().zip(states).zip(&parts) {
             let count = states.dim(0)?;
-            let branch = stream.out.forward(&mixed.narrow(0, start, count)?)?;
+            let branch = stream.out.forward(&attended.narrow(0, start, count)?)?;
             start += count;
             *states = add_gated(states, &branch, &parts.get(2)?)?;
             let inner = stream.up.forward(&norm(states, parts, 3)?)?;
@@ -257,24 +259,25 @@ impl Session<'_> {
         let SingleBlock { attention, up, out, .. } = &self.transformer.single[block];
         let parts = self.single[block].get(step)?;
         let normed = norm(states, &parts, 0)?;
-        let mixed = self.mix(attention.heads(&normed)?)?;
+        let attended = self.attention(attention.heads(&normed)?)?;
         let inner = activate(Activation::GeluTanh, up.forward(&normed)?)?;
-        let both = Tensor::cat(&[mixed, inner], D::Minus1)?;
+        let both = Tensor::cat(&[attended, inner], D::Minus1)?;
         let branch = out.forward(&both)?;
         drop((normed, both));
         add_gated(states, &branch, &parts.get(2)?)
     }
 
-    /// Text and picture as states.
-    fn begin(&self, picture: &[f32]) -> device::Result<[Tensor; 2]> {
-        let Transformer { config, place, picture_in, .. } = self.transformer;
-        let picture = place.tensor(picture, (picture.len() / config.in_channels, config.in_channels))?;
-        Ok([self.text.clone(), picture_in.forward(&picture)?])
+    /// Text and image as states.
+    fn begin(&self, image: &[f32]) -> device::Result<[Tensor; 2]> {
+        let Transformer { config, place, image_in, .. } = self.transformer;
+        let image = place.tensor(image, (image.len() / config.in_channels, config.in_channels))?;
+        Ok([self.text.clone(), image_in.forward(&image)?])
     }
 
-    fn direction(&self, step: usize, picture: &[f32]) -> device::Result<Vec<f32>> {
+    /// The velocity at a step for image tokens, both (tokens, in_channels).
+    fn velocity(&self, step: usize, image: &[f32]) -> device::Result<Vec<f32>> {
         let Transformer { out, double, single, .. } = self.transformer;
-        let mut states = self.begin(picture)?;
+        let mut states = self.begin(image)?;
         for block in 0..double.len() {
             self.double_block(block, step, &mut states)?;
         }
@@ -284,24 +287,24 @@ impl Session<'_> {
         for block in 0..single.len() {
             joined = self.single_block(block, step, &joined)?;
         }
-        let picture = joined.narrow(0, text, joined.dim(0)? - text)?;
+        let image = joined.narrow(0, text, joined.dim(0)? - text)?;
         let [shift, scale] = [&self.last[0], &self.last[1]].map(|part| part.get(step)?.get(0));
-        vector(&out.forward(&candle_nn::ops::layer_norm(&picture, &scale?, &shift?, EPSILON)?)?)
+        to_host_f32(&out.forward(&candle_nn::ops::layer_norm(&image, &scale?, &shift?, EPSILON)?)?)
     }
 
-    fn states_of_first_block(&self, picture: &[f32]) -> device::Result<States> {
-        let mut states = self.begin(picture)?;
+    fn states_of_first_block(&self, image: &[f32]) -> device::Result<States> {
+        let mut states = self.begin(image)?;
         self.double_block(0, 0, &mut states)?;
-        Ok((vector(&states[0])?, vector(&states[1])?))
+        Ok((to_host_f32(&states[0])?, to_host_f32(&states[1])?))
     }
 }
 
-impl Steps for Session<'_> {
-    fn predict(&mut self, step: usize, picture: &[f32]) -> Result<Vec<f32>> {
-        with_room(&self.transformer.place.device, || Ok(self.direction(step, picture)?))
+impl Denoiser for DeviceDenoiser<'_> {
+    fn predict(&mut self, step: usize, image: &[f32]) -> Result<Vec<f32>> {
+        retry_out_of_memory(&self.transformer.place.device, || Ok(self.velocity(step, image)?))
     }
 
-    fn first_block(&mut self, picture: &[f32]) -> Result<States> {
-        Ok(self.states_of_first_block(picture)?)
+    fn first_block(&mut self, image: &[f32]) -> Result<States> {
+        Ok(self.states_of_first_block(image)?)
     }
 }

@@ -1,19 +1,19 @@
-//! The autoencoder's decoder in tensors: the sums of [`crate::vae`].
+//! The autoencoder's decoder in tensors: the arithmetic of [`crate::vae`].
 //!
-//! Channels are innermost, so that a convolution is a product of gathered neighbours with its weights. Convolutions and
-//! norms go through a picture a band of rows at a time, which bounds their memory; norms and activations are in f32.
+//! Channels are innermost, so that a convolution is a product of gathered patches (im2col) with its weights. Convolutions and
+//! norms go through an image a band of rows at a time, which bounds their memory; norms and activations are in f32.
 
-use aihost_support::device::{Place, Result, mix, product, vector};
+use aihost_support::device::{Place, Result, attention, matmul, to_host_f32};
 use candle_core::{DType, Tensor};
 
-use crate::picture::{self, EPSILON, Picture};
+use crate::convolution::{self, EPSILON, FeatureMap};
 use crate::vae;
 
-/// Most neighbours gathered at once, numbers.
-pub(crate) const GATHERED: usize = 1 << 26;
+/// Most elements of patches that are gathered at once.
+pub(crate) const IM2COL_ELEMENTS: usize = 1 << 26;
 
-/// Most numbers of a norm's band.
-pub(crate) const NORMED: usize = 1 << 24;
+/// Most elements of a norm's band.
+pub(crate) const NORM_ELEMENTS: usize = 1 << 24;
 
 /// A loaded decoder.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ struct Level {
     up: Option<Convolution>,
 }
 
-/// A convolution with a square kernel, zeros around the picture.
+/// A convolution with a square kernel, stride 1 and zero padding.
 #[derive(Debug)]
 struct Convolution {
     /// (kernel * kernel * in, out)
@@ -68,11 +68,12 @@ struct SelfAttention {
     layers: [Convolution; 4],
 }
 
-/// Each pixel once, or four times, as the nearest of a picture twice the size.
+/// Whether a convolution upsamples its input first; the number is the factor of height and width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sampling {
-    Same = 1,
-    Doubled = 2,
+enum Upsampling {
+    None = 1,
+    /// Nearest-neighbour.
+    Nearest2x = 2,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ enum Then {
 
 impl Vae {
     pub(super) fn new(vae: &vae::Vae, place: &Place) -> Result<Self> {
-        let convolution = |layer: &picture::Convolution| Convolution::new(layer, place);
+        let convolution = |layer: &convolution::Convolution| Convolution::new(layer, place);
         let residual = |block: &vae::Residual| Residual::new(block, place);
         let level = |level: &vae::Level| -> Result<Level> {
             Ok(Level {
@@ -107,10 +108,10 @@ impl Vae {
         })
     }
 
-    /// Pixels of latents that were unscaled.
-    pub(super) fn pixels(&self, latents: &Picture) -> Result<Picture> {
+    /// Pixels (height, width, 3) of unscaled latents (height, width, channels).
+    pub(super) fn pixels(&self, latents: &FeatureMap) -> Result<FeatureMap> {
         let shape = (latents.height, latents.width, latents.channels());
-        let mut x = self.first.apply(&self.place.tensor(&latents.data, shape)?, Sampling::Same)?;
+        let mut x = self.first.apply(&self.place.tensor(&latents.data, shape)?, Upsampling::None)?;
         x = self.before.apply(x)?;
         x = self.attention.apply(&x)?;
         x = self.after.apply(x)?;
@@ -119,13 +120,13 @@ impl Vae {
                 x = block.apply(x)?;
             }
             if let Some(up) = &level.up {
-                x = up.apply(&x, Sampling::Doubled)?;
+                x = up.apply(&x, Upsampling::Nearest2x)?;
             }
         }
         x = self.last_norm.apply(&x, Then::Silu)?;
-        x = self.last.apply(&x, Sampling::Same)?;
+        x = self.last.apply(&x, Upsampling::None)?;
         let (height, width, _) = x.dims3()?;
-        Ok(Picture { height, width, data: vector(&x)? })
+        Ok(FeatureMap { height, width, data: to_host_f32(&x)? })
     }
 }
 
@@ -142,11 +143,11 @@ impl Residual {
 
     fn apply(&self, x: Tensor) -> Result<Tensor> {
         let mut inner = self.norms[0].apply(&x, Then::Silu)?;
-        inner = self.convolutions[0].apply(&inner, Sampling::Same)?;
+        inner = self.convolutions[0].apply(&inner, Upsampling::None)?;
         inner = self.norms[1].apply(&inner, Then::Silu)?;
-        inner = self.convolutions[1].apply(&inner, Sampling::Same)?;
+        inner = self.convolutions[1].apply(&inner, Upsampling::None)?;
         Ok(match &self.shortcut {
-            Some(shortcut) => (shortcut.apply(&x, Sampling::Same)? + inner)?,
+            Some(shortcut) => (shortcut.apply(&x, Upsampling::None)? + inner)?,
             None => (x + inner)?,
         })
     }
@@ -157,53 +158,53 @@ impl SelfAttention {
         let (height, width, channels) = x.dims3()?;
         let normed = self.norm.apply(x, Then::Nothing)?;
         let part = |i: usize| -> Result<Tensor> {
-            Ok(self.layers[i].apply(&normed, Sampling::Same)?.reshape((1, height * width, channels))?)
+            Ok(self.layers[i].apply(&normed, Upsampling::None)?.reshape((1, height * width, channels))?)
         };
         let q = (part(0)? * (1.0 / (channels as f64).sqrt()))?;
-        let mixed = mix(&q, &part(1)?, &part(2)?, None)?.reshape((height, width, channels))?;
-        Ok((x + self.layers[3].apply(&mixed, Sampling::Same)?)?)
+        let attended = attention(&q, &part(1)?, &part(2)?, None)?.reshape((height, width, channels))?;
+        Ok((x + self.layers[3].apply(&attended, Upsampling::None)?)?)
     }
 }
 
 impl Convolution {
-    fn new(layer: &picture::Convolution, place: &Place) -> Result<Self> {
+    fn new(layer: &convolution::Convolution, place: &Place) -> Result<Self> {
         let outputs = layer.bias.len();
         let weights = place.tensor(&layer.weights, (outputs, layer.weights.len() / outputs))?;
         let bias = place.tensor(&layer.bias, outputs)?;
         Ok(Self { weights: weights.t()?.contiguous()?, bias, kernel: layer.kernel })
     }
 
-    /// Of a picture (height, width, channels).
-    fn apply(&self, x: &Tensor, sampling: Sampling) -> Result<Tensor> {
-        self.apply_within(GATHERED, x, sampling)
+    /// A feature map (height, width, in) to (height, width, out), upsampled first.
+    fn apply(&self, x: &Tensor, upsampling: Upsampling) -> Result<Tensor> {
+        self.apply_within(IM2COL_ELEMENTS, x, upsampling)
     }
 
-    fn apply_within(&self, most: usize, x: &Tensor, sampling: Sampling) -> Result<Tensor> {
+    fn apply_within(&self, most: usize, x: &Tensor, upsampling: Upsampling) -> Result<Tensor> {
         let (height, width, inputs) = x.dims3()?;
-        let factor = sampling as usize;
+        let factor = upsampling as usize;
         let (height, width, reach) = (height * factor, width * factor, self.kernel / 2);
         let (columns, outputs) = self.weights.dims2()?;
         let out = Tensor::zeros((height, width, outputs), x.dtype(), x.device())?;
         let band = (most / (width * columns)).max(1);
         for start in (0..height).step_by(band) {
             let end = (start + band).min(height);
-            // The rows that the band sees, with zeros around the picture.
+            // The rows that the band sees, with zeros around the image.
             let (top, bottom) = (start.saturating_sub(reach), (end + reach).min(height));
-            let rows = sampled(x, top, bottom, factor)?;
+            let rows = upsampled(x, top, bottom, factor)?;
             let (above, below) = (reach - (start - top), reach - (bottom - end));
             let rows = rows.pad_with_zeros(0, above, below)?.pad_with_zeros(1, reach, reach)?;
-            let gathered = if self.kernel == 1 {
+            let patches = if self.kernel == 1 {
                 rows
             } else {
-                let gathered = Tensor::zeros((end - start, width, columns), x.dtype(), x.device())?;
+                let patches = Tensor::zeros((end - start, width, columns), x.dtype(), x.device())?;
                 for place in 0..self.kernel * self.kernel {
                     let seen = rows.narrow(0, place / self.kernel, end - start)?;
                     let seen = seen.narrow(1, place % self.kernel, width)?.contiguous()?;
-                    gathered.slice_set(&seen, 2, place * inputs)?;
+                    patches.slice_set(&seen, 2, place * inputs)?;
                 }
-                gathered
+                patches
             };
-            let made = product(&gathered.reshape(((end - start) * width, columns))?, &self.weights)?;
+            let made = matmul(&patches.reshape(((end - start) * width, columns))?, &self.weights)?;
             let made = made.broadcast_add(&self.bias)?.reshape((end - start, width, outputs))?;
             out.slice_set(&made, 0, start)?;
         }
@@ -211,8 +212,8 @@ impl Convolution {
     }
 }
 
-/// Rows from `top` to `bottom` of a picture `factor` times the size.
-fn sampled(x: &Tensor, top: usize, bottom: usize, factor: usize) -> Result<Tensor> {
+/// Rows from `top` to `bottom` of an image `factor` times the size.
+fn upsampled(x: &Tensor, top: usize, bottom: usize, factor: usize) -> Result<Tensor> {
     let (first, last) = (top / factor, bottom.div_ceil(factor));
     let rows = x.narrow(0, first, last - first)?;
     if factor == 1 {
@@ -226,13 +227,13 @@ fn sampled(x: &Tensor, top: usize, bottom: usize, factor: usize) -> Result<Tenso
 }
 
 impl GroupNorm {
-    fn new(norm: &picture::GroupNorm, place: &Place) -> Result<Self> {
-        let tensor = |numbers: &[f32]| place.computing(DType::F32).tensor(numbers, numbers.len());
+    fn new(norm: &convolution::GroupNorm, place: &Place) -> Result<Self> {
+        let tensor = |values: &[f32]| place.computing(DType::F32).tensor(values, values.len());
         Ok(Self { scale: tensor(&norm.scale)?, shift: tensor(&norm.shift)?, groups: norm.groups })
     }
 
     fn apply(&self, x: &Tensor, then: Then) -> Result<Tensor> {
-        self.apply_within(NORMED, x, then)
+        self.apply_within(NORM_ELEMENTS, x, then)
     }
 
     fn apply_within(&self, most: usize, x: &Tensor, then: Then) -> Result<Tensor> {
@@ -240,13 +241,13 @@ impl GroupNorm {
         let band = (most / (width * channels)).max(1);
         let bands = || (0..height).step_by(band).map(|start| (start, band.min(height - start)));
         let wide = |start, count| x.narrow(0, start, count)?.to_dtype(DType::F32);
-        // Means of the numbers of each group, one for each of its channels.
-        let means = |numbers: &dyn Fn(usize, usize) -> Result<Tensor>| -> Result<Tensor> {
+        // The mean of each group, repeated for each of its channels.
+        let means = |values: &dyn Fn(usize, usize) -> Result<Tensor>| -> Result<Tensor> {
             let mut sums = Tensor::zeros(channels, DType::F32, x.device())?;
             for (start, count) in bands() {
-                // Sums over columns as products, which a device does at the speed of its memory.
+                // Sums over columns as matrix products, which a device does at the speed of its memory.
                 let ones = Tensor::ones((count, 1, width), DType::F32, x.device())?;
-                sums = (sums + ones.matmul(&numbers(start, count)?)?.sum(0)?.squeeze(0)?)?;
+                sums = (sums + ones.matmul(&values(start, count)?)?.sum(0)?.squeeze(0)?)?;
             }
             let each = channels / self.groups;
             let means = (sums.reshape((self.groups, each))?.sum_keepdim(1)? / (height * width * each) as f64)?;
@@ -283,15 +284,15 @@ mod tests {
         (0..count as u32).map(number).collect()
     }
 
-    fn picture(height: usize, width: usize, channels: usize) -> (Picture, Tensor) {
+    fn image(height: usize, width: usize, channels: usize) -> (FeatureMap, Tensor) {
         let data = random(height * width * channels, 7);
         let tensor = PLACE.tensor(&data, (height, width, channels)).unwrap();
-        (Picture { height, width, data }, tensor)
+        (FeatureMap { height, width, data }, tensor)
     }
 
-    fn close(found: &Tensor, wanted: &Picture) {
+    fn close(found: &Tensor, wanted: &FeatureMap) {
         assert_eq!(found.dims()[..2], [wanted.height, wanted.width]);
-        let found = vector(found).unwrap();
+        let found = to_host_f32(found).unwrap();
         assert_eq!(found.len(), wanted.data.len());
         for (found, wanted) in found.iter().zip(&wanted.data) {
             assert!((found - wanted).abs() < 1e-4, "{found} {wanted}");
@@ -310,18 +311,18 @@ mod tests {
             doubled in any::<bool>(),
         ) {
             let (inputs, outputs, kernel) = (4, 6, if wide { 3 } else { 1 });
-            let (x, tensor) = picture(height, width, inputs);
+            let (x, tensor) = image(height, width, inputs);
             let weights = random(outputs * kernel * kernel * inputs, 3);
-            let layer = picture::Convolution { weights, bias: random(outputs, 5), kernel, inputs };
-            let (sampling, wanted) = match doubled {
-                true => (Sampling::Doubled, picture::Sampling::Doubled),
-                false => (Sampling::Same, picture::Sampling::Same),
+            let layer = convolution::Convolution { weights, bias: random(outputs, 5), kernel, inputs };
+            let (upsampling, wanted) = match doubled {
+                true => (Upsampling::Nearest2x, convolution::Upsampling::Nearest2x),
+                false => (Upsampling::None, convolution::Upsampling::None),
             };
-            let most = rows * width * sampling as usize * kernel * kernel * inputs;
-            let found = Convolution::new(&layer, &PLACE).unwrap().apply_within(most, &tensor, sampling).unwrap();
+            let most = rows * width * upsampling as usize * kernel * kernel * inputs;
+            let found = Convolution::new(&layer, &PLACE).unwrap().apply_within(most, &tensor, upsampling).unwrap();
             close(&found, &layer.apply(&x, wanted));
 
-            let norm = picture::GroupNorm { scale: random(inputs, 1), shift: random(inputs, 2), groups: 2 };
+            let norm = convolution::GroupNorm { scale: random(inputs, 1), shift: random(inputs, 2), groups: 2 };
             let tensors = GroupNorm::new(&norm, &PLACE).unwrap();
             let most = rows * width * inputs;
             close(&tensors.apply_within(most, &tensor, Then::Nothing).unwrap(), &norm.apply(&x, None));

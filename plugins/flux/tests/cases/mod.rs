@@ -1,4 +1,4 @@
-//! The golden cases: diffusers' numbers, and how far a model's are from them at every stage. Shared by the test `golden` and
+//! The golden cases: diffusers' values, and how far a model's are from them at every stage. Shared by the test `golden` and
 //! by the example `flux_device`, which asks the same on a card without cargo.
 
 use std::collections::{BTreeMap, HashMap};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::LoadRequest;
 use candle_core::{Device, Tensor};
-use flux::device::{Dtype, Wanted};
+use flux::device::{DeviceOptions, Dtype};
 use flux::files::Files;
 use flux::memory::Offload;
-use flux::model::{Job, Model, Parts};
+use flux::model::{DenoiseParams, Model, Parts};
 use serde::Deserialize;
 
 /// What `case.json` says.
@@ -23,7 +23,7 @@ pub(crate) struct Case {
     pub(crate) sizes: Vec<(usize, usize)>,
 }
 
-/// A case with its numbers.
+/// A case with the values that the reference computed.
 pub(crate) struct Golden {
     pub(crate) folder: PathBuf,
     pub(crate) case: Case,
@@ -43,43 +43,43 @@ impl Golden {
     pub(crate) fn parts(&self, offload: Offload) -> Parts {
         let files = self.case.files.iter().map(|(role, path)| (role.clone(), self.folder.join(path))).collect();
         let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
-        Parts::open(&files, offload.readings()).unwrap()
+        Parts::open(&files, offload.residency()).unwrap()
     }
 
     /// In tensors, of weights that stay in mapped files until they are wanted.
     pub(crate) fn tensors(&self, device: &Device, dtype: Dtype, offload: Offload) -> Model {
-        let wanted = Wanted { device, dtype, offload, heard: &|_| Ok(()) };
-        self.parts(Offload::AllResident).load_on(&wanted, self.case.length).unwrap()
+        let options = DeviceOptions { device, dtype, offload, on_progress: &|_| Ok(()) };
+        self.parts(Offload::AllResident).load_on(&options, self.case.length).unwrap()
     }
 
-    pub(crate) fn job(&self, model: &Model, (width, height): (usize, usize)) -> Job {
+    pub(crate) fn params(&self, model: &Model, (width, height): (usize, usize)) -> DenoiseParams {
         let shape = model.vae().shape(width, height).unwrap();
-        Job { shape, steps: self.case.steps, guidance: self.case.guidance }
+        DenoiseParams { shape, steps: self.case.steps, guidance: self.case.guidance }
     }
 
-    pub(crate) fn numbers(&self, name: &str) -> Vec<f32> {
-        numbers(&self.expected[name])
+    pub(crate) fn to_f32(&self, name: &str) -> Vec<f32> {
+        to_f32(&self.expected[name])
     }
 
     /// How far a model is from the reference, stage by stage, in the order in which a request passes them.
     pub(crate) fn measure(&self, model: &Model) -> Vec<Measure> {
         let mut measures = Vec::new();
         let mut note = |name: String, found: &[f32]| {
-            let off = Off::Error(relative_error(found, &self.numbers(&name)));
+            let off = Off::Error(relative_error(found, &self.to_f32(&name)));
             measures.push(Measure { name, off });
         };
         let prompt = model.encode(&self.case.prompt).unwrap();
         note("pooled".to_owned(), &prompt.pooled);
         note("text".to_owned(), &prompt.text);
-        let mut pictures = Vec::new();
+        let mut images = Vec::new();
         for &(width, height) in &self.case.sizes {
-            let (name, job) = (|part: &str| format!("{width}x{height}.{part}"), self.job(model, (width, height)));
-            let noise = self.numbers(&name("noise"));
-            let (text, picture) = model.first_block(&prompt, &noise, &job).unwrap();
+            let (name, params) = (|part: &str| format!("{width}x{height}.{part}"), self.params(model, (width, height)));
+            let noise = self.to_f32(&name("noise"));
+            let (text, image) = model.first_block(&prompt, &noise, &params).unwrap();
             note(name("block_text"), &text);
-            note(name("block_picture"), &picture);
+            note(name("block_picture"), &image);
             let mut steps = 0;
-            let latents = model.denoise(&prompt, &noise, &job, |step| {
+            let latents = model.denoise(&prompt, &noise, &params, |step| {
                 note(name(&format!("latents_{}", step.done - 1)), step.latents);
                 steps = step.done;
                 Ok(())
@@ -88,10 +88,10 @@ impl Golden {
             assert_eq!(steps, self.case.steps);
             note(name("final"), &latents);
             let pixels = name("pixels");
-            let off = Off::Psnr(psnr(&model.decode(&latents, job.shape).unwrap(), &self.expected[&pixels]));
-            pictures.push(Measure { name: pixels, off });
+            let off = Off::Psnr(psnr(&model.decode(&latents, params.shape).unwrap(), &self.expected[&pixels]));
+            images.push(Measure { name: pixels, off });
         }
-        measures.extend(pictures);
+        measures.extend(images);
         measures
     }
 }
@@ -106,9 +106,9 @@ pub(crate) struct Measure {
 /// How far something is off.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Off {
-    /// Relative error.
+    /// Norm of the difference over norm of the reference.
     Error(f64),
-    /// Of pixels, dB.
+    /// Peak signal-to-noise ratio of pixels, dB.
     Psnr(f64),
 }
 
@@ -117,14 +117,14 @@ pub(crate) enum Off {
 pub(crate) struct Limits {
     /// Relative error at every stage.
     pub(crate) error: f64,
-    /// Of the pixels, dB.
+    /// Least peak signal-to-noise ratio of the pixels, dB.
     pub(crate) psnr: f64,
 }
 
-/// In f32.
+/// The limits of a model that computes in f32.
 pub(crate) const F32: Limits = Limits { error: 1e-4, psnr: 60.0 };
 
-/// In bf16 and f16, beside a reference in f32.
+/// The limits of a model that computes in bf16 or f16, against a reference in f32.
 pub(crate) const HALF: Limits = Limits { error: 2e-2, psnr: 45.0 };
 
 impl Measure {
@@ -147,7 +147,7 @@ pub(crate) fn cases(roots: &[PathBuf]) -> Vec<Golden> {
     cases
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f32> {
+fn to_f32(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn relative_error(found: &[f32], wanted: &[f32]) -> f64 {
 
 /// Of pixels (height, width, 3) in [-1, 1] beside (3, height, width), dB.
 pub(crate) fn psnr(found: &[f32], wanted: &Tensor) -> f64 {
-    let wanted = numbers(&wanted.permute((1, 2, 0)).unwrap().contiguous().unwrap());
+    let wanted = to_f32(&wanted.permute((1, 2, 0)).unwrap().contiguous().unwrap());
     assert_eq!(found.len(), wanted.len());
     let squares: f64 = found.iter().zip(&wanted).map(|(a, b)| f64::from(a - b).powi(2)).sum();
     10.0 * (4.0 / (squares / wanted.len() as f64)).log10()

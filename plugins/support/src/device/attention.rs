@@ -3,17 +3,17 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Result, product};
+use super::{Result, matmul};
 
 /// Most bytes of the f32 scores that are there at a time.
 const SCORES: usize = 256 << 20;
 
-/// Mixed values (queries, heads * width) of `q`, `k` and `v` (heads, tokens, width), where `q` is scaled already; `mask` is
+/// softmax(q kᵀ + mask) v, (queries, heads * width), of `q`, `k` and `v` (heads, tokens, width), where `q` is scaled already; `mask` is
 /// added to the scores, (heads or 1, queries, keys) in f32.
 ///
 /// # Errors
-/// If the shapes do not fit, or the device has no room.
-pub fn mix(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+/// If the shapes do not fit, or the device is out of memory.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     #[cfg(feature = "flash")]
     if q.device().is_cuda() && q.dtype() != DType::F32 && mask.is_none() {
         let width = q.dim(2)?;
@@ -21,11 +21,11 @@ pub fn mix(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<
             return flash(q, k, v);
         }
     }
-    mix_within(SCORES, q, k, v, mask)
+    attention_within(SCORES, q, k, v, mask)
 }
 
-/// Bytes that [`mix`] takes at its peak beside its arguments, for states of `size` bytes a number.
-pub fn mix_bytes(heads: usize, queries: usize, keys: usize, size: usize) -> usize {
+/// Bytes that [`attention`] takes at its peak beside its arguments, for states of `size` bytes an element.
+pub fn attention_bytes(heads: usize, queries: usize, keys: usize, size: usize) -> usize {
     let scores = heads * queries.min(block(SCORES, heads, keys)) * keys;
     // Scores and weights in the states' type and in f32; f32 needs no second copy.
     scores * if size == 4 { 8 } else { 8 + size }
@@ -35,21 +35,21 @@ fn block(scores: usize, heads: usize, keys: usize) -> usize {
     (scores / (4 * heads * keys).max(1)).max(1)
 }
 
-fn mix_within(scores: usize, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+fn attention_within(scores: usize, q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let (heads, queries, width) = q.dims3()?;
     let block = block(scores, heads, k.dim(1)?);
-    let turned = k.t()?;
-    let mut mixed = Vec::new();
+    let transposed = k.t()?;
+    let mut attended = Vec::new();
     for start in (0..queries).step_by(block) {
         let count = block.min(queries - start);
-        let mut weights = product(&q.narrow(1, start, count)?.contiguous()?, &turned)?.to_dtype(DType::F32)?;
+        let mut weights = matmul(&q.narrow(1, start, count)?.contiguous()?, &transposed)?.to_dtype(DType::F32)?;
         if let Some(mask) = mask {
             weights = weights.broadcast_add(&mask.narrow(1, start, count)?)?;
         }
         weights = candle_nn::ops::softmax_last_dim(&weights)?.to_dtype(v.dtype())?;
-        mixed.push(product(&weights, v)?.transpose(0, 1)?.reshape((count, heads * width))?);
+        attended.push(matmul(&weights, v)?.transpose(0, 1)?.reshape((count, heads * width))?);
     }
-    Ok(match mixed.as_slice() {
+    Ok(match attended.as_slice() {
         [whole] => whole.clone(),
         blocks => Tensor::cat(blocks, 0)?,
     })
@@ -63,9 +63,9 @@ const FLASH_WIDTH: usize = 256;
 fn flash(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (heads, queries, width) = q.dims3()?;
     // (1, tokens, heads, width): the kernels follow strides.
-    let turned = |x: &Tensor| x.transpose(0, 1)?.unsqueeze(0);
-    let mixed = candle_flash_attn::flash_attn(&turned(q)?, &turned(k)?, &turned(v)?, 1.0, false)?;
-    Ok(mixed.reshape((queries, heads * width))?)
+    let tokens_first = |x: &Tensor| x.transpose(0, 1)?.unsqueeze(0);
+    let attended = candle_flash_attn::flash_attn(&tokens_first(q)?, &tokens_first(k)?, &tokens_first(v)?, 1.0, false)?;
+    Ok(attended.reshape((queries, heads * width))?)
 }
 
 #[cfg(test)]
@@ -74,10 +74,10 @@ mod tests {
 
     use super::*;
 
-    /// softmax(q kᵀ + mask) v, number by number, in f64.
+    /// softmax(q kᵀ + mask) v, element by element, in f64.
     fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Vec<f64> {
-        let numbers = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec3::<f64>().unwrap();
-        let (q, k, v, mask) = (numbers(q), numbers(k), numbers(v), mask.map(numbers));
+        let to_f64 = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec3::<f64>().unwrap();
+        let (q, k, v, mask) = (to_f64(q), to_f64(k), to_f64(v), mask.map(to_f64));
         let mut out = Vec::new();
         for i in 0..q[0].len() {
             for h in 0..q.len() {
@@ -87,8 +87,8 @@ mod tests {
                 };
                 let weights: Vec<f64> = (0..k[0].len()).map(|j| score(j).exp()).collect();
                 let sum: f64 = weights.iter().sum();
-                let mixed = |c: usize| -> f64 { weights.iter().zip(&v[h]).map(|(w, v)| w / sum * v[c]).sum() };
-                out.extend((0..v[h][0].len()).map(mixed));
+                let attended = |c: usize| -> f64 { weights.iter().zip(&v[h]).map(|(w, v)| w / sum * v[c]).sum() };
+                out.extend((0..v[h][0].len()).map(attended));
             }
         }
         out
@@ -106,7 +106,7 @@ mod tests {
             for scores in [0, 3 * 4 * heads * keys, SCORES] {
                 for (dtype, limit) in [(DType::F32, 1e-5), (DType::BF16, 0.05)] {
                     let [q, k, v] = [&q, &k, &v].map(|x| x.to_dtype(dtype).unwrap());
-                    let found = mix_within(scores, &q, &k, &v, mask).unwrap();
+                    let found = attention_within(scores, &q, &k, &v, mask).unwrap();
                     assert_eq!((found.dims(), found.dtype()), ([queries, heads * width].as_slice(), dtype));
                     let found = found.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
                     for (found, wanted) in found.iter().zip(&wanted) {

@@ -2,15 +2,15 @@
 
 use aihost_plugin_api::{Error, ErrorKind};
 
-/// Of the tensor code.
+/// The result of tensor code.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 /// An error of candle, of the driver below it, or of what weights are read from.
 #[derive(Debug)]
 pub enum Failure {
-    /// From candle.
+    /// An error of candle, or of the driver below it.
     Tensor(candle_core::Error),
-    /// From elsewhere.
+    /// An error of this plugin, such as a weight file that cannot be read.
     Other(Error),
 }
 
@@ -60,7 +60,7 @@ impl From<Failure> for Error {
                 let lower = text.to_lowercase();
                 let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
                 if says(&FULL) {
-                    let text = format!("the device has no memory left for this; ask for a smaller picture: {text}");
+                    let text = format!("the device has no memory left for this; ask for less at once: {text}");
                     Self::new(ErrorKind::OutOfMemory, text)
                 } else if says(&LOST) {
                     Self::new(ErrorKind::Device, format!("the device failed, and this worker with it: {text}"))

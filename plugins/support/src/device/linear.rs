@@ -6,17 +6,8 @@ use aihost_plugin_api::ErrorKind;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 
-use super::{Loading, Place, Result, product};
-use crate::dense::{Dense, Uploaded};
-
-/// Whether weights stay on the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeping {
-    /// From loading on.
-    Resident,
-    /// One matrix at a time, while it is used.
-    Streamed,
-}
+use super::{Place, Result, UploadOptions, matmul};
+use crate::dense::{Dense, Residency, Uploaded};
 
 /// A matrix; its rows may be several matrices of a file, one below the other.
 #[derive(Debug)]
@@ -27,37 +18,37 @@ pub struct Weight {
 
 #[derive(Debug)]
 enum Part {
-    /// In its file.
+    /// In its file; uploaded at each use.
     File(Dense),
     /// On the device, in the place's `kept` type.
-    Numbers(Tensor),
-    /// On the device, quantised as in its file; widened when used.
-    Blocks(Arc<QTensor>),
+    Dense(Tensor),
+    /// On the device, quantised as in its file; dequantised when used.
+    Quantised(Arc<QTensor>),
 }
 
 impl Weight {
     /// The matrix made of `parts`.
     ///
     /// # Errors
-    /// If a file cannot be read, or the device has no room; those of `loading`'s listener.
-    pub fn new(parts: &[Dense], loading: Loading<'_>) -> Result<Self> {
-        let place = loading.place.clone();
-        if loading.keeping == Keeping::Streamed {
+    /// If a file cannot be read, or the device is out of memory; those of `on_progress`.
+    pub fn new(parts: &[Dense], options: UploadOptions<'_>) -> Result<Self> {
+        let place = options.place.clone();
+        if options.residency == Residency::Streamed {
             return Ok(Self { parts: parts.iter().cloned().map(Part::File).collect(), place });
         }
         let upload = |part: &Dense| -> Result<Part> {
             let uploaded = match part.upload(&place.device)? {
-                Uploaded::Numbers(tensor) => Part::Numbers(tensor.to_dtype(place.kept)?),
-                Uploaded::Blocks(blocks) => Part::Blocks(blocks),
+                Uploaded::Dense(tensor) => Part::Dense(tensor.to_dtype(place.kept)?),
+                Uploaded::Quantised(blocks) => Part::Quantised(blocks),
             };
-            (loading.heard)(uploaded.bytes())?;
+            (options.on_progress)(uploaded.bytes())?;
             Ok(uploaded)
         };
         let mut parts = parts.iter().map(upload).collect::<Result<Vec<_>>>()?;
-        let numbers: Option<Vec<&Tensor>> = parts.iter().map(Part::numbers).collect();
-        if let Some(numbers) = numbers.filter(|numbers| numbers.len() > 1) {
+        let dense: Option<Vec<&Tensor>> = parts.iter().map(Part::dense).collect();
+        if let Some(dense) = dense.filter(|dense| dense.len() > 1) {
             // One product instead of several.
-            parts = vec![Part::Numbers(Tensor::cat(&numbers, 0)?)];
+            parts = vec![Part::Dense(Tensor::cat(&dense, 0)?)];
         }
         Ok(Self { parts, place })
     }
@@ -68,7 +59,7 @@ impl Weight {
     /// As [`new`](Self::new).
     pub fn matrix(&self) -> Result<Tensor> {
         let Place { device, dtype, .. } = &self.place;
-        let parts = self.parts.iter().map(|part| part.widened(device, *dtype)).collect::<Result<Vec<_>>>()?;
+        let parts = self.parts.iter().map(|part| part.dequantised(device, *dtype)).collect::<Result<Vec<_>>>()?;
         Ok(match parts.as_slice() {
             [one] => one.clone(),
             parts => Tensor::cat(parts, 0)?,
@@ -77,28 +68,28 @@ impl Weight {
 }
 
 impl Part {
-    /// Bytes on the device.
+    /// Bytes that the part takes on the device between its uses.
     fn bytes(&self) -> u64 {
         match self {
             Self::File(_) => 0,
-            Self::Numbers(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Self::Blocks(blocks) => blocks.storage_size_in_bytes() as u64,
+            Self::Dense(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
+            Self::Quantised(blocks) => blocks.storage_size_in_bytes() as u64,
         }
     }
 
-    fn numbers(&self) -> Option<&Tensor> {
-        if let Self::Numbers(tensor) = self { Some(tensor) } else { None }
+    fn dense(&self) -> Option<&Tensor> {
+        if let Self::Dense(tensor) = self { Some(tensor) } else { None }
     }
 
-    fn widened(&self, device: &Device, dtype: DType) -> Result<Tensor> {
+    fn dequantised(&self, device: &Device, dtype: DType) -> Result<Tensor> {
         let blocks = |blocks: &QTensor| -> Result<Tensor> { Ok(blocks.dequantize(device)?.to_dtype(dtype)?) };
         match self {
             Self::File(part) => match part.upload(device)? {
-                Uploaded::Numbers(tensor) => Ok(tensor.to_dtype(dtype)?),
-                Uploaded::Blocks(part) => blocks(&part),
+                Uploaded::Dense(tensor) => Ok(tensor.to_dtype(dtype)?),
+                Uploaded::Quantised(part) => blocks(&part),
             },
-            Self::Numbers(tensor) => Ok(tensor.to_dtype(dtype)?),
-            Self::Blocks(part) => blocks(part),
+            Self::Dense(tensor) => Ok(tensor.to_dtype(dtype)?),
+            Self::Quantised(part) => blocks(part),
         }
     }
 }
@@ -115,17 +106,17 @@ impl Linear {
     ///
     /// # Errors
     /// As [`Weight::new`].
-    pub fn new(parts: &[Dense], bias: &[f32], loading: Loading<'_>) -> Result<Self> {
-        let bias = (!bias.is_empty()).then(|| loading.place.tensor(bias, bias.len())).transpose()?;
-        Ok(Self { weight: Weight::new(parts, loading)?, bias })
+    pub fn new(parts: &[Dense], bias: &[f32], options: UploadOptions<'_>) -> Result<Self> {
+        let bias = (!bias.is_empty()).then(|| options.place.tensor(bias, bias.len())).transpose()?;
+        Ok(Self { weight: Weight::new(parts, options)?, bias })
     }
 
     /// `x` (rows, columns) to (rows, width).
     ///
     /// # Errors
-    /// If a file cannot be read, or the device has no room.
+    /// If a file cannot be read, or the device is out of memory.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let out = product(x, &self.weight.matrix()?.t()?)?;
+        let out = matmul(x, &self.weight.matrix()?.t()?)?;
         Ok(match &self.bias {
             Some(bias) => out.broadcast_add(bias)?,
             None => out,
@@ -133,11 +124,11 @@ impl Linear {
     }
 }
 
-/// The numbers of a tensor in row-major order, in host memory.
+/// A tensor's elements in row-major order, as f32 in host memory.
 ///
 /// # Errors
 /// If the device failed before: this is where the host waits for it.
-pub fn vector(tensor: &Tensor) -> Result<Vec<f32>> {
+pub fn to_host_f32(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 

@@ -12,27 +12,28 @@ mod t5;
 use aihost_plugin_api::{Error, ErrorKind};
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 
+use crate::dense::Residency;
 use crate::rows::Activation;
 
-pub use attention::{mix, mix_bytes};
+pub use attention::{attention, attention_bytes};
 pub use failure::{Failure, Result};
-pub use linear::{Keeping, Linear, Weight, vector};
+pub use linear::{Linear, Weight, to_host_f32};
 pub use open::open;
 pub use t5::T5Encoder;
 
-/// Where tensors live and what their numbers are.
+/// The device that tensors are on, and their data types there.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The device.
+    /// A CUDA device, or candle's CPU device.
     pub device: Device,
-    /// Of states, and of weights where they are used.
+    /// The type of hidden states, and of weights while they are used.
     pub dtype: DType,
-    /// Of dense weights where they are kept.
+    /// The type of dense weights that stay on the device.
     pub kept: DType,
 }
 
 impl Place {
-    /// One type for all.
+    /// A place with one data type for states and weights.
     pub fn new(device: Device, dtype: DType) -> Self {
         Self { device, dtype, kept: dtype }
     }
@@ -43,12 +44,12 @@ impl Place {
         Self { dtype, ..self.clone() }
     }
 
-    /// Numbers as a tensor of this shape, in the place's type.
+    /// `values` in row-major order as a tensor of this shape, in the place's type.
     ///
     /// # Errors
-    /// If the device has no room, or the shape does not fit.
-    pub fn tensor(&self, numbers: &[f32], shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
-        Ok(Tensor::from_slice(numbers, shape, &self.device)?.to_dtype(self.dtype)?)
+    /// If the device is out of memory, or the shape does not fit.
+    pub fn tensor(&self, values: &[f32], shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
+        Ok(Tensor::from_slice(values, shape, &self.device)?.to_dtype(self.dtype)?)
     }
 }
 
@@ -71,12 +72,12 @@ pub fn locate(name: &str) -> Result<DeviceLocation, Error> {
     Ok(DeviceLocation::Cuda { gpu_id })
 }
 
-/// Does something that needs room on a device; if there is none, once more when the device is idle: only then does the driver
-/// give back what was freed.
+/// Does something that allocates on a device; if it is out of memory, once more when the device is idle: only then does the
+/// driver give back what was freed.
 ///
 /// # Errors
 /// Those of `make`, and if the device fails.
-pub fn with_room<T>(device: &Device, mut make: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+pub fn retry_out_of_memory<T>(device: &Device, mut make: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
     match make() {
         Err(full) if full.kind() == ErrorKind::OutOfMemory => {
             device.synchronize().map_err(Failure::from)?;
@@ -86,28 +87,31 @@ pub fn with_room<T>(device: &Device, mut make: impl FnMut() -> Result<T, Error>)
     }
 }
 
-/// How weights come to a device.
+/// How weights are uploaded to a device.
 #[derive(Clone, Copy)]
-pub struct Loading<'a> {
-    /// Where to.
+pub struct UploadOptions<'a> {
+    /// The device and the types that weights are uploaded to.
     pub place: &'a Place,
-    /// Whether matrices stay there.
-    pub keeping: Keeping,
-    /// Told the bytes of each matrix that was brought; an error ends it.
-    pub heard: &'a (dyn Fn(u64) -> Result<(), Error> + Sync),
+    /// Whether matrices stay on the device.
+    pub residency: Residency,
+    /// Called with the bytes of each matrix that was uploaded; an error ends the upload.
+    pub on_progress: &'a (dyn Fn(u64) -> Result<(), Error> + Sync),
 }
 
-impl std::fmt::Debug for Loading<'_> {
+impl std::fmt::Debug for UploadOptions<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Loading").field("place", self.place).field("keeping", &self.keeping).finish_non_exhaustive()
+        f.debug_struct("UploadOptions")
+            .field("place", self.place)
+            .field("residency", &self.residency)
+            .finish_non_exhaustive()
     }
 }
 
-/// A product of matrices, or of stacks of them, with sums in f32.
+/// A matrix product, or a batch of them, accumulated in f32.
 ///
 /// # Errors
-/// If the shapes do not fit, or the device has no room.
-pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// If the shapes do not fit, or the device is out of memory.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.device().is_cpu() && a.dtype() == DType::BF16 {
         // Candle's CPU device has no product of bf16. Rounded once, as a GPU does.
         return Ok(a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?.to_dtype(DType::BF16)?);
@@ -118,7 +122,7 @@ pub fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// An activation, computed in f32 as PyTorch's kernels do, in the type of `x`, which is freed on the way.
 ///
 /// # Errors
-/// If the device has no room.
+/// If the device is out of memory.
 pub fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let wide = x.to_dtype(DType::F32)?;
@@ -138,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_finds_no_room_is_tried_once_more() {
+    fn what_is_out_of_memory_is_tried_once_more() {
         for (failures, kind, tries, made) in [
             (0, ErrorKind::OutOfMemory, 1, true),
             (1, ErrorKind::OutOfMemory, 2, true),
@@ -146,7 +150,7 @@ mod tests {
             (1, ErrorKind::Internal, 1, false),
         ] {
             let mut tried = 0;
-            let outcome = with_room(&Device::Cpu, || {
+            let outcome = retry_out_of_memory(&Device::Cpu, || {
                 tried += 1;
                 if tried > failures { Ok(()) } else { Err(Error::new(kind, "no")) }
             });

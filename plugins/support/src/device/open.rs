@@ -107,11 +107,11 @@ fn warm(device: &Device) -> Result<()> {
     let seen = x.conv2d(&x, 1, 1, 1, 1)?.upsample_nearest2d(8, 8)?;
     let normed = candle_nn::ops::softmax_last_dim(&Tensor::cat(&[&picked, &rows], 0)?)?;
     let all = [made, seen.sum_all()?, normed.sum_all()?];
-    for number in all {
-        // Waits until it is there.
-        let number = number.to_vec0::<f32>()?;
-        if !number.is_finite() {
-            return Err(Error::new(ErrorKind::Device, "its first numbers are none").into());
+    for result in all {
+        // Waits until the device has computed it.
+        let result = result.to_vec0::<f32>()?;
+        if !result.is_finite() {
+            return Err(Error::new(ErrorKind::Device, "its first results are not finite numbers").into());
         }
     }
     Ok(())

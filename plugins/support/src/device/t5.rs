@@ -1,11 +1,11 @@
-//! T5's encoder in tensors: the layers and sums of [`crate::t5`], whose loader it takes its weights from.
+//! T5's encoder in tensors: the layers and arithmetic of [`crate::t5`], whose loader it takes its weights from.
 //!
 //! Branches are of the place's type; the states that they are added to are f32: they grow large on their way.
 
 use aihost_plugin_api::Result;
 use candle_core::{DType, Tensor};
 
-use super::{Linear, Loading, Place, activate, mix, mix_bytes, vector};
+use super::{Linear, Place, UploadOptions, activate, attention, attention_bytes, to_host_f32};
 use crate::dense::Dense;
 use crate::rows::Activation;
 use crate::t5::{self, T5Config};
@@ -42,10 +42,10 @@ impl T5Encoder {
     /// Brings an encoder to the device.
     ///
     /// # Errors
-    /// If a weight file cannot be read, or the device has no room.
-    pub fn new(encoder: &t5::T5Encoder, loading: Loading<'_>) -> Result<Self> {
-        let place = loading.place;
-        let linear = |parts: &[Dense]| Linear::new(parts, &[], loading);
+    /// If a weight file cannot be read, or the device is out of memory.
+    pub fn new(encoder: &t5::T5Encoder, options: UploadOptions<'_>) -> Result<Self> {
+        let place = options.place;
+        let linear = |parts: &[Dense]| Linear::new(parts, &[], options);
         let states = place.computing(DType::F32);
         let norm = |scale: &[f32]| states.tensor(scale, scale.len());
         let block = |block: &t5::Block| -> super::Result<Block> {
@@ -79,22 +79,23 @@ impl T5Encoder {
     /// States (tokens, d_model) of one text, in host memory.
     ///
     /// # Errors
-    /// If the text is empty or a token is not in the vocabulary; if a file cannot be read, or the device has no room.
+    /// If the text is empty or a token is not in the vocabulary; if a file cannot be read, or the device is out of memory.
     pub fn encode(&self, tokens: &[u32]) -> Result<Vec<f32>> {
         Ok(self.states(tokens)?)
     }
 
-    /// Bytes that encoding `tokens` takes on a device at its peak, weights apart, for branches of `size` bytes a number.
+    /// Bytes that encoding `tokens` takes on a device at its peak, weights apart, for branches of `size` bytes an element.
     pub fn bytes(config: &T5Config, tokens: usize, size: usize) -> u64 {
         let &T5Config { d_model, d_ff, num_heads, d_kv, .. } = config;
         let bias = 4 * num_heads * tokens * tokens;
         // States, their norm, and it narrowed; and queries, keys and values twice, or two layers and one as f32 and active.
         let states = (8 + size) * d_model;
-        let attention = tokens * (states + 6 * size * num_heads * d_kv) + mix_bytes(num_heads, tokens, tokens, size);
+        let attention =
+            tokens * (states + 6 * size * num_heads * d_kv) + attention_bytes(num_heads, tokens, tokens, size);
         let feed_forward = tokens * (states + (2 * size + 8) * d_ff);
-        // Made from the places of its numbers, and turned.
-        let turned = bias + 4 * tokens * tokens;
-        (bias + turned.max(attention).max(feed_forward)) as u64
+        // The bias is gathered by its bucket indices, then transposed.
+        let transposed = bias + 4 * tokens * tokens;
+        (bias + transposed.max(attention).max(feed_forward)) as u64
     }
 
     fn states(&self, tokens: &[u32]) -> super::Result<Vec<f32>> {
@@ -108,8 +109,8 @@ impl T5Encoder {
             let parts = qkv.reshape((tokens.len(), 3, self.heads, ()))?;
             let part = |i: usize| parts.narrow(1, i, 1)?.squeeze(1)?.transpose(0, 1)?.contiguous();
             // Unlike the Transformer's, scores have no scale.
-            let mixed = mix(&part(0)?, &part(1)?, &part(2)?, Some(&bias))?;
-            x = (x + wide(block.out.forward(&mixed)?)?)?;
+            let attended = attention(&part(0)?, &part(1)?, &part(2)?, Some(&bias))?;
+            x = (x + wide(block.out.forward(&attended)?)?)?;
             let up = block.up.forward(&narrow(norm(&x, &block.feed_forward_norm)?)?)?;
             let inner = if block.gated {
                 let width = up.dim(1)? / 2;
@@ -119,7 +120,7 @@ impl T5Encoder {
             };
             x = (x + wide(block.down.forward(&inner)?)?)?;
         }
-        vector(&norm(&x, &self.norm)?)
+        to_host_f32(&norm(&x, &self.norm)?)
     }
 
     /// (heads, tokens, tokens): the bias on key j as seen from query i.
@@ -127,9 +128,10 @@ impl T5Encoder {
         let (buckets, _) = self.bias.dims2()?;
         let count = tokens as i64;
         let pairs = (0..count).flat_map(|query| (0..count).map(move |key| key - query));
-        let places: Vec<u32> = pairs.map(|distance| t5::bucket(distance, buckets, self.max_distance)).collect();
-        let places = Tensor::from_vec(places, tokens * tokens, &self.place.device)?;
-        let bias = self.bias.index_select(&places, 0)?;
+        let buckets_of_pairs: Vec<u32> =
+            pairs.map(|distance| t5::bucket(distance, buckets, self.max_distance)).collect();
+        let buckets_of_pairs = Tensor::from_vec(buckets_of_pairs, tokens * tokens, &self.place.device)?;
+        let bias = self.bias.index_select(&buckets_of_pairs, 0)?;
         Ok(bias.t()?.reshape((self.heads, tokens, tokens))?.contiguous()?)
     }
 }

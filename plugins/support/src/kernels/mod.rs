@@ -67,7 +67,7 @@ impl Q16Rows {
         out
     }
 
-    /// How many rows.
+    /// How many rows of activations there are.
     pub fn rows(&self) -> usize {
         self.rows
     }

@@ -50,7 +50,7 @@ pub struct Options {
 /// How often a gate is looked at.
 const GATE_POLL: Duration = Duration::from_millis(5);
 
-/// The plugin.
+/// The plugin, with the entry's options.
 #[derive(Debug)]
 pub struct Echo(Options);
 

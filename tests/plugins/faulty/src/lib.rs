@@ -30,7 +30,7 @@ const TOO_MUCH_MEMORY: usize = 1 << 46;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// Nothing.
+    /// Nothing goes wrong.
     #[default]
     None,
     /// `load` fails with a proper error.
@@ -199,7 +199,7 @@ impl Options {
     }
 }
 
-/// The plugin.
+/// The plugin, with the entry's options.
 #[derive(Debug)]
 pub struct Faulty(Options);
 

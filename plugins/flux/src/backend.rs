@@ -7,73 +7,73 @@ use aihost_plugin_api::Result;
 use aihost_support::t5::T5Encoder;
 
 use crate::clip::Clip;
-use crate::picture::Picture;
+use crate::convolution::FeatureMap;
 use crate::transformer::{self, Conditions, Transformer};
 use crate::vae::Vae;
 
-/// States of a text and of a picture, (tokens, hidden) each.
+/// States of a text and of an image, (tokens, hidden) each.
 pub(crate) type States = (Vec<f32>, Vec<f32>);
 
 /// The parts of a model, ready to compute. What goes in and comes out lies in host memory.
-pub(crate) trait Compute: Debug + Send + Sync {
-    /// CLIP's state (pooled) and T5's states (tokens, context) of a text's tokens.
+pub(crate) trait Backend: Debug + Send + Sync {
+    /// CLIP's pooled state (pooled) and T5's states (tokens, context) of a text's token ids, f32.
     fn encode(&self, clip: &[u32], t5: &[u32]) -> Result<(Vec<f32>, Vec<f32>)>;
 
-    /// Makes what all steps of a request share.
-    fn session<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Steps + 'a>>;
+    /// Computes what all steps of a request share.
+    fn denoiser<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Denoiser + 'a>>;
 
-    /// Pixels of latents that were unscaled.
-    fn pixels(&self, latents: Picture) -> Result<Picture>;
+    /// Pixels (height, width, 3) of unscaled latents (height, width, channels).
+    fn pixels(&self, latents: FeatureMap) -> Result<FeatureMap>;
 }
 
-/// The steps of one request.
-pub(crate) trait Steps {
-    /// The direction at step `step` for picture tokens (tokens, in_channels).
-    fn predict(&mut self, step: usize, picture: &[f32]) -> Result<Vec<f32>>;
+/// The denoising steps of one request.
+pub(crate) trait Denoiser {
+    /// The velocity at step `step` for image tokens, both (tokens, in_channels).
+    fn predict(&mut self, step: usize, image: &[f32]) -> Result<Vec<f32>>;
 
-    /// The states after the first double block of the first step: a place to compare at, between the picture and a direction.
-    fn first_block(&mut self, picture: &[f32]) -> Result<States>;
+    /// The states after the first double block of the first step: a point to compare with a reference.
+    fn first_block(&mut self, image: &[f32]) -> Result<States>;
 }
 
 /// The parts on the host's cores, with weights in their files.
 #[derive(Debug)]
-pub(crate) struct OnHost {
+pub(crate) struct HostBackend {
     pub(crate) transformer: Transformer,
     pub(crate) clip: Clip,
     pub(crate) t5: T5Encoder,
     pub(crate) vae: Vae,
 }
 
-impl Compute for OnHost {
+impl Backend for HostBackend {
     fn encode(&self, clip: &[u32], t5: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
         Ok((self.clip.encode(clip)?, self.t5.encode(t5)?))
     }
 
-    fn session<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Steps + 'a>> {
+    fn denoiser<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Denoiser + 'a>> {
         let session = self.transformer.session(conditions)?;
-        Ok(Box::new(HostSteps { transformer: &self.transformer, session }))
+        Ok(Box::new(HostDenoiser { transformer: &self.transformer, session }))
     }
 
-    fn pixels(&self, latents: Picture) -> Result<Picture> {
+    fn pixels(&self, latents: FeatureMap) -> Result<FeatureMap> {
         Ok(self.vae.pixels(latents))
     }
 }
 
-struct HostSteps<'a> {
+struct HostDenoiser<'a> {
     transformer: &'a Transformer,
-    session: transformer::Session,
+    session: transformer::DenoisingSession,
 }
 
-impl Steps for HostSteps<'_> {
-    fn predict(&mut self, step: usize, picture: &[f32]) -> Result<Vec<f32>> {
-        self.transformer.predict(&mut self.session, step, picture)
+impl Denoiser for HostDenoiser<'_> {
+    fn predict(&mut self, step: usize, image: &[f32]) -> Result<Vec<f32>> {
+        self.transformer.predict(&mut self.session, step, image)
     }
 
-    fn first_block(&mut self, picture: &[f32]) -> Result<States> {
-        self.transformer.begin(&mut self.session, picture)?;
+    fn first_block(&mut self, image: &[f32]) -> Result<States> {
+        self.transformer.begin(&mut self.session, image)?;
         self.transformer.double_block(&mut self.session, 0, 0)?;
-        let (text, picture) = self.session.states();
-        Ok((text.to_vec(), picture.to_vec()))
+        let (text, image) = self.session.states();
+        Ok((text.to_vec(), image.to_vec()))
     }
 }
 
@@ -88,47 +88,47 @@ mod tests {
     use super::*;
     use crate::files::Files;
     use crate::memory::Offload;
-    use crate::model::{Job, Parts};
+    use crate::model::{DenoiseParams, Parts};
 
-    /// A device that is full in the second step of all but small pictures.
+    /// A device that is full in the second step of all but small images.
     #[derive(Debug)]
     struct Small {
-        parts: OnHost,
-        /// One for each request that holds something.
+        parts: HostBackend,
+        /// A clone for each request that is under way.
         held: Arc<()>,
     }
 
-    struct SmallSteps<'a> {
-        steps: Box<dyn Steps + 'a>,
+    struct SmallDenoiser<'a> {
+        denoiser: Box<dyn Denoiser + 'a>,
         _held: Arc<()>,
     }
 
-    impl Compute for Small {
+    impl Backend for Small {
         fn encode(&self, clip: &[u32], t5: &[u32]) -> Result<(Vec<f32>, Vec<f32>)> {
             self.parts.encode(clip, t5)
         }
 
-        fn session<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Steps + 'a>> {
-            Ok(Box::new(SmallSteps { steps: self.parts.session(conditions)?, _held: Arc::clone(&self.held) }))
+        fn denoiser<'a>(&'a self, conditions: &Conditions<'_>) -> Result<Box<dyn Denoiser + 'a>> {
+            Ok(Box::new(SmallDenoiser { denoiser: self.parts.denoiser(conditions)?, _held: Arc::clone(&self.held) }))
         }
 
-        fn pixels(&self, latents: Picture) -> Result<Picture> {
+        fn pixels(&self, latents: FeatureMap) -> Result<FeatureMap> {
             self.parts.pixels(latents)
         }
     }
 
-    impl Steps for SmallSteps<'_> {
-        fn predict(&mut self, step: usize, picture: &[f32]) -> Result<Vec<f32>> {
-            if step == 1 && picture.len() > 500 {
+    impl Denoiser for SmallDenoiser<'_> {
+        fn predict(&mut self, step: usize, image: &[f32]) -> Result<Vec<f32>> {
+            if step == 1 && image.len() > 500 {
                 // As cudarc writes it.
                 let text = r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#;
                 return Err(Failure::from(candle_core::Error::Cuda(text.into())).into());
             }
-            self.steps.predict(step, picture)
+            self.denoiser.predict(step, image)
         }
 
-        fn first_block(&mut self, picture: &[f32]) -> Result<States> {
-            self.steps.first_block(picture)
+        fn first_block(&mut self, image: &[f32]) -> Result<States> {
+            self.denoiser.first_block(image)
         }
     }
 
@@ -137,18 +137,18 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/flux/dev");
         let files = [("model".to_owned(), folder)].into_iter().collect();
         let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
-        let parts = Parts::open(&files, Offload::AllResident.readings()).unwrap();
+        let parts = Parts::open(&files, Offload::AllResident.residency()).unwrap();
         let held = Arc::new(());
         let small = Small { parts: parts.on_host().unwrap(), held: Arc::clone(&held) };
         let model = parts.model(Box::new(small), 16).unwrap();
         let prompt = model.encode("a fox").unwrap();
         let idle = Arc::strong_count(&held);
-        let mut heard = 0;
+        let mut steps = 0;
         let mut make = |side| {
             let shape = model.vae().shape(side, side).unwrap();
-            let job = Job { shape, steps: 2, guidance: 3.5 };
-            let made = model.denoise(&prompt, &shape.noise(1), &job, |_| {
-                heard += 1;
+            let params = DenoiseParams { shape, steps: 2, guidance: 3.5 };
+            let made = model.denoise(&prompt, &shape.noise(1), &params, |_| {
+                steps += 1;
                 Ok(())
             });
             assert_eq!(Arc::strong_count(&held), idle);
@@ -156,6 +156,6 @@ mod tests {
         };
         assert_eq!(make(128).unwrap_err().kind(), ErrorKind::OutOfMemory);
         assert_eq!(make(64).unwrap(), 4 * 8 * 8);
-        assert_eq!(heard, 3);
+        assert_eq!(steps, 3);
     }
 }

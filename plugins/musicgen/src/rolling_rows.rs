@@ -1,15 +1,15 @@
-//! What a stream keeps of rows that come for as long as it lasts: the last ones, under the numbers that they had.
+//! The rows that a stream still needs, the last ones, under the indices that they had from its start.
 
-/// The last rows of a matrix that grows.
+/// The last rows of a matrix (frames, width) that grows, f32.
 #[derive(Debug)]
-pub(crate) struct Tail {
+pub(crate) struct RollingRows {
     width: usize,
     /// Rows that are no longer here.
     forgotten: usize,
     rows: Vec<f32>,
 }
 
-impl Tail {
+impl RollingRows {
     pub(crate) fn new(width: usize) -> Self {
         Self { width, forgotten: 0, rows: Vec::new() }
     }
@@ -26,9 +26,9 @@ impl Tail {
         &mut self.rows[at..]
     }
 
-    /// More rows, number by number.
-    pub(crate) fn extend(&mut self, numbers: impl Iterator<Item = f32>) {
-        self.rows.extend(numbers);
+    /// More rows, element by element.
+    pub(crate) fn extend(&mut self, values: impl Iterator<Item = f32>) {
+        self.rows.extend(values);
     }
 
     /// Some rows, none of them forgotten.
@@ -46,17 +46,17 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use super::Tail;
+    use super::RollingRows;
 
     #[test]
     fn rows_keep_their_numbers() {
-        let mut tail = Tail::new(2);
+        let mut rows = RollingRows::new(2);
         for i in 0..4u8 {
-            tail.push().fill(f32::from(i));
+            rows.push().fill(f32::from(i));
         }
-        tail.extend([4.0, 4.0].into_iter());
-        tail.forget(3);
-        tail.forget(1);
-        assert_eq!((tail.frames(), tail.rows(3..5)), (5, [3.0, 3.0, 4.0, 4.0].as_slice()));
+        rows.extend([4.0, 4.0].into_iter());
+        rows.forget(3);
+        rows.forget(1);
+        assert_eq!((rows.frames(), rows.rows(3..5)), (5, [3.0, 3.0, 4.0, 4.0].as_slice()));
     }
 }

@@ -1,44 +1,44 @@
-//! Pictures on their way through the autoencoder, and the two layers it is made of: convolution and group norm.
+//! The autoencoder's feature maps, and the two layers it is made of: convolution and group norm.
 //!
-//! Channels are innermost, so that a convolution is a product of gathered neighbours with its weights. f32.
+//! Channels are innermost, so that a convolution is a product of patches patches (im2col) with its weights. f32.
 
 use std::cell::RefCell;
 
 use aihost_plugin_api::Result;
 use aihost_support::checkpoint::Layers;
-use aihost_support::gemm::{View, ViewMut, product};
+use aihost_support::gemm::{View, ViewMut, matmul};
 use aihost_support::rows::{self, Activation};
 use rayon::prelude::*;
 
-/// Added to variances.
+/// Added to variances before the square root.
 pub(crate) const EPSILON: f32 = 1e-6;
 
-/// Output pixels of a convolution gathered at once.
-pub(crate) const GATHER: usize = 192;
+/// Output pixels of a convolution whose patches are gathered at once.
+pub(crate) const IM2COL_PIXELS: usize = 192;
 
-/// A picture on its way: (height, width, channels).
+/// A feature map: (height, width, channels), f32.
 #[derive(Clone, Debug)]
-pub(crate) struct Picture {
+pub(crate) struct FeatureMap {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) data: Vec<f32>,
 }
 
-impl Picture {
+impl FeatureMap {
     pub(crate) fn channels(&self) -> usize {
         self.data.len() / (self.height * self.width)
     }
 }
 
-/// How a convolution sees its input.
+/// Whether a convolution upsamples its input first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sampling {
-    Same,
-    /// Each pixel four times, as the nearest of a picture twice the size.
-    Doubled,
+pub(crate) enum Upsampling {
+    None,
+    /// Nearest-neighbour to twice the height and width.
+    Nearest2x,
 }
 
-/// A convolution with a square kernel, zeros around the picture.
+/// A convolution with a square kernel, stride 1 and zero padding, which keeps height and width.
 #[derive(Debug)]
 pub(crate) struct Convolution {
     /// (out, kernel, kernel, in)
@@ -49,46 +49,46 @@ pub(crate) struct Convolution {
 }
 
 thread_local! {
-    static GATHERED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PATCHES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Convolution {
     pub(crate) fn load(layers: &dyn Layers, name: &str, inputs: usize, outputs: usize, kernel: usize) -> Result<Self> {
-        let stored = layers.numbers(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
+        let stored = layers.tensor_f32(&format!("{name}.weight"), &[outputs, inputs, kernel, kernel])?;
         let area = kernel * kernel;
-        // Channels innermost.
+        // From (out, in, kernel, kernel) to channels innermost.
         let at = |i: usize| {
             let (out, place, channel) = (i / (area * inputs), i / inputs % area, i % inputs);
             stored[(out * inputs + channel) * area + place]
         };
         let weights = (0..stored.len()).map(at).collect();
-        Ok(Self { weights, bias: layers.numbers(&format!("{name}.bias"), &[outputs])?, kernel, inputs })
+        Ok(Self { weights, bias: layers.tensor_f32(&format!("{name}.bias"), &[outputs])?, kernel, inputs })
     }
 
-    pub(crate) fn apply(&self, x: &Picture, sampling: Sampling) -> Picture {
-        let factor = if sampling == Sampling::Doubled { 2 } else { 1 };
+    pub(crate) fn apply(&self, x: &FeatureMap, upsampling: Upsampling) -> FeatureMap {
+        let factor = if upsampling == Upsampling::Nearest2x { 2 } else { 1 };
         let (height, width, outputs) = (x.height * factor, x.width * factor, self.bias.len());
         let columns = self.kernel * self.kernel * self.inputs;
         let weights = View::rows(&self.weights, outputs, columns, columns).transposed();
         let mut data = vec![0.0; height * width * outputs];
-        data.par_chunks_mut(GATHER * outputs).enumerate().for_each(|(i, out)| {
+        data.par_chunks_mut(IM2COL_PIXELS * outputs).enumerate().for_each(|(i, out)| {
             let pixels = out.len() / outputs;
-            let mut gathered = GATHERED.take();
-            gathered.resize(pixels * columns, 0.0);
-            for (j, patch) in gathered.chunks_exact_mut(columns).enumerate() {
-                let place = i * GATHER + j;
-                self.gather(x, (place / width, place % width), factor, patch);
+            let mut patches = PATCHES.take();
+            patches.resize(pixels * columns, 0.0);
+            for (j, patch) in patches.chunks_exact_mut(columns).enumerate() {
+                let place = i * IM2COL_PIXELS + j;
+                self.im2col(x, (place / width, place % width), factor, patch);
             }
             let target = &mut ViewMut::rows(out, pixels, outputs, outputs);
-            product(View::rows(&gathered, pixels, columns, columns), weights, 1.0, target);
+            matmul(View::rows(&patches, pixels, columns, columns), weights, 1.0, target);
             out.chunks_exact_mut(outputs).for_each(|pixel| rows::add_bias(pixel, &self.bias));
-            GATHERED.set(gathered);
+            PATCHES.set(patches);
         });
-        Picture { height, width, data }
+        FeatureMap { height, width, data }
     }
 
-    /// What the kernel sees at a pixel of the result.
-    fn gather(&self, x: &Picture, (row, column): (usize, usize), factor: usize, patch: &mut [f32]) {
+    /// The patch (kernel, kernel, in) that the kernel sees at a pixel of the result.
+    fn im2col(&self, x: &FeatureMap, (row, column): (usize, usize), factor: usize, patch: &mut [f32]) {
         let reach = self.kernel / 2;
         for (i, pixel) in patch.chunks_exact_mut(self.inputs).enumerate() {
             let (y, x_place) = (row + i / self.kernel, column + i % self.kernel);
@@ -114,18 +114,18 @@ pub(crate) struct GroupNorm {
 
 impl GroupNorm {
     pub(crate) fn load(layers: &dyn Layers, name: &str, groups: usize, channels: usize) -> Result<Self> {
-        let numbers = |part| layers.numbers(&format!("{name}.{part}"), &[channels]);
-        Ok(Self { scale: numbers("weight")?, shift: numbers("bias")?, groups })
+        let tensor = |part| layers.tensor_f32(&format!("{name}.{part}"), &[channels]);
+        Ok(Self { scale: tensor("weight")?, shift: tensor("bias")?, groups })
     }
 
-    pub(crate) fn apply(&self, x: &Picture, activation: Option<Activation>) -> Picture {
+    pub(crate) fn apply(&self, x: &FeatureMap, activation: Option<Activation>) -> FeatureMap {
         let channels = x.channels();
         let pixels = x.height * x.width;
         let group = channels / self.groups;
-        // Sums by channel in f64: a group of a large picture has millions of numbers.
+        // Sums by channel in f64: a group of a large image has millions of elements.
         let pieces: Vec<Vec<[f64; 2]>> = x
             .data
-            .par_chunks(channels * GATHER)
+            .par_chunks(channels * IM2COL_PIXELS)
             .map(|piece| {
                 let mut sums = vec![[0.0; 2]; channels];
                 for pixel in piece.chunks_exact(channels) {
@@ -155,12 +155,12 @@ impl GroupNorm {
         data.par_chunks_exact_mut(channels).zip(x.data.par_chunks_exact(channels)).for_each(|(out, pixel)| {
             rows::affine(pixel, (&factor, &offset), activation, out);
         });
-        Picture { data, ..*x }
+        FeatureMap { data, ..*x }
     }
 }
 
 /// `x += other`.
-pub(crate) fn add(x: &mut Picture, other: &Picture) {
+pub(crate) fn add(x: &mut FeatureMap, other: &FeatureMap) {
     let pieces = x.data.par_chunks_mut(1 << 14).zip(other.data.par_chunks(1 << 14));
     pieces.for_each(|(x, other)| rows::add_gated(x, other, &[], &[]));
 }
