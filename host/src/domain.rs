@@ -1,7 +1,7 @@
 //! The words of the host as plain types: ids, sizes, states. No IO, no async, nothing of HTTP or plugins.
 
 use std::borrow::{Borrow, Cow};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -351,6 +351,15 @@ pub fn excerpt(text: &str, most_bytes: usize) -> String {
         out.push_str(CUT);
     }
     out
+}
+
+/// Bytes as lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The end of a text that was cut.

@@ -60,6 +60,36 @@ async fn half_requests_by_the_thousand_keep_nobody_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_stays_for_ever_keeps_no_probe_out() {
+    let server = host(None, "limits: {connections: 128, connections_per_peer: 128}\n");
+    // Readers of a log that says nothing, which nothing ends: only some may be.
+    let mut followers = Vec::new();
+    for _ in 0..100 {
+        let follower = client().get(format!("{}/logs/a?follow=true", server.base())).send().await.unwrap();
+        followers.push(follower);
+    }
+    let statuses: Vec<u16> = followers.iter().map(|follower| follower.status().as_u16()).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 64, "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+    // One that ends makes room.
+    followers.retain(|follower| follower.status() == 200);
+    followers.pop();
+    let another =
+        eventually(async || match client().get(format!("{}/logs/a?follow=true", server.base())).send().await {
+            Ok(follower) if follower.status() == 200 => Ok(follower),
+            answer => Err(format!("{answer:?}")),
+        })
+        .await;
+    let long = chat("a", &"word ".repeat(5000));
+    // Answers by the hundred take every place that there is, and a probe has one all the same.
+    let streams: Vec<_> = futures_util::future::join_all((0..64).map(|_| server.stream(&long))).await;
+    health(&server).await.unwrap();
+    assert_eq!(server.get("/livez").await.0, 200);
+    assert_eq!(client().get(format!("{}/v1/models", server.base())).send().await.unwrap().status(), 503);
+    drop((followers, another, streams));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn half_bodies_by_the_hundred_keep_nobody_out() {
     let server = host(None, "limits: {connections: 200}\n");
     let mut halves = Vec::new();
@@ -70,8 +100,12 @@ async fn half_bodies_by_the_hundred_keep_nobody_out() {
         halves.push(half);
     }
     // While none of them is old enough to make room, a client is told to try again.
-    eventually(async || health(&server).await).await;
-    assert_eq!(server.chat("a", "hi").await.0, 200);
+    eventually(async || match server.chat("a", "hi").await {
+        (200, _) => Ok(()),
+        (status, answer) => Err(format!("{status} {answer}")),
+    })
+    .await;
+    health(&server).await.unwrap();
 }
 
 /// Node's `fetch` sends all of a body whatever comes back, and loses the answer if the connection breaks meanwhile.

@@ -111,7 +111,7 @@ async fn a_limit_on_the_size_of_files_ends_no_host() {
     let server = Server::start(&setup);
     assert_eq!(server.get("/livez").await.0, 200);
     let (status, answer) = server.chat("a", "hi").await;
-    assert_eq!(status, 503, "its plugin could not be copied: {answer}");
+    assert_eq!(status, 500, "its plugin could not be copied: {answer}");
 }
 
 #[tokio::test]

@@ -136,7 +136,7 @@ impl Reload {
     /// Reads it if it is not what was seen last.
     async fn look(&mut self) {
         let file = self.file.clone();
-        let looked = self.aside(move || Seen::now(&file)).await;
+        let looked = self.within_limit(move || Seen::now(&file)).await;
         if looked.is_some_and(|now| now != self.known.seen) {
             self.apply(Asked::Changed).await;
         }
@@ -160,7 +160,7 @@ impl Reload {
             let config = changed.then(|| crate::config::parse(&text, &file, &selection, &env));
             (seen, Some(content), config)
         };
-        let Some((seen, content, config)) = self.aside(read).await else { return };
+        let Some((seen, content, config)) = self.within_limit(read).await else { return };
         let is_news = seen != self.known.seen || asked == Asked::Told;
         self.known = Known { seen, content: content.or(before) };
         let file = self.file.display();
@@ -190,7 +190,7 @@ impl Reload {
     }
 
     /// Does something with the file where it holds nobody up; nothing if it does not come to an end in time.
-    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    async fn within_limit<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if self.waiting.load(Ordering::Relaxed) >= READS_MAX {
             return None;
         }

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::app::App;
@@ -87,6 +88,11 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
     Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
+/// Readers that may follow logs at once: they stay as long as they like, and each has a connection.
+const FOLLOWERS_MAX: usize = 64;
+
+static FOLLOWERS: Semaphore = Semaphore::const_new(FOLLOWERS_MAX);
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct LogsQuery {
@@ -104,6 +110,9 @@ pub(super) async fn logs(
     let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
     let Followed { tail, news } = app.handle.logs(model).await?;
     if follow {
+        let Ok(place) = FOLLOWERS.try_acquire() else {
+            return Err(ApiError::too_many_followers(FOLLOWERS_MAX));
+        };
         let news = futures_util::stream::unfold(news, async |mut news| match news.recv().await {
             Ok(line) => Some((line, news)),
             Err(RecvError::Lagged(lines)) => {
@@ -111,7 +120,10 @@ pub(super) async fn logs(
             }
             Err(RecvError::Closed) => None,
         });
-        let lines = futures_util::stream::iter(tail).chain(news).map(|line| Ok::<_, Infallible>(line_event(&line)));
+        let lines = futures_util::stream::iter(tail).chain(news).map(move |line| {
+            let _place = &place;
+            Ok::<_, Infallible>(line_event(&line))
+        });
         return Ok((headers(sse::CONTENT_TYPE), Body::from_stream(lines)).into_response());
     }
     let text: String = tail.iter().flat_map(|line| [line.as_str(), "\n"]).collect();

@@ -1,13 +1,16 @@
 //! How many bytes of requests the host holds, all of them together: what arrives is counted before it is kept, and until its
 //! answer has ended. Nothing of what the bytes mean.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use super::connections::Peer;
 use crate::domain::ByteSize;
 
 /// How long a piece of a body waits for others to end.
@@ -17,17 +20,27 @@ const RESERVED_BODY_BYTES: u64 = 64 << 10;
 /// The share of the room that only short bodies may take, one part in so many.
 const SHORT_BODIES_SHARE: u64 = 8;
 
+/// The share of the room that one address may take, one part in so many, unless it has a single body.
+const PEER_SHARE: u64 = 2;
+
 /// The bytes of all requests.
 #[derive(Debug, Default)]
 pub(super) struct Bodies {
-    held: AtomicU64,
+    held: Mutex<AllHeld>,
     freed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct AllHeld {
+    bytes: u64,
+    by_peer: HashMap<Peer, u64>,
 }
 
 /// The bytes of one request; given back when it is dropped.
 #[derive(Debug)]
 pub(super) struct HeldBytes {
     bodies: Arc<Bodies>,
+    peer: Peer,
     bytes: AtomicU64,
 }
 
@@ -36,14 +49,33 @@ pub(super) struct HeldBytes {
 pub(super) struct Full;
 
 impl Bodies {
-    /// A request that holds nothing yet.
-    pub(super) fn begin(self: &Arc<Self>) -> HeldBytes {
-        HeldBytes { bodies: Arc::clone(self), bytes: AtomicU64::new(0) }
+    /// A request from this address that holds nothing yet.
+    pub(super) fn begin(self: &Arc<Self>, peer: Peer) -> HeldBytes {
+        HeldBytes { bodies: Arc::clone(self), peer, bytes: AtomicU64::new(0) }
     }
 
-    fn take(&self, bytes: u64, most: u64) -> bool {
-        let more = |held: u64| held.checked_add(bytes).filter(|held| *held <= most);
-        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    /// Takes more for a body of this address that has so many bytes already.
+    fn take(&self, peer: Peer, has: u64, bytes: u64, most: u64) -> bool {
+        let mut held = self.held.lock();
+        let own = held.by_peer.get(&peer).copied().unwrap_or_default();
+        let has_others = own > has;
+        if (has_others && own.saturating_add(bytes) > most / PEER_SHARE) || held.bytes.saturating_add(bytes) > most {
+            return false;
+        }
+        held.bytes += bytes;
+        *held.by_peer.entry(peer).or_default() += bytes;
+        true
+    }
+
+    fn give_back(&self, peer: Peer, bytes: u64) {
+        let mut held = self.held.lock();
+        held.bytes -= bytes;
+        if let Some(own) = held.by_peer.get_mut(&peer) {
+            *own -= bytes;
+            if *own == 0 {
+                held.by_peer.remove(&peer);
+            }
+        }
     }
 }
 
@@ -51,14 +83,15 @@ impl HeldBytes {
     /// Counts what has arrived, as soon as there is room for it under `limit`.
     pub(super) async fn add(&self, bytes: usize, limit: ByteSize) -> Result<(), Full> {
         let bytes = bytes as u64;
-        let short = self.bytes.load(Ordering::Relaxed) + bytes <= RESERVED_BODY_BYTES;
+        let has = self.bytes.load(Ordering::Relaxed);
+        let short = has + bytes <= RESERVED_BODY_BYTES;
         let most = if short { limit.0 } else { limit.0 - limit.0 / SHORT_BODIES_SHARE };
         let deadline = Instant::now() + ROOM_WAIT;
         loop {
             let mut freed = std::pin::pin!(self.bodies.freed.notified());
             // Before the look, or what is given back between the two would not be heard of.
             freed.as_mut().enable();
-            if self.bodies.take(bytes, most) {
+            if self.bodies.take(self.peer, has, bytes, most) {
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 return Ok(());
             }
@@ -71,7 +104,7 @@ impl Drop for HeldBytes {
     fn drop(&mut self) {
         let bytes = *self.bytes.get_mut();
         if bytes > 0 {
-            self.bodies.held.fetch_sub(bytes, Ordering::Relaxed);
+            self.bodies.give_back(self.peer, bytes);
             self.bodies.freed.notify_waiters();
         }
     }
@@ -82,29 +115,62 @@ mod tests {
     use super::*;
 
     const LIMIT: ByteSize = ByteSize(8 << 20);
-    const LARGE: usize = 7 << 20;
+    /// Two of them leave what only short bodies may take.
+    const LARGE: usize = 7 << 19;
+
+    fn peer(number: u8) -> Peer {
+        Peer::of([127, 0, 0, number].into())
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_fit_waits_and_is_refused() {
         let bodies = Arc::new(Bodies::default());
-        let large = bodies.begin();
-        assert_eq!(large.add(LARGE, LIMIT).await, Ok(()));
+        let large = [1, 2].map(|number| bodies.begin(peer(number)));
+        for body in &large {
+            assert_eq!(body.add(LARGE, LIMIT).await, Ok(()));
+        }
         let begun = Instant::now();
-        assert_eq!(bodies.begin().add(LARGE, LIMIT).await, Err(Full));
+        assert_eq!(bodies.begin(peer(3)).add(LARGE, LIMIT).await, Err(Full));
         assert_eq!(begun.elapsed(), ROOM_WAIT);
-        assert_eq!(bodies.begin().add(1 << 10, LIMIT).await, Ok(()), "a short body is kept out by a large one");
+        assert_eq!(bodies.begin(peer(3)).add(1 << 10, LIMIT).await, Ok(()), "a short body is kept out by large ones");
         drop(large);
-        assert_eq!(bodies.held.load(Ordering::Relaxed), 0);
+        assert_eq!(bodies.held.lock().bytes, 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_given_back_is_taken_by_who_waits() {
         let bodies = Arc::new(Bodies::default());
-        let (first, second) = (bodies.begin(), bodies.begin());
+        let (first, second) = (bodies.begin(peer(1)), bodies.begin(peer(1)));
         assert_eq!(first.add(LARGE, LIMIT).await, Ok(()));
         let waiting = tokio::spawn(async move { second.add(LARGE, LIMIT).await });
         tokio::task::yield_now().await;
         drop(first);
         assert_eq!(waiting.await.expect("it ends"), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_keeps_no_other_out() {
+        let bodies = Arc::new(Bodies::default());
+        let mut held = Vec::new();
+        // Bodies of every size, until the last gap that this address may fill is filled.
+        for size in [LARGE, 1 << 18, 1 << 16, 1 << 12, 1 << 8, 1] {
+            for _ in 0..64 {
+                let body = bodies.begin(peer(1));
+                if body.add(size, LIMIT).await.is_err() {
+                    break;
+                }
+                held.push(body);
+            }
+        }
+        assert!(bodies.held.lock().bytes >= LIMIT.0 / 2 - (1 << 8));
+        for size in [70, 2 << 20] {
+            let body = bodies.begin(peer(2));
+            let begun = Instant::now();
+            assert_eq!(body.add(size, LIMIT).await, Ok(()));
+            assert_eq!(begun.elapsed(), Duration::ZERO, "it waited");
+            drop(body);
+        }
+        drop(held);
+        assert!(bodies.held.lock().by_peer.is_empty());
     }
 }

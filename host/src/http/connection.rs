@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::bodies::HeldBytes;
+use super::connections::Peer;
 use super::error::ApiError;
 use super::link::{Gone, Linger, Link, Phase, Wire};
 
@@ -187,7 +188,10 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Gone> {
     link.asked(!request.body().is_end_stream());
-    let request = request.map(|body| Body::new(RequestBody { link: Arc::clone(&link), body, is_whole: false }));
+    let mut request = request.map(|body| Body::new(RequestBody { link: Arc::clone(&link), body, is_whole: false }));
+    if let Some(address) = link.address() {
+        request.extensions_mut().insert(Peer::of(address));
+    }
     let mut answering = pin!(router.call(request));
     let mut gone = Arc::clone(&link).gone().boxed();
     let mut response = std::future::poll_fn(|cx| {

@@ -1,10 +1,11 @@
 //! Which connections there are, and who makes room for a new one. Nothing of bytes or requests.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::Request;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -74,6 +75,11 @@ impl Peer {
             address => address,
         })
     }
+}
+
+/// Whose request it is; one that came by no connection is this machine's.
+pub(super) fn peer_of<B>(request: &Request<B>) -> Peer {
+    request.extensions().get().copied().unwrap_or(Peer(Ipv4Addr::LOCALHOST.into()))
 }
 
 impl Connections {

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::app::App;
 use super::auth;
+use super::connections::peer_of;
 
 /// Longest request id taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
@@ -31,7 +32,7 @@ pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Nex
         match auth::admit(&config, request.uri().path(), request.headers()) {
             Ok(class) => {
                 request.extensions_mut().insert(class);
-                let held = Arc::new(app.bodies.begin());
+                let held = Arc::new(app.bodies.begin(peer_of(&request)));
                 request.extensions_mut().insert(Arc::clone(&held));
                 let mut response = next.run(request).await;
                 // The answer is made from them: they count until it has ended.

@@ -169,6 +169,12 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded").retry_after_s(RETRY_ROOM_S)
     }
 
+    /// As many follow logs as may.
+    pub(super) fn too_many_followers(most: usize) -> Self {
+        let message = format!("{most} readers follow logs, as many as may; end one, or read the log without `follow`");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, SERVER, message).code("too_many_followers")
+    }
+
     /// The next piece of the body did not come.
     pub(super) fn stalled(limit: Duration) -> Self {
         let message = format!("nothing more of the body came for {} s", limit.as_secs());

@@ -1,6 +1,7 @@
 //! The choices of one request, from submission to their ends: many answers of the runtime as one sequence of updates.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,6 +25,43 @@ const TASKS_BYTES: usize = 1 << 20;
 const QUEUE_RETRY: Duration = Duration::from_millis(100);
 /// Bytes of events that an answer in one piece may come to; it is held until it is whole.
 const WHOLE_ANSWER_BYTES: u64 = 64 << 20;
+/// The same of all answers that are put together at once.
+const ALL_WHOLE_ANSWERS_BYTES: u64 = 512 << 20;
+
+/// Bytes of events that answers under way have come to.
+static WHOLE_ANSWERS: AtomicU64 = AtomicU64::new(0);
+
+/// An answer that is put together: its part of [`WHOLE_ANSWERS`].
+#[derive(Debug, Default)]
+struct WholeAnswer(u64);
+
+impl WholeAnswer {
+    /// It has come to so many bytes.
+    fn grew_to(&mut self, bytes: u64) -> Result<(), Failure> {
+        let more = bytes.saturating_sub(self.0);
+        self.0 += more;
+        let all = WHOLE_ANSWERS.fetch_add(more, Ordering::Relaxed) + more;
+        if bytes > WHOLE_ANSWER_BYTES {
+            let most = ByteSize(WHOLE_ANSWER_BYTES);
+            let message = format!(
+                "the answer is larger than {most}, the most that is sent in one piece; ask for `stream`, or for less"
+            );
+            return Err(Failure::new(FailureKind::InvalidRequest, message));
+        }
+        if all > ALL_WHOLE_ANSWERS_BYTES {
+            let message =
+                "answers in one piece take all the memory there is for them; ask for `stream`, or send it again";
+            return Err(Failure::new(FailureKind::Busy, message));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WholeAnswer {
+    fn drop(&mut self) {
+        WHOLE_ANSWERS.fetch_sub(self.0, Ordering::Relaxed);
+    }
+}
 
 /// The place of one request in its model's queue: at most one of its parts waits there at a time, so it neither fills the
 /// queue nor goes before a neighbour who came between.
@@ -142,18 +180,13 @@ impl Generation {
     /// Runs to the end of every choice.
     pub(super) async fn collect(&mut self) -> Result<Vec<Choice>, Failure> {
         let mut choices = vec![Choice::default(); self.choices()];
+        let mut whole = WholeAnswer::default();
         while let Some(update) = std::future::poll_fn(|cx| self.poll_update(cx)).await {
             match update? {
                 TextUpdate::Event(index, event) => choices[index].add(event),
                 TextUpdate::Finish(index, finish) => choices[index].finish = Some(finish),
             }
-            if self.event_bytes > WHOLE_ANSWER_BYTES {
-                let most = ByteSize(WHOLE_ANSWER_BYTES);
-                let message = format!(
-                    "the answer is larger than {most}, the most that is sent in one piece; ask for `stream`, or for less"
-                );
-                return Err(Failure::new(FailureKind::InvalidRequest, message));
-            }
+            whole.grew_to(self.event_bytes)?;
         }
         Ok(choices)
     }

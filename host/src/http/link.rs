@@ -2,6 +2,7 @@
 //! is still there. Bytes and states, nothing of routes.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -21,6 +22,11 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const FIRST_BYTES: &[u8] = b"HTTP/1.";
 /// How long after the first of them the second is sent; each further one takes twice as long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of a request that tell what it asks for.
+const BEGINNING_BYTES: usize = 32;
+/// How long these may take to come.
+const BEGINNING_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What the client of a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +95,11 @@ impl Link {
             refused: None,
         };
         Self { stream, state: Mutex::new(state), evicted: Notify::new() }
+    }
+
+    /// Where its client is, unless it is gone.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.stream.peer_addr().ok().map(|address| address.ip())
     }
 
     fn state(&self) -> MutexGuard<'_, LinkState> {
@@ -235,6 +246,14 @@ impl Link {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Probed::Later),
             Err(_) => Err(Gone),
         }
+    }
+
+    /// Whether its client begins by asking for one of these paths. What it sent stays to be read.
+    pub(super) async fn asks_for(&self, paths: &[&str]) -> bool {
+        let mut beginning = [0; BEGINNING_BYTES];
+        let Ok(Ok(read)) = timeout(BEGINNING_TIMEOUT, self.stream.peek(&mut beginning)).await else { return false };
+        let asked = beginning[..read].strip_prefix(b"GET ").and_then(|rest| rest.split(|byte| *byte == b' ').next());
+        asked.is_some_and(|asked| paths.iter().any(|path| path.as_bytes() == asked))
     }
 
     /// Sends a last answer, says that nothing more follows, and throws away what the client still sends: closing a

@@ -8,6 +8,7 @@ use axum::Router;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +25,10 @@ const CONNECTIONS_DEFAULT: usize = 2048;
 const DESCRIPTORS_RESERVED: usize = 256;
 /// Connections that are told at once that there is no room; one more is closed without a word.
 const REFUSALS_MAX: usize = 32;
+/// What is answered beyond the most connections: who looks after a host must see that it is well and merely has much to do.
+const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/ping"];
+/// How long such a connection may stay.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after a connection that could not be taken in: most often there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a silent connection's other end may be silent before it is asked whether it is there.
@@ -82,8 +87,15 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
             }
             Err(refused) => {
                 if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                    let serving = serving.clone();
                     tasks.spawn(async move {
-                        link.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                        if link.asks_for(&PROBES).await {
+                            let probed = timeout(PROBE_LIMIT, serving.serve(link, PROBE_LIMIT));
+                            // Whoever has more to say has no place for it.
+                            drop(probed.await);
+                        } else {
+                            link.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                        }
                         drop(turn);
                     });
                 }

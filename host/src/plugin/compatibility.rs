@@ -32,5 +32,5 @@ pub fn incompatible(described: &Described) -> Option<String> {
 }
 
 fn short(fingerprint: &[u8; 32]) -> String {
-    super::hex(&fingerprint[..4])
+    crate::domain::hex(&fingerprint[..4])
 }

@@ -17,12 +17,3 @@ pub use loader::{LoadError, OpenPlugin, open};
 pub use permission::{Permission, permissions};
 pub use registry::{PluginFile, Registry, RegistryError, Rejected};
 pub use shadow::sweep as sweep_copies;
-
-/// Lower-case hex.
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
-}

@@ -233,7 +233,7 @@ fn copy_hashing(from: &mut File, to: &Path) -> io::Result<String> {
         let read = from.read(&mut buffer)?;
         if read == 0 {
             out.sync_all()?;
-            return Ok(super::hex(&hash.finalize()));
+            return Ok(crate::domain::hex(&hash.finalize()));
         }
         hash.update(&buffer[..read]);
         out.write_all(&buffer[..read])?;

@@ -10,6 +10,7 @@ mod clocks;
 mod departure;
 mod devices;
 mod effects;
+mod held;
 mod internal;
 mod memory;
 mod meter;

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Answer, OutputMode, Submitted};
 use super::clocks::{Clocks, LeaseTerms};
+use super::held::HeldOutputs;
 use super::internal::{Internal, post};
 use super::meter::{Meter, Metered};
 use super::requests::RequestIds;
@@ -19,8 +20,6 @@ use crate::worker::{CancelCause, InstanceHandle, Output};
 
 /// Outputs that may wait for one client.
 const OUTPUTS_MAX: usize = 64;
-/// Bytes of an answer that are held back until all of it is there; beyond that it is passed on as it comes.
-const GATHERED_BYTES_MAX: usize = 256 << 20;
 /// Said to a request that found no memory beside others of its model for as long as it may run.
 const NO_WORKSPACE: &str =
     "other requests of this model held the memory that this one needs for too long; send it again";
@@ -236,8 +235,7 @@ struct Delivering {
     /// Whether the client was told nothing of the answer.
     untouched: bool,
     /// What is not told before all of it is there.
-    held: Vec<Output>,
-    held_bytes: usize,
+    held: HeldOutputs,
 }
 
 impl Delivering {
@@ -248,7 +246,7 @@ impl Delivering {
         terms: LeaseTerms,
     ) -> Self {
         let (client, cancel) = (Some(client), Some(cancel));
-        Self { client, outputs, cancel, terms, untouched: true, held: Vec::new(), held_bytes: 0 }
+        Self { client, outputs, cancel, terms, untouched: true, held: HeldOutputs::default() }
     }
 
     /// The client's part ends here; the worker is told, and its end awaited.
@@ -284,13 +282,11 @@ impl Delivering {
             return Some(LeaseEnd::Lost(waiting.clone(), failure.clone()));
         }
         let done = matches!(output, Output::Done(_));
-        self.held_bytes += size(&output);
-        self.held.push(output);
-        if !done && self.terms.delivery == OutputMode::Gathered && self.held_bytes <= GATHERED_BYTES_MAX {
+        if self.untouched && self.terms.delivery == OutputMode::Gathered && self.held.hold(&output) {
             return None;
         }
         self.untouched = false;
-        for output in std::mem::take(&mut self.held) {
+        for output in self.held.take().chain([output]) {
             if !tell(self.client.clone(), output, &self.terms).await && self.client.take().is_some() && !done {
                 self.give_up(CancelCause::ClientLeft, FailureKind::Cancelled);
             }
@@ -312,13 +308,6 @@ async fn afford(
     let Some(workspace) = workspace else { return Ok(None) };
     let cost = instance.cost(task.clone()).await?;
     workspace.take(cost).await.map(Some)
-}
-
-fn size(output: &Output) -> usize {
-    match output {
-        Output::Event(bytes) | Output::Bytes(bytes) => bytes.len(),
-        Output::Progress { .. } | Output::Done(_) => 0,
-    }
 }
 
 fn silent() -> Failure {

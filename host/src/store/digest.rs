@@ -10,10 +10,7 @@ use sha2::{Digest, Sha256};
 /// Bytes read at once.
 const BLOCK: usize = 1 << 20;
 
-/// Lower-case hexadecimal.
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub(super) use crate::domain::hex;
 
 /// The path with `suffix` appended to its name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -84,7 +84,7 @@ mod tests {
         }
 
         #[test]
-        fn a_larger_picture_keeps_more_noise(steps in 2usize..60, tokens in 16usize..8000) {
+        fn a_larger_image_keeps_more_noise(steps in 2usize..60, tokens in 16usize..8000) {
             let (small, large) = (Schedule::of(true).sigmas(steps, tokens), Schedule::of(true).sigmas(steps, tokens + 64));
             prop_assert!(small[1..steps].iter().zip(&large[1..steps]).all(|(small, large)| small < large));
         }

@@ -52,17 +52,17 @@ pub(super) fn swaps(run: &mut Run<'_>) -> Result {
     for turn in 0..TURNS {
         let model = ["flux-a", "flux-b"][turn % 2];
         let begun = Instant::now();
-        let answer = picture(address, model)?;
+        let answer = image(address, model)?;
         seconds.push(begun.elapsed().as_secs_f64());
         if answer.status != 200 {
-            return run.report.say(&format!("a picture of {model}"), &answer.body.into(), Verdict::Wrong);
+            return run.report.say(&format!("an image of {model}"), &answer.body.into(), Verdict::Wrong);
         }
         let spoken = chat(address, "talk", "still here")?;
         if spoken.status != 200 {
             return run.report.say("the text model on the CPU", &spoken.body.into(), Verdict::Wrong);
         }
     }
-    run.report.say("pictures of two models that take turns", &json!({"seconds": seconds}), Verdict::Right)?;
+    run.report.say("images of two models that take turns", &json!({"seconds": seconds}), Verdict::Right)?;
     let states = states(address)?;
     let of = |model: &str| states.iter().find(|state| state["id"] == model).cloned().unwrap_or_default();
     let left = of("flux-a")["state"].clone();
@@ -127,7 +127,7 @@ pub(super) fn poison(run: &mut Run<'_>) -> Result {
     let before = chat(address, "poison", "before")?;
     run.report.say("a request before", &json!({"status": before.status}), Verdict::of(before.status == 200))?;
     let worker = pid(address, "poison")?;
-    picture(address, "flux-a")?;
+    image(address, "flux-a")?;
     fs::remove_file(host.folder.join("spoilt")).doing("open a gate")?;
     let spoilt = chat(address, "poison", "now")?;
     // A request in one piece is tried again on a fresh worker, where the fault does not come back.
@@ -145,7 +145,7 @@ pub(super) fn poison(run: &mut Run<'_>) -> Result {
         &json!({"before": worker, "after": fresh}),
         Verdict::of(happened && worker != fresh),
     )?;
-    let beside = picture(address, "flux-a")?;
+    let beside = image(address, "flux-a")?;
     run.report.say("flux beside it", &json!({"status": beside.status}), Verdict::of(beside.status == 200))
 }
 
@@ -218,7 +218,7 @@ fn yaml(run: &Run<'_>, address: SocketAddr, folder: &Path, total: u64) -> String
     )
 }
 
-fn picture(address: SocketAddr, model: &str) -> Result<client::Answer> {
+fn image(address: SocketAddr, model: &str) -> Result<client::Answer> {
     let body = json!({"model": model, "prompt": "a fox", "size": "64x64", "response_format": "b64_json"});
     client::post(address, "/v1/images/generations", &body)
 }

@@ -11,6 +11,7 @@ mod imports;
 mod links;
 mod packages;
 mod source;
+mod terms;
 mod tested;
 mod text;
 mod tree;
@@ -79,6 +80,7 @@ pub(crate) fn run() -> Result {
             findings.extend(imports::check(&file.path, &code));
             findings.extend(fences::check(&file.path, &code));
             findings.extend(clocks::check(&file.path, &code));
+            findings.extend(terms::check(&file.path, &code));
             if let Some(warning) = text::long(&file.path, text) {
                 eprintln!("warning: {warning}");
             }
