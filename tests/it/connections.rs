@@ -100,9 +100,10 @@ async fn half_bodies_by_the_hundred_keep_nobody_out() {
         halves.push(half);
     }
     // While none of them is old enough to make room, a client is told to try again.
-    eventually(async || match server.chat("a", "hi").await {
-        (200, _) => Ok(()),
-        (status, answer) => Err(format!("{status} {answer}")),
+    let url = format!("{}/v1/chat/completions", server.base());
+    eventually(async || match client().post(&url).json(&chat("a", "hi")).send().await {
+        Ok(answer) if answer.status() == 200 => Ok(()),
+        refused => Err(format!("{refused:?}")),
     })
     .await;
     health(&server).await.unwrap();

@@ -20,8 +20,9 @@ const RESERVED_BODY_BYTES: u64 = 64 << 10;
 /// The share of the room that only short bodies may take, one part in so many.
 const SHORT_BODIES_SHARE: u64 = 8;
 
-/// The share of the room that one address may take, one part in so many, unless it has a single body.
-const PEER_SHARE: u64 = 2;
+/// The share of the room that one address may take, unless it has a single body, and the share that its short ones may fill.
+const PEER_PERCENT: u64 = 50;
+const PEER_SHORT_PERCENT: u64 = 75;
 
 /// The bytes of all requests.
 #[derive(Debug, Default)]
@@ -54,16 +55,22 @@ impl Bodies {
         HeldBytes { bodies: Arc::clone(self), peer, bytes: AtomicU64::new(0) }
     }
 
-    /// Takes more for a body of this address that has so many bytes already.
-    fn take(&self, peer: Peer, has: u64, bytes: u64, most: u64) -> bool {
+    /// Takes more for a body, if there is room for it and its address has not more than its share.
+    fn take(&self, body: &HeldBytes, bytes: u64, limit: u64) -> bool {
+        let has = body.bytes.load(Ordering::Relaxed);
+        let (most, percent) = match has + bytes <= RESERVED_BODY_BYTES {
+            true => (limit, PEER_SHORT_PERCENT),
+            false => (limit - limit / SHORT_BODIES_SHARE, PEER_PERCENT),
+        };
         let mut held = self.held.lock();
-        let own = held.by_peer.get(&peer).copied().unwrap_or_default();
+        let own = held.by_peer.get(&body.peer).copied().unwrap_or_default();
         let has_others = own > has;
-        if (has_others && own.saturating_add(bytes) > most / PEER_SHARE) || held.bytes.saturating_add(bytes) > most {
+        if (has_others && own.saturating_add(bytes) > limit / 100 * percent) || held.bytes.saturating_add(bytes) > most
+        {
             return false;
         }
         held.bytes += bytes;
-        *held.by_peer.entry(peer).or_default() += bytes;
+        *held.by_peer.entry(body.peer).or_default() += bytes;
         true
     }
 
@@ -83,15 +90,12 @@ impl HeldBytes {
     /// Counts what has arrived, as soon as there is room for it under `limit`.
     pub(super) async fn add(&self, bytes: usize, limit: ByteSize) -> Result<(), Full> {
         let bytes = bytes as u64;
-        let has = self.bytes.load(Ordering::Relaxed);
-        let short = has + bytes <= RESERVED_BODY_BYTES;
-        let most = if short { limit.0 } else { limit.0 - limit.0 / SHORT_BODIES_SHARE };
         let deadline = Instant::now() + ROOM_WAIT;
         loop {
             let mut freed = std::pin::pin!(self.bodies.freed.notified());
             // Before the look, or what is given back between the two would not be heard of.
             freed.as_mut().enable();
-            if self.bodies.take(self.peer, has, bytes, most) {
+            if self.bodies.take(self, bytes, limit.0) {
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 return Ok(());
             }

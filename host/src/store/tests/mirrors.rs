@@ -25,9 +25,12 @@ async fn black_hole() -> (TcpListener, Vec<TcpStream>, String) {
     let address = listener.local_addr().expect("an address");
     let (mut queued, mut silences) = (Vec::new(), 0);
     // On a busy machine one may be slow to be taken into the queue; then it has room for another.
-    while silences < 3 {
+    while silences < 5 {
         match tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => queued.push(stream),
+            Ok(Ok(stream)) => {
+                queued.push(stream);
+                silences = 0;
+            }
             _ => silences += 1,
         }
     }
