@@ -19,8 +19,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 /// Bytes of an answer that is read whole; a status of a hundred thousand models fits.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// Bytes of an error that are read, and of its sentence that are shown.
+/// Bytes of an error that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of its sentence that are shown.
 const ERROR_SHOWN_BYTES: usize = 1000;
 /// Between two looks whether a server is still there that does something long.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

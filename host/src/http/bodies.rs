@@ -20,8 +20,9 @@ const RESERVED_BODY_BYTES: u64 = 64 << 10;
 /// The share of the room that only short bodies may take, one part in so many.
 const SHORT_BODIES_SHARE: u64 = 8;
 
-/// The share of the room that one address may take, unless it has a single body, and the share that its short ones may fill.
+/// The share of the room that one address may take, unless it has a single body.
 const PEER_PERCENT: u64 = 50;
+/// The share up to which its short bodies may go.
 const PEER_SHORT_PERCENT: u64 = 75;
 
 /// The bytes of all requests.
