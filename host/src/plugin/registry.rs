@@ -34,6 +34,8 @@ pub struct PluginFile {
     pub shadow: PathBuf,
     /// SHA-256 of the file, lower-case hex.
     pub sha256: String,
+    /// Folders beside the system's in which its libraries are looked for.
+    pub library_folders: Vec<PathBuf>,
 }
 
 /// All plugins of the folders where they are looked for.
@@ -74,6 +76,7 @@ struct Candidate {
     version: Version,
     file: PathBuf,
     modified: SystemTime,
+    library_folders: Vec<PathBuf>,
 }
 
 impl Registry {
@@ -107,6 +110,7 @@ impl Registry {
                     source: candidate.file,
                     shadow: copy,
                     sha256,
+                    library_folders: candidate.library_folders,
                 })),
                 Err(e) => {
                     let reason = format!("cannot copy {} aside: {e}", candidate.file.display());
@@ -239,7 +243,7 @@ fn examine(file: &Path, libraries: &Libraries) -> Result<Candidate, String> {
         )
     })?;
     let modified = fs::metadata(file).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    Ok(Candidate { manifest, version, file: file.to_owned(), modified })
+    Ok(Candidate { manifest, version, file: file.to_owned(), modified, library_folders: described.beside })
 }
 
 #[cfg(test)]
@@ -249,7 +253,13 @@ mod tests {
     fn plugin(id: &str, version: &str) -> Arc<PluginFile> {
         let json = format!(r#"{{"id":"{id}","version":"{version}","kinds":["text"],"devices":["cpu"]}}"#);
         let manifest = Manifest::parse(json.as_bytes()).unwrap();
-        Arc::new(PluginFile { manifest, source: "a".into(), shadow: "b".into(), sha256: String::new() })
+        Arc::new(PluginFile {
+            manifest,
+            source: "a".into(),
+            shadow: "b".into(),
+            sha256: String::new(),
+            library_folders: Vec::new(),
+        })
     }
 
     #[test]
@@ -300,7 +310,13 @@ mod tests {
         for (file, age) in [("old.so", 1), ("new.so", 3), ("middle.so", 2)] {
             let manifest = plugin("a/b", "1.0.0").manifest.clone();
             let modified = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age);
-            let candidate = Candidate { manifest, version: Version::new(1, 0, 0), file: file.into(), modified };
+            let candidate = Candidate {
+                manifest,
+                version: Version::new(1, 0, 0),
+                file: file.into(),
+                modified,
+                library_folders: Vec::new(),
+            };
             registry.compete(&mut newest, candidate);
         }
         assert_eq!(newest.into_values().next().unwrap().file, Path::new("new.so"));

@@ -272,7 +272,13 @@ mod tests {
             let config = config::parse(&yaml, Path::new("/models.yaml"), &Selection::default(), &env).unwrap();
             let manifest = serde_json::json!({"id": "p", "version": "1.0.0", "kinds": ["text"], "devices": ["cpu"]});
             let manifest = serde_json::from_value(manifest).unwrap();
-            let plugin = PluginFile { manifest, source: "a".into(), shadow: "b".into(), sha256: sha256.to_owned() };
+            let plugin = PluginFile {
+                manifest,
+                source: "a".into(),
+                shadow: "b".into(),
+                sha256: sha256.to_owned(),
+                library_folders: Vec::new(),
+            };
             let model = &config.models["m"];
             Key::new(&plugin, model, Some(device.parse().unwrap()))
         };

@@ -12,7 +12,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::{Deserialize, Serialize};
 
 use super::placement::StartSpec;
-use crate::plugin::{Permission, describe, permissions};
+use crate::plugin::{Permission, permissions};
 
 /// Files beside a model's file that may belong to it: shards, tokenizers, their settings.
 const MODEL_EXTENSIONS: [&str; 8] = ["safetensors", "gguf", "bin", "json", "model", "txt", "pt", "jinja"];
@@ -60,7 +60,7 @@ pub(super) fn of(spec: &StartSpec) -> Confinement {
     let mut readable = model_files(&spec.load);
     readable.insert(plugin.shadow.clone());
     // Libraries that it brings along.
-    readable.extend(describe(&plugin.shadow).map(|described| described.beside).unwrap_or_default());
+    readable.extend(plugin.library_folders.iter().cloned());
     let own = spec.own_folder.clone().filter(|folder| match make_private(folder) {
         Ok(()) => true,
         Err(e) => {

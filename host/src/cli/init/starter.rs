@@ -95,7 +95,13 @@ mod tests {
     fn plugin(id: &str, kind: &str, devices: &str) -> PluginFile {
         let json = format!(r#"{{"id":"{id}","version":"1.0.0","kinds":["{kind}"],"devices":{devices}}}"#);
         let manifest = aihost_plugin_api::abi::Manifest::parse(json.as_bytes()).unwrap();
-        PluginFile { manifest, source: "a".into(), shadow: "b".into(), sha256: String::new() }
+        PluginFile {
+            manifest,
+            source: "a".into(),
+            shadow: "b".into(),
+            sha256: String::new(),
+            library_folders: Vec::new(),
+        }
     }
 
     fn written(devices: &[(&str, u64)], plugins: &[PluginFile]) -> String {

@@ -64,6 +64,7 @@ impl Host {
                 source: "fake.so".into(),
                 shadow: "fake.so".into(),
                 sha256: String::new(),
+                library_folders: Vec::new(),
             })
         };
         let registry = Registry {

@@ -84,9 +84,18 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
     };
     let device = spec.load.device.parse::<Device>();
     let device = device.map_err(|e| Failure::new(FailureKind::Internal, format!("{}: {e}", spec.load.device)))?;
-    let (confinement, spec) =
-        spawn_blocking(move || (confinement::of(&spec), spec)).await.map_err(|e| failed(e.into()))?;
-    let spawned = spawn::spawn(&executable, confinement.own.as_deref()).await.map_err(failed)?;
+    let own_folder = spec.own_folder.clone();
+    // Its files are looked at while its process starts.
+    let looked = spawn_blocking(move || (confinement::of(&spec), spec));
+    let spawned = spawn::spawn(&executable, own_folder.as_deref()).await.map_err(failed)?;
+    let (confinement, spec) = match looked.await {
+        Ok(looked) => looked,
+        Err(e) => {
+            spawn::gone(spawned.mark);
+            give_up(spawned.child);
+            return Err(failed(e.into()));
+        }
+    };
     let worker =
         Worker { model: spec.model, instance: spec.instance, device, limits, silence: spec.silence, log: spec.log };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
