@@ -168,7 +168,7 @@ mod tests {
             }
         }
         assert!(bodies.held.lock().bytes >= LIMIT.0 / 2 - (1 << 8));
-        for size in [70, 2 << 20] {
+        for size in [70, 1 << 19] {
             let body = bodies.begin(peer(2));
             let begun = Instant::now();
             assert_eq!(body.add(size, LIMIT).await, Ok(()));
