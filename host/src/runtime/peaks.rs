@@ -230,6 +230,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pipe_in_its_place_is_not_waited_for() {
+        use rustix::fs::{CWD, FileType, Mode, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        mknodat(CWD, dir.path().join(FILE_NAME), FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let peaks = Peaks::open(dir.path());
+        peaks.observe(&key("a"), 1000);
+        assert_eq!(Peaks::open(dir.path()).need(&key("a"), 1, true), 1050);
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_written_costs_the_file_alone() {
         let dir = tempfile::tempdir().unwrap();
         // Root may write anywhere, but nobody can make a file in a file.

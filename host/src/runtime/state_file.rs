@@ -56,6 +56,10 @@ impl StateFile {
 
     /// Empty if there is no file.
     fn read<T: DeserializeOwned + Default>(&self) -> Result<T, String> {
+        // A pipe would be waited for as long as nobody writes into it.
+        if self.path.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err("it is no regular file".to_owned());
+        }
         let file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
             file => file.map_err(|e| e.to_string())?,
