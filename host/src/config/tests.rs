@@ -206,7 +206,8 @@ fn documented_defaults_are_the_defaults() {
     assert!(told >= 10, "only {told} keys say their default");
 }
 
-/// Processor time that one reading of a text takes, in nanoseconds: of this thread alone, and the least of three.
+/// Processor time that one reading of a text takes, in nanoseconds: of this thread alone, and the least of five: others take its
+/// caches, not its time.
 fn cost_ns(text: &str) -> u64 {
     let spent = || {
         let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel's account");
@@ -219,7 +220,7 @@ fn cost_ns(text: &str) -> u64 {
         assert!(told.len() < 100_000, "{} bytes are told", told.len());
         spent() - before
     };
-    (0..3).map(|_| once()).min().unwrap_or_default()
+    (0..5).map(|_| once()).min().unwrap_or_default()
 }
 
 #[test]

@@ -9,12 +9,13 @@ use super::error::ApiError;
 use crate::config::{ApiKey, Config};
 use crate::domain::Class;
 
-/// Paths that answer without a key: probes send none.
-const OPEN: [&str; 4] = ["/health", "/livez", "/readyz", "/ping"];
+/// Paths that answer without a key, and beyond the most connections: probes send none, and must see that a host is well and
+/// merely has much to do.
+pub(super) const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/ping"];
 
 /// Whether a request may pass, by its path and headers; and the class of whoever sent it.
 pub(super) fn admit(config: &Config, path: &str, headers: &HeaderMap) -> Result<Class, ApiError> {
-    if OPEN.contains(&path) {
+    if PROBES.contains(&path) {
         return Ok(Class::default());
     }
     if !config.api_keys.is_empty() {

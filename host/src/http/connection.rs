@@ -189,9 +189,7 @@ async fn answer(
 ) -> Result<Response<AnswerBody>, Gone> {
     link.asked(!request.body().is_end_stream());
     let mut request = request.map(|body| Body::new(RequestBody { link: Arc::clone(&link), body, is_whole: false }));
-    if let Some(address) = link.address() {
-        request.extensions_mut().insert(Peer::of(address));
-    }
+    request.extensions_mut().insert(Peer::of(link.address));
     let mut answering = pin!(router.call(request));
     let mut gone = Arc::clone(&link).gone().boxed();
     let mut response = std::future::poll_fn(|cx| {

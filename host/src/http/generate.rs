@@ -1,7 +1,6 @@
 //! The choices of one request, from submission to their ends: many answers of the runtime as one sequence of updates.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::wire::{Choice, TextDelivery, TextJob};
 use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
-use crate::runtime::{Answer, Handle, OutputMode, Submission, Submitted};
+use crate::runtime::{Answer, Budget, BudgetShare, Handle, OutputMode, Submission, Submitted};
 use crate::worker::Output;
 
 /// Most answers of one request in the runtime at once.
@@ -24,43 +23,27 @@ const TASKS_BYTES: usize = 1 << 20;
 /// How long a request that has begun waits before it asks for a place in a full queue again.
 const QUEUE_RETRY: Duration = Duration::from_millis(100);
 /// Bytes of events that an answer in one piece may come to; it is held until it is whole.
-const WHOLE_ANSWER_BYTES: u64 = 64 << 20;
+const WHOLE_ANSWER_BYTES: usize = 64 << 20;
 /// The same of all answers that are put together at once.
-const ALL_WHOLE_ANSWERS_BYTES: u64 = 512 << 20;
+const ALL_WHOLE_ANSWERS_BYTES: usize = 512 << 20;
 
-/// Bytes of events that answers under way have come to.
-static WHOLE_ANSWERS: AtomicU64 = AtomicU64::new(0);
+static WHOLE_ANSWERS: Budget = Budget::new(ALL_WHOLE_ANSWERS_BYTES);
 
-/// An answer that is put together: its part of [`WHOLE_ANSWERS`].
-#[derive(Debug, Default)]
-struct WholeAnswer(u64);
-
-impl WholeAnswer {
-    /// It has come to so many bytes.
-    fn grew_to(&mut self, bytes: u64) -> Result<(), Failure> {
-        let more = bytes.saturating_sub(self.0);
-        self.0 += more;
-        let all = WHOLE_ANSWERS.fetch_add(more, Ordering::Relaxed) + more;
-        if bytes > WHOLE_ANSWER_BYTES {
-            let most = ByteSize(WHOLE_ANSWER_BYTES);
-            let message = format!(
-                "the answer is larger than {most}, the most that is sent in one piece; ask for `stream`, or for less"
-            );
-            return Err(Failure::new(FailureKind::InvalidRequest, message));
-        }
-        if all > ALL_WHOLE_ANSWERS_BYTES {
-            let message =
-                "answers in one piece take all the memory there is for them; ask for `stream`, or send it again";
-            return Err(Failure::new(FailureKind::Busy, message));
-        }
-        Ok(())
+/// An answer that is put together has come to so many bytes.
+fn grew_to(bytes: usize, share: &mut BudgetShare) -> Result<(), Failure> {
+    let is_within_all = share.take(bytes.saturating_sub(share.bytes()));
+    if bytes > WHOLE_ANSWER_BYTES {
+        let most = ByteSize(WHOLE_ANSWER_BYTES as u64);
+        let message = format!(
+            "the answer is larger than {most}, the most that is sent in one piece; ask for `stream`, or for less"
+        );
+        return Err(Failure::new(FailureKind::InvalidRequest, message));
     }
-}
-
-impl Drop for WholeAnswer {
-    fn drop(&mut self) {
-        WHOLE_ANSWERS.fetch_sub(self.0, Ordering::Relaxed);
+    if !is_within_all {
+        let message = "answers in one piece take all the memory there is for them; ask for `stream`, or send it again";
+        return Err(Failure::new(FailureKind::Busy, message));
     }
+    Ok(())
 }
 
 /// The place of one request in its model's queue: at most one of its parts waits there at a time, so it neither fills the
@@ -104,7 +87,7 @@ pub(super) struct Generation {
     /// Whose turn it is to be looked at first.
     turn: usize,
     usage: Usage,
-    event_bytes: u64,
+    event_bytes: usize,
 }
 
 /// A choice that has not ended.
@@ -180,13 +163,13 @@ impl Generation {
     /// Runs to the end of every choice.
     pub(super) async fn collect(&mut self) -> Result<Vec<Choice>, Failure> {
         let mut choices = vec![Choice::default(); self.choices()];
-        let mut whole = WholeAnswer::default();
+        let mut share = WHOLE_ANSWERS.share();
         while let Some(update) = std::future::poll_fn(|cx| self.poll_update(cx)).await {
             match update? {
                 TextUpdate::Event(index, event) => choices[index].add(event),
                 TextUpdate::Finish(index, finish) => choices[index].finish = Some(finish),
             }
-            whole.grew_to(self.event_bytes)?;
+            grew_to(self.event_bytes, &mut share)?;
         }
         Ok(choices)
     }
@@ -248,7 +231,7 @@ impl Generation {
         loop {
             let update = match std::task::ready!(answer.output.poll_recv(cx)) {
                 Some(Output::Event(json)) => {
-                    self.event_bytes += json.len() as u64;
+                    self.event_bytes += json.len();
                     TextUpdate::Event(index, read(&json)?)
                 }
                 Some(Output::Done(Ok(json))) => self.finish(at, read(&json)?)?,

@@ -49,6 +49,8 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Link {
     stream: TcpStream,
+    /// Where its client is.
+    pub(super) address: IpAddr,
     state: Mutex<LinkState>,
     evicted: Notify,
 }
@@ -81,7 +83,7 @@ struct LinkState {
 pub(super) struct Gone;
 
 impl Link {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: TcpStream, address: IpAddr) -> Self {
         let state = LinkState {
             phase: Phase::Fresh,
             since: Instant::now(),
@@ -94,12 +96,7 @@ impl Link {
             probed: 0,
             refused: None,
         };
-        Self { stream, state: Mutex::new(state), evicted: Notify::new() }
-    }
-
-    /// Where its client is, unless it is gone.
-    pub(super) fn address(&self) -> Option<IpAddr> {
-        self.stream.peer_addr().ok().map(|address| address.ip())
+        Self { stream, address, state: Mutex::new(state), evicted: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, LinkState> {

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::auth::PROBES;
 use super::connection::{SHORT_LINGER, Serving, bytes_of};
 use super::connections::{Caps, Connections, Peer, Refused};
 use super::error::ApiError;
@@ -25,9 +26,7 @@ const CONNECTIONS_DEFAULT: usize = 2048;
 const DESCRIPTORS_RESERVED: usize = 256;
 /// Connections that are told at once that there is no room; one more is closed without a word.
 const REFUSALS_MAX: usize = 32;
-/// What is answered beyond the most connections: who looks after a host must see that it is well and merely has much to do.
-const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/ping"];
-/// How long such a connection may stay.
+/// How long a probe's connection beyond the most of them may stay.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Pause after a connection that could not be taken in: most often there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -72,12 +71,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
     let tasks = TaskTracker::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let (stream, peer) = tokio::select! {
+        let (stream, address) = tokio::select! {
             accepted = accept(&listener, &connections) => accepted,
             () = &mut shutdown => break,
         };
-        let link = Arc::new(Link::new(stream));
-        match connections.admit(Peer::of(peer), &link) {
+        let link = Arc::new(Link::new(stream, address));
+        match connections.admit(Peer::of(address), &link) {
             Ok(place) => {
                 let (serving, stall_timeout) = (serving.clone(), handle.config().limits.stream_stall_timeout);
                 tasks.spawn(async move {

@@ -1,10 +1,10 @@
 //! Outputs that a client is not told before all of them are there, so that a worker that dies on the way costs it nothing.
 
 use std::mem::size_of;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
+use super::budget::{Budget, BudgetShare};
 use crate::worker::Output;
 
 /// Bytes of one answer that are held back; beyond that it is passed on as it comes.
@@ -12,8 +12,7 @@ const HELD_BYTES_MAX: usize = 32 << 20;
 /// Bytes that are held back of all answers together.
 const ALL_HELD_BYTES_MAX: usize = 256 << 20;
 
-/// Bytes that are held back now.
-static ALL_HELD: AtomicUsize = AtomicUsize::new(0);
+static ALL_HELD: Budget = Budget::new(ALL_HELD_BYTES_MAX);
 
 /// What an output was.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +22,18 @@ enum OutputKind {
 }
 
 /// The beginning of an answer, end to end in one piece of memory: a text of a million tokens is a million outputs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct HeldOutputs {
     bytes: Vec<u8>,
     /// Where each output ends.
     ends: Vec<(OutputKind, usize)>,
-    counted: usize,
+    share: BudgetShare,
+}
+
+impl Default for HeldOutputs {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), ends: Vec::new(), share: ALL_HELD.share() }
+    }
 }
 
 impl HeldOutputs {
@@ -40,11 +45,7 @@ impl HeldOutputs {
             Output::Progress { .. } | Output::Done(_) => return false,
         };
         let more = content.len() + size_of::<(OutputKind, usize)>();
-        if self.counted + more > HELD_BYTES_MAX {
-            return false;
-        }
-        self.counted += more;
-        if ALL_HELD.fetch_add(more, Ordering::Relaxed) + more > ALL_HELD_BYTES_MAX {
+        if self.share.bytes() + more > HELD_BYTES_MAX || !self.share.take(more) {
             return false;
         }
         self.bytes.extend_from_slice(content);
@@ -54,12 +55,12 @@ impl HeldOutputs {
 
     /// Everything that was held back, in order.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Output> + Send + use<> {
-        let mut held = std::mem::take(self);
-        let (bytes, ends) = (Bytes::from(std::mem::take(&mut held.bytes)), std::mem::take(&mut held.ends));
+        let Self { bytes, ends, share } = std::mem::take(self);
+        let bytes = Bytes::from(bytes);
         let mut begin = 0;
         ends.into_iter().map(move |(kind, end)| {
             // Counted for as long as the last of it is on its way.
-            let _held = &held;
+            let _share = &share;
             let content = bytes.slice(begin..end);
             begin = end;
             match kind {
@@ -67,12 +68,6 @@ impl HeldOutputs {
                 OutputKind::Bytes => Output::Bytes(content),
             }
         })
-    }
-}
-
-impl Drop for HeldOutputs {
-    fn drop(&mut self) {
-        ALL_HELD.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 

@@ -4,6 +4,7 @@
 //! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
 mod api;
+mod budget;
 mod changes;
 mod clock;
 mod clocks;
@@ -34,6 +35,7 @@ mod workspace;
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
 pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
+pub use budget::{Budget, BudgetShare};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use relay::{Lease, LeaseEnd, carry};
 

@@ -21,13 +21,13 @@ const BESIDE_MAX: usize = 4096;
 
 /// What a worker and all that it starts may do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confinement {
+pub(crate) struct Confinement {
     /// What its plugin's manifest asks for.
-    pub permissions: Vec<Permission>,
+    pub(crate) permissions: Vec<Permission>,
     /// Files and folders that it may read beside what the system has installed.
-    pub readable: BTreeSet<PathBuf>,
+    pub(crate) readable: BTreeSet<PathBuf>,
     /// A folder of its own, in which it may do anything.
-    pub own: Option<PathBuf>,
+    pub(crate) own: Option<PathBuf>,
 }
 
 impl Confinement {

@@ -15,7 +15,7 @@ mod supervisor;
 mod throttle;
 
 pub use child::worker_main;
-pub use confinement::{Confinement, is_confinement_available, protect_host};
+pub use confinement::{is_confinement_available, protect_host};
 pub use guard::guard_main;
 pub use limits::WorkerLimits;
 pub use log::{Followed, ModelLog};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use caps::CapSet;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 
 use super::super::confinement::Confinement;
@@ -59,29 +59,25 @@ pub(super) fn drop_privileges() {
 /// From now on this thread, and all it starts, touches only what its plugin needs. Called before there is another one.
 ///
 /// # Errors
-/// When the kernel knows such rules and does not take these. A kernel without them is no error: `false`.
-pub(super) fn confine(to: &Confinement) -> Result<bool, String> {
-    let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
-    let said = |e: RulesetError| format!("cannot be confined to its model's files: {e}");
-    let open = [!to.has(Permission::Files), !to.has(Permission::Network)];
-    if open == [false, false] {
-        return Ok(true);
+/// When the kernel knows such rules and does not take these. A kernel without them is no error.
+pub(super) fn confine(to: &Confinement) -> Result<(), String> {
+    let (files, network) = (!to.has(Permission::Files), !to.has(Permission::Network));
+    if !(files || network) {
+        return Ok(());
     }
-    if !to.has(Permission::Files) {
-        rules = rules.handle_access(AccessFs::from_all(RULES)).map_err(said)?;
-    }
-    if !to.has(Permission::Network) {
-        rules = rules.handle_access(AccessNet::from_all(RULES)).map_err(said)?;
-        rules = rules.scope(Scope::from_all(RULES)).map_err(said)?;
-    }
-    let mut rules = rules.create().map_err(said)?;
-    if !to.has(Permission::Files) {
-        for (path, access) in paths(to) {
-            rules = allow(rules, &path, access).map_err(said)?;
+    let restrict = || {
+        let mut rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+        if files {
+            rules = rules.handle_access(AccessFs::from_all(RULES))?;
         }
-    }
-    let status = rules.restrict_self().map_err(said)?;
-    Ok(status.ruleset != RulesetStatus::NotEnforced)
+        if network {
+            rules = rules.handle_access(AccessNet::from_all(RULES))?.scope(Scope::from_all(RULES))?;
+        }
+        let allowed = if files { paths(to) } else { Vec::new() };
+        let rules = allowed.iter().try_fold(rules.create()?, |rules, (path, access)| allow(rules, path, *access))?;
+        rules.restrict_self()
+    };
+    restrict().map(drop).map_err(|e: RulesetError| format!("cannot be confined to its model's files: {e}"))
 }
 
 /// What may be done where.
