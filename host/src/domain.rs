@@ -133,38 +133,48 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// What kind of task a model serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Chat and completions.
-    Text,
-    /// Images from text.
-    Image,
-    /// Music and sound.
-    Audio,
-    /// Vectors from text.
-    Embedding,
-    /// Text to speech.
-    Speech,
-    /// Speech to text.
-    Transcription,
-    /// Raw JSON in, any body out.
-    Custom,
-}
-
-impl Kind {
-    /// The name in models.yaml and manifests.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Image => "image",
-            Self::Audio => "audio",
-            Self::Embedding => "embedding",
-            Self::Speech => "speech",
-            Self::Transcription => "transcription",
-            Self::Custom => "custom",
+/// An enum whose variants have names that are told outside: in logs, metrics and answers. Each is written once.
+macro_rules! named {
+    ($(#[$about:meta])* pub enum $enum:ident { $($(#[$doc:meta])* $variant:ident = $name:literal,)+ }) => {
+        $(#[$about])*
+        pub enum $enum {
+            $($(#[$doc])* $variant,)+
         }
+
+        impl $enum {
+            /// The names of all, in their order.
+            pub const NAMES: &'static [&'static str] = &[$($name),+];
+
+            /// Its name in logs, metrics and answers.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+pub(crate) use named;
+
+named! {
+    /// What kind of task a model serves.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Kind {
+        /// Chat and completions.
+        Text = "text",
+        /// Images from text.
+        Image = "image",
+        /// Music and sound.
+        Audio = "audio",
+        /// Vectors from text.
+        Embedding = "embedding",
+        /// Text to speech.
+        Speech = "speech",
+        /// Speech to text.
+        Transcription = "transcription",
+        /// Raw JSON in, any body out.
+        Custom = "custom",
     }
 }
 
@@ -179,32 +189,34 @@ pub enum Class {
     Batch,
 }
 
-/// Where a model or instance stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelState {
-    /// There is no worker.
-    Cold,
-    /// The worker comes up and plans.
-    Starting,
-    /// Waiting for memory on the device.
-    Waiting,
-    /// Weights are being read.
-    Loading,
-    /// It serves requests.
-    Hot,
-    /// Serving what holds a lease, granting no new one.
-    Draining,
-    /// Giving its device memory back.
-    Parking,
-    /// The worker lives, its device memory is given back.
-    Parked,
-    /// Taking its device memory again.
-    Unparking,
-    /// The worker is going.
-    Stopping,
-    /// The last load failed; it is tried again after a cooldown.
-    Failed,
+named! {
+    /// Where a model or instance stands.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum ModelState {
+        /// There is no worker.
+        Cold = "cold",
+        /// The worker comes up and plans.
+        Starting = "starting",
+        /// Waiting for memory on the device.
+        Waiting = "waiting",
+        /// Weights are being read.
+        Loading = "loading",
+        /// It serves requests.
+        Hot = "hot",
+        /// Serving what holds a lease, granting no new one.
+        Draining = "draining",
+        /// Giving its device memory back.
+        Parking = "parking",
+        /// The worker lives, its device memory is given back.
+        Parked = "parked",
+        /// Taking its device memory again.
+        Unparking = "unparking",
+        /// The worker is going.
+        Stopping = "stopping",
+        /// The last load failed; it is tried again after a cooldown.
+        Failed = "failed",
+    }
 }
 
 impl ModelState {
@@ -223,60 +235,64 @@ impl ModelState {
             Self::Cold | Self::Failed => 9,
         }
     }
+}
 
-    /// The name in tables and status answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cold => "cold",
-            Self::Starting => "starting",
-            Self::Waiting => "waiting",
-            Self::Loading => "loading",
-            Self::Hot => "hot",
-            Self::Draining => "draining",
-            Self::Parking => "parking",
-            Self::Parked => "parked",
-            Self::Unparking => "unparking",
-            Self::Stopping => "stopping",
-            Self::Failed => "failed",
-        }
+named! {
+    /// Why a request, load or call failed, in terms every room shares; `http` alone turns it into a status code.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum FailureKind {
+        /// The client must change the request.
+        InvalidRequest = "invalid_request",
+        /// The prompt does not fit.
+        ContextLength = "context_length",
+        /// No such model.
+        UnknownModel = "unknown_model",
+        /// The model serves other endpoints.
+        WrongKind = "wrong_kind",
+        /// The queue is full.
+        QueueFull = "queue_full",
+        /// Loaded, but no slot came free in time.
+        Busy = "busy",
+        /// Still loading when the client's patience ended.
+        StillLoading = "still_loading",
+        /// It can never fit, or the device is out of memory.
+        OutOfMemory = "out_of_memory",
+        /// The plugin, its files or its options are not usable: the operator must act.
+        NotUsable = "not_usable",
+        /// Weights are not there yet.
+        NotPulled = "not_pulled",
+        /// The worker died.
+        WorkerDied = "worker_died",
+        /// This very request made workers die; it is not tried again for a while.
+        Suspected = "suspected",
+        /// Took too long.
+        TimedOut = "timed_out",
+        /// The host is shutting down, or the model was unloaded by force.
+        ShuttingDown = "shutting_down",
+        /// The client left.
+        Cancelled = "cancelled",
+        /// A defect.
+        Internal = "internal",
     }
 }
 
-/// Why a request, load or call failed, in terms every room shares; `http` alone turns it into a status code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FailureKind {
-    /// The client must change the request.
-    InvalidRequest,
-    /// The prompt does not fit.
-    ContextLength,
-    /// No such model.
-    UnknownModel,
-    /// The model serves other endpoints.
-    WrongKind,
-    /// The queue is full.
-    QueueFull,
-    /// Loaded, but no slot came free in time.
-    Busy,
-    /// Still loading when the client's patience ended.
-    StillLoading,
-    /// It can never fit, or the device is out of memory.
-    OutOfMemory,
-    /// The plugin, its files or its options are not usable: the operator must act.
-    NotUsable,
-    /// Weights are not there yet.
-    NotPulled,
-    /// The worker died.
-    WorkerDied,
-    /// This very request made workers die; it is not tried again for a while.
-    Suspected,
-    /// Took too long.
-    TimedOut,
-    /// The host is shutting down, or the model was unloaded by force.
-    ShuttingDown,
-    /// The client left.
-    Cancelled,
-    /// A defect.
-    Internal,
+named! {
+    /// Why an instance leaves its device.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum EvictionCause {
+        /// Another model needs its memory.
+        Memory = "memory",
+        /// Nobody asked for it for `keep_alive`.
+        Idle = "idle",
+        /// The operator or a shutdown wants it so.
+        Asked = "asked",
+        /// Its entry changed or is gone.
+        Reload = "reload",
+        /// Whoever waited for it left while it came up.
+        Unwanted = "unwanted",
+        /// It failed, and cannot be used any more.
+        Failed = "failed",
+    }
 }
 
 /// A failure: its kind, and one sentence that says what to do next where there is something to do.

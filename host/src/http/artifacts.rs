@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt;
 use super::app::App;
 use super::body::Name;
 use super::error::ApiError;
-use super::wire::Carrier;
+use super::wire::ResponseFormat;
 use crate::config::Limits;
 use crate::media::audio::AudioFormat;
 use crate::media::image::ImageFormat;
@@ -50,11 +50,11 @@ pub(super) async fn entries(
     headers: &HeaderMap,
     files: Vec<Vec<u8>>,
     media: Media,
-    carrier: Carrier,
+    response_format: ResponseFormat,
 ) -> Result<Vec<Value>, ApiError> {
-    Ok(match carrier {
-        Carrier::Base64 => files.iter().map(|file| json!({"b64_json": BASE64_STANDARD.encode(file)})).collect(),
-        Carrier::Url => keep(app, headers, files, media).await?.iter().map(|url| json!({"url": url})).collect(),
+    Ok(match response_format {
+        ResponseFormat::Base64 => files.iter().map(|file| json!({"b64_json": BASE64_STANDARD.encode(file)})).collect(),
+        ResponseFormat::Url => keep(app, headers, files, media).await?.iter().map(|url| json!({"url": url})).collect(),
     })
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::bodies::HeldBytes;
 use super::connections::Peer;
 use super::error::ApiError;
-use super::link::{Gone, Linger, Link, Phase, Wire};
+use super::socket::{ClientSocket, Gone, Linger, Phase, SocketIo};
 
 /// How long a connection may take to send a whole request head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -85,22 +85,22 @@ impl Serving {
     }
 
     /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer.
-    pub(super) async fn serve(self, link: Arc<Link>, stall_timeout: Duration) {
-        let end = self.exchange(&link, stall_timeout + STALL_GRACE).await;
-        let refusal = match (end, link.refused()) {
+    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) {
+        let end = self.exchange(&socket, stall_timeout + STALL_GRACE).await;
+        let refusal = match (end, socket.refused()) {
             (ProtocolEnd::Evicted, _) => return,
             (ProtocolEnd::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
             (_, Some(status)) => Some(ApiError::bad_head(status)),
             // What it does not refuse itself is the begin of HTTP/2.
-            (ProtocolEnd::BadHead, None) if link.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
+            (ProtocolEnd::BadHead, None) if socket.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
             _ => None,
         };
-        let may_send_more = refusal.is_some() || !link.body_is_whole();
+        let may_send_more = refusal.is_some() || !socket.body_is_whole();
         let last = refusal.map(bytes_of).unwrap_or_default();
         let linger = if may_send_more { LINGER } else { Linger { idle: Duration::ZERO, ..LINGER } };
         tokio::select! {
-            () = link.close(&last, linger) => {}
-            () = link.evicted() => {}
+            () = socket.close(&last, linger) => {}
+            () = socket.evicted() => {}
             () = async {
                 self.stopping.cancelled().await;
                 tokio::time::sleep(LAST_LINGER_TIMEOUT).await;
@@ -109,12 +109,12 @@ impl Serving {
     }
 
     /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.
-    async fn exchange(&self, link: &Arc<Link>, stall_timeout: Duration) -> ProtocolEnd {
+    async fn exchange(&self, socket: &Arc<ClientSocket>, stall_timeout: Duration) -> ProtocolEnd {
         let router = TowerToHyperService::new(self.router.clone());
-        let answering = Arc::clone(link);
+        let answering = Arc::clone(socket);
         let service = service_fn(move |request| answer(Arc::clone(&answering), router.clone(), request));
-        let mut connection = pin!(self.protocol.serve_connection(TokioIo::new(Wire(Arc::clone(link))), service));
-        let mut evicted = pin!(link.evicted());
+        let mut connection = pin!(self.protocol.serve_connection(TokioIo::new(SocketIo(Arc::clone(socket))), service));
+        let mut evicted = pin!(socket.evicted());
         let mut stopping = pin!(self.stopping.cancelled());
         let mut asked_to_stop = false;
         let mut clock = pin!(sleep_until(Instant::now()));
@@ -136,12 +136,12 @@ impl Serving {
                     Ok(()) => ProtocolEnd::Over,
                 });
             }
-            if asked_to_stop && matches!(link.phase().0, Phase::Fresh | Phase::Idle | Phase::Head) {
+            if asked_to_stop && matches!(socket.phase().0, Phase::Fresh | Phase::Idle | Phase::Head) {
                 return Poll::Ready(ProtocolEnd::Evicted);
             }
-            match deadline(link, stall_timeout) {
+            match deadline(socket, stall_timeout) {
                 Some(deadline) if elapsed(clock.as_mut(), deadline, cx) => {
-                    Poll::Ready(ProtocolEnd::TimedOut(link.phase().0))
+                    Poll::Ready(ProtocolEnd::TimedOut(socket.phase().0))
                 }
                 _ => Poll::Pending,
             }
@@ -151,12 +151,12 @@ impl Serving {
 }
 
 /// When the client's time is up.
-fn deadline(link: &Link, stall_timeout: Duration) -> Option<Instant> {
-    let (phase, since) = link.phase();
+fn deadline(socket: &ClientSocket, stall_timeout: Duration) -> Option<Instant> {
+    let (phase, since) = socket.phase();
     match phase {
         Phase::Fresh | Phase::Head => Some(since + HEAD_TIMEOUT),
         Phase::Idle => Some(since + IDLE_TIMEOUT),
-        Phase::Body | Phase::Answer | Phase::Closing => link.stalled().map(|since| since + stall_timeout),
+        Phase::Body | Phase::Answer | Phase::Closing => socket.stalled().map(|since| since + stall_timeout),
     }
 }
 
@@ -183,38 +183,38 @@ pub(super) fn bytes_of(error: ApiError) -> Vec<u8> {
 
 /// Hands a request to the router, as long as its client is there.
 async fn answer(
-    link: Arc<Link>,
+    socket: Arc<ClientSocket>,
     router: TowerToHyperService<Router>,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Gone> {
-    link.asked(!request.body().is_end_stream());
-    let mut request = request.map(|body| Body::new(RequestBody { link: Arc::clone(&link), body, is_whole: false }));
-    request.extensions_mut().insert(Peer::of(link.address));
+    socket.asked(!request.body().is_end_stream());
+    let mut request = request.map(|body| Body::new(RequestBody { socket: Arc::clone(&socket), body, is_whole: false }));
+    request.extensions_mut().insert(Peer::of(socket.address));
     let mut answering = pin!(router.call(request));
-    let mut gone = Arc::clone(&link).gone().boxed();
+    let mut gone = Arc::clone(&socket).gone().boxed();
     let mut response = std::future::poll_fn(|cx| {
         if let Poll::Ready(Ok(response)) = answering.as_mut().poll(cx) {
             return Poll::Ready(Ok(response));
         }
         // While a body comes, its end is the end of the connection as well.
-        if link.phase().0 == Phase::Answer && gone.poll_unpin(cx).is_ready() {
+        if socket.phase().0 == Phase::Answer && gone.poll_unpin(cx).is_ready() {
             return Poll::Ready(Err(Gone));
         }
         Poll::Pending
     })
     .await?;
-    link.answers();
-    if !link.body_is_whole() {
+    socket.answers();
+    if !socket.body_is_whole() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let held = response.extensions_mut().remove::<Arc<HeldBytes>>();
     let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    Ok(response.map(|body| AnswerBody { link, body, gone, comment: is_events.then_some(COMMENT), _held: held }))
+    Ok(response.map(|body| AnswerBody { socket, body, gone, comment: is_events.then_some(COMMENT), _held: held }))
 }
 
 /// A request's body on its way to whoever reads it.
 struct RequestBody {
-    link: Arc<Link>,
+    socket: Arc<ClientSocket>,
     body: Incoming,
     is_whole: bool,
 }
@@ -227,7 +227,7 @@ impl HttpBody for RequestBody {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
             self.is_whole = true;
-            self.link.body_over(true);
+            self.socket.body_over(true);
         }
         Poll::Ready(frame)
     }
@@ -243,7 +243,7 @@ impl HttpBody for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.link.body_over(self.is_whole || self.body.is_end_stream());
+        self.socket.body_over(self.is_whole || self.body.is_end_stream());
     }
 }
 
@@ -252,7 +252,7 @@ const COMMENT: &[u8] = b": ping\n\n";
 
 /// An answer on its way to its client.
 struct AnswerBody {
-    link: Arc<Link>,
+    socket: Arc<ClientSocket>,
     body: Body,
     /// Resolves when the client has left.
     gone: BoxFuture<'static, ()>,
@@ -268,16 +268,16 @@ impl HttpBody for AnswerBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            self.link.answers();
+            self.socket.answers();
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.gone.poll_unpin(cx).is_ready() {
             return Poll::Ready(Some(Err(Gone.into())));
         }
-        if self.link.is_in_doubt()
+        if self.socket.is_in_doubt()
             && let Some(comment) = self.comment.take()
         {
-            self.link.answers();
+            self.socket.answers();
             return Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(comment)))));
         }
         Poll::Pending
@@ -294,6 +294,6 @@ impl HttpBody for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
-        self.link.answered();
+        self.socket.answered();
     }
 }

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::link::{Link, Phase};
+use super::socket::{ClientSocket, Phase};
 
 /// How long a body may be on its way, or an answer not be read, before its connection may make room for another.
 const SLOW_AFTER: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ pub(super) struct Connections {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_peer: HashMap<Peer, BTreeMap<u64, Arc<Link>>>,
+    by_peer: HashMap<Peer, BTreeMap<u64, Arc<ClientSocket>>>,
     /// Connections that may stay.
     staying: usize,
     /// Descriptors that are open, those among them that were told to end.
@@ -104,7 +104,7 @@ impl Connections {
 
     /// Takes a connection in. If there are too many, the one makes room that has waited longest for its client: of this
     /// address, if it is this one that has too many; else of the address that has most.
-    pub(super) fn admit(self: &Arc<Self>, peer: Peer, link: &Arc<Link>) -> Result<ConnectionSlot, Refused> {
+    pub(super) fn admit(self: &Arc<Self>, peer: Peer, socket: &Arc<ClientSocket>) -> Result<ConnectionSlot, Refused> {
         let mut table = self.table();
         let own = table.by_peer.get(&peer).map_or(0, BTreeMap::len);
         if own >= self.caps.per_peer && !table.evict(peer) {
@@ -121,7 +121,7 @@ impl Connections {
         table.next += 1;
         table.staying += 1;
         table.open += 1;
-        table.by_peer.entry(peer).or_default().insert(number, Arc::clone(link));
+        table.by_peer.entry(peer).or_default().insert(number, Arc::clone(socket));
         Ok(ConnectionSlot { connections: Arc::clone(self), peer, number })
     }
 }
@@ -130,33 +130,33 @@ impl Table {
     /// Tells the connection of this address to end that waits longest for its client, if there is one.
     fn evict(&mut self, peer: Peer) -> bool {
         let Some(links) = self.by_peer.get(&peer) else { return false };
-        let waiting = links.iter().filter_map(|(number, link)| Some((waits(link)?, *number)));
+        let waiting = links.iter().filter_map(|(number, socket)| Some((waits(socket)?, *number)));
         let Some((_, number)) = waiting.min() else { return false };
-        if let Some(link) = self.forget(peer, number) {
-            link.evict();
+        if let Some(socket) = self.forget(peer, number) {
+            socket.evict();
         }
         true
     }
 
-    fn forget(&mut self, peer: Peer, number: u64) -> Option<Arc<Link>> {
+    fn forget(&mut self, peer: Peer, number: u64) -> Option<Arc<ClientSocket>> {
         let links = self.by_peer.get_mut(&peer)?;
-        let link = links.remove(&number)?;
+        let socket = links.remove(&number)?;
         if links.is_empty() {
             self.by_peer.remove(&peer);
         }
         self.staying -= 1;
-        Some(link)
+        Some(socket)
     }
 }
 
 /// Whether a connection waits for its client, and since when: less is told to end earlier. None that is being answered does.
-fn waits(link: &Link) -> Option<(u8, Instant)> {
+fn waits(socket: &ClientSocket) -> Option<(u8, Instant)> {
     let slow = |since: Instant| since.elapsed() >= SLOW_AFTER;
-    let (phase, since) = link.phase();
+    let (phase, since) = socket.phase();
     match phase {
         Phase::Fresh | Phase::Idle | Phase::Head | Phase::Closing => Some((0, since)),
         Phase::Body => slow(since).then_some((1, since)),
-        Phase::Answer => link.stalled().filter(|since| slow(*since)).map(|since| (2, since)),
+        Phase::Answer => socket.stalled().filter(|since| slow(*since)).map(|since| (2, since)),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What a client reads when something went wrong. The only place that picks a status code, and that cuts what others wrote.
+//! What a client reads when something went wrong. The only place that turns a failure into a status code, and that cuts
+//! what others wrote.
 
 use std::borrow::Cow;
 use std::time::Duration;

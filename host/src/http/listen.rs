@@ -16,7 +16,7 @@ use super::auth::PROBES;
 use super::connection::{SHORT_LINGER, Serving, bytes_of};
 use super::connections::{Caps, Connections, Peer, Refused};
 use super::error::ApiError;
-use super::link::Link;
+use super::socket::ClientSocket;
 use crate::config::Limits;
 use crate::runtime::Handle;
 
@@ -75,12 +75,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
             accepted = accept(&listener, &connections) => accepted,
             () = &mut shutdown => break,
         };
-        let link = Arc::new(Link::new(stream, address));
-        match connections.admit(Peer::of(address), &link) {
+        let socket = Arc::new(ClientSocket::new(stream, address));
+        match connections.admit(Peer::of(address), &socket) {
             Ok(place) => {
                 let (serving, stall_timeout) = (serving.clone(), handle.config().limits.stream_stall_timeout);
                 tasks.spawn(async move {
-                    serving.serve(link, stall_timeout).await;
+                    serving.serve(socket, stall_timeout).await;
                     drop(place);
                 });
             }
@@ -88,12 +88,12 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
                 if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
                     let serving = serving.clone();
                     tasks.spawn(async move {
-                        if link.asks_for(&PROBES).await {
-                            let probed = timeout(PROBE_LIMIT, serving.serve(link, PROBE_LIMIT));
+                        if socket.asks_for(&PROBES).await {
+                            let probed = timeout(PROBE_LIMIT, serving.serve(socket, PROBE_LIMIT));
                             // Whoever has more to say has no place for it.
                             drop(probed.await);
                         } else {
-                            link.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                            socket.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
                         }
                         drop(turn);
                     });

@@ -1,7 +1,7 @@
 //! The HTTP surface: parses what clients send, asks the runtime, and writes answers in OpenAI's shapes.
 //!
 //! Nobody imports it but `cli`. It knows the runtime's handle and the checked configuration, nothing of plugins, workers'
-//! processes or scheduling. Wire shapes stop in `wire`, status codes in `error`.
+//! processes or scheduling. SocketIo shapes stop in `wire`, status codes in `error`.
 
 mod admin;
 mod app;
@@ -18,12 +18,12 @@ mod error;
 mod generate;
 mod image_output;
 mod image_stream;
-mod link;
 mod listen;
 mod openai;
 mod request_fields;
 mod resolve;
 mod router;
+mod socket;
 mod sse;
 mod stream_body;
 mod text_stream;

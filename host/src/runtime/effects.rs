@@ -53,8 +53,8 @@ impl Loop {
                 let grace = if self.state.is_shutting_down() { LAST_STOP_GRACE } else { STOP_GRACE };
                 self.stop(instance, grace);
             }
-            Effect::Cut(instance) => self.stop(instance, Duration::ZERO),
-            Effect::Wake(at) => self.clock.wake_at(at),
+            Effect::Kill(instance) => self.stop(instance, Duration::ZERO),
+            Effect::SetTimer(at) => self.clock.wake_at(at),
         }
     }
 

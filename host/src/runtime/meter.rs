@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::domain::{FailureKind, ModelId};
-use crate::telemetry::{Metric, Metrics};
+use crate::telemetry::{self, Direction, Metric, Metrics};
 use crate::worker::Output;
 
 /// Outputs that are looked at as they pass.
@@ -61,7 +61,7 @@ impl Metered {
     /// The client's part ends here, whatever the worker still says.
     pub(super) fn cut(&mut self, kind: FailureKind) {
         if let Some(meter) = &mut self.meter {
-            meter.outcome.get_or_insert(outcome(kind));
+            meter.outcome.get_or_insert(kind.name());
         }
     }
 
@@ -80,7 +80,7 @@ impl Meter {
 
     /// It ends before its worker is asked.
     pub(super) fn refused(mut self, kind: FailureKind) {
-        self.outcome = Some(outcome(kind));
+        self.outcome = Some(kind.name());
         self.end();
     }
 
@@ -94,49 +94,27 @@ impl Meter {
                 }
             }
             Output::Done(Ok(summary)) => {
-                self.outcome.get_or_insert("ok");
+                self.outcome.get_or_insert(telemetry::OK);
                 self.tokens(summary);
             }
-            Output::Done(Err(failure)) => drop(self.outcome.get_or_insert(outcome(failure.kind))),
+            Output::Done(Err(failure)) => drop(self.outcome.get_or_insert(failure.kind.name())),
         }
     }
 
     fn tokens(&self, summary: &[u8]) {
         if let Ok(Summary { usage: Some(usage) }) = serde_json::from_slice(summary) {
-            self.metrics.add(Metric::Tokens, &self.model, "in", usage.prompt_tokens);
-            self.metrics.add(Metric::Tokens, &self.model, "out", usage.completion_tokens);
+            self.metrics.add(Metric::Tokens, &self.model, Direction::In.name(), usage.prompt_tokens);
+            self.metrics.add(Metric::Tokens, &self.model, Direction::Out.name(), usage.completion_tokens);
         }
     }
 
     fn end(self) {
-        let died = outcome(FailureKind::WorkerDied);
+        let died = FailureKind::WorkerDied.name();
         let outcome = self.outcome.unwrap_or(died);
         if outcome == died {
             self.metrics.count(Metric::Lost, &self.model, "");
         }
         self.metrics.count(Metric::Requests, &self.model, outcome);
         self.metrics.time(Metric::RequestDuration, &self.model, "", self.arrived.elapsed());
-    }
-}
-
-/// A failure as a value of the label `outcome`.
-pub(super) fn outcome(kind: FailureKind) -> &'static str {
-    match kind {
-        FailureKind::InvalidRequest => "invalid_request",
-        FailureKind::ContextLength => "context_length",
-        FailureKind::UnknownModel => "unknown_model",
-        FailureKind::WrongKind => "wrong_kind",
-        FailureKind::QueueFull => "queue_full",
-        FailureKind::Busy => "busy",
-        FailureKind::StillLoading => "still_loading",
-        FailureKind::OutOfMemory => "out_of_memory",
-        FailureKind::NotUsable => "not_usable",
-        FailureKind::NotPulled => "not_pulled",
-        FailureKind::WorkerDied => "worker_died",
-        FailureKind::Suspected => "suspected",
-        FailureKind::TimedOut => "timed_out",
-        FailureKind::ShuttingDown => "shutting_down",
-        FailureKind::Cancelled => "cancelled",
-        FailureKind::Internal => "internal",
     }
 }

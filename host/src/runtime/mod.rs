@@ -66,7 +66,7 @@ pub struct Runtime {
 pub(crate) enum Ending {
     No,
     Drain,
-    Cut,
+    Abort,
 }
 
 /// Starts the loop. Models with `preload: true` begin to load.
@@ -106,7 +106,7 @@ impl Runtime {
     pub async fn shutdown(mut self, drain: Duration) {
         self.shutdown.send_replace(Ending::Drain);
         if timeout(drain, &mut self.task).await.is_none() {
-            self.shutdown.send_replace(Ending::Cut);
+            self.shutdown.send_replace(Ending::Abort);
             // The loop ends once the killed workers are reaped; a panic in it was logged by its own task.
             let _ended = self.task.await;
         }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::meter::{Meter, outcome};
+use super::meter::Meter;
 use crate::config::Config;
-use crate::domain::{FailureKind, InstanceId, ModelId, ModelState, RequestId};
-use crate::scheduler::{Cause, Effect, Event, Instance, State, Want};
-use crate::telemetry::{self, Gauges, Metric, Metrics, Scrape};
+use crate::domain::{EvictionCause, FailureKind, InstanceId, ModelId, ModelState, RequestId};
+use crate::scheduler::{Effect, Event, Instance, State, Want};
+use crate::telemetry::{self, Gauges, Metric, Metrics, Scrape, Swap, SwapPhase, WorkerExit};
 use crate::worker::{Exit, ExitReason};
 
 /// Workers whose exit is awaited, of whatever age: some that never started have none.
@@ -45,7 +45,7 @@ struct Waiting {
 
 /// What must be known of an event once the scheduler has taken it.
 #[derive(Clone, Debug)]
-pub(super) enum Note {
+pub(super) enum EventSummary {
     Request(RequestId, ModelId, Want),
     Cancel(RequestId),
     Done(RequestId),
@@ -53,7 +53,7 @@ pub(super) enum Note {
     Other,
 }
 
-impl Note {
+impl EventSummary {
     pub(super) fn of(event: &Event) -> Self {
         match event {
             Event::Request { id, model, want, .. } => Self::Request(*id, model.clone(), *want),
@@ -89,16 +89,16 @@ impl Observer {
     }
 
     /// After a step: what the event and its effects did.
-    pub(super) fn observe(&mut self, note: &Note, effects: &[Effect], state: &State) {
-        match note {
-            Note::Request(id, model, want) => self.arrived(*id, model, *want),
+    pub(super) fn observe(&mut self, event: &EventSummary, effects: &[Effect], state: &State) {
+        match event {
+            EventSummary::Request(id, model, want) => self.arrived(*id, model, *want),
             // One that was granted in the same moment has no lease to meter: its client is gone.
-            Note::Cancel(id) | Note::Done(id) => {
+            EventSummary::Cancel(id) | EventSummary::Done(id) => {
                 if let Some(waiting) = self.waiting.remove(id) {
-                    self.metrics.count(Metric::Requests, &waiting.model, outcome(FailureKind::Cancelled));
+                    self.metrics.count(Metric::Requests, &waiting.model, FailureKind::Cancelled.name());
                 }
             }
-            Note::Failed(id) => self.failed(*id),
+            EventSummary::Failed(id) => self.failed(*id),
             _ => {}
         }
         for effect in effects {
@@ -120,7 +120,7 @@ impl Observer {
 
     /// A request that was never queued, or is given up after its worker died.
     pub(super) fn suspected(&self, model: &ModelId) {
-        self.metrics.count(Metric::Requests, model, outcome(FailureKind::Suspected));
+        self.metrics.count(Metric::Requests, model, FailureKind::Suspected.name());
     }
 
     /// A request that is not tried again after its worker died.
@@ -137,7 +137,7 @@ impl Observer {
     /// A worker is gone.
     pub(super) fn exited(&mut self, exit: &Exit) {
         if let Some(model) = self.workers.remove(&exit.instance) {
-            self.metrics.count(Metric::WorkerExits, &model, exit_name(&exit.reason));
+            self.metrics.count(Metric::WorkerExits, &model, worker_exit(&exit.reason).name());
         }
     }
 
@@ -184,7 +184,7 @@ impl Observer {
 
     fn refused(&mut self, id: RequestId, kind: FailureKind) {
         if let Some(waiting) = self.waiting.remove(&id) {
-            self.metrics.count(Metric::Requests, &waiting.model, outcome(kind));
+            self.metrics.count(Metric::Requests, &waiting.model, kind.name());
             if waiting.again {
                 self.lost(&waiting.model);
             }
@@ -213,8 +213,8 @@ impl Observer {
         let gone = self.seen.keys().filter(|id| !state.instances().contains_key(id)).copied().collect::<Vec<_>>();
         for seen in gone.into_iter().filter_map(|id| self.seen.remove(&id)) {
             if seen.state == ModelState::Stopping {
-                self.metrics.time(Metric::SwapPhase, &seen.model, "stop", seen.since.elapsed());
-                self.metrics.count(Metric::Swaps, &seen.model, "stop");
+                self.metrics.time(Metric::SwapPhase, &seen.model, SwapPhase::Stop.name(), seen.since.elapsed());
+                self.metrics.count(Metric::Swaps, &seen.model, Swap::Stop.name());
             }
         }
     }
@@ -232,24 +232,22 @@ impl Observer {
         // A phase is timed when it came to its end, not when it was broken off.
         let (phase, swap) = match (was.state, is) {
             // Straight to loading where there was memory at once.
-            (Starting, Waiting | Loading) => (Some("start"), None),
-            (Waiting, Loading) => (Some("room"), None),
-            (Loading, Hot) => (Some("load"), Some("cold_load")),
-            (Draining, Stopping | Parking) => (Some("drain"), None),
-            (Parking, Parked) => (Some("park"), Some("park")),
-            (Unparking, Hot) => (Some("unpark"), Some("wake")),
-            _ => (None, None),
+            (Starting, Waiting | Loading) => (SwapPhase::Start, None),
+            (Waiting, Loading) => (SwapPhase::Memory, None),
+            (Loading, Hot) => (SwapPhase::Load, Some(Swap::ColdLoad)),
+            (Draining, Stopping | Parking) => (SwapPhase::Drain, None),
+            (Parking, Parked) => (SwapPhase::Park, Some(Swap::Park)),
+            (Unparking, Hot) => (SwapPhase::Unpark, Some(Swap::Wake)),
+            _ => return,
         };
-        if let Some(phase) = phase {
-            self.metrics.time(Metric::SwapPhase, model, phase, was.since.elapsed());
-        }
+        self.metrics.time(Metric::SwapPhase, model, phase.name(), was.since.elapsed());
         if let Some(swap) = swap {
-            self.metrics.count(Metric::Swaps, model, swap);
+            self.metrics.count(Metric::Swaps, model, swap.name());
         }
     }
 
     /// An instance that served leaves its device.
-    fn evicted(&self, id: InstanceId, cause: Cause) {
+    fn evicted(&self, id: InstanceId, cause: EvictionCause) {
         if let Some(seen) = self.seen.get(&id)
             && matches!(seen.state, ModelState::Hot | ModelState::Draining)
         {
@@ -258,17 +256,17 @@ impl Observer {
     }
 }
 
-fn exit_name(reason: &ExitReason) -> &'static str {
+fn worker_exit(reason: &ExitReason) -> WorkerExit {
     match reason {
-        ExitReason::Asked => "asked",
-        ExitReason::Exited(_) => "exited",
-        ExitReason::Aborted => "aborted",
-        ExitReason::Crashed(_) => "crashed",
-        ExitReason::OutOfMemory => "out_of_memory",
-        ExitReason::Killed(_) => "killed",
-        ExitReason::Stalled(_) => "stalled",
-        ExitReason::BeyondGrant { .. } => "beyond_grant",
-        ExitReason::Panicked => "panicked",
-        ExitReason::Misbehaved(_) => "misbehaved",
+        ExitReason::Asked => WorkerExit::Asked,
+        ExitReason::Exited(_) => WorkerExit::Exited,
+        ExitReason::Aborted => WorkerExit::Aborted,
+        ExitReason::Crashed(_) => WorkerExit::Crashed,
+        ExitReason::OutOfMemory => WorkerExit::OutOfMemory,
+        ExitReason::Killed(_) => WorkerExit::Killed,
+        ExitReason::Stalled(_) => WorkerExit::Stalled,
+        ExitReason::BeyondGrant { .. } => WorkerExit::BeyondGrant,
+        ExitReason::Panicked => WorkerExit::Panicked,
+        ExitReason::Misbehaved(_) => WorkerExit::Misbehaved,
     }
 }

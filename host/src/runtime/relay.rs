@@ -180,13 +180,13 @@ impl Lease {
 pub async fn carry(lease: Lease, client: mpsc::Sender<Output>) -> LeaseEnd {
     let Lease { request, instance, task, terms, workspace, meter } = lease;
     let mut clocks = Clocks::start(terms);
-    let afforded = tokio::select! {
+    let workspace_part = tokio::select! {
         biased;
         () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
-        afforded = afford(&*instance, &task, workspace) => afforded,
+        workspace_part = reserve_workspace(&*instance, &task, workspace) => workspace_part,
         _ = clocks.overdue() => Err(Failure::new(FailureKind::Busy, NO_WORKSPACE)),
     };
-    let _part = match afforded {
+    let _part = match workspace_part {
         Ok(part) => part,
         Err(failure) if failure.kind == FailureKind::WorkerDied => return LeaseEnd::Lost(client, failure),
         Err(failure) => {
@@ -300,7 +300,7 @@ impl Delivering {
 }
 
 /// Sets aside what a request needs; its plugin says what that is.
-async fn afford(
+async fn reserve_workspace(
     instance: &dyn InstanceHandle,
     task: &Bytes,
     workspace: Option<Workspace>,
@@ -341,9 +341,9 @@ mod tests {
 
     /// Does nothing; its outputs come from the test.
     #[derive(Debug)]
-    struct Still(Mutex<Option<mpsc::Receiver<Output>>>);
+    struct SilentInstance(Mutex<Option<mpsc::Receiver<Output>>>);
 
-    impl InstanceHandle for Still {
+    impl InstanceHandle for SilentInstance {
         fn load(&self, _granted: u64, _deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>> {
             Box::pin(async { Ok(Loaded::default()) })
         }
@@ -379,7 +379,7 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let output = OutputLimits { first: hour, stall: hour };
         let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery: OutputMode::Streamed };
-        let instance = Arc::new(Still(Mutex::new(Some(outputs))));
+        let instance = Arc::new(SilentInstance(Mutex::new(Some(outputs))));
         let ended = carry(Lease::new(RequestId(1), instance, Bytes::new(), terms), client).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
         matches!(ended, LeaseEnd::Lost(..))

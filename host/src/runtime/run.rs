@@ -11,7 +11,7 @@ use super::changes::changes;
 use super::clock::Clock;
 use super::devices::Devices;
 use super::internal::{Internal, Stepped};
-use super::observe::{Note, Observer};
+use super::observe::{EventSummary, Observer};
 use super::policy::{milliseconds, policy};
 use super::quarantine::Quarantine;
 use super::records::Records;
@@ -164,7 +164,7 @@ impl Loop {
             Ending::No => {}
             Ending::Drain => self.step(Event::Shutdown),
             // Every worker is killed; its exit ends its leases and the state.
-            Ending::Cut => {
+            Ending::Abort => {
                 for instance in self.residents.handles() {
                     let instance = Arc::clone(instance);
                     tokio::spawn(async move { instance.stop(Duration::ZERO).await });
@@ -367,9 +367,9 @@ impl Loop {
     }
 
     pub(super) fn step(&mut self, event: Event) {
-        let note = Note::of(&event);
+        let summary = EventSummary::of(&event);
         let effects = self.state.step(self.clock.now(), event);
-        self.observer.observe(&note, &effects, &self.state);
+        self.observer.observe(&summary, &effects, &self.state);
         for effect in effects {
             self.carry_out(effect);
         }

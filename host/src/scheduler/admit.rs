@@ -1,19 +1,19 @@
 //! Residency: which workers start, what is loaded and woken, and who leaves the device for whom.
 
-use super::effect::{Cause, Effect};
+use super::effect::Effect;
 use super::event::Want;
-use super::evict::Way;
+use super::evict::Eviction;
 use super::memory::Holds;
 use super::policy::{Keep, OTHERS_WAIT_MS};
 use super::state::{Instance, State};
-use crate::domain::{Device, InstanceId, Millis, ModelId, ModelState};
+use crate::domain::{Device, EvictionCause, InstanceId, Millis, ModelId, ModelState};
 
 /// Workers per device that may be up and wait for memory: the next model's process starts while the one before it still serves.
 const COMING_UP_MAX: usize = 2;
 
 impl State {
     /// Draws every consequence of the state as it is now. Called once after each event.
-    pub(super) fn settle(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn schedule(&mut self, effects: &mut Vec<Effect>) {
         self.look_what_is_awaited();
         self.give_up(effects);
         self.grant(effects);
@@ -26,7 +26,7 @@ impl State {
             while self.serve_first_waiting(device, effects) {}
         }
         self.spread(effects);
-        effects.extend(self.next_deadline().map(Effect::Wake));
+        effects.extend(self.next_deadline().map(Effect::SetTimer));
     }
 
     fn ids_where(&self, condition: impl Fn(InstanceId, &Instance) -> bool) -> Vec<InstanceId> {
@@ -49,7 +49,7 @@ impl State {
         for (id, instance) in &mut self.instances {
             if instance.state == ModelState::Draining && instance.cut_at.is_some_and(|at| at <= now) {
                 instance.cut_at = None;
-                effects.push(Effect::Cut(*id));
+                effects.push(Effect::Kill(*id));
             }
         }
     }
@@ -58,9 +58,9 @@ impl State {
     fn end_idle(&mut self, effects: &mut Vec<Effect>) {
         for id in self.ids_where(|_, i| self.idle_deadline(i).is_some_and(|deadline| deadline <= self.now)) {
             if self.parks(id) && self.instances[&id].keep != Some(Keep::For(0)) {
-                self.park(id, Cause::Idle, effects);
+                self.park(id, EvictionCause::Idle, effects);
             } else {
-                self.stop(id, Cause::Idle, effects);
+                self.stop(id, EvictionCause::Idle, effects);
             }
         }
     }
@@ -78,7 +78,7 @@ impl State {
     /// Workers that wait for memory nobody waits for any more.
     fn drop_unwanted(&mut self, effects: &mut Vec<Effect>) {
         for id in self.ids_where(|_, i| i.state == ModelState::Waiting && self.queued(&i.model) == 0) {
-            self.stop(id, Cause::Unwanted, effects);
+            self.stop(id, EvictionCause::Unwanted, effects);
         }
     }
 
@@ -110,7 +110,7 @@ impl State {
     /// A device of the model's with free memory for what it needed last time and nobody waiting there, the one with the
     /// fewest instances of it first.
     fn device_with_free_memory(&self, model: &ModelId) -> Option<Device> {
-        let need = self.known.get(model).map(|known| known.need).filter(|need| need.bytes > 0)?;
+        let need = self.history.get(model).map(|known| known.need).filter(|need| need.bytes > 0)?;
         let fitting = self
             .devices_of(model)
             .filter(|device| self.coming_up(*device) == 0 && self.free(*device, |_, _| Holds::All).fits(need));
@@ -159,11 +159,11 @@ impl State {
         };
         let never_fits = self.never_fits(id);
         if never_fits.is_some() && self.fits_elsewhere(&model, device) {
-            self.stop(id, Cause::Unwanted, effects);
+            self.stop(id, EvictionCause::Unwanted, effects);
             return true;
         }
         if let Some(failure) = never_fits.or_else(|| self.kept_out_by_others(id)) {
-            self.stop(id, Cause::Failed, effects);
+            self.stop(id, EvictionCause::Failed, effects);
             self.fail_model(&model, failure, effects);
             return true;
         }
@@ -173,13 +173,13 @@ impl State {
         }
         // It was started where its model comes first, before anyone knew what it needs: it begins again where there is enough.
         if self.instances[&id].state == ModelState::Waiting && self.device_with_free_memory(&model).is_some() {
-            self.stop(id, Cause::Unwanted, effects);
+            self.stop(id, EvictionCause::Unwanted, effects);
             return true;
         }
         for (victim, way) in self.victims(id) {
             match way {
-                Way::Park => self.park(victim, Cause::Memory, effects),
-                Way::Stop => self.stop(victim, Cause::Memory, effects),
+                Eviction::Park => self.park(victim, EvictionCause::Memory, effects),
+                Eviction::Stop => self.stop(victim, EvictionCause::Memory, effects),
             }
         }
         false
@@ -224,7 +224,7 @@ impl State {
             if fits && (!parked || self.wants_more(&instance.model)) {
                 self.bring_up(id, effects);
             } else if !parked {
-                self.stop(id, Cause::Unwanted, effects);
+                self.stop(id, EvictionCause::Unwanted, effects);
             }
         }
         for model in self.queues.keys().cloned().collect::<Vec<_>>() {

@@ -37,8 +37,8 @@ fn kind(effect: &Effect) -> &'static str {
         Effect::Ready(_) => "ready",
         Effect::Refuse(..) => "refuse",
         Effect::Stop(..) => "stop",
-        Effect::Cut(_) => "cut",
-        Effect::Wake(_) => "wake",
+        Effect::Kill(_) => "kill",
+        Effect::SetTimer(_) => "set timer",
     }
 }
 
@@ -128,14 +128,14 @@ impl World {
                 };
                 self.pending.push(event);
             }
-            Effect::Cut(instance) => {
+            Effect::Kill(instance) => {
                 self.pending.push(Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "cut")));
             }
             Effect::Stop(instance, _) => {
                 assert!(!self.leased.values().any(|on| *on == instance), "stopped under a lease");
                 self.pending.push(Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "asked")));
             }
-            Effect::Wake(at) => assert!(at > Millis(self.now)),
+            Effect::SetTimer(at) => assert!(at > Millis(self.now)),
         }
     }
 

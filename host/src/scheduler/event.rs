@@ -65,7 +65,7 @@ pub enum Event {
     Measured(Device, u64),
     /// A new policy is in force.
     Configure(Policy),
-    /// A deadline named by [`super::Effect::Wake`] has come.
+    /// A deadline named by [`super::Effect::SetTimer`] has come.
     Timer,
     /// No new work; end when the leases have ended.
     Shutdown,

@@ -1,13 +1,13 @@
 //! Eviction: who has to leave a device so that another fits, and how each leaves.
 
-use super::effect::{Cause, Effect};
+use super::effect::Effect;
 use super::memory::Holds;
 use super::state::{Instance, State};
-use crate::domain::{Device, InstanceId, Millis, ModelState};
+use crate::domain::{Device, EvictionCause, InstanceId, Millis, ModelState};
 
 /// How an instance leaves its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Way {
+pub(super) enum Eviction {
     Park,
     Stop,
 }
@@ -15,30 +15,30 @@ pub(super) enum Way {
 impl State {
     /// The least valuable idle instances that free enough together, and how each leaves; none if what is idle does not
     /// suffice, or enough is already on its way out.
-    pub(super) fn victims(&self, id: InstanceId) -> Vec<(InstanceId, Way)> {
-        let gentle = |id| if self.parks(id) { Way::Park } else { Way::Stop };
-        self.victims_by(id, gentle).or_else(|| self.victims_by(id, |_| Way::Stop)).unwrap_or_default()
+    pub(super) fn victims(&self, id: InstanceId) -> Vec<(InstanceId, Eviction)> {
+        let gentle = |id| if self.parks(id) { Eviction::Park } else { Eviction::Stop };
+        self.victims_by(id, gentle).or_else(|| self.victims_by(id, |_| Eviction::Stop)).unwrap_or_default()
     }
 
-    fn victims_by(&self, id: InstanceId, way: impl Fn(InstanceId) -> Way) -> Option<Vec<(InstanceId, Way)>> {
+    fn victims_by(&self, id: InstanceId, way: impl Fn(InstanceId) -> Eviction) -> Option<Vec<(InstanceId, Eviction)>> {
         let instance = self.instances.get(&id)?;
-        let enough = |chosen: &[(InstanceId, Way)]| {
+        let enough = |chosen: &[(InstanceId, Eviction)]| {
             let free =
                 self.free(instance.device, |other, known| match chosen.iter().find(|(victim, _)| *victim == other) {
                     _ if other == id => Holds::Nothing,
-                    Some((_, Way::Park)) => Holds::Parked,
-                    Some((_, Way::Stop)) => Holds::Nothing,
+                    Some((_, Eviction::Park)) => Holds::Parked,
+                    Some((_, Eviction::Stop)) => Holds::Nothing,
                     None => known.will_hold(),
                 });
             free.fits(instance.needs())
         };
-        let mut chosen: Vec<(InstanceId, Way)> = Vec::new();
+        let mut chosen: Vec<(InstanceId, Eviction)> = Vec::new();
         for victim in self.candidates(id, instance.device) {
             if enough(&chosen) {
                 break;
             }
             let parked = self.instances[&victim].state == ModelState::Parked;
-            chosen.push((victim, if parked { Way::Stop } else { way(victim) }));
+            chosen.push((victim, if parked { Eviction::Stop } else { way(victim) }));
         }
         if !enough(&chosen) {
             return None;
@@ -84,13 +84,13 @@ impl State {
         let Some((model, device)) = self.instances.get(&id).map(|i| (i.model.clone(), i.device)) else {
             return false;
         };
-        let known = self.known.entry(model).or_default();
+        let known = self.history.entry(model).or_default();
         if std::mem::replace(&mut known.retried, true) {
             return false;
         }
         let idle = self.candidates(id, device);
         for victim in &idle {
-            self.stop(*victim, Cause::Memory, effects);
+            self.stop(*victim, EvictionCause::Memory, effects);
         }
         !idle.is_empty()
     }

@@ -1,11 +1,11 @@
 //! What would happen if someone asked for a model now: the scheduler itself, run on a copy of the state.
 
-use super::effect::{Cause, Effect};
+use super::effect::Effect;
 use super::event::{Event, Want};
 use super::memory::Holds;
 use super::policy::{Mapped, Need};
 use super::state::{Instance, State};
-use crate::domain::{ByteSize, Device, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{ByteSize, Device, EvictionCause, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// A dry run of a request for one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl State {
     /// Asks for a model on a copy of the state. `needs`: bytes it is known to need, if it has no instance.
     pub fn explain(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> Explanation {
         let stated = needs.map(|bytes| Need { bytes, mapped: Mapped::default() });
-        let planned = self.known.get(model).map(|known| known.need);
+        let planned = self.history.get(model).map(|known| known.need);
         let own = self.instance_of(model).map(|(_, instance)| instance.needs());
         let needs = [own, planned].into_iter().flatten().find(|need| need.bytes > 0).or(stated);
         let (world, effects) = self.rehearse(now, model, needs);
@@ -115,7 +115,7 @@ impl State {
             needs: needs.map(|need| need.bytes),
             free: device.map(|device| self.free(device, |_, _| Holds::All).bytes),
             budget: device.and_then(|device| Some(self.policy.devices.get(&device)?.budget)),
-            takes_ms: self.known.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0),
+            takes_ms: self.history.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0),
             queued: self.queued(model),
             stays: device.map(|device| self.staying(device, model, &leaves)).unwrap_or_default(),
             leaves,
@@ -147,8 +147,8 @@ impl State {
     fn leaving(&self, now: Millis, effects: &[Effect]) -> Vec<Leaving> {
         let leaving = effects.iter().filter_map(|effect| {
             let (id, how) = match effect {
-                Effect::Park(id, Cause::Memory) => (id, "park"),
-                Effect::Stop(id, Cause::Memory) => (id, "stop"),
+                Effect::Park(id, EvictionCause::Memory) => (id, "park"),
+                Effect::Stop(id, EvictionCause::Memory) => (id, "stop"),
                 _ => return None,
             };
             let instance = self.instances.get(id)?;
@@ -158,7 +158,7 @@ impl State {
                 how,
                 memory: instance.reserved.max(instance.held),
                 idle_ms: now.since(instance.used),
-                takes_ms: self.known.get(&instance.model).map_or(0, |known| known.cost_ms),
+                takes_ms: self.history.get(&instance.model).map_or(0, |known| known.cost_ms),
             })
         });
         leaving.collect()

@@ -86,7 +86,7 @@ impl State {
 
     /// Bytes of host memory it will hold once parked: as last time; unknown, at most what it takes on another device.
     pub(super) fn held_parked(&self, instance: &Instance) -> u64 {
-        let known = self.known.get(&instance.model).and_then(|known| known.held);
+        let known = self.history.get(&instance.model).and_then(|known| known.held);
         known.unwrap_or(if instance.device == self.policy.host_memory { 0 } else { instance.required })
     }
 
@@ -100,7 +100,7 @@ impl State {
     pub(super) fn parks(&self, id: InstanceId) -> bool {
         let Some(instance) = self.instances.get(&id) else { return false };
         self.policy.models.get(&instance.model).is_some_and(|policy| policy.parks)
-            && !self.known.get(&instance.model).is_some_and(|known| known.stays_out)
+            && !self.history.get(&instance.model).is_some_and(|known| known.stays_out)
             && (instance.device == self.policy.host_memory
                 || self.free(self.policy.host_memory, |_, _| Holds::All).bytes >= self.held_parked(instance))
     }
@@ -147,7 +147,7 @@ impl State {
 
     /// Whether a model may ever come up on a device, as far as is known of it.
     pub(super) fn may_fit(&self, model: &ModelId, device: Device) -> bool {
-        self.known.get(model).is_none_or(|known| self.most(device, None).fits(known.need))
+        self.history.get(model).is_none_or(|known| self.most(device, None).fits(known.need))
     }
 
     /// What would be left if all that may leave did.

@@ -3,7 +3,7 @@
 //! It knows no clock, no IO, no async, no logs and no plugins: time comes with the event, and everything it wants done is
 //! on one list ([`Effect`]). The same events in the same order give the same effects, so every interleaving can be explored.
 //!
-//! [`State::step`] is the only way in. It notes the event, then settles: what may be granted is granted, what is idle and
+//! [`State::step`] is the only way in. It applies the event, then schedules: what may be granted is granted, what is idle and
 //! in the way is evicted, what fits is loaded.
 
 mod admit;
@@ -22,7 +22,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use effect::{Cause, Effect};
+pub use effect::Effect;
 pub use event::{Event, Want};
 pub use explain::{Explanation, Leaving, Outcome, Staying};
 pub use policy::{DevicePolicy, Keep, Mapped, ModelPolicy, Policy};

@@ -120,7 +120,7 @@ impl Snapshot {
                     self.forget(instance);
                     self.pending.insert(Answer::Exited(instance));
                 }
-                Effect::Cut(_) => self.rule(false, "nobody asked for force"),
+                Effect::Kill(_) => self.rule(false, "nobody asked for force"),
                 Effect::Grant(request, instance) => {
                     let waited = self.waiting.remove(&request);
                     self.rule(waited.is_some(), "one answer per request");
@@ -138,7 +138,7 @@ impl Snapshot {
                     self.rule(waited.is_some(), "one answer per request");
                     self.refused(waited.unwrap_or_default(), failure.kind);
                 }
-                Effect::Wake(_) => {}
+                Effect::SetTimer(_) => {}
             }
         }
         let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved + instance.held).sum();

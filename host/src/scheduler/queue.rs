@@ -190,7 +190,7 @@ impl State {
 
     /// When the instance has served its quantum.
     pub(super) fn quantum_end(&self, instance: &Instance) -> Millis {
-        let cost = self.known.get(&instance.model).map_or(0, |known| known.cost_ms);
+        let cost = self.history.get(&instance.model).map_or(0, |known| known.cost_ms);
         instance.since.after(self.policy.quantum_ms.max(cost.saturating_mul(QUANTUM_PER_COST)).max(1))
     }
 

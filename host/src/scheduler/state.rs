@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::effect::{Cause, Effect};
+use super::effect::Effect;
 use super::event::{Event, Want};
 use super::policy::{Keep, Mapped, Need, Policy};
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// First pause after a failed load, milliseconds; doubles with each failure in a row.
 const COOLDOWN_FIRST_MS: u64 = 1_000;
@@ -34,7 +34,7 @@ pub struct State {
     pub(super) instances: BTreeMap<InstanceId, Instance>,
     pub(super) cooldowns: BTreeMap<ModelId, Cooldown>,
     /// What each model was last seen to need, to cost and to do.
-    pub(super) known: BTreeMap<ModelId, Experience>,
+    pub(super) history: BTreeMap<ModelId, LoadHistory>,
     /// Bytes that instances may hold together as measured; less than the budget if others use the device.
     pub(super) measured: BTreeMap<Device, u64>,
     next_instance: u64,
@@ -69,9 +69,9 @@ pub(super) struct Cooldown {
     failure: Failure,
 }
 
-/// What experience says of a model.
+/// What earlier loads of a model tell of the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Experience {
+pub(super) struct LoadHistory {
     /// Milliseconds it last took to become hot, from disk or from host memory.
     pub(super) cost_ms: u64,
     /// What it last planned to need.
@@ -118,7 +118,7 @@ pub struct Instance {
     /// Once drained: whether it parks instead of stopping.
     pub(super) parks_next: bool,
     /// While draining: why.
-    pub(super) cause: Cause,
+    pub(super) cause: EvictionCause,
     /// While draining: when its leases are cut.
     pub(super) cut_at: Option<Millis>,
 }
@@ -133,7 +133,7 @@ impl State {
             queues: BTreeMap::new(),
             instances: BTreeMap::new(),
             cooldowns: BTreeMap::new(),
-            known: BTreeMap::new(),
+            history: BTreeMap::new(),
             measured: BTreeMap::new(),
             next_instance: 0,
         }
@@ -143,8 +143,8 @@ impl State {
     pub fn step(&mut self, now: Millis, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
         let mut effects = Vec::new();
-        self.note(event, &mut effects);
-        self.settle(&mut effects);
+        self.apply(event, &mut effects);
+        self.schedule(&mut effects);
         effects
     }
 
@@ -207,8 +207,8 @@ impl State {
         quarantined.map(|(model, cooldown)| (model, &cooldown.failure))
     }
 
-    /// What the event changes by itself; consequences are [`Self::settle`]'s.
-    fn note(&mut self, event: Event, effects: &mut Vec<Effect>) {
+    /// What the event changes by itself; consequences are [`Self::schedule`]'s.
+    fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
             Event::Request { id, model, want, keep } => {
                 let waiter = Waiter { id, want, since: self.now, awaits: Awaits::Load(self.now), keep };
@@ -253,7 +253,7 @@ impl State {
             instance.required = required;
             instance.preferred = preferred.max(required);
             instance.mapped = mapped;
-            self.known.entry(instance.model.clone()).or_default().need = instance.needs();
+            self.history.entry(instance.model.clone()).or_default().need = instance.needs();
             instance.enter(ModelState::Waiting, now);
         }
     }
@@ -263,7 +263,7 @@ impl State {
         if let Some(instance) = self.instances.get_mut(&id)
             && instance.state == from
         {
-            let known = self.known.entry(instance.model.clone()).or_default();
+            let known = self.history.entry(instance.model.clone()).or_default();
             known.cost_ms = now.since(instance.since);
             known.retried = false;
             self.cooldowns.remove(&instance.model);
@@ -279,7 +279,7 @@ impl State {
         if let Some(instance) = self.instances.get_mut(&id)
             && instance.state == ModelState::Parking
         {
-            self.known.entry(instance.model.clone()).or_default().held = Some(held);
+            self.history.entry(instance.model.clone()).or_default().held = Some(held);
             instance.reserved = 0;
             instance.held = held;
             instance.enter(ModelState::Parked, now);
@@ -292,15 +292,15 @@ impl State {
             ModelState::Stopping => {}
             // Whoever waits gets a fresh worker instead.
             ModelState::Parking | ModelState::Parked | ModelState::Unparking => {
-                self.known.entry(model).or_default().stays_out = true;
-                self.stop(id, Cause::Failed, effects);
+                self.history.entry(model).or_default().stays_out = true;
+                self.stop(id, EvictionCause::Failed, effects);
             }
-            ModelState::Hot | ModelState::Draining => self.drain(id, Cause::Failed, effects),
+            ModelState::Hot | ModelState::Draining => self.drain(id, EvictionCause::Failed, effects),
             ModelState::Loading if failure.kind == FailureKind::OutOfMemory && self.evict_for_retry(id, effects) => {
-                self.stop(id, Cause::Failed, effects);
+                self.stop(id, EvictionCause::Failed, effects);
             }
             _ => {
-                self.stop(id, Cause::Failed, effects);
+                self.stop(id, EvictionCause::Failed, effects);
                 self.fail_model(&model, failure, effects);
             }
         }
@@ -315,7 +315,7 @@ impl State {
             }
             // Whoever waits gets a fresh worker.
             ModelState::Parking | ModelState::Unparking => {
-                self.known.entry(instance.model).or_default().stays_out = true
+                self.history.entry(instance.model).or_default().stays_out = true
             }
             _ => {}
         }
@@ -335,7 +335,7 @@ impl State {
                 _ => false,
             };
             instance.cut_at = cut_after_ms.map(|after| self.now.after(after));
-            self.drain(id, Cause::Asked, effects);
+            self.drain(id, EvictionCause::Asked, effects);
             if coming_up {
                 // An operator's word counts more than the waiters': they learn it at once instead of loading it again.
                 let message = format!("`{model}` was unloaded while it was loading; send the request again");
@@ -346,9 +346,9 @@ impl State {
 
     /// What was learned of the old entry is forgotten with it.
     fn changed(&mut self, model: &ModelId, effects: &mut Vec<Effect>) {
-        self.drain_all(model, Cause::Reload, effects);
+        self.drain_all(model, EvictionCause::Reload, effects);
         self.cooldowns.remove(model);
-        self.known.remove(model);
+        self.history.remove(model);
     }
 
     fn park_model(&mut self, model: &ModelId) {
@@ -364,14 +364,14 @@ impl State {
             let now = self.now;
             if let Some(instance) = self.instances.get_mut(&id) {
                 instance.parks_next = true;
-                instance.cause = Cause::Asked;
+                instance.cause = EvictionCause::Asked;
                 instance.enter(ModelState::Draining, now);
             }
         }
     }
 
     fn quarantine(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
-        self.drain_all(model, Cause::Failed, effects);
+        self.drain_all(model, EvictionCause::Failed, effects);
         self.refuse_all(model, &failure, effects);
         self.cooldowns.insert(model.clone(), Cooldown::quarantine(failure));
     }
@@ -392,7 +392,7 @@ impl State {
             self.refuse_all(&model, &failure, effects);
         }
         let models = &self.policy.models;
-        self.known.retain(|model, _| models.contains_key(model));
+        self.history.retain(|model, _| models.contains_key(model));
         let without_device = |instance: &Instance| {
             let model = self.policy.models.get(&instance.model);
             model.is_some_and(|model| !model.devices.contains(&instance.device))
@@ -401,7 +401,7 @@ impl State {
         let without_device: Vec<InstanceId> =
             self.instances.iter().filter(|(_, instance)| without_device(instance)).map(|(id, _)| *id).collect();
         for id in without_device {
-            self.drain(id, Cause::Reload, effects);
+            self.drain(id, EvictionCause::Reload, effects);
         }
     }
 
@@ -412,14 +412,14 @@ impl State {
             self.refuse_all(&model, &failure, effects);
         }
         for id in self.instances.keys().copied().collect::<Vec<_>>() {
-            self.drain(id, Cause::Asked, effects);
+            self.drain(id, EvictionCause::Asked, effects);
         }
     }
 
     /// Every waiter learns the real cause, and the model pauses before it is tried again.
     pub(super) fn fail_model(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
         self.refuse_all(model, &failure, effects);
-        self.known.entry(model.clone()).or_default().retried = false;
+        self.history.entry(model.clone()).or_default().retried = false;
         // What only a person can mend is looked at anew with each request: a pull or an edit must not wait for a timer.
         if matches!(failure.kind, FailureKind::NotPulled | FailureKind::Cancelled | FailureKind::ShuttingDown) {
             return;
@@ -455,7 +455,7 @@ impl State {
             used: self.now,
             keep: None,
             parks_next: false,
-            cause: Cause::Asked,
+            cause: EvictionCause::Asked,
             cut_at: None,
         };
         self.instances.insert(id, instance);
@@ -463,7 +463,7 @@ impl State {
     }
 
     /// The instance is to go: at once if it holds no lease, else once they have ended.
-    fn drain(&mut self, id: InstanceId, cause: Cause, effects: &mut Vec<Effect>) {
+    fn drain(&mut self, id: InstanceId, cause: EvictionCause, effects: &mut Vec<Effect>) {
         let now = self.now;
         match self.instances.get_mut(&id) {
             None => {}
@@ -477,14 +477,14 @@ impl State {
         }
     }
 
-    fn drain_all(&mut self, model: &ModelId, cause: Cause, effects: &mut Vec<Effect>) {
+    fn drain_all(&mut self, model: &ModelId, cause: EvictionCause, effects: &mut Vec<Effect>) {
         for id in self.instances_of(model).into_iter().map(|(id, _)| id).collect::<Vec<_>>() {
             self.drain(id, cause, effects);
         }
     }
 
     /// The only place an instance begins to stop. It must hold no lease.
-    pub(super) fn stop(&mut self, id: InstanceId, cause: Cause, effects: &mut Vec<Effect>) {
+    pub(super) fn stop(&mut self, id: InstanceId, cause: EvictionCause, effects: &mut Vec<Effect>) {
         let now = self.now;
         if let Some(instance) = self.instances.get_mut(&id) {
             debug_assert!(instance.leases.is_empty(), "an instance that holds a lease is never stopped");
@@ -494,7 +494,7 @@ impl State {
     }
 
     /// The only place an instance begins to park. It must hold no lease.
-    pub(super) fn park(&mut self, id: InstanceId, cause: Cause, effects: &mut Vec<Effect>) {
+    pub(super) fn park(&mut self, id: InstanceId, cause: EvictionCause, effects: &mut Vec<Effect>) {
         let now = self.now;
         // What it will hold in host memory is set aside now; in host memory itself it holds that already.
         let held = self.instances.get(&id).filter(|instance| instance.device != self.policy.host_memory);

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Cause, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
+use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
+use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
     let device = Device::Cpu;
@@ -77,7 +77,7 @@ impl Bench {
                         self.trace.push(format!("wake {}", self.model(instance)));
                         events.insert(0, Event::Unparked(instance));
                     }
-                    Effect::Cut(instance) => {
+                    Effect::Kill(instance) => {
                         self.trace.push(format!("cut {}", self.model(instance)));
                         events.insert(0, Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "cut")));
                     }
@@ -92,7 +92,7 @@ impl Bench {
                     Effect::Refuse(request, failure) => {
                         self.trace.push(format!("refuse {} {:?}", request.0, failure.kind))
                     }
-                    Effect::Wake(_) => {}
+                    Effect::SetTimer(_) => {}
                 }
             }
         }
@@ -253,7 +253,7 @@ fn a_failed_load_reaches_every_waiter_and_cools_down() {
     for id in [1, 2] {
         assert!(effects.contains(&Effect::Refuse(RequestId(id), cause.clone())), "{effects:?}");
     }
-    assert!(effects.contains(&Effect::Stop(InstanceId(1), Cause::Failed)));
+    assert!(effects.contains(&Effect::Stop(InstanceId(1), EvictionCause::Failed)));
     state.step(Millis(3), Event::Exited(InstanceId(1), cause.clone()));
     assert_eq!(state.step(Millis(4), request(3)), [Effect::Refuse(RequestId(3), cause)]);
     assert!(matches!(state.step(Millis(2_000), request(4))[0], Effect::Start { .. }));
@@ -410,7 +410,7 @@ fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
     state.step(Millis(1), request(1));
     state.step(Millis(2), planned(old));
     let changed = state.step(Millis(3), Event::Changed("a".into()));
-    assert!(changed.contains(&Effect::Stop(old, Cause::Reload)), "{changed:?}");
+    assert!(changed.contains(&Effect::Stop(old, EvictionCause::Reload)), "{changed:?}");
     assert!(!changed.iter().any(|effect| matches!(effect, Effect::Refuse(..))), "{changed:?}");
     // The old one may come to its end of loading before it heeds.
     state.step(Millis(4), Event::Loaded(old));
@@ -420,7 +420,7 @@ fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
     assert!(state.step(Millis(7), Event::Loaded(new)).contains(&Effect::Grant(RequestId(1), new)));
     // Under a lease it stays until that ends, and leaves for the same reason.
     assert!(!state.step(Millis(8), Event::Changed("a".into())).iter().any(|effect| matches!(effect, Effect::Stop(..))));
-    assert!(state.step(Millis(9), Event::Done(RequestId(1))).contains(&Effect::Stop(new, Cause::Reload)));
+    assert!(state.step(Millis(9), Event::Done(RequestId(1))).contains(&Effect::Stop(new, EvictionCause::Reload)));
 }
 
 #[test]
@@ -528,11 +528,11 @@ fn a_park_that_fails_ends_the_worker_and_is_not_tried_again() {
     state.step(Millis(3), Event::Loaded(InstanceId(1)));
     state.step(Millis(4), Event::Done(RequestId(1)));
     let parked = state.step(Millis(5), Event::Park("a".into()));
-    assert!(parked.contains(&Effect::Park(InstanceId(1), Cause::Asked)), "{parked:?}");
+    assert!(parked.contains(&Effect::Park(InstanceId(1), EvictionCause::Asked)), "{parked:?}");
     // Someone who comes meanwhile waits for a fresh worker, and is not told of the failure.
     state.step(Millis(6), request(2));
     let failed = state.step(Millis(7), Event::Failed(InstanceId(1), leaked.clone()));
-    assert!(failed.contains(&Effect::Stop(InstanceId(1), Cause::Failed)), "{failed:?}");
+    assert!(failed.contains(&Effect::Stop(InstanceId(1), EvictionCause::Failed)), "{failed:?}");
     let exited = state.step(Millis(8), Event::Exited(InstanceId(1), leaked));
     assert!(matches!(exited[0], Effect::Start { instance: InstanceId(2), .. }), "{exited:?}");
     state.step(Millis(9), planned(2));
@@ -753,7 +753,10 @@ fn a_load_that_runs_out_of_memory_is_tried_once_more_without_the_idle() {
     state.step(Millis(5), request(2, "b"));
     state.step(Millis(6), planned(2));
     let first = state.step(Millis(7), Event::Failed(InstanceId(2), memory.clone()));
-    assert_eq!(first[..2], [Effect::Stop(InstanceId(1), Cause::Memory), Effect::Stop(InstanceId(2), Cause::Failed)]);
+    assert_eq!(
+        first[..2],
+        [Effect::Stop(InstanceId(1), EvictionCause::Memory), Effect::Stop(InstanceId(2), EvictionCause::Failed)]
+    );
     state.step(Millis(8), Event::Exited(InstanceId(1), memory.clone()));
     state.step(Millis(9), Event::Exited(InstanceId(2), memory.clone()));
     state.step(Millis(10), planned(3));
@@ -861,6 +864,6 @@ fn a_woken_model_takes_what_it_was_loaded_with() {
     state.step(Millis(10), Event::Done(RequestId(2)));
     // Its 50 would fit beside the 60 of `b`; the 120 that it takes again do not.
     let effects = state.step(Millis(11), request(3, "a"));
-    assert!(effects.contains(&Effect::Park(InstanceId(2), Cause::Memory)), "{effects:?}");
+    assert!(effects.contains(&Effect::Park(InstanceId(2), EvictionCause::Memory)), "{effects:?}");
     assert!(!effects.contains(&Effect::Unpark(InstanceId(1))), "{effects:?}");
 }

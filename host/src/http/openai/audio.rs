@@ -14,7 +14,7 @@ use super::super::body::JsonBody;
 use super::super::error::ApiError;
 use super::super::generate::{QueuePlace, broken_off};
 use super::super::resolve;
-use super::super::wire::{self, AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming};
+use super::super::wire::{self, AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming};
 use super::super::{artifacts, audio_stream};
 use super::refusal;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
@@ -127,11 +127,11 @@ async fn send(app: &App, headers: &HeaderMap, pieces: Vec<Audio>, files: AudioFi
     let (sample_rate, channels) = pieces.first().map_or((0, 0), |audio| (audio.sample_rate, audio.channels));
     let mut encoded = run_blocking(move || encode(pieces, files)).await?;
     let media = Media::from(files.format);
-    let AudioCarrier::Json(carrier) = files.carrier else {
+    let AudioResponseFormat::Json(response_format) = files.response_format else {
         let kind = HeaderValue::from_static(media.content_type());
         return Ok(([(header::CONTENT_TYPE, kind)], encoded.pop().unwrap_or_default()).into_response());
     };
-    let mut data = artifacts::entries(app, headers, encoded, media, carrier).await?;
+    let mut data = artifacts::entries(app, headers, encoded, media, response_format).await?;
     data.iter_mut().zip(seconds).for_each(|(entry, seconds)| entry["seconds"] = json!(seconds));
     let body = json!({
         "created": unix_seconds(),

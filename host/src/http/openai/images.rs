@@ -43,13 +43,13 @@ pub(in crate::http) async fn create(
             Ok((output, writer)) => ImageStream::new(output, writer).respond().await,
             Err(failure) => Err(failure),
         },
-        ImageDelivery::Files(carrier) => {
+        ImageDelivery::Files(response_format) => {
             let images = stream::iter(0..job.images).map(|number| submitter.image(number));
             match images.buffered(MAX_AT_ONCE).try_collect::<Vec<_>>().await {
                 Ok(images) => {
                     let (files, seeds): (Vec<_>, Vec<_>) = images.into_iter().unzip();
                     let media = Media::from(job.encoding.format);
-                    let mut data = artifacts::entries(&app, &headers, files, media, carrier).await?;
+                    let mut data = artifacts::entries(&app, &headers, files, media, response_format).await?;
                     data.iter_mut().zip(seeds).for_each(|(entry, seed)| entry["seed"] = json!(seed));
                     let body = json!({
                         "created": unix_seconds(),

@@ -3,7 +3,7 @@
 use aihost_plugin_api::task::AudioRequest;
 
 use super::fields::{Fields, Keys};
-use super::{Carrier, ReceivedBody, terms};
+use super::{ReceivedBody, ResponseFormat, terms};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 use crate::media::audio::AudioFormat;
@@ -68,18 +68,18 @@ pub(in crate::http) struct AudioFiles {
     /// Of what kind.
     pub(in crate::http) format: AudioFormat,
     /// Where they are put.
-    pub(in crate::http) carrier: AudioCarrier,
+    pub(in crate::http) response_format: AudioResponseFormat,
     /// Whether they are brought to the same loudness.
     pub(in crate::http) normalize: bool,
 }
 
 /// Where audio is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) enum AudioCarrier {
+pub(in crate::http) enum AudioResponseFormat {
     /// The file is the body.
     Body,
     /// The body is JSON that leads to it.
-    Json(Carrier),
+    Json(ResponseFormat),
 }
 
 /// The shape of a stream.
@@ -141,11 +141,11 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
         ApiError::unsupported("response_format", message)
     })?;
     let normalize = fields.flag("normalize")?.unwrap_or(false);
-    let carrier = carrier(fields)?;
+    let response_format = response_format(fields)?;
     match streaming(fields)? {
         Some(streaming) => {
-            let why = match (carrier, format, normalize, pieces) {
-                (Some(AudioCarrier::Json(_)), ..) => Some(("response", "a stream is sent in the body")),
+            let why = match (response_format, format, normalize, pieces) {
+                (Some(AudioResponseFormat::Json(_)), ..) => Some(("response", "a stream is sent in the body")),
                 (_, AudioFormat::Flac, ..) => Some(("response_format", "only wav is streamed")),
                 (_, _, true, _) => Some(("normalize", "loudness is known only when all of it is made")),
                 (.., 2..) => Some(("n", "one piece at a time is streamed")),
@@ -160,22 +160,23 @@ fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError>
         }
         None => {
             let several = pieces > 1;
-            let usual = if several { AudioCarrier::Json(Carrier::Base64) } else { AudioCarrier::Body };
-            let carrier = carrier.unwrap_or(usual);
-            if carrier == AudioCarrier::Body && several {
+            let usual =
+                if several { AudioResponseFormat::Json(ResponseFormat::Base64) } else { AudioResponseFormat::Body };
+            let response_format = response_format.unwrap_or(usual);
+            if response_format == AudioResponseFormat::Body && several {
                 return Err(ApiError::invalid("response", "`response` must be url or b64_json if `n` is above 1"));
             }
-            Ok(AudioDelivery::Files(AudioFiles { format, carrier, normalize }))
+            Ok(AudioDelivery::Files(AudioFiles { format, response_format, normalize }))
         }
     }
 }
 
-fn carrier(fields: &Fields<'_>) -> Result<Option<AudioCarrier>, ApiError> {
+fn response_format(fields: &Fields<'_>) -> Result<Option<AudioResponseFormat>, ApiError> {
     Ok(match fields.text("response")?.as_deref() {
         None => None,
-        Some("bytes") => Some(AudioCarrier::Body),
-        Some("b64_json") => Some(AudioCarrier::Json(Carrier::Base64)),
-        Some("url") => Some(AudioCarrier::Json(Carrier::Url)),
+        Some("bytes") => Some(AudioResponseFormat::Body),
+        Some("b64_json") => Some(AudioResponseFormat::Json(ResponseFormat::Base64)),
+        Some("url") => Some(AudioResponseFormat::Json(ResponseFormat::Url)),
         Some(other) => {
             let message = format!("`response` must be bytes, b64_json or url, not `{}`", shown(other));
             return Err(ApiError::invalid("response", message));

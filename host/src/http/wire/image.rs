@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aihost_plugin_api::task::ImageRequest;
 
 use super::fields::{Fields, Keys};
-use super::{Carrier, ReceivedBody, terms};
+use super::{ReceivedBody, ResponseFormat, terms};
 use crate::http::error::ApiError;
 use crate::media::image::{ImageEncoding, ImageFormat};
 use crate::runtime::{Class, KeepAlive};
@@ -74,7 +74,7 @@ pub(in crate::http) struct ImageJob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum ImageDelivery {
     /// As files, once all are whole.
-    Files(Carrier),
+    Files(ResponseFormat),
     /// As events: progress, unfinished images, the finished one.
     Stream,
 }
@@ -196,9 +196,9 @@ fn encoding(fields: &Fields<'_>) -> Result<ImageEncoding, ApiError> {
 }
 
 fn delivery(fields: &Fields<'_>, images: u64) -> Result<ImageDelivery, ApiError> {
-    let carrier = match fields.text("response_format")?.as_deref() {
-        None | Some("b64_json") => Carrier::Base64,
-        Some("url") => Carrier::Url,
+    let response_format = match fields.text("response_format")?.as_deref() {
+        None | Some("b64_json") => ResponseFormat::Base64,
+        Some("url") => ResponseFormat::Url,
         Some(_) => {
             return Err(ApiError::invalid("response_format", "`response_format` must be b64_json or url"));
         }
@@ -210,6 +210,6 @@ fn delivery(fields: &Fields<'_>, images: u64) -> Result<ImageDelivery, ApiError>
         }
         // OpenAI's events have base64 whatever was asked for.
         Some(true) => Ok(ImageDelivery::Stream),
-        _ => Ok(ImageDelivery::Files(carrier)),
+        _ => Ok(ImageDelivery::Files(response_format)),
     }
 }

@@ -16,7 +16,9 @@ use serde::Serialize;
 
 use crate::runtime::{Class, KeepAlive};
 
-pub(super) use audio::{AudioCarrier, AudioDelivery, AudioFiles, AudioJob, AudioStreaming, parse as parse_audio};
+pub(super) use audio::{
+    AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming, parse as parse_audio,
+};
 pub(super) use chat::parse as parse_chat;
 pub(super) use completion::parse as parse_completion;
 pub(super) use fields::{Fields, Keys};
@@ -113,7 +115,7 @@ pub(super) enum TextDelivery {
 
 /// How JSON leads to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Carrier {
+pub(super) enum ResponseFormat {
     /// It has the file, as base64.
     Base64,
     /// It has the address of the file, which lies on the host.

@@ -15,9 +15,9 @@ use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
 use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
 use super::super::protocol::{PluginError, ToWorker};
 use super::failure;
-use super::link::Link;
 use super::log::Log;
 use super::process::Process;
+use super::socket::WorkerSocket;
 use super::step::InstanceStep;
 use super::watch::Watched;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
@@ -27,7 +27,7 @@ use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 pub(super) struct Supervised {
     pub(super) model: ModelId,
     pub(super) process: Process,
-    pub(super) link: Link,
+    pub(super) socket: WorkerSocket,
     pub(super) log: Arc<Log>,
     pub(super) limits: WorkerLimits,
     /// Held through a step: the worker does them one at a time, and answers carry no number.
@@ -90,7 +90,7 @@ impl InstanceHandle for WorkerInstance {
     }
 
     fn progress(&self) -> Option<u32> {
-        let loading = *self.shared.link.progress().borrow();
+        let loading = *self.shared.socket.progress().borrow();
         let thousandths = (u128::from(loading.done) * 1000).checked_div(u128::from(loading.total))?;
         Some(thousandths.min(1000) as u32)
     }
@@ -102,7 +102,7 @@ impl InstanceHandle for WorkerInstance {
             // Without a grace it is not even asked: its requests are to learn why they end, not that they were cancelled.
             if !grace.is_zero() {
                 let leave = async {
-                    shared.link.send(&ToWorker::Shutdown).await;
+                    shared.socket.send(&ToWorker::Shutdown).await;
                     shared.process.gone().await
                 };
                 if timeout(grace, leave).await.is_some() {

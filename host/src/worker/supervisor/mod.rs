@@ -4,10 +4,10 @@
 
 mod failure;
 mod instance;
-mod link;
 mod log;
 mod process;
 mod request;
+mod socket;
 mod spawn;
 mod step;
 mod watch;
@@ -36,9 +36,9 @@ use super::protocol::{Hello, Start, ToWorker};
 use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId};
 use instance::{Supervised, WorkerInstance};
-use link::{Link, ReadEnd};
 use log::Log;
 use process::Process;
+use socket::{ReadEnd, WorkerSocket};
 use step::InstanceStep;
 use watch::Watched;
 
@@ -106,7 +106,7 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
         max_concurrency: spec.plugin.manifest.max_concurrency,
         confinement,
     };
-    shared.link.send(&ToWorker::Hello(Hello::own())).await;
+    shared.socket.send(&ToWorker::Hello(Hello::own())).await;
     match shared.plan(InstanceStep::start(start, start_timeout)).await {
         Ok(plan) => Ok((Arc::new(WorkerInstance { shared, runtime: Handle::current() }), plan)),
         Err(failure) => {
@@ -148,7 +148,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     let shared = Arc::new(Supervised {
         model,
         process: Process::new(pid),
-        link: Link::new(writer),
+        socket: WorkerSocket::new(writer),
         log,
         limits,
         step_lock: tokio::sync::Mutex::default(),
@@ -159,7 +159,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
 
     let reading = Arc::clone(&shared);
     tokio::spawn(async move {
-        let ended = reading.link.read(reader, &reading.log, silence).await;
+        let ended = reading.socket.read(reader, &reading.log, silence).await;
         let reason = match ended {
             ReadEnd::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
             ReadEnd::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
@@ -168,7 +168,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         if let Some(reason) = reason {
             reading.process.kill(reason);
         }
-        reading.link.close();
+        reading.socket.close();
     });
 
     let waiting = Arc::clone(&shared);

@@ -10,7 +10,7 @@ use super::super::placement::{CancelCause, ExitReason, Output};
 use super::super::protocol::{Loading, ToWorker};
 use super::failure;
 use super::instance::Supervised;
-use super::link::{Inbound, Incoming};
+use super::socket::{Inbound, Incoming};
 use crate::domain::{Failure, FailureKind};
 
 impl Supervised {
@@ -22,11 +22,11 @@ impl Supervised {
         output: mpsc::Sender<Output>,
         mut cancelled: oneshot::Receiver<CancelCause>,
     ) {
-        let Some(mut incoming) = self.link.open(request) else {
+        let Some(mut incoming) = self.socket.open(request) else {
             let reason = self.process.gone().await;
             return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
         };
-        self.link.send(&ToWorker::Generate(request, task)).await;
+        self.socket.send(&ToWorker::Generate(request, task)).await;
         let mut passed_on = 0;
         loop {
             let next = tokio::select! {
@@ -56,7 +56,7 @@ impl Supervised {
                     incoming.passed_on(cost);
                     passed_on += cost;
                     if passed_on >= CREDIT_STEP_BYTES {
-                        self.link.send(&ToWorker::Credit(request, std::mem::take(&mut passed_on))).await;
+                        self.socket.send(&ToWorker::Credit(request, std::mem::take(&mut passed_on))).await;
                     }
                 }
                 Some(Inbound::End(Ok(summary))) => return done(&output, Ok(summary)).await,
@@ -75,7 +75,7 @@ impl Supervised {
             CancelCause::ClientLeft | CancelCause::Overdue => "a cancelled request",
             CancelCause::Silent => "generate",
         };
-        self.link.send(&ToWorker::Cancel(request)).await;
+        self.socket.send(&ToWorker::Cancel(request)).await;
         let end = async {
             loop {
                 match incoming.inbound.recv().await {

@@ -11,7 +11,7 @@ use super::super::placement::ExitReason;
 use super::super::protocol::{Start, ToWorker};
 use super::failure;
 use super::instance::Supervised;
-use super::link::StepReply;
+use super::socket::StepReply;
 use crate::domain::{Failure, FailureKind};
 
 /// What the worker is to do, and how long that may take.
@@ -84,13 +84,13 @@ impl Supervised {
     async fn step(&self, step: InstanceStep) -> Result<StepReply, Failure> {
         let _one_at_a_time = self.step_lock.lock().await;
         if step.extension > 1 {
-            self.link.reset_progress();
+            self.socket.reset_progress();
         }
-        let mut progress = self.link.progress();
+        let mut progress = self.socket.progress();
         let started = Instant::now();
         let last = started + step.limit * step.extension;
         let (mut until, mut best) = (started + step.limit, progress.borrow_and_update().done);
-        let answer = async { self.link.step(&step.message, step.name).await.await };
+        let answer = async { self.socket.step(&step.message, step.name).await.await };
         tokio::pin!(answer);
         loop {
             tokio::select! {

@@ -77,7 +77,7 @@ fn watch() {
         let workers = WATCH.next();
         awake::tick();
         if look.is_multiple_of(LOOKS_PER_CENSUS) {
-            census(&workers);
+            record_families(&workers);
         }
         for worker in &workers {
             // A card answers slowly, and for all its processes at once.
@@ -111,7 +111,7 @@ impl Watch {
 }
 
 /// Finds out what each worker started.
-fn census(workers: &[Arc<Supervised>]) {
+fn record_families(workers: &[Arc<Supervised>]) {
     let all: Vec<Living> = living().collect();
     // Each is looked into once, however many workers there are.
     let orphans = all.iter().filter(|process| process.parent == Some(Pid::INIT)).map(|process| process.pid);

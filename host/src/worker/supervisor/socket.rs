@@ -78,7 +78,7 @@ struct Outgoing {
 
 /// The host's end.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct WorkerSocket {
     writer: tokio::sync::Mutex<OwnedWriteHalf>,
     /// Nothing once the worker is gone.
     requests: Mutex<Option<HashMap<u64, Outgoing>>>,
@@ -88,7 +88,7 @@ pub(super) struct Link {
     progress: watch::Sender<Loading>,
 }
 
-impl Link {
+impl WorkerSocket {
     pub(super) fn new(writer: OwnedWriteHalf) -> Self {
         Self {
             writer: tokio::sync::Mutex::new(writer),

@@ -47,16 +47,16 @@ pub(super) enum Phase {
 
 /// A connection, as its task, its answers and whoever makes room see it.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ClientSocket {
     stream: TcpStream,
     /// Where its client is.
     pub(super) address: IpAddr,
-    state: Mutex<LinkState>,
+    state: Mutex<SocketState>,
     evicted: Notify,
 }
 
 #[derive(Debug)]
-struct LinkState {
+struct SocketState {
     phase: Phase,
     since: Instant,
     /// Since when the client takes nothing of what is to be sent.
@@ -82,9 +82,9 @@ struct LinkState {
 #[error("the client has left")]
 pub(super) struct Gone;
 
-impl Link {
+impl ClientSocket {
     pub(super) fn new(stream: TcpStream, address: IpAddr) -> Self {
-        let state = LinkState {
+        let state = SocketState {
             phase: Phase::Fresh,
             since: Instant::now(),
             stalled: None,
@@ -99,7 +99,7 @@ impl Link {
         Self { stream, address, state: Mutex::new(state), evicted: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, LinkState> {
+    fn state(&self) -> MutexGuard<'_, SocketState> {
         self.state.lock()
     }
 
@@ -314,7 +314,7 @@ enum Probed {
     Nothing,
 }
 
-impl LinkState {
+impl SocketState {
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.since = Instant::now();
@@ -333,14 +333,14 @@ impl LinkState {
 
 /// The connection as the protocol reads and writes it.
 #[derive(Debug)]
-pub(super) struct Wire(pub(super) Arc<Link>);
+pub(super) struct SocketIo(pub(super) Arc<ClientSocket>);
 
-impl Wire {
+impl SocketIo {
     fn poll_send(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Self(link) = self;
+        let Self(socket) = self;
         let all: usize = pieces.iter().map(|piece| piece.len()).sum();
         {
-            let mut state = link.state();
+            let mut state = socket.state();
             let first = pieces.iter().find(|piece| !piece.is_empty()).map_or(&[][..], |piece| piece);
             if let Some(status) = state.own_refusal(first) {
                 // Ours has a body, and follows once the protocol has ended.
@@ -356,17 +356,17 @@ impl Wire {
             }
         }
         loop {
-            match link.stream.poll_write_ready(cx) {
+            match socket.stream.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
-                    link.state().stalled.get_or_insert_with(Instant::now);
+                    socket.state().stalled.get_or_insert_with(Instant::now);
                     return Poll::Pending;
                 }
             }
-            match link.stream.try_write_vectored(pieces) {
+            match socket.stream.try_write_vectored(pieces) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => {
-                    link.state().stalled = None;
+                    socket.state().stalled = None;
                     return Poll::Ready(written);
                 }
             }
@@ -374,16 +374,16 @@ impl Wire {
     }
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for SocketIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self(link) = &*self;
+        let Self(socket) = &*self;
         loop {
-            ready!(link.stream.poll_read_ready(cx))?;
-            match link.stream.try_read_buf(buf) {
+            ready!(socket.stream.poll_read_ready(cx))?;
+            match socket.stream.try_read_buf(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
                 Ok(read) => {
-                    let mut state = link.state();
+                    let mut state = socket.state();
                     state.ended |= read == 0;
                     state.has_unread_bytes |= read > 0;
                     match state.phase {
@@ -399,7 +399,7 @@ impl AsyncRead for Wire {
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for SocketIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_send(cx, &[IoSlice::new(bytes)])
     }
