@@ -1,6 +1,7 @@
 //! Watches models.yaml and puts a changed one in force. A bad file is refused whole: the host goes on with what it had.
 
 use std::fs::Metadata;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -146,6 +147,7 @@ impl Reload {
     async fn apply(&mut self, asked: Asked) {
         let (file, selection, env, before) =
             (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
+        let open = self.handle.config().listen;
         let read = move || {
             let seen = Seen::now(&file);
             if seen == Seen::Irregular {
@@ -157,7 +159,7 @@ impl Reload {
             };
             let content: [u8; 32] = Sha256::digest(&text).into();
             let changed = before != Some(content) || asked == Asked::Told;
-            let config = changed.then(|| crate::config::parse(&text, &file, &selection, &env));
+            let config = changed.then(|| parse(&text, &file, &Reader { selection, env, open }));
             (seen, Some(content), config)
         };
         let Some((seen, content, config)) = self.within_limit(read).await else { return };
@@ -211,6 +213,32 @@ impl Reload {
     }
 }
 
+/// What a text is read with while the host serves.
+struct Reader {
+    selection: Selection,
+    env: Env,
+    /// Where the host listens until it is started anew, whatever the file says.
+    open: SocketAddr,
+}
+
+/// Checks a text that is to be put in force: as it will be read at the next start, and for the listener that is open until
+/// then, which keeps its keys if it needs them.
+fn parse(text: &str, file: &Path, reader: &Reader) -> Result<Config, ConfigError> {
+    let Reader { selection, env, open } = reader;
+    let config = crate::config::parse(text, file, selection, env)?;
+    if config.listen.ip() != open.ip() {
+        let of_open = Selection { listen: Some(open.to_string()), ..selection.clone() };
+        crate::config::parse(text, file, &of_open, env).map_err(|mut error| {
+            for problem in &mut error.problems {
+                let hint = format!("the host listens on {open} until it is started anew; keep `api_keys:` until then");
+                problem.hint = Some(hint);
+            }
+            error
+        })?;
+    }
+    Ok(config)
+}
+
 fn watcher(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
     let name = file.file_name().map(ToOwned::to_owned);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -226,4 +254,38 @@ fn watcher(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<Recommended
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_do_not_leave_a_listener_that_needs_them() {
+        let read = |open: &str, text: &str| {
+            let reader = Reader { selection: Selection::default(), env: Env::default(), open: open.parse().unwrap() };
+            parse(&format!("{text}\nmodels: {{}}\n"), Path::new("/m.yaml"), &reader)
+        };
+        for (open, text, is_taken) in [
+            ("0.0.0.0:9120", "listen: 127.0.0.1:9120", false),
+            ("0.0.0.0:9120", "", false),
+            ("[::]:9120", "listen: '[::1]:9120'", false),
+            ("10.0.0.5:9120", "listen: 127.0.0.1:9000", false),
+            ("0.0.0.0:9120", "listen: 127.0.0.1:9120\napi_keys: [a-key-of-sixteen]", true),
+            ("0.0.0.0:9120", "listen: 127.0.0.1:9120\nallow_unauthenticated: true", true),
+            ("0.0.0.0:9120", "listen: 0.0.0.0:1\napi_keys: [a-key-of-sixteen]", true),
+            ("127.0.0.1:9120", "", true),
+            ("127.0.0.1:9120", "listen: 0.0.0.0:9120\napi_keys: [a-key-of-sixteen]", true),
+            ("127.0.0.1:9120", "listen: 0.0.0.0:9120", false),
+        ] {
+            match read(open, text) {
+                Ok(_) => assert!(is_taken, "{open}: {text}"),
+                Err(error) => {
+                    assert!(!is_taken && error.to_string().contains("without an API key"), "{open}: {text}: {error}")
+                }
+            }
+        }
+        let told = read("0.0.0.0:9120", "listen: 127.0.0.1:9120").unwrap_err().to_string();
+        assert!(told.contains("/m.yaml:1: listen") && told.contains("listens on 0.0.0.0:9120 until"), "{told}");
+    }
 }
