@@ -8,6 +8,7 @@ use super::{CommandContext, out};
 use crate::config;
 use crate::domain::{nearest, printable};
 use crate::plugin::{PluginFile, Registry};
+use crate::worker::is_confinement_available;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -100,8 +101,14 @@ fn describe(plugin: &PluginFile) -> Value {
         object.insert("sha256".to_owned(), json!(plugin.sha256));
         object.insert("status".to_owned(), json!("ok"));
         object.insert("usable".to_owned(), json!(true));
+        object.insert("confinement".to_owned(), json!(confinement()));
     }
     value
+}
+
+/// Whether its workers are held to what its manifest asks for, which is up to the kernel.
+fn confinement() -> &'static str {
+    if is_confinement_available() { "confined" } else { "unconfined" }
 }
 
 fn info(registry: &Registry, id: &str, as_json: bool) -> Result<(), CliError> {
