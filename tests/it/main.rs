@@ -30,6 +30,8 @@ mod hostile;
 mod image;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// API keys: what they open, and where they are sent.
+mod keys;
 /// A log that cannot be written costs its lines.
 mod log;
 /// What `/metrics` says.

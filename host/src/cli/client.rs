@@ -1,15 +1,18 @@
 //! Talking to a running server.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, Method, RequestBuilder, Response};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::CommandContext;
 use super::failure::CliError;
-use crate::config::Config;
+use crate::config::{ApiKey, Config, Env, Scope, shown_url};
 use crate::domain::excerpt;
 use crate::store::Trust;
 
@@ -34,6 +37,23 @@ pub(super) struct ServerTarget {
     /// The server's address. Default: `listen:` of models.yaml.
     #[arg(long, value_name = "URL")]
     pub(super) url: Option<String>,
+    /// The API key for that server, or `env:NAME`. Default: AIHOST_API_KEY, else one of models.yaml; both are sent to the
+    /// address of models.yaml alone.
+    #[arg(long, value_name = "KEY")]
+    pub(super) key: Option<String>,
+}
+
+impl ServerTarget {
+    /// The key that was named for this server.
+    fn key(&self, env: &Env) -> Result<Option<String>, CliError> {
+        let Some(typed) = &self.key else { return Ok(None) };
+        let Some(variable) = typed.strip_prefix("env:") else { return Ok(Some(typed.clone())) };
+        match env.named(variable) {
+            Some(key) => Ok(Some(key.to_owned())),
+            None => Err(CliError::usage(format!("`--key env:{variable}` names a variable that is not set"))
+                .hint(format!("export {variable}=KEY"))),
+        }
+    }
 }
 
 /// What a command takes that shows a table of a server.
@@ -74,51 +94,88 @@ pub(super) struct ListedModel {
     pub(super) aliases: Vec<String>,
 }
 
+/// The models of a server as clients list them.
+#[derive(Deserialize)]
+struct ServedModels {
+    data: Vec<ListedModel>,
+}
+
 /// A server and how to be let in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Server {
     client: Client,
     url: String,
-    key: Option<String>,
+    /// The same as it is shown.
+    shown: String,
+    keys: Keys,
+}
+
+/// What a server is sent to be let in.
+#[derive(Clone)]
+enum Keys {
+    /// Nothing is known.
+    None,
+    /// This one, whatever is asked.
+    One(String),
+    /// The first of models.yaml that is for what is asked.
+    OfConfig(Vec<Arc<ApiKey>>),
+}
+
+impl Keys {
+    fn of(&self, scope: Scope) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::One(key) => Some(key),
+            Self::OfConfig(keys) => {
+                let fits = keys.iter().filter(|key| key.scopes.contains(&scope));
+                // One that sees all before one that does not, and one of somebody who waits before one for batch work.
+                let best = fits.min_by_key(|key| (key.models.is_some(), key.class))?;
+                best.secrets.first().map(String::as_str)
+            }
+        }
+    }
 }
 
 impl Server {
     /// The server a command means: `--url`, else where the configuration listens.
     pub(super) fn of(context: &CommandContext, target: &ServerTarget) -> Result<Self, CliError> {
-        let key = context.env.api_key().map(str::to_owned);
-        match &target.url {
-            // A server elsewhere needs no models.yaml here; its key does, unless the environment has it.
-            Some(url) => {
-                let from_file = || context.load().ok().and_then(|config| first_key(&config));
-                let encrypted = url.starts_with("https://").then(|| Trust::from_env(&context.env)).transpose();
-                let trust = encrypted.map_err(CliError::failed)?;
-                Self::at(url.trim_end_matches('/').to_owned(), key.or_else(from_file), trust)
+        let named = target.key(&context.env)?;
+        let Some(url) = target.url.as_deref().map(|url| url.trim_end_matches('/')) else {
+            return Self::of_config(&context.load()?, named.or_else(|| context.env.api_key().map(str::to_owned)));
+        };
+        // A server elsewhere needs no models.yaml here. The keys that are known here belong to the one of models.yaml.
+        match context.load() {
+            Ok(config) if named.is_none() && is_of_config(url, config.listen) => {
+                Self::of_config(&config, context.env.api_key().map(str::to_owned))
             }
-            None => Self::of_config(&context.load()?, key),
+            _ => {
+                let encrypted = url.starts_with("https://").then(|| Trust::from_env(&context.env)).transpose();
+                Self::at(url.to_owned(), named.map_or(Keys::None, Keys::One), encrypted.map_err(CliError::failed)?)
+            }
         }
     }
 
     /// The server that this configuration starts.
     pub(super) fn of_config(config: &Config, key: Option<String>) -> Result<Self, CliError> {
-        let mut address = config.listen;
-        if address.ip().is_unspecified() {
-            address.set_ip(if address.is_ipv6() {
-                std::net::Ipv6Addr::LOCALHOST.into()
-            } else {
-                std::net::Ipv4Addr::LOCALHOST.into()
-            });
-        }
-        Self::at(format!("http://{address}"), key.or_else(|| first_key(config)), None)
+        let keys = key.map_or_else(|| Keys::OfConfig(config.api_keys.clone()), Keys::One);
+        Self::at(format!("http://{}", reachable(config.listen)), keys, None)
     }
 
-    fn at(url: String, key: Option<String>, trust: Option<Trust>) -> Result<Self, CliError> {
-        let builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy();
+    fn at(url: String, keys: Keys, trust: Option<Trust>) -> Result<Self, CliError> {
+        // A server that sends elsewhere would have the key sent there.
+        let builder = Client::builder().connect_timeout(CONNECT_TIMEOUT).no_proxy().redirect(Policy::none());
         let client = match trust {
             Some(trust) => builder.use_preconfigured_tls(trust.config),
             None => builder,
         };
         let client = client.build().map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;
-        Ok(Self { client, url, key })
+        Ok(Self { client, shown: shown_url(&url), url, keys })
+    }
+
+    /// The models that can be asked, as clients list them. Without their states.
+    pub(super) async fn served(&self) -> Result<Vec<ListedModel>, CliError> {
+        let list: ServedModels = self.known(self.request(Method::GET, "/v1/models")).await?;
+        Ok(list.data)
     }
 
     /// Where every model stands.
@@ -176,10 +233,10 @@ impl Server {
     /// JSON that the server has at hand.
     async fn known<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
         let response = self.send(request.timeout(ANSWER_LIMIT)).await?;
-        let foreign = |why: String| CliError::failed(format!("{} does not answer like an aihost: {why}", self.url));
+        let foreign = |why: String| CliError::failed(format!("{} does not answer like an aihost: {why}", self.shown));
         let body = beginning(response, ANSWER_BYTES_MAX).await.map_err(|error| match error.is_timeout() {
             true => self.unanswered(),
-            false => foreign(error.to_string()),
+            false => foreign(reason(&error)),
         })?;
         serde_json::from_slice(&body).map_err(|error| match body.len() {
             ANSWER_BYTES_MAX.. => foreign(format!("its answer is longer than {ANSWER_BYTES_MAX} bytes")),
@@ -191,17 +248,19 @@ impl Server {
     pub(super) fn broke_off(&self, what: &str, error: &reqwest::Error) -> CliError {
         match error.is_timeout() {
             true => self.unanswered(),
-            false => CliError::failed(format!("{what} broke off: {error}")),
+            false => CliError::failed(format!("{what} broke off: {}", reason(error))),
         }
     }
 
     fn unanswered(&self) -> CliError {
-        CliError::Unanswered { url: self.url.clone(), seconds: ANSWER_LIMIT.as_secs() }
+        CliError::Unanswered { url: self.shown.clone(), seconds: ANSWER_LIMIT.as_secs() }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        // Control of models and looks at them are for operators, all else is what clients do.
+        let scope = if path.starts_with("/v1/") { Scope::Use } else { Scope::Operate };
         let request = self.client.request(method, format!("{}{path}", self.url));
-        match &self.key {
+        match self.keys.of(scope) {
             Some(key) => request.bearer_auth(key),
             None => request,
         }
@@ -210,12 +269,12 @@ impl Server {
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
         let response = request.send().await.map_err(|error| {
             if error.is_builder() {
-                CliError::usage(format!("`{}` is not a server's address", self.url))
+                CliError::usage(format!("`{}` is not a server's address", self.shown))
                     .hint("write it like http://host:9000")
             } else if error.is_timeout() && !error.is_connect() {
                 self.unanswered()
             } else {
-                CliError::Unreachable { url: self.url.clone(), reason: reason(&error) }
+                CliError::Unreachable { url: self.shown.clone(), reason: reason(&error) }
             }
         })?;
         let status = response.status();
@@ -226,16 +285,40 @@ impl Server {
         let body = tokio::time::timeout(ANSWER_LIMIT, beginning(response, ERROR_BYTES_MAX)).await;
         let message = error_message(&body.ok().and_then(Result::ok).unwrap_or_default())
             .unwrap_or_else(|| format!("the server answered {status}"));
-        Err(match status.as_u16() {
-            401 | 403 => CliError::failed(message).hint("set AIHOST_API_KEY to a key of the server"),
+        Err(match (status.as_u16(), &self.keys) {
+            (401 | 403, Keys::None) => CliError::failed(message)
+                .hint("name a key for this server with `--key env:NAME`; AIHOST_API_KEY and models.yaml are for the one of models.yaml"),
+            (401 | 403, _) => CliError::failed(message)
+                .hint("set AIHOST_API_KEY to a key of the server that may do this, or name one with `--key env:NAME`"),
+            (300..=399, _) => CliError::failed(format!("{} sends elsewhere ({status}), which is not followed", self.shown))
+                .hint("name the server's own address with `--url`"),
             _ => CliError::failed(message),
         })
     }
 }
 
-/// What a command sends where the environment names no key: the first that is not for batch work, since someone waits.
-fn first_key(config: &Config) -> Option<String> {
-    config.api_keys.iter().min_by_key(|key| key.class).map(|key| key.key.clone())
+/// Where whoever is on this machine reaches a listener.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// Whether a URL means this listener, whose keys are sent only to it. `localhost` does, and is then not looked up: another
+/// program may listen on the other address that it stands for.
+fn is_of_config(url: &str, listen: SocketAddr) -> bool {
+    let Ok(url) = Url::parse(url) else { return false };
+    let own = reachable(listen).ip();
+    let host = url.host_str().unwrap_or_default();
+    let host_is_own = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        Ok(ip) => ip == own,
+        Err(_) => host == "localhost" && own.is_loopback(),
+    };
+    let has_more = !matches!(url.path(), "" | "/") || !url.username().is_empty() || url.password().is_some();
+    host_is_own && !has_more && url.scheme() == "http" && url.port_or_known_default() == Some(listen.port())
 }
 
 /// The sentence of an OpenAI-shaped error.
@@ -264,5 +347,62 @@ fn reason(error: &reqwest::Error) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    let said = cause.to_string();
+    match error.url() {
+        // Its own sentence repeats the address, and what may be in it.
+        Some(url) => said.replace(url.as_str(), &shown_url(url.as_str())),
+        None => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Selection, parse};
+
+    #[test]
+    fn a_url_is_that_of_the_configuration_only_if_it_can_mean_nothing_else() {
+        for (url, listen, is_own) in [
+            ("http://127.0.0.1:9000", "127.0.0.1:9000", true),
+            ("http://127.0.0.1:9000/", "127.0.0.1:9000", true),
+            ("http://localhost:9000", "127.0.0.1:9000", true),
+            ("HTTP://LOCALHOST:9000", "127.0.0.1:9000", true),
+            ("http://127.0.0.1:9000", "0.0.0.0:9000", true),
+            ("http://[::1]:9000", "[::]:9000", true),
+            ("http://10.0.0.5:9000", "10.0.0.5:9000", true),
+            ("http://127.0.0.1", "127.0.0.1:80", true),
+            ("http://[::1]:9000", "127.0.0.1:9000", false),
+            ("http://127.0.0.1:9001", "127.0.0.1:9000", false),
+            ("http://127.0.0.2:9000", "127.0.0.1:9000", false),
+            ("https://127.0.0.1:9000", "127.0.0.1:9000", false),
+            ("http://localhost:9000", "10.0.0.5:9000", false),
+            ("http://10.0.0.5:9000", "0.0.0.0:9000", false),
+            ("http://localhost.evil.example:9000", "127.0.0.1:9000", false),
+            ("http://127.0.0.1:9000@evil.example", "127.0.0.1:9000", false),
+            ("http://127.0.0.1:9000/other", "127.0.0.1:9000", false),
+            ("127.0.0.1:9000", "127.0.0.1:9000", false),
+            ("", "127.0.0.1:9000", false),
+        ] {
+            assert_eq!(is_of_config(url, listen.parse().unwrap()), is_own, "{url} and {listen}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_chosen_by_what_is_asked() {
+        let keys = |typed: &str| {
+            let text = format!("api_keys: [{typed}]\nmodels: {{a: {{type: text, plugin: p}}}}");
+            let file = std::path::Path::new("/m.yaml");
+            Keys::OfConfig(parse(&text, file, &Selection::default(), &Env::default()).unwrap().api_keys)
+        };
+        for (typed, asks, operates) in [
+            ("one", Some("one"), Some("one")),
+            ("{key: batch, class: batch}, one", Some("one"), Some("one")),
+            ("{key: narrow, models: [a]}, {key: batch, class: batch}", Some("batch"), None),
+            ("{key: ops, scope: operate}, {key: user}", Some("user"), Some("ops")),
+            ("{key: prom, scope: metrics}", None, None),
+        ] {
+            let keys = keys(typed);
+            assert_eq!((keys.of(Scope::Use), keys.of(Scope::Operate)), (asks, operates), "{typed}");
+        }
+    }
 }

@@ -86,11 +86,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
 
 /// Does what the model is for.
 async fn ask(server: &Server, arguments: &Arguments, prompt: Option<String>) -> Result<(), CliError> {
-    // A server that is no aihost has no status, but may well chat.
-    let models = server.status().await.unwrap_or_default();
+    // A server that is no aihost does not say what kinds its models are of, but may well chat.
+    let models = server.served().await.unwrap_or_default();
     let is_meant = |name: &String| *name == arguments.model;
     let model = models.iter().find(|model| is_meant(&model.id) || model.aliases.iter().any(is_meant));
-    let kind = model.map_or("text", |model| model.kind.as_str());
+    let kind = model.map(|model| model.kind.as_str()).filter(|kind| !kind.is_empty()).unwrap_or("text");
     arguments.fit(kind)?;
     if matches!(kind, "audio" | "image") {
         return make(server, arguments, kind, prompt).await;

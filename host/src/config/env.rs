@@ -102,7 +102,7 @@ impl Env {
         self.named("AIHOST_LOG").or_else(|| self.named("RUST_LOG"))
     }
 
-    /// `AIHOST_API_KEY`: the key that client commands send, where models.yaml does not have it.
+    /// `AIHOST_API_KEY`: the key that client commands send to the server of models.yaml, before the keys there.
     pub fn api_key(&self) -> Option<&str> {
         self.named("AIHOST_API_KEY")
     }

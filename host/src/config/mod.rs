@@ -1,5 +1,6 @@
 //! models.yaml, parsed twice: what was typed, then what it means. A leaf: it knows `domain` and nothing else of the host.
 
+mod api_key;
 pub mod env;
 mod error;
 mod extent;
@@ -21,9 +22,10 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+pub use api_key::{ApiKey, Rate, Scope};
 pub use env::Env;
 pub use error::{ConfigError, Problem};
-pub use resolved::{ApiKey, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, TEXT_BODY_BYTES};
+pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, TEXT_BODY_BYTES};
 pub use schema::json_schema;
 pub use source::{Location, Part, Source, shown_url};
 pub use units::{parse_duration, parse_size};

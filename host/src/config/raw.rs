@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use super::api_key::Scope;
 use super::schema::{Count, Size, Span};
 
 /// Reads the text of a models.yaml.
@@ -78,6 +79,12 @@ pub(super) struct RawLimits {
     /// proxy on the way gives up; a failure after the first one is an event, not a status. `forever` is never. Default: forever.
     #[schemars(with = "Option<Span>")]
     pub(super) sse_ping: Option<Text>,
+    /// The longest `keep_alive` that a request may ask for; a longer one is cut to it. Default: forever.
+    #[schemars(with = "Option<Span>")]
+    pub(super) keep_alive: Option<Text>,
+    /// The shortest: with one, no request unloads a model that others use. Default: 0.
+    #[schemars(with = "Option<Span>")]
+    pub(super) keep_alive_min: Option<Text>,
     /// How long a graceful stop waits for running requests. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) drain_timeout: Option<Text>,
@@ -129,9 +136,26 @@ pub(super) struct RawDefaults {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Key")]
 pub(super) struct KeyKeys {
-    /// The key as a text, or `env:NAME`: the keys in an environment variable, between commas.
+    /// What logs call whoever sends it. Default: that of its variable, or its place in the list.
+    #[serde(default)]
+    pub(super) name: Option<Text>,
+    /// The key as a text, or `env:NAME`: the keys in an environment variable, between commas. They share what is said here.
     pub(super) key: Text,
-    /// `interactive`, or `batch`: its requests are served after all interactive ones. Default: interactive.
+    /// What it opens: `use` to ask models and list them, `operate` to load, park and unload them and to look into the host,
+    /// `metrics` to scrape it. A key that is a text alone opens everything. Default: use.
+    #[serde(default)]
+    pub(super) scope: Option<OneOrMany<Text>>,
+    /// The models that there are for it, by name or alias; it is told that there are no others. Default: all.
+    #[serde(default)]
+    pub(super) models: Option<OneOrMany<Text>>,
+    /// How often it may ask, like 60/min, which is also its largest burst; 429 beyond it. Default: without end.
+    #[serde(default)]
+    pub(super) rate: Option<Text>,
+    /// Most of its requests at once; 429 beyond it. Default: without end.
+    #[serde(default)]
+    #[schemars(with = "Option<Count>")]
+    pub(super) concurrency: Option<Text>,
+    /// `interactive`, or `batch`: its requests are served after all interactive ones, whatever they say. Default: interactive.
     #[serde(default)]
     pub(super) class: Option<Text>,
 }
@@ -349,10 +373,16 @@ impl<'de> Deserialize<'de> for RawKey {
         impl<'de> Visitor<'de> for Key {
             type Value = RawKey;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an API key, or a mapping with `key` and `class`")
+                f.write_str("an API key in quotes, or a mapping with `key`")
             }
             fn visit_str<E: Error>(self, key: &str) -> Result<RawKey, E> {
-                Ok(RawKey(KeyKeys { key: Text(key.to_owned()), class: None }))
+                // Alone it is the operator's own.
+                let scopes = Scope::NAMES.iter().map(|name| Text((*name).to_owned())).collect();
+                let scope = Some(OneOrMany { items: scopes, list: true });
+                Ok(RawKey(KeyKeys { key: Text(key.to_owned()), scope, ..KeyKeys::default() }))
+            }
+            fn visit_f64<E: Error>(self, _: f64) -> Result<RawKey, E> {
+                Err(E::custom("a key that looks like a number goes into quotes"))
             }
             fn visit_u64<E: Error>(self, key: u64) -> Result<RawKey, E> {
                 self.visit_str(&key.to_string())

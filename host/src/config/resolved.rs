@@ -3,13 +3,14 @@
 //! Nothing here touches the network or a plugin; `raw` is what was typed.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::api_key::ApiKey;
 use super::source::Source;
-use crate::domain::{ByteSize, Class, Device, Kind, ModelId};
+use crate::domain::{ByteSize, Device, Kind, ModelId};
 
 /// A checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +20,7 @@ pub struct Config {
     /// Where HTTP listens.
     pub listen: SocketAddr,
     /// Accepted API keys; empty means none is asked for.
-    pub api_keys: Vec<ApiKey>,
+    pub api_keys: Vec<Arc<ApiKey>>,
     /// Devices with their budgets, in order of preference.
     pub devices: Vec<DeviceConfig>,
     /// Host-wide limits.
@@ -28,22 +29,6 @@ pub struct Config {
     pub paths: Paths,
     /// Entries by name.
     pub models: BTreeMap<ModelId, ModelConfig>,
-}
-
-/// An accepted API key.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ApiKey {
-    /// The secret itself.
-    pub key: String,
-    /// How urgent the requests of whoever has it are.
-    pub class: Class,
-}
-
-/// Shows no secret.
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ApiKey").field("class", &self.class).finish_non_exhaustive()
-    }
 }
 
 /// A device and what the host may use of it.
@@ -80,6 +65,10 @@ pub struct Limits {
     pub stream_stall_timeout: Duration,
     /// How often a silent stream says that it is there (`sse_ping`); `None` means never.
     pub sse_ping: Option<Duration>,
+    /// The longest `keep_alive` of a request (`keep_alive`); `None` means without end.
+    pub keep_alive: Option<Duration>,
+    /// The shortest (`keep_alive_min`).
+    pub keep_alive_min: Duration,
     /// How long a graceful shutdown waits for leases (`drain_timeout`).
     pub drain_timeout: Duration,
     /// Largest request body (`body_limit`); `None` means what is usual for its endpoint.

@@ -86,7 +86,10 @@ impl fmt::Display for Location {
 /// A URL as it may be shown: without user and password, and without its query and fragment, which can carry a token.
 pub fn shown_url(url: &str) -> String {
     let url = url.split(['?', '#']).next().unwrap_or(url);
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        // No URL, but perhaps one that was typed wrongly: whatever may be a password is left out.
+        return url.rsplit_once('@').map_or(url, |(_, rest)| rest).to_owned();
+    };
     let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}")
@@ -105,6 +108,11 @@ mod tests {
             ("https://h/a?token=pa55#x", "https://h/a"),
             ("http://user:pa55@h", "http://h"),
             ("h/a?pa55", "h/a"),
+            ("user:pa55@h/a", "h/a"),
+            ("http:/user:pa55@h/a", "h/a"),
+            ("http:\\\\user:pa55@h/a", "h/a"),
+            ("https://user:pa55@h\\a", "https://h\\a"),
+            ("https://h#pa55", "https://h"),
         ] {
             assert_eq!(shown_url(url), shown);
         }

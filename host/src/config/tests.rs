@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Config, ConfigError, Env, Location, Selection, Source, default_folders, json_schema, parse};
+use super::{Config, ConfigError, Env, Location, Scope, Selection, Source, default_folders, json_schema, parse};
 use crate::domain::{Class, ModelId};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
@@ -66,8 +66,8 @@ fn what_an_original_file_starts_is_refused_by_name() {
 #[test]
 fn keys_come_from_the_environment() {
     let config = read("listen: 0.0.0.0:80\napi_keys: [plain, 'env:GOOD_KEY']\nmodels: {}\n").expect("valid");
-    let keys: Vec<&str> = config.api_keys.iter().map(|key| key.key.as_str()).collect();
-    assert_eq!(keys, ["plain", "k1", "k2"]);
+    let keys: Vec<_> = config.api_keys.iter().map(|key| (key.name.as_str(), key.secrets.as_slice())).collect();
+    assert_eq!(keys, [("key-1", &["plain".to_owned()][..]), ("GOOD_KEY", &["k1".to_owned(), "k2".to_owned()][..])]);
     assert!(!format!("{config:?}").contains("plain"), "a secret is shown");
 }
 
@@ -101,14 +101,103 @@ fn a_short_wait_shortens_the_quantum_that_nobody_typed() {
 }
 
 #[test]
-fn keys_have_classes() {
-    let text = "api_keys: [a, {key: b}, {key: 'env:GOOD_KEY', class: batch}]\nmodels: {}\n";
+fn keys_say_what_they_may() {
+    let text = "
+api_keys:
+  - a
+  - {key: b}
+  - {key: 'env:GOOD_KEY', class: batch}
+  - {name: carol, key: c, scope: [use, operate], models: [small, gpt], rate: 60/min, concurrency: 4}
+  - {name: prom, key: 7, scope: metrics}
+models:
+  small: {type: text, plugin: p}
+  large: {type: text, plugin: p, aliases: [gpt]}
+  other: {type: text, plugin: p}
+";
     let keys = read(text).expect("valid").api_keys;
-    let found: Vec<_> = keys.iter().map(|key| (key.key.as_str(), key.class)).collect();
+    let found: Vec<_> = keys.iter().map(|key| (key.name.as_str(), key.secrets[0].as_str(), key.class)).collect();
     use Class::{Batch, Interactive};
-    assert_eq!(found, [("a", Interactive), ("b", Interactive), ("k1", Batch), ("k2", Batch)]);
+    let wanted = [
+        ("key-1", "a", Interactive),
+        ("key-2", "b", Interactive),
+        ("GOOD_KEY", "k1", Batch),
+        ("carol", "c", Interactive),
+        ("prom", "7", Interactive),
+    ];
+    assert_eq!(found, wanted);
+    let scopes: Vec<Vec<Scope>> = keys.iter().map(|key| key.scopes.iter().copied().collect()).collect();
+    use Scope::{Metrics, Operate, Use};
+    assert_eq!(scopes, [vec![Use, Operate, Metrics], vec![Use], vec![Use], vec![Use, Operate], vec![Metrics]]);
+    let carol = &keys[3];
+    assert_eq!(carol.models, Some([ModelId::from("large"), ModelId::from("small")].into()));
+    let rate = carol.rate.expect("a rate");
+    assert_eq!((rate.requests, rate.per.as_secs(), carol.concurrency), (60, 60, Some(4)));
+    assert!(keys[0].models.is_none() && keys[0].rate.is_none() && keys[0].concurrency.is_none());
     let one = read("api_keys: {key: x, class: batch}\nmodels: {}\n").expect("valid").api_keys;
     assert_eq!((one.len(), one[0].class), (1, Batch));
+}
+
+#[test]
+fn keys_that_no_client_can_send_are_refused_and_not_repeated() {
+    for (typed, wanted) in [
+        ("'kéy-long-enough'", "no HTTP header carries"),
+        ("\"a\\nb\"", "no HTTP header carries"),
+        ("\"a\\0b\"", "no HTTP header carries"),
+        ("\"a\\x7fb\"", "no HTTP header carries"),
+        ("\"\\u200bzero-width\"", "no HTTP header carries"),
+        ("\"tab\\tinside\"", "no HTTP header carries"),
+        ("' spaced'", "spaces at its ends"),
+        ("'spaced '", "spaces at its ends"),
+        ("''", "is empty"),
+        ("'  '", "is empty"),
+    ] {
+        for text in [
+            format!("models: {{}}\napi_keys: [{typed}]\n"),
+            format!("models: {{}}\napi_keys: {typed}\n"),
+            format!("models: {{}}\napi_keys: [{{name: n, key: {typed}}}]\n"),
+        ] {
+            let error = read(&text).expect_err(&text).to_string();
+            assert!(error.starts_with("/here/models.yaml:2: api_keys") && error.contains(wanted), "{text}: {error}");
+            assert!(!error.contains("spaced") && !error.contains("long-enough"), "{error}");
+        }
+    }
+    let long = read(&format!("models: {{}}\napi_keys: [{}]\n", "k".repeat(5000))).expect_err("long").to_string();
+    assert!(long.contains("is longer than 4096 bytes") && !long.contains("kkk"), "{long}");
+    let number = read("models: {}\napi_keys: [12.5]\n").expect_err("a number").to_string();
+    assert!(number.contains("goes into quotes") && !number.contains("12.5"), "{number}");
+    let spaced = read("models: {}\napi_keys: ['two words of sixteen']\n").expect("a header carries it");
+    assert!(spaced.warnings().is_empty());
+}
+
+#[test]
+fn weak_keys_are_warned_of_by_name() {
+    for (keys, wanted) in [
+        ("[short-one]", Some("the key of `key-1` is shorter than 16 characters")),
+        ("[{name: bob, key: fifteen-letters}]", Some("the key of `bob` is shorter")),
+        ("[sixteen-letters-, 'env:GOOD_KEY']", Some("the key of `GOOD_KEY` is shorter")),
+        ("[short-one, short-two]", Some("each of 2 keys (key-1, key-2) is shorter")),
+        ("['$MY_KEY_IN_THE_ENVIRONMENT']", Some("a variable is written `env:NAME`")),
+        ("['ENV:MY_KEY_IN_THE_ENVIRONMENT']", Some("in small letters")),
+        ("[sixteen-letters-]", None),
+    ] {
+        let config = read(&format!("api_keys: {keys}\nmodels: {{}}\n")).expect(keys);
+        let warnings = config.warnings().join("\n");
+        assert!(wanted.map_or(warnings.is_empty(), |wanted| warnings.contains(wanted)), "{keys}: {warnings}");
+        for secret in ["short-one", "fifteen-letters", "MY_KEY"] {
+            assert!(!warnings.contains(secret) && !format!("{config:?}").contains(secret), "{warnings}");
+        }
+    }
+}
+
+#[test]
+fn a_request_may_keep_its_model_within_what_the_operator_says() {
+    let limits = |text: &str| read(&format!("limits: {{{text}}}\nmodels: {{}}\n"));
+    let seconds = std::time::Duration::from_secs;
+    let found = |text: &str| limits(text).map(|config| (config.limits.keep_alive, config.limits.keep_alive_min));
+    assert_eq!(found(""), Ok((None, seconds(0))));
+    assert_eq!(found("keep_alive: 10m, keep_alive_min: 1m"), Ok((Some(seconds(600)), seconds(60))));
+    assert_eq!(found("keep_alive: forever, keep_alive_min: 0"), Ok((None, seconds(0))));
+    assert_eq!(found("keep_alive: 0"), Ok((Some(seconds(0)), seconds(0))));
 }
 
 #[test]

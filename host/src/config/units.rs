@@ -60,6 +60,28 @@ pub fn parse_duration(text: &str) -> Result<Option<Duration>, String> {
     }
 }
 
+/// Most requests of a rate.
+const LARGEST_RATE: u32 = 1_000_000;
+
+/// `60/min`, `5/s`, `1000/h`: so many requests in so much time.
+///
+/// # Errors
+/// What is wrong with it, as the end of a sentence.
+pub(super) fn parse_rate(text: &str) -> Result<(u32, Duration), String> {
+    let (count, unit) = text.split_once('/').ok_or("is not so many requests in so much time")?;
+    let seconds = match unit.trim() {
+        "s" | "sec" | "second" => 1,
+        "m" | "min" | "minute" => 60,
+        "h" | "hour" => 3_600,
+        "d" | "day" => 86_400,
+        other => return Err(format!("has the unknown time `{other}`")),
+    };
+    match count.trim().parse() {
+        Ok(count) if (1..=LARGEST_RATE).contains(&count) => Ok((count, Duration::from_secs(seconds))),
+        _ => Err(format!("must allow a whole number of requests, from 1 to {LARGEST_RATE}")),
+    }
+}
+
 /// A decimal number, exact.
 struct Number {
     whole: u64,
@@ -98,7 +120,7 @@ fn split(text: &str) -> Result<(Number, &str), String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{parse_duration, parse_size};
+    use super::{parse_duration, parse_rate, parse_size};
 
     #[test]
     fn sizes() {
@@ -118,6 +140,28 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_size(text).ok().map(|size| size.0), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        for (text, rate) in [
+            ("60/min", Some((60, 60))),
+            (" 5 / s ", Some((5, 1))),
+            ("1000/h", Some((1000, 3600))),
+            ("1/d", Some((1, 86_400))),
+            ("60", None),
+            ("0/min", None),
+            ("-1/min", None),
+            ("1.5/min", None),
+            ("1000001/s", None),
+            ("60/fortnight", None),
+            ("/min", None),
+            ("60/", None),
+            ("60/min/min", None),
+        ] {
+            let found = parse_rate(text).ok().map(|(requests, per)| (requests, per.as_secs()));
+            assert_eq!(found, rate, "{text}");
         }
     }
 

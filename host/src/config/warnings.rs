@@ -33,6 +33,18 @@ impl Config {
                 ));
             }
         }
+        let mut weak: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for key in &self.api_keys {
+            if let Some(weakness) = key.weakness() {
+                weak.entry(weakness).or_default().push(&key.name);
+            }
+        }
+        found.extend(weak.into_iter().map(|(weakness, keys)| match keys.as_slice() {
+            [name] => format!("api_keys: the key of `{name}` {weakness}"),
+            several => {
+                format!("api_keys: each of {} keys ({}) {weakness}", keys.len(), some_names(several.iter().copied()))
+            }
+        }));
         for model in self.models.values().filter(|model| model.preload && !model.pin) {
             if model.keep_alive.is_some_and(|keep| keep.is_zero()) {
                 found.push(format!(

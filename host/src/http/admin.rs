@@ -1,5 +1,6 @@
 //! Health, model status and control: what operators and supervisors ask. Nothing here loads a model but `load`.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::app::App;
 use super::body::{JsonBody, Name};
+use super::caller::Caller;
 use super::error::ApiError;
+use super::redact::for_clients;
 use super::resolve;
 use super::sse;
 use super::stream_body::headers;
 use super::wire::{Fields, Keys, PlanReply, StatusReply};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
-use crate::runtime::ModelStatus;
+use crate::runtime::{Explanation, ModelStatus};
 use crate::telemetry::Scrape;
 use crate::worker::Followed;
 
@@ -35,28 +38,31 @@ const FORCE_AFTER_MAX_S: f32 = 86_400.0;
 pub(super) const KEYS: Keys = &["model", "force_after"];
 
 /// `GET /models`: llama.cpp's router shape, and our own fields beside it.
-pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+pub(super) async fn models(State(app): State<App>, caller: Caller) -> Result<Json<Value>, ApiError> {
     let models = app.handle.models().await?;
-    let data: Vec<_> = models.iter().map(|model| router_entry(model, app.started_s)).collect();
+    let seen = models.iter().filter(|model| caller.sees(model.id.as_str()));
+    let data: Vec<_> = seen.map(|model| router_entry(model, app.started_s)).collect();
     Ok(Json(json!({"object": "list", "data": data})))
 }
 
 /// `POST /models/load`: answers once the model is hot, or says why it is not.
-pub(super) async fn load(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    app.handle.load(asked(&app, body).await?.model).await?;
+pub(super) async fn load(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    let model = asked(&app, &caller, body).await?.model;
+    app.handle.load(model).await.map_err(ApiError::for_operator)?;
     Ok(Json(json!({"success": true})))
 }
 
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
-pub(super) async fn unload(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    let Control { model, force_after } = asked(&app, body).await?;
-    app.handle.unload(model, force_after).await?;
+pub(super) async fn unload(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    let Control { model, force_after } = asked(&app, &caller, body).await?;
+    app.handle.unload(model, force_after).await.map_err(ApiError::for_operator)?;
     Ok(Json(json!({"success": true})))
 }
 
 /// `POST /models/park`: answers once the model's device memory is back.
-pub(super) async fn park(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    app.handle.park(asked(&app, body).await?.model).await?;
+pub(super) async fn park(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    let model = asked(&app, &caller, body).await?.model;
+    app.handle.park(model).await.map_err(ApiError::for_operator)?;
     Ok(Json(json!({"success": true})))
 }
 
@@ -68,24 +74,46 @@ pub(super) struct PlanQuery {
 /// `GET /admin/plan?model=`: what a request for the model would meet, and who would leave for it. Changes nothing.
 pub(super) async fn plan(
     State(app): State<App>,
+    caller: Caller,
     query: Result<Query<PlanQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let PlanQuery { model } = read(query)?;
     let name = model.ok_or_else(|| ApiError::missing("model"))?;
-    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
-    Ok(Json(PlanReply::from(&app.handle.explain(model).await?)).into_response())
+    let model = resolve::by_name(&app.handle.config(), &caller, &name)?.id.clone();
+    let plan = app.handle.explain(model).await.map_err(ApiError::for_operator)?;
+    Ok(Json(PlanReply::from(&seen_of(plan, &caller))).into_response())
+}
+
+/// A plan without the names of models that there are not for this caller.
+pub(super) fn seen_of(mut plan: Explanation, caller: &Caller) -> Explanation {
+    let others = plan.leaves.iter().map(|one| &one.model).chain(plan.stays.iter().map(|one| &one.model));
+    let hidden: BTreeSet<ModelId> = others.filter(|model| !caller.sees(model.as_str())).cloned().collect();
+    for model in &hidden {
+        plan.message = plan.message.replace(&format!("`{model}`"), "another model");
+    }
+    plan.leaves.retain(|one| !hidden.contains(&one.model));
+    plan.stays.retain(|one| !hidden.contains(&one.model));
+    plan
 }
 
 /// `GET /admin/status`: every model's status in full.
-pub(super) async fn status(State(app): State<App>) -> Result<Response, ApiError> {
+pub(super) async fn status(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
     let models = app.handle.models().await?;
-    Ok(Json(models.iter().map(StatusReply::from).collect::<Vec<_>>()).into_response())
+    let seen = models.iter().filter(|model| caller.sees(model.id.as_str()));
+    Ok(Json(seen.map(StatusReply::from).collect::<Vec<_>>()).into_response())
 }
 
 /// `GET /metrics`: everything that is measured, for a scraper.
-pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
+pub(super) async fn metrics(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
     let text = app.handle.metrics().await?.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+    let is_seen = |line: &&str| model_label(line).is_none_or(|model| caller.sees(model));
+    let text: String = text.split_inclusive('\n').filter(is_seen).collect();
     Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
+}
+
+/// The model that a line of metrics is about. A model's name has nothing in it that would be escaped there.
+fn model_label(line: &str) -> Option<&str> {
+    line.split_once("model=\"")?.1.split('"').next()
 }
 
 /// Readers that may follow logs at once: they stay as long as they like, and each has a connection.
@@ -103,11 +131,12 @@ pub(super) struct LogsQuery {
 /// every line as it comes.
 pub(super) async fn logs(
     State(app): State<App>,
+    caller: Caller,
     query: Result<Query<LogsQuery>, QueryRejection>,
     Name(name): Name,
 ) -> Result<Response, ApiError> {
     let LogsQuery { follow } = read(query)?;
-    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
+    let model = resolve::by_name(&app.handle.config(), &caller, &name)?.id.clone();
     let Followed { tail, news } = app.handle.logs(model).await?;
     if follow {
         let Ok(place) = FOLLOWERS.try_acquire() else {
@@ -156,16 +185,20 @@ pub(super) async fn livez(State(app): State<App>) -> Result<Json<Value>, ApiErro
 
 /// `GET /readyz`: whether preloaded models have come up, or failed to.
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    match answered(preloading(&app)).await?.as_slice() {
-        [] => Ok(Json(json!({"status": "ok"}))),
-        waiting => Err(ApiError::not_ready(format!("still loading: {}", waiting.join(", ")))),
+    // No names: nobody was asked for a key.
+    match answered(preloading(&app)).await? {
+        0 => Ok(Json(json!({"status": "ok"}))),
+        1 => Err(ApiError::not_ready("a model is still loading that is to be loaded at start")),
+        several => {
+            Err(ApiError::not_ready(format!("{several} models are still loading that are to be loaded at start")))
+        }
     }
 }
 
 /// `GET /ping`: Runpod's probe. 204 keeps the pod in the pool, without traffic, until it is 200.
 pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError> {
     let waiting = answered(preloading(&app)).await?;
-    Ok(if waiting.is_empty() { StatusCode::OK } else { StatusCode::NO_CONTENT })
+    Ok(if waiting == 0 { StatusCode::OK } else { StatusCode::NO_CONTENT })
 }
 
 /// What the runtime says, if it says it in time.
@@ -180,7 +213,7 @@ struct Control {
     force_after: Option<Duration>,
 }
 
-async fn asked(app: &App, body: JsonBody) -> Result<Control, ApiError> {
+async fn asked(app: &App, caller: &Caller, body: JsonBody) -> Result<Control, ApiError> {
     let (name, force_after) = body
         .read(|body| {
             let fields = Fields::root(body, KEYS)?;
@@ -188,24 +221,23 @@ async fn asked(app: &App, body: JsonBody) -> Result<Control, ApiError> {
             Ok((name, fields.number("force_after", 0.0..=FORCE_AFTER_MAX_S)?))
         })
         .await?;
-    let model = resolve::by_name(&app.handle.config(), &name)?.id.clone();
+    let model = resolve::by_name(&app.handle.config(), caller, &name)?.id.clone();
     Ok(Control { model, force_after: force_after.map(Duration::from_secs_f32) })
 }
 
-/// Names of the `preload: true` models that have neither been loaded once nor failed.
-async fn preloading(app: &App) -> Result<Vec<String>, Failure> {
+/// How many of the `preload: true` models have neither been loaded once nor failed.
+async fn preloading(app: &App) -> Result<usize, Failure> {
     let config = app.handle.config();
     if !config.models.values().any(|entry| entry.preload) {
         app.handle.ping().await?;
-        return Ok(Vec::new());
+        return Ok(0);
     }
     let models = app.handle.models().await?;
     let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
     let is_underway = |model: &ModelStatus| {
         model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
     };
-    let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model));
-    Ok(waiting.map(|model| model.id.to_string()).collect())
+    Ok(models.iter().filter(|model| is_preload(model) && is_underway(model)).count())
 }
 
 fn router_entry(model: &ModelStatus, created: u64) -> Value {
@@ -219,7 +251,7 @@ fn router_entry(model: &ModelStatus, created: u64) -> Value {
     let mut status = json!({"value": value, "state": model.state, "progress": model.progress});
     if let Some(error) = &model.error {
         status["failed"] = json!(true);
-        status["error"] = json!(error);
+        status["error"] = json!(for_clients(error));
     }
     json!({
         "id": model.id,

@@ -1,10 +1,12 @@
-//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes; and the clock of replies.
+//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes and of requests; and the clock of replies.
 //! It knows no route and no shape on the wire.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bodies::Bodies;
+use super::quota::Quotas;
+use super::refusals::Refusals;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -19,13 +21,18 @@ pub(super) struct App {
     pub(super) artifacts: Arc<Artifacts>,
     /// The bytes of all requests.
     pub(super) bodies: Arc<Bodies>,
+    /// What each key has used.
+    pub(super) quotas: Arc<Quotas>,
+    /// Who was turned away.
+    pub(super) refusals: Arc<Refusals>,
 }
 
 impl App {
     /// Over this runtime, with the store of its state folder.
     pub(super) fn new(handle: Handle) -> Self {
         let artifacts = Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")));
-        Self { handle, started_s: unix_seconds(), artifacts, bodies: Arc::default() }
+        let started_s = unix_seconds();
+        Self { handle, started_s, artifacts, bodies: Arc::default(), quotas: Arc::default(), refusals: Arc::default() }
     }
 }
 

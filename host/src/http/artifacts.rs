@@ -39,7 +39,6 @@ pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Resp
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(media.content_type())),
         (header::CONTENT_LENGTH, HeaderValue::from(length)),
-        (header::CACHE_CONTROL, HeaderValue::from_static("private")),
     ];
     Ok((headers, Body::from_stream(stream::unfold(Some(file), piece))).into_response())
 }

@@ -1,39 +1,52 @@
 //! Who may ask: API keys, and for a keyless host on loopback the names that belong to this machine. Pure functions.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use subtle::ConstantTimeEq;
 
+use super::caller::Caller;
 use super::error::ApiError;
-use crate::config::{ApiKey, Config};
-use crate::domain::Class;
+use crate::config::{ApiKey, Config, Scope};
 
 /// Paths that answer without a key, and beyond the most connections: probes send none, and must see that a host is well and
 /// merely has much to do.
 pub(super) const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/ping"];
 
-/// Whether a request may pass, by its path and headers; and the class of whoever sent it.
-pub(super) fn admit(config: &Config, path: &str, headers: &HeaderMap) -> Result<Class, ApiError> {
-    if PROBES.contains(&path) {
-        return Ok(Class::default());
+/// Whom a path is open to, where keys are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Everybody.
+    Open,
+    /// Every key: nothing is there.
+    AnyKey,
+    /// Keys of this scope.
+    Scoped(Scope),
+}
+
+/// Who asks, if whoever sends these headers may at all.
+pub(super) fn identify(config: &Config, access: Access, headers: &HeaderMap) -> Result<Caller, ApiError> {
+    if access == Access::Open {
+        return Ok(Caller::ANYONE);
     }
-    if !config.api_keys.is_empty() {
-        return key_of(headers).and_then(|key| accepted(&config.api_keys, key)).ok_or_else(ApiError::bad_key);
+    if config.api_keys.is_empty() {
+        return check_sender(config.listen, headers).map(|()| Caller::ANYONE);
     }
-    if config.listen.ip().is_loopback() {
-        own_names(config.listen, headers)?;
+    key_of(headers).and_then(|key| accepted(&config.api_keys, key)).map(Caller::of).ok_or_else(ApiError::bad_key)
+}
+
+/// Whether they may ask for this.
+pub(super) fn authorize(caller: &Caller, access: Access) -> Result<(), ApiError> {
+    match access {
+        Access::Scoped(scope) if !caller.may(scope) => Err(ApiError::missing_scope(scope)),
+        Access::Open | Access::AnyKey | Access::Scoped(_) => Ok(()),
     }
-    Ok(Class::default())
 }
 
 /// Whether keys are left out of it: a preflight carries none.
 pub(super) fn admit_preflight(config: &Config, headers: &HeaderMap) -> Result<(), ApiError> {
-    if config.api_keys.is_empty() && config.listen.ip().is_loopback() {
-        own_names(config.listen, headers)
-    } else {
-        Ok(())
-    }
+    if config.api_keys.is_empty() { check_sender(config.listen, headers) } else { Ok(()) }
 }
 
 /// Whether an `Origin` is a page served from this machine.
@@ -42,9 +55,10 @@ pub(super) fn is_local_origin(origin: &str) -> bool {
     rest.and_then(host_name).is_some_and(is_local_name)
 }
 
-/// Refuses a page of another site (CSRF) and a foreign name that resolves to loopback (DNS rebinding).
-fn own_names(listen: SocketAddr, headers: &HeaderMap) -> Result<(), ApiError> {
-    if let Some(host) = headers.get(header::HOST) {
+/// Refuses a page of another site (CSRF), which is all that stands before a host without keys; and on loopback, which has no
+/// other names than its own, a foreign name that resolves to it (DNS rebinding).
+fn check_sender(listen: SocketAddr, headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(host) = headers.get(header::HOST).filter(|_| listen.ip().is_loopback()) {
         let name = host.to_str().ok().and_then(host_name);
         let own = |name: &str| is_local_name(name) || ip_of(name) == Some(listen.ip());
         if !name.is_some_and(own) {
@@ -86,14 +100,18 @@ fn key_of(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Compares with every key in full, so that the time taken tells nothing of a key but its length.
-fn accepted(keys: &[ApiKey], key: &str) -> Option<Class> {
-    let is_it = |known: &ApiKey| bool::from(known.key.as_bytes().ct_eq(key.as_bytes())).then_some(known.class);
-    keys.iter().fold(None, |found, known| is_it(known).or(found))
+fn accepted(keys: &[Arc<ApiKey>], sent: &str) -> Option<Arc<ApiKey>> {
+    let is_it = |secret: &String| bool::from(secret.as_bytes().ct_eq(sent.as_bytes()));
+    let is_one = |key: &ApiKey| key.secrets.iter().fold(false, |found, secret| is_it(secret) | found);
+    keys.iter().fold(None, |found, key| if is_one(key) { Some(key) } else { found }).cloned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ApiKey, Class, accepted, host_name, is_local_origin};
+    use std::sync::Arc;
+
+    use super::{accepted, host_name, is_local_origin};
+    use crate::http::tests::key;
 
     #[test]
     fn only_this_machine_is_local() {
@@ -121,13 +139,17 @@ mod tests {
 
     #[test]
     fn keys_are_compared_in_full() {
-        let key = |key: &str, class| ApiKey { key: key.to_owned(), class };
-        let keys = [key("abc", Class::Batch), key("abcd", Class::Interactive), key("", Class::Interactive)];
-        assert_eq!(accepted(&keys[..2], "abc"), Some(Class::Batch));
-        assert_eq!(accepted(&keys[..2], "abcd"), Some(Class::Interactive));
-        for wrong in ["", "ab", "abd", "Abc", "abcde", "abc\0"] {
-            assert_eq!(accepted(&keys[..2], wrong), None, "{wrong:?}");
+        let keys = [key("abc"), key("abcd"), key("")].map(|mut key| {
+            key.secrets.push(format!("{}, rotated", key.secrets[0]));
+            Arc::new(key)
+        });
+        let found = |keys: &[_], sent| accepted(keys, sent).map(|key| key.name.clone());
+        assert_eq!(found(&keys[..2], "abc").as_deref(), Some("of abc"));
+        assert_eq!(found(&keys[..2], "abc, rotated").as_deref(), Some("of abc"));
+        assert_eq!(found(&keys[..2], "abcd").as_deref(), Some("of abcd"));
+        for wrong in ["", "ab", "abd", "Abc", "abcde", "abc\0", "of abc"] {
+            assert_eq!(found(&keys[..2], wrong), None, "{wrong:?}");
         }
-        assert_eq!(accepted(&keys[2..], "abc"), None);
+        assert_eq!(found(&keys[2..], "abc"), None);
     }
 }

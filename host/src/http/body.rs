@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::app::App;
 use super::bodies::HeldBytes;
+use super::caller::Caller;
 use super::connections::peer_of;
 use super::error::ApiError;
 use super::wire::ReceivedBody;
@@ -110,7 +111,7 @@ impl FromRequest<App> for JsonBody {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_content_type(&request)?;
-        let class = request.extensions().get().copied().unwrap_or_default();
+        let class = request.extensions().get().map_or_else(Class::default, Caller::class);
         let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
         let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
         let limit = app.handle.config().limits.bodies;

@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::bodies::HeldBytes;
 use super::connections::Peer;
+use super::edge::keep_private;
 use super::error::ApiError;
+use super::quota::Place;
 use super::socket::{ClientSocket, Gone, Linger, Phase, SocketIo};
 
 /// How long a connection may take to send a whole request head.
@@ -170,7 +172,8 @@ fn elapsed(mut clock: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) 
 /// An answer as bytes, for where the protocol makes none any more.
 pub(super) fn bytes_of(error: ApiError) -> Vec<u8> {
     let body = error.json();
-    let response = error.into_response();
+    let mut response = error.into_response();
+    keep_private(response.headers_mut());
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {
         let line: [&[u8]; 4] = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];
@@ -208,8 +211,10 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let held = response.extensions_mut().remove::<Arc<HeldBytes>>();
+    let place = response.extensions_mut().remove::<Arc<Place>>();
     let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    Ok(response.map(|body| AnswerBody { socket, body, gone, comment: is_events.then_some(COMMENT), _held: held }))
+    let comment = is_events.then_some(COMMENT);
+    Ok(response.map(|body| AnswerBody { socket, body, gone, comment, _held: held, _place: place }))
 }
 
 /// A request's body on its way to whoever reads it.
@@ -260,6 +265,8 @@ struct AnswerBody {
     comment: Option<&'static [u8]>,
     /// The bytes of the request.
     _held: Option<Arc<HeldBytes>>,
+    /// Its place among those of its key.
+    _place: Option<Arc<Place>>,
 }
 
 impl HttpBody for AnswerBody {

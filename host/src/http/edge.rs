@@ -1,4 +1,4 @@
-//! What holds for every request and reply: admission, CORS, the headers every reply carries, and the bytes that a request holds.
+//! What holds for every request and reply: admission, CORS, the headers every reply carries, and what a request holds to its end.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,38 +9,38 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::app::App;
-use super::auth;
+use super::auth::{self, Access};
+use super::caller::Caller;
 use super::connections::peer_of;
+use super::error::ApiError;
+use super::quota::Leave;
+use super::refusals::TurnedAway;
 
 /// Longest request id taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
+/// A route's door.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub(super) app: App,
+    /// Whom it is open to.
+    pub(super) access: Access,
+}
+
 /// Stands before every route.
-pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let id = request_id(request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let config = app.handle.config();
     let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
     let mut response = if is_preflight {
-        match auth::admit_preflight(&config, request.headers()) {
+        match auth::admit_preflight(&gate.app.handle.config(), request.headers()) {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
             Err(error) => error.into_response(),
         }
     } else {
-        match auth::admit(&config, request.uri().path(), request.headers()) {
-            Ok(class) => {
-                request.extensions_mut().insert(class);
-                let held = Arc::new(app.bodies.begin(peer_of(&request)));
-                request.extensions_mut().insert(Arc::clone(&held));
-                let mut response = next.run(request).await;
-                // The answer is made from them: they count until it has ended.
-                response.extensions_mut().insert(held);
-                response
-            }
-            Err(error) => error.into_response(),
-        }
+        gate.pass(request, next).await
     };
     let headers = response.headers_mut();
     if let Some(origin) = origin {
@@ -49,6 +49,7 @@ pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Nex
     if is_preflight {
         allow_preflight(headers, asked_headers);
     }
+    keep_private(headers);
     headers.insert("x-request-id", id);
     headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
     let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -56,12 +57,60 @@ pub(super) async fn edge(State(app): State<App>, mut request: Request, next: Nex
     response
 }
 
+impl Gate {
+    /// Hands a request on, if whoever sent it may ask for that, and now.
+    async fn pass(self, mut request: Request, next: Next) -> Response {
+        let (caller, Leave { place, rate }) = match self.admit(&request) {
+            Ok(admitted) => admitted,
+            Err(error) => return error.into_response(),
+        };
+        let held = Arc::new(self.app.bodies.begin(peer_of(&request)));
+        request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(Arc::clone(&held));
+        let mut response = next.run(request).await;
+        // The answer is made from them, and its end is the end of the request: they count until then.
+        response.extensions_mut().insert(held);
+        if let Some(place) = place {
+            response.extensions_mut().insert(place);
+        }
+        if let Some(rate) = rate {
+            rate.tell(response.headers_mut());
+        }
+        response
+    }
+
+    /// Who asks, and what they were counted for. Whoever is turned away stands in the log.
+    fn admit(&self, request: &Request) -> Result<(Caller, Leave), ApiError> {
+        let Self { app, access } = self;
+        let identified = auth::identify(&app.handle.config(), *access, request.headers());
+        let known = identified.as_ref().map_or(Caller::ANYONE, Caller::clone);
+        let admitted = identified.and_then(|caller| {
+            auth::authorize(&caller, *access)?;
+            let leave = app.quotas.admit(&caller)?;
+            Ok((caller, leave))
+        });
+        if let Err(why) = &admitted {
+            let (method, path) = (request.method(), request.uri().path());
+            app.refusals.log(&TurnedAway { caller: &known, peer: peer_of(request), method, path }, why);
+        }
+        admitted
+    }
+}
+
+/// No browser and no proxy keeps an answer, or takes it for something else than it says it is.
+pub(super) fn keep_private(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
 /// Lets a page read the reply if it was served from this machine; any other gets no leave.
 fn allow_local_page(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if origin.to_str().is_ok_and(auth::is_local_origin) {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = HeaderValue::from_static("x-request-id, openai-processing-ms, retry-after");
+        let exposed = HeaderValue::from_static(
+            "x-request-id, openai-processing-ms, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests",
+        );
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
 }

@@ -9,6 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::bucket::RateLeft;
+use super::redact::for_clients;
+use crate::config::Scope;
 use crate::domain::{ByteSize, Failure, FailureKind, printable, steers};
 use crate::store::ArtifactError;
 
@@ -27,6 +30,7 @@ const OVERFLOW_PHRASE: &str = "exceeds the available context size";
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+const RATE_LIMIT: &str = "rate_limit_error";
 
 /// A refusal in OpenAI's envelope.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ pub(super) struct ApiError {
     retry_after_s: Option<u32>,
     retry: Retry,
     loading: Option<Box<Value>>,
+    rate: Option<Box<RateLeft>>,
 }
 
 /// Whether the client's library should try again by itself.
@@ -76,7 +81,18 @@ impl ApiError {
             retry_after_s: None,
             retry: Retry::Unsaid,
             loading: None,
+            rate: None,
         }
+    }
+
+    /// What the log says of it, together with its code.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What programs tell it by.
+    pub(super) fn code_name(&self) -> &'static str {
+        self.code.unwrap_or(self.kind)
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -215,6 +231,32 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, INVALID, message).code("invalid_api_key")
     }
 
+    /// A key that is accepted, and that this route is not open to.
+    pub(super) fn missing_scope(scope: Scope) -> Self {
+        let message = format!(
+            "this API key may not do that; who runs the host can add `{}` to its `scope:` in models.yaml",
+            scope.name()
+        );
+        Self::new(StatusCode::FORBIDDEN, INVALID, message).code("missing_scope")
+    }
+
+    /// More requests in their time than a key may send.
+    pub(super) fn too_often(wait: Duration, left: RateLeft) -> Self {
+        let message = format!("this API key has sent as many requests as it may; {left}");
+        let wait_s = u32::try_from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).unwrap_or(u32::MAX);
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, RATE_LIMIT, message);
+        Self { rate: Some(Box::new(left)), ..error.code("rate_limit_exceeded").retry_after_s(wait_s) }
+    }
+
+    /// More requests at once than a key may have.
+    pub(super) fn too_many_at_once(most: Option<u32>) -> Self {
+        let most = most.unwrap_or_default();
+        let message = format!("this API key has {most} requests under way, as many as it may; wait for one to end");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, RATE_LIMIT, message)
+            .code("rate_limit_exceeded")
+            .retry_after_s(RETRY_QUEUE_S)
+    }
+
     /// A browser page of another site, or a name that does not belong to this machine.
     pub(super) fn foreign(header: &str) -> Self {
         let message = format!(
@@ -267,8 +309,26 @@ impl ApiError {
     }
 }
 
+/// As clients read it: without the folders of this machine, which the log has.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
+        let (kind, whole) = (failure.kind, failure.message.clone());
+        let mut error = Self::for_operator(failure);
+        // These two name routes, which look like paths.
+        if !matches!(kind, FailureKind::UnknownModel | FailureKind::WrongKind) {
+            let shown = for_clients(&error.message).into_owned();
+            if shown != error.message {
+                tracing::info!("a client is told without folders that {whole}");
+                error.message = shown;
+            }
+        }
+        error
+    }
+}
+
+impl ApiError {
+    /// As whoever runs the host reads it, with all that it says.
+    pub(super) fn for_operator(failure: Failure) -> Self {
         let Failure { kind, mut message } = failure;
         if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
             message = format!("the request {OVERFLOW_PHRASE}: {message}");
@@ -281,9 +341,9 @@ impl From<Failure> for ApiError {
             FailureKind::WrongKind => {
                 new(StatusCode::BAD_REQUEST, INVALID).param("model").code("unsupported_endpoint_for_model")
             }
-            FailureKind::QueueFull | FailureKind::Busy => new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error")
-                .code("rate_limit_exceeded")
-                .retry_after_s(RETRY_QUEUE_S),
+            FailureKind::QueueFull | FailureKind::Busy => {
+                new(StatusCode::TOO_MANY_REQUESTS, RATE_LIMIT).code("rate_limit_exceeded").retry_after_s(RETRY_QUEUE_S)
+            }
             FailureKind::StillLoading => new(StatusCode::SERVICE_UNAVAILABLE, SERVER)
                 .param("model")
                 .code("model_loading")
@@ -312,7 +372,10 @@ impl From<Failure> for ApiError {
 impl From<ArtifactError> for ApiError {
     fn from(error: ArtifactError) -> Self {
         tracing::warn!(error = &error as &dyn std::error::Error, "an answer's file was not kept");
-        let message = format!("the answer was made but its file was not kept: {error}; ask for `b64_json` instead");
+        let error_shown = error.to_string();
+        let error_shown = for_clients(&error_shown);
+        let message =
+            format!("the answer was made but its file was not kept: {error_shown}; ask for `b64_json` instead");
         match error {
             ArtifactError::TooLarge { .. } | ArtifactError::Full(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, SERVER, message).code("storage_full").never_retry()
@@ -334,6 +397,9 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(rate) = self.rate {
+            rate.tell(headers);
         }
         if self.retry == Retry::Never {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));

@@ -1,5 +1,6 @@
-//! Which model a request means: by name, alias, or endpoint.
+//! Which model a request means: by name, alias, or endpoint, among those that there are for whoever asks.
 
+use super::caller::Caller;
 use super::error::ApiError;
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Failure, FailureKind, Kind, nearest, shown};
@@ -7,17 +8,20 @@ use crate::domain::{Failure, FailureKind, Kind, nearest, shown};
 /// Most models that are named to a client who named none.
 const CANDIDATES_SHOWN: usize = 10;
 
-/// The entry of this name or alias, or a refusal with the nearest name.
-pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, ApiError> {
-    let models = &config.models;
-    if let Some(model) = models.get(name) {
+/// The models that there are for whoever asks.
+pub(super) fn seen<'a>(config: &'a Config, caller: &Caller) -> impl Iterator<Item = &'a ModelConfig> {
+    config.models.values().filter(|model| caller.sees(model.id.as_str()))
+}
+
+/// The entry of this name or alias, or a refusal with the nearest name. One that is not for this caller is refused as if it
+/// were not there.
+pub(super) fn by_name<'a>(config: &'a Config, caller: &Caller, name: &str) -> Result<&'a ModelConfig, ApiError> {
+    let by_id = config.models.get(name).filter(|model| caller.sees(model.id.as_str()));
+    let is_called = |model: &&ModelConfig| model.aliases.iter().any(|alias| alias == name);
+    if let Some(model) = by_id.or_else(|| seen(config, caller).find(is_called)) {
         return Ok(model);
     }
-    if let Some(model) = models.values().find(|model| model.aliases.iter().any(|alias| alias == name)) {
-        return Ok(model);
-    }
-    let known = models
-        .values()
+    let known = seen(config, caller)
         .flat_map(|model| std::iter::once(model.id.as_str()).chain(model.aliases.iter().map(String::as_str)));
     let hint = match nearest(name, known) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -27,26 +31,37 @@ pub(super) fn by_name<'a>(config: &'a Config, name: &str) -> Result<&'a ModelCon
     Err(Failure::new(FailureKind::UnknownModel, message).into())
 }
 
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) kind: Kind,
+    pub(super) endpoint: &'a str,
+}
+
 /// The model for a request of this kind to this endpoint, which may name none.
 pub(super) fn for_request<'a>(
     config: &'a Config,
+    caller: &Caller,
     name: Option<&str>,
-    kind: Kind,
-    endpoint: &str,
+    Wanted { kind, endpoint }: Wanted<'_>,
 ) -> Result<&'a ModelConfig, ApiError> {
     match name {
         Some(name) => {
-            let model = by_name(config, name)?;
+            let model = by_name(config, caller, name)?;
             if model.kind == kind { Ok(model) } else { Err(wrong_kind(model, endpoint)) }
         }
-        None => unnamed(config, kind, endpoint),
+        None => unnamed(seen(config, caller), kind, endpoint),
     }
 }
 
 /// The only model that declares the endpoint, or the one marked `default: true` among them.
-fn unnamed<'a>(config: &'a Config, kind: Kind, endpoint: &str) -> Result<&'a ModelConfig, ApiError> {
+fn unnamed<'a>(
+    models: impl Iterator<Item = &'a ModelConfig>,
+    kind: Kind,
+    endpoint: &str,
+) -> Result<&'a ModelConfig, ApiError> {
     let declares = |model: &&ModelConfig| model.endpoint.as_deref().is_none_or(|declared| declared == endpoint);
-    let candidates: Vec<_> = config.models.values().filter(|model| model.kind == kind).filter(declares).collect();
+    let candidates: Vec<_> = models.filter(|model| model.kind == kind).filter(declares).collect();
     let mut defaults = candidates.iter().filter(|model| model.default);
     match (candidates.as_slice(), defaults.next(), defaults.next()) {
         ([only], ..) => Ok(only),

@@ -1,15 +1,19 @@
-//! Which path is answered by what, and how large a body it reads.
+//! Which path is answered by what, whom it is open to, and how large a body it reads.
 
 use axum::extract::Request;
+use axum::http::Method;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Router};
 
 use super::app::App;
+use super::auth::Access;
 use super::body::BodySize;
+use super::edge::Gate;
 use super::error::ApiError;
 use super::openai::{audio, chat, completions, images, models};
 use super::{admin, artifacts, edge};
+use crate::config::Scope;
 use crate::domain::Kind;
 use crate::runtime::Handle;
 
@@ -20,16 +24,18 @@ pub fn router(handle: Handle) -> Router {
 
 /// All endpoints over what they share.
 pub(super) fn over(app: App) -> Router {
-    let add = |router: Router<App>, Route { path, body, methods, .. }: Route| match body {
-        Some(size) => router.route(path, methods.layer(Extension(size))),
-        None => router.route(path, methods),
+    let gate = |access| from_fn_with_state(Gate { app: app.clone(), access }, edge::edge);
+    let add = |router: Router<App>, Route { path, access, body, methods, .. }: Route| {
+        let methods = methods.fallback(wrong_method);
+        let methods = match body {
+            Some(size) => methods.layer(Extension(size)),
+            None => methods,
+        };
+        router.route(path, methods.layer(gate(access)))
     };
-    let routed = routes().into_iter().fold(Router::new(), add);
-    routed
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(wrong_method)
-        .layer(from_fn_with_state(app.clone(), edge::edge))
-        .with_state(app)
+    // What is layered here is the fallback alone: routes are added behind it, each with a gate of its own.
+    let nowhere = Router::new().fallback(unknown_path).layer(gate(Access::AnyKey));
+    routes().into_iter().fold(nowhere, add).with_state(app.clone())
 }
 
 /// Whether models of this kind answer at this path.
@@ -40,6 +46,14 @@ pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
 /// One path of the router.
 pub(super) struct Route {
     pub(super) path: &'static str,
+    /// Whom it is open to.
+    pub(super) access: Access,
+    /// The method that it answers; where that is GET, HEAD as well.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "axum's own table answers; this one is for whoever walks all routes")
+    )]
+    pub(super) method: Method,
     /// How large a body it reads; `None` if it reads none.
     pub(super) body: Option<BodySize>,
     /// The kind of the models that answer here; `None` if the host answers by itself.
@@ -48,12 +62,12 @@ pub(super) struct Route {
 }
 
 impl Route {
-    fn get(path: &'static str, methods: MethodRouter<App>) -> Self {
-        Self { path, body: None, models: None, methods }
+    fn get(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
+        Self { path, access, method: Method::GET, body: None, models: None, methods }
     }
 
-    fn post(path: &'static str, body: BodySize, methods: MethodRouter<App>) -> Self {
-        Self { path, body: Some(body), models: None, methods }
+    fn post(path: &'static str, access: Access, body: BodySize, methods: MethodRouter<App>) -> Self {
+        Self { path, access, method: Method::POST, body: Some(body), models: None, methods }
     }
 
     fn of_models(self, kind: Kind) -> Self {
@@ -61,33 +75,38 @@ impl Route {
     }
 }
 
+const OPEN: Access = Access::Open;
+const USE: Access = Access::Scoped(Scope::Use);
+const OPERATE: Access = Access::Scoped(Scope::Operate);
+const METRICS: Access = Access::Scoped(Scope::Metrics);
+
 /// Every path, which is all that is routed.
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::post("/v1/chat/completions", BodySize::Text, post(chat::create)).of_models(Kind::Text),
-        Route::post("/chat/completions", BodySize::Text, post(chat::create)).of_models(Kind::Text),
-        Route::post("/v1/completions", BodySize::Text, post(completions::create)).of_models(Kind::Text),
-        Route::post("/completions", BodySize::Text, post(completions::create)).of_models(Kind::Text),
-        Route::post("/v1/audio/generations", BodySize::Prompt, post(audio::create)).of_models(Kind::Audio),
-        Route::post("/v1/audio/speech", BodySize::Prompt, post(audio::speech)),
-        Route::post("/v1/images/generations", BodySize::Prompt, post(images::create)).of_models(Kind::Image),
-        Route::post("/v1/images/edits", BodySize::Files, post(images::unserved)),
-        Route::post("/v1/images/variations", BodySize::Files, post(images::unserved)),
-        Route::get("/artifacts/{name}", get(artifacts::get)),
-        Route::get("/v1/models", get(models::list)),
-        Route::get("/v1/models/{*id}", get(models::retrieve)),
-        Route::get("/models", get(admin::models)),
-        Route::post("/models/load", BodySize::Command, post(admin::load)),
-        Route::post("/models/unload", BodySize::Command, post(admin::unload)),
-        Route::post("/models/park", BodySize::Command, post(admin::park)),
-        Route::get("/admin/plan", get(admin::plan)),
-        Route::get("/admin/status", get(admin::status)),
-        Route::get("/metrics", get(admin::metrics)),
-        Route::get("/logs/{*model}", get(admin::logs)),
-        Route::get("/health", get(admin::health)),
-        Route::get("/livez", get(admin::livez)),
-        Route::get("/readyz", get(admin::readyz)),
-        Route::get("/ping", get(admin::ping)),
+        Route::post("/v1/chat/completions", USE, BodySize::Text, post(chat::create)).of_models(Kind::Text),
+        Route::post("/chat/completions", USE, BodySize::Text, post(chat::create)).of_models(Kind::Text),
+        Route::post("/v1/completions", USE, BodySize::Text, post(completions::create)).of_models(Kind::Text),
+        Route::post("/completions", USE, BodySize::Text, post(completions::create)).of_models(Kind::Text),
+        Route::post("/v1/audio/generations", USE, BodySize::Prompt, post(audio::create)).of_models(Kind::Audio),
+        Route::post("/v1/audio/speech", USE, BodySize::Prompt, post(audio::speech)),
+        Route::post("/v1/images/generations", USE, BodySize::Prompt, post(images::create)).of_models(Kind::Image),
+        Route::post("/v1/images/edits", USE, BodySize::Files, post(images::unserved)),
+        Route::post("/v1/images/variations", USE, BodySize::Files, post(images::unserved)),
+        Route::get("/artifacts/{name}", USE, get(artifacts::get)),
+        Route::get("/v1/models", USE, get(models::list)),
+        Route::get("/v1/models/{*id}", USE, get(models::retrieve)),
+        Route::get("/models", USE, get(admin::models)),
+        Route::post("/models/load", OPERATE, BodySize::Command, post(admin::load)),
+        Route::post("/models/unload", OPERATE, BodySize::Command, post(admin::unload)),
+        Route::post("/models/park", OPERATE, BodySize::Command, post(admin::park)),
+        Route::get("/admin/plan", OPERATE, get(admin::plan)),
+        Route::get("/admin/status", OPERATE, get(admin::status)),
+        Route::get("/metrics", METRICS, get(admin::metrics)),
+        Route::get("/logs/{*model}", OPERATE, get(admin::logs)),
+        Route::get("/health", OPEN, get(admin::health)),
+        Route::get("/livez", OPEN, get(admin::livez)),
+        Route::get("/readyz", OPEN, get(admin::readyz)),
+        Route::get("/ping", OPEN, get(admin::ping)),
     ]
 }
 

@@ -109,11 +109,10 @@ impl<W: StreamWriter> Stream for StreamBody<W> {
     }
 }
 
-/// Headers of a reply that leaves as it is made: nobody on the way may keep it or wait for more.
-pub(super) fn headers(content_type: &'static str) -> [(HeaderName, HeaderValue); 3] {
+/// Headers of a reply that leaves as it is made: nobody on the way may wait for more.
+pub(super) fn headers(content_type: &'static str) -> [(HeaderName, HeaderValue); 2] {
     [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ]
 }

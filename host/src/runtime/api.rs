@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
@@ -21,7 +21,7 @@ pub struct Submission {
     pub task: Bytes,
     /// Whether other work goes first.
     pub class: Class,
-    /// How long its model stays afterwards, if the request says so.
+    /// How long its model stays afterwards, if the request says so; within what the operator allows once it is submitted.
     pub keep_alive: Option<KeepAlive>,
     /// When its outputs are passed on.
     pub delivery: OutputMode,
@@ -44,6 +44,20 @@ pub enum KeepAlive {
     For(Duration),
     /// Until its memory is needed.
     Forever,
+}
+
+impl KeepAlive {
+    /// The same, no shorter and no longer than requests may ask for.
+    fn within(self, limits: &Limits) -> Self {
+        match (self, limits.keep_alive) {
+            (Self::For(duration), most) => {
+                let least = duration.max(limits.keep_alive_min);
+                Self::For(most.map_or(least, |most| least.min(most)))
+            }
+            (Self::Forever, Some(most)) => Self::For(most),
+            (Self::Forever, None) => Self::Forever,
+        }
+    }
 }
 
 /// A granted request. Dropping it cancels.
@@ -165,7 +179,8 @@ impl Handle {
     ///
     /// # Errors
     /// Why it is not served: queue full, still loading, busy, load failed, does not fit, shutting down.
-    pub async fn submit(&self, submission: Submission) -> Submitted {
+    pub async fn submit(&self, mut submission: Submission) -> Submitted {
+        submission.keep_alive = submission.keep_alive.map(|asked| asked.within(&self.config().limits));
         self.ask(|reply| Command::Submit(submission, reply)).await?
     }
 

@@ -27,10 +27,7 @@ struct Row {
 
 pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
     let config = context.load()?;
-    let server = match &arguments.target.url {
-        Some(_) => Server::of(context, &arguments.target)?,
-        None => Server::of_config(&config, context.env.api_key().map(str::to_owned))?,
-    };
+    let server = Server::of(context, &arguments.target)?;
     let (running, unanswered) = match server.status().await {
         Ok(running) => (running, Ok(())),
         // A server that is there and does not answer is a failure; the files are told of first.

@@ -29,7 +29,7 @@ impl Reported<'_> {
 
 impl Checker {
     pub(super) fn fail(&mut self, key: &KeyPath, value: Option<&str>, message: impl Into<String>) -> Reported<'_> {
-        if self.problems.len() >= PROBLEMS_TOLD {
+        if self.is_full() {
             self.more += 1;
             return Reported(None);
         }
@@ -43,6 +43,16 @@ impl Checker {
         };
         self.problems.push((key.clone(), problem));
         Reported(self.problems.last_mut().map(|(_, problem)| problem))
+    }
+
+    /// Whether anything is wrong so far.
+    pub(super) fn has_problems(&self) -> bool {
+        !self.problems.is_empty()
+    }
+
+    /// Whether what is found from here on is counted and no longer told.
+    pub(super) fn is_full(&self) -> bool {
+        self.problems.len() >= PROBLEMS_TOLD
     }
 
     /// What was found, in the order of its lines, and how much more was.

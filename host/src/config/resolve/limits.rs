@@ -25,6 +25,17 @@ fn silence(check: &mut Checker, key: &KeyPath, typed: Option<&Text>) -> Duration
     silence
 }
 
+/// The shortest `keep_alive` of a request; there is always one, or every request would pin its model.
+fn keep_alive_min(check: &mut Checker, typed: Option<&Text>) -> Duration {
+    let key = KeyPath::root().key("limits").key("keep_alive_min");
+    check.duration(&key, typed).unwrap_or(Some(Duration::ZERO)).unwrap_or_else(|| {
+        check
+            .fail(&key, typed.map(|text| text.0.as_str()), "would keep every model that a request asks for")
+            .hint("say how long at least, like 5m; `defaults: keep_alive: forever` keeps them all");
+        Duration::ZERO
+    })
+}
+
 /// Every limit, typed or usual, and those that must fit together.
 pub(super) fn resolve(check: &mut Checker, typed: &RawLimits, defaults: &RawDefaults) -> Limits {
     let limits = KeyPath::root().key("limits");
@@ -58,6 +69,8 @@ pub(super) fn resolve(check: &mut Checker, typed: &RawLimits, defaults: &RawDefa
             seconds(60),
         ),
         sse_ping: check.period(&limits.key("sse_ping"), typed.sse_ping.as_ref()),
+        keep_alive: check.duration(&limits.key("keep_alive"), typed.keep_alive.as_ref()).flatten(),
+        keep_alive_min: keep_alive_min(check, typed.keep_alive_min.as_ref()),
         drain_timeout: check.finite(&limits.key("drain_timeout"), typed.drain_timeout.as_ref(), seconds(60)),
         body_limit,
         bodies: check.size(&limits.key("bodies"), typed.bodies.as_ref()).unwrap_or(usual_bodies),
@@ -69,6 +82,7 @@ pub(super) fn resolve(check: &mut Checker, typed: &RawLimits, defaults: &RawDefa
             .unwrap_or(ByteSize(1 << 30)),
     };
     policy::check_quantum(check, defaults.quantum.as_ref().map(|text| text.0.as_str()), &limits);
+    policy::check_keep_alive(check, typed.keep_alive_min.as_ref().map(|text| text.0.as_str()), &limits);
     policy::check_bodies(check, typed.bodies.as_ref().map(|text| text.0.as_str()), &limits);
     limits
 }

@@ -40,12 +40,11 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     version(&mut check, raw.version.as_ref());
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
     let paths = paths::folders(typed, base, context.env);
-    let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), context.env);
     let devices = devices::resolve(&mut check, raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();
     let limits = limits::resolve(&mut check, &raw.limits.unwrap_or_default(), &defaults);
     let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
-    let open = raw.allow_unauthenticated || !api_keys.is_empty() || raw.api_keys.is_some();
+    let open = raw.allow_unauthenticated || raw.api_keys.is_some();
     if !listen.ip().is_loopback() && !open {
         check
             .fail(&root.key("listen"), Some(&listen.to_string()), "lets other machines in without an API key")
@@ -62,6 +61,7 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
             Default::default()
         }
     };
+    let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), &models, context.env);
     match check.problems(context.text) {
         (problems, _) if problems.is_empty() => {
             Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models })

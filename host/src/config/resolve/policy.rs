@@ -64,6 +64,15 @@ pub(super) fn check_quantum(check: &mut Checker, typed: Option<&str>, limits: &L
     }
 }
 
+/// The shortest time that a request may keep its model is not above the longest.
+pub(super) fn check_keep_alive(check: &mut Checker, typed: Option<&str>, limits: &Limits) {
+    if limits.keep_alive.is_some_and(|most| limits.keep_alive_min > most) {
+        check
+            .fail(&KeyPath::root().key("limits").key("keep_alive_min"), typed, "is more than `keep_alive`, the longest")
+            .hint("lower it, or raise `limits: keep_alive:`");
+    }
+}
+
 /// All bodies together must have room for the largest single one, and a little beside it for short ones.
 pub(super) fn check_bodies(check: &mut Checker, typed: Option<&str>, limits: &Limits) {
     let largest = limits.body_limit.unwrap_or(ByteSize(TEXT_BODY_BYTES));

@@ -11,9 +11,10 @@ use serde_json::json;
 use super::super::app::{App, unix_seconds};
 use super::super::blocking::run_blocking;
 use super::super::body::JsonBody;
+use super::super::caller::Caller;
 use super::super::error::ApiError;
 use super::super::generate::{QueuePlace, broken_off};
-use super::super::resolve;
+use super::super::resolve::{self, Wanted};
 use super::super::wire::{self, AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming};
 use super::super::{artifacts, audio_stream};
 use super::refusal;
@@ -24,6 +25,7 @@ use crate::store::Media;
 use crate::worker::Output;
 
 const PATH: &str = "/v1/audio/generations";
+const WANTED: Wanted<'_> = Wanted { kind: Kind::Audio, endpoint: PATH };
 const SPEECH_PATH: &str = "/v1/audio/speech";
 /// Most samples of one piece, all channels together: 512 MiB. The request's own limit is far below it at any usual rate.
 const MAX_SAMPLES: usize = 128 << 20;
@@ -33,12 +35,13 @@ const FIELDS: [&str; 6] = ["prompt", "duration", "guidance_scale", "temperature"
 /// Answers with audio.
 pub(in crate::http) async fn create(
     State(app): State<App>,
+    caller: Caller,
     headers: HeaderMap,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     let job = body.read(wire::parse_audio).await?;
     let config = app.handle.config();
-    let model = resolve::for_request(&config, job.model.as_deref(), Kind::Audio, PATH)?.id.clone();
+    let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
     let submitter = AudioSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
     match job.delivery {
         AudioDelivery::Stream(streaming) => match submitter.stream(streaming).await {
@@ -56,10 +59,15 @@ pub(in crate::http) async fn create(
 }
 
 /// Says what a client of OpenAI's speech endpoint should ask instead.
-pub(in crate::http) async fn speech(State(app): State<App>, body: JsonBody) -> Result<Response, ApiError> {
+pub(in crate::http) async fn speech(
+    State(app): State<App>,
+    caller: Caller,
+    body: JsonBody,
+) -> Result<Response, ApiError> {
     let name = body.read(wire::parse_name).await?;
     let config = app.handle.config();
-    let model = resolve::for_request(&config, name.as_deref(), Kind::Speech, SPEECH_PATH)?;
+    let wanted = Wanted { kind: Kind::Speech, endpoint: SPEECH_PATH };
+    let model = resolve::for_request(&config, &caller, name.as_deref(), wanted)?;
     let message = format!("the model `{}` is of kind speech, which this host does not serve yet", model.id);
     Err(Failure::new(FailureKind::WrongKind, message).into())
 }

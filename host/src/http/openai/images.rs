@@ -12,11 +12,12 @@ use serde_json::json;
 use super::super::app::{App, unix_seconds};
 use super::super::artifacts;
 use super::super::body::{JsonBody, Unread};
+use super::super::caller::Caller;
 use super::super::error::ApiError;
 use super::super::generate::{MAX_AT_ONCE, QueuePlace};
 use super::super::image_output::{ImageFileWriter, ImageOutput, ImageUpdate};
 use super::super::image_stream::ImageStream;
-use super::super::resolve;
+use super::super::resolve::{self, Wanted};
 use super::super::wire::{self, ImageDelivery, ImageJob};
 use super::refusal;
 use crate::domain::{Failure, Kind, ModelId};
@@ -25,18 +26,20 @@ use crate::runtime::{Handle, OutputMode, Submission};
 use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
+const WANTED: Wanted<'_> = Wanted { kind: Kind::Image, endpoint: PATH };
 /// Fields that a model's own refusal may begin with, and so blame.
 const FIELDS: [&str; 4] = ["prompt", "size", "steps", "guidance"];
 
 /// Answers with images.
 pub(in crate::http) async fn create(
     State(app): State<App>,
+    caller: Caller,
     headers: HeaderMap,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
-    let model = resolve::for_request(&config, job.model.as_deref(), Kind::Image, PATH)?.id.clone();
+    let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
     let submitter = ImageSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
     let result = match job.delivery {
         ImageDelivery::Stream => match submitter.begin(0).await {

@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::app::{App, unix_seconds};
+use super::caller::Caller;
 use super::error::ApiError;
 use super::generate::Generation;
-use super::resolve;
+use super::resolve::{self, Wanted};
 use super::sse;
 use super::stream_body::StreamBody;
 use super::text_stream::{TEXT_PIECE_BYTES, TextStream};
@@ -28,9 +29,15 @@ struct TextEndpoint<S> {
 }
 
 /// Resolves the model, runs the request and writes the answer.
-async fn answer<S: TextShape + Unpin>(app: App, endpoint: TextEndpoint<S>, job: TextJob) -> Result<Response, ApiError> {
+async fn answer<S: TextShape + Unpin>(
+    app: App,
+    caller: &Caller,
+    endpoint: TextEndpoint<S>,
+    job: TextJob,
+) -> Result<Response, ApiError> {
     let config = app.handle.config();
-    let model = resolve::for_request(&config, job.model.as_deref(), Kind::Text, endpoint.path)?.id.clone();
+    let wanted = Wanted { kind: Kind::Text, endpoint: endpoint.path };
+    let model = resolve::for_request(&config, caller, job.model.as_deref(), wanted)?.id.clone();
     let mut shape = (endpoint.shape)(&job, model.as_str(), unix_seconds());
     let delivery = job.delivery;
     let mut generation = Generation::new(app.handle.clone(), model.clone(), job);

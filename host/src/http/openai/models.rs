@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::super::app::App;
 use super::super::body::Name;
+use super::super::caller::Caller;
 use super::super::error::ApiError;
 use super::super::resolve;
 use super::super::wire;
@@ -30,20 +31,24 @@ struct ModelObject<'a> {
 struct ModelList<'a> {
     object: &'a str,
     #[serde(serialize_with = "objects")]
-    data: (&'a Config, u64),
+    data: (&'a Config, &'a Caller, u64),
 }
 
-/// Every model that can be served, loaded or not.
-pub(in crate::http) async fn list(State(app): State<App>) -> Response {
+/// Every model that can be served to whoever asks, loaded or not.
+pub(in crate::http) async fn list(State(app): State<App>, caller: Caller) -> Response {
     let config = app.handle.config();
-    let list = wire::json(&ModelList { object: "list", data: (&config, app.started_s) });
+    let list = wire::json(&ModelList { object: "list", data: (&config, &caller, app.started_s) });
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], list).into_response()
 }
 
 /// One model, by name or alias; ids may contain slashes.
-pub(in crate::http) async fn retrieve(State(app): State<App>, Name(id): Name) -> Result<Response, ApiError> {
+pub(in crate::http) async fn retrieve(
+    State(app): State<App>,
+    caller: Caller,
+    Name(id): Name,
+) -> Result<Response, ApiError> {
     let config = app.handle.config();
-    let model = resolve::by_name(&config, &id)?;
+    let model = resolve::by_name(&config, &caller, &id)?;
     Ok(Json(object(model, app.started_s)).into_response())
 }
 
@@ -53,6 +58,9 @@ fn object(model: &ModelConfig, created: u64) -> ModelObject<'_> {
 }
 
 /// Written one by one: there may be many.
-fn objects<S: serde::Serializer>((config, created): &(&Config, u64), serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(config.models.values().map(|model| object(model, *created)))
+fn objects<S: serde::Serializer>(
+    (config, caller, created): &(&Config, &Caller, u64),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(resolve::seen(config, caller).map(|model| object(model, *created)))
 }

@@ -35,7 +35,7 @@ async fn stream_is_exact_to_the_byte() {
     ];
     assert_eq!(reply.body, expected.concat());
     assert_eq!(reply.header("content-type"), "text/event-stream");
-    assert_eq!(reply.header("cache-control"), "no-cache");
+    assert_eq!(reply.header("cache-control"), "no-store");
     assert_eq!(reply.header("x-accel-buffering"), "no");
 }
 
@@ -160,9 +160,8 @@ async fn parameters_reach_the_plugin() {
 
 #[tokio::test]
 async fn a_request_says_how_it_is_served_and_so_does_its_key() {
-    use crate::config::ApiKey;
     use crate::runtime::{Class, KeepAlive};
-    let key = |key: &str, class| ApiKey { key: key.into(), class };
+    let key = |secret: &str, class| Arc::new(ApiKey { class, ..key(secret) });
     let keys = vec![key("person", Class::Interactive), key("robot", Class::Batch)];
     let host = Host::with(Config { api_keys: keys, ..config() }, hello);
     let five = Some(KeepAlive::For(Duration::from_secs(300)));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod access;
 mod audio;
 mod chat;
 mod completions;
@@ -10,6 +11,7 @@ mod edge;
 mod errors;
 mod fuzz;
 mod images;
+mod keys;
 mod limits;
 mod live;
 mod sockets;
@@ -24,10 +26,10 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tower::ServiceExt;
 
-use crate::config::{Config, Limits, ModelConfig, Paths};
+use crate::config::{ApiKey, Config, Limits, ModelConfig, Paths, Scope};
 use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::runtime::{Answer, Command, Handle, ModelStatus, Submission};
 use crate::worker::{Followed, Output};
@@ -39,6 +41,8 @@ type Script = fn(usize, &Submission) -> Result<Vec<Output>, Failure>;
 struct Host {
     router: Router,
     submitted: Arc<Mutex<Vec<Submission>>>,
+    /// The configuration in force.
+    config: watch::Sender<Arc<Config>>,
 }
 
 struct Reply {
@@ -56,10 +60,8 @@ impl Host {
         let (commands, received) = mpsc::channel(64);
         let submitted = Arc::default();
         tokio::spawn(fake_loop(received, script, Arc::clone(&submitted)));
-        Self {
-            router: super::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1)),
-            submitted,
-        }
+        let (config, in_force) = watch::channel(Arc::new(config));
+        Self { router: super::router(Handle::new(commands, in_force)), submitted, config }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {
@@ -233,6 +235,8 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             worker_silence: seconds(10),
             stream_stall_timeout: seconds(60),
             sse_ping: None,
+            keep_alive: None,
+            keep_alive_min: Duration::ZERO,
             drain_timeout: seconds(30),
             body_limit: Some(ByteSize(64 << 10)),
             bodies: ByteSize(1 << 20),
@@ -251,9 +255,28 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
     }
 }
 
-/// Keys of people who wait.
-fn keys(keys: &[&str]) -> Vec<crate::config::ApiKey> {
-    keys.iter().map(|key| crate::config::ApiKey { key: (*key).into(), class: Default::default() }).collect()
+/// Keys that open everything.
+fn keys(secrets: &[&str]) -> Vec<Arc<ApiKey>> {
+    secrets.iter().map(|secret| Arc::new(key(secret))).collect()
+}
+
+/// A key that opens everything, and is called `of` and what it is.
+pub(super) fn key(secret: &str) -> ApiKey {
+    ApiKey {
+        name: format!("of {secret}"),
+        secrets: vec![secret.to_owned()],
+        scopes: Scope::ALL.into(),
+        models: None,
+        class: Default::default(),
+        rate: None,
+        concurrency: None,
+    }
+}
+
+/// The same request with a key.
+fn with_key(mut request: Request<Body>, key: &str) -> Request<Body> {
+    request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+    request
 }
 
 fn model(id: &str, kind: Kind) -> ModelConfig {

@@ -54,10 +54,15 @@ pub(in crate::http) fn keep_alive(fields: &Fields<'_>) -> Result<Option<KeepAliv
         return Err(wrong_type(&path, "a number of seconds, or a text like 5m or forever", value));
     };
     let typed = typed.trim();
-    if typed.starts_with('-') && parse_duration(&typed[1..]).is_ok() {
+    let (magnitude, is_negative) = typed.strip_prefix('-').map_or((typed, false), |rest| (rest, true));
+    let is_unsigned = magnitude.starts_with(|first: char| first.is_ascii_digit());
+    let seconds = magnitude.parse::<f64>().ok().filter(|seconds| is_unsigned && seconds.is_finite());
+    if is_negative && (seconds.is_some() || parse_duration(magnitude).is_ok_and(|duration| duration.is_some())) {
         return Ok(Some(KeepAlive::Forever));
     }
-    match parse_duration(typed) {
+    // JSON has exponents, which people do not write.
+    let plain = seconds.filter(|_| magnitude.contains(['e', 'E'])).map(|seconds| format!("{seconds}"));
+    match parse_duration(plain.as_deref().unwrap_or(typed)) {
         Ok(Some(duration)) => Ok(Some(KeepAlive::For(duration))),
         Ok(None) => Ok(Some(KeepAlive::Forever)),
         Err(wrong) => {
@@ -96,6 +101,12 @@ mod tests {
             (json!(-1), Some(KeepAlive::Forever)),
             (json!("-1"), Some(KeepAlive::Forever)),
             (json!("-1m"), Some(KeepAlive::Forever)),
+            (json!(i64::MIN), Some(KeepAlive::Forever)),
+            (json!(-1e300), Some(KeepAlive::Forever)),
+            (json!("-9e9"), Some(KeepAlive::Forever)),
+            (json!(3e2), of(300_000)),
+            (serde_json::from_str("3e2").expect("JSON"), of(300_000)),
+            (serde_json::from_str("5E-1").expect("JSON"), of(500)),
             (json!("forever"), Some(KeepAlive::Forever)),
         ] {
             assert_eq!(read(&value).expect("accepted"), wanted, "{value}");
@@ -103,5 +114,10 @@ mod tests {
         for value in [json!(true), json!([]), json!("soon"), json!("5 parsecs"), json!(1e300), json!("-x"), json!("")] {
             assert!(read(&value).is_err(), "{value}");
         }
+        for value in [json!("-forever"), json!("--1"), json!("-"), json!("- 1e"), json!("inf"), json!("-inf")] {
+            assert!(read(&value).is_err(), "{value}");
+        }
+        let long = format!("{:?}", read(&serde_json::from_str("1e18").expect("JSON")).expect_err("too long"));
+        assert!(long.contains("is longer than a year"), "{long}");
     }
 }

@@ -1,0 +1,59 @@
+//! Who asks: made once for each request from the key that came with it, and passed on with the request. It knows nothing of
+//! how keys are sent and compared (`auth`), and nothing of how often each has asked (`quota`).
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use super::error::ApiError;
+use crate::config::{ApiKey, Scope};
+use crate::domain::Class;
+
+/// Who asks, and what they may.
+#[derive(Clone, Debug)]
+pub(super) struct Caller(Option<Arc<ApiKey>>);
+
+impl Caller {
+    /// Somebody whose key is not asked for: they may do everything that is not asked a key for.
+    pub(super) const ANYONE: Self = Self(None);
+
+    /// Whoever sent this key.
+    pub(super) fn of(key: Arc<ApiKey>) -> Self {
+        Self(Some(key))
+    }
+
+    /// The key that was sent.
+    pub(super) fn key(&self) -> Option<&ApiKey> {
+        self.0.as_deref()
+    }
+
+    /// What logs call them.
+    pub(super) fn name(&self) -> &str {
+        self.key().map_or("-", |key| &key.name)
+    }
+
+    /// Whether routes of this kind are open to them.
+    pub(super) fn may(&self, scope: Scope) -> bool {
+        self.key().is_none_or(|key| key.scopes.contains(&scope))
+    }
+
+    /// Whether there is this model for them.
+    pub(super) fn sees(&self, model: &str) -> bool {
+        self.key().and_then(|key| key.models.as_ref()).is_none_or(|models| models.contains(model))
+    }
+
+    /// How urgent all is that they send.
+    pub(super) fn class(&self) -> Class {
+        self.key().map_or_else(Class::default, |key| key.class)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        // Whoever was let in is known; a request that came another way is not answered.
+        parts.extensions.get().cloned().ok_or_else(|| ApiError::internal("nobody knows who asks"))
+    }
+}
