@@ -1,6 +1,7 @@
 //! Talking to a running server.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::CommandContext;
 use super::failure::CliError;
-use crate::config::{ApiKey, Config, Env, Scope, shown_url};
+use super::{CommandContext, out};
+use crate::config::{ApiKey, Contact, Env, Scope, shown_url};
 use crate::domain::excerpt;
 use crate::store::Trust;
 
@@ -24,6 +25,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of an error that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Bytes that are shown of what a server says it is.
+const PRODUCT_BYTES: usize = 60;
 /// Bytes of its sentence that are shown.
 const ERROR_SHOWN_BYTES: usize = 1000;
 /// Between two looks whether a server is still there that does something long.
@@ -140,25 +143,33 @@ impl Server {
     /// The server a command means: `--url`, else where the configuration listens.
     pub(super) fn of(context: &CommandContext, target: &ServerTarget) -> Result<Self, CliError> {
         let named = target.key(&context.env)?;
-        let Some(url) = target.url.as_deref().map(|url| url.trim_end_matches('/')) else {
-            return Self::of_config(&context.load()?, named.or_else(|| context.env.api_key().map(str::to_owned)));
+        let own_key = || context.env.api_key().map(str::to_owned);
+        let Some(url) = target.url.as_deref().map(base_url) else {
+            let contact = context.contact()?;
+            if let Some(problem) = &contact.problem {
+                let file = problem.file.as_deref().unwrap_or(Path::new("models.yaml")).display();
+                out::note(&format!(
+                    "note: {file} is wrong (`aihost check` says where); it tells where its server is all the same"
+                ));
+            }
+            return Self::of_contact(&contact, named.or_else(own_key));
         };
         // A server elsewhere needs no models.yaml here. The keys that are known here belong to the one of models.yaml.
-        match context.load() {
-            Ok(config) if named.is_none() && is_of_config(url, config.listen) => {
-                Self::of_config(&config, context.env.api_key().map(str::to_owned))
+        match context.contact() {
+            Ok(contact) if named.is_none() && is_of_config(&url, contact.listen) => {
+                Self::of_contact(&contact, own_key())
             }
             _ => {
                 let encrypted = url.starts_with("https://").then(|| Trust::from_env(&context.env)).transpose();
-                Self::at(url.to_owned(), named.map_or(Keys::None, Keys::One), encrypted.map_err(CliError::failed)?)
+                Self::at(url, named.map_or(Keys::None, Keys::One), encrypted.map_err(CliError::failed)?)
             }
         }
     }
 
     /// The server that this configuration starts.
-    pub(super) fn of_config(config: &Config, key: Option<String>) -> Result<Self, CliError> {
-        let keys = key.map_or_else(|| Keys::OfConfig(config.api_keys.clone()), Keys::One);
-        Self::at(format!("http://{}", reachable(config.listen)), keys, None)
+    pub(super) fn of_contact(contact: &Contact, key: Option<String>) -> Result<Self, CliError> {
+        let keys = key.map_or_else(|| Keys::OfConfig(contact.api_keys.clone()), Keys::One);
+        Self::at(format!("http://{}", reachable(contact.listen)), keys, None)
     }
 
     fn at(url: String, keys: Keys, trust: Option<Trust>) -> Result<Self, CliError> {
@@ -252,6 +263,21 @@ impl Server {
         }
     }
 
+    fn unreachable(&self, error: &reqwest::Error) -> CliError {
+        let url = &self.shown;
+        match failed_at(error) {
+            Stage::Name => CliError::failed(format!("there is no machine of the name in {url}: {}", reason(error)))
+                .hint("correct the name in `--url`"),
+            Stage::Tls if url.starts_with("https://") => {
+                CliError::failed(format!("{url} does not take encrypted connections: {}", reason(error)))
+                    .hint(format!("an aihost speaks plain HTTP: try `--url {}`", url.replacen("https", "http", 1)))
+            }
+            Stage::Http => CliError::failed(format!("what listens at {url} does not speak HTTP: {}", reason(error)))
+                .hint("name the address of an aihost with `--url`"),
+            Stage::Tls | Stage::Connection => CliError::Unreachable { url: url.clone(), reason: reason(error) },
+        }
+    }
+
     fn unanswered(&self) -> CliError {
         CliError::Unanswered { url: self.shown.clone(), seconds: ANSWER_LIMIT.as_secs() }
     }
@@ -274,7 +300,7 @@ impl Server {
             } else if error.is_timeout() && !error.is_connect() {
                 self.unanswered()
             } else {
-                CliError::Unreachable { url: self.shown.clone(), reason: reason(&error) }
+                self.unreachable(&error)
             }
         })?;
         let status = response.status();
@@ -282,9 +308,23 @@ impl Server {
             return Ok(response);
         }
         // What does not come in time is not waited for: that it failed is known.
+        let is_own = response.headers().contains_key("x-request-id");
+        let product = response.headers().get("server").and_then(|name| name.to_str().ok()).map(str::to_owned);
         let body = tokio::time::timeout(ANSWER_LIMIT, beginning(response, ERROR_BYTES_MAX)).await;
-        let message = error_message(&body.ok().and_then(Result::ok).unwrap_or_default())
-            .unwrap_or_else(|| format!("the server answered {status}"));
+        let told = ToldError::read(&body.ok().and_then(Result::ok).unwrap_or_default());
+        let Some(ToldError { message, code }) = told else {
+            let answered = format!("the server answered {status}");
+            let product =
+                product.map_or_else(String::new, |name| format!(" (it says it is {})", excerpt(&name, PRODUCT_BYTES)));
+            return Err(match is_own {
+                true => CliError::failed(answered),
+                false => CliError::failed(format!("what listens at {} is no aihost{product}: {answered}", self.shown))
+                    .hint("name the address of an aihost with `--url`"),
+            });
+        };
+        if let Some(hint) = code.as_deref().and_then(hint_for) {
+            return Err(CliError::failed(message).hint(hint));
+        }
         Err(match (status.as_u16(), &self.keys) {
             (401 | 403, Keys::None) => CliError::failed(message)
                 .hint("name a key for this server with `--key env:NAME`; AIHOST_API_KEY and models.yaml are for the one of models.yaml"),
@@ -321,12 +361,78 @@ fn is_of_config(url: &str, listen: SocketAddr) -> bool {
     host_is_own && !has_more && url.scheme() == "http" && url.port_or_known_default() == Some(listen.port())
 }
 
-/// The sentence of an OpenAI-shaped error.
-fn error_message(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let error = body.get("error")?;
-    // One line, whoever answered.
-    error.get("message").or(Some(error))?.as_str().map(|message| excerpt(message, ERROR_SHOWN_BYTES))
+/// A server's address as people write it: with or without a scheme, and with the `/v1` that clients of the API want.
+fn base_url(typed: &str) -> String {
+    let typed = typed.trim().trim_end_matches('/');
+    let typed = typed.strip_suffix("/v1").unwrap_or(typed).trim_end_matches('/');
+    if typed.contains("://") { typed.to_owned() } else { format!("http://{typed}") }
+}
+
+/// How far a request came that had no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The machine's name was looked up.
+    Name,
+    /// A connection was asked for.
+    Connection,
+    /// The connection was to be encrypted.
+    Tls,
+    /// What came back is no HTTP.
+    Http,
+}
+
+fn failed_at(error: &reqwest::Error) -> Stage {
+    let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![error];
+    while let Some(next) = causes.last().and_then(|cause| cause.source()) {
+        causes.push(next);
+    }
+    // An I/O error may hold the one that tells, which is then not its source.
+    let held = |cause: &&(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .is_some_and(|held| held.is::<rustls::Error>())
+    };
+    if causes.iter().any(|cause| cause.is::<rustls::Error>()) || causes.iter().any(held) {
+        Stage::Tls
+    } else if !error.is_connect() {
+        Stage::Http
+    } else if causes
+        .iter()
+        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.raw_os_error().is_some()))
+    {
+        Stage::Connection
+    } else {
+        Stage::Name
+    }
+}
+
+/// An OpenAI-shaped error.
+#[derive(Debug, PartialEq, Eq)]
+struct ToldError {
+    /// One line, whoever answered.
+    message: String,
+    code: Option<String>,
+}
+
+impl ToldError {
+    fn read(body: &[u8]) -> Option<Self> {
+        let body: Value = serde_json::from_slice(body).ok()?;
+        let error = body.get("error")?;
+        let message = excerpt(error.get("message").or(Some(error))?.as_str()?, ERROR_SHOWN_BYTES);
+        Some(Self { message, code: error.get("code").and_then(Value::as_str).map(str::to_owned) })
+    }
+}
+
+/// What to type after an error of this code.
+fn hint_for(code: &str) -> Option<&'static str> {
+    match code {
+        "model_not_found" => Some("`aihost models list` shows what there is"),
+        "worker_died" | "request_suspected" | "timed_out" | "model_not_usable" => {
+            Some("`aihost logs MODEL` shows its last lines")
+        }
+        _ => None,
+    }
 }
 
 /// The beginning of a body, at most so many bytes of it.

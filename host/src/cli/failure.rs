@@ -68,14 +68,14 @@ pub(super) fn report(error: &CliError) -> ExitCode {
         CliError::Config(error) => {
             for problem in &error.problems {
                 let one = ConfigError { file: error.file.clone(), problems: vec![problem.clone()], more: 0 };
-                out::note(&format!("error: {one}"));
+                out::error(&format!("error: {one}"));
             }
             if error.more > 0 {
-                out::note(&format!("error: and {} more problems", error.more));
+                out::error(&format!("error: and {} more problems", error.more));
             }
         }
         other => {
-            out::note(&format!("error: {other}"));
+            out::error(&format!("error: {other}"));
             let hint = match other {
                 CliError::Failed { hint, .. } | CliError::Usage { hint, .. } => hint.clone(),
                 CliError::Unreachable { .. } => {

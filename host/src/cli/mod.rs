@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::failure::CliError;
-use crate::config::{Config, Env, Selection};
+use crate::config::{Config, Contact, Env, Selection};
 use crate::device;
 
 /// What the shell is told, and what it means.
@@ -81,7 +81,7 @@ enum Command {
     /// Print what a shell needs to complete these commands: `source <(aihost completions bash)`.
     Completions(completions::Arguments),
     /// Print a page of the documentation that is written from the code.
-    #[command(hide = true)]
+    #[command(hide = true, name = "generated-page")]
     Docs(docs::Arguments),
     /// Put all of some wheels of the package index into a folder.
     #[command(hide = true)]
@@ -118,6 +118,11 @@ impl CommandContext {
     /// The checked configuration.
     fn load(&self) -> Result<Config, CliError> {
         self.load_listening(None)
+    }
+
+    /// Where the configuration's server is, whatever else is wrong in it.
+    fn contact(&self) -> Result<Contact, CliError> {
+        Ok(Contact::find(&Selection { file: self.config.clone(), listen: None }, &self.env)?)
     }
 
     /// The checked configuration, listening elsewhere than it says.

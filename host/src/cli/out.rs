@@ -9,7 +9,7 @@ use comfy_table::{Table, presets};
 
 use super::failure::CliError;
 use crate::domain::{printable, steers};
-use crate::telemetry;
+use crate::telemetry::{self, Severity};
 
 /// How often a bar that shows no progress moves.
 pub(super) const TICK: Duration = Duration::from_millis(200);
@@ -76,8 +76,17 @@ pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliE
 /// Writes a line to stderr: among those of the log, where this process has one, which waits for nobody. If nobody reads
 /// that either, there is nobody to tell.
 pub(super) fn note(line: &str) {
+    tell(Severity::Info, line);
+}
+
+/// The same for what went wrong.
+pub(super) fn error(line: &str) {
+    tell(Severity::Error, line);
+}
+
+fn tell(severity: Severity, line: &str) {
     let line = shown(line);
-    if !telemetry::note(&line) {
+    if !telemetry::note(severity, &line) {
         drop(writeln!(io::stderr().lock(), "{line}"));
     }
 }

@@ -14,7 +14,7 @@ use super::signals::Signals;
 use super::sse::{EventReader, TEXT_EVENT_BYTES};
 use super::watchdog::Watchdog;
 use super::{CommandContext, audio, image, out};
-use crate::config::Config;
+use crate::config::{Config, Contact};
 use crate::telemetry::{self, LogFormat};
 
 #[derive(Debug, clap::Args)]
@@ -181,7 +181,7 @@ async fn connect(context: &CommandContext, arguments: &Arguments) -> Result<(Ser
     telemetry::init(LogFormat::Text, Some(context.env.log_filter().unwrap_or("warn"))).map_err(CliError::usage)?;
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
     let hosted = Hosted::start(Config { listen, ..config.clone() }).await?;
-    let server = Server::of_config(&Config { listen: hosted.address, ..config }, None)?;
+    let server = Server::of_contact(&Contact { listen: hosted.address, ..Contact::of(&config) }, None)?;
     Ok((server, Some(hosted)))
 }
 
@@ -193,14 +193,15 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    /// Reads what the user says, line by line, until `/exit` or the end of stdin.
+    /// Reads what the user says, line by line, until `/bye` or the end of stdin.
     async fn converse(&mut self) -> Result<(), CliError> {
-        out::note("type a message; /exit or Ctrl-D ends");
+        out::note("type a message; /bye or Ctrl-D ends");
         loop {
             let line = tokio::task::spawn_blocking(read_line).await;
             let line = line.map_err(|e| CliError::failed(format!("stdin cannot be read: {e}")))??;
             match line.as_deref().map(str::trim) {
-                None | Some("/exit") => return Ok(()),
+                None | Some("/bye" | "/exit" | "/quit") => return Ok(()),
+                Some(command) if command.starts_with('/') => out::note(&format!("{command} is no command; /bye ends")),
                 Some("") => {}
                 Some(text) => match self.say(text.to_owned()).await {
                     // A refused turn does not end the conversation.

@@ -1,5 +1,7 @@
 //! `aihost serve`: the host in the foreground.
 
+use std::io::IsTerminal;
+
 use clap::ValueEnum;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,8 +19,9 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// How log lines look. AIHOST_LOG or RUST_LOG choose what is logged.
-    #[arg(long, value_enum, default_value = "text")]
-    log_format: LogFormatArgument,
+    /// [default: text on a terminal, else json]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormatArgument>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -29,14 +32,21 @@ enum LogFormatArgument {
     Json,
 }
 
+fn log_format(asked: Option<LogFormatArgument>, no_colour: bool) -> LogFormat {
+    let is_terminal = std::io::stderr().is_terminal();
+    match asked {
+        Some(LogFormatArgument::Json) => LogFormat::Json,
+        None if !is_terminal => LogFormat::Json,
+        _ if is_terminal && !no_colour => LogFormat::ColouredText,
+        _ => LogFormat::Text,
+    }
+}
+
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
     let selection = Selection { file: context.config.clone(), listen: arguments.listen };
     let (config, known) = reload::read(&selection, &context.env).await?;
-    let format = match arguments.log_format {
-        LogFormatArgument::Text => LogFormat::Text,
-        LogFormatArgument::Json => LogFormat::Json,
-    };
-    telemetry::init(format, context.env.log_filter()).map_err(CliError::usage)?;
+    telemetry::init(log_format(arguments.log_format, context.env.wants_no_colour()), context.env.log_filter())
+        .map_err(CliError::usage)?;
     for complaint in crate::device::complaints() {
         tracing::warn!("{complaint}");
     }

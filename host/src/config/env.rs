@@ -102,7 +102,12 @@ impl Env {
         self.named("AIHOST_LOG").or_else(|| self.named("RUST_LOG"))
     }
 
-    /// `AIHOST_API_KEY`: the key that client commands send to the server of models.yaml, before the keys there.
+    /// `NO_COLOR`: the log has no colours, whatever it is written to.
+    pub fn wants_no_colour(&self) -> bool {
+        self.named("NO_COLOR").is_some()
+    }
+
+    /// `AIHOST_API_KEY`: the key that client commands send, where models.yaml does not have it.
     pub fn api_key(&self) -> Option<&str> {
         self.named("AIHOST_API_KEY")
     }

@@ -1,6 +1,7 @@
 //! models.yaml, parsed twice: what was typed, then what it means. A leaf: it knows `domain` and nothing else of the host.
 
 mod api_key;
+mod contact;
 pub mod env;
 mod error;
 mod extent;
@@ -23,6 +24,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use api_key::{ApiKey, Rate, Scope};
+pub use contact::Contact;
 pub use env::Env;
 pub use error::{ConfigError, Problem};
 pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, TEXT_BODY_BYTES};

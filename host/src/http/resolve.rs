@@ -23,11 +23,8 @@ pub(super) fn by_name<'a>(config: &'a Config, caller: &Caller, name: &str) -> Re
     }
     let known = seen(config, caller)
         .flat_map(|model| std::iter::once(model.id.as_str()).chain(model.aliases.iter().map(String::as_str)));
-    let hint = match nearest(name, known) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "GET /v1/models lists what there is".to_owned(),
-    };
-    let message = format!("the model `{}` does not exist; {hint}", shown(name));
+    let hint = nearest(name, known).map_or_else(String::new, |near| format!("; did you mean `{near}`?"));
+    let message = format!("the model `{}` does not exist{hint}", shown(name));
     Err(Failure::new(FailureKind::UnknownModel, message).into())
 }
 

@@ -50,7 +50,7 @@ impl Loop {
             }
             Goal::Parked if states.iter().any(leaving) => None,
             Goal::Parked => {
-                let message = "it could not be parked: its plugin does not park, did not give its memory back, or the host's memory does not suffice; see GET /logs/MODEL";
+                let message = "it could not be parked: its plugin does not park, did not give its memory back, or the host's memory does not suffice; the model's log says which";
                 Some(Err(Failure::new(FailureKind::NotUsable, message)))
             }
         }

@@ -362,7 +362,7 @@ impl Loop {
             self.unlearn(id);
         }
         self.residents.remove(id);
-        let message = format!("the worker of `{model}` {reason}; see its log with GET /logs/{model}");
+        let message = format!("the worker of `{model}` {reason}");
         self.step(Event::Exited(id, Failure::new(FailureKind::WorkerDied, message)));
     }
 

@@ -56,6 +56,9 @@ impl Loop {
         let entry = self.config.models.get(model);
         let entry =
             entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
-        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0)))
+        let is_coming = matches!(self.state.model_state(model).0, ModelState::Loading | ModelState::Unparking);
+        let instance = self.state.instance_of(model).filter(|_| is_coming);
+        let coming = instance.and_then(|(id, _)| self.residents.handle(id)?.progress());
+        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), coming))
     }
 }

@@ -1,11 +1,18 @@
 //! What would happen if someone asked for a model now: the scheduler itself, run on a copy of the state.
 
+use std::fmt;
+
 use super::effect::Effect;
 use super::event::{Event, Want};
 use super::memory::Holds;
 use super::policy::{Mapped, Need};
 use super::state::{Instance, State};
-use crate::domain::{ByteSize, Device, EvictionCause, InstanceId, Millis, ModelId, ModelState, RequestId};
+use crate::domain::{ByteSize, Device, EvictionCause, Failure, InstanceId, Millis, ModelId, ModelState, RequestId};
+
+/// The request that is rehearsed.
+const ASKED: RequestId = RequestId(u64::MAX);
+/// Why an instance stays that nobody wants gone.
+const NOT_NEEDED: &str = "its memory is not needed";
 
 /// A dry run of a request for one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,10 @@ pub struct Explanation {
     pub budget: Option<u64>,
     /// Milliseconds it last took to become hot.
     pub takes_ms: Option<u64>,
+    /// Thousandths of its weights that are there, while it is loading.
+    pub progress: Option<u32>,
+    /// Milliseconds it needs yet until it is hot, if it is on its way and has been hot before.
+    pub left_ms: Option<u64>,
     /// Requests waiting for it.
     pub queued: usize,
     /// Who would leave the device for it.
@@ -39,9 +50,11 @@ pub struct Explanation {
 /// What a request would meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Outcome {
-    /// It is hot.
+    /// It is hot, and has a slot free.
     Hot,
-    /// It would be brought up, or is on its way; nobody leaves.
+    /// It is on its way; nobody leaves.
+    Coming,
+    /// It would be brought up; nobody leaves.
     Fits,
     /// Others leave at once, then it is brought up.
     Evicts,
@@ -84,8 +97,9 @@ pub struct Staying {
 }
 
 impl State {
-    /// Asks for a model on a copy of the state. `needs`: bytes it is known to need, if it has no instance.
-    pub fn explain(&self, now: Millis, model: &ModelId, needs: Option<u64>) -> Explanation {
+    /// Asks for a model on a copy of the state. `needs`: bytes it is known to need, if it has no instance. `progress`:
+    /// thousandths of its weights that are there.
+    pub fn explain(&self, now: Millis, model: &ModelId, needs: Option<u64>, progress: Option<u32>) -> Explanation {
         let stated = needs.map(|bytes| Need { bytes, mapped: Mapped::default() });
         let planned = self.history.get(model).map(|known| known.need);
         let own = self.instance_of(model).map(|(_, instance)| instance.needs());
@@ -94,19 +108,23 @@ impl State {
         let device = world.instance_of(model).map(|(_, instance)| instance.device);
         let leaves = self.leaving(now, &effects);
         let refusal = effects.iter().find_map(|effect| match effect {
-            Effect::Refuse(_, failure) => Some(failure.message.clone()),
+            Effect::Refuse(ASKED, failure) => Some(self.refused(now, model, failure)),
             _ => None,
         });
+        let is_granted = effects.iter().any(|effect| matches!(effect, Effect::Grant(ASKED, _)));
         let (state, _) = self.model_state(model);
-        let coming = |state| matches!(state, ModelState::Loading | ModelState::Unparking);
+        let is_coming = |state| matches!(state, ModelState::Loading | ModelState::Unparking);
         let outcome = match world.instance_of(model).map(|(_, instance)| instance.state) {
             _ if refusal.is_some() => Outcome::Refused,
-            Some(ModelState::Hot) => Outcome::Hot,
-            Some(state) if coming(state) => Outcome::Fits,
+            _ if is_granted => Outcome::Hot,
+            Some(to) if is_coming(to) && (is_coming(state) || state == ModelState::Starting) => Outcome::Coming,
+            Some(to) if is_coming(to) => Outcome::Fits,
             Some(ModelState::Starting) | None if needs.is_none() => Outcome::Unknown,
             _ if !leaves.is_empty() => Outcome::Evicts,
             _ => Outcome::Waits,
         };
+        let coming = self.instance_of(model).filter(|(_, instance)| is_coming(instance.state));
+        let cost = self.history.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0);
         let mut explanation = Explanation {
             model: model.clone(),
             state,
@@ -115,7 +133,9 @@ impl State {
             needs: needs.map(|need| need.bytes),
             free: device.map(|device| self.free(device, |_, _| Holds::All).bytes),
             budget: device.and_then(|device| Some(self.policy.devices.get(&device)?.budget)),
-            takes_ms: self.history.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0),
+            takes_ms: cost,
+            progress,
+            left_ms: coming.and_then(|(_, instance)| Some(cost?.saturating_sub(now.since(instance.since)))),
             queued: self.queued(model),
             stays: device.map(|device| self.staying(device, model, &leaves)).unwrap_or_default(),
             leaves,
@@ -132,8 +152,8 @@ impl State {
         let mut world = self.clone();
         // What is due anyway is not this request's doing.
         world.step(now, Event::Timer);
-        let id = RequestId(u64::MAX);
-        let mut effects = world.step(now, Event::Request { id, model: model.clone(), want: Want::Load, keep: None });
+        let asked = Event::Request { id: ASKED, model: model.clone(), want: Want::Serve, keep: None };
+        let mut effects = world.step(now, asked);
         let started = effects.iter().find_map(|effect| match effect {
             Effect::Start { instance, model: of, .. } if of == model => Some(*instance),
             _ => None,
@@ -142,6 +162,17 @@ impl State {
             effects.extend(world.step(now, Event::Planned { instance, required: bytes, preferred: bytes, mapped }));
         }
         (world, effects)
+    }
+
+    /// What a request is told that is refused, and when another one will not be.
+    fn refused(&self, now: Millis, model: &ModelId, failure: &Failure) -> String {
+        match self.cooldowns.get(model) {
+            Some(cooldown) if !cooldown.is_quarantine() && cooldown.until > now => {
+                let wait = Seconds(cooldown.until.since(now));
+                format!("`{model}` failed, and is tried again in {wait}: {failure}")
+            }
+            _ => failure.message.clone(),
+        }
     }
 
     fn leaving(&self, now: Millis, effects: &[Effect]) -> Vec<Leaving> {
@@ -181,10 +212,23 @@ impl State {
         let pinned = self.policy.models.get(&instance.model).is_some_and(|policy| policy.pin);
         match instance.state {
             _ if pinned => "pinned".to_owned(),
+            _ if instance.leases.len() == 1 => "serves a request, which ends first".to_owned(),
             _ if !instance.leases.is_empty() => format!("serves {} requests, which end first", instance.leases.len()),
             ModelState::Hot if self.queued(&instance.model) > 0 => "serves its own queue first".to_owned(),
-            ModelState::Hot | ModelState::Parked => "its room is not needed".to_owned(),
+            ModelState::Hot | ModelState::Parked => NOT_NEEDED.to_owned(),
             state => format!("is {}", state.name()),
+        }
+    }
+}
+
+/// A time as a sentence gives it.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            milliseconds @ 0..10_000 => write!(f, "{}.{} s", milliseconds / 1000, milliseconds % 1000 / 100),
+            milliseconds => write!(f, "{} s", milliseconds / 1000),
         }
     }
 }
@@ -197,6 +241,16 @@ impl Explanation {
         let names = |names: &mut dyn Iterator<Item = String>| names.collect::<Vec<_>>().join(", ");
         match self.outcome {
             Outcome::Hot => format!("`{model}` is hot on {device}: a request is served at once"),
+            Outcome::Coming => {
+                let doing = if self.state == ModelState::Unparking { "is being woken" } else { "is loading" };
+                let progress =
+                    self.progress.map_or_else(String::new, |thousandths| format!(", {} %", thousandths / 10));
+                let left = self.left_ms.map_or_else(String::new, |left| match left {
+                    0 => ", longer than the last time by now".to_owned(),
+                    left => format!(", about {} more", Seconds(left)),
+                });
+                format!("`{model}` {doing} on {device}{progress}{left}")
+            }
             Outcome::Fits if self.state == ModelState::Parked => {
                 format!("`{model}` is parked and would be woken on {device}")
             }
@@ -206,10 +260,27 @@ impl Explanation {
                 format!("`{model}` needs {needs} on {device}: {} would leave for it", names(&mut leaves.into_iter()))
             }
             Outcome::Waits => {
-                let stays = self.stays.iter().map(|staying| format!("`{}` {}", staying.model, staying.reason));
+                let in_the_way = self.stays.iter().filter(|staying| staying.reason != NOT_NEEDED);
+                let stays = in_the_way.map(|staying| format!("`{}` {}", staying.model, staying.reason));
                 let stays = names(&mut stays.into_iter());
-                let why = if stays.is_empty() { "what it does now ends first".to_owned() } else { stays };
-                format!("`{model}` needs {needs} on {device} and would wait: {why}")
+                match self.state {
+                    ModelState::Hot => {
+                        format!(
+                            "`{model}` is hot on {device} and serves as many requests as it may; a request would wait behind {} others",
+                            self.queued
+                        )
+                    }
+                    ModelState::Draining | ModelState::Parking | ModelState::Stopping => {
+                        format!(
+                            "`{model}` is {} on {device}; a request would wait until that is done",
+                            self.state.name()
+                        )
+                    }
+                    _ if stays.is_empty() => {
+                        format!("`{model}` needs {needs} on {device} and would wait for its memory")
+                    }
+                    _ => format!("`{model}` needs {needs} on {device} and would wait: {stays}"),
+                }
             }
             Outcome::Unknown => format!(
                 "`{model}` was never started here, so nobody knows what it needs; its first request asks its plugin"

@@ -112,12 +112,14 @@ impl State {
         let budget = self.policy.devices.get(&device)?.budget;
         let most = self.most(device, Some(id));
         (!most.fits(instance.needs())).then(|| {
+            let there = match most.bytes == budget {
+                true => format!("which has {} for models", ByteSize(budget)),
+                false => format!("where {} of {} can be had beside pinned models", ByteSize(most.bytes), ByteSize(budget)),
+            };
             let message = format!(
-                "`{}` needs {} on {device}, where {} of the budget of {} can be had beside pinned models; raise `memory:` of the device, or choose smaller options",
+                "`{}` needs {} on {device}, {there}; give the device more (`devices:`, `memory:`) if it has more, or choose smaller options",
                 instance.model,
                 ByteSize(instance.needs().bytes),
-                ByteSize(most.bytes),
-                ByteSize(budget)
             );
             Failure::new(FailureKind::OutOfMemory, message)
         })

@@ -514,7 +514,7 @@ impl Cooldown {
         Self { until: Millis(u64::MAX), failures: 0, crashes: LOAD_CRASHES_MAX, failure }
     }
 
-    fn is_quarantine(&self) -> bool {
+    pub(super) fn is_quarantine(&self) -> bool {
         self.until == Millis(u64::MAX)
     }
 

@@ -16,6 +16,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use self::lines::Lines;
+use crate::domain::named;
 
 /// What is logged where nobody says otherwise.
 const DEFAULT_FILTER: &str = "info";
@@ -24,6 +25,19 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// The process's way to stderr, once it has one that waits for nobody.
 static LINES: OnceLock<Lines> = OnceLock::new();
+/// How its lines look; text where there is no log.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+named! {
+    /// How bad what a line says is.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Severity {
+        /// All is well.
+        Info = "INFO",
+        /// Something was not done.
+        Error = "ERROR",
+    }
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +45,8 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
+    /// For people at a terminal that shows colours.
+    ColouredText,
     /// One JSON object a line.
     Json,
 }
@@ -44,18 +60,19 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = filter.unwrap_or(DEFAULT_FILTER);
     let parsed = EnvFilter::try_new(filter).map_err(|e| format!("the log filter `{filter}` is not one: {e}"))?;
     let lines = open(match format {
-        LogFormat::Text => text_notice,
+        LogFormat::Text | LogFormat::ColouredText => text_notice,
         LogFormat::Json => json_notice,
     })?;
+    FORMAT.get_or_init(|| format);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_timer(SystemTime)
         .with_writer(lines.clone())
         // What it would report by is the very stderr that failed, and it panics where that fails too.
         .log_internal_errors(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        .with_ansi(format == LogFormat::ColouredText);
     match format {
-        LogFormat::Text => builder.try_init(),
+        LogFormat::Text | LogFormat::ColouredText => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     }
     .map_err(|e| format!("the log cannot be set up: {e}"))
@@ -69,10 +86,14 @@ pub fn init_notes() -> Result<(), String> {
     open(text_notice).map(drop)
 }
 
-/// Puts a line for people among those of the log. False if this process has no log: then stderr is the caller's.
-pub fn note(line: &str) -> bool {
+/// Puts a line for people among those of the log, in its form. False if this process has no log: then stderr is the caller's.
+pub fn note(severity: Severity, line: &str) -> bool {
     LINES.get().is_some_and(|lines| {
-        lines.push(format!("{line}\n").as_bytes());
+        let line = match FORMAT.get() {
+            Some(LogFormat::Json) => json_line(severity, line),
+            _ => format!("{line}\n"),
+        };
+        lines.push(line.as_bytes());
         true
     })
 }
@@ -106,7 +127,7 @@ fn tell_panic(info: &std::panic::PanicHookInfo<'_>) {
     if tracing::dispatcher::has_been_set() {
         tracing::error!("{text}");
     } else {
-        note(&text);
+        note(Severity::Error, &text);
     }
 }
 
@@ -129,6 +150,12 @@ fn text_notice(lost: u64) -> String {
 
 fn json_notice(lost: u64) -> String {
     let line = serde_json::json!({"timestamp": now(), "level": "WARN", "message": lost_sentence(lost), "lost": lost, "target": "aihost::telemetry"});
+    format!("{line}\n")
+}
+
+fn json_line(severity: Severity, message: &str) -> String {
+    let line =
+        serde_json::json!({"timestamp": now(), "level": severity.name(), "message": message, "target": "aihost"});
     format!("{line}\n")
 }
 

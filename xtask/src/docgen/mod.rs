@@ -31,7 +31,7 @@ pub(crate) fn run(options: &Options) -> Result {
     workspace.build_all(Profile::Dev)?;
     let mut stale = Vec::new();
     for (path, name) in PAGES {
-        let mut text = shell::output(Command::new(workspace.host(Profile::Dev)).args(["docs", name]))?;
+        let mut text = shell::output(Command::new(workspace.host(Profile::Dev)).args(["generated-page", name]))?;
         if path == LIMITS_PAGE {
             text += &limits::section(&sources()?)?;
         }

@@ -10,12 +10,13 @@ use super::known;
 use crate::cli::failure::CliError;
 use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
+use crate::domain::{ModelId, some_names};
 use crate::store::{Phase, Progress, ProgressSink, Puller};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Model or alias.
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(conflicts_with = "all")]
     name: Option<String>,
     /// Every model of models.yaml.
     #[arg(long)]
@@ -26,7 +27,12 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     let config = context.load()?;
     let models: Vec<&ModelConfig> = match &arguments.name {
         Some(name) => vec![known(&config, name)?],
-        None => config.models.values().collect(),
+        None if arguments.all => config.models.values().collect(),
+        None => {
+            let names = some_names(config.models.keys().map(ModelId::as_str));
+            return Err(CliError::usage(format!("which model? There are: {names}"))
+                .hint("aihost models pull NAME, or --all for every one"));
+        }
     };
     let puller = Puller::from_env(&context.env).map_err(CliError::failed)?;
     let mut failed = Vec::new();

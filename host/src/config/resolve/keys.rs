@@ -17,11 +17,11 @@ const SECRET_BYTES_MAX: usize = 4096;
 /// Longest name of a key, bytes: it stands in lines of the log.
 const NAME_BYTES_MAX: usize = 64;
 
-/// Every key with what it may do.
+/// Every key with what it may do. `models`: those that there are, if that is known.
 pub(super) fn resolve(
     check: &mut Checker,
     typed: Option<&OneOrMany<RawKey>>,
-    models: &BTreeMap<ModelId, ModelConfig>,
+    models: Option<&BTreeMap<ModelId, ModelConfig>>,
     env: &Env,
 ) -> Vec<Arc<ApiKey>> {
     let Some(typed) = typed else { return Vec::new() };
@@ -30,7 +30,7 @@ pub(super) fn resolve(
         check.fail(&root, None, "is an empty list").hint("leave the key out where no API key is asked for");
     }
     // Beside an entry that is wrong itself, it cannot be told which models there will be.
-    let models = (!check.has_problems()).then(|| ModelNames::new(models));
+    let models = models.filter(|_| !check.has_problems()).map(ModelNames::new);
     let mut reader = Reader { check, env, models, secrets: HashSet::new() };
     let keys: Vec<(KeyPath, ApiKey)> = typed
         .items

@@ -10,10 +10,12 @@ mod models;
 mod policy;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::check::Checker;
 pub(super) use self::policy::only_device;
+use super::api_key::ApiKey;
 use super::env::Env;
 use super::error::ConfigError;
 use super::locate::KeyPath;
@@ -61,13 +63,22 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
             Default::default()
         }
     };
-    let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), &models, context.env);
+    let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), Some(&models), context.env);
     match check.problems(context.text) {
         (problems, _) if problems.is_empty() => {
             Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models })
         }
         (problems, more) => Err(ConfigError { file: Some(context.file.to_owned()), problems, more }),
     }
+}
+
+/// What is needed to reach a server, as far as it is right: where it listens, its keys, its `state_dir`.
+pub(super) fn contact(raw: &RawConfig, context: &Context<'_>) -> (SocketAddr, Vec<Arc<ApiKey>>, PathBuf) {
+    let mut check = Checker::default();
+    let base = context.file.parent().unwrap_or_else(|| Path::new("/"));
+    let state = paths::folders([None, None, raw.state_dir.as_deref()], base, context.env).state;
+    let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
+    (listen, keys::resolve(&mut check, raw.api_keys.as_ref(), None, context.env), state)
 }
 
 fn version(check: &mut Checker, typed: Option<&Text>) {

@@ -121,6 +121,8 @@ fn a_plan_names_no_model_that_is_not_for_the_key() {
         free: None,
         budget: None,
         takes_ms: None,
+        progress: None,
+        left_ms: None,
         queued: 0,
         leaves: vec![leaving("secret"), leaving("b")],
         stays: vec![staying("secret"), staying("a")],

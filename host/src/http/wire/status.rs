@@ -65,6 +65,8 @@ pub(in crate::http) struct PlanReply<'a> {
     free: Option<u64>,
     budget: Option<u64>,
     takes_ms: Option<u64>,
+    progress: Option<u32>,
+    left_ms: Option<u64>,
     queued: usize,
     leaves: Vec<LeavingReply<'a>>,
     stays: Vec<StayingReply<'a>>,
@@ -102,6 +104,8 @@ impl<'a> From<&'a Explanation> for PlanReply<'a> {
             free: plan.free,
             budget: plan.budget,
             takes_ms: plan.takes_ms,
+            progress: plan.progress,
+            left_ms: plan.left_ms,
             queued: plan.queued,
             leaves: plan.leaves.iter().map(LeavingReply::from).collect(),
             stays: plan.stays.iter().map(StayingReply::from).collect(),
@@ -124,6 +128,7 @@ impl<'a> From<&'a Staying> for StayingReply<'a> {
 fn name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Hot => "hot",
+        Outcome::Coming => "coming",
         Outcome::Fits => "fits",
         Outcome::Evicts => "evicts",
         Outcome::Waits => "waits",
@@ -178,6 +183,8 @@ mod tests {
             free: Some(2),
             budget: None,
             takes_ms: Some(3),
+            progress: None,
+            left_ms: Some(9),
             queued: 4,
             leaves: vec![Leaving {
                 model: "b".into(),
@@ -189,9 +196,10 @@ mod tests {
             }],
             stays: vec![Staying { model: "c".into(), instance: InstanceId(9), memory: 10, reason: "pinned".into() }],
         };
-        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
+        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"progress":null,"left_ms":9,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
         assert_eq!(text(&PlanReply::from(&plan)), wanted);
-        let names = [Outcome::Hot, Outcome::Fits, Outcome::Waits, Outcome::Refused, Outcome::Unknown].map(name);
-        assert_eq!(names, ["hot", "fits", "waits", "refused", "unknown"]);
+        let names = [Outcome::Hot, Outcome::Coming, Outcome::Fits, Outcome::Waits, Outcome::Refused, Outcome::Unknown]
+            .map(name);
+        assert_eq!(names, ["hot", "coming", "fits", "waits", "refused", "unknown"]);
     }
 }

@@ -43,10 +43,7 @@ pub(super) fn of_exit(model: &ModelId, reason: &ExitReason) -> Failure {
             FailureKind::WorkerDied,
             format!("the worker of model `{model}` {reason}; give its entry more `memory:`, or choose smaller options"),
         ),
-        reason => Failure::new(
-            FailureKind::WorkerDied,
-            format!("the worker of model `{model}` {reason}; GET /logs/{model} shows its last lines"),
-        ),
+        reason => Failure::new(FailureKind::WorkerDied, format!("the worker of model `{model}` {reason}")),
     }
 }
 

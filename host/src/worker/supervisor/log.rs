@@ -116,7 +116,7 @@ impl Log {
             Admission::Pass { dropped: 0 } => true,
             Admission::Pass { dropped } => {
                 let model = &self.model;
-                tracing::warn!(target: "worker", %model, "{}; GET /logs/{model} shows the last ones", dropped_line(dropped));
+                tracing::warn!(target: "worker", %model, "{}; `aihost logs {model}` shows the last ones", dropped_line(dropped));
                 true
             }
         }

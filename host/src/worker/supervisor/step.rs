@@ -129,7 +129,7 @@ impl Supervised {
         self.process.kill(ExitReason::Stalled(step.name.to_owned()));
         self.process.gone().await;
         let message = format!(
-            "model `{model}` did not finish its {name}: no progress for {limit} s ({took} s in all){advice}; GET /logs/{model} shows its last lines",
+            "model `{model}` did not finish its {name}: no progress for {limit} s ({took} s in all){advice}",
             model = self.model,
             name = step.name,
             limit = step.limit.as_secs_f32(),
