@@ -65,6 +65,7 @@ pub(super) struct ListedModel {
     #[serde(default)]
     pub(super) queued: u32,
     pub(super) progress: Option<u32>,
+    pub(super) step: Option<String>,
     #[serde(default)]
     pub(super) loads: u64,
     pub(super) idle_ms: Option<u64>,

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
-use crate::config::{Config, ConfigError, Env, Selection};
+use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
@@ -107,7 +107,8 @@ pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>,
                 let _storm = timeout(STORM, quiet).await;
                 reload.apply(Asked::Changed).await;
             }
-            _ = ticks.tick() => reload.look().await,
+            // By its content: two edits within a tick of the kernel's clock look alike from outside.
+            _ = ticks.tick() => reload.apply(Asked::Changed).await,
         }
     }
 }
@@ -133,19 +134,11 @@ struct Reload {
 }
 
 impl Reload {
-    /// Reads it if it is not what was seen last.
-    async fn look(&mut self) {
-        let file = self.file.clone();
-        let looked = self.within_limit(move || Seen::now(&file)).await;
-        if looked.is_some_and(|now| now != self.known.seen) {
-            self.apply(Asked::Changed).await;
-        }
-    }
-
     /// Reads it, and puts it in force if it is another one and a good one.
     async fn apply(&mut self, asked: Asked) {
         let (file, selection, env, before) =
             (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
+        let running = self.handle.config();
         let read = move || {
             let seen = Seen::now(&file);
             if seen == Seen::Irregular {
@@ -157,7 +150,7 @@ impl Reload {
             };
             let content: [u8; 32] = Sha256::digest(&text).into();
             let changed = before != Some(content) || asked == Asked::Told;
-            let config = changed.then(|| crate::config::parse(&text, &file, &selection, &env));
+            let config = changed.then(|| crate::config::parse_for(&running, &text, &file, &selection, &env));
             (seen, Some(content), config)
         };
         let Some((seen, content, config)) = self.within_limit(read).await else { return };
@@ -169,7 +162,7 @@ impl Reload {
                 tracing::warn!(file = %file, "no regular file, so it is not read again; the host goes on with what it had");
             }
             None => {}
-            Some(Ok(config)) => self.configure(config).await,
+            Some(Ok(reloaded)) => self.configure(reloaded).await,
             Some(Err(error)) if is_news || content.is_some() => {
                 tracing::error!(file = %file, "not in force, the host goes on with what it had: {error}");
             }
@@ -177,13 +170,16 @@ impl Reload {
         }
     }
 
-    async fn configure(&self, config: Config) {
-        let before = self.handle.config();
-        if before.listen != config.listen || before.paths != config.paths {
-            tracing::warn!("`listen:` and folders take effect when the host is started anew");
+    async fn configure(&self, Reloaded { config, waiting }: Reloaded) {
+        if !waiting.is_empty() {
+            let keys: Vec<String> = waiting.iter().map(|key| format!("`{key}:`")).collect();
+            tracing::warn!(
+                "{} of the changed file {} when the host is started anew; until then all of the old holds",
+                keys.join(", "),
+                if keys.len() == 1 { "takes effect" } else { "take effect" }
+            );
         }
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        let config = Config { listen: before.listen, paths: before.paths.clone(), ..config };
         if self.handle.configure(Arc::new(config)).await.is_ok() {
             tracing::info!(file = %self.file.display(), "in force");
         }

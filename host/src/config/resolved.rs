@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ownership::Sharing;
 use super::source::Source;
 use crate::domain::{ByteSize, Class, Device, Kind, ModelId};
 
@@ -110,6 +111,8 @@ pub struct Paths {
     pub models: PathBuf,
     /// Shadow copies, learned peaks, logs.
     pub state: PathBuf,
+    /// Whether others may own or write them (`allow_shared_folders`).
+    pub sharing: Sharing,
 }
 
 impl Paths {

@@ -17,8 +17,9 @@ pub(super) use self::policy::only_device;
 use super::env::Env;
 use super::error::ConfigError;
 use super::locate::KeyPath;
+use super::ownership::Sharing;
 use super::raw::{RawConfig, Text};
-use super::resolved::Config;
+use super::resolved::{Config, Paths};
 use super::{Selection, paths};
 
 /// The original's port.
@@ -30,6 +31,8 @@ pub(super) struct Context<'a> {
     pub(super) file: &'a Path,
     pub(super) selection: &'a Selection,
     pub(super) env: &'a Env,
+    /// The host that runs already, if it is for one.
+    pub(super) running: Option<&'a Config>,
 }
 
 /// Checks everything and reports all problems together.
@@ -39,17 +42,25 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let mut check = Checker::default();
     version(&mut check, raw.version.as_ref());
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
-    let paths = paths::folders(typed, base, context.env);
+    let sharing = if raw.allow_shared_folders { Sharing::Allowed } else { Sharing::Refused };
+    let paths = match context.running {
+        Some(running) => running.paths.clone(),
+        None => Paths { sharing, ..paths::folders(typed, base, context.env) },
+    };
     let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), context.env);
     let devices = devices::resolve(&mut check, raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();
     let limits = limits::resolve(&mut check, &raw.limits.unwrap_or_default(), &defaults);
-    let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
-    let open = raw.allow_unauthenticated || !api_keys.is_empty() || raw.api_keys.is_some();
-    if !listen.ip().is_loopback() && !open {
-        check
-            .fail(&root.key("listen"), Some(&listen.to_string()), "lets other machines in without an API key")
-            .hint("set `api_keys:`, or listen on 127.0.0.1, or say `allow_unauthenticated: true`");
+    let listen = match context.running {
+        // The port that is open, whatever is typed.
+        Some(running) => running.listen,
+        None => listen(&mut check, raw.listen.as_ref(), context.selection),
+    };
+    // What is wrong with keys that are typed is said already.
+    let has_keys = !api_keys.is_empty() || raw.api_keys.is_some();
+    let had_keys = context.running.is_some_and(|running| !running.api_keys.is_empty());
+    if !listen.ip().is_loopback() && !has_keys && (had_keys || !raw.allow_unauthenticated) {
+        unguarded(&mut check, listen, context.running);
     }
     let models = match raw.models {
         Some(models) => {
@@ -67,6 +78,23 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
             Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models })
         }
         (problems, more) => Err(ConfigError { file: Some(context.file.to_owned()), problems, more }),
+    }
+}
+
+/// A port that other machines reach, and no keys.
+fn unguarded(check: &mut Checker, listen: SocketAddr, running: Option<&Config>) {
+    let key = KeyPath::root();
+    let open = || format!("is gone, and {listen} stays open to other machines until the host is started anew");
+    match running {
+        Some(running) if !running.api_keys.is_empty() => check
+            .fail(&key.key("api_keys"), None, open())
+            .hint("leave a key in until then: keys are never taken off a port that is open"),
+        Some(_) => {
+            check.fail(&key.key("allow_unauthenticated"), None, open()).hint("set `api_keys:`, or start the host anew")
+        }
+        None => check
+            .fail(&key.key("listen"), Some(&listen.to_string()), "lets other machines in without an API key")
+            .hint("set `api_keys:`, or listen on 127.0.0.1, or say `allow_unauthenticated: true`"),
     }
 }
 
