@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aihost::config::Sharing;
 use aihost::domain::{Failure, InstanceId, ModelId, RequestId};
 use aihost::plugin::Registry;
 use aihost::runtime::{Lease, LeaseEnd, LeaseTerms, OutputLimits, OutputMode, carry};
@@ -60,7 +61,7 @@ impl Bench {
         for name in libraries {
             std::os::unix::fs::symlink(fixture(name), plugins.join(format!("{name}.so"))).unwrap();
         }
-        let registry = Registry::scan(&[plugins], &dir.path().join("state")).unwrap();
+        let registry = Registry::scan(&[plugins], &dir.path().join("state"), Sharing::Refused).unwrap();
         assert!(registry.rejected.is_empty(), "{:?}", registry.rejected);
         let (sender, exits) = mpsc::channel(8);
         Self { dir, registry, limits, log: Arc::default(), exits, sender }

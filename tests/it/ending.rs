@@ -140,6 +140,17 @@ async fn the_deadline_cuts_with_a_framed_error() {
 }
 
 #[tokio::test]
+async fn a_host_that_drains_says_for_what_it_waits() {
+    let mut server = server(ENDLESS, NO_END);
+    let _stream = server.stream(&chat("a", "word")).await;
+    server.signal(Signal::TERM);
+    let log = server.logged("waiting for").await;
+    assert!(log.contains("waiting for a request of a; what runs in 35"), "{log}");
+    server.signal(Signal::TERM);
+    assert!(!server.wait().success());
+}
+
+#[tokio::test]
 async fn a_second_sigterm_cuts() {
     let mut server = server(ENDLESS, NO_END);
     let mut stream = server.stream(&chat("a", "word")).await;

@@ -42,6 +42,8 @@ mod noise;
 mod park;
 /// A host that was stopped and goes on.
 mod pause;
+/// What is opened is what was hashed.
+mod provenance;
 /// Who waits for what.
 mod queue;
 /// Workers that die from outside.

@@ -177,3 +177,81 @@ async fn who_waits_for_a_model_that_changes_while_it_loads_gets_the_new_one() {
     });
     assert_eq!((status, text(&body).split_whitespace().count()), (200, 2), "{body}");
 }
+
+#[tokio::test]
+async fn what_is_to_be_preloaded_from_now_on_is_loaded() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    rewrite(&server, |text| format!("{text}    preload: true\n"));
+    server.until("b", "state", json!("hot")).await;
+    assert_eq!(server.get("/readyz").await.0, 200);
+    assert_eq!(server.status("a", "state").await, "cold");
+}
+
+#[tokio::test]
+async fn folders_wait_for_the_next_start_whole_and_the_log_says_which() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    let models = server.folder().join("models");
+    let file = models.join("url/h.example/x.bin");
+    std::fs::create_dir_all(file.parent().unwrap()).and_then(|()| std::fs::write(&file, "x")).unwrap();
+    rewrite(&server, |text| format!("{text}    source: {{url: 'http://h.example/x.bin'}}\n"));
+    server.logged("in force").await;
+    assert_eq!(server.chat("b", "hi").await.0, 200);
+    let worker = server.status("b", "pid").await;
+    rewrite(&server, |text| text.replace("models_dir: ", "models_dir: /nowhere").replace("/state\n", "/state2\n"));
+    let log = server.logged("in force").await;
+    assert!(log.contains("`models_dir:`, `state_dir:` of the changed file take effect when"), "{log}");
+    assert_eq!(server.chat("b", "still here").await.0, 200);
+    assert_eq!(server.status("b", "pid").await, worker);
+}
+
+#[tokio::test]
+async fn lowered_budgets_are_kept_at_once_and_told() {
+    let yaml = format!("devices: [{{id: cpu, memory: 1GiB, max_loaded: 2}}]\n{YAML}");
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
+    for model in ["a", "b"] {
+        assert_eq!(server.chat(model, "hi").await.0, 200);
+    }
+    rewrite(&server, |text| text.replace("max_loaded: 2", "max_loaded: 1"));
+    server.until("a", "state", json!("cold")).await;
+    assert_eq!(server.status("b", "state").await, "hot");
+    assert!(server.logged("no room for them").await.contains("leaving=\"a\""));
+}
+
+#[tokio::test]
+async fn who_waits_is_not_given_to_a_model_of_another_kind() {
+    let gate = Gate::closed();
+    let yaml = format!(
+        "models:\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {{load_gate: {}}}\n",
+        gate.path().display()
+    );
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
+    let ((status, body), ()) = tokio::join!(server.chat("b", "hi"), async {
+        server.until("b", "state", json!("loading")).await;
+        rewrite(&server, |text| text.replace("type: text", "type: image"));
+    });
+    let message = body["error"]["message"].as_str().unwrap_or_default();
+    assert!((400..500).contains(&status) && message.contains("serves image by now"), "{status} {body}");
+}
+
+#[tokio::test]
+async fn a_folder_that_is_replaced_and_an_edit_that_keeps_length_and_time_are_noticed() {
+    let (folder, config) = prepare(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    let at = |name: &str| folder.path().join(name);
+    let text = std::fs::read_to_string(&config).expect("models.yaml");
+    for (name, text) in [("live", text.clone()), ("next", text.replace("  b:\n", "  c:\n"))] {
+        std::fs::create_dir(at(name)).and_then(|()| std::fs::write(at(name).join("models.yaml"), text)).unwrap();
+    }
+    let (live, next, old) = (at("live"), at("next"), at("old"));
+    let mut command = std::process::Command::new(aihost_tests::binary());
+    command.args(["serve", "--config"]).arg(live.join("models.yaml"));
+    let server = Server::of(&mut command, folder);
+    assert_eq!(server.chat("b", "hi").await.0, 200);
+    std::fs::rename(&live, &old).and_then(|()| std::fs::rename(&next, &live)).unwrap();
+    server.until("c", "state", json!("cold")).await;
+    // In the folder that nothing watches, with the old time put back.
+    let file = std::fs::File::options().write(true).open(live.join("models.yaml")).unwrap();
+    let modified = file.metadata().unwrap().modified().unwrap();
+    std::fs::write(live.join("models.yaml"), text.replace("  b:\n", "  d:\n")).unwrap();
+    file.set_modified(modified).unwrap();
+    server.until("d", "state", json!("cold")).await;
+}

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::failure::CliError;
 use super::{CommandContext, out};
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, ModelConfig, Paths};
 use crate::http;
 use crate::plugin::Registry;
-use crate::store::{Presence, presence};
+use crate::store::{Digests, Presence, presence};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -59,13 +59,13 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
         return out::json(&crate::config::json_schema());
     }
     let config = context.load()?;
-    let registry = Registry::scan(&config.paths.plugin_folders(), &config.paths.state);
+    let registry = Registry::scan(&config.paths.plugin_folders(), &config.paths.state, config.paths.sharing);
     let report = Report {
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.listen.to_string(),
         routes: routes(&config),
         warnings: config.warnings().into_iter().chain(crate::device::complaints()).collect(),
-        models: config.models.values().map(|model| examine(model, &registry)).collect(),
+        models: config.models.values().map(|model| examine(model, &registry, &config.paths)).collect(),
     };
     match arguments.json {
         true => out::json(&report)?,
@@ -100,7 +100,12 @@ fn routes(config: &Config) -> Vec<CheckedRoute> {
     by_endpoint.into_iter().map(route).collect()
 }
 
-fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::RegistryError>) -> CheckedModel {
+fn examine(
+    model: &ModelConfig,
+    registry: &Result<Registry, crate::plugin::RegistryError>,
+    paths: &Paths,
+) -> CheckedModel {
+    let digests = Digests::of(&paths.state);
     let mut problems = Vec::new();
     let mut plugin_version = None;
     match registry.as_ref().map_err(Clone::clone).and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()))
@@ -112,10 +117,11 @@ fn examine(model: &ModelConfig, registry: &Result<Registry, crate::plugin::Regis
         Ok(plugin) => plugin_version = Some(plugin.manifest.version.clone()),
         Err(error) => problems.push(error.to_string()),
     }
-    let absent = model.files.values().any(|file| !matches!(presence(file), Presence::Present(_)));
-    if let Err(failure) = crate::store::locate(model) {
+    let absent = model.files.values().any(|file| !matches!(presence(file, &digests), Presence::Present(_)));
+    if let Err(failure) = crate::store::locate(model, &digests) {
         problems.push(failure.message);
     }
+    problems.extend(model.files.values().filter_map(|file| paths.sharing.check_file(&file.path).err()));
     CheckedModel {
         name: model.id.to_string(),
         kind: model.kind.name(),

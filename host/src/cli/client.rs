@@ -15,6 +15,7 @@ use super::failure::CliError;
 use super::{CommandContext, out};
 use crate::config::{ApiKey, Contact, Env, Scope, shown_url};
 use crate::domain::excerpt;
+use crate::runtime::running_address;
 use crate::store::Trust;
 
 /// How long a server may take to accept a connection.
@@ -88,6 +89,7 @@ pub(super) struct ListedModel {
     #[serde(default)]
     pub(super) queued: u32,
     pub(super) progress: Option<u32>,
+    pub(super) step: Option<String>,
     #[serde(default)]
     pub(super) loads: u64,
     pub(super) idle_ms: Option<u64>,
@@ -152,7 +154,9 @@ impl Server {
                     "note: {file} is wrong (`aihost check` says where); it tells where its server is all the same"
                 ));
             }
-            return Self::of_contact(&contact, named.or_else(own_key));
+            // The one that runs may listen where the file said before it was edited.
+            let listen = running_address(&contact.state).unwrap_or(contact.listen);
+            return Self::of_contact(&Contact { listen, ..contact }, named.or_else(own_key));
         };
         // A server elsewhere needs no models.yaml here. The keys that are known here belong to the one of models.yaml.
         match context.contact() {

@@ -16,7 +16,8 @@ use super::out;
 use crate::config::{Config, ModelConfig};
 use crate::domain::Kind;
 use crate::plugin::{Registry, sweep_copies};
-use crate::runtime::{self, Runtime};
+use crate::runtime::{self, Runtime, StateClaim};
+use crate::store::Digests;
 use crate::worker::{WorkerPlacement, protect_host};
 
 /// How long connections may stay open once every request has its answer.
@@ -30,6 +31,8 @@ pub(super) struct Hosted {
     runtime: Runtime,
     http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    /// Until it has ended.
+    _claim: StateClaim,
 }
 
 impl Hosted {
@@ -39,6 +42,7 @@ impl Hosted {
         protect_host();
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
+        let claim = claim(&config, address).await?;
         let registry = scan(&config).await?;
         for rejected in &registry.rejected {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
@@ -55,7 +59,7 @@ impl Hosted {
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, first_step, runtime, http, stop })
+        Ok(Self { address, first_step, runtime, http, stop, _claim: claim })
     }
 
     /// The way into its runtime.
@@ -104,7 +108,8 @@ fn first_step(config: &Config, registry: &Registry) -> FirstStep {
     let with_plugin = |model: &&ModelConfig| registry.find(&model.plugin, model.plugin_version.as_ref()).is_ok();
     let mut models: Vec<&ModelConfig> = config.models.values().filter(with_plugin).collect();
     models.sort_by_key(|model| !model.default);
-    let here = |model: &&&ModelConfig| crate::store::locate(model).is_ok();
+    let digests = Digests::of(&config.paths.state);
+    let here = |model: &&&ModelConfig| crate::store::locate(model, &digests).is_ok();
     let id = |model: &ModelConfig| model.id.to_string();
     match models.iter().filter(|model| model.kind == Kind::Text).find(here) {
         Some(text) => FirstStep::Ask(id(text)),
@@ -112,12 +117,21 @@ fn first_step(config: &Config, registry: &Registry) -> FirstStep {
     }
 }
 
+/// Claims the state folder, off the runtime's threads: it may lie on a network.
+async fn claim(config: &Config, address: SocketAddr) -> Result<StateClaim, CliError> {
+    let (state, sharing) = (config.paths.state.clone(), config.paths.sharing);
+    let claimed = tokio::task::spawn_blocking(move || StateClaim::take(&state, address, sharing)).await;
+    claimed
+        .map_err(|error| CliError::failed(format!("the state folder cannot be claimed: {error}")))?
+        .map_err(CliError::failed)
+}
+
 /// Describes the plugins, off the runtime's threads: files are hashed.
 async fn scan(config: &Config) -> Result<Registry, CliError> {
-    let (plugins, state) = (config.paths.plugin_folders(), config.paths.state.clone());
+    let (plugins, state, sharing) = (config.paths.plugin_folders(), config.paths.state.clone(), config.paths.sharing);
     let scanned = tokio::task::spawn_blocking(move || {
-        let registry = Registry::scan(&plugins, &state);
-        sweep_copies(&state);
+        let registry = Registry::scan(&plugins, &state, sharing);
+        sweep_copies(&state, sharing);
         registry
     })
     .await;

@@ -5,6 +5,7 @@ mod check;
 mod client;
 mod completions;
 mod docs;
+mod drain;
 mod failure;
 mod generated;
 mod heap;

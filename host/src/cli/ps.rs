@@ -23,7 +23,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<
 fn row(model: &ListedModel) -> Vec<String> {
     let dash = || "-".to_owned();
     let state = match model.progress {
-        Some(progress) => format!("{} {}%", model.state, progress / 10),
+        Some(progress) => format!("{} {}%", model.step.as_ref().unwrap_or(&model.state), progress / 10),
         None => model.state.clone(),
     };
     vec![

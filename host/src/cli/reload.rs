@@ -1,7 +1,6 @@
 //! Watches models.yaml and puts a changed one in force. A bad file is refused whole: the host goes on with what it had.
 
 use std::fs::Metadata;
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
-use crate::config::{Config, ConfigError, Env, Selection};
+use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
@@ -108,7 +107,8 @@ pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>,
                 let _storm = timeout(STORM, quiet).await;
                 reload.apply(Asked::Changed).await;
             }
-            _ = ticks.tick() => reload.look().await,
+            // By its content: two edits within a tick of the kernel's clock look alike from outside.
+            _ = ticks.tick() => reload.apply(Asked::Changed).await,
         }
     }
 }
@@ -134,20 +134,11 @@ struct Reload {
 }
 
 impl Reload {
-    /// Reads it if it is not what was seen last.
-    async fn look(&mut self) {
-        let file = self.file.clone();
-        let looked = self.within_limit(move || Seen::now(&file)).await;
-        if looked.is_some_and(|now| now != self.known.seen) {
-            self.apply(Asked::Changed).await;
-        }
-    }
-
     /// Reads it, and puts it in force if it is another one and a good one.
     async fn apply(&mut self, asked: Asked) {
         let (file, selection, env, before) =
             (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
-        let open = self.handle.config().listen;
+        let running = self.handle.config();
         let read = move || {
             let seen = Seen::now(&file);
             if seen == Seen::Irregular {
@@ -159,7 +150,7 @@ impl Reload {
             };
             let content: [u8; 32] = Sha256::digest(&text).into();
             let changed = before != Some(content) || asked == Asked::Told;
-            let config = changed.then(|| parse(&text, &file, &Reader { selection, env, open }));
+            let config = changed.then(|| crate::config::parse_for(&running, &text, &file, &selection, &env));
             (seen, Some(content), config)
         };
         let Some((seen, content, config)) = self.within_limit(read).await else { return };
@@ -171,7 +162,7 @@ impl Reload {
                 tracing::warn!(file = %file, "no regular file, so it is not read again; the host goes on with what it had");
             }
             None => {}
-            Some(Ok(config)) => self.configure(config).await,
+            Some(Ok(reloaded)) => self.configure(reloaded).await,
             Some(Err(error)) if is_news || content.is_some() => {
                 tracing::error!(file = %file, "not in force, the host goes on with what it had: {error}");
             }
@@ -179,13 +170,16 @@ impl Reload {
         }
     }
 
-    async fn configure(&self, config: Config) {
-        let before = self.handle.config();
-        if before.listen != config.listen || before.paths != config.paths {
-            tracing::warn!("`listen:` and folders take effect when the host is started anew");
+    async fn configure(&self, Reloaded { config, waiting }: Reloaded) {
+        if !waiting.is_empty() {
+            let keys: Vec<String> = waiting.iter().map(|key| format!("`{key}:`")).collect();
+            tracing::warn!(
+                "{} of the changed file {} when the host is started anew; until then all of the old holds",
+                keys.join(", "),
+                if keys.len() == 1 { "takes effect" } else { "take effect" }
+            );
         }
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        let config = Config { listen: before.listen, paths: before.paths.clone(), ..config };
         if self.handle.configure(Arc::new(config)).await.is_ok() {
             tracing::info!(file = %self.file.display(), "in force");
         }
@@ -213,32 +207,6 @@ impl Reload {
     }
 }
 
-/// What a text is read with while the host serves.
-struct Reader {
-    selection: Selection,
-    env: Env,
-    /// Where the host listens until it is started anew, whatever the file says.
-    open: SocketAddr,
-}
-
-/// Checks a text that is to be put in force: as it will be read at the next start, and for the listener that is open until
-/// then, which keeps its keys if it needs them.
-fn parse(text: &str, file: &Path, reader: &Reader) -> Result<Config, ConfigError> {
-    let Reader { selection, env, open } = reader;
-    let config = crate::config::parse(text, file, selection, env)?;
-    if config.listen.ip() != open.ip() {
-        let of_open = Selection { listen: Some(open.to_string()), ..selection.clone() };
-        crate::config::parse(text, file, &of_open, env).map_err(|mut error| {
-            for problem in &mut error.problems {
-                let hint = format!("the host listens on {open} until it is started anew; keep `api_keys:` until then");
-                problem.hint = Some(hint);
-            }
-            error
-        })?;
-    }
-    Ok(config)
-}
-
 fn watcher(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
     let name = file.file_name().map(ToOwned::to_owned);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -254,38 +222,4 @@ fn watcher(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<Recommended
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_do_not_leave_a_listener_that_needs_them() {
-        let read = |open: &str, text: &str| {
-            let reader = Reader { selection: Selection::default(), env: Env::default(), open: open.parse().unwrap() };
-            parse(&format!("{text}\nmodels: {{}}\n"), Path::new("/m.yaml"), &reader)
-        };
-        for (open, text, is_taken) in [
-            ("0.0.0.0:9120", "listen: 127.0.0.1:9120", false),
-            ("0.0.0.0:9120", "", false),
-            ("[::]:9120", "listen: '[::1]:9120'", false),
-            ("10.0.0.5:9120", "listen: 127.0.0.1:9000", false),
-            ("0.0.0.0:9120", "listen: 127.0.0.1:9120\napi_keys: [a-key-of-sixteen]", true),
-            ("0.0.0.0:9120", "listen: 127.0.0.1:9120\nallow_unauthenticated: true", true),
-            ("0.0.0.0:9120", "listen: 0.0.0.0:1\napi_keys: [a-key-of-sixteen]", true),
-            ("127.0.0.1:9120", "", true),
-            ("127.0.0.1:9120", "listen: 0.0.0.0:9120\napi_keys: [a-key-of-sixteen]", true),
-            ("127.0.0.1:9120", "listen: 0.0.0.0:9120", false),
-        ] {
-            match read(open, text) {
-                Ok(_) => assert!(is_taken, "{open}: {text}"),
-                Err(error) => {
-                    assert!(!is_taken && error.to_string().contains("without an API key"), "{open}: {text}: {error}")
-                }
-            }
-        }
-        let told = read("0.0.0.0:9120", "listen: 127.0.0.1:9120").unwrap_err().to_string();
-        assert!(told.contains("/m.yaml:1: listen") && told.contains("listens on 0.0.0.0:9120 until"), "{told}");
-    }
 }

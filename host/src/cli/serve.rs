@@ -9,7 +9,7 @@ use super::failure::CliError;
 use super::hosting::{Hosted, greet};
 use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
-use super::{CommandContext, out, reload};
+use super::{CommandContext, drain, out, reload};
 use crate::config::Selection;
 use crate::telemetry::{self, LogFormat};
 
@@ -75,6 +75,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
         }
     }
     out::note("stopping: running requests may end; a second signal stops at once");
+    let _told = AbortOnDropHandle::new(tokio::spawn(drain::tell(hosted.handle())));
     tokio::select! {
         () = hosted.shutdown() => Ok(()),
         () = ends.next() => Err(CliError::Interrupted),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::failure::CliError;
 use super::{CommandContext, out};
-use crate::store::{Puller, unpack};
+use crate::store::{Digests, Puller, unpack};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -18,7 +18,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
-    let puller = Puller::from_env(&context.env).map_err(CliError::failed)?;
+    let puller = Puller::from_env(&context.env, Digests::of(&crate::config::default_folders(&context.env).state))
+        .map_err(CliError::failed)?;
     for pinned in arguments.wheels {
         let wheel = arguments.dir.join(format!("{pinned}.whl"));
         let pulled = puller.pull_wheel(&pinned, wheel, Arc::new(|_| ())).await;

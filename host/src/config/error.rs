@@ -94,7 +94,7 @@ impl fmt::Display for Shown<'_> {
 impl std::error::Error for ConfigError {}
 
 impl ConfigError {
-    fn one(file: Option<&Path>, problem: Problem) -> Self {
+    pub(super) fn one(file: Option<&Path>, problem: Problem) -> Self {
         Self { file: file.map(Path::to_owned), problems: vec![problem], more: 0 }
     }
 
@@ -149,14 +149,34 @@ impl ConfigError {
                 message: "is not a key of this section".to_owned(),
                 hint: Some(unknown_hint(field, &known)),
             },
+            None if message.contains("more than one document") => Problem {
+                line: second_document(text),
+                message: "is a second document: a models.yaml is one".to_owned(),
+                hint: Some("remove the `---` between them, and what belongs to another file".to_owned()),
+                ..Problem::default()
+            },
             None => {
                 let tab = line.and_then(|n| text.lines().nth(n - 1)).is_some_and(|line| line.contains('\t'));
-                let hint = tab.then(|| "YAML is indented with spaces; this line has a tab".to_owned());
+                let hint = match () {
+                    () if tab => Some("YAML is indented with spaces; this line has a tab".to_owned()),
+                    () if message.contains("expected a boolean") => Some("write `true` or `false`".to_owned()),
+                    () => None,
+                };
                 Problem { line, key, value: None, message: message.to_owned(), hint }
             }
         };
         Self::one(Some(file), problem)
     }
+}
+
+/// The line that begins another document, counted from 1.
+fn second_document(text: &str) -> Option<usize> {
+    let begins = |line: &str| line == "---" || line.starts_with("--- ");
+    let mut lines = text.lines().enumerate().skip_while(|(_, line)| {
+        let line = line.trim();
+        line.is_empty() || line.starts_with('#') || line.starts_with('%') || begins(line)
+    });
+    lines.find(|(_, line)| begins(line.trim_end())).map(|(number, _)| number + 1)
 }
 
 /// Whether this is the parser's `models.a.port` and not the start of a sentence.

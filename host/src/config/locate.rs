@@ -119,7 +119,7 @@ type Nodes = RefCell<Vec<Node>>;
 
 /// Where the parser was when one of our readers failed. It says so in its sentence alone, and for the very first place of a
 /// text not at all.
-fn line_of(error: &impl fmt::Display) -> usize {
+pub(super) fn line_of(error: &impl fmt::Display) -> usize {
     let text = error.to_string();
     let place = text.rsplit_once(" at line ").map(|(_, place)| place);
     place.and_then(|place| place.split(' ').next()?.parse().ok()).unwrap_or(1)

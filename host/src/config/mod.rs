@@ -6,12 +6,14 @@ pub mod env;
 mod error;
 mod extent;
 mod locate;
+mod ownership;
 mod paths;
 mod raw;
 mod resolve;
 mod resolved;
 mod schema;
 mod source;
+mod twice;
 mod units;
 mod warnings;
 
@@ -27,6 +29,7 @@ pub use api_key::{ApiKey, Rate, Scope};
 pub use contact::Contact;
 pub use env::Env;
 pub use error::{ConfigError, Problem};
+pub use ownership::Sharing;
 pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, TEXT_BODY_BYTES};
 pub use schema::json_schema;
 pub use source::{Location, Part, Source, shown_url};
@@ -87,14 +90,63 @@ fn text_of(opened: std::io::Result<File>, file: &Path) -> Result<String, ConfigE
 /// # Errors
 /// Everything that is wrong in it.
 pub fn parse(text: &str, file: &Path, selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
+    let text = without_mark(text);
     if let Some(line) = extent::opens_too_much(text) {
         return Err(ConfigError::opens(file, line));
     }
     if extent::is_too_much(text) {
         return Err(ConfigError::repeats(file));
     }
-    let raw = raw::parse(text).map_err(|e| ConfigError::from_yaml(file, text, &e))?;
-    resolve::resolve(raw, resolve::Context { text, file, selection, env })
+    if let Some(problem) = twice::find(text) {
+        return Err(ConfigError::one(Some(file), problem));
+    }
+    resolve::resolve(typed(text, file)?, resolve::Context { text, file, selection, env, running: None })
+}
+
+/// Checks the text of a models.yaml for a host that runs already: its port is open and its folders are in use, so that what
+/// the text says of them is checked, and holds when the host is started anew.
+///
+/// # Errors
+/// Everything that is wrong in it, by itself and for this host.
+pub fn parse_for(
+    running: &Config,
+    text: &str,
+    file: &Path,
+    selection: &Selection,
+    env: &Env,
+) -> Result<Reloaded, ConfigError> {
+    let alone = parse(text, file, selection, env)?;
+    let text = without_mark(text);
+    let context = resolve::Context { text, file, selection, env, running: Some(running) };
+    let config = resolve::resolve(typed(text, file)?, context)?;
+    let (was, is) = (&running.paths, &alone.paths);
+    let differing = [
+        ("listen", running.listen != alone.listen),
+        ("plugins_dir", was.plugin_folders() != is.plugin_folders()),
+        ("models_dir", was.models != is.models),
+        ("state_dir", was.state != is.state),
+        ("allow_shared_folders", was.sharing != is.sharing),
+    ];
+    let waiting = differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
+    Ok(Reloaded { config, waiting })
+}
+
+/// What a text means for a host that runs.
+#[derive(Debug)]
+pub struct Reloaded {
+    /// With the port and the folders that are in use.
+    pub config: Config,
+    /// Keys whose new values wait for the next start.
+    pub waiting: Vec<&'static str>,
+}
+
+/// The text behind a byte order mark, with which some editors begin a file.
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+fn typed(text: &str, file: &Path) -> Result<raw::RawConfig, ConfigError> {
+    raw::parse(text).map_err(|e| ConfigError::from_yaml(file, text, &e))
 }
 
 /// The models.yaml that commands use: the one named, else the first that is found.

@@ -4,6 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::env::Env;
 use super::error::ConfigError;
+use super::ownership::Sharing;
 use super::resolved::Paths;
 
 /// What the configuration is called.
@@ -43,6 +44,7 @@ pub(super) fn folders(typed: [Option<&Path>; 3], base: &Path, env: &Env) -> Path
         plugins: pick(env.plugins_dir(), plugins, "plugins"),
         models: pick(env.models_dir(), models, "models"),
         state: pick(env.state_dir(), state, "state"),
+        sharing: Sharing::Refused,
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::api_key::Scope;
 use super::schema::{Count, Size, Span};
@@ -31,6 +31,12 @@ pub(super) struct RawConfig {
     pub(super) api_keys: Option<OneOrMany<RawKey>>,
     /// Serve other machines without API keys. Default: false.
     pub(super) allow_unauthenticated: bool,
+    /// Use folders and files that other users own or may write, plugins and weights among them: for a volume that keeps no
+    /// permissions. Default: false.
+    pub(super) allow_shared_folders: bool,
+    /// Values that other places repeat: `&name` here, `*name` there. Read for nothing else.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub(super) anchors: Option<IgnoredAny>,
     /// `auto`, or a list of devices with their budgets. `auto` is every graphics card, then the CPU. Default: auto.
     pub(super) devices: Option<OneOrMany<RawDevice>>,
     /// Folder of plugin files. Default: /workspace/plugins where writable, else in the user's data folder.
@@ -140,6 +146,7 @@ pub(super) struct KeyKeys {
     #[serde(default)]
     pub(super) name: Option<Text>,
     /// The key as a text, or `env:NAME`: the keys in an environment variable, between commas. They share what is said here.
+    #[serde(deserialize_with = "present")]
     pub(super) key: Text,
     /// What it opens: `use` to ask models and list them, `operate` to load, park and unload them and to look into the host,
     /// `metrics` to scrape it. A key that is a text alone opens everything. Default: use.
@@ -171,6 +178,7 @@ pub(super) struct RawKey(pub(super) KeyKeys);
 #[schemars(rename = "Device")]
 pub(super) struct DeviceKeys {
     /// `cpu` or `cuda:N`.
+    #[serde(deserialize_with = "present")]
     pub(super) id: Text,
     /// Bytes that models may hold together, such as 76GiB. Default: what is measured at start.
     #[serde(default)]
@@ -292,27 +300,34 @@ pub(super) struct RawModels {
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Scalar;
-        impl Visitor<'_> for Scalar {
+        impl<'de> Visitor<'de> for Scalar {
             type Value = Text;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text or a number")
             }
+            fn visit_none<E: Error>(self) -> Result<Text, E> {
+                Err(E::custom("nothing stands here, where a text or a number is expected"))
+            }
+            fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Text, D::Error> {
+                // As a text even where it looks like a number: `1.10` is not `1.1`.
+                deserializer.deserialize_str(self)
+            }
             fn visit_str<E: Error>(self, value: &str) -> Result<Text, E> {
                 Ok(Text(value.to_owned()))
             }
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Text, E> {
-                Ok(Text(value.to_string()))
-            }
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Text, E> {
-                Ok(Text(value.to_string()))
-            }
-            fn visit_f64<E: Error>(self, value: f64) -> Result<Text, E> {
-                Ok(Text(value.to_string()))
-            }
         }
-        deserializer.deserialize_any(Scalar)
+        deserializer.deserialize_option(Scalar)
     }
 }
+
+/// A value that must be there: one that is absent is not one that is empty.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Text, D::Error> {
+    Text::deserialize(deserializer)
+}
+
+/// Where a value may be of several shapes, the parser has made a number of what looks like one.
+const QUOTES: &str =
+    "a number stands here, of which only the value is known, not how it was written: put it into quotes";
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -335,11 +350,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             fn visit_str<E: Error>(self, value: &str) -> Result<Self::Value, E> {
                 one(T::deserialize(value.into_deserializer()))
             }
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                one(T::deserialize(value.into_deserializer()))
+            fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+                Err(E::custom(QUOTES))
             }
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                one(T::deserialize(value.into_deserializer()))
+            fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+                Err(E::custom(QUOTES))
+            }
+            fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+                Err(E::custom(QUOTES))
             }
         }
         fn one<T, E>(item: Result<T, E>) -> Result<OneOrMany<T>, E> {
@@ -382,11 +400,14 @@ impl<'de> Deserialize<'de> for RawKey {
                 let scope = Some(OneOrMany { items: scopes, list: true });
                 Ok(RawKey(KeyKeys { key: Text(key.to_owned()), scope, ..KeyKeys::default() }))
             }
-            fn visit_f64<E: Error>(self, _: f64) -> Result<RawKey, E> {
-                Err(E::custom("a key that looks like a number goes into quotes"))
+            fn visit_u64<E: Error>(self, _: u64) -> Result<RawKey, E> {
+                Err(E::custom(QUOTES))
             }
-            fn visit_u64<E: Error>(self, key: u64) -> Result<RawKey, E> {
-                self.visit_str(&key.to_string())
+            fn visit_i64<E: Error>(self, _: i64) -> Result<RawKey, E> {
+                Err(E::custom(QUOTES))
+            }
+            fn visit_f64<E: Error>(self, _: f64) -> Result<RawKey, E> {
+                Err(E::custom(QUOTES))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawKey, A::Error> {
                 KeyKeys::deserialize(MapAccessDeserializer::new(map)).map(RawKey)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_key::ApiKey;
+use super::ownership::Sharing;
 use super::source::Source;
 use crate::domain::{ByteSize, Device, Kind, ModelId};
 
@@ -99,6 +100,8 @@ pub struct Paths {
     pub models: PathBuf,
     /// Shadow copies, learned peaks, logs.
     pub state: PathBuf,
+    /// Whether others may own or write them (`allow_shared_folders`).
+    pub sharing: Sharing,
 }
 
 impl Paths {

@@ -418,3 +418,68 @@ fn an_installation_brings_its_own_plugins_unless_a_folder_was_chosen() {
     let elsewhere = Env::with("/here", []).running(prefix.path().join("debug/aihost"));
     assert_eq!(default_folders(&elsewhere).installed_plugins, None, "not an installation");
 }
+
+/// A configuration for a host that runs under another one.
+fn reload(running: &str, text: &str) -> Result<super::Reloaded, ConfigError> {
+    let env = Env::with("/here", [("HOME", "/home/me")]);
+    let (file, selection) = (Path::new("/here/models.yaml"), Selection::default());
+    let running = parse(running, file, &selection, &env).expect("valid");
+    super::parse_for(&running, text, file, &selection, &env)
+}
+
+#[test]
+fn keys_never_leave_a_port_that_is_open() {
+    const KEYED: &str = "listen: 0.0.0.0:9120\napi_keys: [s3cret]\nmodels: {}\n";
+    const OPEN: &str = "listen: 0.0.0.0:9120\nallow_unauthenticated: true\nmodels: {}\n";
+    const LOCAL: &str = "listen: 127.0.0.1:9120\nmodels: {}\n";
+    for (running, text, refused) in [
+        (KEYED, LOCAL, Some("api_keys: is gone, and 0.0.0.0:9120 stays open")),
+        (KEYED, OPEN, Some("api_keys: is gone")),
+        (KEYED, "listen: 127.0.0.1:9120\napi_keys: [other]\nmodels: {}\n", None),
+        (OPEN, LOCAL, Some("allow_unauthenticated: is gone")),
+        (OPEN, OPEN, None),
+        (OPEN, KEYED, None),
+        (LOCAL, KEYED, None),
+        ("api_keys: [s3cret]\nmodels: {}\n", LOCAL, None),
+        // What the next start would refuse is refused now.
+        (LOCAL, "listen: 0.0.0.0:9120\nmodels: {}\n", Some("without an API key")),
+    ] {
+        match (reload(running, text), refused) {
+            (Ok(reloaded), None) => assert_eq!(reloaded.config.listen, reload(running, running).unwrap().config.listen),
+            (Err(error), Some(refused)) => assert!(error.to_string().contains(refused), "{error}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn folders_of_a_host_that_runs_stay_as_they_are_for_every_entry() {
+    let running = "models_dir: /m1\nmodels: {a: {type: text, plugin: p, source: {url: 'http://h/x'}}}\n";
+    let text = running
+        .replace("/m1", "/m2")
+        .replace("models: {", "plugins_dir: /p\nmodels: {b: {type: text, plugin: p, source: {url: 'http://h/y'}}, ");
+    let reloaded = reload(running, &text).expect("valid");
+    for (model, path) in [("a", "/m1/url/h/x"), ("b", "/m1/url/h/y")] {
+        assert_eq!(reloaded.config.models[&ModelId::from(model)].files["model"].path, Path::new(path));
+    }
+    assert_eq!(reloaded.config.paths.models, Path::new("/m1"));
+    assert_eq!(reloaded.waiting, ["plugins_dir", "models_dir"]);
+    assert_eq!(reload(running, running).expect("valid").waiting, [""; 0]);
+}
+
+#[test]
+fn what_looks_like_a_number_is_read_as_it_was_written() {
+    let text = "models:\n  1.10: {type: text, plugin: p, aliases: [4.10, 0x1F, true]}\n  0x10: {type: text, plugin: p}\n  1e3: {type: text, plugin: p}\n  a: {type: text, plugin: p, source: {hf: o/r, file: x, revision: 1234e56}}\n";
+    let models = read(text).expect("valid").models;
+    assert_eq!(models.keys().map(ModelId::as_str).collect::<Vec<_>>(), ["0x10", "1.10", "1e3", "a"]);
+    assert_eq!(models[&ModelId::from("1.10")].aliases, ["4.10", "0x1F", "true"]);
+    assert_eq!(models[&ModelId::from("a")].files["model"].sources[0].to_string(), "hf o/r/x@1234e56");
+}
+
+#[test]
+fn a_byte_order_mark_and_foreign_line_ends_change_nothing() {
+    let text = "listen: 9000\nmodels:\n  a: {type: text, plugin: p}\n";
+    let marked = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+    assert_eq!(read(&marked), read(text));
+    assert!(read("\u{feff}modls: {}\n").expect_err("wrong").to_string().contains("models.yaml:1: modls"));
+}

@@ -249,6 +249,9 @@ fn router_entry(model: &ModelStatus, created: u64) -> Value {
         ModelState::Parking | ModelState::Parked => "sleeping",
     };
     let mut status = json!({"value": value, "state": model.state, "progress": model.progress});
+    if let Some(step) = model.step {
+        status["step"] = json!(step);
+    }
     if let Some(error) = &model.error {
         status["failed"] = json!(true);
         status["error"] = json!(for_clients(error));

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::wire::{Choice, TextDelivery, TextJob};
-use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
+use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId};
 use crate::runtime::{Answer, Budget, BudgetShare, Handle, OutputMode, Submission, Submitted};
 use crate::worker::Output;
 
@@ -215,7 +215,7 @@ impl Generation {
             TextDelivery::Stream | TextDelivery::StreamWithUsage => OutputMode::Streamed,
         };
         let (class, keep_alive) = (self.job.class, self.job.keep_alive);
-        Submission { model: self.model.clone(), task, class, keep_alive, delivery }
+        Submission { model: self.model.clone(), kind: Kind::Text, task, class, keep_alive, delivery }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<TextUpdate, Failure>> {

@@ -4,6 +4,7 @@
 //! so its code lives as long as the process. It knows no registry: the path is the shadow copy someone else made.
 
 use std::error::Error as _;
+use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 
 use abi_stable::abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals};
@@ -14,6 +15,7 @@ use aihost_plugin_api::abi::{RawHostArc, RawModelBox, Root_Ref};
 use aihost_plugin_api::task::Description;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
+use super::copy::{Identity, open_plain};
 use super::shadow;
 
 /// Longest part of a foreign message that goes into a sentence, in bytes.
@@ -74,15 +76,16 @@ impl OpenPlugin {
     }
 }
 
-/// Opens a plugin file. Runs its constructors, so only a worker (or a placement that was asked for) may call it.
+/// Opens a plugin file that has this identity. Runs its constructors, so only a worker (or a placement that was asked for) may
+/// call it.
 ///
 /// # Errors
-/// When the system cannot load it, or its layout is not this host's.
-pub fn open(file: &Path) -> Result<OpenPlugin, LoadError> {
-    shadow::hold(file);
-    map(file)?;
+/// When it is another file, the system cannot load it, or its layout is not this host's.
+pub fn open(file: &Path, identity: &Identity) -> Result<OpenPlugin, LoadError> {
+    let opened = descriptor(file, identity)?;
+    map(file, &opened)?;
     // Mapped and kept already: this finds the same object, whatever flags it asks for.
-    let header = lib_header_from_path(file).map_err(|e| {
+    let header = lib_header_from_path(&opened).map_err(|e| {
         let full = format!("{e:#?}");
         LoadError::new(
             format!(
@@ -120,17 +123,30 @@ pub fn open(file: &Path) -> Result<OpenPlugin, LoadError> {
     Ok(OpenPlugin { root: Root(root), file: file.to_owned() })
 }
 
+/// Opens the file and keeps it open for good: a path by which the system's loader opens what was looked at, whatever lies
+/// under the file's name by then.
+fn descriptor(file: &Path, identity: &Identity) -> Result<PathBuf, LoadError> {
+    let error = |why: String| LoadError::new(format!("the system cannot load {}: {why}", file.display()), why);
+    let opened = open_plain(file).map_err(|e| error(e.to_string()))?;
+    let found = opened.metadata().map_err(|e| error(e.to_string()))?;
+    if Identity::of(&found) != *identity {
+        return Err(error("it was changed after it was hashed; load the model again".to_owned()));
+    }
+    shadow::hold(file);
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", opened.into_raw_fd())))
+}
+
 /// Maps the library with our flags and keeps it for good.
-fn map(file: &Path) -> Result<(), LoadError> {
+fn map(file: &Path, opened: &Path) -> Result<(), LoadError> {
     let flags = RTLD_NOW | RTLD_LOCAL | libc::RTLD_NODELETE;
     // SAFETY: loading runs the file's constructors. The path is a file the operator put into the plugins folder and whose
     // descriptor was read; running its code is what it is there for. It is never unloaded, so nothing can dangle.
     #[expect(unsafe_code, reason = "dlopen")]
-    let library = unsafe { Library::open(Some(file), flags) };
+    let library = unsafe { Library::open(Some(opened), flags) };
     let library = library.map_err(|e| {
         // The error itself only says that it is one; its source names the library, say, that is not there.
         let full = e.source().map_or_else(|| e.to_string(), ToString::to_string);
-        let why = full.strip_prefix(&format!("{}: ", file.display())).unwrap_or(&full);
+        let why = full.strip_prefix(&format!("{}: ", opened.display())).unwrap_or(&full);
         LoadError::new(
             format!(
                 "the system cannot load {}: {}; if a library is missing, install it or add its folder to LD_LIBRARY_PATH",
@@ -166,10 +182,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.so");
         std::fs::write(&file, b"no library").unwrap();
-        let error = open(&file).unwrap_err();
+        let identity = Identity::of(&file.metadata().unwrap());
+        let error = open(&file, &identity).unwrap_err();
         assert!(error.to_string().contains("cannot load") && error.to_string().contains("file too short"), "{error}");
         assert_eq!(error.to_string().lines().count(), 1);
         assert!(!error.explain().is_empty());
+        std::fs::write(&file, b"another").unwrap();
+        let error = open(&file, &identity).unwrap_err();
+        assert!(error.to_string().contains("changed after it was hashed"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It knows nothing of models, scheduling or HTTP.
 
 mod compatibility;
+mod copy;
 mod descriptor;
 mod libraries;
 mod loader;
@@ -11,6 +12,7 @@ mod registry;
 mod shadow;
 
 pub use compatibility::incompatible;
+pub use copy::{Identity, PluginCopy};
 pub use descriptor::{DescribeError, Described, describe};
 pub use libraries::search_libraries;
 pub use loader::{LoadError, OpenPlugin, open};

@@ -12,10 +12,12 @@ use aihost_plugin_api::abi::Manifest;
 use semver::Version;
 
 use super::compatibility::incompatible;
+use super::copy::PluginCopy;
 use super::descriptor::describe;
 use super::libraries::{self, Libraries};
 use super::permission::permissions;
 use super::shadow::Shadow;
+use crate::config::Sharing;
 use crate::domain::{excerpt, nearest};
 
 /// Most bytes of the reason why a file is not usable.
@@ -31,7 +33,7 @@ pub struct PluginFile {
     /// Where the operator put it.
     pub source: PathBuf,
     /// The private copy that is opened.
-    pub shadow: PathBuf,
+    pub copy: Arc<PluginCopy>,
     /// SHA-256 of the file, lower-case hex.
     pub sha256: String,
     /// Folders beside the system's in which its libraries are looked for.
@@ -80,11 +82,12 @@ struct Candidate {
 }
 
 impl Registry {
-    /// Describes every `.so` in these folders and copies usable ones to `state/shadow`. A missing folder has no plugins.
+    /// Describes every `.so` in these folders and copies usable ones to `state/shadow`. A missing folder has no plugins. What
+    /// others may change is rejected, unless they may.
     ///
     /// # Errors
-    /// When a folder cannot be read or `state` cannot be written; a bad file is merely rejected.
-    pub fn scan(folders: &[PathBuf], state: &Path) -> Result<Self, RegistryError> {
+    /// When a folder cannot be read or `state` cannot be written, or others may write it; a bad file is merely rejected.
+    pub fn scan(folders: &[PathBuf], state: &Path, sharing: Sharing) -> Result<Self, RegistryError> {
         let mut registry = Self { folders: folders.to_owned(), ..Self::default() };
         let mut files = Vec::new();
         for folder in folders {
@@ -93,12 +96,14 @@ impl Registry {
         if files.is_empty() {
             return Ok(registry);
         }
-        let mut shadow = Shadow::open(state)
+        sharing.check(state).map_err(RegistryError)?;
+        let mut shadow = Shadow::open(state, sharing)
             .map_err(|e| RegistryError(format!("cannot keep plugin copies in {}: {e}", state.display())))?;
         let mut newest: BTreeMap<(String, Version), Candidate> = BTreeMap::new();
         let libraries = Libraries::here();
         for file in files {
-            match examine(&file, &libraries) {
+            let ours = sharing.check_file(&file).map_err(|why| format!("{} is not opened: {why}", file.display()));
+            match ours.and_then(|()| examine(&file, &libraries)) {
                 Ok(candidate) => registry.compete(&mut newest, candidate),
                 Err(reason) => registry.rejected.push(Rejected::new(file, &reason)),
             }
@@ -108,7 +113,7 @@ impl Registry {
                 Ok((copy, sha256)) => registry.plugins.push(Arc::new(PluginFile {
                     manifest: candidate.manifest,
                     source: candidate.file,
-                    shadow: copy,
+                    copy: Arc::new(copy),
                     sha256,
                     library_folders: candidate.library_folders,
                 })),
@@ -256,7 +261,7 @@ mod tests {
         Arc::new(PluginFile {
             manifest,
             source: "a".into(),
-            shadow: "b".into(),
+            copy: Arc::default(),
             sha256: String::new(),
             library_folders: Vec::new(),
         })
@@ -266,7 +271,7 @@ mod tests {
     fn an_empty_or_missing_folder_has_no_plugins_and_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         for folder in [dir.path().to_owned(), dir.path().join("absent")] {
-            let registry = Registry::scan(&[folder], dir.path()).unwrap();
+            let registry = Registry::scan(&[folder], dir.path(), Sharing::Refused).unwrap();
             let error = registry.find("candle-llm", None).unwrap_err().to_string();
             assert!(error.contains("no plugins in") && error.contains("cargo xtask build-plugins"), "{error}");
         }
@@ -282,7 +287,7 @@ mod tests {
         for number in 0..MAX_FILES {
             fs::write(dir.path().join(format!("note-{number}.txt")), b"no").unwrap();
         }
-        let registry = Registry::scan(&[dir.path().to_owned()], dir.path()).unwrap();
+        let registry = Registry::scan(&[dir.path().to_owned()], dir.path(), Sharing::Refused).unwrap();
         assert_eq!(registry.rejected.len(), 1);
         assert!(registry.find("x", None).unwrap_err().to_string().contains("bad.so"));
     }

@@ -4,19 +4,18 @@
 //! nobody holds and no plugin is made of is swept away in time. It knows no descriptors.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-/// Bytes per read while copying.
-const COPY_CHUNK_BYTES: usize = 1 << 20;
+use super::copy::{Identity, PluginCopy, copy_hashing, private_folder, temporary};
+use crate::config::Sharing;
+
 /// How long the copy of a plugin that is no longer there is kept: it may come back.
 const COPY_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Bytes of copies beyond which those of absent plugins go before their time.
@@ -26,28 +25,6 @@ const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Its name in `state_dir`.
 const FOLDER: &str = "shadow";
-
-/// What tells a file apart without reading it. Any change of content changes one of these.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Identity {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            size: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
 
 /// A file's identity and what it hashed to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,35 +37,36 @@ struct KnownCopy {
 #[derive(Debug)]
 pub(super) struct Shadow {
     dir: PathBuf,
+    sharing: Sharing,
     known: BTreeMap<PathBuf, KnownCopy>,
 }
 
 impl Shadow {
-    /// Opens (or makes) `state/shadow`, for this user alone.
-    pub(super) fn open(state: &Path) -> io::Result<Self> {
+    /// Opens (or makes) `state/shadow`, for this user alone unless others may have it too.
+    pub(super) fn open(state: &Path, sharing: Sharing) -> io::Result<Self> {
         let dir = state.join(FOLDER);
         usable(&dir, mount_flags(&dir))?;
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))?;
+        private_folder(&dir, sharing)?;
         // A lost or damaged index costs one more hashing, nothing else.
         let known = fs::read(dir.join("index.json")).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        Ok(Self { dir, known: known.unwrap_or_default() })
+        Ok(Self { dir, sharing, known: known.unwrap_or_default() })
     }
 
-    /// The private copy of `source` and its SHA-256; hashes only what changed since last time.
-    pub(super) fn copy(&mut self, source: &Path) -> io::Result<(PathBuf, String)> {
+    /// The private copy of `source` and its SHA-256; reads only what changed since last time.
+    pub(super) fn copy(&mut self, source: &Path) -> io::Result<(PluginCopy, String)> {
         let mut file = File::open(source)?;
         let identity = Identity::of(&file.metadata()?);
         if let Some(known) = self.known.get(source)
             && known.identity == identity
         {
             let path = self.path(&known.sha256);
-            if path.metadata().is_ok_and(|meta| meta.len() == identity.size) {
+            if path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == identity.size()) {
                 hold(&path);
-                return Ok((path, known.sha256.clone()));
+                // Hashed when it is first opened: a command that only looks opens none.
+                return Ok((PluginCopy::new(path, source, &known.sha256, self.sharing), known.sha256.clone()));
             }
         }
-        let temporary = self.dir.join(format!(".{}.tmp", std::process::id()));
+        let temporary = temporary(&self.dir);
         let copied = copy_hashing(&mut file, &temporary);
         let unchanged = copied.is_ok() && Identity::of(&file.metadata()?) == identity;
         let sha256 = match copied {
@@ -105,13 +83,13 @@ impl Shadow {
         fs::rename(&temporary, &path)?;
         hold(&path);
         self.known.insert(source.to_owned(), KnownCopy { identity, sha256: sha256.clone() });
-        Ok((path, sha256))
+        Ok((PluginCopy::new(path, source, &sha256, self.sharing).just_hashed(), sha256))
     }
 
     /// Forgets files that are gone and writes the index.
     pub(super) fn save(&mut self) -> io::Result<()> {
         self.known.retain(|source, _| source.exists());
-        let temporary = self.dir.join(format!(".index.{}.tmp", std::process::id()));
+        let temporary = temporary(&self.dir);
         let json = serde_json::to_vec_pretty(&self.known)?;
         let written = fs::write(&temporary, json).and_then(|()| fs::rename(&temporary, self.dir.join("index.json")));
         if written.is_err() {
@@ -154,12 +132,12 @@ impl Shadow {
 
 /// Removes copies of plugins that are no longer there: after seven days, or sooner where all copies take more than 2 GiB.
 /// One that a live process uses stays.
-pub fn sweep(state: &Path) {
+pub fn sweep(state: &Path, sharing: Sharing) {
     let dir = state.join(FOLDER);
     if !dir.is_dir() {
         return;
     }
-    let swept = Shadow::open(state).and_then(|mut shadow| {
+    let swept = Shadow::open(state, sharing).and_then(|mut shadow| {
         shadow.known.retain(|source, _| source.exists());
         shadow.sweep(SystemTime::now())
     });
@@ -226,22 +204,10 @@ fn usable(dir: &Path, mount: StatVfsMountFlags) -> io::Result<()> {
     )))
 }
 
-fn copy_hashing(from: &mut File, to: &Path) -> io::Result<String> {
-    let mut out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o500).open(to)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; COPY_CHUNK_BYTES]);
-    loop {
-        let read = from.read(&mut buffer)?;
-        if read == 0 {
-            out.sync_all()?;
-            return Ok(crate::domain::hex(&hash.finalize()));
-        }
-        hash.update(&buffer[..read]);
-        out.write_all(&buffer[..read])?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
     use super::*;
 
     #[test]
@@ -249,17 +215,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("a.so");
         fs::write(&source, b"abc").unwrap();
-        let mut shadow = Shadow::open(dir.path()).unwrap();
+        let mut shadow = Shadow::open(dir.path(), Sharing::Refused).unwrap();
         let (copy, sha256) = shadow.copy(&source).unwrap();
+        let copy = copy.path().to_owned();
         assert_eq!(sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(fs::read(&copy).unwrap(), b"abc");
         assert_eq!(dir.path().join("shadow").metadata().unwrap().permissions().mode() & 0o777, 0o700);
         shadow.save().unwrap();
 
         // Same identity: the index alone answers. A copy is read-only, so what stands there shows who wrote it.
-        let mut again = Shadow::open(dir.path()).unwrap();
+        let mut again = Shadow::open(dir.path(), Sharing::Refused).unwrap();
         let inode = copy.metadata().unwrap().ino();
-        assert_eq!(again.copy(&source).unwrap(), (copy.clone(), sha256.clone()));
+        let (same, digest) = again.copy(&source).unwrap();
+        assert_eq!((same.path(), &digest), (copy.as_path(), &sha256));
         assert_eq!(copy.metadata().unwrap().ino(), inode, "it was copied again");
 
         fs::write(&source, b"abcd").unwrap();
@@ -296,11 +264,11 @@ mod tests {
     #[test]
     fn a_copy_that_someone_holds_is_not_swept() {
         let dir = tempfile::tempdir().unwrap();
-        let mut shadow = Shadow::open(dir.path()).unwrap();
+        let mut shadow = Shadow::open(dir.path(), Sharing::Refused).unwrap();
         let mut copy = |name: &str| {
             let source = dir.path().join(name);
             fs::write(&source, name).unwrap();
-            shadow.copy(&source).unwrap().0
+            shadow.copy(&source).unwrap().0.path().to_owned()
         };
         let (there, held) = (copy("there"), copy("held"));
         // As a host that is gone left it: no plugin, no holder.
@@ -330,6 +298,6 @@ mod tests {
         fs::write(&source, b"abc").unwrap();
         fs::create_dir(dir.path().join("shadow")).unwrap();
         fs::write(dir.path().join("shadow/index.json"), b"{").unwrap();
-        assert!(Shadow::open(dir.path()).unwrap().copy(&source).is_ok());
+        assert!(Shadow::open(dir.path(), Sharing::Refused).unwrap().copy(&source).is_ok());
     }
 }

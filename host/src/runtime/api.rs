@@ -17,7 +17,9 @@ use crate::worker::{Followed, Output};
 pub struct Submission {
     /// The model, resolved from name, alias or endpoint.
     pub model: ModelId,
-    /// The task as JSON, of the model's kind.
+    /// The kind of the task.
+    pub kind: Kind,
+    /// The task as JSON, of this kind.
     pub task: Bytes,
     /// Whether other work goes first.
     pub class: Class,
@@ -92,8 +94,10 @@ pub struct ModelStatus {
     pub active: u32,
     /// Requests that wait for a lease.
     pub queued: u32,
-    /// Load progress in thousandths.
+    /// Progress of the load, or of what comes before it, in thousandths.
     pub progress: Option<u32>,
+    /// What it does before it loads, if that takes time.
+    pub step: Option<&'static str>,
     /// Times it was loaded since the host started.
     pub loads: u64,
     /// Times it was woken from being parked.
@@ -166,7 +170,8 @@ impl Handle {
     }
 
     /// Puts a new configuration in force. Models that did not change keep running; changed ones drain and load anew on
-    /// their next request. `listen` and folders stay as they were until the host starts anew.
+    /// their next request. Waiting
+    /// requests whose model is of another kind by now are refused.
     ///
     /// # Errors
     /// The host is shutting down.

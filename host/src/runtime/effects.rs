@@ -16,6 +16,7 @@ use super::run::{Loop, send};
 use crate::config::ModelConfig;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
+use crate::store::{Digests, Verification};
 use crate::worker::awake::timeout;
 use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec};
 use crate::{device, store};
@@ -58,20 +59,26 @@ impl Loop {
         }
     }
 
-    fn start(&mut self, id: InstanceId, model: &ModelId, device: Device) {
+    pub(super) fn start(&mut self, id: InstanceId, model: &ModelId, device: Device) {
         let log = self.records.log(model);
-        let spec = self
+        let entry = self
             .config
             .models
             .get(model)
             .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
-        let spec = spec.and_then(|model| self.start_spec(id, model, device, log));
+        let spec = entry.and_then(|entry| Ok((self.start_spec(id, entry, device, log)?, entry.clone())));
         self.residents.begin_step(id);
+        let check = Arc::<Verification>::default();
+        self.residents.is_checked(id, Arc::clone(&check));
+        let verifier = Arc::clone(&self.verifier);
         let (placement, events, exits) =
             (Arc::clone(&self.placement), self.senders.events.clone(), self.senders.exits.clone());
         tokio::spawn(async move {
             let started = match spec {
-                Ok(spec) => placement.start(spec, exits).await,
+                Ok((spec, entry)) => match verifier.verify(&entry, check).await {
+                    Ok(()) => placement.start(spec, exits).await,
+                    Err(failure) => Err(failure),
+                },
                 Err(failure) => Err(failure),
             };
             post(&events, Internal::Stepped(id, Stepped::Started(started))).await;
@@ -109,7 +116,7 @@ impl Loop {
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
         let load = LoadRequest {
-            files: store::locate(model)?,
+            files: store::locate(model, &Digests::of(&self.config.paths.state))?,
             device: device.to_string(),
             threads: device::cpu_threads(),
             granted: 0,
@@ -227,7 +234,7 @@ impl Loop {
         tokio::spawn(async move { post(&events, event).await });
     }
 
-    fn refuse(&mut self, request: RequestId, failure: Failure) {
+    pub(super) fn refuse(&mut self, request: RequestId, failure: Failure) {
         match self.requests.take_pending(request) {
             Some(Pending::Load { model, reply }) => {
                 tracing::warn!(%model, "load failed: {failure}");
@@ -239,9 +246,11 @@ impl Loop {
     }
 
     fn stop(&self, id: InstanceId, grace: Duration) {
-        // Without a handle the worker is still starting: it goes when its start returns and finds nobody waiting for it.
-        if let Some(instance) = self.residents.handle(id).cloned() {
-            tokio::spawn(async move { instance.stop(grace).await });
+        match self.residents.handle(id).cloned() {
+            Some(instance) => drop(tokio::spawn(async move { instance.stop(grace).await })),
+            // The worker is still starting: it goes when its start returns and finds nobody waiting for it, and does not
+            // start at all if its files are still being checked.
+            None => self.residents.check(id).into_iter().for_each(Verification::stop),
         }
     }
 }

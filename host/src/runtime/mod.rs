@@ -6,6 +6,7 @@
 mod api;
 mod budget;
 mod changes;
+mod claim;
 mod clock;
 mod clocks;
 mod departure;
@@ -36,6 +37,7 @@ pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
 pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
 pub use budget::{Budget, BudgetShare};
+pub use claim::{StateClaim, running_address};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use relay::{Lease, LeaseEnd, carry};
 

@@ -285,7 +285,7 @@ mod tests {
             let plugin = PluginFile {
                 manifest,
                 source: "a".into(),
-                shadow: "b".into(),
+                copy: Default::default(),
                 sha256: sha256.to_owned(),
                 library_folders: Vec::new(),
             };

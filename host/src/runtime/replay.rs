@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::api::{KeepAlive, OutputMode, Submission};
-use crate::domain::{Class, Failure, FailureKind, ModelId};
+use crate::domain::{Class, Failure, FailureKind, Kind, ModelId};
 use crate::scheduler::Want;
 
 /// Deaths of a worker with one request alone on it, after which the request is the suspect.
@@ -25,6 +25,7 @@ const SUSPECTS_MAX: usize = 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) model: ModelId,
+    pub(super) kind: Kind,
     pub(super) task: Bytes,
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
@@ -54,8 +55,8 @@ struct Suspect {
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        let Submission { model, task, class, keep_alive, delivery } = submission;
-        Self { model, task, class, keep_alive, delivery, deaths_alone: None }
+        let Submission { model, kind, task, class, keep_alive, delivery } = submission;
+        Self { model, kind, task, class, keep_alive, delivery, deaths_alone: None }
     }
 
     pub(super) fn want(&self) -> Want {
@@ -125,6 +126,7 @@ mod tests {
         let mut suspects = Suspects::default();
         let submission = Submission {
             model: "a".into(),
+            kind: Kind::Text,
             task: Bytes::from_static(b"{}"),
             class: Class::Batch,
             keep_alive: None,

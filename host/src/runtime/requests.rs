@@ -74,6 +74,21 @@ impl Requests {
         self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model))
     }
 
+    /// Whether a client or an operator waits for this model.
+    pub(super) fn is_wanted(&self, model: &ModelId) -> bool {
+        let loads = |known: &Pending| matches!(known, Pending::Load { model: other, .. } if other == model);
+        self.awaits(model) || self.pending.values().any(loads)
+    }
+
+    /// Those who wait and are refused, and why.
+    pub(super) fn refused(&self, why: impl Fn(&Job) -> Option<Failure>) -> Vec<(RequestId, Failure)> {
+        let refusal = |(id, known): (&RequestId, &Pending)| match known {
+            Pending::Serve { job, .. } => Some((*id, why(job)?)),
+            Pending::Load { .. } => None,
+        };
+        self.pending.iter().filter_map(refusal).collect()
+    }
+
     /// It holds a lease on this instance from now on.
     pub(super) fn lease(&mut self, id: RequestId, job: Job, instance: InstanceId) {
         self.leased.insert(id, (job, instance));

@@ -8,6 +8,7 @@ use aihost_plugin_api::MemoryPlan;
 use super::peaks::Key;
 use super::workspace::Workspace;
 use crate::domain::InstanceId;
+use crate::store::Verification;
 use crate::worker::{Exit, InstanceHandle};
 
 /// The instances that have a worker, or one that comes up.
@@ -22,6 +23,8 @@ struct Resident {
     planned: Option<Planned>,
     /// Whether a start, load, park or wake is under way.
     busy: bool,
+    /// The check of its files, while that is under way.
+    check: Option<Arc<Verification>>,
     /// Its exit, if that came while it was busy: the start or load knows the cause better, and is heard first.
     early_exit: Option<Exit>,
 }
@@ -69,7 +72,18 @@ impl Residents {
     pub(super) fn end_step(&mut self, id: InstanceId) {
         if let Some(resident) = self.0.get_mut(&id) {
             resident.busy = false;
+            resident.check = None;
         }
+    }
+
+    /// Its files are checked.
+    pub(super) fn is_checked(&mut self, id: InstanceId, check: Arc<Verification>) {
+        self.0.entry(id).or_default().check = Some(check);
+    }
+
+    /// The check of its files that is under way.
+    pub(super) fn check(&self, id: InstanceId) -> Option<&Verification> {
+        self.0.get(&id)?.check.as_deref()
     }
 
     /// Its worker is up.

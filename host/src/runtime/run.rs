@@ -1,5 +1,6 @@
 //! The loop itself: commands and internal events in, scheduler steps, effects out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ use super::residents::Residents;
 use crate::config::Config;
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId, some_names};
 use crate::plugin::Registry;
-use crate::scheduler::{Event, Keep, State, Want};
+use crate::scheduler::{Event, Keep, Policy, State, Want};
+use crate::store::{Verification, Verifier};
 use crate::worker::{Exit, ExitReason, Placement, Started};
 
 /// Internal events that may wait for the loop.
@@ -34,6 +36,7 @@ const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
     pub(super) registry: Arc<Registry>,
+    pub(super) verifier: Arc<Verifier>,
     pub(super) placement: Arc<dyn Placement>,
     pub(super) state: State,
     pub(super) clock: Clock,
@@ -81,6 +84,7 @@ impl Loop {
             requests: Requests::default(),
             records: Records::default(),
             senders: Senders { events, exits, in_force },
+            verifier: Arc::new(Verifier::new(&config.paths)),
             config,
             registry,
             placement,
@@ -149,14 +153,48 @@ impl Loop {
         tracing::info!(added, removed, changed, "new configuration");
         self.observer.configured(&config);
         self.records.configured(&config);
+        self.refuse_wrong_kinds();
         let policy = policy(&config, &self.registry, &mut self.devices.budgets);
-        self.step(Event::Configure(policy));
+        self.lower_budgets(policy);
         for model in &changes.changed {
             self.step(Event::Changed(model.clone()));
         }
         self.recall_quarantine();
-        self.preload(changes.added.iter().chain(&changes.changed));
+        // Of an entry that is only preloaded from now on nothing else changes.
+        let preloaded = |id: &&ModelId| {
+            let was = old.models.get(*id).is_some_and(|entry| entry.preload);
+            !was && !changes.added.contains(*id) && !changes.changed.contains(*id)
+        };
+        let preloaded: Vec<&ModelId> = config.models.keys().filter(preloaded).collect();
+        self.preload(changes.added.iter().chain(&changes.changed).chain(preloaded));
         changes
+    }
+
+    /// Whoever waits with a task of one kind must not reach a model that is of another by now.
+    fn refuse_wrong_kinds(&mut self) {
+        let config = Arc::clone(&self.config);
+        for (id, failure) in self.requests.refused(|job| wrong_kind(&config, job)) {
+            self.step(Event::Cancel(id));
+            self.refuse(id, failure);
+        }
+    }
+
+    /// Puts a policy in force. Who has no room any more leaves, at once or with the last request, and is named.
+    fn lower_budgets(&mut self, policy: Policy) {
+        let leaving = |state: &State| {
+            let leaves = |state| matches!(state, ModelState::Draining | ModelState::Parking | ModelState::Stopping);
+            let leaving = state.instances().iter().filter(|(_, known)| leaves(known.state));
+            leaving.map(|(id, known)| (*id, known.model.clone())).collect::<BTreeMap<_, _>>()
+        };
+        let before = leaving(&self.state);
+        let models = policy.models.clone();
+        self.step(Event::Configure(policy));
+        let after = leaving(&self.state);
+        let told = after.iter().filter(|(id, model)| !before.contains_key(id) && models.contains_key(*model));
+        let told: Vec<&str> = told.map(|(_, model)| model.as_str()).collect();
+        if !told.is_empty() {
+            tracing::info!(leaving = some_names(told.iter().copied()), "their devices have no room for them any more");
+        }
     }
 
     fn end(&mut self, how: Ending) {
@@ -208,6 +246,9 @@ impl Loop {
     }
 
     fn wait(&mut self, id: RequestId, job: Job, decide: oneshot::Sender<Decision>) {
+        if let Some(failure) = wrong_kind(&self.config, &job) {
+            return send(decide, Decision::Refused(failure));
+        }
         let (model, want, keep_alive) = (job.model.clone(), job.want(), job.keep_alive);
         self.requests.wait(id, Pending::Serve { job, decide });
         self.request(id, model, want, keep_alive);
@@ -261,8 +302,14 @@ impl Loop {
 
     /// The client of a waiting request left.
     fn left(&mut self, id: RequestId) {
-        if self.requests.take_pending(id).is_some() {
-            self.step(Event::Cancel(id));
+        let Some(pending) = self.requests.take_pending(id) else { return };
+        self.step(Event::Cancel(id));
+        if let Pending::Serve { job, .. } = pending
+            && !self.requests.is_wanted(&job.model)
+        {
+            // Files that nobody waits for are not hashed to their end; what was hashed is kept.
+            let instances = self.state.instances_of(&job.model).into_iter();
+            instances.filter_map(|(instance, _)| self.residents.check(instance)).for_each(Verification::stop);
         }
     }
 
@@ -303,6 +350,7 @@ impl Loop {
 
     fn started(&mut self, id: InstanceId, started: Started) {
         let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
+        let device = known.map(|known| known.device);
         match (started, known.map(|known| known.model.clone())) {
             (Ok((instance, plan)), Some(model)) => {
                 self.doubt(&model, plan);
@@ -316,6 +364,14 @@ impl Loop {
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
             (Ok((instance, _)), None) => drop(instance),
+            // The check of its files was stopped because nobody waited, and someone does by now.
+            (Err(failure), Some(model))
+                if failure.kind == FailureKind::Cancelled && self.requests.is_wanted(&model) =>
+            {
+                if let Some(device) = device {
+                    self.start(id, &model, device);
+                }
+            }
             (Err(failure), _) => {
                 self.step(Event::Failed(id, failure.clone()));
                 // No worker is left.
@@ -384,6 +440,18 @@ impl Loop {
         });
         self.step(event);
     }
+}
+
+/// Why a task cannot be given to the model that it names.
+fn wrong_kind(config: &Config, job: &Job) -> Option<Failure> {
+    let entry = config.models.get(&job.model).filter(|entry| entry.kind != job.kind)?;
+    let message = format!(
+        "`{}` serves {} by now, since models.yaml was changed: this request was made for one that serves {}",
+        job.model,
+        entry.kind.name(),
+        job.kind.name()
+    );
+    Some(Failure::new(FailureKind::WrongKind, message))
 }
 
 fn keep(keep_alive: KeepAlive) -> Keep {

@@ -10,6 +10,9 @@ use crate::scheduler::{self, Explanation};
 use crate::telemetry::Scrape;
 use crate::worker;
 
+/// What a model does whose files are hashed.
+const VERIFYING: &str = "verifying";
+
 impl Loop {
     pub(super) fn status(&self) -> Vec<ModelStatus> {
         self.config.models.values().map(|model| self.model_status(model)).collect()
@@ -24,6 +27,8 @@ impl Loop {
             instances.iter().filter_map(|(id, _)| handle(id)).collect();
         let first_handle = first.and_then(|(id, _)| handle(id));
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
+        // What comes up first, while its files are hashed.
+        let hashed = first.and_then(|(id, _)| self.residents.check(*id)?.progress());
         let coming = matches!(state, ModelState::Loading | ModelState::Unparking);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         ModelStatus {
@@ -37,7 +42,8 @@ impl Loop {
             replicas: u32::try_from(instances.len()).unwrap_or(u32::MAX),
             active: u32::try_from(active).unwrap_or(u32::MAX),
             queued: u32::try_from(self.state.queued(&model.id)).unwrap_or(u32::MAX),
-            progress: first_handle.filter(|_| coming).and_then(|handle| handle.progress()),
+            progress: hashed.or_else(|| first_handle.filter(|_| coming).and_then(|handle| handle.progress())),
+            step: hashed.map(|_| VERIFYING),
             loads: self.records.loads(&model.id),
             wakes: self.records.wakes(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),

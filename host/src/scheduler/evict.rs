@@ -78,6 +78,55 @@ impl State {
         leaves && !self.is_pinned(instance)
     }
 
+    /// Budgets may have been lowered: on each device the least valuable go until the others fit, those that serve after those
+    /// that are idle, and pinned ones last.
+    pub(super) fn leave_overfull(&mut self, effects: &mut Vec<Effect>) {
+        for device in self.policy.devices.keys().copied().collect::<Vec<_>>() {
+            for id in self.too_many(device) {
+                let idle = self
+                    .instances
+                    .get(&id)
+                    .is_some_and(|known| known.state == ModelState::Hot && known.leases.is_empty());
+                if idle && device != self.policy.host_memory && self.parks(id) {
+                    self.park(id, EvictionCause::Reload, effects);
+                } else {
+                    self.drain(id, EvictionCause::Reload, effects);
+                }
+            }
+        }
+    }
+
+    /// The least valuable instances without which the others fit a device.
+    fn too_many(&self, device: Device) -> Vec<InstanceId> {
+        let is_host = device == self.policy.host_memory;
+        let on_it = |known: &Instance| known.device == device || is_host && known.held > 0;
+        let mut stay: Vec<_> = self
+            .instances
+            .iter()
+            .filter(|(_, known)| on_it(known) && known.will_hold() == Holds::All)
+            .map(|(id, known)| {
+                let priority = self.policy.models.get(&known.model).map_or(0, |policy| policy.priority);
+                (self.is_pinned(known), !known.leases.is_empty(), priority, known.used, *id)
+            })
+            .collect();
+        stay.sort();
+        let mut leaving = Vec::new();
+        for (.., id) in stay {
+            if self.fits_without(device, &leaving) {
+                break;
+            }
+            leaving.push(id);
+        }
+        // What turned out not to be too much stays.
+        for id in leaving.clone() {
+            let without: Vec<_> = leaving.iter().copied().filter(|other| *other != id).collect();
+            if self.fits_without(device, &without) {
+                leaving = without;
+            }
+        }
+        leaving
+    }
+
     /// A load ran out of memory although it should have fitted: whatever is idle beside it goes, and it is tried once
     /// more. False if that was done already or nothing is idle.
     pub(super) fn evict_for_retry(&mut self, id: InstanceId, effects: &mut Vec<Effect>) -> bool {

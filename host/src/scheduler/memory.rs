@@ -78,6 +78,16 @@ impl State {
         free
     }
 
+    /// Whether what stays on a device is within its budget, once these have left it.
+    pub(super) fn fits_without(&self, device: Device, leaving: &[InstanceId]) -> bool {
+        let Some(policy) = self.policy.devices.get(&device) else { return true };
+        let holds = |id, known: &Instance| if leaving.contains(&id) { Holds::Nothing } else { known.will_hold() };
+        let held = u64::MAX - self.free_within(u64::MAX, device, holds).bytes;
+        let loaded =
+            self.on(device).filter(|(id, known)| holds(*id, known) == Holds::All && known.takes_place()).count();
+        held <= policy.budget && policy.loaded_max.is_none_or(|most| loaded <= most)
+    }
+
     /// Bytes that instances may hold together: the budget, or less if others use the device.
     fn limit(&self, device: Device) -> u64 {
         let budget = self.budget(device);

@@ -403,6 +403,7 @@ impl State {
         for id in without_device {
             self.drain(id, EvictionCause::Reload, effects);
         }
+        self.leave_overfull(effects);
     }
 
     fn shut_down(&mut self, effects: &mut Vec<Effect>) {
@@ -463,7 +464,7 @@ impl State {
     }
 
     /// The instance is to go: at once if it holds no lease, else once they have ended.
-    fn drain(&mut self, id: InstanceId, cause: EvictionCause, effects: &mut Vec<Effect>) {
+    pub(super) fn drain(&mut self, id: InstanceId, cause: EvictionCause, effects: &mut Vec<Effect>) {
         let now = self.now;
         match self.instances.get_mut(&id) {
             None => {}

@@ -164,6 +164,49 @@ fn loaded_max_one_is_the_originals_behaviour() {
 }
 
 #[test]
+fn a_lowered_budget_is_kept_at_once_by_those_who_are_worth_least() {
+    let lowered = |budget, loaded_max| Event::Configure(policy(&["a", "b", "c"], budget, loaded_max));
+    for (budget, loaded_max, gone) in [
+        (300, None, &[][..]),
+        (250, None, &["stop b"]),
+        (100, None, &["stop b", "stop c"]),
+        (300, Some(2), &["stop b"]),
+    ] {
+        let mut bench = Bench::new(policy(&["a", "b", "c"], 300, None));
+        for (id, model) in [(1, "a"), (2, "b"), (3, "c")] {
+            bench.now += 1;
+            bench.request(id, model);
+        }
+        for id in [2, 3] {
+            bench.now += 1;
+            bench.send(Event::Done(RequestId(id)));
+        }
+        bench.trace.clear();
+        bench.send(lowered(budget, loaded_max));
+        bench.check(gone);
+        assert_eq!(bench.state.model_state(&"a".into()).0, ModelState::Hot, "it serves");
+    }
+}
+
+#[test]
+fn what_serves_beyond_a_lowered_budget_goes_with_its_last_request() {
+    let mut bench = Bench::new(policy(&["a", "b"], 200, None));
+    bench.request(1, "a");
+    bench.now += 1;
+    bench.request(2, "b");
+    bench.trace.clear();
+    let mut pinned = policy(&["a", "b"], 100, None);
+    pinned.models.get_mut("a").unwrap().pin = true;
+    bench.send(Event::Configure(pinned));
+    bench.check(&[]);
+    assert_eq!(bench.state.model_state(&"b".into()).0, ModelState::Draining);
+    bench.send(Event::Done(RequestId(2)));
+    bench.check(&["stop b"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.check(&[]);
+}
+
+#[test]
 fn only_what_is_needed_is_evicted() {
     let mut bench = Bench::new(policy(&["small", "large", "new"], 400, None));
     bench.need = [("small".into(), 100), ("large".into(), 300), ("new".into(), 300)].into();

@@ -16,6 +16,7 @@ use super::packages::{self, Wheel};
 use super::pull::Phase;
 use super::race;
 use super::route::{Candidate, Content, Piece, Places, Route};
+use super::sniff;
 use crate::config::FileConfig;
 
 /// How patient to be.
@@ -236,6 +237,12 @@ impl<'a> Fetch<'a> {
         if let Some(wanted) = self.file.sha256.as_ref().filter(|wanted| **wanted != digest) {
             self.clean();
             return Err(Failure::last(format!("its sha256 is {digest}, wanted {wanted}")));
+        }
+        if self.file.sha256.is_none()
+            && let Some(why) = sniff::foreign(&part, &self.file.path).map_err(|e| Failure::last(e.to_string()))?
+        {
+            self.clean();
+            return Err(Failure::last(why));
         }
         let from = match (count, origins.as_slice()) {
             (1, _) | (_, []) => route.label.clone(),

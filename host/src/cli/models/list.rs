@@ -7,7 +7,7 @@ use crate::cli::failure::CliError;
 use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
 use crate::domain::ByteSize;
-use crate::store::{Presence, presence};
+use crate::store::{Digests, Presence, presence};
 
 /// An entry as it is shown.
 #[derive(Debug, Serialize)]
@@ -37,7 +37,8 @@ pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<
             (Vec::new(), Ok(()))
         }
     };
-    let rows: Vec<Row> = config.models.values().map(|model| row(model, &running)).collect();
+    let digests = Digests::of(&config.paths.state);
+    let rows: Vec<Row> = config.models.values().map(|model| row(model, &running, &digests)).collect();
     if arguments.json {
         return out::json(&rows).and(unanswered);
     }
@@ -49,11 +50,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<
     out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect()).and(unanswered)
 }
 
-fn row(model: &ModelConfig, running: &[ListedModel]) -> Row {
+fn row(model: &ModelConfig, running: &[ListedModel], digests: &Digests) -> Row {
     let mut size = 0;
     let mut files = if model.files.is_empty() { "none needed" } else { "present" };
     for file in model.files.values() {
-        match presence(file) {
+        match presence(file, digests) {
             Presence::Present(bytes) => size += bytes,
             Presence::Absent => files = "missing",
             Presence::WrongDigest(_) => files = "wrong digest",

@@ -11,7 +11,7 @@ use crate::cli::failure::CliError;
 use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
 use crate::domain::{ModelId, some_names};
-use crate::store::{Phase, Progress, ProgressSink, Puller};
+use crate::store::{AlreadyHere, Digests, Phase, Progress, ProgressSink, Puller};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -21,6 +21,9 @@ pub(super) struct Arguments {
     /// Every model of models.yaml.
     #[arg(long)]
     all: bool,
+    /// Fetch again what is here already.
+    #[arg(long)]
+    force: bool,
 }
 
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
@@ -34,10 +37,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
                 .hint("aihost models pull NAME, or --all for every one"));
         }
     };
-    let puller = Puller::from_env(&context.env).map_err(CliError::failed)?;
+    let puller = Puller::from_env(&context.env, Digests::of(&config.paths.state)).map_err(CliError::failed)?;
+    let here = if arguments.force { AlreadyHere::Replaced } else { AlreadyHere::Kept };
     let mut failed = Vec::new();
     for model in models {
-        match pull(&puller, model).await {
+        match pull(&puller, model, here).await {
             // Other models may still be had.
             Err(error @ CliError::Failed { .. }) => {
                 out::note(&format!("error: model `{}`: {error}", model.id));
@@ -52,14 +56,14 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     }
 }
 
-async fn pull(puller: &Puller, model: &ModelConfig) -> Result<(), CliError> {
+async fn pull(puller: &Puller, model: &ModelConfig, here: AlreadyHere) -> Result<(), CliError> {
     let bars = Arc::new(Bars::new(model.id.as_str()));
     let sink: ProgressSink = {
         let bars = Arc::clone(&bars);
         Arc::new(move |progress| bars.show(&progress))
     };
     let result = tokio::select! {
-        result = puller.pull(model, sink) => result,
+        result = puller.pull(model, here, sink) => result,
         _ = tokio::signal::ctrl_c() => {
             bars.clear();
             out::note("what is fetched so far is kept; the next pull goes on from there");

@@ -46,8 +46,8 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
     if matches!(arguments.command, Command::Path) {
         return out::line(&paths.plugins.display().to_string());
     }
-    let registry =
-        Registry::scan(&paths.plugin_folders(), &paths.state).map_err(|e| CliError::failed(e.to_string()))?;
+    let registry = Registry::scan(&paths.plugin_folders(), &paths.state, paths.sharing)
+        .map_err(|e| CliError::failed(e.to_string()))?;
     match &arguments.command {
         Command::Path => Ok(()),
         Command::List { json: true } => out::json(&list_json(&registry)),

@@ -19,8 +19,9 @@ use super::api_key::ApiKey;
 use super::env::Env;
 use super::error::ConfigError;
 use super::locate::KeyPath;
+use super::ownership::Sharing;
 use super::raw::{RawConfig, Text};
-use super::resolved::Config;
+use super::resolved::{Config, Paths};
 use super::{Selection, paths};
 
 /// The original's port.
@@ -32,6 +33,8 @@ pub(super) struct Context<'a> {
     pub(super) file: &'a Path,
     pub(super) selection: &'a Selection,
     pub(super) env: &'a Env,
+    /// The host that runs already, if it is for one.
+    pub(super) running: Option<&'a Config>,
 }
 
 /// Checks everything and reports all problems together.
@@ -41,16 +44,24 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let mut check = Checker::default();
     version(&mut check, raw.version.as_ref());
     let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
-    let paths = paths::folders(typed, base, context.env);
+    let sharing = if raw.allow_shared_folders { Sharing::Allowed } else { Sharing::Refused };
+    let paths = match context.running {
+        Some(running) => running.paths.clone(),
+        None => Paths { sharing, ..paths::folders(typed, base, context.env) },
+    };
     let devices = devices::resolve(&mut check, raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();
     let limits = limits::resolve(&mut check, &raw.limits.unwrap_or_default(), &defaults);
-    let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
-    let open = raw.allow_unauthenticated || raw.api_keys.is_some();
-    if !listen.ip().is_loopback() && !open {
-        check
-            .fail(&root.key("listen"), Some(&listen.to_string()), "lets other machines in without an API key")
-            .hint("set `api_keys:`, or listen on 127.0.0.1, or say `allow_unauthenticated: true`");
+    let listen = match context.running {
+        // The port that is open, whatever is typed.
+        Some(running) => running.listen,
+        None => listen(&mut check, raw.listen.as_ref(), context.selection),
+    };
+    // What is wrong with keys that are typed is said already.
+    let has_keys = raw.api_keys.is_some();
+    let had_keys = context.running.is_some_and(|running| !running.api_keys.is_empty());
+    if !listen.ip().is_loopback() && !has_keys && (had_keys || !raw.allow_unauthenticated) {
+        unguarded(&mut check, listen, context.running);
     }
     let models = match raw.models {
         Some(models) => {
@@ -79,6 +90,23 @@ pub(super) fn contact(raw: &RawConfig, context: &Context<'_>) -> (SocketAddr, Ve
     let state = paths::folders([None, None, raw.state_dir.as_deref()], base, context.env).state;
     let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
     (listen, keys::resolve(&mut check, raw.api_keys.as_ref(), None, context.env), state)
+}
+
+/// A port that other machines reach, and no keys.
+fn unguarded(check: &mut Checker, listen: SocketAddr, running: Option<&Config>) {
+    let key = KeyPath::root();
+    let open = || format!("is gone, and {listen} stays open to other machines until the host is started anew");
+    match running {
+        Some(running) if !running.api_keys.is_empty() => check
+            .fail(&key.key("api_keys"), None, open())
+            .hint("leave a key in until then: keys are never taken off a port that is open"),
+        Some(_) => {
+            check.fail(&key.key("allow_unauthenticated"), None, open()).hint("set `api_keys:`, or start the host anew")
+        }
+        None => check
+            .fail(&key.key("listen"), Some(&listen.to_string()), "lets other machines in without an API key")
+            .hint("set `api_keys:`, or listen on 127.0.0.1, or say `allow_unauthenticated: true`"),
+    }
 }
 
 fn version(check: &mut Checker, typed: Option<&Text>) {

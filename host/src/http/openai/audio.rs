@@ -91,7 +91,8 @@ impl AudioSubmitter<'_> {
             AudioDelivery::Stream(_) => OutputMode::Streamed,
         };
         let (model, class, keep_alive) = (self.model.clone(), job.class, job.keep_alive);
-        self.place.submit(self.handle, Submission { model, task, class, keep_alive, delivery }).await
+        let submission = Submission { model, kind: Kind::Audio, task, class, keep_alive, delivery };
+        self.place.submit(self.handle, submission).await
     }
 
     /// One piece, as it is made.

@@ -97,7 +97,7 @@ impl ImageSubmitter<'_> {
         };
         let task = Bytes::from(wire::json(&job.image(number)));
         let (class, keep_alive) = (job.class, job.keep_alive);
-        let submission = Submission { model: model.clone(), task, class, keep_alive, delivery };
+        let submission = Submission { model: model.clone(), kind: Kind::Image, task, class, keep_alive, delivery };
         let answer = self.place.submit(self.handle, submission).await?;
         let output = ImageOutput::new(answer.output, ImageAssembler::new(job.request.width, job.request.height));
         let (request, encoding) = (Arc::clone(&job.request), job.encoding);

@@ -64,7 +64,13 @@ async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> 
             let error = ApiError::from(failure);
             let models = app.handle.models().await.unwrap_or_default();
             match models.iter().find(|status| status.id == *model) {
-                Some(status) => error.loading(json!({"state": status.state, "progress": status.progress})),
+                Some(status) => {
+                    let mut loading = json!({"state": status.state, "progress": status.progress});
+                    if let Some(step) = status.step {
+                        loading["step"] = json!(step);
+                    }
+                    error.loading(loading)
+                }
                 None => error,
             }
         }

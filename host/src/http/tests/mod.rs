@@ -194,6 +194,7 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         active: 0,
         queued: 0,
         progress: (state == ModelState::Loading).then_some(250),
+        step: None,
         wakes: 0,
         measured: None,
         replicas: 1,
@@ -250,6 +251,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             installed_plugins: None,
             models: PathBuf::new(),
             state: PathBuf::new(),
+            sharing: Default::default(),
         },
         models: models.into_iter().map(|model| (model.id.clone(), model)).collect(),
     }

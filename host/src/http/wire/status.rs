@@ -19,6 +19,7 @@ pub(in crate::http) struct StatusReply<'a> {
     active: u32,
     queued: u32,
     progress: Option<u32>,
+    step: Option<&'static str>,
     loads: u64,
     wakes: u64,
     idle_ms: Option<u64>,
@@ -30,7 +31,7 @@ pub(in crate::http) struct StatusReply<'a> {
 impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
     fn from(status: &'a ModelStatus) -> Self {
         let &ModelStatus { kind, state, memory, measured, replicas, active, queued, .. } = status;
-        let &ModelStatus { progress, loads, wakes, idle_ms, pid, .. } = status;
+        let &ModelStatus { progress, step, loads, wakes, idle_ms, pid, .. } = status;
         Self {
             id: &status.id,
             kind,
@@ -43,6 +44,7 @@ impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
             active,
             queued,
             progress,
+            step,
             loads,
             wakes,
             idle_ms,
@@ -160,6 +162,7 @@ mod tests {
             active: 2,
             queued: 3,
             progress: None,
+            step: None,
             loads: 4,
             wakes: 5,
             idle_ms: Some(6),
@@ -167,7 +170,7 @@ mod tests {
             error: Some("\"x\"".into()),
             aliases: vec!["b".into()],
         };
-        let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"loads":4,"wakes":5,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;
+        let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"step":null,"loads":4,"wakes":5,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;
         assert_eq!(text(&StatusReply::from(&status)), wanted);
     }
 

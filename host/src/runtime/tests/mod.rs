@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Class, Handle, OutputMode, Runtime, Submission};
 use crate::config::{self, Env, Selection};
-use crate::domain::Failure;
+use crate::domain::{Failure, Kind};
 use crate::plugin::{PluginFile, Registry};
 use crate::worker::Output;
 use fake::{TOKENS, World};
@@ -62,7 +62,7 @@ impl Host {
             Arc::new(PluginFile {
                 manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
                 source: "fake.so".into(),
-                shadow: "fake.so".into(),
+                copy: Arc::default(),
                 sha256: String::new(),
                 library_folders: Vec::new(),
             })
@@ -89,7 +89,8 @@ impl Host {
 
     fn ask_as(&self, model: &'static str, class: Class, delivery: OutputMode) -> JoinHandle<Told> {
         let task = format!("{{\"model\":\"{model}\",\"number\":{}}}", fake::unique());
-        let submission = Submission { model: model.into(), task: task.into(), class, delivery, keep_alive: None };
+        let kind = self.handle().config().models.get(model).map_or(Kind::Text, |entry| entry.kind);
+        let submission = Submission { model: model.into(), kind, task: task.into(), class, delivery, keep_alive: None };
         tokio::spawn(told(self.handle(), model, submission))
     }
 }

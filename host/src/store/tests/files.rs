@@ -4,7 +4,7 @@ use super::standin::{Manners, Page};
 use super::{CONTENT, World, right};
 use crate::config::{FileConfig, Location, Source};
 use crate::domain::FailureKind;
-use crate::store::{Presence, locate, presence};
+use crate::store::{AlreadyHere, Digests, Presence, locate, presence};
 
 fn page(manners: Manners) -> Page {
     Page { bytes: CONTENT.to_vec(), manners, ..Page::default() }
@@ -15,13 +15,13 @@ async fn a_file_is_fetched_once() {
     let world = World::new().await;
     world.server.file("good.gguf", CONTENT);
     let model = world.model(vec![world.url("good.gguf")], right());
-    let failure = locate(&model).expect_err("not there yet");
+    let failure = locate(&model, &world.digests()).expect_err("not there yet");
     assert_eq!(failure.kind, FailureKind::NotPulled);
     assert!(failure.message.contains("aihost models pull m") && failure.message.contains("weights.gguf"), "{failure}");
     assert!(world.pull(&model).await.expect("fetched").is_some());
     assert_eq!(world.pull(&model).await.expect("there"), None, "the second pull finds it");
     assert_eq!(world.server.asked().len(), 1);
-    assert_eq!(locate(&model).expect("there")["model"], world.target());
+    assert_eq!(locate(&model, &world.digests()).expect("there")["model"], world.target());
     world.assert_pulled();
 }
 
@@ -153,8 +153,11 @@ async fn wrong_bytes_on_disk_are_seen_and_replaced() {
     std::fs::write(world.target(), b"tampered").expect("written");
     let local = world.model(Vec::new(), right());
     assert!(world.pull(&local).await.expect_err("nothing to fetch it from").contains("nothing says where to get it"));
-    assert!(matches!(presence(&local.files["model"]), Presence::WrongDigest(_)), "the pull noted its digest");
-    assert_eq!(locate(&local).expect_err("wrong").kind, FailureKind::NotUsable);
+    assert!(
+        matches!(presence(&local.files["model"], &world.digests()), Presence::WrongDigest(_)),
+        "the pull noted its digest"
+    );
+    assert_eq!(locate(&local, &world.digests()).expect_err("wrong").kind, FailureKind::NotUsable);
     world.pull(&world.model(vec![world.url("good.gguf")], right())).await.expect("replaced");
     world.assert_pulled();
 }
@@ -164,9 +167,10 @@ fn an_empty_file_is_not_present() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("x");
     let file = FileConfig { sources: Vec::new(), sha256: None, path: path.clone() };
-    assert_eq!(presence(&file), Presence::Absent);
+    let digests = Digests::of(folder.path());
+    assert_eq!(presence(&file, &digests), Presence::Absent);
     std::fs::write(&path, b"").expect("written");
-    assert!(matches!(presence(&file), Presence::Unusable(_)));
+    assert!(matches!(presence(&file, &digests), Presence::Unusable(_)));
 }
 
 #[test]
@@ -176,4 +180,46 @@ fn no_disk_is_large_enough_for_everything() {
     assert!(crate::store::download::enough_space(&file, 1).is_ok());
     let error = crate::store::download::enough_space(&file, u64::MAX).expect_err("too much");
     assert!(error.contains("free; make room, or set `models_dir`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_page_instead_of_weights_is_refused_and_the_next_mirror_asked() {
+    let world = World::new().await;
+    world.server.file("page.gguf", b"<!DOCTYPE html><title>sign in</title>");
+    world.server.file("good.gguf", CONTENT);
+    let error = world.pull(&world.model(vec![world.url("page.gguf")], None)).await.expect_err("a page");
+    assert!(error.contains("it is a web page") && error.contains("sha256:"), "{error}");
+    world.assert_absent();
+    world.pull(&world.model(vec![world.url("page.gguf"), world.url("good.gguf")], None)).await.expect("pulled");
+    world.assert_pulled();
+}
+
+#[tokio::test]
+async fn what_an_earlier_pull_took_for_weights_is_fetched_again() {
+    let world = World::new().await;
+    world.server.file("good.gguf", CONTENT);
+    let target = world.target();
+    std::fs::create_dir_all(target.parent().expect("a folder")).expect("made");
+    std::fs::write(&target, "<html>sign in</html>").expect("written");
+    assert!(world.pull(&world.model(vec![world.url("good.gguf")], None)).await.expect("pulled").is_some());
+    world.assert_pulled();
+}
+
+#[tokio::test]
+async fn a_pull_can_be_forced_and_what_is_here_stays_until_the_new_one_is_whole() {
+    let world = World::new().await;
+    world.server.file("good.gguf", CONTENT);
+    let target = world.target();
+    std::fs::create_dir_all(target.parent().expect("a folder")).expect("made");
+    std::fs::write(&target, "GGUF, and damaged").expect("written");
+    let puller = world.puller().expect("a client");
+    let lost = world.model(vec![world.url("gone.gguf")], None);
+    puller.pull(&lost, AlreadyHere::Replaced, super::silent()).await.expect_err("nothing there");
+    assert_eq!(std::fs::read(&target).expect("there"), b"GGUF, and damaged");
+    let good = world.model(vec![world.url("good.gguf")], None);
+    let pulled = puller.pull(&good, AlreadyHere::Kept, super::silent()).await.expect("there");
+    assert_eq!(pulled[0].fetched_from, None);
+    let pulled = puller.pull(&good, AlreadyHere::Replaced, super::silent()).await.expect("pulled");
+    assert!(pulled[0].fetched_from.is_some());
+    world.assert_pulled();
 }

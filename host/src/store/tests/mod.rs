@@ -25,11 +25,11 @@ use sha2::{Digest, Sha256};
 use self::standin::Standin;
 use super::client::Waits;
 use super::fetch::Patience;
-use super::{Progress, ProgressSink, PullError, Puller};
+use super::{AlreadyHere, Digests, Progress, ProgressSink, PullError, Puller};
 use crate::config::{Env, FileConfig, Location, ModelConfig, Selection, Source};
 use crate::domain::ModelId;
 
-const CONTENT: &[u8] = b"the weights of a very small model, but long enough to be cut in two";
+const CONTENT: &[u8] = b"GGUF, bytes of a very small model, but long enough to be cut in two";
 
 /// A server, and a folder to pull into.
 struct World {
@@ -93,8 +93,12 @@ impl World {
         Env::with(self.folder.path(), own.into_iter().chain(more))
     }
 
+    fn digests(&self) -> Digests {
+        Digests::of(&self.folder.path().join("state"))
+    }
+
     fn puller(&self) -> Result<Puller, String> {
-        Puller::new(&self.env(), self.patience)
+        Puller::new(&self.env(), self.patience, self.digests())
     }
 
     async fn pull(&self, model: &ModelConfig) -> Result<Option<String>, String> {
@@ -103,7 +107,7 @@ impl World {
 
     async fn try_pull(&self, model: &ModelConfig) -> Result<Option<String>, PullError> {
         let puller = self.puller().expect("a client");
-        let pulled = puller.pull(model, silent()).await?;
+        let pulled = puller.pull(model, AlreadyHere::Kept, silent()).await?;
         Ok(pulled[0].fetched_from.clone())
     }
 

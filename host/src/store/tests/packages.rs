@@ -229,13 +229,14 @@ async fn a_whole_wheel_is_fetched_from_an_index_and_from_a_folder() {
     let mut world = World::new().await;
     world.server.put("simple/tiny/", json(&[WHEEL], &wheel()));
     world.server.file(&format!("files/{WHEEL}"), &wheel());
+    let target = |world: &World| world.target().with_extension("whl");
     let pull = async |world: &World, pinned: &str| {
         let puller = world.puller().expect("a client");
-        puller.pull_wheel(pinned, world.target(), super::silent()).await.map_err(|error| error.to_string())
+        puller.pull_wheel(pinned, target(world), super::silent()).await.map_err(|error| error.to_string())
     };
     pull(&world, "tiny==1.0").await.expect("fetched");
-    assert_eq!(std::fs::read(world.target()).expect("there"), wheel());
-    std::fs::remove_file(world.target()).expect("there");
+    assert_eq!(std::fs::read(target(&world)).expect("there"), wheel());
+    std::fs::remove_file(target(&world)).expect("there");
     let error = pull(&world, "tiny").await.expect_err("not pinned");
     assert!(error.contains("write name==version"), "{error}");
     let error = pull(&world, "tiny==2.0").await.expect_err("not there");
@@ -247,6 +248,6 @@ async fn a_whole_wheel_is_fetched_from_an_index_and_from_a_folder() {
     world.variables.push(("PIP_FIND_LINKS".to_owned(), folder.display().to_string()));
     world.variables.push(("PIP_NO_INDEX".to_owned(), "1".to_owned()));
     pull(&world, "tiny==1.0").await.expect("copied");
-    assert_eq!(std::fs::read(world.target()).expect("there"), wheel());
+    assert_eq!(std::fs::read(target(&world)).expect("there"), wheel());
     assert!(folder.join(WHEEL).is_file(), "what lies on this machine stays");
 }

@@ -81,7 +81,7 @@ impl Server {
                 ));
             }
             ToWorker::Hello(_) => {}
-            ToWorker::Start(start) => self.step(QueuedStep::Start(Box::new(start)))?,
+            ToWorker::Start(start) => self.step(QueuedStep::Start(start))?,
             ToWorker::Load(granted) => self.step(QueuedStep::Load(granted))?,
             ToWorker::Park => self.step(QueuedStep::Park)?,
             ToWorker::Unpark => self.step(QueuedStep::Unpark)?,
@@ -185,7 +185,7 @@ impl ServerState {
 
     fn start(&self, start: &Start) -> Result<MemoryPlan, Error> {
         let _ = self.max_concurrency.set(start.max_concurrency as usize);
-        let plugin = plugin::open(&start.plugin).map_err(|e| {
+        let plugin = plugin::open(&start.plugin, &start.identity).map_err(|e| {
             self.log.say(4, e.explain(), 0);
             Error::new(ErrorKind::Unsupported, e.to_string())
         })?;

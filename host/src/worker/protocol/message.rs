@@ -9,6 +9,7 @@ use super::super::confinement::Confinement;
 use super::super::limits::{ERROR_BYTES, SUMMARY_BYTES};
 use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, ProtocolError};
 use crate::domain::excerpt;
+use crate::plugin::Identity;
 
 /// Raised when a message changes its meaning.
 pub(crate) const PROTOCOL_VERSION: u32 = 1;
@@ -30,8 +31,10 @@ impl Hello {
 /// What a worker is to open, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {
-    /// The shadow copy.
+    /// The private copy.
     pub(crate) plugin: std::path::PathBuf,
+    /// What that must be when it is opened: what was hashed.
+    pub(crate) identity: Identity,
     /// `options:`
     pub(crate) options: serde_json::Value,
     /// Files and device; nothing is granted yet.
@@ -97,7 +100,7 @@ pub(crate) enum ToWorker {
     /// The first message: who speaks.
     Hello(Hello),
     /// Open, instantiate, plan. Answered by `Planned` or `Failed`.
-    Start(Start),
+    Start(Box<Start>),
     /// Load within this many bytes. Answered by `Stepped` or `Failed`, as are the other steps.
     Load(u64),
     /// Serve a request. Answered by `Events`, then `Done` or `Failed`.
@@ -293,13 +296,14 @@ mod tests {
             (".*", any::<u64>(), 1u32..9).prop_map(|(text, granted, max_concurrency)| {
                 let load = LoadRequest { device: text.clone(), granted, threads: 2, ..LoadRequest::default() };
                 let options = serde_json::json!({ "a": text });
-                ToWorker::Start(Start {
+                ToWorker::Start(Box::new(Start {
                     plugin: "x".into(),
+                    identity: Identity::default(),
                     options,
                     load,
                     max_concurrency,
                     confinement: Confinement::default(),
-                })
+                }))
             }),
             any::<u64>().prop_map(ToWorker::Load),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToWorker::Generate(r, b)),

@@ -86,21 +86,27 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
     let device = device.map_err(|e| Failure::new(FailureKind::Internal, format!("{}: {e}", spec.load.device)))?;
     let own_folder = spec.own_folder.clone();
     // Its files are looked at while its process starts.
-    let looked = spawn_blocking(move || (confinement::of(&spec), spec));
+    let looked = spawn_blocking(move || (spec.plugin.copy.ready(), confinement::of(&spec), spec));
     let spawned = spawn::spawn(&executable, own_folder.as_deref()).await.map_err(failed)?;
-    let (confinement, spec) = match looked.await {
+    let looked = looked.await.map_err(|e| failed(e.into()));
+    let looked = looked.and_then(|(identity, confinement, spec)| {
+        let identity = identity.map_err(|why| Failure::new(FailureKind::NotUsable, why))?;
+        Ok((identity, confinement, spec))
+    });
+    let (identity, confinement, spec) = match looked {
         Ok(looked) => looked,
-        Err(e) => {
+        Err(failure) => {
             spawn::gone(spawned.mark);
             give_up(spawned.child);
-            return Err(failed(e.into()));
+            return Err(failure);
         }
     };
     let worker =
         Worker { model: spec.model, instance: spec.instance, device, limits, silence: spec.silence, log: spec.log };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
-        plugin: spec.plugin.shadow.clone(),
+        plugin: spec.plugin.copy.path().to_owned(),
+        identity,
         options: spec.options,
         load: spec.load,
         max_concurrency: spec.plugin.manifest.max_concurrency,

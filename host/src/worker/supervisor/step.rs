@@ -29,7 +29,7 @@ pub(super) struct InstanceStep {
 
 impl InstanceStep {
     pub(super) fn start(start: Start, limit: Duration) -> Self {
-        Self::plain(ToWorker::Start(start), "start", limit)
+        Self::plain(ToWorker::Start(Box::new(start)), "start", limit)
     }
 
     pub(super) fn load(granted: u64, limit: Duration, limits: &WorkerLimits) -> Self {
