@@ -54,6 +54,7 @@ impl Loop {
                 self.stop(instance, grace);
             }
             Effect::Kill(instance) => self.stop(instance, Duration::ZERO),
+            Effect::RememberQuarantine => self.remember_quarantine(),
             Effect::SetTimer(at) => self.clock.wake_at(at),
         }
     }

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::Ending;
-use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
-use super::changes::changes;
+use super::api::{Command, KeepAlive, Submission, Submitted};
 use super::clock::Clock;
 use super::devices::Devices;
 use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
-use super::policy::{milliseconds, policy};
+use super::policy::{FoundBudgets, milliseconds, policy};
 use super::quarantine::Quarantine;
 use super::records::Records;
 use super::relay::{self, Decision, Lost};
@@ -20,7 +19,7 @@ use super::replay::{Job, Verdict};
 use super::requests::{Goal, Pending, Requests};
 use super::residents::Residents;
 use crate::config::Config;
-use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId, some_names};
+use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
 use crate::worker::{Exit, ExitReason, Placement, Started};
@@ -41,6 +40,8 @@ pub(super) struct Loop {
     pub(super) requests: Requests,
     pub(super) records: Records,
     pub(super) devices: Devices,
+    /// Who holds it prepares a configuration: one at a time, so that each is compared with the one that it will replace.
+    pub(super) found_budgets: Arc<Mutex<FoundBudgets>>,
     pub(super) quarantine: Quarantine,
     pub(super) observer: Observer,
     pub(super) senders: Senders,
@@ -53,7 +54,7 @@ pub(super) struct Senders {
     /// What workers tell the loop.
     pub(super) exits: mpsc::Sender<Exit>,
     /// What everybody may read.
-    in_force: watch::Sender<Arc<Config>>,
+    pub(super) in_force: watch::Sender<Arc<Config>>,
 }
 
 /// The other ends of [`Senders`], which the loop reads.
@@ -71,9 +72,11 @@ impl Loop {
         let config = Arc::clone(&in_force.borrow());
         let (events, event_inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exit_inbox) = mpsc::channel(EVENTS_MAX);
-        let mut devices = Devices::open(&config.paths.state);
+        let mut found = FoundBudgets::new();
         let this = Self {
-            state: State::new(policy(&config, &registry, &mut devices.budgets)),
+            state: State::new(policy(&config, &registry, &mut found)),
+            found_budgets: Arc::new(Mutex::new(found)),
+            devices: Devices::open(&config.paths.state),
             observer: Observer::new(&config),
             quarantine: Quarantine::open(&config.paths.state),
             clock: Clock::start(),
@@ -84,7 +87,6 @@ impl Loop {
             config,
             registry,
             placement,
-            devices,
         };
         (this, Inbox { events: event_inbox, exits: exit_inbox })
     }
@@ -95,9 +97,9 @@ impl Loop {
         mut commands: mpsc::Receiver<Command>,
         mut ending: watch::Receiver<Ending>,
     ) {
-        let config = Arc::clone(&self.config);
-        self.recall_quarantine();
-        self.preload(config.models.keys());
+        self.recall(self.quarantine.foreign().found(&self.config, &self.registry));
+        let preload = self.config.models.values().filter(|entry| entry.preload).map(|entry| entry.id.clone());
+        self.preload(preload.collect());
         let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What still waits in the inbox at the end is dropped with it: relays notice, and tell their clients.
@@ -130,35 +132,6 @@ impl Loop {
         self.state.is_over() || (self.state.is_shutting_down() && self.residents.handles().next().is_none())
     }
 
-    fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
-        for model in models {
-            let quarantined = self.quarantine.models().any(|other| other == model.as_str());
-            if !quarantined && self.config.models.get(model).is_some_and(|entry| entry.preload) {
-                let (reply, _) = oneshot::channel();
-                self.command(Command::Load(model.clone(), reply));
-            }
-        }
-    }
-
-    fn configure(&mut self, config: Arc<Config>) -> Changes {
-        let old = std::mem::replace(&mut self.config, Arc::clone(&config));
-        self.senders.in_force.send_replace(Arc::clone(&config));
-        let changes = changes(&old, &config);
-        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.as_str()));
-        let (added, removed, changed) = (named(&changes.added), named(&changes.removed), named(&changes.changed));
-        tracing::info!(added, removed, changed, "new configuration");
-        self.observer.configured(&config);
-        self.records.configured(&config);
-        let policy = policy(&config, &self.registry, &mut self.devices.budgets);
-        self.step(Event::Configure(policy));
-        for model in &changes.changed {
-            self.step(Event::Changed(model.clone()));
-        }
-        self.recall_quarantine();
-        self.preload(changes.added.iter().chain(&changes.changed));
-        changes
-    }
-
     fn end(&mut self, how: Ending) {
         match how {
             Ending::No => {}
@@ -173,7 +146,7 @@ impl Loop {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Submit(submission, reply) => self.submit(submission, reply),
             Command::Load(model, reply) => {
@@ -189,9 +162,9 @@ impl Loop {
             Command::Park(model, reply) => self.depart(&model, Goal::Parked, Event::Park(model.clone()), reply),
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Ping(reply) => send(reply, ()),
-            Command::Models(reply) => send(reply, self.status()),
-            Command::Metrics(reply) => send(reply, self.scrape()),
-            Command::Configure(config, reply) => send(reply, self.configure(config)),
+            Command::Models(reply) => self.tell_status(reply),
+            Command::Metrics(reply) => self.tell_metrics(reply),
+            Command::Configure(config, reply) => self.prepare(config, reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
         }
     }
@@ -277,6 +250,8 @@ impl Loop {
             }
             Internal::Ended(id, lost) => self.ended(id, lost),
             Internal::Left(id) => self.left(id),
+            Internal::Prepared(prepared, configuring) => self.put_in_force(*prepared, configuring),
+            Internal::Preload(model, reply) => self.preload_one(model, reply),
         }
     }
 
@@ -373,7 +348,6 @@ impl Loop {
         for effect in effects {
             self.carry_out(effect);
         }
-        self.remember_quarantine();
     }
 
     fn step_or_fail(&mut self, id: InstanceId, doing: &str, event: Result<Event, Failure>) {

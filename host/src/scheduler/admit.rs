@@ -29,7 +29,7 @@ impl State {
         effects.extend(self.next_deadline().map(Effect::SetTimer));
     }
 
-    fn ids_where(&self, condition: impl Fn(InstanceId, &Instance) -> bool) -> Vec<InstanceId> {
+    pub(super) fn ids_where(&self, condition: impl Fn(InstanceId, &Instance) -> bool) -> Vec<InstanceId> {
         self.instances.iter().filter(|(id, instance)| condition(**id, instance)).map(|(id, _)| *id).collect()
     }
 

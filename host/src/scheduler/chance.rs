@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::tests::policy;
 use super::{DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, RequestId};
 
 /// Devices by name, budget and most instances.
 const DEVICES: [(Device, u64, u64); 2] = [(Device::Cpu, 250, 2), (Device::Cuda(0), 150, 1)];
@@ -23,6 +24,8 @@ struct World {
     next: u64,
     /// Instances of entries that changed since.
     stale: BTreeSet<InstanceId>,
+    /// Who was quarantined when that was last said to have changed.
+    remembered: BTreeSet<ModelId>,
     /// How often each kind of effect was asked for: a world in which something never happens proves nothing of it.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -38,6 +41,7 @@ fn kind(effect: &Effect) -> &'static str {
         Effect::Refuse(..) => "refuse",
         Effect::Stop(..) => "stop",
         Effect::Kill(_) => "kill",
+        Effect::RememberQuarantine => "remember",
         Effect::SetTimer(_) => "set timer",
     }
 }
@@ -135,11 +139,19 @@ impl World {
                 assert!(!self.leased.values().any(|on| *on == instance), "stopped under a lease");
                 self.pending.push(Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "asked")));
             }
+            Effect::RememberQuarantine => {
+                let now: BTreeSet<ModelId> = self.state.quarantined().map(|(model, _)| model.clone()).collect();
+                self.remembered = now;
+            }
             Effect::SetTimer(at) => assert!(at > Millis(self.now)),
         }
     }
 
     fn check(&self) {
+        assert!(
+            self.state.quarantined().map(|(model, _)| model).eq(&self.remembered),
+            "a quarantine nobody was told of"
+        );
         let mut used: BTreeMap<Device, u64> = BTreeMap::new();
         let mut places: BTreeMap<Device, u64> = BTreeMap::new();
         let mut files: BTreeMap<(Device, u64), Vec<u64>> = BTreeMap::new();
@@ -194,6 +206,14 @@ impl World {
         policy
     }
 
+    /// Another policy comes in force.
+    fn configure(&mut self) {
+        let policy = self.draw_policy();
+        let before = Arc::clone(self.state.policy());
+        let gone = before.models.keys().filter(|model| !policy.models.contains_key(*model));
+        self.feed(Event::Configure { anew: Arc::new(gone.cloned().collect()), policy: Arc::new(policy) });
+    }
+
     fn step(&mut self) {
         // Now and then the machine sleeps for a day.
         self.now += if self.draw(500) == 0 { 86_400_000 } else { self.draw(200) };
@@ -229,15 +249,14 @@ impl World {
                 let event = if self.draw(2) == 0 {
                     let old = self.state.instances().iter().filter(|(_, instance)| instance.model.as_str() == model);
                     self.stale.extend(old.map(|(id, _)| *id));
-                    Event::Changed(model.into())
+                    Event::Configure { policy: Arc::clone(self.state.policy()), anew: Arc::new([model.into()].into()) }
                 } else {
                     Event::Quarantine(model.into(), Failure::new(FailureKind::Suspected, "harmful"))
                 };
                 self.feed(event);
             }
             10 if self.draw(20) == 0 => {
-                let policy = self.draw_policy();
-                self.feed(Event::Configure(policy));
+                self.configure();
             }
             8 if self.draw(10) == 0 => {
                 let alive: Vec<InstanceId> = self.state.instances().keys().copied().collect();
@@ -285,11 +304,11 @@ fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
             leased: BTreeMap::new(),
             next: 0,
             stale: BTreeSet::new(),
+            remembered: BTreeSet::new(),
             seen: BTreeMap::new(),
         };
         let steps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let policy = world.draw_policy();
-            world.feed(Event::Configure(policy));
+            world.configure();
             (0..1_500).for_each(|_| world.step());
             world.drain(seed);
             world.feed(Event::Shutdown);
@@ -300,5 +319,5 @@ fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
         world.seen.into_iter().for_each(|(kind, count)| *seen.entry(kind).or_default() += count);
     }
     eprintln!("{seen:?}");
-    assert_eq!(seen.len(), 10, "something never happened: {seen:?}");
+    assert_eq!(seen.len(), 11, "something never happened: {seen:?}");
 }

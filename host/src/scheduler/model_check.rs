@@ -138,7 +138,7 @@ impl Snapshot {
                     self.rule(waited.is_some(), "one answer per request");
                     self.refused(waited.unwrap_or_default(), failure.kind);
                 }
-                Effect::SetTimer(_) => {}
+                Effect::RememberQuarantine | Effect::SetTimer(_) => {}
             }
         }
         let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved + instance.held).sum();

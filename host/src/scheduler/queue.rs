@@ -87,7 +87,7 @@ impl State {
 
     /// When this waiter is told that it waited in vain: for a load, for a slot, or for all of it together.
     pub(super) fn patience_end(&self, waiter: &Waiter) -> Option<Millis> {
-        let Policy { hold_ms, slot_wait_ms, .. } = self.policy;
+        let Policy { hold_ms, slot_wait_ms, .. } = *self.policy;
         let end = match waiter.awaits {
             Awaits::Load(since) => since.after(hold_ms),
             Awaits::Slot(since) => since.after(slot_wait_ms),

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
 use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
@@ -28,6 +29,11 @@ pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) ->
         hold_ms: 90_000,
         slot_wait_ms: 600_000,
     }
+}
+
+/// The entry of a model is made of something else.
+fn remade(state: &State, model: &str) -> Event {
+    Event::Configure { policy: Arc::clone(state.policy()), anew: Arc::new([model.into()].into()) }
 }
 
 /// Drives a state by hand: plans and loads are answered at once with these sizes unless a test does it itself.
@@ -92,7 +98,7 @@ impl Bench {
                     Effect::Refuse(request, failure) => {
                         self.trace.push(format!("refuse {} {:?}", request.0, failure.kind))
                     }
-                    Effect::SetTimer(_) => {}
+                    Effect::RememberQuarantine | Effect::SetTimer(_) => {}
                 }
             }
         }
@@ -409,7 +415,8 @@ fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
     let (old, new) = (InstanceId(1), InstanceId(2));
     state.step(Millis(1), request(1));
     state.step(Millis(2), planned(old));
-    let changed = state.step(Millis(3), Event::Changed("a".into()));
+    let event = remade(&state, "a");
+    let changed = state.step(Millis(3), event);
     assert!(changed.contains(&Effect::Stop(old, EvictionCause::Reload)), "{changed:?}");
     assert!(!changed.iter().any(|effect| matches!(effect, Effect::Refuse(..))), "{changed:?}");
     // The old one may come to its end of loading before it heeds.
@@ -419,7 +426,8 @@ fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
     state.step(Millis(6), planned(new));
     assert!(state.step(Millis(7), Event::Loaded(new)).contains(&Effect::Grant(RequestId(1), new)));
     // Under a lease it stays until that ends, and leaves for the same reason.
-    assert!(!state.step(Millis(8), Event::Changed("a".into())).iter().any(|effect| matches!(effect, Effect::Stop(..))));
+    let event = remade(&state, "a");
+    assert!(!state.step(Millis(8), event).iter().any(|effect| matches!(effect, Effect::Stop(..))));
     assert!(state.step(Millis(9), Event::Done(RequestId(1))).contains(&Effect::Stop(new, EvictionCause::Reload)));
 }
 
@@ -429,7 +437,8 @@ fn a_failure_is_forgotten_with_the_entry_that_failed() {
     let crash = Failure::new(FailureKind::WorkerDied, "crashed");
     bench.send(Event::Quarantine("a".into(), crash));
     bench.request(1, "a");
-    bench.send(Event::Changed("a".into()));
+    let event = remade(&bench.state, "a");
+    bench.send(event);
     bench.request(2, "a");
     bench.check(&["refuse 1 NotUsable", "start a", "load a", "grant 2 a"]);
 }
@@ -702,7 +711,8 @@ fn a_model_goes_to_the_less_busy_of_two_full_devices() {
 fn an_operators_park_brings_nothing_back_that_leaves_for_good() {
     let mut bench = Bench::new(parking(&["a"], 1_000, None));
     bench.request(1, "a");
-    bench.send(Event::Changed("a".into()));
+    let event = remade(&bench.state, "a");
+    bench.send(event);
     bench.send(Event::Park("a".into()));
     bench.request(2, "a");
     bench.send(Event::Done(RequestId(1)));

@@ -136,7 +136,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let _ = reply.send(crate::telemetry::Scrape::new(Arc::new(metrics), Default::default()));
             }
             Command::Configure(_, reply) => {
-                let _ = reply.send(crate::runtime::Changes::default());
+                let _ = reply.send(Arc::default());
             }
             Command::Logs(_, reply) => {
                 let (news, receiver) = tokio::sync::broadcast::channel(2);

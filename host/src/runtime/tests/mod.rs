@@ -5,6 +5,7 @@
 mod fake;
 mod faults;
 mod limits;
+mod reconfigure;
 mod storm;
 
 use std::path::Path;
