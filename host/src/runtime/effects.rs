@@ -206,7 +206,7 @@ impl Loop {
             workspace: self.workspace(id, &job.model),
             meter: self.observer.meter(request),
         };
-        self.requests.lease(request, job, id);
+        self.requests.lease(request, job, id, self.clock.now());
         if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(lease)) {
             self.post(lease.unused());
         }

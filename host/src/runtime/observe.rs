@@ -169,7 +169,7 @@ impl Observer {
         if want == Want::Load {
             return;
         }
-        let again = want == Want::Solo;
+        let again = matches!(want, Want::Again(_));
         if again {
             self.metrics.count(Metric::Replays, model, "");
         }

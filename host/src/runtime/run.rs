@@ -195,9 +195,9 @@ impl Loop {
         self.step(Event::Request { id, model, want, keep: keep_alive.map(keep) });
     }
 
-    /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
+    /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, on trial.
     fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
-        self.requests.end_lease(id, lost);
+        self.requests.end_lease(id, lost, self.clock.now());
         self.step(Event::Done(id));
         self.replay();
     }
@@ -207,7 +207,7 @@ impl Loop {
         let known = self.state.instances();
         for orphan in self.requests.orphans_of_the_gone(|id| known.contains_key(&id)) {
             let (model, Lost { failure, again, decide }) = (orphan.job.model.clone(), orphan.lost);
-            match self.requests.suspects.judge(orphan.job, failure) {
+            match self.requests.suspects.judge(orphan.job, orphan.lease, failure) {
                 Verdict::Again(job) => self.submit_again(again, job, decide),
                 Verdict::Refused(failure) => {
                     self.observer.given_up(&model);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::tests::policy;
-use super::{DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
+use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, RequestId};
 
 /// Devices by name, budget and most instances.
@@ -24,6 +24,10 @@ struct World {
     next: u64,
     /// Instances of entries that changed since.
     stale: BTreeSet<InstanceId>,
+    /// Requests whose workers died.
+    again: BTreeMap<RequestId, Again>,
+    /// Those that were granted, and until when nobody else may be beside them.
+    on_trial: BTreeMap<RequestId, Millis>,
     /// Who was quarantined when that was last said to have changed.
     remembered: BTreeSet<ModelId>,
     /// How often each kind of effect was asked for: a world in which something never happens proves nothing of it.
@@ -108,6 +112,7 @@ impl World {
                     "granted twice or after a refusal"
                 );
                 assert!(!self.stale.contains(&instance), "granted on an instance of an entry that is no more");
+                self.check_trial(id, instance);
                 self.leased.insert(id, instance);
                 self.pending.push(Event::Done(id));
             }
@@ -147,6 +152,23 @@ impl World {
         }
     }
 
+    /// Nobody begins beside one that is on trial but others on trial, and no more of them than there may be.
+    fn check_trial(&mut self, id: RequestId, instance: InstanceId) {
+        let beside: Vec<RequestId> =
+            self.leased.iter().filter(|(_, on)| **on == instance).map(|(request, _)| *request).collect();
+        let policy = self.state.policy();
+        let leases_max =
+            self.state.instances().get(&instance).map_or(0, |known| policy.models[&known.model].leases_max);
+        if let Some(again) = self.again.get(&id) {
+            assert!(beside.len() < again.room(leases_max), "{again:?} beside {beside:?}");
+            assert!(beside.iter().all(|other| self.again.contains_key(other)), "a trial beside {beside:?}");
+            self.on_trial.insert(id, Millis(self.now).after(again.trial_ms(policy)));
+        } else {
+            let company = beside.iter().filter_map(|other| self.on_trial.get(other)).max();
+            assert!(company.is_none_or(|until| *until <= Millis(self.now)), "{id:?} beside a trial until {company:?}");
+        }
+    }
+
     fn check(&self) {
         assert!(
             self.state.quarantined().map(|(model, _)| model).eq(&self.remembered),
@@ -163,7 +185,6 @@ impl World {
             }
             *used.entry(Device::Cpu).or_default() += instance.held;
             *places.entry(device).or_default() += u64::from(instance.reserved > 0);
-            assert!(!instance.solo || instance.leases.len() == 1, "company for a solo lease: {instance:?}");
             assert!(instance.held == 0 || instance.leases.is_empty(), "a lease on what is parked: {instance:?}");
         }
         // A file that many map is in memory once.
@@ -222,7 +243,12 @@ impl World {
             0..6 => {
                 self.next += 1;
                 let id = RequestId(self.next);
-                let want = [Want::Serve, Want::Serve, Want::ServeBatch, Want::Load, Want::Solo][self.draw(5) as usize];
+                let again = Again { deaths: 1 + self.draw(5) as u32, ran_ms: self.draw(400) };
+                let want = [Want::Serve, Want::ServeBatch, Want::Load, Want::Again(again), Want::Again(again)];
+                let want = want[self.draw(5) as usize];
+                if want == Want::Again(again) {
+                    self.again.insert(id, again);
+                }
                 self.open.insert(id, Answer::Waiting);
                 let keep = [None, None, Some(Keep::For(0)), Some(Keep::Forever)][self.draw(4) as usize];
                 self.feed(Event::Request { id, model: model.into(), want, keep });
@@ -304,6 +330,8 @@ fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
             leased: BTreeMap::new(),
             next: 0,
             stale: BTreeSet::new(),
+            again: BTreeMap::new(),
+            on_trial: BTreeMap::new(),
             remembered: BTreeSet::new(),
             seen: BTreeMap::new(),
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::policy::{Keep, Mapped, Policy};
+use super::trial::Again;
 use crate::domain::{Device, Failure, InstanceId, ModelId, RequestId};
 
 /// Something that happened outside, and that the scheduler must know.
@@ -86,6 +87,6 @@ pub enum Want {
     ServeBatch,
     /// The model hot, without a lease.
     Load,
-    /// A lease with no other beside it, before everyone else: the request was on a worker that died.
-    Solo,
+    /// A lease before everyone else, but on trial: the request was on a worker that died.
+    Again(Again),
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::effect::Effect;
 use super::event::{Event, Want};
 use super::policy::{Keep, Mapped, Need, Policy};
+use super::trial::Trial;
 use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// First pause after a failed load, milliseconds; doubles with each failure in a row.
@@ -83,6 +84,8 @@ pub(super) struct LoadHistory {
     pub(super) stays_out: bool,
     /// Its last load ran out of memory, and others were evicted for another try.
     pub(super) retried: bool,
+    /// When requests were last on trial here whose worker had died.
+    pub(super) tried: Millis,
 }
 
 /// One instance as the scheduler sees it.
@@ -108,12 +111,12 @@ pub struct Instance {
     pub held: u64,
     /// Requests that hold a lease.
     pub leases: BTreeSet<RequestId>,
-    /// Whether the one lease suffers no other beside it.
-    pub solo: bool,
     /// When its state last changed.
     pub since: Millis,
     /// When its last lease ended, or it became hot.
     pub used: Millis,
+    /// While those who hold a lease are on trial.
+    pub(super) trial: Option<Trial>,
     /// What the last request said of how long it stays.
     pub(super) keep: Option<Keep>,
     /// Once drained: whether it parks instead of stopping.
@@ -255,7 +258,6 @@ impl State {
         let now = self.now;
         for instance in self.instances.values_mut() {
             if instance.leases.remove(&id) {
-                instance.solo = false;
                 instance.used = now;
             }
         }
@@ -325,6 +327,9 @@ impl State {
 
     fn exited(&mut self, id: InstanceId, failure: Failure, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.remove(&id) else { return };
+        if instance.trial.is_some() {
+            self.history.entry(instance.model.clone()).or_default().tried = self.now;
+        }
         // Leases end by their own Done events; the worker's death has reached each of them as a failure.
         match instance.state {
             ModelState::Starting | ModelState::Waiting | ModelState::Loading => {
@@ -481,9 +486,9 @@ impl State {
             granted: 0,
             held: 0,
             leases: BTreeSet::new(),
-            solo: false,
             since: self.now,
             used: self.now,
+            trial: None,
             keep: None,
             parks_next: false,
             cause: EvictionCause::Asked,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
+use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
 use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
@@ -290,18 +290,103 @@ fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
     assert!(matches!(state.step(Millis(2_004), request(3))[0], Effect::Start { .. }));
 }
 
+/// A request whose worker died so many times, after so many milliseconds of it.
+fn again(id: u64, deaths: u32, ran_ms: u64) -> Event {
+    Event::Request { id: RequestId(id), model: "a".into(), want: Want::Again(Again { deaths, ran_ms }), keep: None }
+}
+
+/// Model `a` serves so many at once.
+fn wide(leases_max: usize) -> Bench {
+    let mut policy = policy(&["a"], 100, None);
+    policy.models.get_mut("a").unwrap().leases_max = leases_max;
+    let mut bench = Bench::new(policy);
+    bench.send(Event::Request { id: RequestId(0), model: "a".into(), want: Want::Load, keep: None });
+    bench.check(&["start a", "load a", "ready 0"]);
+    bench
+}
+
 #[test]
-fn a_solo_request_goes_first_and_alone() {
-    let mut bench = Bench::new(policy(&["a"], 100, None));
-    bench.request(1, "a");
-    bench.send(Event::Request { id: RequestId(2), model: "a".into(), want: Want::Solo, keep: None });
+fn who_is_tried_again_goes_first_and_others_follow_once_it_is_past_its_point() {
+    let mut bench = wide(3);
+    bench.send(again(1, 1, 2_000));
+    bench.now += 10;
+    bench.send(again(2, 1, 0));
     bench.request(3, "a");
-    bench.check(&["start a", "load a", "grant 1 a"]);
+    bench.check(&["grant 1 a", "grant 2 a"]);
+    // Twice what the first had run, and a second.
+    bench.now = 5_000;
+    bench.send(Event::Timer);
+    bench.check(&[]);
+    bench.now += 1;
+    bench.send(Event::Timer);
+    bench.check(&["grant 3 a"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(4, "a");
+    bench.check(&["grant 4 a"]);
+}
+
+#[test]
+fn a_trial_ends_with_the_last_that_is_on_it() {
+    let mut bench = wide(3);
+    bench.send(again(1, 1, 4_000));
+    bench.request(2, "a");
+    bench.send(Event::Done(RequestId(1)));
+    bench.check(&["grant 1 a", "grant 2 a"]);
+}
+
+#[test]
+fn each_further_death_leaves_less_company_and_in_the_end_none() {
+    for (deaths, leases_max, together) in
+        [(1, 16, 16), (2, 16, 4), (3, 16, 1), (4, 80, 1), (2, 3, 1), (3, 80, 5), (5, 512, 1), (9, 512, 1), (1, 1, 1)]
+    {
+        let mut bench = wide(leases_max);
+        (1..=90).for_each(|id| bench.send(again(id, deaths, 0)));
+        assert_eq!(bench.trace.len(), together, "{deaths} deaths, {leases_max} at once");
+        bench.request(500, "a");
+        bench.now = 500_000;
+        bench.send(Event::Timer);
+        let is_confined = deaths > 4;
+        assert_eq!(bench.trace.contains(&"grant 500 a".to_owned()), !is_confined && together < leases_max, "{deaths}");
+    }
+}
+
+#[test]
+fn between_two_trials_others_are_served_for_a_quantum() {
+    let mut bench = wide(2);
+    bench.send(again(1, 2, 0));
+    bench.send(again(2, 2, 0));
+    bench.request(3, "a");
+    bench.check(&["grant 1 a"]);
+    bench.now = 1_001;
+    bench.send(Event::Timer);
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(4, "a");
+    bench.check(&["grant 3 a", "grant 4 a"]);
+    bench.request(5, "a");
+    bench.now = 1_101;
+    bench.send(Event::Done(RequestId(3)));
+    // The quantum is over: nobody begins any more.
+    bench.check(&[]);
+    bench.send(Event::Done(RequestId(4)));
+    bench.check(&["grant 2 a"]);
+    bench.now = 2_101;
+    bench.send(Event::Timer);
+    bench.check(&["grant 5 a"]);
+}
+
+#[test]
+fn who_is_tried_again_on_a_busy_worker_leaves_it_to_others_for_a_quantum() {
+    let mut bench = wide(2);
+    bench.request(1, "a");
+    bench.send(again(2, 1, 0));
+    bench.request(3, "a");
+    bench.check(&["grant 1 a", "grant 3 a"]);
+    bench.now += 100;
+    bench.send(Event::Done(RequestId(3)));
+    bench.request(4, "a");
+    bench.check(&[]);
     bench.send(Event::Done(RequestId(1)));
     bench.check(&["grant 2 a"]);
-    bench.request(4, "a");
-    bench.send(Event::Done(RequestId(2)));
-    bench.check(&["grant 3 a", "grant 4 a"]);
 }
 
 #[test]
@@ -364,12 +449,17 @@ fn the_clock_of_a_load_begins_when_the_model_is_lost() {
 
     // Loaded again in time, it waits for a slot again; all of it together is bounded.
     let mut state = busy();
-    let solo = Event::Request { id: RequestId(4), model: "a".into(), want: Want::Solo, keep: None };
+    let confined = Event::Request {
+        id: RequestId(4),
+        model: "a".into(),
+        want: Want::Again(Again { deaths: 5, ran_ms: 0 }),
+        keep: None,
+    };
     for (now, event) in [
         (550_000, Event::Exited(InstanceId(1), died())),
         (550_000, Event::Done(RequestId(1))),
         (550_000, Event::Done(RequestId(2))),
-        (560_000, solo),
+        (560_000, confined),
         (570_000, Event::Planned { instance: InstanceId(2), required: 1, preferred: 1, mapped: Mapped::default() }),
         (580_000, Event::Loaded(InstanceId(2))),
     ] {

@@ -6,6 +6,7 @@ mod fake;
 mod faults;
 mod limits;
 mod reconfigure;
+mod replays;
 mod storm;
 
 use std::path::Path;
