@@ -123,6 +123,8 @@ pub enum Command {
     Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
     /// Whether the loop still answers.
     Ping(oneshot::Sender<()>),
+    /// One model's status, if there is such a model.
+    Status(ModelId, oneshot::Sender<Option<ModelStatus>>),
     /// Every model's status, in name order.
     Models(oneshot::Sender<Vec<ModelStatus>>),
     /// Everything that is measured.
@@ -212,6 +214,14 @@ impl Handle {
     /// It has ended.
     pub async fn ping(&self) -> Result<(), Failure> {
         self.ask(Command::Ping).await
+    }
+
+    /// One model's status, if there is such a model. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn status(&self, model: ModelId) -> Result<Option<ModelStatus>, Failure> {
+        self.ask(|reply| Command::Status(model, reply)).await
     }
 
     /// Every model's status, in name order. Loads and wakes nothing.

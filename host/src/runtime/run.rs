@@ -162,6 +162,9 @@ impl Loop {
             Command::Park(model, reply) => self.depart(&model, Goal::Parked, Event::Park(model.clone()), reply),
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Ping(reply) => send(reply, ()),
+            Command::Status(model, reply) => {
+                send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
+            }
             Command::Models(reply) => self.tell_status(reply),
             Command::Metrics(reply) => self.tell_metrics(reply),
             Command::Configure(config, reply) => self.prepare(config, reply),

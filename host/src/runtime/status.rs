@@ -30,7 +30,7 @@ impl Loop {
         });
     }
 
-    fn model_status(&self, model: &ModelConfig) -> ModelStatus {
+    pub(super) fn model_status(&self, model: &ModelConfig) -> ModelStatus {
         let (state, failure) = self.state.model_state(&model.id);
         let instances = self.state.instances_of(&model.id);
         let first = instances.first();
