@@ -38,6 +38,8 @@ mod log;
 mod metrics;
 /// What plugins say, and how much of it.
 mod noise;
+/// What an operator types when something is wrong.
+mod operate;
 /// Memory given back and taken again.
 mod park;
 /// A host that was stopped and goes on.

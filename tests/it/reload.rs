@@ -243,7 +243,7 @@ async fn a_folder_that_is_replaced_and_an_edit_that_keeps_length_and_time_are_no
     }
     let (live, next, old) = (at("live"), at("next"), at("old"));
     let mut command = std::process::Command::new(aihost_tests::binary());
-    command.args(["serve", "--config"]).arg(live.join("models.yaml"));
+    command.args(["serve", "--log-format", "text", "--config"]).arg(live.join("models.yaml"));
     let server = Server::of(&mut command, folder);
     assert_eq!(server.chat("b", "hi").await.0, 200);
     std::fs::rename(&live, &old).and_then(|()| std::fs::rename(&next, &live)).unwrap();

@@ -79,7 +79,7 @@ fn serve(setup: &Setup) -> (Command, tempfile::TempDir) {
             shell
         }
     };
-    command.args(["serve", "--config"]).arg(&config).envs(setup.env.iter().cloned());
+    command.args(["serve", "--log-format", "text", "--config"]).arg(&config).envs(setup.env.iter().cloned());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     (command, folder)
 }
@@ -110,7 +110,7 @@ impl Server {
     /// Starts it on a folder that [`prepare`] made.
     pub fn serving(folder: tempfile::TempDir) -> Self {
         let mut command = Command::new(binary());
-        command.args(["serve", "--config"]).arg(folder.path().join("models.yaml"));
+        command.args(["serve", "--log-format", "text", "--config"]).arg(folder.path().join("models.yaml"));
         Self::of(&mut command, folder)
     }
 

@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options) -> Result {
     stage::plugins(&workspace, profile, &plain, &plugins_dir)?;
     shell::run(workspace.aihost(profile).args(["models", "pull", "--all"]))?;
     let mut serve = workspace.aihost(profile);
-    serve.args(["serve", "--listen", &options.listen.to_string()]);
+    serve.args(["serve", "--log-format", "text", "--listen", &options.listen.to_string()]);
     println!("{}", greeting(options.listen));
     if options.detach {
         detach(&mut serve, &workspace.staging(), options.listen)

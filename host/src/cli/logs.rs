@@ -44,5 +44,6 @@ async fn follow(server: &Server, model: &str) -> Result<(), CliError> {
         let piece = piece.map_err(|error| server.broke_off("the log", &error))?;
         events.push(&piece)?.iter().try_for_each(|line| out::line(line))?;
     }
+    out::note("the server has ended, and the log with it");
     Ok(())
 }

@@ -45,7 +45,8 @@ impl Contact {
         };
         let text = readable(&text);
         let raw = raw::parse(&text).unwrap_or_default();
-        let (listen, api_keys, state) = resolve::contact(&raw, &Context { text: &text, file: &file, selection, env, running: None });
+        let (listen, api_keys, state) =
+            resolve::contact(&raw, &Context { text: &text, file: &file, selection, env, running: None });
         Ok(Self { listen, api_keys, state, problem: Some(problem) })
     }
 }

@@ -115,7 +115,7 @@ pub struct ModelStatus {
 /// What to submit, or why not: the result of asking for a model.
 pub type Submitted = Result<Answer, Failure>;
 
-/// What a new configuration changed, by model name.
+/// What a new configuration changed, by model name and in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Entries that were not there before.
@@ -141,12 +141,14 @@ pub enum Command {
     Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
     /// Whether the loop still answers.
     Ping(oneshot::Sender<()>),
-    /// Every model's status.
+    /// One model's status, if there is such a model.
+    Status(ModelId, oneshot::Sender<Option<ModelStatus>>),
+    /// Every model's status, in name order.
     Models(oneshot::Sender<Vec<ModelStatus>>),
     /// Everything that is measured.
     Metrics(oneshot::Sender<Scrape>),
     /// A new configuration, already checked.
-    Configure(Arc<Config>, oneshot::Sender<Changes>),
+    Configure(Arc<Config>, oneshot::Sender<Arc<Changes>>),
     /// The last log lines of a model's worker.
     Logs(ModelId, oneshot::Sender<Followed>),
 }
@@ -169,13 +171,12 @@ impl Handle {
         Arc::clone(&self.config.borrow())
     }
 
-    /// Puts a new configuration in force. Models that did not change keep running; changed ones drain and load anew on
-    /// their next request. Waiting
-    /// requests whose model is of another kind by now are refused.
+    /// Puts a new configuration in force, once those before are. Models that did not change keep running; changed ones drain
+    /// and load anew on their next request. Waiting requests whose model is of another kind by now are refused.
     ///
     /// # Errors
     /// The host is shutting down.
-    pub async fn configure(&self, config: Arc<Config>) -> Result<Changes, Failure> {
+    pub async fn configure(&self, config: Arc<Config>) -> Result<Arc<Changes>, Failure> {
         self.ask(|reply| Command::Configure(config, reply)).await
     }
 
@@ -232,6 +233,14 @@ impl Handle {
     /// It has ended.
     pub async fn ping(&self) -> Result<(), Failure> {
         self.ask(Command::Ping).await
+    }
+
+    /// One model's status, if there is such a model. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn status(&self, model: ModelId) -> Result<Option<ModelStatus>, Failure> {
+        self.ask(|reply| Command::Status(model, reply)).await
     }
 
     /// Every model's status, in name order. Loads and wakes nothing.

@@ -1,6 +1,6 @@
-//! What the loop learned of devices: what they had at first, how often memory moved on them, and the peaks seen there.
+//! What the loop learned of devices: how often memory moved on them, and the peaks seen there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,15 +9,13 @@ use super::peaks::Peaks;
 use crate::domain::Device;
 
 pub(super) struct Devices {
-    /// What devices had that name no budget.
-    pub(super) budgets: BTreeMap<Device, u64>,
     pub(super) peaks: Arc<Peaks>,
     moves: HashMap<Device, Arc<AtomicU64>>,
 }
 
 impl Devices {
     pub(super) fn open(state_dir: &Path) -> Self {
-        Self { budgets: BTreeMap::new(), peaks: Arc::new(Peaks::open(state_dir)), moves: HashMap::new() }
+        Self { peaks: Arc::new(Peaks::open(state_dir)), moves: HashMap::new() }
     }
 
     /// How often memory was taken or given there; it goes on counting.

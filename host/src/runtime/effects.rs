@@ -55,6 +55,7 @@ impl Loop {
                 self.stop(instance, grace);
             }
             Effect::Kill(instance) => self.stop(instance, Duration::ZERO),
+            Effect::RememberQuarantine => self.remember_quarantine(),
             Effect::SetTimer(at) => self.clock.wake_at(at),
         }
     }
@@ -212,7 +213,7 @@ impl Loop {
             workspace: self.workspace(id, &job.model),
             meter: self.observer.meter(request),
         };
-        self.requests.lease(request, job, id);
+        self.requests.lease(request, job, id, self.clock.now());
         if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(lease)) {
             self.post(lease.unused());
         }

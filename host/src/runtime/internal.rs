@@ -1,9 +1,10 @@
 //! What comes back to the loop from the tasks it started.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
+use super::prepared::{Configuring, Prepared};
 use super::relay::Lost;
-use crate::domain::{Failure, InstanceId, RequestId};
+use crate::domain::{Failure, InstanceId, ModelId, RequestId};
 use crate::worker::Started;
 
 /// An event of the host's own.
@@ -14,6 +15,10 @@ pub(super) enum Internal {
     Ended(RequestId, Option<Lost>),
     /// The client of a waiting request left.
     Left(RequestId),
+    /// A new configuration can be put in force.
+    Prepared(Box<Prepared>, Configuring),
+    /// A model is to be loaded before anyone asks for it.
+    Preload(ModelId, oneshot::Sender<Result<(), Failure>>),
 }
 
 /// What a step of an instance came to.

@@ -149,11 +149,6 @@ impl Loop {
         self.config.models.get(model)?.memory.map(|size| size.0)
     }
 
-    /// What an instance of a model is made of, on whatever device.
-    pub(super) fn model_key(&self, model: &ModelId) -> Option<Key> {
-        self.key_on(model, None).map(|(key, _)| key)
-    }
-
     fn key_on(&self, model: &ModelId, device: Option<Device>) -> Option<(Key, bool)> {
         let model = self.config.models.get(model)?;
         let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;

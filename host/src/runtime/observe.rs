@@ -1,16 +1,16 @@
 //! What the metrics learn of the scheduler: one look after each step, by comparing instances with what they were before.
 //! It decides nothing, and nothing that is decided reads it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::meter::Meter;
 use crate::config::Config;
-use crate::domain::{EvictionCause, FailureKind, InstanceId, ModelId, ModelState, RequestId};
-use crate::scheduler::{Effect, Event, Instance, State, Want};
-use crate::telemetry::{self, Gauges, Metric, Metrics, Scrape, Swap, SwapPhase, WorkerExit};
+use crate::domain::{Device, EvictionCause, FailureKind, InstanceId, ModelId, ModelState, RequestId};
+use crate::scheduler::{Effect, Event, State, Want};
+use crate::telemetry::{self, Gauges, Metric, Metrics, Swap, SwapPhase, WorkerExit};
 use crate::worker::{Exit, ExitReason};
 
 /// Workers whose exit is awaited, of whatever age: some that never started have none.
@@ -26,6 +26,26 @@ pub(super) struct Observer {
     waiting: HashMap<RequestId, Waiting>,
     /// Whose worker it is, until its exit is known.
     workers: BTreeMap<InstanceId, ModelId>,
+}
+
+/// What there is to see of the state at one moment: as long as what is loaded and waited for, however many models there are.
+#[derive(Debug)]
+pub(super) struct Look {
+    instances: Vec<InstanceLook>,
+    queues: Vec<(ModelId, usize)>,
+    budgets: Vec<(Device, u64)>,
+}
+
+/// What there is to see of an instance.
+#[derive(Debug)]
+struct InstanceLook {
+    model: ModelId,
+    device: Device,
+    state: ModelState,
+    required: u64,
+    reserved: u64,
+    leases: usize,
+    measured: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,11 +85,10 @@ impl EventSummary {
             | Event::Parked { .. }
             | Event::Unparked(_)
             | Event::Unload { .. }
-            | Event::Changed(_)
             | Event::Park(_)
             | Event::Quarantine(..)
             | Event::Measured(..)
-            | Event::Configure(_)
+            | Event::Configure { .. }
             | Event::Timer
             | Event::Shutdown => Self::Other,
         }
@@ -83,9 +102,14 @@ impl Observer {
         Self { metrics, seen: BTreeMap::new(), waiting: HashMap::new(), workers: BTreeMap::new() }
     }
 
-    /// A new configuration is in force.
-    pub(super) fn configured(&self, config: &Config) {
-        self.metrics.set_models(config.models.keys());
+    /// These models are in force from now on; those before.
+    pub(super) fn put_in_force(&self, models: Arc<BTreeSet<ModelId>>) -> Arc<BTreeSet<ModelId>> {
+        self.metrics.put_in_force(models)
+    }
+
+    /// What is counted and timed.
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
     }
 
     /// After a step: what the event and its effects did.
@@ -141,35 +165,11 @@ impl Observer {
         }
     }
 
-    /// Everything, for a scraper. Changes nothing.
-    pub(super) fn scrape(&self, config: &Config, state: &State, usage: impl Fn(&InstanceId) -> Option<u64>) -> Scrape {
-        let mut gauges = Gauges::default();
-        for model in config.models.keys() {
-            gauges.add(Metric::Queue, &[model.as_str()], state.queued(model) as u64);
-            gauges.add(Metric::Leases, &[model.as_str()], 0);
-        }
-        let known = state.instances().iter().filter(|(_, instance)| config.models.contains_key(&instance.model));
-        for (id, Instance { model, device, state, required, reserved, leases, .. }) in known {
-            if let Some(bytes) = usage(id) {
-                gauges.add(Metric::MemoryMeasured, &[model.as_str(), &device.to_string()], bytes);
-            }
-            gauges.add(Metric::Instances, &[model.as_str(), state.name()], 1);
-            gauges.add(Metric::Leases, &[model.as_str()], leases.len() as u64);
-            gauges.add(Metric::MemoryPlanned, &[model.as_str(), &device.to_string()], *required);
-            gauges.add(Metric::MemoryReserved, &[model.as_str(), &device.to_string()], *reserved);
-        }
-        for (device, policy) in &state.policy().devices {
-            gauges.add(Metric::DeviceBudget, &[&device.to_string()], policy.budget);
-        }
-        gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
-        Scrape::new(Arc::clone(&self.metrics), gauges)
-    }
-
     fn arrived(&mut self, id: RequestId, model: &ModelId, want: Want) {
         if want == Want::Load {
             return;
         }
-        let again = want == Want::Solo;
+        let again = matches!(want, Want::Again(_));
         if again {
             self.metrics.count(Metric::Replays, model, "");
         }
@@ -253,6 +253,53 @@ impl Observer {
         {
             self.metrics.count(Metric::Evictions, &seen.model, cause.name());
         }
+    }
+}
+
+impl Look {
+    /// Changes nothing.
+    pub(super) fn at(state: &State, usage: impl Fn(&InstanceId) -> Option<u64>) -> Self {
+        let instances = state.instances().iter().map(|(id, known)| InstanceLook {
+            model: known.model.clone(),
+            device: known.device,
+            state: known.state,
+            required: known.required,
+            reserved: known.reserved,
+            leases: known.leases.len(),
+            measured: usage(id),
+        });
+        Self {
+            instances: instances.collect(),
+            queues: state.queues().map(|(model, queued)| (model.clone(), queued)).collect(),
+            budgets: state.policy().devices.iter().map(|(device, policy)| (*device, policy.budget)).collect(),
+        }
+    }
+
+    /// The gauges of every model of a configuration. Takes longer the more there are.
+    pub(super) fn gauges(self, config: &Config) -> Gauges {
+        let mut gauges = Gauges::default();
+        for model in config.models.keys() {
+            gauges.add(Metric::Queue, &[model.as_str()], 0);
+            gauges.add(Metric::Leases, &[model.as_str()], 0);
+        }
+        for (model, queued) in self.queues.iter().filter(|(model, _)| config.models.contains_key(model)) {
+            gauges.add(Metric::Queue, &[model.as_str()], *queued as u64);
+        }
+        for look in self.instances.iter().filter(|look| config.models.contains_key(&look.model)) {
+            let (model, device) = (look.model.as_str(), look.device.to_string());
+            if let Some(bytes) = look.measured {
+                gauges.add(Metric::MemoryMeasured, &[model, &device], bytes);
+            }
+            gauges.add(Metric::Instances, &[model, look.state.name()], 1);
+            gauges.add(Metric::Leases, &[model], look.leases as u64);
+            gauges.add(Metric::MemoryPlanned, &[model, &device], look.required);
+            gauges.add(Metric::MemoryReserved, &[model, &device], look.reserved);
+        }
+        for (device, budget) in self.budgets {
+            gauges.add(Metric::DeviceBudget, &[&device.to_string()], budget);
+        }
+        gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
+        gauges
     }
 }
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::state_file::StateFile;
 use crate::config::ModelConfig;
 use crate::domain::Device;
-use crate::plugin::PluginFile;
+use crate::plugin::{PluginFile, Registry};
 use crate::store;
 
 /// The file's name in `state_dir`.
@@ -42,6 +42,12 @@ impl Key {
         // Each card of one kind takes the same.
         let parts = serde_json::json!([name, plugin.sha256, device.map_or("", Device::kind), files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
+    }
+
+    /// What an instance of a model is made of, on whatever device; `None` if its plugin is not there.
+    pub(super) fn of(model: &ModelConfig, registry: &Registry) -> Option<Self> {
+        let plugin = registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
+        Some(Self::new(&plugin, model, None))
     }
 
     pub(super) fn digest(&self) -> &str {

@@ -12,8 +12,11 @@ use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};
 /// Leases at once for a plugin that is not there (its loads fail anyway).
 const LEASES_DEFAULT: usize = 1;
 
-/// `found`: what devices without a `memory:` had when they were first seen. What they have later is less by what is loaded.
-pub(super) fn policy(config: &Config, registry: &Registry, found: &mut BTreeMap<Device, u64>) -> Policy {
+/// What devices had that name no budget, when they were first seen.
+pub(super) type FoundBudgets = BTreeMap<Device, u64>;
+
+/// Looks at devices and plugins, and takes longer the more models there are. `found`: what devices without a `memory:` had when they were first seen. What they have later is less by what is loaded.
+pub(super) fn policy(config: &Config, registry: &Registry, found: &mut FoundBudgets) -> Policy {
     let mut measured = |device: Device| {
         let bytes = || device::measured_budget(device).unwrap_or(0);
         *found.entry(device).or_insert_with(bytes)

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::Config;
 use crate::domain::ModelId;
 use crate::worker::ModelLog;
 
@@ -52,10 +51,20 @@ impl Records {
         Arc::clone(self.of(model).log.get_or_insert_default())
     }
 
-    /// Logs of models that are gone from the configuration are dropped.
-    pub(super) fn configured(&mut self, config: &Config) {
-        for (model, record) in &mut self.0 {
-            if !config.models.contains_key(model) {
+    /// Models that were loaded or woken, or have a log.
+    pub(super) fn models(&self) -> impl Iterator<Item = &ModelId> {
+        self.0.keys()
+    }
+
+    /// Logs of models that are gone from the configuration, all of them and in order, are dropped. Takes as long as the
+    /// shorter list is.
+    pub(super) fn removed(&mut self, models: &[ModelId]) {
+        if models.len() <= self.0.len() {
+            for model in models {
+                self.0.get_mut(model).into_iter().for_each(|record| record.log = None);
+            }
+        } else {
+            for (_, record) in self.0.iter_mut().filter(|(model, _)| models.binary_search(model).is_ok()) {
                 record.log = None;
             }
         }

@@ -1,4 +1,4 @@
-//! What becomes of a request whose worker died before it had sent anything: it is tried again, alone, so that it can harm
+//! What becomes of a request whose worker died before it had sent anything: it is tried again, on trial, so that it can harm
 //! nobody else; if two workers died of it alone, it is refused for a while. Pure but for the clock.
 
 use std::collections::HashMap;
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::api::{KeepAlive, OutputMode, Submission};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId};
-use crate::scheduler::Want;
+use crate::scheduler::{Again, Want};
 
-/// Deaths of a worker with one request alone on it, after which the request is the suspect.
+/// Deaths of a worker with one request that was tried again alone on it, after which the request is the suspect.
 const DEATHS_ALONE_MAX: u32 = 2;
 /// How long a suspect is refused.
 const SUSPECT_FOR: Duration = Duration::from_secs(600);
@@ -30,8 +30,19 @@ pub(super) struct Job {
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) delivery: OutputMode,
-    /// `None` until a worker died under it; then how many died of it alone.
-    deaths_alone: Option<u32>,
+    /// `None` until a worker died under it.
+    again: Option<Again>,
+    /// How many workers died of it alone since.
+    deaths_alone: u32,
+}
+
+/// The lease under which a worker died.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostLease {
+    /// How long it lasted, milliseconds.
+    pub(super) ran_ms: u64,
+    /// Whether nobody else had one beside it at any time.
+    pub(super) alone: bool,
 }
 
 /// What to do with a request that lost its worker.
@@ -56,12 +67,12 @@ struct Suspect {
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
         let Submission { model, kind, task, class, keep_alive, delivery } = submission;
-        Self { model, kind, task, class, keep_alive, delivery, deaths_alone: None }
+        Self { model, kind, task, class, keep_alive, delivery, again: None, deaths_alone: 0 }
     }
 
     pub(super) fn want(&self) -> Want {
-        match (self.deaths_alone, self.class) {
-            (Some(_), _) => Want::Solo,
+        match (self.again, self.class) {
+            (Some(again), _) => Want::Again(again),
             (None, Class::Interactive) => Want::Serve,
             (None, Class::Batch) => Want::ServeBatch,
         }
@@ -91,10 +102,13 @@ impl Suspects {
     }
 
     /// The worker died under this request.
-    pub(super) fn judge(&mut self, job: Job, failure: Failure) -> Verdict {
-        let deaths_alone = job.deaths_alone.map_or(0, |deaths| deaths + 1);
+    pub(super) fn judge(&mut self, job: Job, lease: LostLease, failure: Failure) -> Verdict {
+        // The first death may be anything's doing, also of one that was alone.
+        let deaths_alone = job.deaths_alone + u32::from(lease.alone && job.again.is_some());
         if deaths_alone < DEATHS_ALONE_MAX {
-            return Verdict::Again(Job { deaths_alone: Some(deaths_alone), ..job });
+            let before = job.again.unwrap_or(Again { deaths: 0, ran_ms: lease.ran_ms });
+            let again = Again { deaths: before.deaths + 1, ran_ms: before.ran_ms.min(lease.ran_ms) };
+            return Verdict::Again(Job { again: Some(again), deaths_alone, ..job });
         }
         if self.0.len() >= SUSPECTS_MAX
             && let Some(oldest) = self.0.iter().min_by_key(|(_, suspect)| suspect.until).map(|(hash, _)| *hash)
@@ -122,7 +136,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_request_is_tried_alone_twice_and_then_refused_for_a_while() {
+    async fn a_request_that_two_workers_die_of_alone_is_refused_for_a_while() {
         let mut suspects = Suspects::default();
         let submission = Submission {
             model: "a".into(),
@@ -135,13 +149,18 @@ mod tests {
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());
         assert_eq!(job.want(), Want::ServeBatch);
-        for _ in 0..2 {
+        // The first death does not count, nor those in company.
+        for (deaths, ran_ms, alone, least_ms) in
+            [(1, 500, true, 500), (2, 700, false, 500), (3, 20, true, 20), (4, 30, false, 20)]
+        {
             assert_eq!(suspects.refusal(&job), None);
-            let Verdict::Again(again) = suspects.judge(job, died.clone()) else { panic!("refused too early") };
-            assert_eq!(again.want(), Want::Solo);
+            let judged = suspects.judge(job, LostLease { ran_ms, alone }, died.clone());
+            let Verdict::Again(again) = judged else { panic!("refused too early") };
+            assert_eq!(again.want(), Want::Again(Again { deaths, ran_ms: least_ms }));
             job = again;
         }
-        let Verdict::Refused(failure) = suspects.judge(job, died) else { panic!("tried for ever") };
+        let judged = suspects.judge(job, LostLease { ran_ms: 1, alone: true }, died);
+        let Verdict::Refused(failure) = judged else { panic!("tried for ever") };
         assert!(failure.message.contains("it crashed"), "{failure}");
         assert!(suspects.refusal(&Job::new(submission.clone())).is_some());
         let other = Submission { task: Bytes::from_static(b"{\"x\":1}"), ..submission.clone() };

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 use super::relay::{Decision, Lost};
-use super::replay::{Job, Suspects};
-use crate::domain::{Failure, InstanceId, ModelId, RequestId};
+use super::replay::{Job, LostLease, Suspects};
+use crate::domain::{Failure, InstanceId, Millis, ModelId, RequestId};
 
 /// Every request that has not ended.
 #[derive(Default)]
@@ -18,7 +18,7 @@ pub(super) struct Requests {
     /// Operators who wait until a model has left its device.
     pub(super) departing: Vec<Departing>,
     pending: HashMap<RequestId, Pending>,
-    leased: HashMap<RequestId, (Job, InstanceId)>,
+    leased: HashMap<RequestId, Leased>,
     orphaned: Vec<Orphan>,
 }
 
@@ -38,10 +38,20 @@ pub(super) enum Pending {
     Load { model: ModelId, reply: oneshot::Sender<Result<(), Failure>> },
 }
 
+/// Who holds a lease, and on what.
+struct Leased {
+    job: Job,
+    instance: InstanceId,
+    since: Millis,
+    /// Whether nobody else ever had one beside it.
+    alone: bool,
+}
+
 /// A request whose worker died, until its exit is known: before that it would be granted on it again.
 pub(super) struct Orphan {
     pub(super) job: Job,
     pub(super) lost: Lost,
+    pub(super) lease: LostLease,
     instance: InstanceId,
 }
 
@@ -90,20 +100,25 @@ impl Requests {
     }
 
     /// It holds a lease on this instance from now on.
-    pub(super) fn lease(&mut self, id: RequestId, job: Job, instance: InstanceId) {
-        self.leased.insert(id, (job, instance));
+    pub(super) fn lease(&mut self, id: RequestId, job: Job, instance: InstanceId, now: Millis) {
+        let mut alone = true;
+        for beside in self.leased.values_mut().filter(|leased| leased.instance == instance) {
+            (beside.alone, alone) = (false, false);
+        }
+        self.leased.insert(id, Leased { job, instance, since: now, alone });
     }
 
     /// Its lease is over; if its worker died under it, it is kept to be tried again.
-    pub(super) fn end_lease(&mut self, id: RequestId, lost: Option<Lost>) {
-        if let (Some((job, instance)), Some(lost)) = (self.leased.remove(&id), lost) {
-            self.orphaned.push(Orphan { job, lost, instance });
+    pub(super) fn end_lease(&mut self, id: RequestId, lost: Option<Lost>, now: Millis) {
+        if let (Some(Leased { job, instance, since, alone }), Some(lost)) = (self.leased.remove(&id), lost) {
+            let lease = LostLease { ran_ms: now.since(since), alone };
+            self.orphaned.push(Orphan { job, lost, lease, instance });
         }
     }
 
     /// The instances that serve.
     pub(super) fn serving(&self) -> HashSet<InstanceId> {
-        self.leased.values().map(|(_, instance)| *instance).collect()
+        self.leased.values().map(|leased| leased.instance).collect()
     }
 
     pub(super) fn any_leased(&self) -> bool {

@@ -1,19 +1,17 @@
 //! The loop itself: commands and internal events in, scheduler steps, effects out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::Ending;
-use super::api::{Changes, Command, KeepAlive, Submission, Submitted};
-use super::changes::changes;
+use super::api::{Command, KeepAlive, Submission, Submitted};
 use super::clock::Clock;
 use super::devices::Devices;
 use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
-use super::policy::{milliseconds, policy};
+use super::policy::{FoundBudgets, milliseconds, policy};
 use super::quarantine::Quarantine;
 use super::records::Records;
 use super::relay::{self, Decision, Lost};
@@ -21,9 +19,9 @@ use super::replay::{Job, Verdict};
 use super::requests::{Goal, Pending, Requests};
 use super::residents::Residents;
 use crate::config::Config;
-use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId, some_names};
+use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
-use crate::scheduler::{Event, Keep, Policy, State, Want};
+use crate::scheduler::{Event, Keep, State, Want};
 use crate::store::{Verification, Verifier};
 use crate::worker::{Exit, ExitReason, Placement, Started};
 
@@ -44,6 +42,8 @@ pub(super) struct Loop {
     pub(super) requests: Requests,
     pub(super) records: Records,
     pub(super) devices: Devices,
+    /// Who holds it prepares a configuration: one at a time, so that each is compared with the one that it will replace.
+    pub(super) found_budgets: Arc<Mutex<FoundBudgets>>,
     pub(super) quarantine: Quarantine,
     pub(super) observer: Observer,
     pub(super) senders: Senders,
@@ -56,7 +56,7 @@ pub(super) struct Senders {
     /// What workers tell the loop.
     pub(super) exits: mpsc::Sender<Exit>,
     /// What everybody may read.
-    in_force: watch::Sender<Arc<Config>>,
+    pub(super) in_force: watch::Sender<Arc<Config>>,
 }
 
 /// The other ends of [`Senders`], which the loop reads.
@@ -74,9 +74,11 @@ impl Loop {
         let config = Arc::clone(&in_force.borrow());
         let (events, event_inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exit_inbox) = mpsc::channel(EVENTS_MAX);
-        let mut devices = Devices::open(&config.paths.state);
+        let mut found = FoundBudgets::new();
         let this = Self {
-            state: State::new(policy(&config, &registry, &mut devices.budgets)),
+            state: State::new(policy(&config, &registry, &mut found)),
+            found_budgets: Arc::new(Mutex::new(found)),
+            devices: Devices::open(&config.paths.state),
             observer: Observer::new(&config),
             quarantine: Quarantine::open(&config.paths.state),
             clock: Clock::start(),
@@ -88,7 +90,6 @@ impl Loop {
             config,
             registry,
             placement,
-            devices,
         };
         (this, Inbox { events: event_inbox, exits: exit_inbox })
     }
@@ -99,9 +100,9 @@ impl Loop {
         mut commands: mpsc::Receiver<Command>,
         mut ending: watch::Receiver<Ending>,
     ) {
-        let config = Arc::clone(&self.config);
-        self.recall_quarantine();
-        self.preload(config.models.keys());
+        self.recall(self.quarantine.foreign().found(&self.config, &self.registry));
+        let preload = self.config.models.values().filter(|entry| entry.preload).map(|entry| entry.id.clone());
+        self.preload(preload.collect());
         let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What still waits in the inbox at the end is dropped with it: relays notice, and tell their clients.
@@ -134,66 +135,12 @@ impl Loop {
         self.state.is_over() || (self.state.is_shutting_down() && self.residents.handles().next().is_none())
     }
 
-    fn preload<'a>(&mut self, models: impl Iterator<Item = &'a ModelId>) {
-        for model in models {
-            let quarantined = self.quarantine.models().any(|other| other == model.as_str());
-            if !quarantined && self.config.models.get(model).is_some_and(|entry| entry.preload) {
-                let (reply, _) = oneshot::channel();
-                self.command(Command::Load(model.clone(), reply));
-            }
-        }
-    }
-
-    fn configure(&mut self, config: Arc<Config>) -> Changes {
-        let old = std::mem::replace(&mut self.config, Arc::clone(&config));
-        self.senders.in_force.send_replace(Arc::clone(&config));
-        let changes = changes(&old, &config);
-        let named = |models: &[ModelId]| some_names(models.iter().map(|model| model.as_str()));
-        let (added, removed, changed) = (named(&changes.added), named(&changes.removed), named(&changes.changed));
-        tracing::info!(added, removed, changed, "new configuration");
-        self.observer.configured(&config);
-        self.records.configured(&config);
-        self.refuse_wrong_kinds();
-        let policy = policy(&config, &self.registry, &mut self.devices.budgets);
-        self.lower_budgets(policy);
-        for model in &changes.changed {
-            self.step(Event::Changed(model.clone()));
-        }
-        self.recall_quarantine();
-        // Of an entry that is only preloaded from now on nothing else changes.
-        let preloaded = |id: &&ModelId| {
-            let was = old.models.get(*id).is_some_and(|entry| entry.preload);
-            !was && !changes.added.contains(*id) && !changes.changed.contains(*id)
-        };
-        let preloaded: Vec<&ModelId> = config.models.keys().filter(preloaded).collect();
-        self.preload(changes.added.iter().chain(&changes.changed).chain(preloaded));
-        changes
-    }
-
     /// Whoever waits with a task of one kind must not reach a model that is of another by now.
-    fn refuse_wrong_kinds(&mut self) {
+    pub(super) fn refuse_wrong_kinds(&mut self) {
         let config = Arc::clone(&self.config);
         for (id, failure) in self.requests.refused(|job| wrong_kind(&config, job)) {
             self.step(Event::Cancel(id));
             self.refuse(id, failure);
-        }
-    }
-
-    /// Puts a policy in force. Who has no room any more leaves, at once or with the last request, and is named.
-    fn lower_budgets(&mut self, policy: Policy) {
-        let leaving = |state: &State| {
-            let leaves = |state| matches!(state, ModelState::Draining | ModelState::Parking | ModelState::Stopping);
-            let leaving = state.instances().iter().filter(|(_, known)| leaves(known.state));
-            leaving.map(|(id, known)| (*id, known.model.clone())).collect::<BTreeMap<_, _>>()
-        };
-        let before = leaving(&self.state);
-        let models = policy.models.clone();
-        self.step(Event::Configure(policy));
-        let after = leaving(&self.state);
-        let told = after.iter().filter(|(id, model)| !before.contains_key(id) && models.contains_key(*model));
-        let told: Vec<&str> = told.map(|(_, model)| model.as_str()).collect();
-        if !told.is_empty() {
-            tracing::info!(leaving = some_names(told.iter().copied()), "their devices have no room for them any more");
         }
     }
 
@@ -211,7 +158,7 @@ impl Loop {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Submit(submission, reply) => self.submit(submission, reply),
             Command::Load(model, reply) => {
@@ -227,9 +174,12 @@ impl Loop {
             Command::Park(model, reply) => self.depart(&model, Goal::Parked, Event::Park(model.clone()), reply),
             Command::Explain(model, reply) => send(reply, self.explain(&model)),
             Command::Ping(reply) => send(reply, ()),
-            Command::Models(reply) => send(reply, self.status()),
-            Command::Metrics(reply) => send(reply, self.scrape()),
-            Command::Configure(config, reply) => send(reply, self.configure(config)),
+            Command::Status(model, reply) => {
+                send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
+            }
+            Command::Models(reply) => self.tell_status(reply),
+            Command::Metrics(reply) => self.tell_metrics(reply),
+            Command::Configure(config, reply) => self.prepare(config, reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
         }
     }
@@ -263,9 +213,9 @@ impl Loop {
         self.step(Event::Request { id, model, want, keep: keep_alive.map(keep) });
     }
 
-    /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, alone.
+    /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, on trial.
     fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
-        self.requests.end_lease(id, lost);
+        self.requests.end_lease(id, lost, self.clock.now());
         self.step(Event::Done(id));
         self.replay();
     }
@@ -275,7 +225,7 @@ impl Loop {
         let known = self.state.instances();
         for orphan in self.requests.orphans_of_the_gone(|id| known.contains_key(&id)) {
             let (model, Lost { failure, again, decide }) = (orphan.job.model.clone(), orphan.lost);
-            match self.requests.suspects.judge(orphan.job, failure) {
+            match self.requests.suspects.judge(orphan.job, orphan.lease, failure) {
                 Verdict::Again(job) => self.submit_again(again, job, decide),
                 Verdict::Refused(failure) => {
                     self.observer.given_up(&model);
@@ -324,6 +274,8 @@ impl Loop {
             }
             Internal::Ended(id, lost) => self.ended(id, lost),
             Internal::Left(id) => self.left(id),
+            Internal::Prepared(prepared, configuring) => self.put_in_force(*prepared, configuring),
+            Internal::Preload(model, reply) => self.preload_one(model, reply),
         }
     }
 
@@ -429,7 +381,6 @@ impl Loop {
         for effect in effects {
             self.carry_out(effect);
         }
-        self.remember_quarantine();
     }
 
     fn step_or_fail(&mut self, id: InstanceId, doing: &str, event: Result<Event, Failure>) {

@@ -1,9 +1,14 @@
 //! What the loop knows of its models, for those who look. Nothing here loads, wakes or keeps anything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+
 use super::api::ModelStatus;
-use super::run::Loop;
+use super::observe::Look;
+use super::run::{Loop, send};
 use crate::config::ModelConfig;
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{self, Explanation};
@@ -14,11 +19,21 @@ use crate::worker;
 const VERIFYING: &str = "verifying";
 
 impl Loop {
-    pub(super) fn status(&self) -> Vec<ModelStatus> {
-        self.config.models.values().map(|model| self.model_status(model)).collect()
+    /// Tells every model's status. The loop says what it knows of those that are not simply cold; a line for each of all the
+    /// others is written elsewhere.
+    pub(super) fn tell_status(&self, reply: oneshot::Sender<Vec<ModelStatus>>) {
+        let touched: BTreeSet<&ModelId> = self.state.touched().chain(self.records.models()).collect();
+        let known = touched.into_iter().filter_map(|model| self.config.models.get(model));
+        let mut known: BTreeMap<ModelId, ModelStatus> =
+            known.map(|model| (model.id.clone(), self.model_status(model))).collect();
+        let config = Arc::clone(&self.config);
+        spawn_blocking(move || {
+            let status = |model: &ModelConfig| known.remove(&model.id).unwrap_or_else(|| cold(model));
+            send(reply, config.models.values().map(status).collect());
+        });
     }
 
-    fn model_status(&self, model: &ModelConfig) -> ModelStatus {
+    pub(super) fn model_status(&self, model: &ModelConfig) -> ModelStatus {
         let (state, failure) = self.state.model_state(&model.id);
         let instances = self.state.instances_of(&model.id);
         let first = instances.first();
@@ -32,9 +47,6 @@ impl Loop {
         let coming = matches!(state, ModelState::Loading | ModelState::Unparking);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         ModelStatus {
-            id: model.id.clone(),
-            kind: model.kind,
-            plugin: model.plugin.clone(),
             state,
             device: first.map(|(_, known)| known.device.to_string()),
             memory: instances.iter().map(|(_, known)| known.reserved.saturating_add(known.held)).sum(),
@@ -49,13 +61,15 @@ impl Loop {
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
             error: failure.map(|failure| failure.to_string()),
-            aliases: model.aliases.clone(),
+            ..cold(model)
         }
     }
 
-    pub(super) fn scrape(&self) -> Scrape {
-        let usage = |id: &InstanceId| self.residents.usage(*id);
-        self.observer.scrape(&self.config, &self.state, usage)
+    /// Tells everything that is measured. The text of it, and the zeros of all models that do nothing, are made elsewhere.
+    pub(super) fn tell_metrics(&self, reply: oneshot::Sender<Scrape>) {
+        let now = Look::at(&self.state, |id| self.residents.usage(*id));
+        let (config, metrics) = (Arc::clone(&self.config), self.observer.metrics());
+        spawn_blocking(move || send(reply, Scrape::new(metrics, now.gauges(&config))));
     }
 
     pub(super) fn explain(&self, model: &ModelId) -> Result<Explanation, Failure> {
@@ -66,5 +80,29 @@ impl Loop {
         let instance = self.state.instance_of(model).filter(|_| is_coming);
         let coming = instance.and_then(|(id, _)| self.residents.handle(id)?.progress());
         Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), coming))
+    }
+}
+
+/// The status of a model that nobody wanted yet.
+fn cold(model: &ModelConfig) -> ModelStatus {
+    ModelStatus {
+        id: model.id.clone(),
+        kind: model.kind,
+        plugin: model.plugin.clone(),
+        state: ModelState::Cold,
+        device: None,
+        memory: 0,
+        measured: None,
+        replicas: 0,
+        active: 0,
+        queued: 0,
+        progress: None,
+        step: None,
+        loads: 0,
+        wakes: 0,
+        idle_ms: None,
+        pid: None,
+        error: None,
+        aliases: model.aliases.clone(),
     }
 }

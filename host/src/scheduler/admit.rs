@@ -16,6 +16,7 @@ impl State {
     pub(super) fn schedule(&mut self, effects: &mut Vec<Effect>) {
         self.look_what_is_awaited();
         self.give_up(effects);
+        self.end_trials();
         self.grant(effects);
         self.end_drained(effects);
         self.cut_overdue(effects);
@@ -29,7 +30,7 @@ impl State {
         effects.extend(self.next_deadline().map(Effect::SetTimer));
     }
 
-    fn ids_where(&self, condition: impl Fn(InstanceId, &Instance) -> bool) -> Vec<InstanceId> {
+    pub(super) fn ids_where(&self, condition: impl Fn(InstanceId, &Instance) -> bool) -> Vec<InstanceId> {
         self.instances.iter().filter(|(id, instance)| condition(**id, instance)).map(|(id, _)| *id).collect()
     }
 
@@ -240,11 +241,12 @@ impl State {
         }
     }
 
-    /// Whether someone waits for a lease and every instance is hot and full.
+    /// Whether someone waits for a lease and every instance is hot and full, or closed by a trial.
     fn wants_more(&self, model: &ModelId) -> bool {
         let leases_max = self.policy.models.get(model).map_or(0, |policy| policy.leases_max);
-        let full =
-            |(_, i): &(InstanceId, &Instance)| i.state == ModelState::Hot && (i.solo || i.leases.len() >= leases_max);
+        let full = |(_, i): &(InstanceId, &Instance)| {
+            i.state == ModelState::Hot && (i.trial.is_some() || i.leases.len() >= leases_max)
+        };
         let hot_or_parked: Vec<_> =
             self.instances_of(model).into_iter().filter(|(_, i)| i.state != ModelState::Parked).collect();
         self.queues.get(model).is_some_and(|queue| queue.iter().any(|waiter| waiter.want != Want::Load))
@@ -267,7 +269,7 @@ impl State {
                 let waiting_since = self.oldest_waiter_beside(instance)?;
                 Some([self.quantum_end(instance), waiting_since.after(self.policy.max_wait_ms)])
             });
-        let all = patience.chain(idle).chain(cuts).chain(kept_out).chain(gates.flatten());
+        let all = patience.chain(idle).chain(cuts).chain(kept_out).chain(gates.flatten()).chain(self.trial_ends());
         all.filter(|deadline| *deadline > self.now).min()
     }
 }

@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::tests::policy;
-use super::{DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, RequestId};
+use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, RequestId};
 
 /// Devices by name, budget and most instances.
 const DEVICES: [(Device, u64, u64); 2] = [(Device::Cpu, 250, 2), (Device::Cuda(0), 150, 1)];
@@ -23,6 +24,12 @@ struct World {
     next: u64,
     /// Instances of entries that changed since.
     stale: BTreeSet<InstanceId>,
+    /// Requests whose workers died.
+    again: BTreeMap<RequestId, Again>,
+    /// Those that were granted, and until when nobody else may be beside them.
+    on_trial: BTreeMap<RequestId, Millis>,
+    /// Who was quarantined when that was last said to have changed.
+    remembered: BTreeSet<ModelId>,
     /// How often each kind of effect was asked for: a world in which something never happens proves nothing of it.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -38,6 +45,7 @@ fn kind(effect: &Effect) -> &'static str {
         Effect::Refuse(..) => "refuse",
         Effect::Stop(..) => "stop",
         Effect::Kill(_) => "kill",
+        Effect::RememberQuarantine => "remember",
         Effect::SetTimer(_) => "set timer",
     }
 }
@@ -104,6 +112,7 @@ impl World {
                     "granted twice or after a refusal"
                 );
                 assert!(!self.stale.contains(&instance), "granted on an instance of an entry that is no more");
+                self.check_trial(id, instance);
                 self.leased.insert(id, instance);
                 self.pending.push(Event::Done(id));
             }
@@ -135,11 +144,36 @@ impl World {
                 assert!(!self.leased.values().any(|on| *on == instance), "stopped under a lease");
                 self.pending.push(Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "asked")));
             }
+            Effect::RememberQuarantine => {
+                let now: BTreeSet<ModelId> = self.state.quarantined().map(|(model, _)| model.clone()).collect();
+                self.remembered = now;
+            }
             Effect::SetTimer(at) => assert!(at > Millis(self.now)),
         }
     }
 
+    /// Nobody begins beside one that is on trial but others on trial, and no more of them than there may be.
+    fn check_trial(&mut self, id: RequestId, instance: InstanceId) {
+        let beside: Vec<RequestId> =
+            self.leased.iter().filter(|(_, on)| **on == instance).map(|(request, _)| *request).collect();
+        let policy = self.state.policy();
+        let leases_max =
+            self.state.instances().get(&instance).map_or(0, |known| policy.models[&known.model].leases_max);
+        if let Some(again) = self.again.get(&id) {
+            assert!(beside.len() < again.room(leases_max), "{again:?} beside {beside:?}");
+            assert!(beside.iter().all(|other| self.again.contains_key(other)), "a trial beside {beside:?}");
+            self.on_trial.insert(id, Millis(self.now).after(again.trial_ms(policy)));
+        } else {
+            let company = beside.iter().filter_map(|other| self.on_trial.get(other)).max();
+            assert!(company.is_none_or(|until| *until <= Millis(self.now)), "{id:?} beside a trial until {company:?}");
+        }
+    }
+
     fn check(&self) {
+        assert!(
+            self.state.quarantined().map(|(model, _)| model).eq(&self.remembered),
+            "a quarantine nobody was told of"
+        );
         let mut used: BTreeMap<Device, u64> = BTreeMap::new();
         let mut places: BTreeMap<Device, u64> = BTreeMap::new();
         let mut files: BTreeMap<(Device, u64), Vec<u64>> = BTreeMap::new();
@@ -151,7 +185,6 @@ impl World {
             }
             *used.entry(Device::Cpu).or_default() += instance.held;
             *places.entry(device).or_default() += u64::from(instance.reserved > 0);
-            assert!(!instance.solo || instance.leases.len() == 1, "company for a solo lease: {instance:?}");
             assert!(instance.held == 0 || instance.leases.is_empty(), "a lease on what is parked: {instance:?}");
         }
         // A file that many map is in memory once.
@@ -194,6 +227,14 @@ impl World {
         policy
     }
 
+    /// Another policy comes in force.
+    fn configure(&mut self) {
+        let policy = self.draw_policy();
+        let before = Arc::clone(self.state.policy());
+        let gone = before.models.keys().filter(|model| !policy.models.contains_key(*model));
+        self.feed(Event::Configure { anew: Arc::new(gone.cloned().collect()), policy: Arc::new(policy) });
+    }
+
     fn step(&mut self) {
         // Now and then the machine sleeps for a day.
         self.now += if self.draw(500) == 0 { 86_400_000 } else { self.draw(200) };
@@ -202,7 +243,12 @@ impl World {
             0..6 => {
                 self.next += 1;
                 let id = RequestId(self.next);
-                let want = [Want::Serve, Want::Serve, Want::ServeBatch, Want::Load, Want::Solo][self.draw(5) as usize];
+                let again = Again { deaths: 1 + self.draw(5) as u32, ran_ms: self.draw(400) };
+                let want = [Want::Serve, Want::ServeBatch, Want::Load, Want::Again(again), Want::Again(again)];
+                let want = want[self.draw(5) as usize];
+                if want == Want::Again(again) {
+                    self.again.insert(id, again);
+                }
                 self.open.insert(id, Answer::Waiting);
                 let keep = [None, None, Some(Keep::For(0)), Some(Keep::Forever)][self.draw(4) as usize];
                 self.feed(Event::Request { id, model: model.into(), want, keep });
@@ -229,15 +275,14 @@ impl World {
                 let event = if self.draw(2) == 0 {
                     let old = self.state.instances().iter().filter(|(_, instance)| instance.model.as_str() == model);
                     self.stale.extend(old.map(|(id, _)| *id));
-                    Event::Changed(model.into())
+                    Event::Configure { policy: Arc::clone(self.state.policy()), anew: Arc::new([model.into()].into()) }
                 } else {
                     Event::Quarantine(model.into(), Failure::new(FailureKind::Suspected, "harmful"))
                 };
                 self.feed(event);
             }
             10 if self.draw(20) == 0 => {
-                let policy = self.draw_policy();
-                self.feed(Event::Configure(policy));
+                self.configure();
             }
             8 if self.draw(10) == 0 => {
                 let alive: Vec<InstanceId> = self.state.instances().keys().copied().collect();
@@ -285,11 +330,13 @@ fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
             leased: BTreeMap::new(),
             next: 0,
             stale: BTreeSet::new(),
+            again: BTreeMap::new(),
+            on_trial: BTreeMap::new(),
+            remembered: BTreeSet::new(),
             seen: BTreeMap::new(),
         };
         let steps = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let policy = world.draw_policy();
-            world.feed(Event::Configure(policy));
+            world.configure();
             (0..1_500).for_each(|_| world.step());
             world.drain(seed);
             world.feed(Event::Shutdown);
@@ -300,5 +347,5 @@ fn chance_finds_no_lost_waiter_no_double_answer_no_eviction_under_lease() {
         world.seen.into_iter().for_each(|(kind, count)| *seen.entry(kind).or_default() += count);
     }
     eprintln!("{seen:?}");
-    assert_eq!(seen.len(), 10, "something never happened: {seen:?}");
+    assert_eq!(seen.len(), 11, "something never happened: {seen:?}");
 }

@@ -35,6 +35,8 @@ pub enum Effect {
     Stop(InstanceId, EvictionCause),
     /// Kill the worker under its leases: the operator's deadline is over. [`super::Event::Exited`] follows.
     Kill(InstanceId),
+    /// Write down who is quarantined ([`super::State::quarantined`]): they are others than before.
+    RememberQuarantine,
     /// Send [`super::Event::Timer`] at this time; replaces the one before.
     SetTimer(Millis),
 }

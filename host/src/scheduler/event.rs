@@ -1,6 +1,10 @@
 //! Everything that can happen to the scheduler.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::policy::{Keep, Mapped, Policy};
+use super::trial::Again;
 use crate::domain::{Device, Failure, InstanceId, ModelId, RequestId};
 
 /// Something that happened outside, and that the scheduler must know.
@@ -54,17 +58,20 @@ pub enum Event {
         /// Milliseconds after which leases that still run are cut; `None` lets them end by themselves.
         cut_after_ms: Option<u64>,
     },
-    /// The model's entry changed: instances of the old one leave once their leases have ended, and whoever waits gets one of
-    /// the new.
-    Changed(ModelId),
     /// The operator wants a model parked once its leases have ended.
     Park(ModelId),
     /// The model does harm: nobody may have it until the operator says so.
     Quarantine(ModelId, Failure),
     /// Bytes of a device that instances may hold together as measured: what is free now, and what they hold.
     Measured(Device, u64),
-    /// A new policy is in force.
-    Configure(Policy),
+    /// A new policy is in force. Instances of models that are gone or made of something else leave once their leases have
+    /// ended. Whoever waits for one that is gone is refused, whoever waits for a new one gets that.
+    Configure {
+        /// What is in force from now on.
+        policy: Arc<Policy>,
+        /// Every model that is gone since the policy before, or made of something else: what was learned of it is forgotten.
+        anew: Arc<BTreeSet<ModelId>>,
+    },
     /// A deadline named by [`super::Effect::SetTimer`] has come.
     Timer,
     /// No new work; end when the leases have ended.
@@ -80,6 +87,6 @@ pub enum Want {
     ServeBatch,
     /// The model hot, without a lease.
     Load,
-    /// A lease with no other beside it, before everyone else: the request was on a worker that died.
-    Solo,
+    /// A lease before everyone else, but on trial: the request was on a worker that died.
+    Again(Again),
 }

@@ -21,9 +21,11 @@ mod queue;
 mod state;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 pub use effect::Effect;
 pub use event::{Event, Want};
 pub use explain::{Explanation, Leaving, Outcome, Staying};
 pub use policy::{DevicePolicy, Keep, Mapped, ModelPolicy, Policy};
 pub use state::{Instance, Phase, State};
+pub use trial::Again;

@@ -2,6 +2,8 @@
 //!
 //! Two models of which one parks, one place, three requests, at most one crash, one failure of a load, park or wake, one
 //! cancel and one unload; effects are answered in any order. From every state reached, a fair world must be able to answer everyone.
+//!
+//! In another world one model serves two at once and its workers die, twice; whoever was on them is tried again.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
@@ -9,20 +11,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Checker, Model, Property};
 
-use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Policy, State, Want};
+use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Policy, State, Want};
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 const TICK_MS: u64 = 1_000;
 const TICKS: u64 = 2;
 
+/// Under which a request is tried again whose worker died: above all that are sent.
+const AGAIN_FROM: u64 = 1_000;
+
 /// A world in which a waiter's patience lasts this long.
 struct World {
     patience_ms: u64,
     requests: u64,
+    about: About,
+}
+
+/// What happens in a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum About {
+    Swaps,
+    Deaths,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Snapshot {
+    about: About,
     state: State,
     now: u64,
     sent: u64,
@@ -35,6 +49,15 @@ struct Snapshot {
     /// Who waits, and for which model.
     waiting: BTreeMap<RequestId, &'static str>,
     leased: BTreeMap<RequestId, InstanceId>,
+    /// When they were granted.
+    since: BTreeMap<RequestId, u64>,
+    /// Requests whose workers died, and will be tried again once that is known.
+    lost: BTreeSet<RequestId>,
+    /// Requests that are tried again.
+    again: BTreeMap<RequestId, Again>,
+    replays: u64,
+    /// What was seen of trials.
+    seen: BTreeSet<&'static str>,
     /// The first rule that was broken.
     broken: Option<&'static str>,
     /// Whether someone waited in vain for a slot.
@@ -67,12 +90,16 @@ fn failure() -> Failure {
 }
 
 impl Snapshot {
-    fn start(patience_ms: u64) -> Self {
+    fn start(&World { patience_ms, about, .. }: &World) -> Self {
+        let (leases_max, crashes, others) = match about {
+            About::Swaps => (1, 1, 1),
+            About::Deaths => (2, 2, 0),
+        };
         let device = Device::Cpu;
         let model = |parks| ModelPolicy {
             devices: vec![device],
             replicas: 1,
-            leases_max: 1,
+            leases_max,
             parks,
             pin: false,
             priority: 0,
@@ -90,16 +117,22 @@ impl Snapshot {
             slot_wait_ms: patience_ms,
         };
         Self {
+            about,
             state: State::new(policy),
             now: 1,
             sent: 0,
-            crashes_left: 1,
-            failures_left: 1,
-            cancels_left: 1,
-            unloads_left: 1,
+            crashes_left: crashes,
+            failures_left: others,
+            cancels_left: others,
+            unloads_left: others,
             pending: BTreeSet::new(),
             waiting: BTreeMap::new(),
             leased: BTreeMap::new(),
+            since: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            again: BTreeMap::new(),
+            replays: 0,
+            seen: BTreeSet::new(),
             broken: None,
             gave_up: false,
         }
@@ -126,7 +159,9 @@ impl Snapshot {
                     self.rule(waited.is_some(), "one answer per request");
                     let hot = self.state.instances().get(&instance).is_some_and(|known| known.state == ModelState::Hot);
                     self.rule(hot, "leases on hot instances only");
+                    self.tried(request, instance);
                     self.leased.insert(request, instance);
+                    self.since.insert(request, self.now);
                     self.pending.insert(Answer::Done(request));
                 }
                 Effect::Ready(request) => {
@@ -138,7 +173,7 @@ impl Snapshot {
                     self.rule(waited.is_some(), "one answer per request");
                     self.refused(waited.unwrap_or_default(), failure.kind);
                 }
-                Effect::SetTimer(_) => {}
+                Effect::RememberQuarantine | Effect::SetTimer(_) => {}
             }
         }
         let reserved: u64 = self.state.instances().values().map(|instance| instance.reserved + instance.held).sum();
@@ -164,6 +199,41 @@ impl Snapshot {
         }
     }
 
+    /// Nobody begins beside one that is on trial but others on trial, and no more of them than there may be.
+    fn tried(&mut self, request: RequestId, instance: InstanceId) {
+        let beside = self.leased.iter().filter(|(_, on)| **on == instance).map(|(other, _)| *other);
+        let beside: Vec<RequestId> = beside.collect();
+        let policy = self.state.policy();
+        let (leases_max, unproven) = (policy.models[&ModelId::from("a")].leases_max, |other: &RequestId| {
+            let until = self.again.get(other).map(|again| self.since[other] + again.trial_ms(policy));
+            until.is_some_and(|until| self.now < until)
+        });
+        if let Some(again) = self.again.get(&request) {
+            let holds =
+                beside.len() < again.room(leases_max) && beside.iter().all(|other| self.again.contains_key(other));
+            self.seen.insert(if beside.is_empty() { "alone" } else { "together" });
+            self.rule(holds, "a trial has no company but its own");
+        } else {
+            let holds = !beside.iter().any(unproven);
+            if !beside.is_empty() && beside.iter().all(|other| self.again.contains_key(other)) {
+                self.seen.insert("past its point");
+            }
+            self.rule(holds, "nobody begins beside a trial");
+        }
+    }
+
+    /// Its worker died under it: it is tried again.
+    fn replay(&mut self, request: RequestId) {
+        let ran_ms = self.now - self.since[&request];
+        let before = self.again.get(&request).copied().unwrap_or(Again { deaths: 0, ran_ms });
+        let again = Again { deaths: before.deaths + 1, ran_ms: before.ran_ms.min(ran_ms) };
+        self.replays += 1;
+        let id = RequestId(AGAIN_FROM + self.replays);
+        self.waiting.insert(id, "a");
+        self.again.insert(id, again);
+        self.feed(Event::Request { id, model: "a".into(), want: Want::Again(again), keep: None });
+    }
+
     fn forget(&mut self, instance: InstanceId) {
         self.pending.retain(|answer| match answer {
             Answer::Planned(id) | Answer::Loaded(id) | Answer::Parked(id) | Answer::Unparked(id) => *id != instance,
@@ -184,6 +254,11 @@ impl Snapshot {
             Answer::Done(request) => {
                 self.leased.remove(&request);
                 self.feed(Event::Done(request));
+                if self.lost.remove(&request) {
+                    self.replay(request);
+                }
+                self.since.remove(&request);
+                self.again.remove(&request);
             }
         }
     }
@@ -206,6 +281,9 @@ impl Snapshot {
                 self.crashes_left -= 1;
                 self.forget(instance);
                 self.pending.remove(&Answer::Exited(instance));
+                if self.about == About::Deaths {
+                    self.lost.extend(self.leased.iter().filter(|(_, on)| **on == instance).map(|(id, _)| *id));
+                }
                 self.feed(Event::Exited(instance, failure()));
             }
             Action::Cancel(id) => {
@@ -243,12 +321,15 @@ impl Model for World {
     type Action = Action;
 
     fn init_states(&self) -> Vec<Snapshot> {
-        vec![Snapshot::start(self.patience_ms)]
+        vec![Snapshot::start(self)]
     }
 
     fn actions(&self, world: &Snapshot, actions: &mut Vec<Action>) {
         if world.sent < self.requests {
-            actions.extend([Action::Request("a"), Action::Request("b")]);
+            actions.push(Action::Request("a"));
+            if self.about == About::Swaps {
+                actions.push(Action::Request("b"));
+            }
         }
         actions.extend(world.pending.iter().map(|answer| Action::Answer(*answer)));
         if world.failures_left > 0 {
@@ -285,6 +366,14 @@ impl Model for World {
             Property::always("everyone can still be answered", |_, world: &Snapshot| world.can_finish()),
         ];
         // Without these the exploration would prove nothing.
+        if self.about == About::Deaths {
+            let seen = [
+                Property::sometimes("one is tried alone", |_, world: &Snapshot| world.seen.contains("alone")),
+                Property::sometimes("two are tried together", |_, world: &Snapshot| world.seen.contains("together")),
+                Property::sometimes("others follow it", |_, world: &Snapshot| world.seen.contains("past its point")),
+            ];
+            return always.into_iter().chain(seen).collect();
+        }
         if self.patience_ms <= TICK_MS * TICKS {
             let gave_up = Property::sometimes("someone waits in vain for a slot", |_, world: &Snapshot| world.gave_up);
             return always.into_iter().chain([gave_up]).collect();
@@ -306,12 +395,17 @@ impl Model for World {
 
 #[test]
 fn every_order_of_events_is_safe_and_live() {
-    explore(World { patience_ms: 1_000_000, requests: 3 });
+    explore(World { patience_ms: 1_000_000, requests: 3, about: About::Swaps });
+}
+
+#[test]
+fn whoever_is_tried_again_is_answered_and_harms_no_other() {
+    explore(World { patience_ms: 1_000_000, requests: 3, about: About::Deaths });
 }
 
 #[test]
 fn whoever_gives_up_is_told_what_it_waited_for() {
-    explore(World { patience_ms: TICK_MS, requests: 2 });
+    explore(World { patience_ms: TICK_MS, requests: 2, about: About::Swaps });
 }
 
 fn explore(world: World) {

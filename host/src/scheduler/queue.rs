@@ -36,7 +36,7 @@ impl State {
         }
         let queue = self.queues.entry(model).or_default();
         let at = match waiter.want {
-            Want::Solo => queue.iter().position(|other| other.want != Want::Solo),
+            Want::Again(_) => queue.iter().position(|other| !matches!(other.want, Want::Again(_))),
             Want::ServeBatch => None,
             Want::Serve | Want::Load => queue.iter().position(|other| other.want == Want::ServeBatch),
         };
@@ -52,7 +52,7 @@ impl State {
         if !self.policy.models.contains_key(model) {
             return Some(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
         }
-        if want != Want::Solo && self.queued(model) >= self.policy.queue_max {
+        if !matches!(want, Want::Again(_)) && self.queued(model) >= self.policy.queue_max {
             let message = format!(
                 "`{model}` has {} requests waiting, the most it may have (`limits: queue:`); try again later",
                 self.queued(model)
@@ -87,7 +87,7 @@ impl State {
 
     /// When this waiter is told that it waited in vain: for a load, for a slot, or for all of it together.
     pub(super) fn patience_end(&self, waiter: &Waiter) -> Option<Millis> {
-        let Policy { hold_ms, slot_wait_ms, .. } = self.policy;
+        let Policy { hold_ms, slot_wait_ms, .. } = *self.policy;
         let end = match waiter.awaits {
             Awaits::Load(since) => since.after(hold_ms),
             Awaits::Slot(since) => since.after(slot_wait_ms),
@@ -151,8 +151,11 @@ impl State {
         if waiter.want == Want::Load {
             effects.push(Effect::Ready(waiter.id));
         } else {
+            if let Want::Again(again) = waiter.want {
+                let leases_max = self.policy.models.get(&instance.model).map_or(1, |policy| policy.leases_max);
+                instance.begin_trial(again, self.now, (leases_max, again.trial_ms(&self.policy)));
+            }
             instance.leases.insert(waiter.id);
-            instance.solo = waiter.want == Want::Solo;
             effects.push(Effect::Grant(waiter.id, id));
         }
     }
@@ -164,15 +167,19 @@ impl State {
         let gate = self.gate(instance);
         let admitted = |waiter: &Waiter| match waiter.want {
             Want::Load => true,
-            Want::Solo => instance.leases.is_empty(),
+            Want::Again(again) => instance.has_room_for(again, leases_max) && gate.admits(waiter),
             Want::Serve | Want::ServeBatch => {
-                !instance.solo && instance.leases.len() < leases_max && gate.admits(waiter)
+                instance.trial.is_none() && instance.leases.len() < leases_max && gate.admits(waiter)
             }
         };
         let queue = self.queues.get(&instance.model)?;
-        // Behind one that must be alone, nobody begins: it would never find the worker empty.
-        let limit = queue.iter().position(|waiter| waiter.want == Want::Solo).map_or(queue.len(), |first| first + 1);
-        queue.iter().take(limit).position(admitted)
+        let on_trial = |waiter: &Waiter| matches!(waiter.want, Want::Again(_));
+        let tried_again = || queue.iter().position(|waiter| on_trial(waiter) && admitted(waiter));
+        if queue.front().is_some_and(|first| self.is_trial_due(instance, first)) {
+            // Nobody else begins: it might never find the worker empty.
+            return tried_again().or_else(|| queue.iter().position(|waiter| waiter.want == Want::Load));
+        }
+        queue.iter().position(|waiter| !on_trial(waiter) && admitted(waiter)).or_else(tried_again)
     }
 
     /// Who is let in. Everyone, unless another model has waited for this one's memory: once the quantum is served, those

@@ -1,10 +1,12 @@
 //! The state, and what each event does to it before it settles.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::effect::Effect;
 use super::event::{Event, Want};
 use super::policy::{Keep, Mapped, Need, Policy};
+use super::trial::Trial;
 use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// First pause after a failed load, milliseconds; doubles with each failure in a row.
@@ -27,7 +29,7 @@ pub enum Phase {
 /// The scheduler's whole state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State {
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     pub(super) phase: Phase,
     pub(super) now: Millis,
     pub(super) queues: BTreeMap<ModelId, VecDeque<Waiter>>,
@@ -82,6 +84,8 @@ pub(super) struct LoadHistory {
     pub(super) stays_out: bool,
     /// Its last load ran out of memory, and others were evicted for another try.
     pub(super) retried: bool,
+    /// When requests were last on trial here whose worker had died.
+    pub(super) tried: Millis,
 }
 
 /// One instance as the scheduler sees it.
@@ -107,12 +111,12 @@ pub struct Instance {
     pub held: u64,
     /// Requests that hold a lease.
     pub leases: BTreeSet<RequestId>,
-    /// Whether the one lease suffers no other beside it.
-    pub solo: bool,
     /// When its state last changed.
     pub since: Millis,
     /// When its last lease ended, or it became hot.
     pub used: Millis,
+    /// While those who hold a lease are on trial.
+    pub(super) trial: Option<Trial>,
     /// What the last request said of how long it stays.
     pub(super) keep: Option<Keep>,
     /// Once drained: whether it parks instead of stopping.
@@ -125,9 +129,9 @@ pub struct Instance {
 
 impl State {
     /// An empty host under this policy.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         Self {
-            policy,
+            policy: policy.into(),
             phase: Phase::Running,
             now: Millis::default(),
             queues: BTreeMap::new(),
@@ -149,7 +153,7 @@ impl State {
     }
 
     /// What is in force.
-    pub fn policy(&self) -> &Policy {
+    pub fn policy(&self) -> &Arc<Policy> {
         &self.policy
     }
 
@@ -201,6 +205,22 @@ impl State {
         }
     }
 
+    /// Models of which there is more to say than that they are cold; some of them more than once.
+    pub fn touched(&self) -> impl Iterator<Item = &ModelId> {
+        let of_instances = self.instances.values().map(|instance| &instance.model);
+        of_instances.chain(self.queues.keys()).chain(self.cooldowns.keys())
+    }
+
+    /// Requests waiting, by model.
+    pub fn queues(&self) -> impl Iterator<Item = (&ModelId, usize)> {
+        self.queues.iter().map(|(model, queue)| (model, queue.len()))
+    }
+
+    /// Whether nobody may have a model until an operator says so.
+    pub fn is_quarantined(&self, model: &ModelId) -> bool {
+        self.cooldowns.get(model).is_some_and(Cooldown::is_quarantine)
+    }
+
     /// Models that nobody may have until an operator says so, and what happened to them.
     pub fn quarantined(&self) -> impl Iterator<Item = (&ModelId, &Failure)> {
         let quarantined = self.cooldowns.iter().filter(|(_, cooldown)| cooldown.is_quarantine());
@@ -219,17 +239,16 @@ impl State {
             Event::Planned { instance, required, preferred, mapped } => {
                 self.planned(instance, required, preferred, mapped);
             }
-            Event::Loaded(id) => self.became_hot(id, ModelState::Loading),
-            Event::Unparked(id) => self.became_hot(id, ModelState::Unparking),
+            Event::Loaded(id) => self.became_hot(id, ModelState::Loading, effects),
+            Event::Unparked(id) => self.became_hot(id, ModelState::Unparking, effects),
             Event::Parked { instance, held } => self.parked(instance, held),
             Event::Failed(id, failure) => self.failed(id, failure, effects),
             Event::Exited(id, failure) => self.exited(id, failure, effects),
             Event::Unload { model, cut_after_ms } => self.unload(&model, cut_after_ms, effects),
-            Event::Changed(model) => self.changed(&model, effects),
             Event::Park(model) => self.park_model(&model),
             Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
             Event::Measured(device, bytes) => _ = self.measured.insert(device, bytes),
-            Event::Configure(policy) => self.configure(policy, effects),
+            Event::Configure { policy, anew } => self.configure(policy, &anew, effects),
             Event::Timer => {}
             Event::Shutdown => self.shut_down(effects),
         }
@@ -239,7 +258,6 @@ impl State {
         let now = self.now;
         for instance in self.instances.values_mut() {
             if instance.leases.remove(&id) {
-                instance.solo = false;
                 instance.used = now;
             }
         }
@@ -258,19 +276,20 @@ impl State {
         }
     }
 
-    fn became_hot(&mut self, id: InstanceId, from: ModelState) {
+    fn became_hot(&mut self, id: InstanceId, from: ModelState, effects: &mut Vec<Effect>) {
         let now = self.now;
         if let Some(instance) = self.instances.get_mut(&id)
             && instance.state == from
         {
-            let known = self.history.entry(instance.model.clone()).or_default();
+            let model = instance.model.clone();
+            let known = self.history.entry(model.clone()).or_default();
             known.cost_ms = now.since(instance.since);
             known.retried = false;
-            self.cooldowns.remove(&instance.model);
             instance.held = 0;
             instance.keep = None;
             instance.used = now;
             instance.enter(ModelState::Hot, now);
+            self.forgive(&model, effects);
         }
     }
 
@@ -308,6 +327,9 @@ impl State {
 
     fn exited(&mut self, id: InstanceId, failure: Failure, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.remove(&id) else { return };
+        if instance.trial.is_some() {
+            self.history.entry(instance.model.clone()).or_default().tried = self.now;
+        }
         // Leases end by their own Done events; the worker's death has reached each of them as a failure.
         match instance.state {
             ModelState::Starting | ModelState::Waiting | ModelState::Loading => {
@@ -325,7 +347,7 @@ impl State {
         let ids: Vec<InstanceId> = self.instances_of(model).into_iter().map(|(id, _)| id).collect();
         if ids.is_empty() {
             // Nothing to unload but the memory of its failure: its next request tries anew.
-            self.cooldowns.remove(model);
+            self.forgive(model, effects);
         }
         for id in ids {
             let Some(instance) = self.instances.get_mut(&id) else { continue };
@@ -342,13 +364,6 @@ impl State {
                 self.refuse_all(model, &Failure::new(FailureKind::ShuttingDown, message), effects);
             }
         }
-    }
-
-    /// What was learned of the old entry is forgotten with it.
-    fn changed(&mut self, model: &ModelId, effects: &mut Vec<Effect>) {
-        self.drain_all(model, EvictionCause::Reload, effects);
-        self.cooldowns.remove(model);
-        self.history.remove(model);
     }
 
     fn park_model(&mut self, model: &ModelId) {
@@ -373,37 +388,42 @@ impl State {
     fn quarantine(&mut self, model: &ModelId, failure: Failure, effects: &mut Vec<Effect>) {
         self.drain_all(model, EvictionCause::Failed, effects);
         self.refuse_all(model, &failure, effects);
-        self.cooldowns.insert(model.clone(), Cooldown::quarantine(failure));
+        self.cool_down(model, Cooldown::quarantine(failure), effects);
     }
 
-    fn configure(&mut self, policy: Policy, effects: &mut Vec<Effect>) {
+    /// Goes through what is held, never through what is configured: there may be a hundred thousand models.
+    fn configure(&mut self, policy: Arc<Policy>, anew: &BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
         self.policy = policy;
-        let gone: BTreeSet<ModelId> = self
-            .queues
-            .keys()
-            .chain(self.instances.values().map(|instance| &instance.model))
-            .chain(self.cooldowns.keys())
-            .filter(|model| !self.policy.models.contains_key(*model))
-            .cloned()
-            .collect();
+        let gone = |model: &&ModelId| !self.policy.models.contains_key(*model);
+        let gone: Vec<ModelId> = self.queues.keys().filter(gone).cloned().collect();
         for model in gone {
-            self.changed(&model, effects);
             let failure = Failure::new(FailureKind::UnknownModel, format!("`{model}` was removed from models.yaml"));
             self.refuse_all(&model, &failure, effects);
         }
-        let models = &self.policy.models;
-        self.history.retain(|model, _| models.contains_key(model));
-        let without_device = |instance: &Instance| {
-            let model = self.policy.models.get(&instance.model);
-            model.is_some_and(|model| !model.devices.contains(&instance.device))
-                || !self.policy.devices.contains_key(&instance.device)
+        let stays = |instance: &Instance| {
+            let model = self.policy.models.get(&instance.model).filter(|_| !anew.contains(&instance.model));
+            model.is_some_and(|model| model.devices.contains(&instance.device))
+                && self.policy.devices.contains_key(&instance.device)
         };
-        let without_device: Vec<InstanceId> =
-            self.instances.iter().filter(|(_, instance)| without_device(instance)).map(|(id, _)| *id).collect();
-        for id in without_device {
+        for id in self.ids_where(|_, instance| !stays(instance)) {
             self.drain(id, EvictionCause::Reload, effects);
         }
         self.leave_overfull(effects);
+        self.forget(anew, effects);
+    }
+
+    /// What was learned of these models' old entries is forgotten with them. Takes as long as the shorter list is.
+    fn forget(&mut self, models: &BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
+        let held = self.cooldowns.len() + self.history.len();
+        let learned: Vec<ModelId> = if models.len() <= held {
+            models.iter().cloned().collect()
+        } else {
+            self.cooldowns.keys().chain(self.history.keys()).filter(|model| models.contains(*model)).cloned().collect()
+        };
+        for model in learned {
+            self.forgive(&model, effects);
+            self.history.remove(&model);
+        }
     }
 
     fn shut_down(&mut self, effects: &mut Vec<Effect>) {
@@ -433,7 +453,23 @@ impl State {
         } else {
             Cooldown::quarantine(failure)
         };
-        self.cooldowns.insert(model.clone(), cooldown);
+        self.cool_down(model, cooldown, effects);
+    }
+
+    /// The only place where a model begins to be refused for its failures.
+    fn cool_down(&mut self, model: &ModelId, cooldown: Cooldown, effects: &mut Vec<Effect>) {
+        let is_quarantine = cooldown.is_quarantine();
+        let before = self.cooldowns.insert(model.clone(), cooldown);
+        if before.is_some_and(|before| before.is_quarantine()) != is_quarantine {
+            effects.push(Effect::RememberQuarantine);
+        }
+    }
+
+    /// The only place where its failures are forgotten.
+    fn forgive(&mut self, model: &ModelId, effects: &mut Vec<Effect>) {
+        if self.cooldowns.remove(model).is_some_and(|before| before.is_quarantine()) {
+            effects.push(Effect::RememberQuarantine);
+        }
     }
 
     /// A new instance's worker starts.
@@ -451,9 +487,9 @@ impl State {
             granted: 0,
             held: 0,
             leases: BTreeSet::new(),
-            solo: false,
             since: self.now,
             used: self.now,
+            trial: None,
             keep: None,
             parks_next: false,
             cause: EvictionCause::Asked,

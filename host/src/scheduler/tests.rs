@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use super::{DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
+use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
 use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) -> Policy {
@@ -28,6 +29,11 @@ pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) ->
         hold_ms: 90_000,
         slot_wait_ms: 600_000,
     }
+}
+
+/// The entry of a model is made of something else.
+fn remade(state: &State, model: &str) -> Event {
+    Event::Configure { policy: Arc::clone(state.policy()), anew: Arc::new([model.into()].into()) }
 }
 
 /// Drives a state by hand: plans and loads are answered at once with these sizes unless a test does it itself.
@@ -92,7 +98,7 @@ impl Bench {
                     Effect::Refuse(request, failure) => {
                         self.trace.push(format!("refuse {} {:?}", request.0, failure.kind))
                     }
-                    Effect::SetTimer(_) => {}
+                    Effect::RememberQuarantine | Effect::SetTimer(_) => {}
                 }
             }
         }
@@ -327,18 +333,103 @@ fn a_crash_while_loading_is_a_failed_load_and_one_while_hot_is_not() {
     assert!(matches!(state.step(Millis(2_004), request(3))[0], Effect::Start { .. }));
 }
 
+/// A request whose worker died so many times, after so many milliseconds of it.
+fn again(id: u64, deaths: u32, ran_ms: u64) -> Event {
+    Event::Request { id: RequestId(id), model: "a".into(), want: Want::Again(Again { deaths, ran_ms }), keep: None }
+}
+
+/// Model `a` serves so many at once.
+fn wide(leases_max: usize) -> Bench {
+    let mut policy = policy(&["a"], 100, None);
+    policy.models.get_mut("a").unwrap().leases_max = leases_max;
+    let mut bench = Bench::new(policy);
+    bench.send(Event::Request { id: RequestId(0), model: "a".into(), want: Want::Load, keep: None });
+    bench.check(&["start a", "load a", "ready 0"]);
+    bench
+}
+
 #[test]
-fn a_solo_request_goes_first_and_alone() {
-    let mut bench = Bench::new(policy(&["a"], 100, None));
-    bench.request(1, "a");
-    bench.send(Event::Request { id: RequestId(2), model: "a".into(), want: Want::Solo, keep: None });
+fn who_is_tried_again_goes_first_and_others_follow_once_it_is_past_its_point() {
+    let mut bench = wide(3);
+    bench.send(again(1, 1, 2_000));
+    bench.now += 10;
+    bench.send(again(2, 1, 0));
     bench.request(3, "a");
-    bench.check(&["start a", "load a", "grant 1 a"]);
+    bench.check(&["grant 1 a", "grant 2 a"]);
+    // Twice what the first had run, and a second.
+    bench.now = 5_000;
+    bench.send(Event::Timer);
+    bench.check(&[]);
+    bench.now += 1;
+    bench.send(Event::Timer);
+    bench.check(&["grant 3 a"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(4, "a");
+    bench.check(&["grant 4 a"]);
+}
+
+#[test]
+fn a_trial_ends_with_the_last_that_is_on_it() {
+    let mut bench = wide(3);
+    bench.send(again(1, 1, 4_000));
+    bench.request(2, "a");
+    bench.send(Event::Done(RequestId(1)));
+    bench.check(&["grant 1 a", "grant 2 a"]);
+}
+
+#[test]
+fn each_further_death_leaves_less_company_and_in_the_end_none() {
+    for (deaths, leases_max, together) in
+        [(1, 16, 16), (2, 16, 4), (3, 16, 1), (4, 80, 1), (2, 3, 1), (3, 80, 5), (5, 512, 1), (9, 512, 1), (1, 1, 1)]
+    {
+        let mut bench = wide(leases_max);
+        (1..=90).for_each(|id| bench.send(again(id, deaths, 0)));
+        assert_eq!(bench.trace.len(), together, "{deaths} deaths, {leases_max} at once");
+        bench.request(500, "a");
+        bench.now = 500_000;
+        bench.send(Event::Timer);
+        let is_confined = deaths > 4;
+        assert_eq!(bench.trace.contains(&"grant 500 a".to_owned()), !is_confined && together < leases_max, "{deaths}");
+    }
+}
+
+#[test]
+fn between_two_trials_others_are_served_for_a_quantum() {
+    let mut bench = wide(2);
+    bench.send(again(1, 2, 0));
+    bench.send(again(2, 2, 0));
+    bench.request(3, "a");
+    bench.check(&["grant 1 a"]);
+    bench.now = 1_001;
+    bench.send(Event::Timer);
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(4, "a");
+    bench.check(&["grant 3 a", "grant 4 a"]);
+    bench.request(5, "a");
+    bench.now = 1_101;
+    bench.send(Event::Done(RequestId(3)));
+    // The quantum is over: nobody begins any more.
+    bench.check(&[]);
+    bench.send(Event::Done(RequestId(4)));
+    bench.check(&["grant 2 a"]);
+    bench.now = 2_101;
+    bench.send(Event::Timer);
+    bench.check(&["grant 5 a"]);
+}
+
+#[test]
+fn who_is_tried_again_on_a_busy_worker_leaves_it_to_others_for_a_quantum() {
+    let mut bench = wide(2);
+    bench.request(1, "a");
+    bench.send(again(2, 1, 0));
+    bench.request(3, "a");
+    bench.check(&["grant 1 a", "grant 3 a"]);
+    bench.now += 100;
+    bench.send(Event::Done(RequestId(3)));
+    bench.request(4, "a");
+    bench.check(&[]);
     bench.send(Event::Done(RequestId(1)));
     bench.check(&["grant 2 a"]);
-    bench.request(4, "a");
-    bench.send(Event::Done(RequestId(2)));
-    bench.check(&["grant 3 a", "grant 4 a"]);
 }
 
 #[test]
@@ -401,12 +492,17 @@ fn the_clock_of_a_load_begins_when_the_model_is_lost() {
 
     // Loaded again in time, it waits for a slot again; all of it together is bounded.
     let mut state = busy();
-    let solo = Event::Request { id: RequestId(4), model: "a".into(), want: Want::Solo, keep: None };
+    let confined = Event::Request {
+        id: RequestId(4),
+        model: "a".into(),
+        want: Want::Again(Again { deaths: 5, ran_ms: 0 }),
+        keep: None,
+    };
     for (now, event) in [
         (550_000, Event::Exited(InstanceId(1), died())),
         (550_000, Event::Done(RequestId(1))),
         (550_000, Event::Done(RequestId(2))),
-        (560_000, solo),
+        (560_000, confined),
         (570_000, Event::Planned { instance: InstanceId(2), required: 1, preferred: 1, mapped: Mapped::default() }),
         (580_000, Event::Loaded(InstanceId(2))),
     ] {
@@ -452,7 +548,8 @@ fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
     let (old, new) = (InstanceId(1), InstanceId(2));
     state.step(Millis(1), request(1));
     state.step(Millis(2), planned(old));
-    let changed = state.step(Millis(3), Event::Changed("a".into()));
+    let event = remade(&state, "a");
+    let changed = state.step(Millis(3), event);
     assert!(changed.contains(&Effect::Stop(old, EvictionCause::Reload)), "{changed:?}");
     assert!(!changed.iter().any(|effect| matches!(effect, Effect::Refuse(..))), "{changed:?}");
     // The old one may come to its end of loading before it heeds.
@@ -462,7 +559,8 @@ fn a_changed_model_leaves_and_who_waits_gets_the_new_one() {
     state.step(Millis(6), planned(new));
     assert!(state.step(Millis(7), Event::Loaded(new)).contains(&Effect::Grant(RequestId(1), new)));
     // Under a lease it stays until that ends, and leaves for the same reason.
-    assert!(!state.step(Millis(8), Event::Changed("a".into())).iter().any(|effect| matches!(effect, Effect::Stop(..))));
+    let event = remade(&state, "a");
+    assert!(!state.step(Millis(8), event).iter().any(|effect| matches!(effect, Effect::Stop(..))));
     assert!(state.step(Millis(9), Event::Done(RequestId(1))).contains(&Effect::Stop(new, EvictionCause::Reload)));
 }
 
@@ -472,7 +570,8 @@ fn a_failure_is_forgotten_with_the_entry_that_failed() {
     let crash = Failure::new(FailureKind::WorkerDied, "crashed");
     bench.send(Event::Quarantine("a".into(), crash));
     bench.request(1, "a");
-    bench.send(Event::Changed("a".into()));
+    let event = remade(&bench.state, "a");
+    bench.send(event);
     bench.request(2, "a");
     bench.check(&["refuse 1 NotUsable", "start a", "load a", "grant 2 a"]);
 }
@@ -745,7 +844,8 @@ fn a_model_goes_to_the_less_busy_of_two_full_devices() {
 fn an_operators_park_brings_nothing_back_that_leaves_for_good() {
     let mut bench = Bench::new(parking(&["a"], 1_000, None));
     bench.request(1, "a");
-    bench.send(Event::Changed("a".into()));
+    let event = remade(&bench.state, "a");
+    bench.send(event);
     bench.send(Event::Park("a".into()));
     bench.request(2, "a");
     bench.send(Event::Done(RequestId(1)));

@@ -29,7 +29,7 @@ pub struct Metrics {
     /// By `Metric as usize`.
     families: Vec<Series>,
     /// Models that may have series.
-    models: RwLock<BTreeSet<ModelId>>,
+    models: RwLock<Arc<BTreeSet<ModelId>>>,
 }
 
 #[derive(Debug)]
@@ -86,14 +86,23 @@ impl Metrics {
         }
     }
 
-    /// The models in force. The series of all others end; what is always told begins at zero.
+    /// The models in force, all at once.
     pub fn set_models<'a>(&self, models: impl Iterator<Item = &'a ModelId>) {
-        let new: BTreeSet<ModelId> = models.cloned().collect();
-        let mut in_force = self.models.write();
-        in_force.difference(&new).for_each(|model| self.forget(model));
-        in_force.clone_from(&new);
-        drop(in_force);
-        for model in &new {
+        let now: Arc<BTreeSet<ModelId>> = Arc::new(models.cloned().collect());
+        let before = self.put_in_force(Arc::clone(&now));
+        self.settle(&before, &now);
+    }
+
+    /// The models that may have series from now on; those before. However many they are, it takes a moment:
+    /// [`Self::settle`] does the rest.
+    pub fn put_in_force(&self, models: Arc<BTreeSet<ModelId>>) -> Arc<BTreeSet<ModelId>> {
+        std::mem::replace(&mut *self.models.write(), models)
+    }
+
+    /// Ends the series of models that are gone since, and begins at zero what is always told of the new ones.
+    pub fn settle(&self, before: &BTreeSet<ModelId>, now: &BTreeSet<ModelId>) {
+        before.difference(now).for_each(|model| self.forget(model));
+        for model in now.difference(before) {
             self.add(Metric::Lost, model, "", 0);
             self.add(Metric::Requests, model, "ok", 0);
         }
@@ -109,7 +118,7 @@ impl Metrics {
     }
 
     /// Holds the list of models while a record is made, so that none comes after its model's series have ended.
-    fn in_force(&self, model: &ModelId) -> Option<RwLockReadGuard<'_, BTreeSet<ModelId>>> {
+    fn in_force(&self, model: &ModelId) -> Option<RwLockReadGuard<'_, Arc<BTreeSet<ModelId>>>> {
         let models = self.models.read();
         models.contains(model).then_some(models)
     }

@@ -165,7 +165,7 @@ fn aihost(workspace: &Workspace, profile: Profile, folder: &Path, cold: bool) ->
     stage::plugins(workspace, profile, &candle_llm, &folder.join("plugins"))?;
     fs::write(&config, models_yaml(address, cold)).doing("write the models.yaml of the measure")?;
     let mut command = workspace.aihost(profile);
-    command.args(["serve", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
+    command.args(["serve", "--log-format", "text", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
     let server = Server::start(&mut command, address, &folder.join("aihost.log"))?;
     let version = shell::probe(&workspace.host(profile).to_string_lossy(), &["--version"]).unwrap_or_default();
     Ok(Arm::new("aihost", version, server))

@@ -182,7 +182,7 @@ fn start(run: &Run<'_>, total: u64) -> Result<Host> {
     let address = free_address()?;
     fs::write(folder.join("models.yaml"), yaml(run, address, &folder, total)).doing("write models.yaml")?;
     let mut command = run.kit.command(&run.kit.host);
-    command.args(["serve", "--config"]).arg(folder.join("models.yaml"));
+    command.args(["serve", "--log-format", "text", "--config"]).arg(folder.join("models.yaml"));
     if run.is_rehearsal() {
         std::os::unix::fs::symlink(&run.kit.nvml, folder.join("libnvidia-ml.so.1")).doing("put a card on paper")?;
         write_card(&folder, PAPER - OWN_SHARE)?;

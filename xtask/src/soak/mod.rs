@@ -151,7 +151,7 @@ impl Soak {
         fs::write(&config, models_yaml(address, goal, &folder, &model)).doing(doing())?;
         fs::write(folder.join("once"), b"").doing(doing())?;
         let mut command = workspace.aihost(profile);
-        command.args(["serve", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
+        command.args(["serve", "--log-format", "text", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);
         // The log of a host under attack lies on a full disk.
         let log = if matches!(goal, Goal::Hostile(_)) { PathBuf::from("/dev/full") } else { folder.join("host.log") };
         let server = Server::start(&mut command, address, &log)?;

@@ -14,10 +14,10 @@ use crate::store::{Digests, Presence, presence};
 struct Row {
     name: String,
     #[serde(rename = "type")]
-    kind: &'static str,
+    kind: String,
     plugin: String,
     aliases: Vec<String>,
-    /// `present`, `missing`, `wrong digest`, `not usable`, or `none needed`.
+    /// `present`, `missing`, `wrong digest`, `not usable`, `none needed`, or `not known`.
     files: &'static str,
     /// Bytes on disk.
     size: u64,
@@ -26,8 +26,12 @@ struct Row {
 }
 
 pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
-    let config = context.load()?;
     let server = Server::of(context, &arguments.target)?;
+    let config = match context.load() {
+        Ok(config) => config,
+        // What is served is known all the same, if it is served.
+        Err(error) => return server.status().await.map_or(Err(error), |running| of_server(&running, arguments.json)),
+    };
     let (running, unanswered) = match server.status().await {
         Ok(running) => (running, Ok(())),
         // A server that is there and does not answer is a failure; the files are told of first.
@@ -39,15 +43,33 @@ pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<
     };
     let digests = Digests::of(&config.paths.state);
     let rows: Vec<Row> = config.models.values().map(|model| row(model, &running, &digests)).collect();
-    if arguments.json {
-        return out::json(&rows).and(unanswered);
+    show(&rows, arguments.json).and(unanswered)
+}
+
+/// What a server says of its models, where models.yaml says nothing.
+fn of_server(running: &[ListedModel], json: bool) -> Result<(), CliError> {
+    let row = |model: &ListedModel| Row {
+        name: model.id.clone(),
+        kind: model.kind.clone(),
+        plugin: model.plugin.clone(),
+        aliases: model.aliases.clone(),
+        files: "not known",
+        size: 0,
+        state: Some(model.state.clone()),
+    };
+    show(&running.iter().map(row).collect::<Vec<_>>(), json)
+}
+
+fn show(rows: &[Row], json: bool) -> Result<(), CliError> {
+    if json {
+        return out::json(&rows);
     }
     let cells = |row: &Row| {
         let size = if row.size == 0 { "-".to_owned() } else { ByteSize(row.size).to_string() };
         let state = row.state.clone().unwrap_or_else(|| "-".to_owned());
-        vec![row.name.clone(), row.kind.to_owned(), row.plugin.clone(), row.files.to_owned(), size, state]
+        vec![row.name.clone(), row.kind.clone(), row.plugin.clone(), row.files.to_owned(), size, state]
     };
-    out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect()).and(unanswered)
+    out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect())
 }
 
 fn row(model: &ModelConfig, running: &[ListedModel], digests: &Digests) -> Row {
@@ -63,7 +85,7 @@ fn row(model: &ModelConfig, running: &[ListedModel], digests: &Digests) -> Row {
     }
     Row {
         name: model.id.to_string(),
-        kind: model.kind.name(),
+        kind: model.kind.name().to_owned(),
         plugin: model.plugin.clone(),
         aliases: model.aliases.clone(),
         files,

@@ -62,8 +62,7 @@ async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> 
         FailureKind::ContextLength => ApiError::from(failure).param(prompt),
         FailureKind::StillLoading => {
             let error = ApiError::from(failure);
-            let models = app.handle.models().await.unwrap_or_default();
-            match models.iter().find(|status| status.id == *model) {
+            match app.handle.status(model.clone()).await.ok().flatten() {
                 Some(status) => {
                     let mut loading = json!({"state": status.state, "progress": status.progress});
                     if let Some(step) = status.step {

@@ -129,8 +129,11 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             Command::Explain(_, reply) => {
                 let _ = reply.send(Err(Failure::new(FailureKind::Internal, "not scripted")));
             }
+            Command::Status(model, reply) => {
+                let _ = reply.send(models().into_iter().find(|status| status.id == model));
+            }
             Command::Models(reply) => {
-                let _ = reply.send(vec![status("a", ModelState::Hot), status("b", ModelState::Loading)]);
+                let _ = reply.send(models());
             }
             Command::Metrics(reply) => {
                 let metrics = crate::telemetry::Metrics::default();
@@ -138,7 +141,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let _ = reply.send(crate::telemetry::Scrape::new(Arc::new(metrics), Default::default()));
             }
             Command::Configure(_, reply) => {
-                let _ = reply.send(crate::runtime::Changes::default());
+                let _ = reply.send(Arc::default());
             }
             Command::Logs(_, reply) => {
                 let (news, receiver) = tokio::sync::broadcast::channel(2);
@@ -181,6 +184,10 @@ fn feed(outputs: Vec<Output>) -> mpsc::Receiver<Output> {
     let (sender, receiver) = mpsc::channel(outputs.len().max(1));
     outputs.into_iter().for_each(|output| sender.try_send(output).unwrap());
     receiver
+}
+
+fn models() -> Vec<ModelStatus> {
+    vec![status("a", ModelState::Hot), status("b", ModelState::Loading)]
 }
 
 fn status(id: &str, state: ModelState) -> ModelStatus {

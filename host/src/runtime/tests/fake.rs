@@ -80,6 +80,7 @@ struct Ledger {
     names: BTreeSet<&'static str>,
     broken: Vec<String>,
     loads: u32,
+    poisoned: u32,
 }
 
 #[derive(Debug)]
@@ -460,6 +461,21 @@ impl World {
         Ok(Bytes::from_static(b"{}"))
     }
 
+    /// A task that names `poison_ms` makes its worker die after so many; without, this never ends.
+    async fn poisoned(self, id: InstanceId, task: &[u8]) -> Result<Bytes, Failure> {
+        let task: serde_json::Value = serde_json::from_slice(task).unwrap_or_default();
+        let Some(after) = task["poison_ms"].as_u64() else { return std::future::pending().await };
+        self.live(id, Duration::from_millis(after)).await?;
+        self.ledger().poisoned += 1;
+        self.die(id, ExitReason::Crashed(11));
+        Err(ended(&ExitReason::Crashed(11)))
+    }
+
+    /// Workers that died of a task.
+    pub(super) fn poisoned_workers(&self) -> u32 {
+        self.ledger().poisoned
+    }
+
     async fn stop_one(self, id: InstanceId, grace: Duration) {
         let Some(open) = self.change(id, |life| {
             life.phase = Phase::Stopping;
@@ -493,13 +509,16 @@ impl InstanceHandle for FakeInstance {
     fn generate(
         &self,
         request: RequestId,
-        _task: Bytes,
+        task: Bytes,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(8);
         let (world, id) = (self.world.clone(), self.id);
         tokio::spawn(async move {
-            let end = world.clone().generate_one(id, request, &sender, cancelled).await;
+            let end = tokio::select! {
+                end = world.clone().generate_one(id, request, &sender, cancelled) => end,
+                end = world.clone().poisoned(id, &task) => end,
+            };
             world.change(id, |life| life.open.remove(&request));
             let _client_gone = sender.send(Output::Done(end)).await;
         });

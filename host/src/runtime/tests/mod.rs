@@ -5,6 +5,8 @@
 mod fake;
 mod faults;
 mod limits;
+mod reconfigure;
+mod replays;
 mod storm;
 
 use std::path::Path;

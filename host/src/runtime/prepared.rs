@@ -1,0 +1,33 @@
+//! A configuration as it is handed to the loop: whatever takes longer the more models there are is done.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedMutexGuard, oneshot};
+
+use super::api::Changes;
+use super::peaks::Key;
+use super::policy::FoundBudgets;
+use crate::config::Config;
+use crate::domain::ModelId;
+use crate::scheduler::Policy;
+
+/// Everything that the loop needs to put a configuration in force.
+pub(super) struct Prepared {
+    pub(super) config: Arc<Config>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) changes: Arc<Changes>,
+    /// Models that are gone or made of something else.
+    pub(super) anew: Arc<BTreeSet<ModelId>>,
+    /// All there are.
+    pub(super) models: Arc<BTreeSet<ModelId>>,
+    pub(super) preload: Vec<ModelId>,
+    /// Models that were not there before and may be quarantined, with what they are made of.
+    pub(super) recalled: Vec<(ModelId, Key)>,
+}
+
+/// Who waits for the configuration, and its turn.
+pub(super) struct Configuring {
+    pub(super) reply: oneshot::Sender<Arc<Changes>>,
+    pub(super) turn: OwnedMutexGuard<FoundBudgets>,
+}
