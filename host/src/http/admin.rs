@@ -7,8 +7,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,8 +22,8 @@ use super::error::ApiError;
 use super::resolve;
 use super::sse;
 use super::stream_body::headers;
-use super::wire::{Fields, Keys, PlanReply, StatusReply};
-use crate::domain::{Failure, FailureKind, ModelId, ModelState};
+use super::wire::{self, Fields, Keys, PlanReply, RouterList, StatusReply};
+use crate::domain::{Failure, FailureKind, ModelId, ModelState, some_names};
 use crate::runtime::ModelStatus;
 use crate::telemetry::Scrape;
 use crate::worker::Followed;
@@ -35,28 +36,34 @@ const FORCE_AFTER_MAX_S: f32 = 86_400.0;
 pub(super) const KEYS: Keys = &["model", "force_after"];
 
 /// `GET /models`: llama.cpp's router shape, and our own fields beside it.
-pub(super) async fn models(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    let models = app.handle.models().await?;
-    let data: Vec<_> = models.iter().map(|model| router_entry(model, app.started_s)).collect();
-    Ok(Json(json!({"object": "list", "data": data})))
+pub(super) async fn models(State(app): State<App>) -> Result<Response, ApiError> {
+    let (handle, created) = (app.handle.clone(), app.started_s);
+    let write = move |models: Vec<ModelStatus>| Ok(wire::json(&RouterList::of(&models, created)));
+    Ok(json_reply(app.listings.router.get(&app, async move { handle.models().await }, write).await?))
 }
 
 /// `POST /models/load`: answers once the model is hot, or says why it is not.
 pub(super) async fn load(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    app.handle.load(asked(&app, body).await?.model).await?;
-    Ok(Json(json!({"success": true})))
+    let Control { model, .. } = asked(&app, body).await?;
+    done(&app, app.handle.load(model).await)
 }
 
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
 pub(super) async fn unload(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, force_after } = asked(&app, body).await?;
-    app.handle.unload(model, force_after).await?;
-    Ok(Json(json!({"success": true})))
+    done(&app, app.handle.unload(model, force_after).await)
 }
 
 /// `POST /models/park`: answers once the model's device memory is back.
 pub(super) async fn park(State(app): State<App>, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    app.handle.park(asked(&app, body).await?.model).await?;
+    let Control { model, .. } = asked(&app, body).await?;
+    done(&app, app.handle.park(model).await)
+}
+
+/// A command has this outcome, and listings show it from now on.
+fn done(app: &App, outcome: Result<(), Failure>) -> Result<Json<Value>, ApiError> {
+    app.listings.command_done();
+    outcome?;
     Ok(Json(json!({"success": true})))
 }
 
@@ -78,13 +85,19 @@ pub(super) async fn plan(
 
 /// `GET /admin/status`: every model's status in full.
 pub(super) async fn status(State(app): State<App>) -> Result<Response, ApiError> {
-    let models = app.handle.models().await?;
-    Ok(Json(models.iter().map(StatusReply::from).collect::<Vec<_>>()).into_response())
+    let handle = app.handle.clone();
+    let write = |models: Vec<ModelStatus>| Ok(wire::json(&models.iter().map(StatusReply::from).collect::<Vec<_>>()));
+    Ok(json_reply(app.listings.status.get(&app, async move { handle.models().await }, write).await?))
 }
 
 /// `GET /metrics`: everything that is measured, for a scraper.
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
-    let text = app.handle.metrics().await?.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+    let handle = app.handle.clone();
+    let write = |scrape: Scrape| {
+        let text = scrape.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+        Ok(text.into_bytes())
+    };
+    let text = app.listings.metrics.get(&app, async move { handle.metrics().await }, write).await?;
     Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
@@ -130,6 +143,10 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }
 
+fn json_reply(json: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+}
+
 fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     let query = query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
     Ok(query.0)
@@ -156,9 +173,9 @@ pub(super) async fn livez(State(app): State<App>) -> Result<Json<Value>, ApiErro
 
 /// `GET /readyz`: whether preloaded models have come up, or failed to.
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    match answered(preloading(&app)).await?.as_slice() {
+    match &*answered(preloading(&app)).await? {
         [] => Ok(Json(json!({"status": "ok"}))),
-        waiting => Err(ApiError::not_ready(format!("still loading: {}", waiting.join(", ")))),
+        waiting => Err(ApiError::not_ready(format!("still loading: {}", String::from_utf8_lossy(waiting)))),
     }
 }
 
@@ -169,7 +186,10 @@ pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError>
 }
 
 /// What the runtime says, if it says it in time.
-async fn answered<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, ApiError> {
+async fn answered<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, ApiError>
+where
+    ApiError: From<E>,
+{
     let late = |_| ApiError::not_ready(format!("the runtime has not answered for {} s", PROBE_LIMIT.as_secs()));
     Ok(tokio::time::timeout(PROBE_LIMIT, answer).await.map_err(late)??)
 }
@@ -192,50 +212,22 @@ async fn asked(app: &App, body: JsonBody) -> Result<Control, ApiError> {
     Ok(Control { model, force_after: force_after.map(Duration::from_secs_f32) })
 }
 
-/// Names of the `preload: true` models that have neither been loaded once nor failed.
-async fn preloading(app: &App) -> Result<Vec<String>, Failure> {
+/// Names of the `preload: true` models that have neither been loaded once nor failed, as a sentence has them; empty if there are
+/// none.
+async fn preloading(app: &App) -> Result<Bytes, ApiError> {
     let config = app.handle.config();
     if !config.models.values().any(|entry| entry.preload) {
         app.handle.ping().await?;
-        return Ok(Vec::new());
+        return Ok(Bytes::new());
     }
-    let models = app.handle.models().await?;
-    let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
-    let is_underway = |model: &ModelStatus| {
-        model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
+    let handle = app.handle.clone();
+    let write = move |models: Vec<ModelStatus>| {
+        let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
+        let is_underway = |model: &ModelStatus| {
+            model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
+        };
+        let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model));
+        Ok(some_names(waiting.map(|model| model.id.as_str())).into_bytes())
     };
-    let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model));
-    Ok(waiting.map(|model| model.id.to_string()).collect())
-}
-
-fn router_entry(model: &ModelStatus, created: u64) -> Value {
-    let value = match model.state {
-        ModelState::Cold | ModelState::Stopping | ModelState::Failed => "unloaded",
-        ModelState::Starting | ModelState::Waiting | ModelState::Loading | ModelState::Unparking => "loading",
-        ModelState::Hot | ModelState::Draining => "loaded",
-        // llama.cpp's word for a model that gives its memory back and wakes on demand.
-        ModelState::Parking | ModelState::Parked => "sleeping",
-    };
-    let mut status = json!({"value": value, "state": model.state, "progress": model.progress});
-    if let Some(error) = &model.error {
-        status["failed"] = json!(true);
-        status["error"] = json!(error);
-    }
-    json!({
-        "id": model.id,
-        "object": "model",
-        "created": created,
-        "owned_by": "aihost",
-        "status": status,
-        "kind": model.kind,
-        "plugin": model.plugin,
-        "aliases": model.aliases,
-        "device": model.device,
-        "memory": model.memory,
-        "measured": model.measured,
-        "replicas": model.replicas,
-        "active": model.active,
-        "queued": model.queued,
-        "loads": model.loads,
-    })
+    app.listings.preloading.get(app, async move { handle.models().await }, write).await
 }

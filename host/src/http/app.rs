@@ -1,10 +1,11 @@
-//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes; and the clock of replies.
-//! It knows no route and no shape on the wire.
+//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes, the listings; and the clock of
+//! replies. It knows no route and no shape on the wire.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bodies::Bodies;
+use super::listing::Listings;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -19,13 +20,15 @@ pub(super) struct App {
     pub(super) artifacts: Arc<Artifacts>,
     /// The bytes of all requests.
     pub(super) bodies: Arc<Bodies>,
+    /// Answers that name every model.
+    pub(super) listings: Arc<Listings>,
 }
 
 impl App {
     /// Over this runtime, with the store of its state folder.
     pub(super) fn new(handle: Handle) -> Self {
         let artifacts = Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")));
-        Self { handle, started_s: unix_seconds(), artifacts, bodies: Arc::default() }
+        Self { handle, started_s: unix_seconds(), artifacts, bodies: Arc::default(), listings: Arc::default() }
     }
 }
 

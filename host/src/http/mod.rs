@@ -19,6 +19,7 @@ mod generate;
 mod image_output;
 mod image_stream;
 mod listen;
+mod listing;
 mod openai;
 mod request_fields;
 mod resolve;

@@ -11,6 +11,7 @@ mod errors;
 mod fuzz;
 mod images;
 mod limits;
+mod listings;
 mod live;
 mod sockets;
 
