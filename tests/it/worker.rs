@@ -56,7 +56,8 @@ async fn what_a_plugin_computes_comes_after_what_serves() {
     let usual = nice(pid, "heartbeat");
     assert_eq!(usual, [own], "the worker's own");
     assert_eq!(nice(pid, "socket-writer"), usual);
-    let spinning = nice(pid, "spin");
+    // A thread has its name once it runs.
+    let spinning = wait_for("threads that spin", || Some(nice(pid, "spin")).filter(|threads| threads.len() == 4)).await;
     // 10 more than usual, or the highest there is.
     assert_eq!(spinning, [(own + 10).min(19); 4]);
     let (text, _) = collect(ask(&instance, 1, "hi", None)).await;
