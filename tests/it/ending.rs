@@ -2,7 +2,7 @@
 
 use aihost_tests::server::{DRAINS, Server, Setup, alive, chat, client};
 use aihost_tests::{Gate, PATIENCE, eventually, wait_for};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -212,6 +212,68 @@ async fn what_a_plugin_set_free_ends_with_its_worker_and_with_the_host() {
     gone(&free[1..]).await;
 }
 
+/// A host with a loaded model whose plugin has set a process free, that process, and the host's guard.
+async fn with_a_free_process(name: &str, folder: &std::path::Path) -> (Server, i64, Pid) {
+    let file = folder.join(name).display().to_string();
+    let child = format!("exec setsid -f sh -c 'echo $$ > {file}.new; mv {file}.new {file}; exec sleep 1000'");
+    let yaml =
+        format!("models:\n  a:\n    type: text\n    plugin: aihost/faulty\n    options: {{child: \"{child}\"}}\n");
+    let server = Server::start(&Setup { yaml, plugins: vec!["faulty"], ..Setup::default() });
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let free = wait_for("a free process", || std::fs::read_to_string(folder.join(name)).ok()).await;
+    let guard = guard_of(&server);
+    (server, free.trim().parse().unwrap(), guard)
+}
+
+fn guard_of(server: &Server) -> Pid {
+    let beginning = format!("aihost\0guard\0{}-", server.pid());
+    let all =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_guard = |pid: &i32| {
+        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(beginning.as_bytes()))
+    };
+    Pid::from_raw(all.into_iter().find(is_guard).expect("a guard")).unwrap()
+}
+
+#[tokio::test]
+async fn a_guard_that_was_stopped_does_its_work_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    for end in ["unload", "term", "kill"] {
+        let (mut server, free, guard) = with_a_free_process(end, folder.path()).await;
+        kill_process(guard, Signal::STOP).unwrap();
+        match end {
+            "unload" => assert_eq!(server.post("/models/unload", &json!({"model": "a"})).await.0, 200),
+            "term" => terminate(&mut server),
+            _ => {
+                server.signal(Signal::KILL);
+                server.wait();
+            }
+        }
+        gone(&[free]).await;
+        if end != "unload" {
+            gone(&[guard.as_raw_pid().into()]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn for_a_guard_that_was_killed_another_stands_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut ended, first, guard) = with_a_free_process("ended", folder.path()).await;
+    kill_process(guard, Signal::KILL).unwrap();
+    terminate(&mut ended);
+    gone(&[first]).await;
+
+    let (mut killed, second, guard) = with_a_free_process("killed", folder.path()).await;
+    kill_process(guard, Signal::KILL).unwrap();
+    killed.signal(Signal::KILL);
+    killed.wait();
+    // The next host's, whichever comes first.
+    let (_next, third, _) = with_a_free_process("next", folder.path()).await;
+    gone(&[second]).await;
+    assert!(alive(third), "one whose host lives");
+}
+
 #[tokio::test]
 async fn the_first_process_of_a_container_adopts_passes_signals_on_and_ends_as_the_host() {
     let folder = tempfile::tempdir().unwrap();
@@ -238,7 +300,7 @@ async fn the_first_process_of_a_container_adopts_passes_signals_on_and_ends_as_t
     let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     let all = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let host: i32 = all.collect::<String>().split_whitespace().next().expect("the host").parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(host).unwrap(), Signal::KILL).unwrap();
+    kill_process(Pid::from_raw(host).unwrap(), Signal::KILL).unwrap();
     assert_eq!(server.wait().code(), Some(128 + 9));
 }
 

@@ -17,6 +17,8 @@ const EXTRA_BYTES: u64 = 1 << 20;
 const CPU_LIMIT: Duration = Duration::from_millis(1500);
 /// What Linux counts a process's time in.
 const TICK: Duration = Duration::from_millis(10);
+/// Models that are too many to be listed for everyone.
+const LISTED_MODELS: usize = 10_000;
 /// What may stay of all of them.
 const KEPT_BYTES: u64 = 32 << 20;
 
@@ -275,6 +277,33 @@ async fn others_are_served_while_the_worst_bodies_come() {
     let bodies = 4 * costly.len();
     eprintln!("{bodies} bodies, {probes} probes");
     assert!(probes >= 5 * bodies, "{probes} probes beside {bodies} bodies");
+    settles(&server, begin).await;
+}
+
+/// Who lists very many models, again and again and beside others, leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn listings_of_very_many_models_are_given_back() {
+    let entries =
+        (0..LISTED_MODELS).map(|number| format!("  model-{number:05}-of-very-many: {{type: text, plugin: p}}\n"));
+    let server =
+        Server::start(&Setup { yaml: format!("models:\n{}", entries.collect::<String>()), ..Setup::default() });
+    assert_eq!(server.get("/health").await.0, 200);
+    let begin = memory(&server, "VmRSS");
+    let mut clients = Vec::new();
+    for path in ["/metrics", "/admin/status", "/models", "/v1/models"].repeat(4) {
+        let (url, client) = (format!("{}{path}", server.base()), client());
+        clients.push(tokio::spawn(async move {
+            for _ in 0..3 {
+                let reply = client.get(&url).send().await.unwrap();
+                assert_eq!(reply.status(), 200);
+                let text = reply.text().await.unwrap();
+                assert!(text.contains("model-09999-of-very-many"), "{url}");
+            }
+        }));
+    }
+    for client in clients {
+        client.await.unwrap();
+    }
     settles(&server, begin).await;
 }
 

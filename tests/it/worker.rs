@@ -40,6 +40,30 @@ async fn a_good_plugin_answers_and_leaves_when_asked() {
     bench.no_more_exits().await;
 }
 
+/// The nice values of the threads of a process that have this name.
+fn nice(pid: u32, name: &str) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
+    let named = stats.filter(|stat| stat.contains(&format!("({name})")));
+    named.map(|stat| stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn what_a_plugin_computes_comes_after_what_serves() {
+    let bench = Bench::new();
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "spin", "bytes": 4})).await;
+    let (pid, own) = (instance.pid().unwrap(), rustix::process::getpriority_process(None).unwrap());
+    let usual = nice(pid, "heartbeat");
+    assert_eq!(usual, [own], "the worker's own");
+    assert_eq!(nice(pid, "socket-writer"), usual);
+    // A thread has its name once it runs.
+    let spinning = wait_for("threads that spin", || Some(nice(pid, "spin")).filter(|threads| threads.len() == 4)).await;
+    // 10 more than usual, or the highest there is.
+    assert_eq!(spinning, [(own + 10).min(19); 4]);
+    let (text, _) = collect(ask(&instance, 1, "hi", None)).await;
+    assert_eq!(text, "word ".repeat(8));
+}
+
 #[tokio::test]
 async fn sixty_four_requests_are_served_at_once_and_in_order() {
     let (bench, gate) = (Bench::new(), Gate::closed());

@@ -1,5 +1,8 @@
 //! How the host's process keeps the memory that it gave back.
 
+use std::thread;
+use std::time::Duration;
+
 /// Bytes from which an allocation is a mapping of its own, which is gone once it is freed. Left to itself the C library raises
 /// this with every large block it sees, and then keeps such blocks.
 const MAPPED_BYTES: i32 = 128 << 10;
@@ -19,4 +22,43 @@ pub(super) fn give_back() {
         #[expect(unsafe_code, reason = "the C library has no safe face for it")]
         let _known = unsafe { libc::mallopt(parameter, value) };
     }
+}
+
+/// Between two looks at what the process holds.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// Bytes beyond the least that it was seen to hold which are left to it: to give them back would cost more than it brings.
+const LEFT_BYTES: u64 = 8 << 20;
+
+/// From now on what is free within the heap goes back as well, a few seconds after it was needed last: between two blocks that
+/// stay, the C library keeps what was freed, and a flood of requests leaves tens of MiB of such holes.
+pub(super) fn keep_small() {
+    #[cfg(target_env = "gnu")]
+    // Without such a thread the heap stays as large as it was.
+    let _started = thread::Builder::new().name("heap-trimmer".into()).spawn(|| {
+        // It holds the allocator's locks for a moment, and must not be interrupted in that.
+        crate::device::serve();
+        let mut least = u64::MAX;
+        while let Some(held) = resident_bytes() {
+            if held > least.saturating_add(LEFT_BYTES) {
+                trim();
+            }
+            least = least.min(resident_bytes().unwrap_or(held));
+            thread::sleep(LOOK_EVERY);
+        }
+    });
+}
+
+/// Gives back every free page.
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: `malloc_trim` takes no pointer and locks the allocator itself; it may be called from any thread at any time.
+    #[expect(unsafe_code, reason = "the C library has no safe face for it")]
+    let _whether_any = unsafe { libc::malloc_trim(0) };
+}
+
+/// What this process holds of the machine's memory.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(held.split_whitespace().next()?.parse::<u64>().ok()? << 10)
 }

@@ -150,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Serve(arguments) => {
             heap::give_back();
+            heap::keep_small();
             with_runtime(serve::run(&context, arguments))
         }
         Command::Ps(arguments) => with_runtime(ps::run(&context, arguments)),

@@ -4,7 +4,7 @@ mod cgroup;
 mod gpu;
 mod processor;
 
-pub use self::processor::{serve, work_long};
+pub use self::processor::{compute, serve, work_long};
 use crate::domain::Device;
 use parking_lot::Mutex;
 

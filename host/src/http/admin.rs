@@ -8,8 +8,9 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,11 +21,10 @@ use super::app::App;
 use super::body::{JsonBody, Name};
 use super::caller::Caller;
 use super::error::ApiError;
-use super::redact::for_clients;
 use super::resolve;
 use super::sse;
 use super::stream_body::headers;
-use super::wire::{Fields, Keys, PlanReply, StatusReply};
+use super::wire::{self, Fields, Keys, PlanReply, RouterList, StatusReply};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
 use crate::runtime::{Explanation, ModelStatus};
 use crate::telemetry::Scrape;
@@ -38,31 +38,38 @@ const FORCE_AFTER_MAX_S: f32 = 86_400.0;
 pub(super) const KEYS: Keys = &["model", "force_after"];
 
 /// `GET /models`: llama.cpp's router shape, and our own fields beside it.
-pub(super) async fn models(State(app): State<App>, caller: Caller) -> Result<Json<Value>, ApiError> {
-    let models = app.handle.models().await?;
-    let seen = models.iter().filter(|model| caller.sees(model.id.as_str()));
-    let data: Vec<_> = seen.map(|model| router_entry(model, app.started_s)).collect();
-    Ok(Json(json!({"object": "list", "data": data})))
+pub(super) async fn models(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
+    let (handle, created) = (app.handle.clone(), app.started_s);
+    let seen_by = caller.clone();
+    let write = move |mut models: Vec<ModelStatus>| {
+        models.retain(|model| seen_by.sees(model.id.as_str()));
+        Ok(wire::json(&RouterList::of(&models, created)))
+    };
+    Ok(json_reply(app.listings.router.get(&app, &caller, async move { handle.models().await }, write).await?))
 }
 
 /// `POST /models/load`: answers once the model is hot, or says why it is not.
 pub(super) async fn load(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    let model = asked(&app, &caller, body).await?.model;
-    app.handle.load(model).await.map_err(ApiError::for_operator)?;
-    Ok(Json(json!({"success": true})))
+    let Control { model, .. } = asked(&app, &caller, body).await?;
+    done(&app, app.handle.load(model).await)
 }
 
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
 pub(super) async fn unload(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, force_after } = asked(&app, &caller, body).await?;
-    app.handle.unload(model, force_after).await.map_err(ApiError::for_operator)?;
-    Ok(Json(json!({"success": true})))
+    done(&app, app.handle.unload(model, force_after).await)
 }
 
 /// `POST /models/park`: answers once the model's device memory is back.
 pub(super) async fn park(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
-    let model = asked(&app, &caller, body).await?.model;
-    app.handle.park(model).await.map_err(ApiError::for_operator)?;
+    let Control { model, .. } = asked(&app, &caller, body).await?;
+    done(&app, app.handle.park(model).await)
+}
+
+/// A command has this outcome, and listings show it from now on.
+fn done(app: &App, outcome: Result<(), Failure>) -> Result<Json<Value>, ApiError> {
+    app.listings.command_done();
+    outcome.map_err(ApiError::for_operator)?;
     Ok(Json(json!({"success": true})))
 }
 
@@ -98,16 +105,28 @@ pub(super) fn seen_of(mut plan: Explanation, caller: &Caller) -> Explanation {
 
 /// `GET /admin/status`: every model's status in full.
 pub(super) async fn status(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
-    let models = app.handle.models().await?;
-    let seen = models.iter().filter(|model| caller.sees(model.id.as_str()));
-    Ok(Json(seen.map(StatusReply::from).collect::<Vec<_>>()).into_response())
+    let handle = app.handle.clone();
+    let seen_by = caller.clone();
+    let write = move |models: Vec<ModelStatus>| {
+        let seen = models.iter().filter(|model| seen_by.sees(model.id.as_str()));
+        Ok(wire::json(&seen.map(StatusReply::from).collect::<Vec<_>>()))
+    };
+    Ok(json_reply(app.listings.status.get(&app, &caller, async move { handle.models().await }, write).await?))
 }
 
 /// `GET /metrics`: everything that is measured, for a scraper.
 pub(super) async fn metrics(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
-    let text = app.handle.metrics().await?.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
-    let is_seen = |line: &&str| model_label(line).is_none_or(|model| caller.sees(model));
-    let text: String = text.split_inclusive('\n').filter(is_seen).collect();
+    let handle = app.handle.clone();
+    let seen_by = caller.clone();
+    let write = move |scrape: Scrape| {
+        let text = scrape.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+        if seen_by.sees_all() {
+            return Ok(text.into_bytes());
+        }
+        let is_seen = |line: &&str| model_label(line).is_none_or(|model| seen_by.sees(model));
+        Ok(text.split_inclusive('\n').filter(is_seen).collect::<String>().into_bytes())
+    };
+    let text = app.listings.metrics.get(&app, &caller, async move { handle.metrics().await }, write).await?;
     Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
 }
 
@@ -159,6 +178,10 @@ pub(super) async fn logs(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }
 
+fn json_reply(json: Bytes) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response()
+}
+
 fn read<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
     let query = query.map_err(|error| ApiError::malformed(format!("the query cannot be read: {error}")))?;
     Ok(query.0)
@@ -186,7 +209,7 @@ pub(super) async fn livez(State(app): State<App>) -> Result<Json<Value>, ApiErro
 /// `GET /readyz`: whether preloaded models have come up, or failed to.
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     // No names: nobody was asked for a key.
-    match answered(preloading(&app)).await? {
+    match preloading_count(&answered(preloading(&app)).await?) {
         0 => Ok(Json(json!({"status": "ok"}))),
         1 => Err(ApiError::not_ready("a model is still loading that is to be loaded at start")),
         several => {
@@ -197,12 +220,15 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiErr
 
 /// `GET /ping`: Runpod's probe. 204 keeps the pod in the pool, without traffic, until it is 200.
 pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError> {
-    let waiting = answered(preloading(&app)).await?;
+    let waiting = preloading_count(&answered(preloading(&app)).await?);
     Ok(if waiting == 0 { StatusCode::OK } else { StatusCode::NO_CONTENT })
 }
 
 /// What the runtime says, if it says it in time.
-async fn answered<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, ApiError> {
+async fn answered<T, E>(answer: impl Future<Output = Result<T, E>>) -> Result<T, ApiError>
+where
+    ApiError: From<E>,
+{
     let late = |_| ApiError::not_ready(format!("the runtime has not answered for {} s", PROBE_LIMIT.as_secs()));
     Ok(tokio::time::timeout(PROBE_LIMIT, answer).await.map_err(late)??)
 }
@@ -225,52 +251,26 @@ async fn asked(app: &App, caller: &Caller, body: JsonBody) -> Result<Control, Ap
     Ok(Control { model, force_after: force_after.map(Duration::from_secs_f32) })
 }
 
-/// How many of the `preload: true` models have neither been loaded once nor failed.
-async fn preloading(app: &App) -> Result<usize, Failure> {
+/// How many of the `preload: true` models have neither been loaded once nor failed, in digits.
+async fn preloading(app: &App) -> Result<Bytes, ApiError> {
     let config = app.handle.config();
     if !config.models.values().any(|entry| entry.preload) {
         app.handle.ping().await?;
-        return Ok(0);
+        return Ok(Bytes::new());
     }
-    let models = app.handle.models().await?;
-    let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
-    let is_underway = |model: &ModelStatus| {
-        model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
+    let handle = app.handle.clone();
+    let write = move |models: Vec<ModelStatus>| {
+        let is_preload = |model: &ModelStatus| config.models.get(&model.id).is_some_and(|entry| entry.preload);
+        let is_underway = |model: &ModelStatus| {
+            model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
+        };
+        let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model)).count();
+        Ok(waiting.to_string().into_bytes())
     };
-    Ok(models.iter().filter(|model| is_preload(model) && is_underway(model)).count())
+    app.listings.preloading.get(app, &Caller::ANYONE, async move { handle.models().await }, write).await
 }
 
-fn router_entry(model: &ModelStatus, created: u64) -> Value {
-    let value = match model.state {
-        ModelState::Cold | ModelState::Stopping | ModelState::Failed => "unloaded",
-        ModelState::Starting | ModelState::Waiting | ModelState::Loading | ModelState::Unparking => "loading",
-        ModelState::Hot | ModelState::Draining => "loaded",
-        // llama.cpp's word for a model that gives its memory back and wakes on demand.
-        ModelState::Parking | ModelState::Parked => "sleeping",
-    };
-    let mut status = json!({"value": value, "state": model.state, "progress": model.progress});
-    if let Some(step) = model.step {
-        status["step"] = json!(step);
-    }
-    if let Some(error) = &model.error {
-        status["failed"] = json!(true);
-        status["error"] = json!(for_clients(error));
-    }
-    json!({
-        "id": model.id,
-        "object": "model",
-        "created": created,
-        "owned_by": "aihost",
-        "status": status,
-        "kind": model.kind,
-        "plugin": model.plugin,
-        "aliases": model.aliases,
-        "device": model.device,
-        "memory": model.memory,
-        "measured": model.measured,
-        "replicas": model.replicas,
-        "active": model.active,
-        "queued": model.queued,
-        "loads": model.loads,
-    })
+fn preloading_count(digits: &[u8]) -> usize {
+    // Nothing at all where nothing is preloaded.
+    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }

@@ -1,10 +1,11 @@
-//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes and of requests; and the clock of replies.
-//! It knows no route and no shape on the wire.
+//! What every endpoint shares: the way to the runtime, the kept files, the count of request bytes and of requests, the listings;
+//! and the clock of replies. It knows no route and no shape on the wire.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::bodies::Bodies;
+use super::listing::Listings;
 use super::quota::Quotas;
 use super::refusals::Refusals;
 use crate::runtime::Handle;
@@ -25,14 +26,23 @@ pub(super) struct App {
     pub(super) quotas: Arc<Quotas>,
     /// Who was turned away.
     pub(super) refusals: Arc<Refusals>,
+    /// Answers that name every model.
+    pub(super) listings: Arc<Listings>,
 }
 
 impl App {
     /// Over this runtime, with the store of its state folder.
     pub(super) fn new(handle: Handle) -> Self {
         let artifacts = Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")));
-        let started_s = unix_seconds();
-        Self { handle, started_s, artifacts, bodies: Arc::default(), quotas: Arc::default(), refusals: Arc::default() }
+        Self {
+            handle,
+            started_s: unix_seconds(),
+            artifacts,
+            bodies: Arc::default(),
+            quotas: Arc::default(),
+            refusals: Arc::default(),
+            listings: Arc::default(),
+        }
     }
 }
 

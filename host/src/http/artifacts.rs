@@ -15,6 +15,7 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 
 use super::app::App;
+use super::blocking::run_blocking;
 use super::body::Name;
 use super::error::ApiError;
 use super::wire::ResponseFormat;
@@ -52,9 +53,18 @@ pub(super) async fn entries(
     response_format: ResponseFormat,
 ) -> Result<Vec<Value>, ApiError> {
     Ok(match response_format {
-        ResponseFormat::Base64 => files.iter().map(|file| json!({"b64_json": BASE64_STANDARD.encode(file)})).collect(),
+        ResponseFormat::Base64 => {
+            let encode = move || files.iter().map(|file| json!({"b64_json": BASE64_STANDARD.encode(file)})).collect();
+            run_blocking(move || Ok(encode())).await?
+        }
         ResponseFormat::Url => keep(app, headers, files, media).await?.iter().map(|url| json!({"url": url})).collect(),
     })
+}
+
+/// A reply with such entries, which may be long: written where it holds nobody up.
+pub(super) async fn reply(body: Value) -> Result<Response, ApiError> {
+    let json = run_blocking(move || serde_json::to_vec(&body).map_err(|error| error.to_string())).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
 }
 
 /// Keeps files and gives their addresses, as this client can reach them.

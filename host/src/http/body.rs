@@ -1,7 +1,6 @@
 //! Reading a request's body or path, within limits of bytes and time, with every refusal in the envelope.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use axum::body::BodyDataStream;
@@ -10,17 +9,17 @@ use axum::http::header;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use super::app::App;
+use super::blocking::run_long;
 use super::bodies::HeldBytes;
 use super::caller::Caller;
 use super::connections::peer_of;
 use super::error::ApiError;
 use super::wire::ReceivedBody;
 use crate::config::TEXT_BODY_BYTES;
-use crate::device;
 use crate::domain::{ByteSize, Class};
 
 /// How long the next piece of a body may take.
@@ -29,9 +28,12 @@ const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_GRACE: Duration = Duration::from_secs(30);
 /// Bytes a second that a body must come with, in the long run.
 const BODY_BYTES_PER_SECOND: u64 = 64 << 10;
-/// Bytes of a body up to which it is read where it arrived; a longer one is read on a thread that other requests do not share.
-const INLINE_READ_BYTES: usize = 256 << 10;
-/// Long bodies that are read at once.
+/// Bytes of a body up to which it is read where it arrived: in less time than any other request would notice, however many
+/// come. A longer one is read on a thread that other requests do not share.
+const INLINE_READ_BYTES: usize = 16 << 10;
+/// Bytes of a body up to which it does not wait for longer ones to be read.
+const SHORT_READ_BYTES: usize = 256 << 10;
+/// Bodies of either length that are read at once.
 const READERS_MAX: usize = 2;
 
 /// Largest body of a command, bytes.
@@ -41,7 +43,8 @@ const PROMPT_BODY_BYTES: u64 = 1 << 20;
 /// Largest body of files, bytes, unless `body_limit` says otherwise.
 const FILES_BODY_BYTES: u64 = 32 << 20;
 
-static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
+static SHORT_READERS: Semaphore = Semaphore::const_new(READERS_MAX);
+static LONG_READERS: Semaphore = Semaphore::const_new(READERS_MAX);
 
 /// How large a body an endpoint reads.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,18 +94,14 @@ impl JsonBody {
         if bytes.len() <= INLINE_READ_BYTES {
             return read(bytes);
         }
-        let turn = READERS.acquire().await.map_err(|_| ApiError::internal("no body is read any more"))?;
-        let (result, done) = oneshot::channel();
-        let reader = thread::Builder::new().name("body-reader".into()).spawn(move || {
-            device::work_long();
+        let readers = if bytes.len() <= SHORT_READ_BYTES { &SHORT_READERS } else { &LONG_READERS };
+        // A client that leaves does not end this: its bytes are held until it is over.
+        let read = move || {
             let read = read(bytes);
-            // A client that leaves does not end this: its turn and its bytes are held until it is over.
-            drop((turn, held));
-            // Who waits for it may have left.
-            let _ = result.send(read);
-        });
-        reader.map_err(|error| ApiError::internal(format!("no thread can be had to read the body: {error}")))?;
-        done.await.unwrap_or_else(|_| Err(ApiError::internal("the body could not be read")))
+            drop(held);
+            read
+        };
+        run_long(readers, read).await?
     }
 }
 
@@ -120,7 +119,7 @@ impl FromRequest<App> for JsonBody {
         while let Some(piece) = arriving.next().await? {
             held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
             bytes.extend_from_slice(&piece);
-            // A long one that comes as fast as it is read is read in turn with whatever else the runtime has to do.
+            // A long one that comes as fast as it is taken is taken in turn with whatever else the runtime has to do.
             if bytes.len() > INLINE_READ_BYTES {
                 tokio::task::yield_now().await;
             }
@@ -211,5 +210,46 @@ impl Arriving {
             return Err(ApiError::too_large(self.limit));
         }
         Ok(Some(piece))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::http::bodies::Bodies;
+    use crate::http::connections::Peer;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A body of so many bytes whose reader goes on when it is told to.
+    fn read(bytes: usize, go: Receiver<()>) -> impl Future<Output = Result<(), ApiError>> {
+        let held = Arc::new(Arc::new(Bodies::default()).begin(Peer::of([127, 0, 0, 1].into())));
+        let body = JsonBody { bytes: vec![b' '; bytes], class: Class::default(), held };
+        body.read(move |_| go.recv_timeout(PATIENCE).map_err(|error| ApiError::internal(error.to_string())))
+    }
+
+    #[tokio::test]
+    async fn what_takes_a_while_to_read_holds_up_nobody_and_the_longest_wait_for_one_another_alone() {
+        let mut open = Vec::new();
+        // More of them than are read at once: those of each length have turns of their own.
+        for bytes in [INLINE_READ_BYTES + 1, SHORT_READ_BYTES - 1000, SHORT_READ_BYTES, SHORT_READ_BYTES + 1, 4 << 20] {
+            let (go, told) = channel();
+            open.push((go, tokio::spawn(read(bytes, told))));
+        }
+        let (go, told) = channel();
+        go.send(()).expect("somebody reads");
+        assert!(read(INLINE_READ_BYTES, told).await.is_ok(), "a short one");
+        for (go, reading) in open.drain(3..) {
+            tokio::task::yield_now().await;
+            go.send(()).expect("somebody reads");
+            assert!(reading.await.expect("it ends").is_ok(), "a long one waits for those that are not");
+        }
+        for (go, reading) in open {
+            go.send(()).expect("somebody reads");
+            assert!(reading.await.expect("it ends").is_ok());
+        }
     }
 }

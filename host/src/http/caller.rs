@@ -1,6 +1,7 @@
 //! Who asks: made once for each request from the key that came with it, and passed on with the request. It knows nothing of
 //! how keys are sent and compared (`auth`), and nothing of how often each has asked (`quota`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
@@ -8,7 +9,7 @@ use axum::http::request::Parts;
 
 use super::error::ApiError;
 use crate::config::{ApiKey, Scope};
-use crate::domain::Class;
+use crate::domain::{Class, ModelId};
 
 /// Who asks, and what they may.
 #[derive(Clone, Debug)]
@@ -41,6 +42,16 @@ impl Caller {
     /// Whether there is this model for them.
     pub(super) fn sees(&self, model: &str) -> bool {
         self.key().and_then(|key| key.models.as_ref()).is_none_or(|models| models.contains(model))
+    }
+
+    /// Whether they see all models that there are.
+    pub(super) fn sees_all(&self) -> bool {
+        self.narrowed().is_none()
+    }
+
+    /// The models that there are for them, unless all are.
+    pub(super) fn narrowed(&self) -> Option<&BTreeSet<ModelId>> {
+        self.key().and_then(|key| key.models.as_ref())
     }
 
     /// How urgent all is that they send.

@@ -160,8 +160,8 @@ impl Generation {
         }
     }
 
-    /// Runs to the end of every choice.
-    pub(super) async fn collect(&mut self) -> Result<Vec<Choice>, Failure> {
+    /// Runs to the end of every choice. The bytes that they came to count for as long as the share is there.
+    pub(super) async fn collect(&mut self) -> Result<(Vec<Choice>, BudgetShare), Failure> {
         let mut choices = vec![Choice::default(); self.choices()];
         let mut share = WHOLE_ANSWERS.share();
         while let Some(update) = std::future::poll_fn(|cx| self.poll_update(cx)).await {
@@ -171,7 +171,7 @@ impl Generation {
             }
             grew_to(self.event_bytes, &mut share)?;
         }
-        Ok(choices)
+        Ok((choices, share))
     }
 
     fn may_submit(&self) -> bool {

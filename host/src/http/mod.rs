@@ -21,6 +21,7 @@ mod generate;
 mod image_output;
 mod image_stream;
 mod listen;
+mod listing;
 mod openai;
 mod quota;
 mod redact;

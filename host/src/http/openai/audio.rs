@@ -149,7 +149,7 @@ async fn send(app: &App, headers: &HeaderMap, pieces: Vec<Audio>, files: AudioFi
         "sample_rate": sample_rate,
         "channels": channels,
     });
-    Ok(axum::Json(body).into_response())
+    artifacts::reply(body).await
 }
 
 fn encode(pieces: Vec<Audio>, AudioFiles { format, normalize, .. }: AudioFiles) -> Result<Vec<Vec<u8>>, String> {

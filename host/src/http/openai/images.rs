@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
@@ -61,7 +61,7 @@ pub(in crate::http) async fn create(
                         "output_format": job.encoding.format.name(),
                         "size": format!("{}x{}", job.request.width, job.request.height),
                     });
-                    return Ok(axum::Json(body).into_response());
+                    return artifacts::reply(body).await;
                 }
                 Err(failure) => Err(failure),
             }

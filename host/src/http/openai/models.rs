@@ -1,5 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`. They read the configuration alone: listing loads and wakes nothing.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -35,10 +37,13 @@ struct ModelList<'a> {
 }
 
 /// Every model that can be served to whoever asks, loaded or not.
-pub(in crate::http) async fn list(State(app): State<App>, caller: Caller) -> Response {
-    let config = app.handle.config();
-    let list = wire::json(&ModelList { object: "list", data: (&config, &caller, app.started_s) });
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], list).into_response()
+pub(in crate::http) async fn list(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
+    let (config, created) = (app.handle.config(), app.started_s);
+    let seen_by = caller.clone();
+    let write =
+        move |config: Arc<Config>| Ok(wire::json(&ModelList { object: "list", data: (&config, &seen_by, created) }));
+    let list = app.listings.models.get(&app, &caller, async { Ok(config) }, write).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], list).into_response())
 }
 
 /// One model, by name or alias; ids may contain slashes.

@@ -13,6 +13,7 @@ mod fuzz;
 mod images;
 mod keys;
 mod limits;
+mod listings;
 mod live;
 mod sockets;
 

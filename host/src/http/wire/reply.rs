@@ -1,5 +1,7 @@
 //! What text endpoints answer: the object, or the chunks of a stream.
 
+use std::collections::BTreeMap;
+
 use aihost_plugin_api::task::{FinishReason, LogprobEntry, TextEvent, TextFinish, TokenLogprob, Usage};
 use serde::Serialize;
 
@@ -34,6 +36,8 @@ pub(in crate::http) struct Choice {
     text: String,
     reasoning: String,
     calls: Vec<ToolCall>,
+    /// Where in `calls` the call with a number is.
+    places: BTreeMap<u32, usize>,
     logprobs: Vec<TokenLogprob>,
     /// Its end; `None` while it goes on.
     pub(in crate::http) finish: Option<TextFinish>,
@@ -50,10 +54,11 @@ impl Choice {
             TextEvent::Reasoning { text } => self.reasoning.push_str(&text),
             TextEvent::ToolCall { index, id, name } => {
                 let function = FunctionCall { name, arguments: String::new() };
-                self.calls.push(ToolCall { id, r#type: "function", function, at: index });
+                self.places.entry(index).or_insert(self.calls.len());
+                self.calls.push(ToolCall { id, r#type: "function", function });
             }
             TextEvent::ToolArguments { index, fragment } => {
-                if let Some(call) = self.calls.iter_mut().find(|call| call.at == index) {
+                if let Some(call) = self.places.get(&index).and_then(|place| self.calls.get_mut(*place)) {
                     call.function.arguments.push_str(&fragment);
                 }
             }
@@ -319,9 +324,6 @@ struct ToolCall {
     id: String,
     r#type: &'static str,
     function: FunctionCall,
-    /// The call's number within the answer.
-    #[serde(skip)]
-    at: u32,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -1,6 +1,10 @@
 //! What operators are shown of models: where each stands, and what a request for one would meet.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+
+use super::super::redact::for_clients;
 
 use crate::domain::{Device, InstanceId, Kind, ModelId, ModelState};
 use crate::runtime::{Explanation, Leaving, ModelStatus, Outcome, Staying};
@@ -52,6 +56,90 @@ impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
             error: status.error.as_deref(),
             aliases: &status.aliases,
         }
+    }
+}
+
+/// `GET /models`: llama.cpp's router shape, and our own fields beside it.
+#[derive(Serialize)]
+pub(in crate::http) struct RouterList<'a> {
+    object: &'a str,
+    data: Vec<RouterEntry<'a>>,
+}
+
+/// A model of it.
+#[derive(Serialize)]
+struct RouterEntry<'a> {
+    id: &'a ModelId,
+    object: &'a str,
+    created: u64,
+    owned_by: &'a str,
+    status: RouterStatus<'a>,
+    kind: Kind,
+    plugin: &'a str,
+    aliases: &'a [String],
+    device: Option<&'a str>,
+    memory: u64,
+    measured: Option<u64>,
+    replicas: u32,
+    active: u32,
+    queued: u32,
+    loads: u64,
+}
+
+#[derive(Serialize)]
+struct RouterStatus<'a> {
+    value: &'a str,
+    state: ModelState,
+    progress: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    step: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<Cow<'a, str>>,
+}
+
+impl<'a> RouterList<'a> {
+    /// Of these models. `created`: what stands for when each was made, in seconds since 1970.
+    pub(in crate::http) fn of(models: &'a [ModelStatus], created: u64) -> Self {
+        Self { object: "list", data: models.iter().map(|model| RouterEntry::of(model, created)).collect() }
+    }
+}
+
+impl<'a> RouterEntry<'a> {
+    fn of(model: &'a ModelStatus, created: u64) -> Self {
+        let &ModelStatus { kind, state, memory, measured, replicas, active, queued, loads, progress, .. } = model;
+        let error = model.error.as_deref().map(for_clients);
+        let failed = error.is_some().then_some(true);
+        let status = RouterStatus { value: router_state(state), state, progress, step: model.step, failed, error };
+        Self {
+            id: &model.id,
+            object: "model",
+            created,
+            owned_by: "aihost",
+            status,
+            kind,
+            plugin: &model.plugin,
+            aliases: &model.aliases,
+            device: model.device.as_deref(),
+            memory,
+            measured,
+            replicas,
+            active,
+            queued,
+            loads,
+        }
+    }
+}
+
+/// llama.cpp's word for a state.
+fn router_state(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Cold | ModelState::Stopping | ModelState::Failed => "unloaded",
+        ModelState::Starting | ModelState::Waiting | ModelState::Loading | ModelState::Unparking => "loading",
+        ModelState::Hot | ModelState::Draining => "loaded",
+        // For a model that gives its memory back and wakes on demand.
+        ModelState::Parking | ModelState::Parked => "sleeping",
     }
 }
 

@@ -23,6 +23,7 @@ use rustix::process::{Pid, Signal, getpid, getppid, kill_process, set_parent_pro
 
 use super::limits::{HEARTBEAT_INTERVAL, LOST_CONNECTION_CODE, PARENT_VARIABLE};
 use super::protocol::{Assembler, CHUNK_BYTES, Decoder, Hello, ToHost, ToWorker};
+use crate::device;
 use log::Log;
 use outbox::Outbox;
 use output::Outputs;
@@ -94,7 +95,7 @@ fn live(socket: &Arc<UnixStream>) -> Result<(), String> {
     Ok(())
 }
 
-/// Starts the threads that have nothing to do with the plugin.
+/// Starts the threads that have nothing to do with the plugin. They come before its own, however many of those compute.
 fn start_threads(socket: &Arc<UnixStream>) -> Result<Server, String> {
     let outputs = Outputs::open()?;
     limit::expose_to_oom_killer();
@@ -125,12 +126,17 @@ fn end_if_lost(error: &io::Error) {
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let spawned = thread::Builder::new().name(name.to_owned()).spawn(body);
+    let serve = move || {
+        device::serve();
+        body();
+    };
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(serve);
     spawned.map(drop).map_err(|e| format!("no thread for its {name}: {e}"))
 }
 
 /// Takes the host's messages until the socket closes.
 fn serve(mut inbox: Inbox<'_>, mut server: Server) -> Result<(), String> {
+    device::serve();
     while let Some(message) = inbox.next()? {
         server.take(message)?;
     }

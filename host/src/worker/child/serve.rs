@@ -20,6 +20,7 @@ use super::log::Log;
 use super::objects::{Call, host};
 use super::outbox::Outbox;
 use super::sys::trim_heap;
+use crate::device;
 use crate::domain::Device;
 use crate::plugin;
 
@@ -67,7 +68,11 @@ impl Server {
         let shared = Arc::new(ServerState { outbox, log, model, calls, idle, loading, max_concurrency, parked });
         let (steps, queue) = sync_channel(MAX_WAITING_STEPS);
         let life = Arc::clone(&shared);
-        thread::Builder::new().name("life".into()).spawn(move || life.live(&queue))?;
+        let live = move || {
+            device::compute();
+            life.live(&queue);
+        };
+        thread::Builder::new().name("life".into()).spawn(live)?;
         Ok(Self { shared, steps })
     }
 
@@ -129,6 +134,7 @@ impl Server {
         }
         let shared = Arc::clone(&self.shared);
         let run = move || {
+            device::compute();
             let answer = shared.generate(&call, &task);
             shared.end(request);
             match answer {

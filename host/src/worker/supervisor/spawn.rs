@@ -91,7 +91,7 @@ fn serve(queue: &Receiver<SpawnCommand>) {
     let mut guard = Guard::new();
     for job in queue {
         match job {
-            SpawnCommand::Gone(mark) => guard.gone(&mark),
+            SpawnCommand::Gone(mark) => guard.gone(mark),
             SpawnCommand::Spawn(mut command, executable, reply) => {
                 guard.watch(&executable);
                 let mark = guard.mark(&mut command);
@@ -99,7 +99,7 @@ fn serve(queue: &Receiver<SpawnCommand>) {
                     // Whoever asked has gone: nobody else knows of this process.
                     let _ = child.kill();
                     let _ = child.wait();
-                    guard.gone(&mark);
+                    guard.gone(mark);
                 }
             }
         }

@@ -75,6 +75,8 @@ pub enum Fault {
     ForkWithMemory,
     /// A thread that `load` starts takes `bytes` of memory while nobody asks for anything.
     HoardWhenIdle,
+    /// Threads that `load` starts, as many as `bytes` says, compute without end.
+    Spin,
     /// `plan` says that `bytes` of what it requires are mapped, though it requires a mebibyte.
     LieOfMapped,
     /// Prints to standard output and standard error, where a careless protocol would be.
@@ -257,6 +259,12 @@ impl Plugin for Faulty {
         if self.0.due(Fault::HoardWhenIdle) {
             memory::when_idle(self.0.bytes);
         }
+        if self.0.due(Fault::Spin) {
+            for _ in 0..self.0.bytes {
+                let thread = std::thread::Builder::new().name("spin".to_owned());
+                thread.spawn(spin).map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
+            }
+        }
         Ok(Loaded(self.0.clone()))
     }
 }
@@ -365,6 +373,12 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         assert!(!self.0.due(Fault::PanicInDrop), "a panic in drop, as asked");
+    }
+}
+
+fn spin() {
+    loop {
+        std::hint::spin_loop();
     }
 }
 
