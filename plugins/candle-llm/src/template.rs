@@ -58,8 +58,10 @@ impl ChatTemplate {
         let bytes = RENDER_BYTES + COMPILE_COPIES * source.len();
         let owned = source.to_owned();
         let compiled = Budget { bytes, time: RENDER_TIME }.run(move || environment(owned));
-        let environment = compiled.map_err(|_| {
-            format!("the chat template takes more than {bytes} bytes, or {} s, to compile", RENDER_TIME.as_secs())
+        let environment = compiled.map_err(|overrun| match overrun {
+            Overrun::Memory => format!("the chat template takes more than {bytes} bytes to compile"),
+            Overrun::Time => format!("the chat template takes more than {} s to compile", RENDER_TIME.as_secs()),
+            Overrun::Ended => "the chat template cannot be compiled: its engine failed".to_owned(),
         })??;
         Ok(Self { environment: Arc::new(environment), bos, eos, time: RENDER_TIME })
     }
