@@ -109,14 +109,16 @@ fn every_target_has_its_corpus_and_its_test() {
 fn every_endpoint_that_reads_a_body_is_fuzzed() {
     let output = std::process::Command::new(aihost_tests::binary()).args(["docs", "requests"]).output().unwrap();
     let endpoints: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let paths: Vec<_> = endpoints.as_array().unwrap().iter().map(|endpoint| endpoint["path"].as_str().unwrap()).collect();
+    let paths: Vec<_> =
+        endpoints.as_array().unwrap().iter().map(|endpoint| endpoint["path"].as_str().unwrap()).collect();
     assert_eq!(targets::ENDPOINTS.to_vec(), paths);
 }
 
 /// The bounds themselves are seen to fail.
 #[test]
 fn what_takes_too_much_or_panics_is_found() {
-    let target = |run: fn(&[u8])| targets::Target { name: "a", run, copies: 4, extra_bytes: 1 << 20, time: targets::Time::Own };
+    let target =
+        |run: fn(&[u8])| targets::Target { name: "a", run, copies: 4, extra_bytes: 1 << 20, time: targets::Time::Own };
     let verdict = |run: fn(&[u8])| bounds::check(&target(run), &[0; 100]).unwrap_err();
     assert!(verdict(|_| drop(std::hint::black_box(vec![1_u8; 2 << 20]))).contains("bytes of memory"));
     assert!(verdict(|input| assert!(input.is_empty(), "as asked")).contains("panicked"));

@@ -1,9 +1,12 @@
 //! `fuzz`: every reader of bytes that others made, under libFuzzer, for a while each.
 //!
 //! The targets are `tests/fuzz/`, their corpora `tests/fuzz/corpus/`. Coverage comes from LLVM's own pass, which the toolchain of
-//! this repository has; what cargo-fuzz adds to it needs a nightly one.
+//! this repository has; what cargo-fuzz adds to it needs a nightly one. The pass runs over this repository's packages alone, with
+//! whatever they instantiate of others, so that no dependency is compiled a second time.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::error::{Doing, Error, Result};
+use crate::workspace::{Profile, Workspace};
 use crate::{shell, table, workspace};
 
 /// Seconds of a target that is not told how long.
@@ -23,7 +27,7 @@ const INPUT_BYTES_MAX: usize = 64 << 10;
 const PROCESS_MEMORY_MIB: usize = 4096;
 /// Seconds of one input after which libFuzzer gives up.
 const INPUT_SECONDS_MAX: u64 = 120;
-/// What counts, in everything that is compiled: edges as they are run, and what is compared.
+/// What counts: edges as they are run, and what is compared.
 const COVERAGE: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -32,8 +36,8 @@ const COVERAGE: [&str; 6] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "-Cllvm-args=-simplifycfg-branch-fold-threshold=0",
 ];
-/// Packages that other builds optimise for what they compute, which is not what is fuzzed.
-const UNHURRIED: [&str; 6] = ["aihost-candle-llm", "aihost-support", "gemm", "gemm-common", "gemm-f32", "pulp"];
+/// Set where this program stands before rustc.
+const COMPILER_VARIABLE: &str = "AIHOST_FUZZ_COMPILER";
 /// Where a C++ compiler is looked for.
 const CXX: &str = "c++";
 
@@ -94,21 +98,33 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the targets with counters, apart from all that is built without.
+/// Builds the targets with counters, beside all that is built without: cargo knows the two apart by what stands before rustc.
 fn build() -> Result<PathBuf> {
-    let triple = shell::probe("rustc", &["-vV"]);
-    let triple = triple.as_deref().and_then(|text| text.lines().find_map(|line| line.strip_prefix("host: ")));
-    let triple = triple.ok_or_else(|| Error::new("`rustc -vV` names no host; is Rust installed?"))?;
-    let folder = workspace::root().join("target/fuzz");
+    let own = std::env::current_exe().doing("find this program")?;
     let mut cargo = shell::cargo();
-    // A named target keeps the counters out of build scripts and macros.
-    cargo.args(["build", "--package", "aihost-tests", "--example", "fuzz", "--features", "fuzz", "--target", triple]);
-    cargo.arg("--target-dir").arg(&folder);
-    for package in UNHURRIED {
-        cargo.arg("--config").arg(format!("profile.dev.package.{package}.opt-level=1"));
+    // The whole workspace, so that dependencies have the features that they have in other builds.
+    cargo.args(["build", "--workspace", "--example", "fuzz", "--features", "aihost-tests/fuzz"]);
+    shell::run(cargo.env("RUSTC_WORKSPACE_WRAPPER", own).env(COMPILER_VARIABLE, "1"))?;
+    Ok(Workspace::read()?.built(Profile::Dev, "examples/fuzz"))
+}
+
+/// Becomes the compiler that cargo wanted, with counters in what is no tool of the build itself. Nothing if cargo did not ask.
+pub(crate) fn become_compiler() -> Option<Error> {
+    std::env::var_os(COMPILER_VARIABLE)?;
+    let mut arguments = std::env::args_os().skip(1);
+    let mut rustc = Command::new(arguments.next()?);
+    let arguments: Vec<OsString> = arguments.collect();
+    if counts(&arguments) {
+        rustc.args(COVERAGE);
     }
-    shell::run(cargo.env("RUSTFLAGS", COVERAGE.join(" ")))?;
-    Ok(folder.join(triple).join("debug/examples/fuzz"))
+    Some(Error(format!("cannot start rustc: {}", rustc.args(arguments).exec())))
+}
+
+/// Whether this is compiled into the fuzzer: build scripts and macros run before there is one, and a question compiles nothing.
+fn counts(arguments: &[OsString]) -> bool {
+    let mut pairs = arguments.windows(2).filter(|pair| pair[0] == "--crate-name");
+    let is_macro = arguments.iter().any(|argument| argument == "proc-macro");
+    !is_macro && pairs.any(|pair| pair[1] != "___" && !pair[1].to_string_lossy().starts_with("build_script"))
 }
 
 /// The built targets, and where they work.
@@ -160,7 +176,8 @@ impl Fuzzer {
         if words.is_file() {
             command.arg(format!("-dict={}", words.display()));
         }
-        command.env("AIHOST_FUZZ_TARGET", target);
+        // Errors that carry the calls that led to them take memory to tell of it, which is not their reader's.
+        command.env("AIHOST_FUZZ_TARGET", target).env("RUST_LIB_BACKTRACE", "0");
         if Path::new(MEMORY).is_dir() {
             command.env("TMPDIR", MEMORY);
         }
@@ -171,7 +188,10 @@ impl Fuzzer {
         let said = fs::read(&log).doing(format_args!("read {}", log.display()))?;
         tally.read(&String::from_utf8_lossy(&said));
         if !status.success() && tally.finding.is_none() {
-            return Err(Error(format!("the target `{target}` failed ({status}) and wrote no input; see {}", log.display())));
+            return Err(Error(format!(
+                "the target `{target}` failed ({status}) and wrote no input; see {}",
+                log.display()
+            )));
         }
         eprintln!("{}", tally.row(target).join("  "));
         Ok(())

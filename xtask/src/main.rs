@@ -70,6 +70,10 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(error) = fuzz::become_compiler() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Task::Up(options) => up::run(&options),
         Task::Install(options) => install::run(&options),

@@ -13,7 +13,8 @@ use super::safetensors;
 /// A context to plan for.
 const CONTEXT: usize = 4096;
 /// What is put into tokens.
-const TEXTS: [&str; 3] = ["Who wrote Romeo?\n\n  'S 12345 <|im_end|> Größe", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"];
+const TEXTS: [&str; 3] =
+    ["Who wrote Romeo?\n\n  'S 12345 <|im_end|> Größe", "", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"];
 
 /// Reads the input as a GGUF file, as a model of it, and as a checkpoint.
 pub(super) fn run(input: &[u8]) {

@@ -25,7 +25,8 @@ pub(super) fn run(input: &[u8]) {
     // What was read is written and read the same.
     let json = serde_json::to_vec(&described.manifest).expect("a manifest is data");
     assert_eq!(Manifest::parse(&json).as_ref(), Ok(&described.manifest));
-    let again: Described = plugin::describe(&folder.write("again.so", &library(&section(&json)))).expect("it reads back");
+    let again: Described =
+        plugin::describe(&folder.write("again.so", &library(&section(&json)))).expect("it reads back");
     assert_eq!(again.manifest, described.manifest);
 }
 

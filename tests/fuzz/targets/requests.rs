@@ -60,7 +60,11 @@ pub(super) fn run(input: &[u8]) {
     if status >= 400 {
         let envelope: Value = serde_json::from_slice(&answer).unwrap_or_else(|e| panic!("{path}: {e}: {}", shown()));
         let error = envelope["error"].as_object().unwrap_or_else(|| panic!("{path}: no envelope: {}", shown()));
-        assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()) && error.contains_key("code"), "{}", shown());
+        assert!(
+            error["message"].as_str().is_some_and(|text| !text.is_empty()) && error.contains_key("code"),
+            "{}",
+            shown()
+        );
     }
 }
 
@@ -82,7 +86,9 @@ async fn answer(mut inbox: mpsc::Receiver<Command>) {
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Submit(submission, reply) => drop(reply.send(serve(&submission))),
-            Command::Load(_, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => drop(reply.send(Ok(()))),
+            Command::Load(_, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+                drop(reply.send(Ok(())))
+            }
             // Nothing else is asked of it for a body.
             _ => {}
         }

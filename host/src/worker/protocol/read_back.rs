@@ -65,7 +65,11 @@ fn read(frame: &Frame) -> Result<(), String> {
     let Ok(events) = decode_events(frame.payload.clone()) else { return Ok(()) };
     let mut packed = Vec::new();
     events.iter().for_each(|event| encode_event(&mut packed, event.kind, &event.payload));
-    if Bytes::from(packed) == frame.payload { Ok(()) } else { Err("events are others after they were written".to_owned()) }
+    if Bytes::from(packed) == frame.payload {
+        Ok(())
+    } else {
+        Err("events are others after they were written".to_owned())
+    }
 }
 
 #[cfg(test)]
