@@ -23,10 +23,12 @@ pub(super) fn run(input: &[u8]) {
         Err(error) => {
             let told = error.to_string();
             assert!(!error.problems.is_empty() && told.len() <= TOLD_BYTES_MAX, "{} bytes", told.len());
-            let steers = |c: char| c.is_control() && c != '\n';
+            let steers = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
             assert!(!told.contains(steers), "it would steer a terminal: {told:?}");
-            let lines = text.lines().count().max(1);
-            let beyond = error.problems.iter().filter_map(|problem| problem.line).find(|line| !(1..=lines + 1).contains(line));
+            // YAML's lines end at more than line feeds, and the end of a text is behind its last line.
+            let lines = 1 + text.matches(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count();
+            let mut named = error.problems.iter().filter_map(|problem| problem.line);
+            let beyond = named.find(|line| !(1..=lines + 1).contains(line));
             assert!(beyond.is_none(), "of {lines} lines, it names line {beyond:?}");
         }
     }

@@ -49,8 +49,14 @@ fn runs_long(source: &str) -> bool {
 }
 
 fn plain() -> Vec<Message> {
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into(), ..Message::default() };
-    vec![message("system", "Be brief."), message("user", "a < b & \"c\" é\n"), message("assistant", ""), message("user", "go")]
+    let message =
+        |role: &str, content: &str| Message { role: role.into(), content: content.into(), ..Message::default() };
+    vec![
+        message("system", "Be brief."),
+        message("user", "a < b & \"c\" é\n"),
+        message("assistant", ""),
+        message("user", "go"),
+    ]
 }
 
 fn with_tools() -> Vec<Message> {
