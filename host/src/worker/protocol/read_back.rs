@@ -1,8 +1,6 @@
 //! What either end sent, read, written and read again: the promises of this room in one function, for its fuzzer, which is not
 //! to know the messages themselves.
 
-use bytes::Bytes;
-
 use super::frame::{Assembler, Decoder, Frame, ProtocolError, encode};
 use super::message::{ToHost, ToWorker, decode_events, encode_event};
 
@@ -65,15 +63,13 @@ fn read(frame: &Frame) -> Result<(), String> {
     let Ok(events) = decode_events(frame.payload.clone()) else { return Ok(()) };
     let mut packed = Vec::new();
     events.iter().for_each(|event| encode_event(&mut packed, event.kind, &event.payload));
-    if Bytes::from(packed) == frame.payload {
-        Ok(())
-    } else {
-        Err("events are others after they were written".to_owned())
-    }
+    if packed == frame.payload { Ok(()) } else { Err("events are others after they were written".to_owned()) }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]
