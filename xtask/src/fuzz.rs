@@ -151,11 +151,12 @@ impl Fuzzer {
         let mut tally = Tally::default();
         while let Some(left) = time.checked_sub(begin.elapsed()).filter(|left| left.as_secs() > 0) {
             self.slice(target, left.min(SLICE), &mut tally)?;
+            tally.taken = begin.elapsed();
+            eprintln!("{}", tally.row(target).join("  "));
             if tally.finding.is_some() {
                 break;
             }
         }
-        tally.taken = begin.elapsed();
         Ok(tally)
     }
 
@@ -193,7 +194,6 @@ impl Fuzzer {
                 log.display()
             )));
         }
-        eprintln!("{}", tally.row(target).join("  "));
         Ok(())
     }
 }
