@@ -149,7 +149,7 @@ fn filled(path: &str, field: &str, value: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_field_of_any_request_costs_more_than_its_bytes() {
     let server = host("");
-    let (code, table, errors) = aihost(&["docs", "requests"], &[]);
+    let (code, table, errors) = aihost(&["generated-page", "requests"], &[]);
     assert_eq!(code, 0, "{errors}");
     let table: Value = serde_json::from_str(&table).unwrap();
     let client = client();

@@ -99,14 +99,21 @@ async fn the_log_names_keys_and_never_shows_them() {
         assert_eq!(line.contains("anna"), !line.contains("invalid_api_key"), "{line}");
         assert!(line.contains("127.0.0.1"), "{line}");
     }
-    assert!(log.contains("the key of `key-3` is shorter than 16 characters"), "{log}");
+    let config = server.folder().join("models.yaml").display().to_string();
+    let (_, _, warned) = aihost(&["check", "--config", &config], &[]);
+    assert!(warned.contains("the key of `key-3` is shorter than 16 characters"), "{warned}");
     for secret in [ANNA, BEN, "a-key-that-was-guessed"] {
-        assert!(!log.contains(secret), "{log}");
+        assert!(!log.contains(secret) && !warned.contains(secret), "{log}{warned}");
     }
 }
 
+/// The heads of requests.
+type Heads = Mutex<Vec<String>>;
+/// Of an environment.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 /// A server that notes the heads of what it is sent, and answers each with this.
-fn listener(answer: &'static str) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+fn listener(answer: &'static str) -> (SocketAddr, Arc<Heads>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let (address, heads) = (listener.local_addr().expect("an address"), Arc::new(Mutex::new(Vec::new())));
     let noted = Arc::clone(&heads);
@@ -138,7 +145,7 @@ fn a_command_sends_a_key_only_to_the_server_that_it_belongs_to() {
     let other_url = format!("http://{other}");
     let (own_url, own_name) = (format!("http://{own}/"), format!("http://localhost:{port}"));
     let no_secure = format!("http://user:pa55@{own}");
-    let cases: [(&[&str], &[(&str, &str)], &Mutex<Vec<String>>, Option<&str>); 9] = [
+    let cases: [(&[&str], Variables<'_>, &Heads, Option<&str>); 9] = [
         (&[], &[], &own_heads, Some("key-of-the-file-")),
         (&[], in_environment, &own_heads, Some("key-of-the-environment")),
         (&["--url", &own_url], in_environment, &own_heads, Some("key-of-the-environment")),

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use aihost_tests::server::{Server, Setup, aihost, binary, chat, prepare};
+use aihost_tests::binary;
+use aihost_tests::server::{Server, Setup, aihost, chat, prepare};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -63,6 +64,8 @@ async fn an_address_is_taken_as_people_write_it_and_a_wrong_one_is_told_of() {
     let foreign_port = foreign.local_addr().unwrap().port();
     std::thread::spawn(move || {
         for stream in foreign.incoming().flatten() {
+            // Whoever answers before it was asked is no HTTP server.
+            let _ = std::io::Read::read(&mut &stream, &mut [0; 1024]);
             let answer = "HTTP/1.1 404 Not Found\r\nserver: nginx\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
             let _ = std::io::Write::write_all(&mut &stream, answer.as_bytes());
             // Read to its end, so that the answer is not lost with a reset.

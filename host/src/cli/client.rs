@@ -1,5 +1,6 @@
 //! Talking to a running server.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -270,14 +271,18 @@ impl Server {
     fn unreachable(&self, error: &reqwest::Error) -> CliError {
         let url = &self.shown;
         match failed_at(error) {
-            Stage::Name => CliError::failed(format!("there is no machine of the name in {url}: {}", reason(error)))
-                .hint("correct the name in `--url`"),
-            Stage::Tls if url.starts_with("https://") => {
-                CliError::failed(format!("{url} does not take encrypted connections: {}", reason(error)))
-                    .hint(format!("an aihost speaks plain HTTP: try `--url {}`", url.replacen("https", "http", 1)))
-            }
-            Stage::Http => CliError::failed(format!("what listens at {url} does not speak HTTP: {}", reason(error)))
-                .hint("name the address of an aihost with `--url`"),
+            Stage::Name => CliError::NoServer {
+                message: format!("there is no machine of the name in {url}: {}", reason(error)),
+                hint: "correct the name in `--url`".to_owned(),
+            },
+            Stage::Tls if url.starts_with("https://") => CliError::NoServer {
+                message: format!("{url} does not take encrypted connections: {}", reason(error)),
+                hint: format!("an aihost speaks plain HTTP: try `--url {}`", url.replacen("https", "http", 1)),
+            },
+            Stage::Http => CliError::NoServer {
+                message: format!("what listens at {url} does not speak HTTP: {}", reason(error)),
+                hint: "name the address of an aihost with `--url`".to_owned(),
+            },
             Stage::Tls | Stage::Connection => CliError::Unreachable { url: url.clone(), reason: reason(error) },
         }
     }
@@ -311,6 +316,10 @@ impl Server {
         if status.is_success() {
             return Ok(response);
         }
+        if status.is_redirection() {
+            return Err(CliError::failed(format!("{} sends elsewhere ({status}), which is not followed", self.shown))
+                .hint("name the server's own address with `--url`"));
+        }
         // What does not come in time is not waited for: that it failed is known.
         let is_own = response.headers().contains_key("x-request-id");
         let product = response.headers().get("server").and_then(|name| name.to_str().ok()).map(str::to_owned);
@@ -334,8 +343,6 @@ impl Server {
                 .hint("name a key for this server with `--key env:NAME`; AIHOST_API_KEY and models.yaml are for the one of models.yaml"),
             (401 | 403, _) => CliError::failed(message)
                 .hint("set AIHOST_API_KEY to a key of the server that may do this, or name one with `--key env:NAME`"),
-            (300..=399, _) => CliError::failed(format!("{} sends elsewhere ({status}), which is not followed", self.shown))
-                .hint("name the server's own address with `--url`"),
             _ => CliError::failed(message),
         })
     }
@@ -386,29 +393,26 @@ enum Stage {
 }
 
 fn failed_at(error: &reqwest::Error) -> Stage {
-    let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![error];
-    while let Some(next) = causes.last().and_then(|cause| cause.source()) {
-        causes.push(next);
-    }
-    // An I/O error may hold the one that tells, which is then not its source.
-    let held = |cause: &&(dyn std::error::Error + 'static)| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref)
-            .is_some_and(|held| held.is::<rustls::Error>())
-    };
-    if causes.iter().any(|cause| cause.is::<rustls::Error>()) || causes.iter().any(held) {
+    let causes = causes(error);
+    if causes.iter().any(|cause| cause.is::<rustls::Error>()) {
         Stage::Tls
     } else if !error.is_connect() {
         Stage::Http
-    } else if causes
-        .iter()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.raw_os_error().is_some()))
+    } else if causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|io| io.raw_os_error().is_some())
     {
         Stage::Connection
     } else {
         Stage::Name
     }
+}
+
+/// An error and all that led to it. One that an I/O error was made of is not among its sources.
+fn causes<'a>(error: &'a (dyn std::error::Error + 'static)) -> Vec<&'a (dyn std::error::Error + 'static)> {
+    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    let mut all = vec![error];
+    all.extend(next.into_iter().flat_map(causes));
+    all
 }
 
 /// An OpenAI-shaped error.

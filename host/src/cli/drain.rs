@@ -8,8 +8,9 @@ use super::out;
 use crate::domain::{ModelState, some_names};
 use crate::runtime::{Handle, ModelStatus};
 
-/// After how long it is said first, and how often from then on.
+/// After how long it is said first.
 const FIRST: Duration = Duration::from_millis(500);
+/// How often it is said from then on.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Says it until the host has ended. An end that comes at once needs no word.

@@ -20,6 +20,9 @@ pub(super) enum CliError {
     /// No server answers.
     #[error("no server answers at {url}: {reason}")]
     Unreachable { url: String, reason: String },
+    /// What the address leads to is no server.
+    #[error("{message}")]
+    NoServer { message: String, hint: String },
     /// One is there, and does not answer.
     #[error("the server at {url} takes connections, but has not answered for {seconds} s")]
     Unanswered { url: String, seconds: u64 },
@@ -54,7 +57,7 @@ impl CliError {
             Self::Failed { .. } => 1,
             Self::Usage { .. } => 2,
             Self::Config(_) => 3,
-            Self::Unreachable { .. } | Self::Unanswered { .. } => 4,
+            Self::Unreachable { .. } | Self::NoServer { .. } | Self::Unanswered { .. } => 4,
             Self::Interrupted => 130,
             Self::OutputClosed => 0,
         }
@@ -78,6 +81,7 @@ pub(super) fn report(error: &CliError) -> ExitCode {
             out::error(&format!("error: {other}"));
             let hint = match other {
                 CliError::Failed { hint, .. } | CliError::Usage { hint, .. } => hint.clone(),
+                CliError::NoServer { hint, .. } => Some(hint.clone()),
                 CliError::Unreachable { .. } => {
                     Some("start it with `aihost serve`, or name another with `--url`".to_owned())
                 }

@@ -225,7 +225,7 @@ mod tests {
             ("aihost serve --listen 127.0.0.1:1 --log-format json", true),
             ("aihost check --config x.yaml --json", true),
             ("aihost check --json --schema", false),
-            ("aihost models pull", false),
+            ("aihost models pull", true),
             ("aihost models pull a --all", false),
             ("aihost models pull --all", true),
             ("aihost run smollm2 Hi --max-tokens 5", true),

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
+use super::signals::Signals;
 use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
 use crate::runtime::Handle;
 
@@ -78,18 +78,20 @@ impl Seen {
     }
 }
 
+/// The file that is watched, and what is known of it.
+pub(super) struct Watched {
+    pub(super) selection: Selection,
+    pub(super) env: Env,
+    pub(super) file: Option<PathBuf>,
+    pub(super) known: Known,
+}
+
 /// Watches until the host ends, and reads the file again on SIGHUP. Without a file there is nothing to read; where files cannot
 /// be watched, it is looked at now and then all the same.
-pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>, known: Known, handle: Handle) {
-    let mut hangups = match signal(SignalKind::hangup()) {
-        Ok(hangups) => hangups,
-        Err(error) => return tracing::warn!(%error, "SIGHUP cannot be received, and models.yaml is not read again"),
-    };
-    let Some(file) = file else {
-        // A terminal that closes does not end a server, with a file or without.
-        while hangups.recv().await.is_some() {}
-        return;
-    };
+pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle) {
+    let Watched { selection, env, file, known } = watched;
+    // A terminal that closes does not end a server, with a file or without.
+    let Some(file) = file else { return };
     let (changed, mut changes) = mpsc::channel(1);
     // The folder is watched, not the file: editors replace files, and a watch on the old one would see nothing more.
     let _watcher = watcher(&file, changed.clone()).inspect_err(
@@ -100,7 +102,7 @@ pub(super) async fn watch(selection: Selection, env: Env, file: Option<PathBuf>,
     let mut reload = Reload { selection, env, file, handle, known, waiting: Arc::default() };
     loop {
         tokio::select! {
-            Some(()) = hangups.recv() => reload.apply(Asked::Told).await,
+            () = hangups.next() => reload.apply(Asked::Told).await,
             Some(()) = changes.recv() => {
                 let quiet = async { while timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {} };
                 // A file that is touched for ever is read all the same.

@@ -7,6 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
 use super::hosting::{Hosted, greet};
+use super::reload::Watched;
 use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
 use super::{CommandContext, drain, out, reload};
@@ -19,7 +20,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
     /// How log lines look. AIHOST_LOG or RUST_LOG choose what is logged.
-    /// [default: text on a terminal, else json]
+    /// Default: text on a terminal, else json.
     #[arg(long, value_enum)]
     log_format: Option<LogFormatArgument>,
 }
@@ -52,6 +53,8 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     }
     signals::outlive()?;
     let mut ends = Signals::of_server()?;
+    // From now on: a terminal may close while plugins are read.
+    let hangups = Signals::of_terminal()?;
     let file = config.file.clone();
     let watchdog = Watchdog::start(Signals::of_server)?;
     let mut hosted = tokio::select! {
@@ -59,13 +62,8 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
         () = ends.next() => return Ok(()),
     };
     watchdog.hosts(hosted.handle());
-    let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(
-        selection,
-        context.env.clone(),
-        file,
-        known,
-        hosted.handle(),
-    )));
+    let watched = Watched { selection, env: context.env.clone(), file, known };
+    let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
     greet(hosted.address, &hosted.first_step);
     tokio::select! {
         () = ends.next() => {}

@@ -34,6 +34,11 @@ impl Signals {
         Self::of(&[SignalKind::terminate(), SignalKind::interrupt()])
     }
 
+    /// What a terminal sends that closes, and who wants a server to read its file again: SIGHUP.
+    pub(super) fn of_terminal() -> Result<Self, CliError> {
+        Self::of(&[SignalKind::hangup()])
+    }
+
     /// What a terminal sends to a command: SIGINT.
     pub(super) fn of_command() -> Result<Self, CliError> {
         Self::of(&[SignalKind::interrupt()])

@@ -107,7 +107,7 @@ impl Env {
         self.named("NO_COLOR").is_some()
     }
 
-    /// `AIHOST_API_KEY`: the key that client commands send, where models.yaml does not have it.
+    /// `AIHOST_API_KEY`: the key that client commands send to the server of models.yaml, before the keys there.
     pub fn api_key(&self) -> Option<&str> {
         self.named("AIHOST_API_KEY")
     }

@@ -21,9 +21,12 @@ mod warnings;
 mod tests;
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use api_key::{ApiKey, Rate, Scope};
 pub use contact::Contact;
@@ -39,6 +42,8 @@ use crate::domain::ByteSize;
 
 /// Bytes of a models.yaml; a hundred thousand entries fit.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+/// How long a pipe in place of the file is read.
+const PIPE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +68,7 @@ pub fn load(selection: &Selection, env: &Env) -> Result<Config, ConfigError> {
 /// # Errors
 /// It cannot be read, is no text, or is far too large.
 pub fn read_file(file: &Path) -> Result<String, ConfigError> {
-    text_of(File::open(file), file)
+    text_of(open_at_once(file).map(|file| Patient { file, until: Instant::now() + PIPE_LIMIT }), file)
 }
 
 /// The same while the host serves: what would have to be waited for is not there.
@@ -71,11 +76,39 @@ pub fn read_file(file: &Path) -> Result<String, ConfigError> {
 /// # Errors
 /// As of [`read_file`].
 pub fn read_again(file: &Path) -> Result<String, ConfigError> {
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    text_of(OpenOptions::new().read(true).custom_flags(flags).open(file), file)
+    text_of(open_at_once(file), file)
 }
 
-fn text_of(opened: std::io::Result<File>, file: &Path) -> Result<String, ConfigError> {
+fn open_at_once(file: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(file)
+}
+
+/// A file that may be a pipe, as a shell makes for `--config <(...)`: waited for, but not for ever.
+struct Patient {
+    file: File,
+    until: Instant,
+}
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+            let left = self.until.saturating_duration_since(Instant::now());
+            let comes = [PollFd::new(&self.file, PollFlags::IN)];
+            let told = poll(&mut comes.clone(), Timespec::try_from(left).ok().as_ref())?;
+            if told == 0 {
+                let message = format!("what writes into this pipe has not ended after {} s", PIPE_LIMIT.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+        }
+    }
+}
+
+fn text_of(opened: io::Result<impl Read>, file: &Path) -> Result<String, ConfigError> {
     let unreadable = |e| ConfigError::unreadable(file, &e);
     let mut text = String::new();
     opened.map_err(unreadable)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(unreadable)?;

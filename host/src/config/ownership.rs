@@ -4,13 +4,8 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::process::geteuid;
-
-/// Mode bits by which a group may write, and anyone.
-const GROUP_WRITES: u32 = 0o020;
-const ANYONE_WRITES: u32 = 0o002;
-/// In such a folder nobody removes or renames what is not theirs.
-const STICKY: u32 = 0o1000;
 
 /// What else may be done, where permissions are not kept or others are trusted.
 const OTHERWISE: &str = " (where its volume keeps no permissions: `allow_shared_folders: true` in models.yaml)";
@@ -61,11 +56,12 @@ fn judge(path: &Path, found: &Metadata, user: u32) -> Result<(), String> {
             "{shown} belongs to user {owner}, who can put something else in its place; `chown {user} {shown}` mends it{OTHERWISE}"
         ));
     }
-    let (who, mend) = match found.mode() {
-        mode if found.is_dir() && mode & STICKY != 0 => return Ok(()),
-        mode if mode & ANYONE_WRITES != 0 => ("any user may write".to_owned(), "go-w"),
+    let (who, mend) = match Mode::from_raw_mode(found.mode()) {
+        // In a sticky folder nobody removes or renames what is not theirs.
+        mode if found.is_dir() && mode.contains(Mode::SVTX) => return Ok(()),
+        mode if mode.contains(Mode::WOTH) => ("any user may write".to_owned(), "go-w"),
         // A group with its user's own number is that user's alone, and that of root is root's.
-        mode if mode & GROUP_WRITES != 0 && ![0, user].contains(&found.gid()) => {
+        mode if mode.contains(Mode::WGRP) && ![0, user].contains(&found.gid()) => {
             (format!("members of group {} may write", found.gid()), "g-w")
         }
         _ => return Ok(()),

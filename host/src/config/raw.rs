@@ -162,8 +162,7 @@ pub(super) struct KeyKeys {
     #[serde(default)]
     #[schemars(with = "Option<Count>")]
     pub(super) concurrency: Option<Text>,
-    /// `interactive`, or `batch`: its requests are served after all interactive ones, whatever they say themselves.
-    /// Default: interactive.
+    /// `interactive`, or `batch`: its requests are served after all interactive ones, whatever they say. Default: interactive.
     #[serde(default)]
     pub(super) class: Option<Text>,
 }

@@ -164,7 +164,7 @@ fn keys_that_no_client_can_send_are_refused_and_not_repeated() {
     let long = read(&format!("models: {{}}\napi_keys: [{}]\n", "k".repeat(5000))).expect_err("long").to_string();
     assert!(long.contains("is longer than 4096 bytes") && !long.contains("kkk"), "{long}");
     let number = read("models: {}\napi_keys: [12.5]\n").expect_err("a number").to_string();
-    assert!(number.contains("goes into quotes") && !number.contains("12.5"), "{number}");
+    assert!(number.contains("put it into quotes") && !number.contains("12.5"), "{number}");
     let spaced = read("models: {}\napi_keys: ['two words of sixteen']\n").expect("a header carries it");
     assert!(spaced.warnings().is_empty());
 }

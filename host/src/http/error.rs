@@ -43,7 +43,7 @@ pub(super) struct ApiError {
     retry_after_s: Option<u32>,
     retry: Retry,
     loading: Option<Box<Value>>,
-    rate: Option<RateLeft>,
+    rate: Option<Box<RateLeft>>,
 }
 
 /// Whether the client's library should try again by itself.
@@ -245,7 +245,7 @@ impl ApiError {
         let message = format!("this API key has sent as many requests as it may; {left}");
         let wait_s = u32::try_from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).unwrap_or(u32::MAX);
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, RATE_LIMIT, message);
-        Self { rate: Some(left), ..error.code("rate_limit_exceeded").retry_after_s(wait_s) }
+        Self { rate: Some(Box::new(left)), ..error.code("rate_limit_exceeded").retry_after_s(wait_s) }
     }
 
     /// More requests at once than a key may have.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod why;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -34,6 +36,11 @@ pub(super) fn policy(models: &[&str], budget: u64, loaded_max: Option<usize>) ->
 /// The entry of a model is made of something else.
 fn remade(state: &State, model: &str) -> Event {
     Event::Configure { policy: Arc::clone(state.policy()), anew: Arc::new([model.into()].into()) }
+}
+
+/// Another policy, for the same entries.
+fn in_force(policy: Policy) -> Event {
+    Event::Configure { policy: Arc::new(policy), anew: Arc::default() }
 }
 
 /// Drives a state by hand: plans and loads are answered at once with these sizes unless a test does it itself.
@@ -171,7 +178,7 @@ fn loaded_max_one_is_the_originals_behaviour() {
 
 #[test]
 fn a_lowered_budget_is_kept_at_once_by_those_who_are_worth_least() {
-    let lowered = |budget, loaded_max| Event::Configure(policy(&["a", "b", "c"], budget, loaded_max));
+    let lowered = |budget, loaded_max| in_force(policy(&["a", "b", "c"], budget, loaded_max));
     for (budget, loaded_max, gone) in [
         (300, None, &[][..]),
         (250, None, &["stop b"]),
@@ -203,7 +210,7 @@ fn what_serves_beyond_a_lowered_budget_goes_with_its_last_request() {
     bench.trace.clear();
     let mut pinned = policy(&["a", "b"], 100, None);
     pinned.models.get_mut("a").unwrap().pin = true;
-    bench.send(Event::Configure(pinned));
+    bench.send(in_force(pinned));
     bench.check(&[]);
     assert_eq!(bench.state.model_state(&"b".into()).0, ModelState::Draining);
     bench.send(Event::Done(RequestId(2)));
@@ -954,73 +961,6 @@ fn what_others_use_is_not_to_be_had() {
         refused.iter().any(|effect| matches!(effect, Effect::Refuse(_, f) if f.message.contains("other programs"))),
         "{refused:?}"
     );
-}
-
-#[test]
-fn a_dry_run_says_what_the_real_one_does_and_changes_nothing() {
-    let mut policy = policy(&["a", "b", "c"], 150, None);
-    policy.models.get_mut("a").unwrap().parks = true;
-    let mut bench = Bench::new(policy);
-    let outcome = |bench: &Bench, model: &str| bench.state.explain(Millis(bench.now), &model.into(), None, None);
-    assert_eq!(outcome(&bench, "a").outcome, Outcome::Unknown);
-    assert_eq!(bench.state.explain(Millis(1), &"a".into(), Some(100), None).outcome, Outcome::Fits);
-    assert_eq!(bench.state.explain(Millis(1), &"a".into(), Some(151), None).outcome, Outcome::Refused);
-    bench.request(1, "b");
-    bench.send(Event::Done(RequestId(1)));
-    bench.request(2, "a");
-    let waits = outcome(&bench, "b");
-    assert_eq!(waits.outcome, Outcome::Waits);
-    assert!(waits.message.contains("`a` serves a request"), "{}", waits.message);
-    bench.send(Event::Done(RequestId(2)));
-    assert_eq!(outcome(&bench, "a").outcome, Outcome::Hot);
-    let before = bench.state.clone();
-    let evicts = outcome(&bench, "b");
-    assert_eq!((evicts.outcome, evicts.leaves[0].model.as_str(), evicts.leaves[0].how), (Outcome::Evicts, "a", "park"));
-    assert_eq!(bench.state, before);
-    bench.trace.clear();
-    bench.request(3, "b");
-    bench.check(&["start b", "park a", "load b", "grant 3 b"]);
-}
-
-#[test]
-fn a_dry_run_tells_the_truth_of_models_that_are_not_just_cold_or_hot() {
-    let mut state = State::new(policy(&["a"], 100, None));
-    let why = |state: &State, now| {
-        let told = state.explain(Millis(now), &"a".into(), None, Some(360));
-        (told.outcome, told.message)
-    };
-    let serve = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
-    let instance = InstanceId(1);
-    state.step(Millis(0), serve(1));
-    state.step(Millis(1), Event::Planned { instance, required: 80, preferred: 80, mapped: Mapped::default() });
-    assert_eq!(why(&state, 2), (Outcome::Coming, "`a` is loading on cpu, 36 %".to_owned()));
-    state.step(Millis(4_001), Event::Loaded(instance));
-    // Its slots are taken.
-    let slots = state.policy().models["a"].leases_max as u64;
-    (2..=slots + 1).for_each(|id| drop(state.step(Millis(4_001), serve(id))));
-    let (outcome, message) = why(&state, 4_002);
-    assert_eq!(outcome, Outcome::Waits);
-    assert!(message.contains("as many requests as it may"), "{message}");
-    // It dies, and the second load takes as long as the first.
-    state.step(Millis(5_000), Event::Exited(instance, Failure::new(FailureKind::WorkerDied, "it died")));
-    let again = state.instance_of(&"a".into()).map(|(id, _)| id).unwrap_or(InstanceId(2));
-    state.step(
-        Millis(5_000),
-        Event::Planned { instance: again, required: 80, preferred: 80, mapped: Mapped::default() },
-    );
-    let (outcome, message) = why(&state, 6_000);
-    assert_eq!((outcome, message.contains("about 3.0 s more")), (Outcome::Coming, true), "{message}");
-    // That load fails: it is tried again after a pause, and a request before is refused with the cause.
-    state.step(Millis(7_000), Event::Failed(again, Failure::new(FailureKind::NotUsable, "no such option")));
-    state.step(Millis(7_000), Event::Exited(again, Failure::new(FailureKind::WorkerDied, "ended")));
-    let (outcome, message) = why(&state, 7_100);
-    assert_eq!(outcome, Outcome::Refused);
-    assert!(message.contains("is tried again in") && message.contains("no such option"), "{message}");
-    // Quarantined until somebody says so.
-    state.step(Millis(8_000), Event::Quarantine("a".into(), Failure::new(FailureKind::WorkerDied, "it dies")));
-    let (outcome, message) = why(&state, 1_000_000);
-    assert_eq!(outcome, Outcome::Refused);
-    assert!(message.contains("quarantined") && message.contains("it dies"), "{message}");
 }
 
 #[test]

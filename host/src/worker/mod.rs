@@ -22,4 +22,6 @@ pub use log::{Followed, ModelLog};
 pub use placement::{
     Allowance, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started,
 };
+#[doc(hidden)]
+pub use protocol::read_back;
 pub use supervisor::WorkerPlacement;

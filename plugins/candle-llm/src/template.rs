@@ -1,11 +1,13 @@
 //! Chat templates: Jinja with what models' templates expect of Python's transformers.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aihost_plugin_api::{Error, ErrorKind, Message, Result};
 use aihost_support::budget::{Budget, Overrun};
+use aihost_support::panics::caught;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use minijinja::value::Kwargs;
@@ -57,10 +59,13 @@ impl ChatTemplate {
         // What is constant in it is computed here.
         let bytes = RENDER_BYTES + COMPILE_COPIES * source.len();
         let owned = source.to_owned();
-        let compiled = Budget { bytes, time: RENDER_TIME }.run(move || environment(owned));
-        let environment = compiled.map_err(|_| {
-            format!("the chat template takes more than {bytes} bytes, or {} s, to compile", RENDER_TIME.as_secs())
-        })??;
+        let compiled = Budget { bytes, time: RENDER_TIME }.run(move || caught(|| environment(owned)));
+        let environment = compiled.map_err(|overrun| match overrun {
+            Overrun::Memory => format!("the chat template takes more than {bytes} bytes to compile"),
+            Overrun::Time => format!("the chat template takes more than {} s to compile", RENDER_TIME.as_secs()),
+            Overrun::Ended => "the chat template cannot be compiled: its engine failed".to_owned(),
+        })?;
+        let environment = environment.map_err(|e| format!("the chat template does not parse: {e}"))?;
         Ok(Self { environment: Arc::new(environment), bos, eos, time: RENDER_TIME })
     }
 
@@ -87,7 +92,8 @@ impl ChatTemplate {
             let tools = if tools.is_empty() { Value::from(()) } else { Value::from_serialize(tools) };
             let values =
                 context! { messages, tools, bos_token => bos, eos_token => eos, add_generation_prompt => true };
-            render(&environment, values, most_bytes)
+            // Its engine panics over some of what it should refuse, the reverse of an empty text for one.
+            caught(|| Ok::<_, Infallible>(render(&environment, values, most_bytes))).unwrap_or_else(Rendered::Refused)
         };
         match (Budget { bytes, time: self.time }).run(render) {
             Ok(Rendered::Whole(text)) => Ok(Some(text)),
@@ -114,7 +120,7 @@ impl ChatTemplate {
     }
 }
 
-fn environment(source: String) -> Result<Environment<'static>, String> {
+fn environment(source: String) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -124,7 +130,7 @@ fn environment(source: String) -> Result<Environment<'static>, String> {
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", to_json);
-    environment.add_template_owned(NAME, source).map_err(|e| format!("the chat template does not parse: {e}"))?;
+    environment.add_template_owned(NAME, source)?;
     Ok(environment)
 }
 
@@ -311,6 +317,12 @@ mod tests {
         slow.time = Duration::from_millis(200);
         let error = slow.render(&messages, &[], 50_000).expect_err("too slow");
         assert!(error.kind() == ErrorKind::Device && error.message().contains("more than 0.2 s"), "{error}");
+    }
+
+    #[test]
+    fn what_the_engine_panics_over_is_refused() {
+        let error = render("{{ ''[::-1] }}", &[]).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidRequest, "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_support::panics::caught;
 use aihost_support::tokens;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::{Lowercase, NFC, Replace, Sequence as Normalizers};
@@ -69,8 +70,7 @@ impl Tokens {
     /// # Errors
     /// If the tokenizer fails.
     pub fn encode(&self, text: &str, length: usize) -> Result<Encoded> {
-        let encoded = self.tokenizer.encode_fast(tokens::beginning(text), true).map_err(Error::internal)?;
-        let mut tokens = encoded.get_ids().to_vec();
+        let mut tokens = tokens::encode(&self.tokenizer, text)?;
         let truncated = tokens.len().saturating_sub(length);
         tokens.resize(length, self.pad);
         if truncated > 0
@@ -94,11 +94,10 @@ fn byte_pairs(folder: &Path) -> Result<Tokenizer> {
         return Err(Error::new(ErrorKind::MissingFile, text));
     }
     let failed = |error: tokenizers::Error| corrupt(folder, error);
-    let model = BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy())
+    let pairs = BPE::from_file(&vocabulary.to_string_lossy(), &merges.to_string_lossy())
         .end_of_word_suffix("</w>".to_owned())
-        .unk_token(CLIP_END.to_owned())
-        .build()
-        .map_err(failed)?;
+        .unk_token(CLIP_END.to_owned());
+    let model = caught(|| pairs.build()).map_err(|error| corrupt(folder, error))?;
     let mut tokenizer = Tokenizer::new(model);
     let spaces = Replace::new(tokenizers::normalizers::replace::ReplacePattern::Regex(r"\s+".to_owned()), " ");
     let normalizers: Vec<NormalizerWrapper> = vec![NFC.into(), spaces.map_err(failed)?.into(), Lowercase.into()];
@@ -120,4 +119,18 @@ fn byte_pairs(folder: &Path) -> Result<Tokenizer> {
 
 fn corrupt(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_that_make_no_token_are_a_corrupt_file() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vocab.json"), r#"{"a": 0, "b": 1}"#).unwrap();
+        // Longer than every token, which the library's builder panics over.
+        std::fs::write(folder.path().join("merges.txt"), "#version: 0.2\na b\n").unwrap();
+        assert_eq!(Tokens::clip(folder.path()).unwrap_err().kind(), ErrorKind::CorruptFile);
+    }
 }

@@ -131,8 +131,7 @@ impl Model {
                 format!("prompt has {} bytes, of at most {most}; describe the music in fewer words", prompt.len());
             return Err(Error::invalid_request(text));
         }
-        let encoded = self.tokenizer.encode_fast(prompt, true).map_err(Error::internal)?;
-        let tokens = encoded.get_ids().to_vec();
+        let tokens = tokens::encode(&self.tokenizer, prompt)?;
         if tokens.len() > MAX_PROMPT_TOKENS {
             let text = format!("prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
             return Err(Error::invalid_request(text));

@@ -242,6 +242,9 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
             // Positions and the like; a layer that asks for one is told that it is missing.
             _ => continue,
         };
+        if weights::elements(info.shape.iter().map(|size| *size as u64)).is_none() {
+            return Err(corrupt(&format!("the tensor `{name}` is impossibly large")));
+        }
         let at = (8 + header + info.data_offsets.0) as u64;
         let entry = TensorEntry { bytes: bytes.clone(), at, stored, shape: info.shape.clone() };
         if tensors.insert(name.clone(), entry).is_some() {

@@ -78,14 +78,15 @@ pub enum StorageType {
 }
 
 impl StorageType {
-    /// Bytes of `count` elements; `None` if they are no whole number of blocks.
+    /// Bytes of `count` elements; `None` if they are no whole number of blocks, or more than can be counted.
     pub fn bytes(self, count: usize) -> Option<u64> {
         let (elements, bytes) = match self {
             Self::F32 => (1, 4),
             Self::F16 | Self::Bf16 => (1, 2),
             Self::Quantised(block) => (block.block_size(), block.type_size()),
         };
-        count.is_multiple_of(elements).then(|| (count / elements * bytes) as u64)
+        let blocks = count.is_multiple_of(elements).then_some(count / elements)?;
+        blocks.checked_mul(bytes).map(|bytes| bytes as u64)
     }
 }
 

@@ -310,8 +310,7 @@ impl RawTensor {
         if !first.is_multiple_of(dtype.block_size() as u64) {
             return Err(broken("has rows that are no whole number of blocks"));
         }
-        let elements =
-            dimensions.iter().try_fold(1u64, |n, d| n.checked_mul(*d)).ok_or_else(|| broken("is impossibly large"))?;
+        let elements = weights::elements(dimensions.iter().copied()).ok_or_else(|| broken("is impossibly large"))?;
         let size = (elements / dtype.block_size() as u64).checked_mul(dtype.type_size() as u64);
         let start = data.checked_add(offset);
         let range = start.zip(size).and_then(|(start, size)| Some(start..start.checked_add(size)?));

@@ -16,6 +16,7 @@ pub mod gemm;
 pub mod gguf;
 pub mod kernels;
 pub mod linear;
+pub mod panics;
 mod pickle;
 pub mod rows;
 pub mod t5;

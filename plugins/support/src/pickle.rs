@@ -8,10 +8,14 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-/// Most bytes of one pickle; those of large models have under one mebibyte.
+/// Most bytes of all pickles together; those of large models have under one mebibyte. Torch stores them as they are, so they are
+/// no larger than the file either, and an archive that unpacks to more is none of torch's.
 const PICKLE_BYTES: u64 = 64 << 20;
-/// Most bytes that its objects may take, copies among them.
+/// Most bytes that objects may take, copies among them, whatever the size of the pickle ...
 const BUILT_BYTES: u64 = 128 << 20;
+/// ... and by its size: this, and so many times its bytes. A tensor's entry is of some ten objects in a hundred bytes.
+const BUILT_EXTRA_BYTES: u64 = 1 << 20;
+const BUILT_COPIES: u64 = 256;
 /// Bytes of an object beside its text.
 const OBJECT_BYTES: u64 = 64;
 /// Deepest nesting: objects are copied and freed by recursion.
@@ -21,11 +25,10 @@ const PICKLE: &str = "data.pkl";
 
 /// Checks each pickle of a checkpoint. What is no archive is left to whoever reads it.
 pub(crate) fn check(path: &Path) -> Result<(), String> {
-    let Some(mut archive) = File::open(path).ok().and_then(|file| zip::ZipArchive::new(BufReader::new(file)).ok())
-    else {
-        return Ok(());
-    };
-    let mut left = BUILT_BYTES;
+    let Ok(file) = File::open(path) else { return Ok(()) };
+    let size = file.metadata().map_err(|e| e.to_string())?.len();
+    let Ok(mut archive) = zip::ZipArchive::new(BufReader::new(file)) else { return Ok(()) };
+    let (mut unread, mut left) = (PICKLE_BYTES.min(size), BUILT_BYTES);
     for index in 0..archive.len() {
         let file = archive.by_index(index).map_err(|e| e.to_string())?;
         let is_pickle = file.name().is_ok_and(|name| name.ends_with(PICKLE));
@@ -33,11 +36,13 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
             continue;
         }
         let mut bytes = Vec::new();
-        file.take(PICKLE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-        if bytes.len() as u64 > PICKLE_BYTES {
-            return Err(format!("its pickle has more than {PICKLE_BYTES} bytes"));
-        }
-        left = Gauge::new(&bytes, left).run()?;
+        file.take(unread + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+        let read = bytes.len() as u64;
+        unread = unread.checked_sub(read).ok_or_else(|| {
+            format!("its pickles unpack to more than the file has, or more than {PICKLE_BYTES} bytes; save it again with torch")
+        })?;
+        let most = left.min(BUILT_EXTRA_BYTES + BUILT_COPIES * read);
+        left -= most - Gauge::new(&bytes, most).run()?;
     }
     Ok(())
 }
@@ -55,13 +60,15 @@ struct Gauge<'a> {
     rest: &'a [u8],
     stack: Vec<Item>,
     memo: HashMap<u32, Item>,
-    /// Bytes that may yet be built.
+    /// Bytes that may be built in all ...
+    most: u64,
+    /// ... and yet.
     left: u64,
 }
 
 impl<'a> Gauge<'a> {
-    fn new(pickle: &'a [u8], left: u64) -> Self {
-        Self { rest: pickle, stack: Vec::new(), memo: HashMap::new(), left }
+    fn new(pickle: &'a [u8], most: u64) -> Self {
+        Self { rest: pickle, stack: Vec::new(), memo: HashMap::new(), most, left: most }
     }
 
     /// Runs to the end; what is left then.
@@ -188,7 +195,7 @@ impl<'a> Gauge<'a> {
 
     fn spend(&mut self, bytes: u64) -> Result<(), String> {
         let left = self.left.checked_sub(bytes);
-        self.left = left.ok_or_else(|| format!("its pickle stands for more than {BUILT_BYTES} bytes of objects"))?;
+        self.left = left.ok_or_else(|| format!("its pickle stands for more than {} bytes of objects", self.most))?;
         Ok(())
     }
 
@@ -280,17 +287,24 @@ mod tests {
     fn a_checkpoint_is_checked_by_its_pickles_and_another_file_by_whoever_reads_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pytorch_model.bin");
-        let write = |name: &str, bytes: &[u8]| {
+        let write_as = |name: &str, bytes: &[u8], method: zip::CompressionMethod| {
             let mut archive = zip::ZipWriter::new(File::create(&path).unwrap());
-            let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-            archive.start_file(name, stored).unwrap();
+            archive.start_file(name, zip::write::SimpleFileOptions::default().compression_method(method)).unwrap();
             archive.write_all(bytes).unwrap();
             archive.finish().unwrap();
         };
+        let write = |name: &str, bytes: &[u8]| write_as(name, bytes, zip::CompressionMethod::Stored);
         write("archive/data.pkl", &doubling(3));
         assert_eq!(check(&path), Ok(()));
         write("archive/data.pkl", &doubling(40));
         assert!(check(&path).unwrap_err().contains("stands for more"));
+        // What a pickle may stand for goes by its size.
+        write("archive/data.pkl", &doubling(17));
+        assert!(check(&path).unwrap_err().contains("stands for more than 1"));
+        let mut long = vec![b'N'; 1 << 20];
+        long.push(b'.');
+        write_as("archive/data.pkl", &long, zip::CompressionMethod::Deflated);
+        assert!(check(&path).unwrap_err().contains("unpack to more"));
         write("archive/data/0", &doubling(40));
         assert_eq!(check(&path), Ok(()), "weights are no pickle");
         std::fs::write(&path, b"no archive").unwrap();

@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
+use crate::panics::caught;
+
 /// Most bytes of a file; the largest vocabularies have half of it.
 const FILE_BYTES: u64 = 64 << 20;
 /// Times its length that a text may become before it is cut into words.
@@ -42,10 +44,21 @@ pub fn open(path: &Path, what_for: &str) -> Result<Tokenizer> {
     let json = std::fs::read(path).map_err(|e| corrupt(&e))?;
     let parts: Parts = serde_json::from_slice(&json).map_err(|e| corrupt(&e))?;
     parts.check().map_err(|e| corrupt(&e))?;
-    let mut tokenizer = Tokenizer::from_bytes(&json).map_err(|e| corrupt(&e))?;
+    let mut tokenizer = caught(|| Tokenizer::from_bytes(&json)).map_err(|e| corrupt(&e))?;
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(Error::internal)?;
     Ok(tokenizer)
+}
+
+/// The ids of the beginning of a text, with what the file puts around it.
+///
+/// # Errors
+/// [`ErrorKind::CorruptFile`] if the tokenizer cannot do it, whatever it says of itself.
+pub fn encode(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>> {
+    let encoded = caught(|| tokenizer.encode_fast(beginning(text), true));
+    let encoded =
+        encoded.map_err(|e| Error::new(ErrorKind::CorruptFile, format!("the model's tokenizer fails: {e}")))?;
+    Ok(encoded.get_ids().to_vec())
 }
 
 /// The beginning of a text, as much of it as is worth its tokens.
@@ -58,6 +71,9 @@ impl Parts {
         let growth = self.normalizer.as_ref().map_or(1, growth);
         if growth > GROWTH_MAX {
             return Err(format!("its normalizer makes texts {growth} times as long, of at most {GROWTH_MAX}"));
+        }
+        if let Some(claimed) = self.normalizer.as_ref().and_then(overlong_map) {
+            return Err(format!("a map of its normalizer says that it has {claimed} bytes, more than are there"));
         }
         let pieces = self.post_processor.as_ref().map_or(0, pieces);
         if pieces > PIECES_MAX {
@@ -83,6 +99,38 @@ fn growth(step: &Value) -> usize {
         }
         _ => 1,
     }
+}
+
+/// What a map of characters says it has, if that is more than it has: its reader would make room for that much.
+fn overlong_map(step: &Value) -> Option<u32> {
+    match step {
+        Value::Array(steps) => steps.iter().find_map(overlong_map),
+        Value::Object(fields) => {
+            let map = fields.get("precompiled_charsmap").and_then(Value::as_str);
+            let claimed = map.and_then(|map| Some((first_number(map)?, map.len())));
+            let overlong = claimed.filter(|(claimed, length)| *claimed as usize > *length).map(|(claimed, _)| claimed);
+            overlong.or_else(|| fields.values().find_map(overlong_map))
+        }
+        _ => None,
+    }
+}
+
+/// The little-endian number that a text in base64 begins with; `None` if it is none, which its reader says.
+fn first_number(base64: &str) -> Option<u32> {
+    let digit = |character: u8| {
+        Some(match character {
+            b'A'..=b'Z' => character - b'A',
+            b'a'..=b'z' => character - b'a' + 26,
+            b'0'..=b'9' => character - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        })
+    };
+    // Six digits are four bytes and four bits.
+    let digits = base64.as_bytes().first_chunk::<6>()?;
+    let bits = digits.iter().try_fold(0_u64, |bits, character| Some(bits << 6 | u64::from(digit(*character)?)))?;
+    Some(((bits >> 4) as u32).swap_bytes())
 }
 
 /// How many pieces a post-processor puts together, all its steps together.
@@ -157,6 +205,39 @@ mod tests {
             let error = file(|t| t["post_processor"] = processor).expect_err("refused");
             assert!(error.message().contains("pieces"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_map_that_says_it_is_larger_than_it_is_is_refused() {
+        let precompiled = |map: &str| json!({"type": "Precompiled", "precompiled_charsmap": map});
+        for normalizer in [
+            precompiled("AAAAgAAA"),
+            json!({"type": "Sequence", "normalizers": [{"type": "NFC"}, precompiled("////fwAA")]}),
+        ] {
+            let error = file(|t| t["normalizer"] = normalizer).expect_err("refused");
+            assert!(
+                error.kind() == ErrorKind::CorruptFile && error.message().contains("more than are there"),
+                "{error}"
+            );
+        }
+        for (text, wanted) in
+            [("BAAAAAAA", Some(4)), ("AQIDBA==", Some(0x0403_0201)), ("AAAA", None), ("????????", None)]
+        {
+            assert_eq!(first_number(text), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_its_reader_panics_over_cannot_be_read() {
+        // Pieces of no length, a prefix that no token has, a map without an entry.
+        let pieces = json!({"type": "FixedLength", "length": 0});
+        let tokenizer = file(|t| t["pre_tokenizer"] = pieces).expect("opens");
+        assert_eq!(encode(&tokenizer, "a b").expect_err("fails").kind(), ErrorKind::CorruptFile);
+        let pairs = json!({
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": "####", "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]],
+        });
+        assert_eq!(file(|t| t["model"] = pairs).expect_err("fails").kind(), ErrorKind::CorruptFile);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Shape, Tensor};
 
 use crate::checkpoint::Layers;
 use crate::dense::Dense;
+use crate::panics::caught;
 use crate::pickle;
 
 /// The files a folder may hold, most wanted first.
@@ -116,7 +117,7 @@ impl Weights {
     /// # Errors
     /// [`ErrorKind::CorruptFile`] if it is not there or cut short; what the observer answers.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
-        let found = match &self.source {
+        let found = || match &self.source {
             Source::Safetensors(file) if self.has(name) => file.load(name, &Device::Cpu).map(Some),
             Source::Safetensors(_) => Ok(None),
             Source::Torch(files) => match files.iter().find(|file| file.tensor_infos().contains_key(name)) {
@@ -124,7 +125,7 @@ impl Weights {
                 None => Ok(None),
             },
         };
-        let tensor = found.map_err(|error| corrupt(&self.path, error))?.ok_or_else(|| {
+        let tensor = caught(found).map_err(|error| corrupt(&self.path, error))?.ok_or_else(|| {
             let path = self.path.display();
             Error::new(ErrorKind::CorruptFile, format!("{path} has no tensor `{name}`; is it a model of this kind?"))
         })?;
@@ -200,12 +201,12 @@ fn corrupt(path: &Path, error: impl std::fmt::Display) -> Error {
 /// Opens a pickled checkpoint whose tensors are no larger than its file: they are stored as they are.
 fn pickled(file: &Path) -> Result<PthTensors> {
     pickle::check(file).map_err(|why| corrupt(file, why))?;
-    let tensors = PthTensors::new(file, None).map_err(|error| corrupt(file, error))?;
+    let tensors = caught(|| PthTensors::new(file, None)).map_err(|error| corrupt(file, error))?;
     let most = file.metadata().map_err(|error| corrupt(file, error))?.len();
     for (name, info) in tensors.tensor_infos() {
-        let elements = info.layout.dims().iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
-        let bytes = elements.and_then(|elements| elements.checked_mul(info.dtype.size_in_bytes()));
-        if bytes.is_none_or(|bytes| bytes as u64 > most) {
+        let elements = elements(info.layout.dims().iter().map(|size| *size as u64));
+        let bytes = elements.and_then(|elements| elements.checked_mul(info.dtype.size_in_bytes() as u64));
+        if bytes.is_none_or(|bytes| bytes > most) {
             return Err(corrupt(
                 file,
                 format!("its tensor `{name}` is {:?}, larger than the file", info.layout.dims()),
@@ -242,6 +243,17 @@ pub(crate) fn map_file(path: &Path) -> Result<memmap2::Mmap> {
     // SAFETY: as for `map`. A file that somebody shortens all the same ends this process by SIGBUS, which a worker process
     // contains.
     unsafe { memmap2::Mmap::map(&file) }.map_err(failed)
+}
+
+/// Elements of a tensor of these sizes; `None` if they cannot be counted in whatever order they are multiplied, also where one of
+/// them is zero.
+pub(crate) fn elements(sizes: impl IntoIterator<Item = u64>) -> Option<u64> {
+    let mut is_empty = false;
+    let product = sizes.into_iter().try_fold(1_u64, |product, size| {
+        is_empty |= size == 0;
+        product.checked_mul(size.max(1))
+    })?;
+    Some(if is_empty { 0 } else { product })
 }
 
 /// The file of a folder to start from; a file is its own answer.
@@ -293,6 +305,20 @@ mod tests {
         let wanted = ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"].map(str::to_owned);
         assert_eq!(names("m-00001-of-00002.safetensors"), Some(wanted.to_vec()));
         assert_eq!(names("m-00001-of-99999.bin"), None);
+    }
+
+    #[test]
+    fn sizes_are_multiplied_in_any_order_or_not_at_all() {
+        for (sizes, wanted) in [
+            (&[][..], Some(1)),
+            (&[2, 3], Some(6)),
+            (&[0, 7], Some(0)),
+            (&[1 << 40, 1 << 40], None),
+            (&[0, 1 << 40, 1 << 40], None),
+            (&[1 << 40, 1 << 40, 0], None),
+        ] {
+            assert_eq!(elements(sizes.iter().copied()), wanted, "{sizes:?}");
+        }
     }
 
     #[test]

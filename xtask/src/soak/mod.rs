@@ -66,20 +66,23 @@ const QUESTION: &str = "Who wrote Romeo and Juliet?";
 const TOKENS: u32 = 6;
 
 /// How long, and by which chance.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Options {
-    /// For this long; 2 if neither this nor --swaps is given.
-    #[arg(long, value_name = "M", conflicts_with = "swaps")]
+    /// For this long; 2 if nothing else says when it is enough.
+    #[arg(long, value_name = "M", conflicts_with_all = ["swaps", "deaths"])]
     minutes: Option<f64>,
     /// Until so many swaps: one place, models that load at once, the shortest quantum.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     swaps: Option<u64>,
+    /// Until so many workers were made to die, of which there is about one a second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "swaps")]
+    deaths: Option<u64>,
     /// The seed of what clients do and who dies; from the clock if absent.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// Patient clients alone for half of the time, then beside hostile ones: bodies that were too much once, floods of
     /// connections, a plugin that leaks and one that shouts, a host that is stopped for a while, a log on a full disk.
-    #[arg(long, conflicts_with = "swaps")]
+    #[arg(long, conflicts_with_all = ["swaps", "deaths"])]
     hostile: bool,
     /// Build optimised.
     #[arg(long)]
@@ -91,6 +94,8 @@ pub(crate) struct Options {
 enum Goal {
     Time(Duration),
     Swaps(u64),
+    /// Workers that were made to die.
+    Deaths(u64),
     /// Half of it with hostile clients.
     Hostile(Duration),
 }
@@ -106,21 +111,22 @@ struct Soak {
 
 /// Two minutes of it, as continuous integration runs it.
 pub(crate) fn run_briefly() -> Result {
-    run(&Options { minutes: Some(MINUTES), swaps: None, seed: None, hostile: false, release: false })
+    run(&Options { minutes: Some(MINUTES), ..Options::default() })
 }
 
 /// The hostile arm, whose bounds are of a machine that does nothing else.
 pub(crate) fn run_hostile() -> Result {
-    run(&Options { minutes: Some(HOSTILE_MINUTES), swaps: None, seed: None, hostile: true, release: false })
+    run(&Options { minutes: Some(HOSTILE_MINUTES), hostile: true, ..Options::default() })
 }
 
 /// Builds, soaks, reports.
 pub(crate) fn run(options: &Options) -> Result {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let seed = options.seed.unwrap_or(clock);
-    let goal = match (options.minutes, options.swaps) {
-        (_, Some(swaps)) => Goal::Swaps(swaps),
-        (minutes, None) => {
+    let goal = match (options.minutes, options.swaps, options.deaths) {
+        (_, Some(swaps), _) => Goal::Swaps(swaps),
+        (_, None, Some(deaths)) => Goal::Deaths(deaths),
+        (minutes, None, None) => {
             let time = Duration::try_from_secs_f64(60.0 * minutes.unwrap_or(MINUTES));
             let time = time.doing("soak for so many --minutes")?;
             if options.hostile { Goal::Hostile(time) } else { Goal::Time(time) }
@@ -258,6 +264,7 @@ impl Soak {
             let enough = match self.goal {
                 Goal::Time(time) | Goal::Hostile(time) => begun.elapsed() >= time,
                 Goal::Swaps(swaps) => loads >= swaps + deaths() as u64,
+                Goal::Deaths(wanted) => deaths() as u64 >= wanted,
             };
             if enough {
                 return Ok(());
@@ -294,7 +301,7 @@ fn report(folder: &Path, goal: &Goal, seed: u64, lines: &[Line], status: ExitSta
 
 fn models_yaml(listen: SocketAddr, goal: Goal, folder: &Path, model: &Path) -> String {
     let (places, quantum, load_ms) = match goal {
-        Goal::Time(_) => (2, "200ms", 20),
+        Goal::Time(_) | Goal::Deaths(_) => (2, "200ms", 20),
         Goal::Swaps(_) => (1, "1ms", 0),
         // Room for all: what one model costs another is to be seen, not what swaps cost.
         Goal::Hostile(_) => (6, "200ms", 20),

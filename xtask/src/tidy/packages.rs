@@ -9,6 +9,7 @@ use super::Finding;
 
 const API: &str = "aihost-plugin-api";
 const SUPPORT: &str = "aihost-support";
+const LLM: &str = "aihost-candle-llm";
 
 /// A folder, and the packages of this workspace that a package in it may use. The first match counts.
 const EDGES: [(&str, &[&str]); 8] = [
@@ -19,7 +20,8 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("xtask/", &[]),
     ("tests/plugins/", &[API]),
     ("tests/devices/", &[]),
-    ("tests/", &["aihost", API]),
+    // The fuzz targets are readers of the host's and of the engines'.
+    ("tests/", &["aihost", API, SUPPORT, LLM]),
 ];
 
 /// What the published crate may use, tests apart.

@@ -13,7 +13,7 @@ const LONG: [(&str, &str); 0] = [];
 const ENDINGS: [&str; 7] = [".rs", ".toml", ".md", ".yaml", ".yml", ".sh", "/run"];
 
 /// Folders whose files are data: what is wrong in them is wrong on purpose.
-const DATA: [&str; 2] = ["/golden/", "/testdata/"];
+const DATA: [&str; 3] = ["/corpus/", "/golden/", "/testdata/"];
 
 /// Beginnings of paths that exist on one machine only. In two parts, so that this file passes.
 const MACHINE_PATHS: [(&str, &str); 3] = [("/ro", "ot/"), ("/Us", "ers/"), ("file:", "///")];

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fake::{Faults, Order, TOKENS, Times, World};
 use super::{Answer, Class, Host, OutputMode, Submission, fake, paused, told};
-use crate::domain::FailureKind;
+use crate::domain::{FailureKind, Kind};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// What each request takes.
@@ -37,7 +37,7 @@ fn host(leases_max: u32) -> Host {
 fn ask(host: &Host, poison_ms: Option<u64>) -> JoinHandle<Timed> {
     let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string().into();
     let (class, delivery) = (Class::Interactive, OutputMode::Gathered);
-    let submission = Submission { model: "a".into(), task, class, delivery, keep_alive: None };
+    let submission = Submission { model: "a".into(), kind: Kind::Text, task, class, delivery, keep_alive: None };
     let (handle, asked) = (host.handle(), Instant::now());
     tokio::spawn(async move {
         let told = told(handle, "a", submission).await;

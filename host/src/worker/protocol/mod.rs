@@ -5,9 +5,11 @@
 
 mod frame;
 mod message;
+mod read_back;
 
 pub(super) use frame::{Assembler, CHUNK_BYTES, Decoder, Frame, ProtocolError, encode};
 pub(super) use message::{
     Hello, Loading, LogRecord, OUTPUT_LEVEL, PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker, decode_events,
     encode_event,
 };
+pub use read_back::read_back;
