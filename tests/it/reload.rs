@@ -1,10 +1,13 @@
 //! A changed models.yaml takes effect while the host serves, and touches only what changed.
 
+use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
 
 use aihost_tests::server::{Server, Setup, prepare, text};
-use aihost_tests::{Gate, PATIENCE};
-use rustix::process::Signal;
+use aihost_tests::{Gate, PATIENCE, binary, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -103,6 +106,40 @@ async fn a_hangup_reads_the_file_again_and_other_signals_are_outlived() {
         server.signal(signal);
         assert_eq!(server.chat("a", "hi").await.0, 200, "{signal:?}");
     }
+}
+
+#[tokio::test]
+async fn a_hangup_while_the_file_is_read_for_the_first_time_ends_no_host() {
+    let (folder, config) = prepare(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    let text = std::fs::read_to_string(&config).unwrap();
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let mut writer = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let mut command = Command::new(binary());
+    command.args(["serve", "--log-format", "text", "--config"]).arg(&pipe);
+    let server = tokio::task::spawn_blocking(move || Server::of(&mut command, folder));
+    // It has the pipe open, and nothing comes yet.
+    let is_named = |process: &Path| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&*pipe.to_string_lossy())
+    };
+    let reads = |process: &Path| {
+        let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        open.filter_map(|file| std::fs::read_link(file.path()).ok()).any(|file| file == pipe)
+    };
+    let reader = wait_for("a host that reads", || {
+        let processes = std::fs::read_dir("/proc").ok()?.flatten().map(|process| process.path());
+        let reader = processes.into_iter().find(|process| is_named(process) && reads(process))?;
+        reader.file_name()?.to_str()?.parse().ok().and_then(Pid::from_raw)
+    })
+    .await;
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
+        kill_process(reader, signal).unwrap();
+    }
+    writer.write_all(text.as_bytes()).unwrap();
+    drop(writer);
+    let server = server.await.unwrap();
+    assert_eq!(server.chat("a", "hi").await.0, 200);
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ fn log_format(asked: Option<LogFormatArgument>, no_colour: bool) -> LogFormat {
 }
 
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
+    // Before anything that takes a while: a terminal may close while models.yaml or plugins are read.
+    signals::outlive()?;
+    let hangups = Signals::of_terminal()?;
     let selection = Selection { file: context.config.clone(), listen: arguments.listen };
     let (config, known) = reload::read(&selection, &context.env).await?;
     telemetry::init(log_format(arguments.log_format, context.env.wants_no_colour()), context.env.log_filter())
@@ -51,10 +54,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     for complaint in crate::device::complaints() {
         tracing::warn!("{complaint}");
     }
-    signals::outlive()?;
     let mut ends = Signals::of_server()?;
-    // From now on: a terminal may close while plugins are read.
-    let hangups = Signals::of_terminal()?;
     let file = config.file.clone();
     let watchdog = Watchdog::start(Signals::of_server)?;
     let mut hosted = tokio::select! {
