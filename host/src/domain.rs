@@ -145,6 +145,9 @@ macro_rules! named {
             /// The names of all, in their order.
             pub const NAMES: &'static [&'static str] = &[$($name),+];
 
+            /// All of them, in their order.
+            pub const ALL: [Self; Self::NAMES.len()] = [$(Self::$variant),+];
+
             /// Its name in logs, metrics and answers.
             pub fn name(self) -> &'static str {
                 match self {

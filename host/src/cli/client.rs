@@ -17,7 +17,7 @@ use super::{CommandContext, out};
 use crate::config::{ApiKey, Contact, Env, Scope, shown_url};
 use crate::domain::excerpt;
 use crate::runtime::running_address;
-use crate::store::Trust;
+use crate::store::{Trust, causes, innermost};
 
 /// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -393,26 +393,16 @@ enum Stage {
 }
 
 fn failed_at(error: &reqwest::Error) -> Stage {
-    let causes = causes(error);
-    if causes.iter().any(|cause| cause.is::<rustls::Error>()) {
+    let has_code = |cause: &io::Error| cause.raw_os_error().is_some();
+    if causes(error).any(|cause| cause.is::<rustls::Error>()) {
         Stage::Tls
     } else if !error.is_connect() {
         Stage::Http
-    } else if causes.iter().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|io| io.raw_os_error().is_some())
-    {
+    } else if causes(error).filter_map(|cause| cause.downcast_ref()).any(has_code) {
         Stage::Connection
     } else {
         Stage::Name
     }
-}
-
-/// An error and all that led to it. One that an I/O error was made of is not among its sources.
-fn causes<'a>(error: &'a (dyn std::error::Error + 'static)) -> Vec<&'a (dyn std::error::Error + 'static)> {
-    let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let next = held.map(|held| held as &(dyn std::error::Error + 'static)).or_else(|| error.source());
-    let mut all = vec![error];
-    all.extend(next.into_iter().flat_map(causes));
-    all
 }
 
 /// An OpenAI-shaped error.
@@ -457,11 +447,7 @@ async fn beginning(mut response: Response, most: usize) -> reqwest::Result<Vec<u
 
 /// The innermost cause, which is the one that says something.
 fn reason(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    let said = cause.to_string();
+    let said = innermost(error);
     match error.url() {
         // Its own sentence repeats the address, and what may be in it.
         Some(url) => said.replace(url.as_str(), &shown_url(url.as_str())),

@@ -41,11 +41,6 @@ named! {
     }
 }
 
-impl Scope {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Use, Self::Operate, Self::Metrics];
-}
-
 /// So many requests in so much time, and at most so many in a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

@@ -208,20 +208,16 @@ pub(super) async fn livez(State(app): State<App>) -> Result<Json<Value>, ApiErro
 
 /// `GET /readyz`: whether preloaded models have come up, or failed to.
 pub(super) async fn readyz(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    // No names: nobody was asked for a key.
-    match preloading_count(&answered(preloading(&app)).await?) {
-        0 => Ok(Json(json!({"status": "ok"}))),
-        1 => Err(ApiError::not_ready("a model is still loading that is to be loaded at start")),
-        several => {
-            Err(ApiError::not_ready(format!("{several} models are still loading that are to be loaded at start")))
-        }
+    match &*answered(preloading(&app)).await? {
+        [] => Ok(Json(json!({"status": "ok"}))),
+        sentence => Err(ApiError::not_ready(String::from_utf8_lossy(sentence))),
     }
 }
 
 /// `GET /ping`: Runpod's probe. 204 keeps the pod in the pool, without traffic, until it is 200.
 pub(super) async fn ping(State(app): State<App>) -> Result<StatusCode, ApiError> {
-    let waiting = preloading_count(&answered(preloading(&app)).await?);
-    Ok(if waiting == 0 { StatusCode::OK } else { StatusCode::NO_CONTENT })
+    let waiting = answered(preloading(&app)).await?;
+    Ok(if waiting.is_empty() { StatusCode::OK } else { StatusCode::NO_CONTENT })
 }
 
 /// What the runtime says, if it says it in time.
@@ -251,7 +247,8 @@ async fn asked(app: &App, caller: &Caller, body: JsonBody) -> Result<Control, Ap
     Ok(Control { model, force_after: force_after.map(Duration::from_secs_f32) })
 }
 
-/// How many of the `preload: true` models have neither been loaded once nor failed, in digits.
+/// The sentence of how many `preload: true` models have neither been loaded once nor failed; empty if there are none. It has no
+/// names: nobody was asked for a key.
 async fn preloading(app: &App) -> Result<Bytes, ApiError> {
     let config = app.handle.config();
     if !config.models.values().any(|entry| entry.preload) {
@@ -264,13 +261,12 @@ async fn preloading(app: &App) -> Result<Bytes, ApiError> {
         let is_underway = |model: &ModelStatus| {
             model.loads == 0 && model.error.is_none() && !matches!(model.state, ModelState::Hot | ModelState::Failed)
         };
-        let waiting = models.iter().filter(|model| is_preload(model) && is_underway(model)).count();
-        Ok(waiting.to_string().into_bytes())
+        let sentence = match models.iter().filter(|model| is_preload(model) && is_underway(model)).count() {
+            0 => String::new(),
+            1 => "a model is still loading that is to be loaded at start".to_owned(),
+            several => format!("{several} models are still loading that are to be loaded at start"),
+        };
+        Ok(sentence.into_bytes())
     };
     app.listings.preloading.get(app, &Caller::ANYONE, async move { handle.models().await }, write).await
-}
-
-fn preloading_count(digits: &[u8]) -> usize {
-    // Nothing at all where nothing is preloaded.
-    std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }

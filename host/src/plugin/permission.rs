@@ -3,29 +3,19 @@
 use aihost_plugin_api::abi::Manifest;
 use serde::{Deserialize, Serialize};
 
-/// Something that a plugin may do only if its manifest says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Permission {
-    /// Opens TCP connections and listens on ports.
-    Network,
-    /// Starts programs; these may read and run what the system has installed.
-    Subprocess,
-    /// Reads and writes whatever file the host's user may.
-    Files,
-}
+use crate::domain::named;
 
-impl Permission {
-    /// Every permission there is.
-    pub const ALL: [Self; 3] = [Self::Network, Self::Subprocess, Self::Files];
-
-    /// The name in a manifest.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Network => "network",
-            Self::Subprocess => "subprocess",
-            Self::Files => "files",
-        }
+named! {
+    /// Something that a plugin may do only if its manifest says so, by this name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Permission {
+        /// Opens TCP connections and listens on ports.
+        Network = "network",
+        /// Starts programs; these may read and run what the system has installed.
+        Subprocess = "subprocess",
+        /// Reads and writes whatever file the host's user may.
+        Files = "files",
     }
 }
 
@@ -38,7 +28,7 @@ pub fn permissions(manifest: &Manifest) -> Result<Vec<Permission>, String> {
     let known = |name: &String| Permission::ALL.into_iter().find(|permission| permission.name() == name);
     let asked = manifest.permissions.iter().map(|name| {
         known(name).ok_or_else(|| {
-            let all = Permission::ALL.map(Permission::name).join(", ");
+            let all = Permission::NAMES.join(", ");
             format!("it asks for permission `{name}`, and this host knows {all}; a newer host may know it")
         })
     });

@@ -44,7 +44,6 @@ impl Loop {
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
         // What comes up first, while its files are hashed.
         let hashed = first.and_then(|(id, _)| self.residents.check(*id)?.progress());
-        let coming = matches!(state, ModelState::Loading | ModelState::Unparking);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         ModelStatus {
             state,
@@ -54,7 +53,7 @@ impl Loop {
             replicas: u32::try_from(instances.len()).unwrap_or(u32::MAX),
             active: u32::try_from(active).unwrap_or(u32::MAX),
             queued: u32::try_from(self.state.queued(&model.id)).unwrap_or(u32::MAX),
-            progress: hashed.or_else(|| first_handle.filter(|_| coming).and_then(|handle| handle.progress())),
+            progress: hashed.or_else(|| self.loading_progress(&model.id)),
             step: hashed.map(|_| VERIFYING),
             loads: self.records.loads(&model.id),
             wakes: self.records.wakes(&model.id),
@@ -63,6 +62,13 @@ impl Loop {
             error: failure.map(|failure| failure.to_string()),
             ..cold(model)
         }
+    }
+
+    /// Thousandths of a model's weights that are there, of the instance that is furthest on its way.
+    fn loading_progress(&self, model: &ModelId) -> Option<u32> {
+        let (id, instance) = self.state.instance_of(model)?;
+        let is_coming = matches!(instance.state, ModelState::Loading | ModelState::Unparking);
+        self.residents.handle(id).filter(|_| is_coming)?.progress()
     }
 
     /// Tells everything that is measured. The text of it, and the zeros of all models that do nothing, are made elsewhere.
@@ -76,10 +82,8 @@ impl Loop {
         let entry = self.config.models.get(model);
         let entry =
             entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
-        let is_coming = matches!(self.state.model_state(model).0, ModelState::Loading | ModelState::Unparking);
-        let instance = self.state.instance_of(model).filter(|_| is_coming);
-        let coming = instance.and_then(|(id, _)| self.residents.handle(id)?.progress());
-        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), coming))
+        let progress = self.loading_progress(model);
+        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress))
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::{Client, NoProxy, Proxy, Url};
 
-use super::failure::{Failure, Kind, chain, innermost};
+use super::failure::{Failure, Kind, causes, chain, innermost};
 use super::tls::Trust;
 use crate::config::Env;
 
@@ -154,18 +154,5 @@ fn proxy<'a>(setting: &str, address: &'a str, new: fn(&'a str) -> reqwest::Resul
 
 /// What rustls says, wherever it lies in the error.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        // An `io::Error` gives its content's source as its own, and so hides the content.
-        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let found = cause.downcast_ref().or_else(|| inner?.downcast_ref());
-        if found.is_some() {
-            return found;
-        }
-        next = match inner {
-            Some(inner) => Some(inner),
-            None => cause.source(),
-        };
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref())
 }

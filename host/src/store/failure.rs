@@ -45,24 +45,23 @@ impl Failure {
 }
 
 /// The error and its causes, outermost first, each cause once.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = cause.source();
-    }
-    text
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    causes(error)
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, words| if text.contains(&words) { text } else { format!("{text}: {words}") })
 }
 
 /// The innermost cause, which is the one that says something.
-pub(super) fn innermost(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(next) = cause.source() {
-        cause = next;
-    }
-    cause.to_string()
+pub fn innermost(error: &(dyn Error + 'static)) -> String {
+    causes(error).last().unwrap_or(error).to_string()
+}
+
+/// An error and all that led to it, outermost first.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&cause| {
+        // An `io::Error` gives its content's source as its own, and so hides the content.
+        let content = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        content.map(|content| content as &(dyn Error + 'static)).or_else(|| cause.source())
+    })
 }

@@ -25,6 +25,7 @@ mod verify;
 pub use archive::unpack;
 pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
 pub use digest::Digests;
+pub use failure::{causes, innermost};
 pub use locate::Presence;
 pub use locate::{fingerprint, locate, presence};
 pub use pull::{AlreadyHere, Phase, Progress, ProgressSink, PullError, Pulled, Puller};

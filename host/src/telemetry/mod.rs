@@ -24,9 +24,14 @@ const DEFAULT_FILTER: &str = "info";
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// The process's way to stderr, once it has one that waits for nobody.
-static LINES: OnceLock<Lines> = OnceLock::new();
-/// How its lines look; text where there is no log.
-static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+static OUTPUT: OnceLock<LogOutput> = OnceLock::new();
+
+/// Where lines go, and how they look.
+#[derive(Debug)]
+struct LogOutput {
+    lines: Lines,
+    format: LogFormat,
+}
 
 named! {
     /// How bad what a line says is.
@@ -59,11 +64,7 @@ pub enum LogFormat {
 pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
     let filter = filter.unwrap_or(DEFAULT_FILTER);
     let parsed = EnvFilter::try_new(filter).map_err(|e| format!("the log filter `{filter}` is not one: {e}"))?;
-    let lines = open(match format {
-        LogFormat::Text | LogFormat::ColouredText => text_notice,
-        LogFormat::Json => json_notice,
-    })?;
-    FORMAT.get_or_init(|| format);
+    let lines = open(format)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_timer(SystemTime)
@@ -83,15 +84,15 @@ pub fn init(format: LogFormat, filter: Option<&str>) -> Result<(), String> {
 /// # Errors
 /// No thread can be started.
 pub fn init_notes() -> Result<(), String> {
-    open(text_notice).map(drop)
+    open(LogFormat::Text).map(drop)
 }
 
 /// Puts a line for people among those of the log, in its form. False if this process has no log: then stderr is the caller's.
 pub fn note(severity: Severity, line: &str) -> bool {
-    LINES.get().is_some_and(|lines| {
-        let line = match FORMAT.get() {
-            Some(LogFormat::Json) => json_line(severity, line),
-            _ => format!("{line}\n"),
+    OUTPUT.get().is_some_and(|LogOutput { lines, format }| {
+        let line = match format {
+            LogFormat::Json => json_line(severity, line),
+            LogFormat::Text | LogFormat::ColouredText => format!("{line}\n"),
         };
         lines.push(line.as_bytes());
         true
@@ -100,21 +101,25 @@ pub fn note(severity: Severity, line: &str) -> bool {
 
 /// Waits until what was logged and noted is written, a second at most.
 pub fn flush() {
-    if let Some(lines) = LINES.get() {
+    if let Some(LogOutput { lines, .. }) = OUTPUT.get() {
         lines.flush(FLUSH_LIMIT);
     }
 }
 
 /// Lines that could not be written, since the start.
 pub fn lines_lost() -> u64 {
-    LINES.get().map_or(0, Lines::lost)
+    OUTPUT.get().map_or(0, |output| output.lines.lost())
 }
 
-fn open(notice: fn(u64) -> String) -> Result<&'static Lines, String> {
+fn open(format: LogFormat) -> Result<&'static Lines, String> {
+    let notice = match format {
+        LogFormat::Text | LogFormat::ColouredText => text_notice,
+        LogFormat::Json => json_notice,
+    };
     let lines = Lines::to_stderr(notice).map_err(|e| format!("the log's thread cannot be started: {e}"))?;
     // The usual hook writes to stderr itself, where it may wait for ever under a lock.
     std::panic::set_hook(Box::new(tell_panic));
-    Ok(LINES.get_or_init(|| lines))
+    Ok(&OUTPUT.get_or_init(|| LogOutput { lines, format }).lines)
 }
 
 fn tell_panic(info: &std::panic::PanicHookInfo<'_>) {
