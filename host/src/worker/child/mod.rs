@@ -11,6 +11,7 @@ mod outbox;
 mod output;
 mod serve;
 mod sys;
+mod threads;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;

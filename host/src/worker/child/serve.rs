@@ -20,6 +20,7 @@ use super::log::Log;
 use super::objects::{Call, host};
 use super::outbox::Outbox;
 use super::sys::trim_heap;
+use super::threads::Threads;
 use crate::device;
 use crate::domain::Device;
 use crate::plugin;
@@ -57,6 +58,7 @@ struct ServerState {
 pub(super) struct Server {
     shared: Arc<ServerState>,
     steps: SyncSender<QueuedStep>,
+    threads: Threads,
 }
 
 impl Server {
@@ -73,7 +75,7 @@ impl Server {
             life.live(&queue);
         };
         thread::Builder::new().name("life".into()).spawn(live)?;
-        Ok(Self { shared, steps })
+        Ok(Self { shared, steps, threads: Threads::default() })
     }
 
     /// Starts what a message asks for. An error means that the two cannot go on together.
@@ -134,7 +136,6 @@ impl Server {
         }
         let shared = Arc::clone(&self.shared);
         let run = move || {
-            device::compute();
             let answer = shared.generate(&call, &task);
             shared.end(request);
             match answer {
@@ -147,7 +148,7 @@ impl Server {
                 Err(error) => shared.fail(request, error),
             }
         };
-        if let Err(e) = thread::Builder::new().name(format!("request-{request}")).spawn(run) {
+        if let Err(e) = self.threads.run(run) {
             self.shared.end(request);
             let message = format!(
                 "the system has no thread for a request ({e}); fewer threads, or a higher limit of processes, would do"
