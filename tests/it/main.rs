@@ -60,5 +60,7 @@ mod storage;
 mod swap;
 /// Hot, parked, cold.
 mod tiers;
+/// What the log says, once.
+mod told;
 /// Workers and the protocol, without the host around them.
 mod worker;

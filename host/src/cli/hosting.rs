@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::failure::CliError;
 use super::out;
 use crate::config::{Config, ModelConfig};
-use crate::domain::Kind;
+use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
 use crate::store::Digests;
@@ -28,6 +28,8 @@ pub(super) struct Hosted {
     pub(super) address: SocketAddr,
     /// What its user may do first.
     pub(super) first_step: FirstStep,
+    /// What it serves with, by name.
+    start_block: Vec<(&'static str, String)>,
     runtime: Runtime,
     http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -55,11 +57,18 @@ impl Hosted {
         let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
-        let runtime = runtime::start(Arc::new(config), Arc::new(registry), placement);
+        let (config, registry) = (Arc::new(config), Arc::new(registry));
+        let runtime = runtime::start(Arc::clone(&config), Arc::clone(&registry), placement);
+        let start_block = start_block(&config, &registry, address, runtime.budgets());
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, first_step, runtime, http, stop, _claim: claim })
+        Ok(Self { address, first_step, start_block, runtime, http, stop, _claim: claim })
+    }
+
+    /// What it serves with, by name.
+    pub(super) fn start_block(&self) -> &[(&'static str, String)] {
+        &self.start_block
     }
 
     /// The way into its runtime.
@@ -115,6 +124,29 @@ fn first_step(config: &Config, registry: &Registry) -> FirstStep {
         Some(text) => FirstStep::Ask(id(text)),
         None => models.iter().find(|model| !here(model)).map_or(FirstStep::Nothing, |model| FirstStep::Pull(id(model))),
     }
+}
+
+/// What an operator wants to know of a host that starts.
+fn start_block(
+    config: &Config,
+    registry: &Registry,
+    address: SocketAddr,
+    budgets: &[(Device, u64)],
+) -> Vec<(&'static str, String)> {
+    let of_model = |device: &Device| config.devices.iter().any(|known| known.id == *device);
+    let budgets = budgets.iter().filter(|(device, _)| of_model(device));
+    let devices: Vec<String> = budgets.map(|(device, bytes)| format!("{device} {}", ByteSize(*bytes))).collect();
+    let plugins: Vec<String> =
+        registry.plugins.iter().map(|plugin| format!("{} {}", plugin.manifest.id, plugin.manifest.version)).collect();
+    let models = some_names(config.models.keys().map(ModelId::as_str));
+    vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("config", config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string())),
+        ("address", address.to_string()),
+        ("devices", devices.join(", ")),
+        ("plugins", some_names(plugins.iter().map(String::as_str))),
+        ("models", models),
+    ]
 }
 
 /// Claims the state folder, off the runtime's threads: it may lie on a network.

@@ -135,7 +135,10 @@ impl CommandContext {
 
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return serve::refuse_arguments(&error),
+    };
     let env = Env::process().finding_devices(crate::device::present);
     crate::device::see_gpus(env.visible_gpus());
     crate::plugin::search_libraries(env.library_path());

@@ -15,6 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use super::failure::CliError;
 use super::signals::Signals;
 use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
+use crate::domain::{ModelId, some_names};
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
@@ -182,8 +183,15 @@ impl Reload {
             );
         }
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        if self.handle.configure(Arc::new(config)).await.is_ok() {
-            tracing::info!(file = %self.file.display(), "in force");
+        let file = self.file.display();
+        match self.handle.configure(Arc::new(config)).await {
+            Ok(changes) => {
+                let named = |models: &[ModelId]| some_names(models.iter().map(ModelId::as_str));
+                let (added, removed) = (named(&changes.added), named(&changes.removed));
+                let changed = named(&changes.changed);
+                tracing::info!(%file, added, removed, changed, "in force");
+            }
+            Err(why) => tracing::error!(%file, "not in force, the host goes on with what it had: {why}"),
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) async fn models(State(app): State<App>, caller: Caller) -> Result<Res
 /// `POST /models/load`: answers once the model is hot, or says why it is not.
 pub(super) async fn load(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, .. } = asked(&app, &caller, body).await?;
-    done(&app, app.handle.load(model).await)
+    done(&app, app.handle.load(model, caller.access().clone()).await)
 }
 
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
@@ -268,5 +268,5 @@ async fn preloading(app: &App) -> Result<Bytes, ApiError> {
         };
         Ok(sentence.into_bytes())
     };
-    app.listings.preloading.get(app, &Caller::ANYONE, async move { handle.models().await }, write).await
+    app.listings.preloading.get(app, &Caller::anyone(), async move { handle.models().await }, write).await
 }

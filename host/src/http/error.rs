@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::access_log::Cause;
 use super::bucket::RateLeft;
 use super::redact::for_clients;
 use crate::config::Scope;
@@ -44,6 +45,8 @@ pub(super) struct ApiError {
     retry: Retry,
     loading: Option<Box<Value>>,
     rate: Option<Box<RateLeft>>,
+    /// The message as operators read it, where clients read another.
+    whole: Option<Box<str>>,
 }
 
 /// Whether the client's library should try again by itself.
@@ -82,6 +85,7 @@ impl ApiError {
             retry: Retry::Unsaid,
             loading: None,
             rate: None,
+            whole: None,
         }
     }
 
@@ -309,7 +313,7 @@ impl ApiError {
     }
 }
 
-/// As clients read it: without the folders of this machine, which the log has.
+/// As clients read it: without the folders of this machine, which the line of their request has.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let (kind, whole) = (failure.kind, failure.message.clone());
@@ -318,7 +322,7 @@ impl From<Failure> for ApiError {
         if !matches!(kind, FailureKind::UnknownModel | FailureKind::WrongKind) {
             let shown = for_clients(&error.message).into_owned();
             if shown != error.message {
-                tracing::info!("a client is told without folders that {whole}");
+                error.whole = Some(whole.into());
                 error.message = shown;
             }
         }
@@ -371,17 +375,18 @@ impl ApiError {
 
 impl From<ArtifactError> for ApiError {
     fn from(error: ArtifactError) -> Self {
-        tracing::warn!(error = &error as &dyn std::error::Error, "an answer's file was not kept");
         let error_shown = error.to_string();
         let error_shown = for_clients(&error_shown);
         let message =
             format!("the answer was made but its file was not kept: {error_shown}; ask for `b64_json` instead");
-        match error {
+        let whole = Some(error.to_string().into());
+        let error = match error {
             ArtifactError::TooLarge { .. } | ArtifactError::Full(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, SERVER, message).code("storage_full").never_retry()
             }
             ArtifactError::Io(..) => Self::internal(message),
-        }
+        };
+        Self { whole, ..error }
     }
 }
 
@@ -394,6 +399,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let json = HeaderValue::from_static("application/json");
         let mut response = (self.status, [(header::CONTENT_TYPE, json)], self.json()).into_response();
+        let cause = Cause { code: self.code_name(), message: self.whole.map_or(self.message, String::from) };
+        response.extensions_mut().insert(cause);
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

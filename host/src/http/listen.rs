@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access_log::AccessLog;
 use super::auth::PROBES;
 use super::connection::{SHORT_LINGER, Serving, bytes_of};
 use super::connections::{Caps, Connections, Peer, Refused};
@@ -62,11 +63,17 @@ fn caps(limits: &Limits, descriptors: Option<u64>) -> Caps {
 }
 
 /// Serves until `shutdown` resolves, then lets open requests end.
-pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    log: Arc<AccessLog>,
+    handle: &Handle,
+    shutdown: impl Future<Output = ()>,
+) {
     let stopping = CancellationToken::new();
     let caps = caps(&handle.config().limits, getrlimit(Resource::Nofile).current);
     let connections = Arc::new(Connections::new(caps));
-    let serving = Serving::new(router, stopping.clone());
+    let serving = Serving::new(router, Arc::clone(&log), stopping.clone());
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let tasks = TaskTracker::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -85,6 +92,7 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
                 });
             }
             Err(refused) => {
+                let log = Arc::clone(&log);
                 if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
                     let serving = serving.clone();
                     tasks.spawn(async move {
@@ -93,7 +101,9 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
                             // Whoever has more to say has no place for it.
                             drop(probed.await);
                         } else {
-                            socket.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                            let refusal = no_room(refused);
+                            log.turned_away(Peer::of(address), &refusal);
+                            socket.close(&bytes_of(refusal), SHORT_LINGER).await;
                         }
                         drop(turn);
                     });

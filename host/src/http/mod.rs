@@ -3,6 +3,7 @@
 //! Nobody imports it but `cli`. It knows the runtime's handle and the checked configuration, nothing of plugins, workers'
 //! processes or scheduling. SocketIo shapes stop in `wire`, status codes in `error`.
 
+mod access_log;
 mod admin;
 mod app;
 mod artifacts;
@@ -25,7 +26,6 @@ mod listing;
 mod openai;
 mod quota;
 mod redact;
-mod refusals;
 mod request_fields;
 mod resolve;
 mod router;
@@ -33,6 +33,7 @@ mod socket;
 mod sse;
 mod stream_body;
 mod text_stream;
+mod trace_parent;
 mod wire;
 
 #[cfg(test)]
@@ -61,7 +62,8 @@ pub async fn serve(
 ) {
     let app = App::new(handle.clone());
     let sweeper = tokio::spawn(sweep(app.clone()));
-    listen::serve(listener, router::over(app), &handle, shutdown).await;
+    let log = Arc::clone(&app.access_log);
+    listen::serve(listener, router::over(app), log, &handle, shutdown).await;
     sweeper.abort();
 }
 

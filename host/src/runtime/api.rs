@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::access::AccessEntry;
 use crate::config::{Config, Limits};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
@@ -27,6 +28,8 @@ pub struct Submission {
     pub keep_alive: Option<KeepAlive>,
     /// When its outputs are passed on.
     pub delivery: OutputMode,
+    /// What the log says of it.
+    pub access: AccessEntry,
 }
 
 /// When the outputs of a request are passed on to whoever asked.
@@ -132,7 +135,7 @@ pub enum Command {
     /// Serve a request. The reply comes when it is granted or refused; a dropped reply is a cancel.
     Submit(Submission, oneshot::Sender<Submitted>),
     /// Load a model without a request; the reply comes when it is hot.
-    Load(ModelId, oneshot::Sender<Result<(), Failure>>),
+    Load(ModelId, AccessEntry, oneshot::Sender<Result<(), Failure>>),
     /// Unload once its leases have ended, or are cut after this long; the reply comes when it is cold.
     Unload(ModelId, Option<Duration>, oneshot::Sender<Result<(), Failure>>),
     /// Park once its leases have ended; the reply comes when its device memory is back.
@@ -194,8 +197,8 @@ impl Handle {
     ///
     /// # Errors
     /// Why it could not be loaded.
-    pub async fn load(&self, model: ModelId) -> Result<(), Failure> {
-        self.ask(|reply| Command::Load(model, reply)).await?
+    pub async fn load(&self, model: ModelId, access: AccessEntry) -> Result<(), Failure> {
+        self.ask(|reply| Command::Load(model, access, reply)).await?
     }
 
     /// Unloads a model once its leases have ended. Those that still run after `cut_after` are cut, if it is given.

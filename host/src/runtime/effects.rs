@@ -167,11 +167,7 @@ impl Loop {
     }
 
     fn park(&mut self, id: InstanceId) {
-        let (Some(instance), Some(known)) = (self.residents.handle(id).cloned(), self.state.instances().get(&id))
-        else {
-            return;
-        };
-        tracing::info!(model = %known.model, instance = id.0, "parking");
+        let Some(instance) = self.residents.handle(id).cloned() else { return };
         let Some(check) = self.release_check(id) else { return };
         self.residents.begin_step(id);
         let (placement, events) = (Arc::clone(&self.placement), self.senders.events.clone());
@@ -211,7 +207,7 @@ impl Loop {
             task: job.task.clone(),
             terms: self.lease_terms(job.delivery),
             workspace: self.workspace(id, &job.model),
-            meter: self.observer.meter(request),
+            meter: self.observer.meter(request, job.access.clone()),
         };
         self.requests.lease(request, job, id, self.clock.now());
         if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(lease)) {
@@ -237,8 +233,11 @@ impl Loop {
 
     pub(super) fn refuse(&mut self, request: RequestId, failure: Failure) {
         match self.requests.take_pending(request) {
-            Some(Pending::Load { model, reply }) => {
-                tracing::warn!(%model, "load failed: {failure}");
+            Some(Pending::Load { model, access, reply }) => {
+                // Nobody reads the answer to a load of the host's own.
+                if access.id().is_empty() && !access.facts().is_told && failure.kind != FailureKind::ShuttingDown {
+                    tracing::warn!(%model, cause = failure.kind.name(), "not loaded at start: {failure}");
+                }
                 send(reply, Err(failure));
             }
             Some(Pending::Serve { decide, .. }) => send(decide, Decision::Refused(failure)),

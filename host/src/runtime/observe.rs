@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::access::AccessEntry;
 use super::meter::Meter;
 use crate::config::Config;
 use crate::domain::{Device, EvictionCause, FailureKind, InstanceId, ModelId, ModelState, RequestId};
@@ -61,6 +63,10 @@ struct Waiting {
     arrived: Instant,
     /// Whether its worker died before.
     again: bool,
+    /// How long it waited for its model to be hot; known once it is granted.
+    swap: Duration,
+    /// How long it waited after that.
+    queue: Duration,
 }
 
 /// What must be known of an event once the scheduler has taken it.
@@ -112,6 +118,11 @@ impl Observer {
         Arc::clone(&self.metrics)
     }
 
+    /// An instance as it was after the step before.
+    pub(super) fn was(&self, id: InstanceId) -> Option<(&ModelId, ModelState)> {
+        self.seen.get(&id).map(|seen| (&seen.model, seen.state))
+    }
+
     /// After a step: what the event and its effects did.
     pub(super) fn observe(&mut self, event: &EventSummary, effects: &[Effect], state: &State) {
         match event {
@@ -127,7 +138,7 @@ impl Observer {
         }
         for effect in effects {
             match effect {
-                Effect::Grant(id, _) => self.granted(*id),
+                Effect::Grant(id, instance) => self.granted(*id, *instance),
                 Effect::Refuse(id, failure) => self.refused(*id, failure.kind),
                 Effect::Park(id, cause) | Effect::Stop(id, cause) => self.evicted(*id, *cause),
                 _ => {}
@@ -137,9 +148,10 @@ impl Observer {
     }
 
     /// What times and counts the outputs of a request that was just granted.
-    pub(super) fn meter(&mut self, request: RequestId) -> Option<Meter> {
+    pub(super) fn meter(&mut self, request: RequestId, access: AccessEntry) -> Option<Meter> {
         let waiting = self.waiting.remove(&request)?;
-        Some(Meter::new(Arc::clone(&self.metrics), waiting.model, waiting.arrived))
+        access.waited(waiting.queue, waiting.swap);
+        Some(Meter::new(Arc::clone(&self.metrics), waiting.model, waiting.arrived, access))
     }
 
     /// A request that was never queued, or is given up after its worker died.
@@ -173,12 +185,26 @@ impl Observer {
         if again {
             self.metrics.count(Metric::Replays, model, "");
         }
-        self.waiting.insert(id, Waiting { model: model.clone(), arrived: Instant::now(), again });
+        self.waiting.insert(
+            id,
+            Waiting {
+                model: model.clone(),
+                arrived: Instant::now(),
+                again,
+                swap: Duration::ZERO,
+                queue: Duration::ZERO,
+            },
+        );
     }
 
-    fn granted(&self, id: RequestId) {
-        if let Some(waiting) = self.waiting.get(&id) {
-            self.metrics.time(Metric::QueueWait, &waiting.model, "", waiting.arrived.elapsed());
+    fn granted(&mut self, id: RequestId, instance: InstanceId) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            let elapsed = waiting.arrived.elapsed();
+            self.metrics.time(Metric::QueueWait, &waiting.model, "", elapsed);
+            // If it became hot in this very step, it is not yet seen as such.
+            let hot = self.seen.get(&instance).filter(|seen| seen.state == ModelState::Hot);
+            waiting.swap = hot.map_or(elapsed, |hot| hot.since.saturating_duration_since(waiting.arrived)).min(elapsed);
+            waiting.queue = elapsed - waiting.swap;
         }
     }
 

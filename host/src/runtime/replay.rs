@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::access::AccessEntry;
 use super::api::{KeepAlive, OutputMode, Submission};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId};
 use crate::scheduler::{Again, Want};
@@ -30,6 +31,7 @@ pub(super) struct Job {
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) delivery: OutputMode,
+    pub(super) access: AccessEntry,
     /// `None` until a worker died under it.
     again: Option<Again>,
     /// How many workers died of it alone since.
@@ -66,8 +68,9 @@ struct Suspect {
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        let Submission { model, kind, task, class, keep_alive, delivery } = submission;
-        Self { model, kind, task, class, keep_alive, delivery, again: None, deaths_alone: 0 }
+        let Submission { model, kind, task, class, keep_alive, delivery, access } = submission;
+        access.asks_for(&model);
+        Self { model, kind, task, class, keep_alive, delivery, access, again: None, deaths_alone: 0 }
     }
 
     pub(super) fn want(&self) -> Want {
@@ -145,6 +148,7 @@ mod tests {
             class: Class::Batch,
             keep_alive: None,
             delivery: OutputMode::Streamed,
+            access: AccessEntry::default(),
         };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());

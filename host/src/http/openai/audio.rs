@@ -20,7 +20,7 @@ use super::super::{artifacts, audio_stream};
 use super::refusal;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::media::audio::{Audio, block, finish};
-use crate::runtime::{Handle, OutputMode, Submission, Submitted};
+use crate::runtime::{AccessEntry, Handle, OutputMode, Submission, Submitted};
 use crate::store::Media;
 use crate::worker::Output;
 
@@ -42,7 +42,13 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_audio).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
-    let submitter = AudioSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
+    let submitter = AudioSubmitter {
+        handle: &app.handle,
+        model: &model,
+        job: &job,
+        access: caller.access(),
+        place: QueuePlace::default(),
+    };
     match job.delivery {
         AudioDelivery::Stream(streaming) => match submitter.stream(streaming).await {
             Ok(response) => Ok(response),
@@ -77,6 +83,7 @@ struct AudioSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a AudioJob,
+    access: &'a AccessEntry,
     place: QueuePlace,
 }
 
@@ -91,7 +98,8 @@ impl AudioSubmitter<'_> {
             AudioDelivery::Stream(_) => OutputMode::Streamed,
         };
         let (model, class, keep_alive) = (self.model.clone(), job.class, job.keep_alive);
-        let submission = Submission { model, kind: Kind::Audio, task, class, keep_alive, delivery };
+        let submission =
+            Submission { model, kind: Kind::Audio, task, class, keep_alive, delivery, access: self.access.clone() };
         self.place.submit(self.handle, submission).await
     }
 

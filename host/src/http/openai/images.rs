@@ -22,7 +22,7 @@ use super::super::wire::{self, ImageDelivery, ImageJob};
 use super::refusal;
 use crate::domain::{Failure, Kind, ModelId};
 use crate::media::image::ImageAssembler;
-use crate::runtime::{Handle, OutputMode, Submission};
+use crate::runtime::{AccessEntry, Handle, OutputMode, Submission};
 use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
@@ -40,7 +40,13 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
-    let submitter = ImageSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
+    let submitter = ImageSubmitter {
+        handle: &app.handle,
+        model: &model,
+        job: &job,
+        access: caller.access(),
+        place: QueuePlace::default(),
+    };
     let result = match job.delivery {
         ImageDelivery::Stream => match submitter.begin(0).await {
             Ok((output, writer)) => ImageStream::new(output, writer).respond().await,
@@ -84,6 +90,7 @@ struct ImageSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a ImageJob,
+    access: &'a AccessEntry,
     place: QueuePlace,
 }
 
@@ -97,7 +104,15 @@ impl ImageSubmitter<'_> {
         };
         let task = Bytes::from(wire::json(&job.image(number)));
         let (class, keep_alive) = (job.class, job.keep_alive);
-        let submission = Submission { model: model.clone(), kind: Kind::Image, task, class, keep_alive, delivery };
+        let submission = Submission {
+            model: model.clone(),
+            kind: Kind::Image,
+            task,
+            class,
+            keep_alive,
+            delivery,
+            access: self.access.clone(),
+        };
         let answer = self.place.submit(self.handle, submission).await?;
         let output = ImageOutput::new(answer.output, ImageAssembler::new(job.request.width, job.request.height));
         let (request, encoding) = (Arc::clone(&job.request), job.encoding);

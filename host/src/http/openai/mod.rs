@@ -44,7 +44,7 @@ async fn answer<S: TextShape + Unpin>(
     let model = resolve::for_request(&config, caller, job.model.as_deref(), wanted)?.id.clone();
     let shape = (endpoint.shape)(&job, model.as_str(), unix_seconds());
     let delivery = job.delivery;
-    let mut generation = Generation::new(app.handle.clone(), model.clone(), job);
+    let mut generation = Generation::new(app.handle.clone(), model.clone(), caller.access().clone(), job);
     let result = if delivery == TextDelivery::Whole {
         match generation.collect().await {
             Ok((choices, share)) => whole(shape, choices, generation.usage(), share).await,

@@ -131,7 +131,7 @@ fn a_plan_names_no_model_that_is_not_for_the_key() {
     let seen = crate::http::admin::seen_of(plan.clone(), &caller);
     assert_eq!(seen.message, "`a` needs room: another model (park), `b` (park) would leave for it");
     assert_eq!((seen.leaves.len(), seen.stays.len()), (1, 1));
-    let all = crate::http::admin::seen_of(plan.clone(), &crate::http::caller::Caller::ANYONE);
+    let all = crate::http::admin::seen_of(plan.clone(), &crate::http::caller::Caller::anyone());
     assert_eq!((all.message, all.leaves.len(), all.stays.len()), (plan.message, 2, 2));
 }
 
@@ -287,7 +287,7 @@ async fn clients_are_not_shown_where_things_lie_and_operators_are() {
         while let Some(command) = received.recv().await {
             let failure = Failure::new(FailureKind::NotUsable, said);
             match command {
-                Command::Load(_, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+                Command::Load(_, _, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
                     let _ = reply.send(Err(failure));
                 }
                 Command::Explain(_, reply) => _ = reply.send(Err(failure)),

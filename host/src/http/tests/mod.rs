@@ -120,7 +120,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let _ = reply.send(answer);
             }
             Command::Ping(reply) => _ = reply.send(()),
-            Command::Load(model, reply) => {
+            Command::Load(model, _, reply) => {
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
                 let _ = reply.send(if model.as_str() == "b" { Err(failure) } else { Ok(()) });
             }

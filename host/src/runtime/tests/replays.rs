@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::super::AccessEntry;
 use super::fake::{Faults, Order, TOKENS, Times, World};
 use super::{Answer, Class, Host, OutputMode, Submission, fake, paused, told};
 use crate::domain::{FailureKind, Kind};
@@ -37,7 +38,15 @@ fn host(leases_max: u32) -> Host {
 fn ask(host: &Host, poison_ms: Option<u64>) -> JoinHandle<Timed> {
     let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string().into();
     let (class, delivery) = (Class::Interactive, OutputMode::Gathered);
-    let submission = Submission { model: "a".into(), kind: Kind::Text, task, class, delivery, keep_alive: None };
+    let submission = Submission {
+        model: "a".into(),
+        kind: Kind::Text,
+        task,
+        class,
+        delivery,
+        keep_alive: None,
+        access: AccessEntry::default(),
+    };
     let (handle, asked) = (host.handle(), Instant::now());
     tokio::spawn(async move {
         let told = told(handle, "a", submission).await;

@@ -116,7 +116,7 @@ impl InstanceHandle for WorkerInstance {
             if !grace.is_zero() {
                 let seconds = (grace + TERMINATE_GRACE).as_secs();
                 shared.log.keep(&format!("the worker was asked to stop, did not within {seconds} s, and is killed"));
-                tracing::warn!(target: "worker", model = %shared.model, "the worker did not stop within {seconds} s and is killed");
+                tracing::info!(target: "worker", model = %shared.model, "the worker did not stop within {seconds} s and is killed");
             }
             shared.process.kill(ExitReason::Asked);
             shared.process.gone().await;
