@@ -93,15 +93,15 @@ impl AccessEntry {
     /// A part of it was served to its end, which was a failure.
     pub(super) fn ended(&self, outcome: &str, failure: Option<&Failure>) {
         self.failed(failure.map_or(outcome, |failure| &failure.message));
-        if failure.is_some_and(|failure| failure.kind == FailureKind::Internal) {
-            self.0.facts.lock().is_fault = true;
-        }
     }
 
     /// An attempt at a part of it failed.
     pub(super) fn broke(&self, failure: &Failure) {
         if failure.kind == FailureKind::WorkerDied {
             self.0.facts.lock().worker_died = true;
+        }
+        if failure.kind == FailureKind::Internal {
+            self.0.facts.lock().is_fault = true;
         }
     }
 

@@ -136,7 +136,8 @@ impl Requests {
     ) -> Option<(InstanceId, AccessEntry)> {
         let Leased { job, instance, since, alone } = self.leased.remove(&id)?;
         let Some(lost) = lost else {
-            return job.access.facts().worker_died.then_some((instance, job.access));
+            let facts = job.access.facts();
+            return (facts.worker_died || facts.is_fault).then_some((instance, job.access));
         };
         let lease = LostLease { ran_ms: now.since(since), alone };
         self.orphaned.push(Orphan { job, lost, lease, instance });

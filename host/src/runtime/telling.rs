@@ -145,6 +145,13 @@ impl Loop {
                 );
                 let waiting = if comes_up { self.requests.waiting_for(model) } else { Vec::new() };
                 let served = self.requests.on_instance(id);
+                let panicked = |access: &AccessEntry| access.facts().is_fault;
+                if *reason == ExitReason::Panicked && served.iter().chain(&broken).any(panicked) {
+                    // The line of that request says so.
+                    tracing::debug!(%model, instance = id.0, "worker {reason}");
+                    self.telling.told.insert(id);
+                    return;
+                }
                 let request_id = told_of(served.iter().chain(&broken).chain(&waiting));
                 tracing::warn!(%model, instance = id.0, request_id, "worker {reason}");
                 // What follows of it, a failed load, is the same.
