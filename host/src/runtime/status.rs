@@ -42,8 +42,7 @@ impl Loop {
             instances.iter().filter_map(|(id, _)| handle(id)).collect();
         let first_handle = first.and_then(|(id, _)| handle(id));
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
-        // What comes up first, while its files are hashed.
-        let hashed = first.and_then(|(id, _)| self.residents.check(*id)?.progress());
+        let hashed = self.hashing_progress(&model.id);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         ModelStatus {
             state,
@@ -71,6 +70,12 @@ impl Loop {
         self.residents.handle(id).filter(|_| is_coming)?.progress()
     }
 
+    /// Thousandths of a model's files that are hashed, of the instance that is furthest on its way.
+    fn hashing_progress(&self, model: &ModelId) -> Option<u32> {
+        let (id, _) = self.state.instance_of(model)?;
+        self.residents.check(id)?.progress()
+    }
+
     /// Tells everything that is measured. The text of it, and the zeros of all models that do nothing, are made elsewhere.
     pub(super) fn tell_metrics(&self, reply: oneshot::Sender<Scrape>) {
         let now = Look::at(&self.state, |id| self.residents.usage(*id));
@@ -83,7 +88,11 @@ impl Loop {
         let entry =
             entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
         let progress = self.loading_progress(model);
-        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress))
+        let explained = self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress);
+        Ok(match self.hashing_progress(model) {
+            Some(progress) => explained.behind_step(VERIFYING, progress),
+            None => explained,
+        })
     }
 }
 

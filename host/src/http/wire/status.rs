@@ -157,6 +157,8 @@ pub(in crate::http) struct PlanReply<'a> {
     takes_ms: Option<u64>,
     progress: Option<u32>,
     left_ms: Option<u64>,
+    since_ms: Option<u64>,
+    step: Option<&'static str>,
     queued: usize,
     leaves: Vec<LeavingReply<'a>>,
     stays: Vec<StayingReply<'a>>,
@@ -196,6 +198,8 @@ impl<'a> From<&'a Explanation> for PlanReply<'a> {
             takes_ms: plan.takes_ms,
             progress: plan.progress,
             left_ms: plan.left_ms,
+            since_ms: plan.since_ms,
+            step: plan.step,
             queued: plan.queued,
             leaves: plan.leaves.iter().map(LeavingReply::from).collect(),
             stays: plan.stays.iter().map(StayingReply::from).collect(),
@@ -276,6 +280,9 @@ mod tests {
             takes_ms: Some(3),
             progress: None,
             left_ms: Some(9),
+            since_ms: None,
+            step: None,
+            closed: None,
             queued: 4,
             leaves: vec![Leaving {
                 model: "b".into(),
@@ -287,7 +294,7 @@ mod tests {
             }],
             stays: vec![Staying { model: "c".into(), instance: InstanceId(9), memory: 10, reason: "pinned".into() }],
         };
-        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"progress":null,"left_ms":9,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
+        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"progress":null,"left_ms":9,"since_ms":null,"step":null,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
         assert_eq!(text(&PlanReply::from(&plan)), wanted);
         let names = [Outcome::Hot, Outcome::Coming, Outcome::Fits, Outcome::Waits, Outcome::Refused, Outcome::Unknown]
             .map(name);
