@@ -67,7 +67,7 @@ enum Command {
     Check(check::Arguments),
     /// Serve the models of models.yaml.
     Serve(serve::Arguments),
-    /// Show where each model of a running server stands.
+    /// Show where each model of a running server stands, and how full its devices are.
     Ps(client::Listing),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),

@@ -1,23 +1,42 @@
-//! `aihost ps`: where each model of a running server stands.
+//! `aihost ps`: how full each device of a running server is, and where each model stands.
 
 use std::time::Duration;
 
-use super::client::{ListedModel, Listing, Server};
+use serde_json::json;
+
+use super::client::{ListedDevice, ListedModel, Listing, Server};
 use super::failure::CliError;
 use super::{CommandContext, out};
 use crate::domain::{ByteSize, printable};
 
 pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
-    let models = Server::of(context, &arguments.target)?.status().await?;
+    let server = Server::of(context, &arguments.target)?;
+    let (models, devices) = tokio::try_join!(server.status(), server.devices())?;
     if arguments.json {
-        return out::json(&models);
+        return out::json(&json!({"models": models, "devices": devices}));
     }
     let heading = ["MODEL", "STATE", "DEVICE", "MEMORY", "HELD", "ACTIVE", "QUEUED", "LOADS", "IDLE", "PID", "PLUGIN"];
     out::table(&heading, models.iter().map(row).collect())?;
+    out::line("")?;
+    let heading = ["DEVICE", "BUDGET", "PLANNED", "HELD", "OTHERS", "FREE", "TOTAL"];
+    out::table(&heading, devices.iter().map(device_row).collect())?;
     for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
         out::note(&format!("{model}: {}", printable(error)));
     }
     Ok(())
+}
+
+fn device_row(device: &ListedDevice) -> Vec<String> {
+    let told = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), |bytes| ByteSize(bytes).to_string());
+    vec![
+        device.id.clone(),
+        ByteSize(device.budget).to_string(),
+        ByteSize(device.reserved).to_string(),
+        told(device.held),
+        told(device.others),
+        told(device.free),
+        told(device.total),
+    ]
 }
 
 fn row(model: &ListedModel) -> Vec<String> {

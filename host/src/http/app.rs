@@ -8,6 +8,7 @@ use super::bodies::Bodies;
 use super::listing::Listings;
 use super::quota::Quotas;
 use super::refusals::Refusals;
+use super::tally::Tally;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -26,6 +27,8 @@ pub(super) struct App {
     pub(super) quotas: Arc<Quotas>,
     /// Who was turned away.
     pub(super) refusals: Arc<Refusals>,
+    /// What is counted at the door.
+    pub(super) tally: Arc<Tally>,
     /// Answers that name every model.
     pub(super) listings: Arc<Listings>,
 }
@@ -41,6 +44,7 @@ impl App {
             bodies: Arc::default(),
             quotas: Arc::default(),
             refusals: Arc::default(),
+            tally: Arc::default(),
             listings: Arc::default(),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -86,11 +86,12 @@ impl Serving {
         Self { protocol, router, stopping }
     }
 
-    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer.
-    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) {
+    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer. Returns the status
+    /// of what was refused beside its requests: a head that is none, or does not come.
+    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) -> Option<StatusCode> {
         let end = self.exchange(&socket, stall_timeout + STALL_GRACE).await;
         let refusal = match (end, socket.refused()) {
-            (ProtocolEnd::Evicted, _) => return,
+            (ProtocolEnd::Evicted, _) => return None,
             (ProtocolEnd::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
             (_, Some(status)) => Some(ApiError::bad_head(status)),
             // What it does not refuse itself is the begin of HTTP/2.
@@ -98,6 +99,7 @@ impl Serving {
             _ => None,
         };
         let may_send_more = refusal.is_some() || !socket.body_is_whole();
+        let status = refusal.as_ref().map(ApiError::status);
         let last = refusal.map(bytes_of).unwrap_or_default();
         let linger = if may_send_more { LINGER } else { Linger { idle: Duration::ZERO, ..LINGER } };
         tokio::select! {
@@ -108,6 +110,7 @@ impl Serving {
                 tokio::time::sleep(LAST_LINGER_TIMEOUT).await;
             } => {}
         }
+        status
     }
 
     /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.

@@ -30,6 +30,7 @@ pub(super) struct Gate {
 /// Stands before every route.
 pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let start = Instant::now();
+    let tally = Arc::clone(&gate.app.tally);
     let id = request_id(request.headers());
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
@@ -42,6 +43,7 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
     } else {
         gate.pass(request, next).await
     };
+    tally.answered(response.status());
     let headers = response.headers_mut();
     if let Some(origin) = origin {
         allow_local_page(headers, origin);

@@ -17,6 +17,7 @@ use super::connection::{SHORT_LINGER, Serving, bytes_of};
 use super::connections::{Caps, Connections, Peer, Refused};
 use super::error::ApiError;
 use super::socket::ClientSocket;
+use super::tally::Tally;
 use crate::config::Limits;
 use crate::runtime::Handle;
 
@@ -62,7 +63,12 @@ fn caps(limits: &Limits, descriptors: Option<u64>) -> Caps {
 }
 
 /// Serves until `shutdown` resolves, then lets open requests end.
-pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    (handle, tally): (&Handle, Arc<Tally>),
+    shutdown: impl Future<Output = ()>,
+) {
     let stopping = CancellationToken::new();
     let caps = caps(&handle.config().limits, getrlimit(Resource::Nofile).current);
     let connections = Arc::new(Connections::new(caps));
@@ -79,21 +85,27 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
         match connections.admit(Peer::of(address), &socket) {
             Ok(place) => {
                 let (serving, stall_timeout) = (serving.clone(), handle.config().limits.stream_stall_timeout);
+                let (tally, counted) = (Arc::clone(&tally), tally.connected());
                 tasks.spawn(async move {
-                    serving.serve(socket, stall_timeout).await;
+                    if let Some(status) = serving.serve(socket, stall_timeout).await {
+                        tally.answered(status);
+                    }
+                    drop(counted);
                     drop(place);
                 });
             }
             Err(refused) => {
                 if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
-                    let serving = serving.clone();
+                    let (serving, tally) = (serving.clone(), Arc::clone(&tally));
                     tasks.spawn(async move {
                         if socket.asks_for(&PROBES).await {
                             let probed = timeout(PROBE_LIMIT, serving.serve(socket, PROBE_LIMIT));
                             // Whoever has more to say has no place for it.
                             drop(probed.await);
                         } else {
-                            socket.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                            let refusal = no_room(refused);
+                            tally.answered(refusal.status());
+                            socket.close(&bytes_of(refusal), SHORT_LINGER).await;
                         }
                         drop(turn);
                     });

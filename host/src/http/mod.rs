@@ -32,6 +32,7 @@ mod router;
 mod socket;
 mod sse;
 mod stream_body;
+mod tally;
 mod text_stream;
 mod wire;
 
@@ -61,7 +62,8 @@ pub async fn serve(
 ) {
     let app = App::new(handle.clone());
     let sweeper = tokio::spawn(sweep(app.clone()));
-    listen::serve(listener, router::over(app), &handle, shutdown).await;
+    let tally = Arc::clone(&app.tally);
+    listen::serve(listener, router::over(app), (&handle, tally), shutdown).await;
     sweeper.abort();
 }
 

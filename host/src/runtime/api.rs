@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::survey::DeviceStatus;
 use crate::config::{Config, Limits};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
@@ -145,6 +146,8 @@ pub enum Command {
     Status(ModelId, oneshot::Sender<Option<ModelStatus>>),
     /// Every model's status, in name order.
     Models(oneshot::Sender<Vec<ModelStatus>>),
+    /// What there is to say of every device.
+    Devices(oneshot::Sender<Vec<DeviceStatus>>),
     /// Everything that is measured.
     Metrics(oneshot::Sender<Scrape>),
     /// A new configuration, already checked.
@@ -249,6 +252,14 @@ impl Handle {
     /// The host is shutting down.
     pub async fn models(&self) -> Result<Vec<ModelStatus>, Failure> {
         self.ask(Command::Models).await
+    }
+
+    /// What there is to say of every device of the configuration, in order. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn devices(&self) -> Result<Vec<DeviceStatus>, Failure> {
+        self.ask(Command::Devices).await
     }
 
     /// Everything that is measured. Loads and wakes nothing.

@@ -194,6 +194,6 @@ impl Loop {
 }
 
 /// Whether an instance in this state takes or gives memory on its device just now.
-fn moves_memory(state: ModelState) -> bool {
+pub(super) fn moves_memory(state: ModelState) -> bool {
     matches!(state, ModelState::Loading | ModelState::Parking | ModelState::Unparking | ModelState::Stopping)
 }

@@ -31,6 +31,7 @@ mod residents;
 mod run;
 mod state_file;
 mod status;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod workspace;
@@ -42,6 +43,7 @@ pub use budget::{Budget, BudgetShare};
 pub use claim::{StateClaim, running_address};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use relay::{Lease, LeaseEnd, carry};
+pub use survey::DeviceStatus;
 
 use std::sync::Arc;
 use std::time::Duration;

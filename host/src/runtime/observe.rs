@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::meter::Meter;
+use super::survey::DeviceStatus;
 use crate::config::Config;
 use crate::domain::{Device, EvictionCause, FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::scheduler::{Effect, Event, State, Want};
@@ -33,7 +34,8 @@ pub(super) struct Observer {
 pub(super) struct Look {
     instances: Vec<InstanceLook>,
     queues: Vec<(ModelId, usize)>,
-    budgets: Vec<(Device, u64)>,
+    /// Models that are not simply cold.
+    states: BTreeMap<ModelId, &'static str>,
 }
 
 /// What there is to see of an instance.
@@ -268,15 +270,16 @@ impl Look {
             leases: known.leases.len(),
             measured: usage(id),
         });
+        let touched: BTreeSet<&ModelId> = state.touched().collect();
         Self {
             instances: instances.collect(),
             queues: state.queues().map(|(model, queued)| (model.clone(), queued)).collect(),
-            budgets: state.policy().devices.iter().map(|(device, policy)| (*device, policy.budget)).collect(),
+            states: touched.into_iter().map(|model| (model.clone(), model_state(state, model))).collect(),
         }
     }
 
     /// The gauges of every model of a configuration. Takes longer the more there are.
-    pub(super) fn gauges(self, config: &Config) -> Gauges {
+    pub(super) fn gauges(self, config: &Config, devices: &[DeviceStatus]) -> Gauges {
         let mut gauges = Gauges::default();
         for model in config.models.keys() {
             gauges.add(Metric::Queue, &[model.as_str()], 0);
@@ -295,11 +298,39 @@ impl Look {
             gauges.add(Metric::MemoryPlanned, &[model, &device], look.required);
             gauges.add(Metric::MemoryReserved, &[model, &device], look.reserved);
         }
-        for (device, budget) in self.budgets {
-            gauges.add(Metric::DeviceBudget, &[&device.to_string()], budget);
+        for state in ModelState::NAMES.iter().chain([&telemetry::QUARANTINED]) {
+            gauges.add(Metric::Models, &[state], 0);
         }
+        let touched = || self.states.iter().filter(|(model, _)| config.models.contains_key(model.as_str()));
+        touched().for_each(|(_, state)| gauges.add(Metric::Models, &[state], 1));
+        let cold = config.models.len() - touched().count();
+        gauges.add(Metric::Models, &[ModelState::Cold.name()], cold as u64);
+        for status in devices {
+            let device = status.device.to_string();
+            for (metric, bytes) in [
+                (Metric::DeviceBudget, Some(status.budget)),
+                (Metric::DeviceReserved, Some(status.reserved)),
+                (Metric::DeviceTotal, status.total),
+                (Metric::DeviceUsed, status.total.zip(status.free).map(|(total, free)| total.saturating_sub(free))),
+                (Metric::DeviceFree, status.free),
+                (Metric::DeviceOthers, status.others),
+            ] {
+                if let Some(bytes) = bytes {
+                    gauges.add(metric, &[&device], bytes);
+                }
+            }
+        }
+        gauges.add(Metric::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1);
+        telemetry::look_at_process(&mut gauges);
         gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
         gauges
+    }
+}
+
+fn model_state(state: &State, model: &ModelId) -> &'static str {
+    match state.is_quarantined(model) {
+        true => telemetry::QUARANTINED,
+        false => state.model_state(model).0.name(),
     }
 }
 

@@ -178,6 +178,7 @@ impl Loop {
                 send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
             }
             Command::Models(reply) => self.tell_status(reply),
+            Command::Devices(reply) => self.tell_devices(reply),
             Command::Metrics(reply) => self.tell_metrics(reply),
             Command::Configure(config, reply) => self.prepare(config, reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),

@@ -9,6 +9,7 @@ use tokio::task::spawn_blocking;
 use super::api::ModelStatus;
 use super::observe::Look;
 use super::run::{Loop, send};
+use super::survey::{DeviceStatus, look_at_devices, measure_devices};
 use crate::config::ModelConfig;
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{self, Explanation};
@@ -79,8 +80,18 @@ impl Loop {
     /// Tells everything that is measured. The text of it, and the zeros of all models that do nothing, are made elsewhere.
     pub(super) fn tell_metrics(&self, reply: oneshot::Sender<Scrape>) {
         let now = Look::at(&self.state, |id| self.residents.usage(*id));
+        let devices = look_at_devices(&self.state, &self.residents);
         let (config, metrics) = (Arc::clone(&self.config), self.observer.metrics());
-        spawn_blocking(move || send(reply, Scrape::new(metrics, now.gauges(&config))));
+        spawn_blocking(move || {
+            let devices = measure_devices(devices);
+            send(reply, Scrape::new(metrics, now.gauges(&config, &devices)));
+        });
+    }
+
+    /// Tells what there is to say of every device. They are measured elsewhere: one may take its time to answer.
+    pub(super) fn tell_devices(&self, reply: oneshot::Sender<Vec<DeviceStatus>>) {
+        let devices = look_at_devices(&self.state, &self.residents);
+        spawn_blocking(move || send(reply, measure_devices(devices)));
     }
 
     pub(super) fn explain(&self, model: &ModelId) -> Result<Explanation, Failure> {

@@ -3,10 +3,12 @@
 
 mod lines;
 mod metrics;
+mod process;
 mod recorder;
 
-pub use metrics::{Direction, Form, Label, Metric, OK, Spec, Swap, SwapPhase, WorkerExit};
-pub use recorder::{Gauges, Metrics, Scrape};
+pub use metrics::{Direction, Form, Label, Metric, OK, QUARANTINED, REFUSALS, Spec, Swap, SwapPhase, WorkerExit};
+pub use process::look_at_process;
+pub use recorder::{Gauges, Metrics, Scrape, TextFormat};
 
 use std::sync::OnceLock;
 use std::time::Duration;

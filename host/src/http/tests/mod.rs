@@ -136,6 +136,26 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             Command::Models(reply) => {
                 let _ = reply.send(models());
             }
+            Command::Devices(reply) => {
+                let cpu = crate::runtime::DeviceStatus {
+                    device: crate::domain::Device::Cpu,
+                    budget: 9,
+                    reserved: 5,
+                    held: Some(4),
+                    others: Some(3),
+                    free: Some(2),
+                    total: Some(9),
+                };
+                let lost = crate::runtime::DeviceStatus {
+                    device: crate::domain::Device::Cuda(0),
+                    held: None,
+                    others: None,
+                    free: None,
+                    total: None,
+                    ..cpu.clone()
+                };
+                let _ = reply.send(vec![cpu, lost]);
+            }
             Command::Metrics(reply) => {
                 let metrics = crate::telemetry::Metrics::default();
                 metrics.set_models([&ModelId::from("a")].into_iter());

@@ -24,7 +24,7 @@ pub(super) use completion::parse as parse_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
-pub(super) use status::{PlanReply, RouterList, StatusReply};
+pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
 pub(super) use terms::parse_name;
 
 /// The keys that are read of each kind of object.

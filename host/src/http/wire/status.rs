@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::super::redact::for_clients;
 
 use crate::domain::{Device, InstanceId, Kind, ModelId, ModelState};
-use crate::runtime::{Explanation, Leaving, ModelStatus, Outcome, Staying};
+use crate::runtime::{DeviceStatus, Explanation, Leaving, ModelStatus, Outcome, Staying};
 
 /// A model of `GET /admin/status`. Memory is in bytes, progress in thousandths.
 #[derive(Serialize)]
@@ -140,6 +140,25 @@ fn router_state(state: ModelState) -> &'static str {
         ModelState::Hot | ModelState::Draining => "loaded",
         // For a model that gives its memory back and wakes on demand.
         ModelState::Parking | ModelState::Parked => "sleeping",
+    }
+}
+
+/// A device of `GET /admin/devices`. Bytes; nothing where they cannot be told.
+#[derive(Serialize)]
+pub(in crate::http) struct DeviceReply {
+    id: Device,
+    budget: u64,
+    reserved: u64,
+    held: Option<u64>,
+    others: Option<u64>,
+    free: Option<u64>,
+    total: Option<u64>,
+}
+
+impl From<&DeviceStatus> for DeviceReply {
+    fn from(status: &DeviceStatus) -> Self {
+        let &DeviceStatus { device, budget, reserved, held, others, free, total } = status;
+        Self { id: device, budget, reserved, held, others, free, total }
     }
 }
 

@@ -78,7 +78,7 @@ fn the_loop_goes_through_no_list_of_models() {
         let hot = models.iter().filter(|model| model.state == ModelState::Hot).map(|model| model.id.as_str());
         assert_eq!((models.len(), hot.collect::<Vec<_>>()), (MODELS + 1, vec!["a", "m7"]));
         assert!(models.is_sorted_by_key(|model| &model.id));
-        let text = timed("every metric", handle.metrics()).await.unwrap().render().unwrap();
+        let text = timed("every metric", handle.metrics()).await.unwrap().render(Default::default()).unwrap();
         assert!(text.contains("aihost_queue_length{model=\"m8\"} 0\n"), "{}", &text[..2000]);
         timed("a dry run", handle.explain("m9".into())).await.unwrap();
     });
