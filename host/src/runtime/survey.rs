@@ -5,7 +5,6 @@ use crate::device;
 use crate::domain::{Device, ModelState};
 use crate::scheduler::State;
 
-use super::memory::moves_memory;
 use super::residents::Residents;
 
 /// A device as `ps` and `/metrics` show it. Bytes; `None` where they cannot be told.
@@ -80,6 +79,11 @@ pub(super) fn measure_devices(looks: Vec<DeviceLook>) -> Vec<DeviceStatus> {
         let started: Vec<_> = looks.into_iter().map(|look| scope.spawn(move || look.measured())).collect();
         started.into_iter().filter_map(|thread| thread.join().ok()).collect()
     })
+}
+
+/// Whether an instance in this state takes or gives memory on its device just now.
+pub(super) fn moves_memory(state: ModelState) -> bool {
+    matches!(state, ModelState::Loading | ModelState::Parking | ModelState::Unparking | ModelState::Stopping)
 }
 
 impl DeviceLook {
