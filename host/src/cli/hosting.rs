@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::failure::CliError;
 use super::out;
+use super::vet::{self, Vet, Wrong};
 use crate::config::{Config, ModelConfig};
 use crate::domain::Kind;
 use crate::plugin::{Registry, sweep_copies};
@@ -28,6 +29,10 @@ pub(super) struct Hosted {
     pub(super) address: SocketAddr,
     /// What its user may do first.
     pub(super) first_step: FirstStep,
+    /// By what a changed models.yaml is judged.
+    pub(super) vet: Vet,
+    /// Entries that were found wrong at the start.
+    pub(super) wrong: Wrong,
     runtime: Runtime,
     http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -37,13 +42,13 @@ pub(super) struct Hosted {
 
 impl Hosted {
     /// Binds, finds plugins, and starts serving.
-    pub(super) async fn start(config: Config) -> Result<Self, CliError> {
+    pub(super) async fn start(mut config: Config) -> Result<Self, CliError> {
         crate::http::raise_descriptors();
         protect_host();
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
         let claim = claim(&config, address).await?;
-        let registry = scan(&config).await?;
+        let registry = Arc::new(scan(&config).await?);
         for rejected in &registry.rejected {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
         }
@@ -54,12 +59,15 @@ impl Hosted {
         }
         let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let vet = Vet::new(Arc::clone(&registry), &config);
+        let wrong = vet.at_start(&mut config);
+        vet::tell(&config, &wrong, &Wrong::new());
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
-        let runtime = runtime::start(Arc::new(config), Arc::new(registry), placement);
+        let runtime = runtime::start(Arc::new(config), registry, placement);
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, first_step, runtime, http, stop, _claim: claim })
+        Ok(Self { address, first_step, vet, wrong, runtime, http, stop, _claim: claim })
     }
 
     /// The way into its runtime.

@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod signals;
 mod sse;
+mod vet;
 mod watchdog;
 mod wheels;
 mod why;
@@ -100,6 +101,9 @@ enum Command {
         #[arg(hide = true)]
         host: String,
     },
+    /// Have a plugin say what options it takes; started by other commands.
+    #[command(hide = true)]
+    Describe,
     /// Hold one instance; started by the host.
     #[command(hide = true)]
     Worker {
@@ -145,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Reap { arguments } => return reaping(arguments.into_iter()),
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),
+        Command::Describe => return crate::worker::describe_main(),
         Command::Guard { host } => return crate::worker::guard_main(&host),
         Command::Init(arguments) => init::run(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),

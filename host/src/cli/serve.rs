@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
 use super::hosting::{Hosted, greet};
-use super::reload::Watched;
+use super::reload::{Judged, Watched};
 use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
 use super::{CommandContext, drain, out, reload};
@@ -62,7 +62,8 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
         () = ends.next() => return Ok(()),
     };
     watchdog.hosts(hosted.handle());
-    let watched = Watched { selection, env: context.env.clone(), file, known };
+    let judged = Judged { vet: hosted.vet.clone(), wrong: std::mem::take(&mut hosted.wrong) };
+    let watched = Watched { selection, env: context.env.clone(), file, known, judged };
     let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
     greet(hosted.address, &hosted.first_step);
     tokio::select! {

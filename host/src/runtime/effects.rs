@@ -13,7 +13,7 @@ use super::internal::{Internal, Stepped, post};
 use super::relay::{Decision, Lease};
 use super::requests::Pending;
 use super::run::{Loop, send};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Refusal};
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::scheduler::Effect;
 use crate::store::{Digests, Verification};
@@ -93,6 +93,9 @@ impl Loop {
         device: Device,
         log: Arc<ModelLog>,
     ) -> Result<StartSpec, Failure> {
+        if let Some(Refusal::Entry(why)) = &model.refusal {
+            return Err(Failure::new(FailureKind::NotUsable, why.clone()));
+        }
         let plugin = self
             .registry
             .find(&model.plugin, model.plugin_version.as_ref())

@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use super::api::ModelStatus;
 use super::observe::Look;
 use super::run::{Loop, send};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Refusal};
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{self, Explanation};
 use crate::telemetry::Scrape;
@@ -59,7 +59,7 @@ impl Loop {
             wakes: self.records.wakes(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
-            error: failure.map(|failure| failure.to_string()),
+            error: failure.map(|failure| failure.to_string()).or_else(|| refused(model)),
             ..cold(model)
         }
     }
@@ -83,8 +83,20 @@ impl Loop {
         let entry =
             entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
         let progress = self.loading_progress(model);
-        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress))
+        let mut plan = self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress);
+        let is_up = self.state.instance_of(model).is_some();
+        match &entry.refusal {
+            Some(Refusal::Entry(why)) if !is_up => plan.message = format!("`{model}` cannot be loaded: {why}"),
+            Some(refusal) => plan.message += &format!("; {refusal}"),
+            None => {}
+        }
+        Ok(plan)
     }
+}
+
+/// Why it is not what models.yaml says of it.
+fn refused(model: &ModelConfig) -> Option<String> {
+    model.refusal.as_ref().map(ToString::to_string)
 }
 
 /// The status of a model that nobody wanted yet.
@@ -106,7 +118,7 @@ fn cold(model: &ModelConfig) -> ModelStatus {
         wakes: 0,
         idle_ms: None,
         pid: None,
-        error: None,
+        error: refused(model),
         aliases: model.aliases.clone(),
     }
 }

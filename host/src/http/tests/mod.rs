@@ -309,6 +309,7 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         preload: false,
         memory: None,
         devices: Vec::new(),
+        refusal: None,
     }
 }
 

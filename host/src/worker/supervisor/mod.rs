@@ -39,6 +39,7 @@ use instance::{Supervised, WorkerInstance};
 use log::Log;
 use process::Process;
 use socket::{ReadEnd, WorkerSocket};
+pub(super) use spawn::inherited;
 use step::InstanceStep;
 use watch::Watched;
 
