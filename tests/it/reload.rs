@@ -292,3 +292,54 @@ async fn a_folder_that_is_replaced_and_an_edit_that_keeps_length_and_time_are_no
     file.set_modified(modified).unwrap();
     server.until("d", "state", json!("cold")).await;
 }
+
+#[tokio::test]
+async fn an_entry_that_cannot_work_does_not_replace_one_that_serves() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let worker = server.status("a", "pid").await;
+    let file = server.folder().join("models.yaml");
+    let good = std::fs::read_to_string(&file).expect("models.yaml");
+    let with = |more: &str| good.replacen("plugin: aihost/echo\n", &format!("plugin: aihost/echo\n{more}"), 1);
+    for (text, told) in [
+        (
+            with("    options: {tokns: 2}\n"),
+            "models.a.options.tokns: is not an option of the plugin; did you mean `tokens`?",
+        ),
+        (with("    options: {tokens: two}\n"), "models.a.options.tokens: `two` is not a whole number"),
+        (good.replacen("aihost/echo", "aihost/ehco", 1), "models.a.plugin: no plugin `aihost/ehco`"),
+        (good.replacen("type: text", "type: image", 1), "models.a.type: plugin `aihost/echo` serves text, not image"),
+        (with("    source: {path: absent.gguf}\n"), "models.a.source: model `a`: its file"),
+    ] {
+        rewrite(&server, |_| text.clone());
+        let log = server.logged(told).await;
+        let line = log.lines().find(|line| line.contains(told)).expect("it is told");
+        assert!(
+            line.contains("ERROR") && line.contains("models.yaml:") && line.contains("the one before serves on"),
+            "{line}"
+        );
+        assert_eq!(server.chat("a", "hi").await.0, 200, "{told}");
+        assert_eq!(server.status("a", "pid").await, worker, "{told}");
+        let shown = server.status("a", "error").await;
+        assert!(shown.as_str().is_some_and(|shown| shown.contains("the one before serves on")), "{shown}");
+    }
+    rewrite(&server, |_| with("    options: {tokens: 2}\n"));
+    server.until("a", "error", json!(null)).await;
+    assert_eq!(text(&server.chat("a", "one two three").await.1).split_whitespace().count(), 2);
+}
+
+#[tokio::test]
+async fn a_wrong_option_is_told_at_the_start_while_others_serve() {
+    let yaml = format!("{YAML}  c: {{type: text, plugin: aihost/echo, options: {{latency: 1}}}}\n");
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
+    let told = "models.c.options.latency: is not an option of the plugin; did you mean `latency_ms`?";
+    server.logged(told).await;
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let (status, answer) = server.chat("c", "hi").await;
+    assert_eq!((status, &answer["error"]["code"]), (500, &json!("model_not_usable")), "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("options.latency") && !message.contains(&*server.folder().display().to_string()),
+        "{message}"
+    );
+}

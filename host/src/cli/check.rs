@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::failure::CliError;
+use super::table::Column;
 use super::vet::{self, Asking, Vet, Wrong, wrong_kind};
 use super::{CommandContext, out};
 use crate::config::{Config, ConfigError, DeviceConfig, ModelConfig, Paths};
@@ -13,6 +14,21 @@ use crate::domain::ByteSize;
 use crate::http;
 use crate::plugin::Registry;
 use crate::store::{Digests, Presence, presence};
+
+const DEVICES: [Column; 4] = [
+    Column::whole("DEVICE"),
+    Column::words("BUDGET"),
+    Column::whole("FREE").dispensable(1),
+    Column::whole("MAX LOADED").dispensable(2),
+];
+const ROUTES: [Column; 2] = [Column::whole("ENDPOINT"), Column::words("MODEL")];
+const MODELS: [Column; 5] = [
+    Column::whole("MODEL"),
+    Column::whole("TYPE").dispensable(2),
+    Column::words("ALIASES").dispensable(1),
+    Column::words("PLUGIN"),
+    Column::whole("FILES"),
+];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -187,7 +203,7 @@ fn print(report: &Report, wrong: &Wrong) -> Result<(), CliError> {
         let most = device.max_loaded.map_or_else(|| "-".to_owned(), |most| most.to_string());
         vec![device.id.clone(), budget, bytes(device.free), most]
     });
-    out::table(&["DEVICE", "BUDGET", "FREE", "MAX LOADED"], devices.collect())?;
+    out::table(&DEVICES, devices.collect())?;
     out::line("")?;
     let routes = report.routes.iter().map(|route| {
         let model = match &route.model {
@@ -196,7 +212,7 @@ fn print(report: &Report, wrong: &Wrong) -> Result<(), CliError> {
         };
         vec![route.endpoint.clone(), model]
     });
-    out::table(&["ENDPOINT", "MODEL"], routes.collect())?;
+    out::table(&ROUTES, routes.collect())?;
     out::line("")?;
     let models = report.models.iter().map(|model| {
         let plugin = match &model.plugin_version {
@@ -205,7 +221,7 @@ fn print(report: &Report, wrong: &Wrong) -> Result<(), CliError> {
         };
         vec![model.name.clone(), model.kind.to_owned(), model.aliases.join(", "), plugin, model.files.to_owned()]
     });
-    out::table(&["MODEL", "TYPE", "ALIASES", "PLUGIN", "FILES"], models.collect())?;
+    out::table(&MODELS, models.collect())?;
     for warning in &report.warnings {
         out::note(&format!("warning: {warning}"));
     }

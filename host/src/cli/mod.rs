@@ -23,6 +23,7 @@ mod run;
 mod serve;
 mod signals;
 mod sse;
+mod table;
 mod vet;
 mod watchdog;
 mod wheels;
@@ -78,7 +79,7 @@ enum Command {
     Run(run::Arguments),
     /// List, fetch, load, park and unload models.
     Models(models::Arguments),
-    /// Show what plugins there are, without running their code.
+    /// Show what plugins there are, and what options they take.
     Plugins(plugins::Arguments),
     /// Print what a shell needs to complete these commands: `source <(aihost completions bash)`.
     Completions(completions::Arguments),

@@ -4,16 +4,30 @@ use std::time::Duration;
 
 use super::client::{ListedModel, Listing, Server};
 use super::failure::CliError;
+use super::table::Column;
 use super::{CommandContext, out};
 use crate::domain::{ByteSize, printable};
+
+const COLUMNS: [Column; 11] = [
+    Column::whole("MODEL"),
+    Column::whole("STATE"),
+    Column::whole("DEVICE").dispensable(1),
+    Column::whole("MEMORY"),
+    Column::whole("HELD").dispensable(5),
+    Column::whole("ACTIVE").dispensable(3),
+    Column::whole("QUEUED").dispensable(2),
+    Column::whole("LOADS").dispensable(7),
+    Column::whole("IDLE").dispensable(4),
+    Column::whole("PID").dispensable(6),
+    Column::cut("PLUGIN").dispensable(8),
+];
 
 pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
     let models = Server::of(context, &arguments.target)?.status().await?;
     if arguments.json {
         return out::json(&models);
     }
-    let heading = ["MODEL", "STATE", "DEVICE", "MEMORY", "HELD", "ACTIVE", "QUEUED", "LOADS", "IDLE", "PID", "PLUGIN"];
-    out::table(&heading, models.iter().map(row).collect())?;
+    out::table(&COLUMNS, models.iter().map(row).collect())?;
     for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
         out::note(&format!("{model}: {}", printable(error)));
     }

@@ -118,7 +118,7 @@ impl<'a> Walk<'a> {
         if choices.is_empty() {
             return Vec::new();
         }
-        let names: Vec<&str> = choices.iter().flat_map(|choice| named(self.root, choice)).collect();
+        let names: Vec<&str> = choices.iter().flat_map(|choice| named(self.root, choice, &mut self.steps)).collect();
         let mut best: Option<Vec<Fault>> = None;
         for choice in choices {
             let faults = self.check(choice, value, at, depth + 1);
@@ -138,8 +138,11 @@ impl<'a> Walk<'a> {
                 vec![Fault::new(at, Some(value), message, hint)]
             }
             _ if best.iter().all(|fault| fault.at.to_string() == at.to_string()) && !value.is_object() => {
-                let wanted: Vec<String> =
-                    choices.iter().filter_map(|choice| wanted(self.root, choice, 0)).filter(|w| w != NULL).collect();
+                let wanted: Vec<String> = choices
+                    .iter()
+                    .filter_map(|choice| wanted(self.root, choice, 0, &mut self.steps))
+                    .filter(|w| w != NULL)
+                    .collect();
                 match wanted.is_empty() {
                     true => best,
                     false => vec![Fault::new(at, Some(value), format!("is not {}", wanted.join(" or ")), None)],
@@ -179,7 +182,7 @@ impl<'a> Walk<'a> {
             }
         }
         for key in list(schema, "required").iter().filter_map(Value::as_str).filter(|key| !value.contains_key(*key)) {
-            let wanted = known.and_then(|known| wanted(self.root, known.get(key)?, 0));
+            let wanted = known.and_then(|known| wanted(self.root, known.get(key)?, 0, &mut self.steps));
             let wanted = wanted.map_or_else(String::new, |wanted| format!(": {wanted}"));
             let hint = format!("add `{key}`{wanted}");
             faults.push(Fault::new(at, None, format!("lacks `{key}`, which the plugin cannot do without"), Some(hint)));
@@ -323,33 +326,33 @@ fn kind(name: &str) -> Option<&'static str> {
 }
 
 /// The same of a schema that may refer to another one.
-fn wanted(root: &Value, schema: &Value, depth: u32) -> Option<String> {
+fn wanted(root: &Value, schema: &Value, depth: u32, steps: &mut u32) -> Option<String> {
     let object = schema.as_object()?;
-    if depth > DEPTH_MAX {
+    *steps += 1;
+    if depth > DEPTH_MAX || *steps >= STEPS_MAX {
         return None;
     }
     if let Some(described) = describe(object) {
         return Some(described);
     }
     if let Some(target) = object.get("$ref").and_then(Value::as_str).and_then(|to| resolve(root, to)) {
-        return wanted(root, target, depth + 1);
+        return wanted(root, target, depth + 1, steps);
     }
-    let names = named(root, schema);
+    let names = named(root, schema, steps);
     if !names.is_empty() {
         return Some(format!("one of {}", some_names(names.into_iter())));
     }
     let choices = ["anyOf", "oneOf", "allOf"].into_iter().flat_map(|key| list(object, key));
-    choices.filter_map(|choice| wanted(root, choice, depth + 1)).find(|wanted| wanted != NULL)
+    choices.filter_map(|choice| wanted(root, choice, depth + 1, steps)).find(|wanted| wanted != NULL)
 }
 
 /// The texts that a choice takes, if it takes nothing but named ones.
-fn named<'a>(root: &'a Value, choice: &'a Value) -> Vec<&'a str> {
+fn named<'a>(root: &'a Value, choice: &'a Value, steps: &mut u32) -> Vec<&'a str> {
     let mut found = Vec::new();
     let mut open = vec![(choice, 0)];
     while let Some((schema, depth)) = open.pop() {
-        let Some(object) = schema.as_object().filter(|_| depth <= DEPTH_MAX && found.len() < STEPS_MAX as usize) else {
-            continue;
-        };
+        *steps += 1;
+        let Some(object) = schema.as_object().filter(|_| depth <= DEPTH_MAX && *steps < STEPS_MAX) else { continue };
         found.extend(object.get("const").and_then(Value::as_str));
         found.extend(list(object, "enum").iter().filter_map(Value::as_str));
         // One way on from each, so that references in circles end.
@@ -378,7 +381,7 @@ pub fn option_rows(schema: &Value) -> Vec<[String; 4]> {
         };
         let meaning = option.get("description").and_then(Value::as_str).unwrap_or_default();
         let meaning = meaning.split_whitespace().collect::<Vec<_>>().join(" ");
-        [name.clone(), wanted(schema, option, 0).unwrap_or_else(|| "-".to_owned()), default, meaning]
+        [name.clone(), wanted(schema, option, 0, &mut 0).unwrap_or_else(|| "-".to_owned()), default, meaning]
     };
     properties.into_iter().flatten().map(row).collect()
 }
