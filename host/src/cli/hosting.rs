@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::client::reachable;
 use super::failure::CliError;
 use super::out;
 use super::vet::{self, Vet, Wrong};
@@ -174,11 +175,20 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
 }
 
 /// Says once how the server is used.
-pub(super) fn greet(address: SocketAddr, first: &FirstStep) {
+pub(super) fn greet(hosted: &Hosted) {
+    let address = hosted.address;
     out::note(&format!("listening on http://{address}"));
-    match first {
+    // What is typed is typed on this machine, by somebody who has a key.
+    let (here, key) = (
+        reachable(address),
+        match hosted.handle().config().api_keys.is_empty() {
+            true => "",
+            false => "-H \"authorization: Bearer $AIHOST_API_KEY\" ",
+        },
+    );
+    match &hosted.first_step {
         FirstStep::Ask(model) => out::note(&format!(
-            "try: curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
+            "try: curl http://{here}/v1/chat/completions {key}-H 'content-type: application/json' \
              -d '{{\"model\": \"{model}\", \"max_tokens\": 40, \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
         )),
         FirstStep::Pull(model) => out::note(&format!("next: aihost models pull {model}")),

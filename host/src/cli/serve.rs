@@ -65,7 +65,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     let judged = Judged { vet: hosted.vet.clone(), wrong: std::mem::take(&mut hosted.wrong) };
     let watched = Watched { selection, env: context.env.clone(), file, known, judged };
     let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
-    greet(hosted.address, &hosted.first_step);
+    greet(&hosted);
     tokio::select! {
         () = ends.next() => {}
         error = hosted.broken() => {
