@@ -12,13 +12,15 @@ use serde_json::Value;
 use super::bucket::RateLeft;
 use super::redact::for_clients;
 use crate::config::Scope;
-use crate::domain::{ByteSize, Failure, FailureKind, printable, steers};
+use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, steers};
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
 const RETRY_QUEUE_S: u32 = 2;
 /// Seconds after which a client of a loading model should try again. OpenAI's clients give up above 120.
 const RETRY_LOADING_S: u32 = 10;
+/// Most seconds after which a plugin may have clients try again. OpenAI's clients give up above 120.
+const RETRY_MAX_S: u32 = 3600;
 /// Seconds after which a client should try again whose body or connection found no room.
 const RETRY_ROOM_S: u32 = 2;
 /// Bytes that a message may take in an error's JSON: all of it stays below 1 KiB, whatever a client or a plugin wrote.
@@ -37,7 +39,7 @@ const RATE_LIMIT: &str = "rate_limit_error";
 pub(super) struct ApiError {
     status: StatusCode,
     kind: &'static str,
-    code: Option<&'static str>,
+    code: Option<Cow<'static, str>>,
     param: Option<String>,
     message: String,
     retry_after_s: Option<u32>,
@@ -91,12 +93,12 @@ impl ApiError {
     }
 
     /// What programs tell it by.
-    pub(super) fn code_name(&self) -> &'static str {
-        self.code.unwrap_or(self.kind)
+    pub(super) fn code_name(&self) -> &str {
+        self.code.as_deref().unwrap_or(self.kind)
     }
 
-    fn code(mut self, code: &'static str) -> Self {
-        self.code = Some(code);
+    fn code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
+        self.code = Some(code.into());
         self
     }
 
@@ -302,7 +304,7 @@ impl ApiError {
             message: &message,
             r#type: self.kind,
             param: param.as_deref(),
-            code: self.code,
+            code: self.code.as_deref(),
             loading: self.loading.as_deref(),
         };
         super::wire::json(&Envelope { error: inner })
@@ -329,12 +331,12 @@ impl From<Failure> for ApiError {
 impl ApiError {
     /// As whoever runs the host reads it, with all that it says.
     pub(super) fn for_operator(failure: Failure) -> Self {
-        let Failure { kind, mut message } = failure;
+        let Failure { kind, mut message, details } = failure;
         if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
             message = format!("the request {OVERFLOW_PHRASE}: {message}");
         }
         let new = |status, kind| Self::new(status, kind, message);
-        match kind {
+        let error = match kind {
             FailureKind::InvalidRequest => new(StatusCode::BAD_REQUEST, INVALID),
             FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code("context_length_exceeded"),
             FailureKind::UnknownModel => new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found"),
@@ -365,7 +367,20 @@ impl ApiError {
             FailureKind::ShuttingDown => new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("shutting_down"),
             FailureKind::Cancelled => new(cancelled(), INVALID).code("cancelled"),
             FailureKind::Internal => new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("internal_error"),
+        };
+        error.as_said(details.map(|details| *details).unwrap_or_default())
+    }
+
+    /// The same, with what a plugin said of it beside its sentence.
+    fn as_said(mut self, details: FailureDetails) -> Self {
+        self.param = details.field.or(self.param);
+        self.code = details.code.map(Cow::from).or(self.code);
+        let seconds = details.retry_after_ms.map(|ms| ms.div_ceil(1000).clamp(1, RETRY_MAX_S.into()) as u32);
+        self.retry_after_s = seconds.or(self.retry_after_s);
+        if seconds.is_some() {
+            self.retry = Retry::Unsaid;
         }
+        self
     }
 }
 

@@ -215,7 +215,7 @@ impl Generation {
             TextDelivery::Stream | TextDelivery::StreamWithUsage => OutputMode::Streamed,
         };
         let (class, keep_alive) = (self.job.class, self.job.keep_alive);
-        Submission { model: self.model.clone(), kind: Kind::Text, task, class, keep_alive, delivery }
+        Submission { model: self.model.clone(), kind: Kind::Text, task: task.into(), class, keep_alive, delivery }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<TextUpdate, Failure>> {

@@ -3,14 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Limits};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
-use crate::worker::{Followed, Output};
+use crate::worker::{Followed, Output, Task};
 
 /// A request that is to be served.
 #[derive(Clone, Debug)]
@@ -19,8 +18,8 @@ pub struct Submission {
     pub model: ModelId,
     /// The kind of the task.
     pub kind: Kind,
-    /// The task as JSON, of this kind.
-    pub task: Bytes,
+    /// What is asked, of this kind.
+    pub task: Task,
     /// Whether other work goes first.
     pub class: Class,
     /// How long its model stays afterwards, if the request says so; within what the operator allows once it is submitted.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextInput, TextRequest};
+use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextRequest};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, Req
 use crate::scheduler::Effect;
 use crate::store::{Digests, Verification};
 use crate::worker::awake::timeout;
-use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec};
+use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec, Task};
 use crate::{device, store};
 
 /// From spawn to plan.
@@ -158,7 +158,7 @@ impl Loop {
 
     /// A first request of the host's own, for a model whose last worker died and that nobody waits for: else the first
     /// client would find out whether it works.
-    fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Bytes)> {
+    fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Task)> {
         let model = &self.state.instances().get(&id)?.model;
         let kind = self.config.models.get(model)?.kind;
         let due = self.records.take_died(model) && !self.requests.awaits(model);
@@ -258,17 +258,13 @@ impl Loop {
 
 /// A little of what a model makes: a token, a tenth of a second. A single step of an image may take as long as a load, which
 /// is too much to ask of a model that someone may want meanwhile.
-fn canary_task(kind: Kind) -> Option<Bytes> {
+fn canary_task(kind: Kind) -> Option<Task> {
     let prompt = "Hi".to_owned();
     let request = match kind {
         Kind::Text => serde_json::to_vec(&TextRequest {
-            input: TextInput::Prompt { text: prompt },
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            stop: Vec::new(),
             max_tokens: Some(1),
-            logprobs: None,
-            echo: false,
-            ignore_eos: false,
+            ..TextRequest::prompt(prompt)
         }),
         Kind::Audio => {
             serde_json::to_vec(&AudioRequest { prompt, duration: 0.1, seed: Some(0), ..AudioRequest::default() })
@@ -276,14 +272,14 @@ fn canary_task(kind: Kind) -> Option<Bytes> {
         _ => return None,
     };
     // Plain data, for which serialising cannot fail.
-    request.ok().map(Bytes::from)
+    request.ok().map(|json| Bytes::from(json).into())
 }
 
 /// Runs a canary to its end.
 async fn run_canary(
     instance: &dyn InstanceHandle,
     request: RequestId,
-    task: Bytes,
+    task: Task,
     deadline: Duration,
 ) -> Result<(), Failure> {
     // Dropped at the deadline, which cancels.

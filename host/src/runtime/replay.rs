@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::api::{KeepAlive, OutputMode, Submission};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId};
 use crate::scheduler::{Again, Want};
+use crate::worker::Task;
 
 /// Deaths of a worker with one request that was tried again alone on it, after which the request is the suspect.
 const DEATHS_ALONE_MAX: u32 = 2;
@@ -26,7 +26,7 @@ const SUSPECTS_MAX: usize = 1024;
 pub(super) struct Job {
     pub(super) model: ModelId,
     pub(super) kind: Kind,
-    pub(super) task: Bytes,
+    pub(super) task: Task,
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) delivery: OutputMode,
@@ -133,6 +133,8 @@ impl Suspects {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -141,7 +143,7 @@ mod tests {
         let submission = Submission {
             model: "a".into(),
             kind: Kind::Text,
-            task: Bytes::from_static(b"{}"),
+            task: Bytes::from_static(b"{}").into(),
             class: Class::Batch,
             keep_alive: None,
             delivery: OutputMode::Streamed,
@@ -163,7 +165,7 @@ mod tests {
         let Verdict::Refused(failure) = judged else { panic!("tried for ever") };
         assert!(failure.message.contains("it crashed"), "{failure}");
         assert!(suspects.refusal(&Job::new(submission.clone())).is_some());
-        let other = Submission { task: Bytes::from_static(b"{\"x\":1}"), ..submission.clone() };
+        let other = Submission { task: Bytes::from_static(b"{\"x\":1}").into(), ..submission.clone() };
         assert_eq!(suspects.refusal(&Job::new(other)), None);
         tokio::time::advance(SUSPECT_FOR).await;
         assert_eq!(suspects.refusal(&Job::new(submission)), None);

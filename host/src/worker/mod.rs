@@ -22,6 +22,7 @@ pub use log::{Followed, ModelLog};
 pub use placement::{
     Allowance, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started,
 };
+pub use protocol::Task;
 #[doc(hidden)]
 pub use protocol::read_back;
 pub use supervisor::WorkerPlacement;

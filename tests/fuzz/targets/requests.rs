@@ -97,7 +97,7 @@ async fn answer(mut inbox: mpsc::Receiver<Command>) {
 
 /// Reads the task as its plugin would.
 fn serve(submission: &Submission) -> Submitted {
-    let task = &submission.task;
+    let task = &submission.task.header;
     match submission.model.as_str() {
         "flux" => reads::<ImageRequest>(task),
         "music" => reads::<AudioRequest>(task),

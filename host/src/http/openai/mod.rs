@@ -108,14 +108,3 @@ async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> 
         _ => failure.into(),
     }
 }
-
-/// The same, and the field that a model's own refusal begins with.
-async fn refusal(app: &App, failure: Failure, model: &ModelId, fields: &[&'static str]) -> ApiError {
-    let first = failure.message.split(' ').next().unwrap_or_default();
-    let blamed = fields.iter().find(|field| failure.kind == FailureKind::InvalidRequest && **field == first).copied();
-    let error = explain(app, failure, model, "prompt").await;
-    match blamed {
-        Some(field) => error.param(field),
-        None => error,
-    }
-}

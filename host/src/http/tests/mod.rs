@@ -83,7 +83,7 @@ impl Host {
     /// The tasks as the plugin would read them.
     fn tasks(&self) -> Vec<Value> {
         let submitted = self.submitted.lock().unwrap();
-        submitted.iter().map(|submission| serde_json::from_slice(&submission.task).unwrap()).collect()
+        submitted.iter().map(|submission| serde_json::from_slice(&submission.task.header).unwrap()).collect()
     }
 }
 

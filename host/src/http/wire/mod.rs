@@ -76,7 +76,7 @@ impl TextJob {
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.n, choice % self.n);
-        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos } = &self.common;
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, blocks: _ } = &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let sampling = &Sampling { seed, ..sampling.clone() };
         let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos };
@@ -163,6 +163,7 @@ mod tests {
             logprobs: Some(1),
             echo: true,
             ignore_eos: true,
+            blocks: Vec::new(),
         };
         let job = TextJob {
             model: None,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -35,7 +36,8 @@ fn host(leases_max: u32) -> Host {
 
 /// A request for an answer in one piece, which its worker dies of after so many milliseconds, if any.
 fn ask(host: &Host, poison_ms: Option<u64>) -> JoinHandle<Timed> {
-    let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string().into();
+    let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string();
+    let task = Bytes::from(task).into();
     let (class, delivery) = (Class::Interactive, OutputMode::Gathered);
     let submission = Submission { model: "a".into(), kind: Kind::Text, task, class, delivery, keep_alive: None };
     let (handle, asked) = (host.handle(), Instant::now());

@@ -77,7 +77,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut say = |(kind, request, mut payload)| while encode(&mut bytes, kind, request, &mut payload) {};
         say(ToHost::Stepped(7).encode());
-        say(ToWorker::Generate(3, Bytes::from(vec![1; 100_000])).encode());
+        say(ToWorker::Generate(3, Bytes::from(vec![1; 100_000]).into()).encode());
         say(ToHost::Heartbeat.encode());
         assert_eq!(read_back(&bytes), Ok(()));
         for cut in [1, 5, 13, 20] {

@@ -100,7 +100,6 @@ fn attempt(verb: &str, argument: &str) -> std::io::Result<String> {
 aihost_plugin_api::export_plugin! {
     plugin: Spy,
     id: "aihost/spy",
-    kinds: ["text"],
     devices: ["cpu"],
     max_concurrency: 4,
 }

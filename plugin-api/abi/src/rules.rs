@@ -1,16 +1,16 @@
 //! What the texts of a manifest may be. Asked twice: while a plugin is compiled, hence `const`, and when its file is read.
 
 /// Most bytes of an id.
-pub(crate) const ID_BYTES: usize = 128;
+pub const ID_BYTES: usize = 128;
 /// Most bytes of a version, and of each name in a list.
-pub(crate) const NAME_BYTES: usize = 64;
+pub const NAME_BYTES: usize = 64;
 /// Most names in a list.
-pub(crate) const NAMES_MAX: usize = 32;
+pub const NAMES_MAX: usize = 32;
 /// Most bytes of what is for people.
-pub(crate) const PROSE_BYTES: usize = 4096;
+pub const PROSE_BYTES: usize = 4096;
 
 /// Whether a text is `name` or `vendor/name`, of at most [`ID_BYTES`].
-pub(crate) const fn is_id(text: &str) -> bool {
+pub const fn is_id(text: &str) -> bool {
     let bytes = text.as_bytes();
     if bytes.len() > ID_BYTES {
         return false;
@@ -27,7 +27,7 @@ pub(crate) const fn is_id(text: &str) -> bool {
 }
 
 /// Whether a text is a name of at most [`NAME_BYTES`]: in a-z, 0-9, `-`, `_`, `.`, a letter or digit first.
-pub(crate) const fn is_name(text: &str) -> bool {
+pub const fn is_name(text: &str) -> bool {
     text.len() <= NAME_BYTES && are_name_bytes(text.as_bytes())
 }
 
@@ -46,7 +46,7 @@ const fn are_name_bytes(bytes: &[u8]) -> bool {
 
 /// Whether a text is one line of at most [`PROSE_BYTES`] that may be printed in any terminal: no control character, and
 /// nothing invisible that changes the reading direction (U+200E, U+200F, U+2028 to U+202E, U+2066 to U+2069).
-pub(crate) const fn is_prose(text: &str) -> bool {
+pub const fn is_prose(text: &str) -> bool {
     let bytes = text.as_bytes();
     let mut i = 0;
     while i < bytes.len() {

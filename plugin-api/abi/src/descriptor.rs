@@ -12,7 +12,7 @@ pub const MAGIC: [u8; 8] = *b"AIHOSTP\x01";
 /// 0 is a preview: host and plugin must have equal fingerprints.
 pub const ABI_MAJOR: u32 = 0;
 /// Counts additions within a major.
-pub const ABI_MINOR: u32 = 1;
+pub const ABI_MINOR: u32 = 2;
 
 /// The fixed part of the section, little-endian as x86-64 and AArch64 write it. Texts are padded with zero bytes.
 #[repr(C)]
@@ -36,7 +36,7 @@ pub struct DescriptorHeader {
     pub target: [u8; 48],
     /// `unwind` or `abort`.
     pub panic: [u8; 8],
-    /// Version of this crate.
+    /// Version of the SDK that it was built with.
     pub sdk: [u8; 24],
 }
 
@@ -51,8 +51,8 @@ pub struct Descriptor<const N: usize> {
 }
 
 impl<const N: usize> Descriptor<N> {
-    /// The descriptor of a plugin built now, with this manifest.
-    pub const fn new(manifest: [u8; N]) -> Self {
+    /// The descriptor of a plugin that is built now, with this manifest and by an SDK of this version.
+    pub const fn new(sdk: &str, manifest: [u8; N]) -> Self {
         Self {
             header: DescriptorHeader {
                 magic: MAGIC,
@@ -64,7 +64,7 @@ impl<const N: usize> Descriptor<N> {
                 rustc: fixed(env!("AIHOST_RUSTC")),
                 target: fixed(env!("AIHOST_TARGET")),
                 panic: fixed(if cfg!(panic = "unwind") { "unwind" } else { "abort" }),
-                sdk: fixed(env!("CARGO_PKG_VERSION")),
+                sdk: fixed(sdk),
             },
             manifest,
         }
@@ -119,6 +119,9 @@ pub struct Manifest {
     /// does not load the plugin.
     #[serde(default)]
     pub permissions: Vec<String>,
+    /// What its SDK speaks beyond the layout, such as `blocks`; a host that does not know one of them does without.
+    #[serde(default)]
+    pub features: Vec<String>,
 }
 
 fn one() -> u32 {
@@ -168,6 +171,7 @@ impl Manifest {
             ("devices", &self.devices),
             ("formats", &self.formats),
             ("permissions", &self.permissions),
+            ("features", &self.features),
         ];
         for (field, names) in lists {
             if names.len() > NAMES_MAX {

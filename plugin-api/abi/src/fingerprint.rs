@@ -59,7 +59,7 @@ mod tests {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("AIHOST_BLESS").is_some() {
             std::fs::write(root.join("abi.txt"), &text).unwrap();
-            std::fs::write(root.join("src/abi/fingerprint.bin"), Sha256::digest(&text)).unwrap();
+            std::fs::write(root.join("src/fingerprint.bin"), Sha256::digest(&text)).unwrap();
             return;
         }
         let committed = std::fs::read_to_string(root.join("abi.txt")).unwrap();
