@@ -306,12 +306,30 @@ pub struct Failure {
     pub kind: FailureKind,
     /// What it is, for people to read.
     pub message: String,
+    /// What a client's program can act on, if a plugin said any of it.
+    pub details: Option<Box<FailureDetails>>,
+}
+
+/// What a plugin said of a failure beside its sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FailureDetails {
+    /// The field of the request that is to blame, by its path.
+    pub field: Option<String>,
+    /// A name for programs.
+    pub code: Option<String>,
+    /// After how many milliseconds the same request may succeed.
+    pub retry_after_ms: Option<u64>,
 }
 
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: message.into(), details: None }
+    }
+
+    /// The field that is to blame, if a plugin named one.
+    pub fn field(&self) -> Option<&str> {
+        self.details.as_ref()?.field.as_deref()
     }
 }
 

@@ -8,17 +8,19 @@
 
 #![warn(missing_docs)]
 
-pub mod abi;
+pub use aihost_plugin_abi as abi;
+
 pub mod sdk;
 pub mod task;
 
 pub use sdk::{
-    Audio, AudioOutput, Context, Engine, Error, ErrorKind, Flow, Image, ImageOutput, LoadContext, Plugin, Result, Text,
-    TextOutput, testing,
+    Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails, ErrorKind, Flow, Image,
+    ImageOutput, Job, LoadContext, Plugin, Reply, Result, Text, TextOutput, testing,
 };
 pub use task::{
-    AudioFinish, AudioFormat, AudioRequest, FinishReason, ImageFinish, ImageRequest, LoadRequest, MemoryPlan, Message,
-    Sampling, TextFinish, TextInput, TextRequest, Usage,
+    AudioFinish, AudioFormat, AudioRequest, CustomFinish, CustomHead, CustomRequest, FinishReason, ImageFinish,
+    ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Message, Metric, MetricKind, RequestInfo, Sampling, TextFinish,
+    TextInput, TextRequest, Usage,
 };
 
 #[doc(hidden)]

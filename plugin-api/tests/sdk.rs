@@ -4,8 +4,8 @@
 
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{
-    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Sampling,
-    Text, TextInput, TextOutput, TextRequest,
+    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text,
+    TextInput, TextOutput, TextRequest,
 };
 use serde_json::json;
 
@@ -85,15 +85,7 @@ fn host(panic_in: &str) -> Result<MockHost> {
 }
 
 fn ask(text: &str, stop: &[&str]) -> TextRequest {
-    TextRequest {
-        input: TextInput::Prompt { text: text.into() },
-        sampling: Sampling::default(),
-        stop: stop.iter().map(|stop| (*stop).to_owned()).collect(),
-        max_tokens: None,
-        logprobs: None,
-        echo: false,
-        ignore_eos: false,
-    }
+    TextRequest { stop: stop.iter().map(|stop| (*stop).to_owned()).collect(), ..TextRequest::prompt(text) }
 }
 
 #[test]

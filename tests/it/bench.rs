@@ -10,6 +10,7 @@ use aihost::plugin::Registry;
 use aihost::runtime::{Lease, LeaseEnd, LeaseTerms, OutputLimits, OutputMode, carry};
 use aihost::worker::{Exit, ExitReason, InstanceHandle, ModelLog, Output, StartSpec, WorkerLimits, WorkerPlacement};
 use aihost_tests::{PATIENCE, binary, fixture};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -142,7 +143,7 @@ pub(super) fn ask_for(
 ) -> mpsc::Receiver<Output> {
     let day = Duration::from_secs(86_400);
     let terms = LeaseTerms { request_timeout: day, stall_timeout: day, output, delivery: OutputMode::Streamed };
-    let lease = Lease::new(RequestId(request), Arc::clone(instance), task.into(), terms);
+    let lease = Lease::new(RequestId(request), Arc::clone(instance), Bytes::from(task).into(), terms);
     let (client, outputs) = mpsc::channel(1);
     tokio::spawn(async move {
         if let LeaseEnd::Lost(client, failure) = carry(lease, client).await {

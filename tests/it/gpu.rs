@@ -84,6 +84,58 @@ async fn what_other_programs_hold_is_not_to_be_had() {
     .await;
 }
 
+/// What `ps --json` says of a device.
+async fn device(server: &Server, id: &str) -> serde_json::Value {
+    let (code, stdout, stderr) = aihost(&["ps", "--json", "--url", server.base()], &[]);
+    assert_eq!(code, 0, "{stderr}");
+    let listed: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    let devices = listed["devices"].as_array().cloned().unwrap_or_default();
+    devices.into_iter().find(|device| device["id"] == id).unwrap_or_else(|| panic!("no {id} in {stdout}"))
+}
+
+#[tokio::test]
+async fn each_device_is_told_with_what_others_hold_and_what_nobody_knows() {
+    // Others hold 10 GiB of the second of eight, and nobody says anything of the third.
+    let mut all = vec![[80 * GIB, 80 * GIB]; 8];
+    all[1][1] = 70 * GIB;
+    let cards = Cards::new(&all);
+    let model = format!("{}    devices: [cuda:1]\n", echo("a", &format!("{{memory: {}}}", 20 * GIB)));
+    let server = cards.server(&format!("models:\n{model}"), None);
+    let second = device(&server, "cuda:1").await;
+    let bytes = |value: &serde_json::Value| value.as_u64();
+    assert_eq!((bytes(&second["budget"]), bytes(&second["reserved"])), (Some(76 * GIB), Some(0)), "{second}");
+    assert_eq!((bytes(&second["held"]), bytes(&second["others"])), (Some(0), Some(10 * GIB)), "{second}");
+    assert_eq!((bytes(&second["free"]), bytes(&second["total"])), (Some(70 * GIB), Some(80 * GIB)), "{second}");
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    // What it was given shows on the card now, and is not taken for somebody else's.
+    all[1][1] = 50 * GIB;
+    cards.set(&all);
+    let second = device(&server, "cuda:1").await;
+    assert_eq!((bytes(&second["reserved"]), bytes(&second["held"])), (Some(20 * GIB), Some(20 * GIB)), "{second}");
+    assert_eq!((bytes(&second["others"]), bytes(&second["free"])), (Some(10 * GIB), Some(50 * GIB)), "{second}");
+    let (_, metrics) = server.get("/metrics").await;
+    let metrics = metrics.as_str().unwrap();
+    for (name, bytes) in [("reserved", 20), ("total", 80), ("used", 30), ("free", 50), ("others", 10)] {
+        let line = format!("aihost_device_{name}_bytes{{device=\"cuda:1\"}} {}\n", bytes * GIB);
+        assert!(metrics.contains(&line), "no {line} in {metrics}");
+    }
+    let cpu = device(&server, "cpu").await;
+    assert!(cpu["held"].as_u64() > Some(0) && cpu["free"].as_u64() > Some(0) && cpu["others"].is_u64(), "{cpu}");
+
+    // The cards are lost while the host serves: what is not known is not said to be nothing.
+    cards.write("");
+    let second = device(&server, "cuda:1").await;
+    assert!(second["free"].is_null() && second["others"].is_null() && second["total"].is_null(), "{second}");
+    let (code, table, stderr) = aihost(&["ps", "--url", server.base()], &[]);
+    let line = table.lines().find(|line| line.starts_with("cuda:1")).unwrap_or_default();
+    assert!(code == 0 && line.matches("unknown").count() == 3, "{table}{stderr}");
+    assert_eq!(table.lines().filter(|line| line.starts_with("cuda:")).count(), 8, "{table}");
+    let (_, metrics) = server.get("/metrics").await;
+    let metrics = metrics.as_str().unwrap();
+    assert!(!metrics.contains("aihost_device_free_bytes{device=\"cuda:1\"}"), "{metrics}");
+    assert!(metrics.contains("aihost_device_budget_bytes{device=\"cuda:1\"}"), "{metrics}");
+}
+
 #[tokio::test]
 async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
     let cards = Cards::new(&[[80 * GIB, 79 * GIB], [24 * GIB, 23 * GIB]]);

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
-use aihost_tests::server::{Server, Setup, aihost, chat, client, prepare};
+use aihost_tests::server::{Server, Setup, aihost, chat, client, prepare, text};
 use aihost_tests::{binary, eventually};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -34,6 +34,31 @@ fn streamed(model: &str, words: usize) -> Value {
     let mut body = chat(model, &"word ".repeat(words));
     body["stream"] = json!(true);
     body
+}
+
+#[tokio::test]
+async fn a_plugin_learns_of_its_request_and_not_who_sent_it() {
+    let yaml = format!(
+        "api_keys:\n  - {{name: anna, key: {ANNA}}}\n  - {{name: ben, key: {BEN}, class: batch}}\n\
+         limits: {{request_timeout: 77s}}\nmodels:\n  spy: {{type: text, plugin: aihost/spy}}\n"
+    );
+    let server = Server::start(&Setup { yaml, plugins: vec!["spy"], ..Setup::default() });
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let told = async |key: &str| {
+        let url = format!("{}/v1/chat/completions", server.base());
+        let request = client().post(url).bearer_auth(key).header("x-request-id", "mine-1").header("traceparent", trace);
+        let answer: Value = request.json(&chat("spy", "request")).send().await.unwrap().json().await.unwrap();
+        text(&answer).to_owned()
+    };
+    let (anna, again, ben) = (told(ANNA).await, told(ANNA).await, told(BEN).await);
+    for said in ["id: \"mine-1\"", "class: \"interactive\"", "time_limit_ms: Some(77000)", trace] {
+        assert!(anna.contains(said), "{anna}");
+    }
+    assert_eq!(anna, again, "one owner");
+    assert!(ben.contains("class: \"batch\""), "{ben}");
+    let owner = |said: &str| said.split("owner: ").nth(1).map(str::to_owned).unwrap();
+    assert_ne!(owner(&anna), owner(&ben));
+    assert!(!anna.contains("anna") && !anna.contains(ANNA) && owner(&anna).len() > 16, "{anna}");
 }
 
 #[tokio::test]

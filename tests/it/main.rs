@@ -52,6 +52,8 @@ mod queue;
 mod recovery;
 /// A changed models.yaml.
 mod reload;
+/// What commands show on terminals.
+mod screens;
 /// The main job with a real model.
 mod smollm2;
 /// Folders that fail a running host.
@@ -60,5 +62,7 @@ mod storage;
 mod swap;
 /// Hot, parked, cold.
 mod tiers;
+/// What the log says, once.
+mod told;
 /// Workers and the protocol, without the host around them.
 mod worker;

@@ -190,3 +190,35 @@ async fn series_end_with_their_model_and_changed_ones_count_as_reloads() {
     let text = scrape(&server).await;
     assert!(!text.contains("\"a\""), "{text}");
 }
+
+#[tokio::test]
+async fn the_host_itself_is_told_and_its_models_by_state() {
+    let model = echo("options: {}");
+    let broken = "type: text\n    plugin: aihost/echo\n    options: {memory: 9000000000000000}\n";
+    let server = start(format!("models:\n  a:\n    {model}  b:\n    {model}  c:\n    {broken}"));
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    assert_ne!(server.chat("c", "hi").await.0, 200);
+    assert_eq!(server.get("/nowhere").await.0, 404);
+    let text = until(&server, "aihost_models", &["state=\"failed\""], 1.0).await;
+    for (name, labels, wanted) in [
+        ("aihost_models", ["state=\"hot\""], 1.0),
+        ("aihost_models", ["state=\"cold\""], 1.0),
+        ("aihost_models", ["state=\"quarantined\""], 0.0),
+        ("aihost_models", [""], 3.0),
+        ("aihost_build_info", [concat!("version=\"", env!("CARGO_PKG_VERSION"), "\"")], 1.0),
+        ("aihost_http_refusals_total", ["status=\"404\""], 1.0),
+        ("aihost_http_refusals_total", ["status=\"401\""], 0.0),
+    ] {
+        assert_eq!(value(&text, name, &labels), wanted, "{name} {labels:?}\n{text}");
+    }
+    let alone = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_else(|| panic!("no {name} in\n{text}"))
+    };
+    assert!(alone("aihost_http_connections") >= 1.0);
+    for name in ["resident_memory_bytes", "cpu_seconds_total", "open_fds", "max_fds", "start_time_seconds", "threads"] {
+        assert!(alone(&format!("process_{name}")) > 0.0, "{name}");
+    }
+    // In seconds since 1970, and no longer ago than this product is old.
+    assert!(alone("process_start_time_seconds") > 1.7e9, "{text}");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aihost::domain::{Device, Failure, FailureKind};
 use aihost::worker::{ExitReason, InstanceHandle, Placement, WorkerLimits, WorkerPlacement};
 use aihost_tests::{Gate, binary, model_file};
+use bytes::Bytes;
 use serde_json::json;
 
 use super::bench::{Bench, LOAD_DEADLINE, Limits, SHORT, ask, collect, first_event, task};
@@ -76,11 +77,11 @@ async fn health_and_cost_do_not_wait_behind_a_request() {
     let instance = bench.loaded("aihost/echo", options).await;
     let mut answer = ask(&instance, 1, "word ", None);
     first_event(&mut answer).await;
-    let costs = (1..=20).map(|n| instance.cost(task(&"x".repeat(n), None).into()));
+    let costs = (1..=20).map(|n| instance.cost(Bytes::from(task(&"x".repeat(n), None)).into()));
     let costs = futures_util::future::join_all(costs).await;
     assert_eq!(costs, (1..=20).map(|n| Ok(n * 1000)).collect::<Vec<_>>());
     instance.health().await.unwrap();
-    let failure = instance.cost("{}".into()).await.unwrap_err();
+    let failure = instance.cost(Bytes::from("{}").into()).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::InvalidRequest, "{failure}");
     first_event(&mut answer).await;
 }
@@ -94,7 +95,7 @@ async fn take(instance: &Arc<dyn InstanceHandle>, step: &str) -> Failure {
             instance.unpark().await.unwrap_err()
         }
         "health" => instance.health().await.unwrap_err(),
-        _ => instance.cost(task("x", None).into()).await.unwrap_err(),
+        _ => instance.cost(Bytes::from(task("x", None)).into()).await.unwrap_err(),
     }
 }
 

@@ -255,7 +255,7 @@ async fn lowered_budgets_are_kept_at_once_and_told() {
 }
 
 #[tokio::test]
-async fn who_waits_is_not_given_to_a_model_of_another_kind() {
+async fn who_waits_is_not_lost_to_an_entry_that_cannot_work() {
     let gate = Gate::closed();
     let yaml = format!(
         "models:\n  b:\n    type: text\n    plugin: aihost/echo\n    options: {{load_gate: {}}}\n",
@@ -265,9 +265,10 @@ async fn who_waits_is_not_given_to_a_model_of_another_kind() {
     let ((status, body), ()) = tokio::join!(server.chat("b", "hi"), async {
         server.until("b", "state", json!("loading")).await;
         rewrite(&server, |text| text.replace("type: text", "type: image"));
+        server.logged("models.b.type: plugin `aihost/echo` serves text, not image").await;
+        gate.open();
     });
-    let message = body["error"]["message"].as_str().unwrap_or_default();
-    assert!((400..500).contains(&status) && message.contains("serves image by now"), "{status} {body}");
+    assert_eq!((status, text(&body)), (200, "hi"), "{body}");
 }
 
 #[tokio::test]
@@ -291,4 +292,55 @@ async fn a_folder_that_is_replaced_and_an_edit_that_keeps_length_and_time_are_no
     std::fs::write(live.join("models.yaml"), text.replace("  b:\n", "  d:\n")).unwrap();
     file.set_modified(modified).unwrap();
     server.until("d", "state", json!("cold")).await;
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_work_does_not_replace_one_that_serves() {
+    let server = Server::start(&Setup { yaml: YAML.into(), plugins: vec!["echo"], ..Setup::default() });
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let worker = server.status("a", "pid").await;
+    let file = server.folder().join("models.yaml");
+    let good = std::fs::read_to_string(&file).expect("models.yaml");
+    let with = |more: &str| good.replacen("plugin: aihost/echo\n", &format!("plugin: aihost/echo\n{more}"), 1);
+    for (text, told) in [
+        (
+            with("    options: {tokns: 2}\n"),
+            "models.a.options.tokns: is not an option of the plugin; did you mean `tokens`?",
+        ),
+        (with("    options: {tokens: two}\n"), "models.a.options.tokens: `two` is not a whole number"),
+        (good.replacen("aihost/echo", "aihost/ehco", 1), "models.a.plugin: no plugin `aihost/ehco`"),
+        (good.replacen("type: text", "type: image", 1), "models.a.type: plugin `aihost/echo` serves text, not image"),
+        (with("    source: {path: absent.gguf}\n"), "models.a.source: model `a`: its file"),
+    ] {
+        rewrite(&server, |_| text.clone());
+        let log = server.logged(told).await;
+        let line = log.lines().find(|line| line.contains(told)).expect("it is told");
+        assert!(
+            line.contains("ERROR") && line.contains("models.yaml:") && line.contains("the one before serves on"),
+            "{line}"
+        );
+        assert_eq!(server.chat("a", "hi").await.0, 200, "{told}");
+        assert_eq!(server.status("a", "pid").await, worker, "{told}");
+        let shown = server.status("a", "error").await;
+        assert!(shown.as_str().is_some_and(|shown| shown.contains("the one before serves on")), "{shown}");
+    }
+    rewrite(&server, |_| with("    options: {tokens: 2}\n"));
+    server.until("a", "error", json!(null)).await;
+    assert_eq!(text(&server.chat("a", "one two three").await.1).split_whitespace().count(), 2);
+}
+
+#[tokio::test]
+async fn a_wrong_option_is_told_at_the_start_while_others_serve() {
+    let yaml = format!("{YAML}  c: {{type: text, plugin: aihost/echo, options: {{latency: 1}}}}\n");
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
+    let told = "models.c.options.latency: is not an option of the plugin; did you mean `latency_ms`?";
+    server.logged(told).await;
+    assert_eq!(server.chat("a", "hi").await.0, 200);
+    let (status, answer) = server.chat("c", "hi").await;
+    assert_eq!((status, &answer["error"]["code"]), (500, &json!("model_not_usable")), "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap_or_default();
+    assert!(
+        message.contains("options.latency") && !message.contains(&*server.folder().display().to_string()),
+        "{message}"
+    );
 }

@@ -42,6 +42,8 @@ pub struct Server {
     child: Child,
     base: String,
     folder: tempfile::TempDir,
+    /// What it said before it listened, and that it does.
+    heard: Vec<String>,
     stderr: Receiver<String>,
 }
 
@@ -89,7 +91,7 @@ impl Server {
     pub fn start_unheard(setup: &Setup, stderr: Stdio) -> Self {
         let (mut command, folder) = serve(setup);
         let child = command.stderr(stderr).spawn().expect("aihost starts");
-        let mut server = Self { child, base: String::new(), folder, stderr: channel().1 };
+        let mut server = Self { child, base: String::new(), folder, heard: Vec::new(), stderr: channel().1 };
         let begun = Instant::now();
         while server.base.is_empty() {
             assert!(begun.elapsed() < PATIENCE, "the server does not listen");
@@ -138,7 +140,8 @@ impl Server {
                             .filter(|part| !part.is_empty())
                             .nth(1)
                             .map(|host| format!("http://{host}"));
-                        return Self { child, base: base.expect("an address"), folder, stderr };
+                        seen.push(line);
+                        return Self { child, base: base.expect("an address"), folder, heard: seen, stderr };
                     }
                     seen.push(line);
                 }
@@ -187,6 +190,16 @@ impl Server {
     /// What it wrote to stderr since the last call.
     pub fn log(&self) -> String {
         self.stderr.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// What it wrote until it listened.
+    pub fn heard(&self) -> String {
+        self.heard.join("\n")
+    }
+
+    /// What it wrote since the last call, to the end of its stderr, for a server that has ended.
+    pub fn rest(&self) -> String {
+        self.stderr.iter().collect::<Vec<_>>().join("\n")
     }
 
     /// Waits until it wrote these words to stderr; everything since the last call of this or of [`log`](Self::log).

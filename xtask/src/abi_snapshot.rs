@@ -3,10 +3,10 @@
 use crate::error::Result;
 use crate::shell;
 
-/// Writes plugin-api/abi.txt and the fingerprint anew.
+/// Writes plugin-api/abi/abi.txt and the fingerprint anew.
 pub(crate) fn run() -> Result {
-    let arguments = ["test", "--package", "aihost-plugin-api", "snapshot"];
+    let arguments = ["test", "--package", "aihost-plugin-abi", "snapshot"];
     shell::run(shell::cargo().args(arguments).env("AIHOST_BLESS", "1"))?;
-    println!("wrote plugin-api/abi.txt and its fingerprint; say what changed in docs/CHANGELOG.md");
+    println!("wrote plugin-api/abi/abi.txt and its fingerprint; say what changed in docs/CHANGELOG.md");
     Ok(())
 }

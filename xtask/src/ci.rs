@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, workspace};
 
 /// The package that is published.
-const PUBLISHED: &str = "aihost-plugin-api";
+const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
 /// What it is packed from.
 const PACKED: [&str; 4] = ["plugin-api", "Cargo.toml", "LICENSE-MIT", "LICENSE-APACHE"];
 const NO_CARGO_DENY: &str = "cargo-deny is not installed; cargo install cargo-deny --locked";
@@ -151,7 +151,7 @@ fn package() -> Result<Outcome> {
     if !shell::output(&mut git)?.is_empty() {
         return Ok(Outcome::NotRun("cargo packs only what is committed; commit plugin-api/".to_owned()));
     }
-    passed(shell::run(shell::cargo().args(["package", "--package", PUBLISHED])))
+    passed(shell::run(shell::cargo().args(["package", "--package", PUBLISHED[0], "--package", PUBLISHED[1]])))
 }
 
 fn tests() -> Result<Outcome> {

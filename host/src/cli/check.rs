@@ -1,15 +1,34 @@
 //! `aihost check`: is models.yaml right, and where does each request go?
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::failure::CliError;
+use super::table::Column;
+use super::vet::{self, Asking, Vet, Wrong, wrong_kind};
 use super::{CommandContext, out};
-use crate::config::{Config, ModelConfig, Paths};
+use crate::config::{Config, ConfigError, DeviceConfig, ModelConfig, Paths};
+use crate::domain::ByteSize;
 use crate::http;
 use crate::plugin::Registry;
 use crate::store::{Digests, Presence, presence};
+
+const DEVICES: [Column; 4] = [
+    Column::whole("DEVICE"),
+    Column::words("BUDGET"),
+    Column::whole("FREE").dispensable(1),
+    Column::whole("MAX LOADED").dispensable(2),
+];
+const ROUTES: [Column; 2] = [Column::whole("ENDPOINT"), Column::words("MODEL")];
+const MODELS: [Column; 5] = [
+    Column::whole("MODEL"),
+    Column::whole("TYPE").dispensable(2),
+    Column::words("ALIASES").dispensable(1),
+    Column::words("PLUGIN"),
+    Column::whole("FILES"),
+];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -29,7 +48,21 @@ struct Report {
     routes: Vec<CheckedRoute>,
     /// What is valid, but can hardly be meant.
     warnings: Vec<String>,
+    devices: Vec<CheckedDevice>,
     models: Vec<CheckedModel>,
+    /// Plugin files that cannot be used, with libraries that are missing among the reasons.
+    unusable_plugins: Vec<String>,
+}
+
+/// A device that models may use.
+#[derive(Debug, Serialize)]
+struct CheckedDevice {
+    id: String,
+    /// Bytes that models may hold; `None` if it is not here.
+    budget: Option<u64>,
+    /// Bytes that are free now; `None` where that cannot be told.
+    free: Option<u64>,
+    max_loaded: Option<u32>,
 }
 
 /// Where a request goes that names no model.
@@ -59,22 +92,44 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
         return out::json(&crate::config::json_schema());
     }
     let config = context.load()?;
-    let registry = Registry::scan(&config.paths.plugin_folders(), &config.paths.state, config.paths.sharing);
+    let scanned = Registry::scan(&config.paths.plugin_folders(), &config.paths.state, config.paths.sharing);
+    let registry = Arc::new(scanned.clone().unwrap_or_default());
+    let vet = Vet::new(Arc::clone(&registry), &config);
+    let (faults, silent) = vet.options(&config, Asking::Plugins);
+    let file = config.file.clone().unwrap_or_else(|| "models.yaml".into());
+    let wrong = faults.placed(&vet::text_of(&config), &file);
+    let warnings = config.warnings().into_iter().chain(crate::device::complaints()).chain(silent);
     let report = Report {
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.listen.to_string(),
         routes: routes(&config),
-        warnings: config.warnings().into_iter().chain(crate::device::complaints()).collect(),
-        models: config.models.values().map(|model| examine(model, &registry, &config.paths)).collect(),
+        warnings: warnings.collect(),
+        devices: config.devices.iter().map(device).collect(),
+        models: config.models.values().map(|model| examine(model, &scanned, &config.paths, &wrong)).collect(),
+        unusable_plugins: registry.rejected.iter().map(|rejected| rejected.reason.clone()).collect(),
     };
     match arguments.json {
         true => out::json(&report)?,
-        false => print(&report)?,
+        false => print(&report, &wrong)?,
+    }
+    if !wrong.is_empty() {
+        let more = wrong.values().map(|error| error.more).sum();
+        let problems = wrong.into_values().flat_map(|error| error.problems).collect();
+        return Err(CliError::Config(ConfigError { file: Some(file), problems, more }));
     }
     match report.models.iter().map(|model| model.problems.len()).sum::<usize>() {
         0 => Ok(()),
         1 => Err(CliError::failed("models.yaml is valid, but one thing is missing (see above)")),
         count => Err(CliError::failed(format!("models.yaml is valid, but {count} things are missing (see above)"))),
+    }
+}
+
+fn device(device: &DeviceConfig) -> CheckedDevice {
+    CheckedDevice {
+        id: device.id.to_string(),
+        budget: crate::device::measured_budget(device.id).map(|measured| device.memory.map_or(measured, |size| size.0)),
+        free: crate::device::measured_free(device.id),
+        max_loaded: device.max_loaded,
     }
 }
 
@@ -104,16 +159,14 @@ fn examine(
     model: &ModelConfig,
     registry: &Result<Registry, crate::plugin::RegistryError>,
     paths: &Paths,
+    wrong: &Wrong,
 ) -> CheckedModel {
     let digests = Digests::of(&paths.state);
     let mut problems = Vec::new();
     let mut plugin_version = None;
     match registry.as_ref().map_err(Clone::clone).and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()))
     {
-        Ok(plugin) if !plugin.manifest.kinds.iter().any(|kind| kind == model.kind.name()) => {
-            let kinds = plugin.manifest.kinds.join(", ");
-            problems.push(format!("plugin `{}` serves {kinds}, not {}", model.plugin, model.kind.name()));
-        }
+        Ok(plugin) if wrong_kind(model, &plugin).is_some() => problems.extend(wrong_kind(model, &plugin)),
         Ok(plugin) => plugin_version = Some(plugin.manifest.version.clone()),
         Err(error) => problems.push(error.to_string()),
     }
@@ -121,6 +174,7 @@ fn examine(
     if let Err(failure) = crate::store::locate(model, &digests) {
         problems.push(failure.message);
     }
+    problems.extend(wrong.get(&model.id).into_iter().flat_map(ConfigError::lines));
     problems.extend(model.files.values().filter_map(|file| paths.sharing.check_file(&file.path).err()));
     CheckedModel {
         name: model.id.to_string(),
@@ -139,12 +193,18 @@ fn examine(
     }
 }
 
-fn print(report: &Report) -> Result<(), CliError> {
-    out::line(&format!(
-        "{} is valid; it listens on {}\n",
-        report.file.as_deref().unwrap_or("models.yaml"),
-        report.listen
-    ))?;
+fn print(report: &Report, wrong: &Wrong) -> Result<(), CliError> {
+    let verdict = if wrong.is_empty() { "is valid; it" } else { "has wrong options (see below); it" };
+    let file = report.file.as_deref().unwrap_or("models.yaml");
+    out::line(&format!("{file} {verdict} listens on {}\n", report.listen))?;
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| ByteSize(bytes).to_string());
+    let devices = report.devices.iter().map(|device| {
+        let budget = if device.budget.is_some() { bytes(device.budget) } else { "not on this machine".to_owned() };
+        let most = device.max_loaded.map_or_else(|| "-".to_owned(), |most| most.to_string());
+        vec![device.id.clone(), budget, bytes(device.free), most]
+    });
+    out::table(&DEVICES, devices.collect())?;
+    out::line("")?;
     let routes = report.routes.iter().map(|route| {
         let model = match &route.model {
             Some(model) => model.clone(),
@@ -152,7 +212,7 @@ fn print(report: &Report) -> Result<(), CliError> {
         };
         vec![route.endpoint.clone(), model]
     });
-    out::table(&["ENDPOINT", "MODEL"], routes.collect())?;
+    out::table(&ROUTES, routes.collect())?;
     out::line("")?;
     let models = report.models.iter().map(|model| {
         let plugin = match &model.plugin_version {
@@ -161,12 +221,18 @@ fn print(report: &Report) -> Result<(), CliError> {
         };
         vec![model.name.clone(), model.kind.to_owned(), model.aliases.join(", "), plugin, model.files.to_owned()]
     });
-    out::table(&["MODEL", "TYPE", "ALIASES", "PLUGIN", "FILES"], models.collect())?;
+    out::table(&MODELS, models.collect())?;
     for warning in &report.warnings {
         out::note(&format!("warning: {warning}"));
     }
-    for model in &report.models {
-        for problem in &model.problems {
+    for reason in &report.unusable_plugins {
+        out::note(&format!("warning: {reason}"));
+    }
+    // Wrong options are errors, and told as such.
+    for model in report.models.iter() {
+        let told: Vec<String> =
+            wrong.iter().filter(|(id, _)| id.as_str() == model.name).flat_map(|(_, e)| e.lines()).collect();
+        for problem in model.problems.iter().filter(|problem| !told.contains(problem)) {
             out::note(&format!("warning: models.{}: {problem}", model.name));
         }
     }

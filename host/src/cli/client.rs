@@ -100,6 +100,20 @@ pub(super) struct ListedModel {
     pub(super) aliases: Vec<String>,
 }
 
+/// A device as the server shows it: bytes, and nothing where it cannot tell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ListedDevice {
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) budget: u64,
+    #[serde(default)]
+    pub(super) reserved: u64,
+    pub(super) held: Option<u64>,
+    pub(super) others: Option<u64>,
+    pub(super) free: Option<u64>,
+    pub(super) total: Option<u64>,
+}
+
 /// The models of a server as clients list them.
 #[derive(Deserialize)]
 struct ServedModels {
@@ -197,6 +211,11 @@ impl Server {
     /// Where every model stands.
     pub(super) async fn status(&self) -> Result<Vec<ListedModel>, CliError> {
         self.known(self.request(Method::GET, "/admin/status")).await
+    }
+
+    /// What there is to say of every device.
+    pub(super) async fn devices(&self) -> Result<Vec<ListedDevice>, CliError> {
+        self.known(self.request(Method::GET, "/admin/devices")).await
     }
 
     /// What a request for this model would meet.
@@ -349,7 +368,7 @@ impl Server {
 }
 
 /// Where whoever is on this machine reaches a listener.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip: IpAddr = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

@@ -11,10 +11,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::client::reachable;
 use super::failure::CliError;
 use super::out;
+use super::vet::{self, Vet, Wrong};
 use crate::config::{Config, ModelConfig};
-use crate::domain::Kind;
+use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
 use crate::store::Digests;
@@ -28,6 +30,12 @@ pub(super) struct Hosted {
     pub(super) address: SocketAddr,
     /// What its user may do first.
     pub(super) first_step: FirstStep,
+    /// What it serves with, by name.
+    start_block: Vec<(&'static str, String)>,
+    /// By what a changed models.yaml is judged.
+    pub(super) vet: Vet,
+    /// Entries that were found wrong at the start.
+    pub(super) wrong: Wrong,
     runtime: Runtime,
     http: JoinHandle<()>,
     stop: oneshot::Sender<()>,
@@ -37,13 +45,13 @@ pub(super) struct Hosted {
 
 impl Hosted {
     /// Binds, finds plugins, and starts serving.
-    pub(super) async fn start(config: Config) -> Result<Self, CliError> {
+    pub(super) async fn start(mut config: Config) -> Result<Self, CliError> {
         crate::http::raise_descriptors();
         protect_host();
         let listener = bind(config.listen).await?;
         let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
         let claim = claim(&config, address).await?;
-        let registry = scan(&config).await?;
+        let registry = Arc::new(scan(&config).await?);
         for rejected in &registry.rejected {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
         }
@@ -54,12 +62,22 @@ impl Hosted {
         }
         let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        let vet = Vet::new(Arc::clone(&registry), &config);
+        let wrong = vet.at_start(&mut config);
+        vet::tell(&config, &wrong, &Wrong::new());
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
-        let runtime = runtime::start(Arc::new(config), Arc::new(registry), placement);
+        let config = Arc::new(config);
+        let runtime = runtime::start(Arc::clone(&config), Arc::clone(&registry), placement);
+        let start_block = start_block(&config, &registry, address, runtime.budgets());
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
         let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
-        Ok(Self { address, first_step, runtime, http, stop, _claim: claim })
+        Ok(Self { address, first_step, vet, wrong, start_block, runtime, http, stop, _claim: claim })
+    }
+
+    /// What it serves with, by name.
+    pub(super) fn start_block(&self) -> &[(&'static str, String)] {
+        &self.start_block
     }
 
     /// The way into its runtime.
@@ -117,6 +135,29 @@ fn first_step(config: &Config, registry: &Registry) -> FirstStep {
     }
 }
 
+/// What an operator wants to know of a host that starts.
+fn start_block(
+    config: &Config,
+    registry: &Registry,
+    address: SocketAddr,
+    budgets: &[(Device, u64)],
+) -> Vec<(&'static str, String)> {
+    let of_model = |device: &Device| config.devices.iter().any(|known| known.id == *device);
+    let budgets = budgets.iter().filter(|(device, _)| of_model(device));
+    let devices: Vec<String> = budgets.map(|(device, bytes)| format!("{device} {}", ByteSize(*bytes))).collect();
+    let plugins: Vec<String> =
+        registry.plugins.iter().map(|plugin| format!("{} {}", plugin.manifest.id, plugin.manifest.version)).collect();
+    let models = some_names(config.models.keys().map(ModelId::as_str));
+    vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("config", config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string())),
+        ("address", address.to_string()),
+        ("devices", devices.join(", ")),
+        ("plugins", some_names(plugins.iter().map(String::as_str))),
+        ("models", models),
+    ]
+}
+
 /// Claims the state folder, off the runtime's threads: it may lie on a network.
 async fn claim(config: &Config, address: SocketAddr) -> Result<StateClaim, CliError> {
     let (state, sharing) = (config.paths.state.clone(), config.paths.sharing);
@@ -166,11 +207,20 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
 }
 
 /// Says once how the server is used.
-pub(super) fn greet(address: SocketAddr, first: &FirstStep) {
+pub(super) fn greet(hosted: &Hosted) {
+    let address = hosted.address;
     out::note(&format!("listening on http://{address}"));
-    match first {
+    // What is typed is typed on this machine, by somebody who has a key.
+    let (here, key) = (
+        reachable(address),
+        match hosted.handle().config().api_keys.is_empty() {
+            true => "",
+            false => "-H \"authorization: Bearer $AIHOST_API_KEY\" ",
+        },
+    );
+    match &hosted.first_step {
         FirstStep::Ask(model) => out::note(&format!(
-            "try: curl http://{address}/v1/chat/completions -H 'content-type: application/json' \
+            "try: curl http://{here}/v1/chat/completions {key}-H 'content-type: application/json' \
              -d '{{\"model\": \"{model}\", \"max_tokens\": 40, \"messages\": [{{\"role\": \"user\", \"content\": \"Hi\"}}]}}'"
         )),
         FirstStep::Pull(model) => out::note(&format!("next: aihost models pull {model}")),

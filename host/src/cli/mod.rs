@@ -23,6 +23,8 @@ mod run;
 mod serve;
 mod signals;
 mod sse;
+mod table;
+mod vet;
 mod watchdog;
 mod wheels;
 mod why;
@@ -67,7 +69,7 @@ enum Command {
     Check(check::Arguments),
     /// Serve the models of models.yaml.
     Serve(serve::Arguments),
-    /// Show where each model of a running server stands.
+    /// Show where each model of a running server stands, and how full its devices are.
     Ps(client::Listing),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),
@@ -77,7 +79,7 @@ enum Command {
     Run(run::Arguments),
     /// List, fetch, load, park and unload models.
     Models(models::Arguments),
-    /// Show what plugins there are, without running their code.
+    /// Show what plugins there are, and what options they take.
     Plugins(plugins::Arguments),
     /// Print what a shell needs to complete these commands: `source <(aihost completions bash)`.
     Completions(completions::Arguments),
@@ -100,6 +102,9 @@ enum Command {
         #[arg(hide = true)]
         host: String,
     },
+    /// Have a plugin say what options it takes; started by other commands.
+    #[command(hide = true)]
+    Describe,
     /// Hold one instance; started by the host.
     #[command(hide = true)]
     Worker {
@@ -135,7 +140,10 @@ impl CommandContext {
 
 /// Parses the arguments, runs the command, and says how it went.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return serve::refuse_arguments(&error),
+    };
     let env = Env::process().finding_devices(crate::device::present);
     crate::device::see_gpus(env.visible_gpus());
     crate::plugin::search_libraries(env.library_path());
@@ -145,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::Reap { arguments } => return reaping(arguments.into_iter()),
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),
+        Command::Describe => return crate::worker::describe_main(),
         Command::Guard { host } => return crate::worker::guard_main(&host),
         Command::Init(arguments) => init::run(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),

@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
-use comfy_table::{Table, presets};
-
 use super::failure::CliError;
+use super::table::{self, Column};
 use crate::domain::{printable, steers};
 use crate::telemetry::{self, Severity};
 
@@ -60,17 +59,23 @@ fn shown(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a table to stdout: a heading and rows, columns two spaces apart.
-pub(super) fn table(heading: &[&str], rows: Vec<Vec<String>>) -> Result<(), CliError> {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(heading.iter().copied());
-    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| printable(cell))));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let text = table.to_string();
-    let trimmed: Vec<&str> = text.lines().map(str::trim_end).collect();
-    line(&trimmed.join("\n"))
+/// Writes a table to stdout, as wide as a terminal is. What is no terminal gets all of it.
+pub(super) fn table(columns: &[Column], rows: Vec<Vec<String>>) -> Result<(), CliError> {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell).into_owned()).collect()).collect();
+    line(&table::lines(columns, &rows, width()).join("\n"))
+}
+
+/// Writes sentences to stdout, on a terminal broken between words.
+pub(super) fn prose(text: &str) -> Result<(), CliError> {
+    let text = printable(text);
+    line(&width().map_or_else(|| text.to_string(), |width| table::wrap(&text, width).join("\n")))
+}
+
+/// Columns of the terminal that stdout is.
+fn width() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Writes a line to stderr: among those of the log, where this process has one, which waits for nobody. If nobody reads

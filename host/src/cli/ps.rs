@@ -1,23 +1,65 @@
-//! `aihost ps`: where each model of a running server stands.
+//! `aihost ps`: how full each device of a running server is, and where each model stands.
 
 use std::time::Duration;
 
-use super::client::{ListedModel, Listing, Server};
+use serde_json::json;
+
+use super::client::{ListedDevice, ListedModel, Listing, Server};
 use super::failure::CliError;
+use super::table::Column;
 use super::{CommandContext, out};
 use crate::domain::{ByteSize, printable};
 
+const COLUMNS: [Column; 11] = [
+    Column::whole("MODEL"),
+    Column::whole("STATE"),
+    Column::whole("DEVICE").dispensable(1),
+    Column::whole("MEMORY"),
+    Column::whole("HELD").dispensable(5),
+    Column::whole("ACTIVE").dispensable(3),
+    Column::whole("QUEUED").dispensable(2),
+    Column::whole("LOADS").dispensable(7),
+    Column::whole("IDLE").dispensable(4),
+    Column::whole("PID").dispensable(6),
+    Column::cut("PLUGIN").dispensable(8),
+];
+
+const DEVICE_COLUMNS: [Column; 7] = [
+    Column::whole("DEVICE"),
+    Column::whole("BUDGET"),
+    Column::whole("PLANNED").dispensable(2),
+    Column::whole("HELD").dispensable(3),
+    Column::whole("OTHERS"),
+    Column::whole("FREE"),
+    Column::whole("TOTAL").dispensable(1),
+];
+
 pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<(), CliError> {
-    let models = Server::of(context, &arguments.target)?.status().await?;
+    let server = Server::of(context, &arguments.target)?;
+    let (models, devices) = tokio::try_join!(server.status(), server.devices())?;
     if arguments.json {
-        return out::json(&models);
+        return out::json(&json!({"models": models, "devices": devices}));
     }
-    let heading = ["MODEL", "STATE", "DEVICE", "MEMORY", "HELD", "ACTIVE", "QUEUED", "LOADS", "IDLE", "PID", "PLUGIN"];
-    out::table(&heading, models.iter().map(row).collect())?;
+    out::table(&COLUMNS, models.iter().map(row).collect())?;
+    out::line("")?;
+    out::table(&DEVICE_COLUMNS, devices.iter().map(device_row).collect())?;
     for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
         out::note(&format!("{model}: {}", printable(error)));
     }
     Ok(())
+}
+
+fn device_row(device: &ListedDevice) -> Vec<String> {
+    let told = |bytes: Option<u64>| bytes.map_or_else(|| "unknown".to_owned(), |bytes| ByteSize(bytes).to_string());
+    vec![
+        device.id.clone(),
+        ByteSize(device.budget).to_string(),
+        ByteSize(device.reserved).to_string(),
+        told(device.held),
+        told(device.others),
+        told(device.free),
+        told(device.total),
+    ]
 }
 
 fn row(model: &ListedModel) -> Vec<String> {

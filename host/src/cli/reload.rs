@@ -14,7 +14,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
 use super::signals::Signals;
+use super::vet::{self, Vet, Wrong};
 use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
+use crate::domain::{ModelId, some_names};
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
@@ -84,14 +86,24 @@ pub(super) struct Watched {
     pub(super) env: Env,
     pub(super) file: Option<PathBuf>,
     pub(super) known: Known,
+    pub(super) judged: Judged,
+}
+
+/// What entries are judged by, and which were found wrong last.
+pub(super) struct Judged {
+    pub(super) vet: Vet,
+    pub(super) wrong: Wrong,
 }
 
 /// Watches until the host ends, and reads the file again on SIGHUP. Without a file there is nothing to read; where files cannot
 /// be watched, it is looked at now and then all the same.
 pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle) {
-    let Watched { selection, env, file, known } = watched;
+    let Watched { selection, env, file, known, judged } = watched;
     // A terminal that closes does not end a server, with a file or without.
     let Some(file) = file else { return };
+    let mut reload = Reload { selection, env, file, handle, known, judged, waiting: Arc::default() };
+    reload.describe().await;
+    let file = reload.file.clone();
     let (changed, mut changes) = mpsc::channel(1);
     // The folder is watched, not the file: editors replace files, and a watch on the old one would see nothing more.
     let _watcher = watcher(&file, changed.clone()).inspect_err(
@@ -99,7 +111,6 @@ pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle
     );
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut reload = Reload { selection, env, file, handle, known, waiting: Arc::default() };
     loop {
         tokio::select! {
             () = hangups.next() => reload.apply(Asked::Told).await,
@@ -131,6 +142,7 @@ struct Reload {
     file: PathBuf,
     handle: Handle,
     known: Known,
+    judged: Judged,
     /// Reads that have not come back.
     waiting: Arc<AtomicUsize>,
 }
@@ -141,6 +153,8 @@ impl Reload {
         let (file, selection, env, before) =
             (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
         let running = self.handle.config();
+        // What was wrong may be right by now: a file was fetched.
+        let looks_again = asked == Asked::Told || !self.judged.wrong.is_empty();
         let read = move || {
             let seen = Seen::now(&file);
             if seen == Seen::Irregular {
@@ -148,15 +162,19 @@ impl Reload {
             }
             let text = match crate::config::read_again(&file) {
                 Ok(text) => text,
-                Err(error) => return (seen, None, Some(Err(error))),
+                Err(error) => return (seen, None, Some((String::new(), Err(error)))),
             };
             let content: [u8; 32] = Sha256::digest(&text).into();
-            let changed = before != Some(content) || asked == Asked::Told;
-            let config = changed.then(|| crate::config::parse_for(&running, &text, &file, &selection, &env));
+            let changed = before != Some(content) || looks_again;
+            let config = changed.then(|| {
+                let parsed = crate::config::parse_for(&running, &text, &file, &selection, &env);
+                (text, parsed)
+            });
             (seen, Some(content), config)
         };
         let Some((seen, content, config)) = self.within_limit(read).await else { return };
         let is_news = seen != self.known.seen || asked == Asked::Told;
+        let is_other = asked == Asked::Told || content.is_some_and(|content| before != Some(content));
         self.known = Known { seen, content: content.or(before) };
         let file = self.file.display();
         match config {
@@ -164,11 +182,37 @@ impl Reload {
                 tracing::warn!(file = %file, "no regular file, so it is not read again; the host goes on with what it had");
             }
             None => {}
-            Some(Ok(reloaded)) => self.configure(reloaded).await,
-            Some(Err(error)) if is_news || content.is_some() => {
+            Some((text, Ok(reloaded))) => self.judge(reloaded, text, is_other).await,
+            Some((_, Err(error))) if is_news || (content.is_some() && is_other) => {
                 tracing::error!(file = %file, "not in force, the host goes on with what it had: {error}");
             }
-            Some(Err(_)) => {}
+            Some((_, Err(_))) => {}
+        }
+    }
+
+    /// Asks plugins what options they take, and refuses entries that are wrong by that. Others serve meanwhile.
+    async fn describe(&mut self) {
+        let (vet, mut config) = (self.judged.vet.clone(), (*self.handle.config()).clone());
+        let judge = move || (vet.of_running(&mut config), config);
+        let Ok(((wrong, silent), config)) = tokio::task::spawn_blocking(judge).await else { return };
+        silent.iter().for_each(|why| tracing::warn!("{why}"));
+        let before = std::mem::replace(&mut self.judged.wrong, wrong);
+        if self.judged.wrong != before {
+            vet::tell(&config, &self.judged.wrong, &before);
+            // A host that has ended needs none.
+            let _ended = self.handle.configure(Arc::new(config)).await.is_err();
+        }
+    }
+
+    /// Puts what is right of a file in force. The same text is judged again only for what was wrong in it.
+    async fn judge(&mut self, Reloaded { mut config, waiting }: Reloaded, text: String, is_other: bool) {
+        let (vet, running) = (self.judged.vet.clone(), self.handle.config());
+        let judge = move || (vet.on_reload(&mut config, &running, &text).0, config);
+        let Ok((wrong, config)) = tokio::task::spawn_blocking(judge).await else { return };
+        if is_other || wrong != self.judged.wrong {
+            let before = std::mem::replace(&mut self.judged.wrong, wrong);
+            vet::tell(&config, &self.judged.wrong, &before);
+            self.configure(Reloaded { config, waiting }).await;
         }
     }
 
@@ -182,8 +226,15 @@ impl Reload {
             );
         }
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-        if self.handle.configure(Arc::new(config)).await.is_ok() {
-            tracing::info!(file = %self.file.display(), "in force");
+        let file = self.file.display();
+        match self.handle.configure(Arc::new(config)).await {
+            Ok(changes) => {
+                let named = |models: &[ModelId]| some_names(models.iter().map(ModelId::as_str));
+                let (added, removed) = (named(&changes.added), named(&changes.removed));
+                let changed = named(&changes.changed);
+                tracing::info!(%file, added, removed, changed, "in force");
+            }
+            Err(why) => tracing::error!(%file, "not in force, the host goes on with what it had: {why}"),
         }
     }
 

@@ -1,13 +1,15 @@
 //! `aihost serve`: the host in the foreground.
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
+use std::process::ExitCode;
 
 use clap::ValueEnum;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
 use super::hosting::{Hosted, greet};
-use super::reload::Watched;
+use super::reload::{Judged, Watched};
 use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
 use super::{CommandContext, drain, out, reload};
@@ -43,14 +45,38 @@ fn log_format(asked: Option<LogFormatArgument>, no_colour: bool) -> LogFormat {
     }
 }
 
+/// Says what is wrong with a command line. One that was to serve says it as it would have logged.
+pub(super) fn refuse_arguments(error: &clap::Error) -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let serves = words.iter().any(|word| word == "serve");
+    if !serves || !error.use_stderr() || log_format(asked_format(&words), true) != LogFormat::Json {
+        error.exit();
+    }
+    // Without a log it is said as it is.
+    let _log = telemetry::init(LogFormat::Json, None);
+    out::error(error.to_string().trim_end());
+    telemetry::flush();
+    ExitCode::from(CliError::usage(String::new()).code())
+}
+
+/// The format that was asked for among arguments which are wrong in some other way.
+fn asked_format(words: &[OsString]) -> Option<LogFormatArgument> {
+    const FLAG: &str = "--log-format";
+    let mut words = words.iter().filter_map(|word| word.to_str());
+    let value = words.find_map(|word| Some(word.strip_prefix(FLAG)?.strip_prefix('=').unwrap_or_default()))?;
+    let value = if value.is_empty() { words.next()? } else { value };
+    LogFormatArgument::from_str(value, false).ok()
+}
+
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
     // Before anything that takes a while: a terminal may close while models.yaml or plugins are read.
     signals::outlive()?;
     let hangups = Signals::of_terminal()?;
-    let selection = Selection { file: context.config.clone(), listen: arguments.listen };
-    let (config, known) = reload::read(&selection, &context.env).await?;
+    // What is wrong with models.yaml is a line of the log as well.
     telemetry::init(log_format(arguments.log_format, context.env.wants_no_colour()), context.env.log_filter())
         .map_err(CliError::usage)?;
+    let selection = Selection { file: context.config.clone(), listen: arguments.listen };
+    let (config, known) = reload::read(&selection, &context.env).await?;
     for complaint in crate::device::complaints() {
         tracing::warn!("{complaint}");
     }
@@ -62,9 +88,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
         () = ends.next() => return Ok(()),
     };
     watchdog.hosts(hosted.handle());
-    let watched = Watched { selection, env: context.env.clone(), file, known };
+    let judged = Judged { vet: hosted.vet.clone(), wrong: std::mem::take(&mut hosted.wrong) };
+    let watched = Watched { selection, env: context.env.clone(), file, known, judged };
     let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
-    greet(hosted.address, &hosted.first_step);
+    telemetry::announce(hosted.start_block());
+    greet(&hosted);
     tokio::select! {
         () = ends.next() => {}
         error = hosted.broken() => {

@@ -2,9 +2,19 @@
 
 use super::client::{Server, ServerTarget};
 use super::failure::CliError;
+use super::table::Column;
 use super::{CommandContext, out};
 use crate::domain::ByteSize;
 use serde_json::Value;
+
+const COLUMNS: [Column; 6] = [
+    Column::whole("MODEL"),
+    Column::words("WOULD"),
+    Column::whole("MEMORY").dispensable(1),
+    Column::whole("IDLE").dispensable(3),
+    Column::whole("COMES BACK IN").dispensable(2),
+    Column::words("WHY"),
+];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -22,13 +32,9 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     if arguments.json {
         return out::json(&plan);
     }
-    out::line(plan["message"].as_str().unwrap_or_default())?;
+    out::prose(plan["message"].as_str().unwrap_or_default())?;
     let rows: Vec<Vec<String>> = ["leaves", "stays"].into_iter().flat_map(|part| others(&plan, part)).collect();
-    if rows.is_empty() {
-        Ok(())
-    } else {
-        out::table(&["MODEL", "WOULD", "MEMORY", "IDLE", "COMES BACK IN", "WHY"], rows)
-    }
+    if rows.is_empty() { Ok(()) } else { out::table(&COLUMNS, rows) }
 }
 
 fn others(plan: &Value, part: &str) -> Vec<Vec<String>> {

@@ -94,6 +94,21 @@ impl fmt::Display for Shown<'_> {
 impl std::error::Error for ConfigError {}
 
 impl ConfigError {
+    /// Each problem as a line.
+    pub fn lines(&self) -> Vec<String> {
+        let one = |problem: &Problem| Self { file: self.file.clone(), problems: vec![problem.clone()], more: 0 };
+        self.problems.iter().map(|problem| one(problem).to_string().replace("\nhint: ", "; ")).collect()
+    }
+
+    /// The first problem, and how many more there are, as a part of a sentence.
+    pub fn sentence(&self) -> String {
+        let text = self.lines().into_iter().next().unwrap_or_default();
+        match self.problems.len().saturating_sub(1) + self.more {
+            0 => text,
+            more => format!("{text} (and {more} more problems)"),
+        }
+    }
+
     pub(super) fn one(file: Option<&Path>, problem: Problem) -> Self {
         Self { file: file.map(Path::to_owned), problems: vec![problem], more: 0 }
     }

@@ -3,6 +3,7 @@
 //! Nothing here touches the network or a plugin; `raw` is what was typed.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,6 +151,48 @@ pub struct ModelConfig {
     pub memory: Option<ByteSize>,
     /// Devices it may use; empty means any that its plugin supports.
     pub devices: Vec<Device>,
+    /// Why it is not what its text says; `None` as it is read.
+    pub refusal: Option<Refusal>,
+}
+
+/// What is done about an entry that is wrong by what its plugin says. Each has the sentence that says what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is nothing else: it is not loaded.
+    Entry(String),
+    /// What its instances were made of before serves on.
+    Change(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entry(why) => f.write_str(why),
+            Self::Change(why) => write!(f, "its changed entry is refused, and the one before serves on: {why}"),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Whether instances of both are the same. Names, limits and policy take effect without a reload.
+    pub fn is_made_like(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && (&self.plugin, &self.plugin_version) == (&other.plugin, &other.plugin_version)
+            && (&self.files, &self.options) == (&other.files, &other.options)
+            && (&self.memory, &self.devices) == (&other.memory, &other.devices)
+    }
+
+    /// Refuses what is new of this entry: instances are made as by the one before, all else is as it says.
+    pub fn keep(&mut self, before: &Self, why: String) {
+        let before = before.clone();
+        if self.kind != before.kind {
+            (self.endpoint, self.default) = (before.endpoint, before.default);
+        }
+        (self.kind, self.plugin, self.plugin_version) = (before.kind, before.plugin, before.plugin_version);
+        (self.files, self.options) = (before.files, before.options);
+        (self.memory, self.devices) = (before.memory, before.devices);
+        self.refusal = Some(Refusal::Change(why));
+    }
 }
 
 /// One file of a model: where it comes from and where it lies.

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Memory;
+
 /// How one version names its files.
 struct Version {
     limit: &'static str,
@@ -19,13 +21,13 @@ const ONE: Version = Version {
 };
 const TWO: Version = Version { limit: "memory.max", usage: "memory.current", cache: ["active_file", "inactive_file"] };
 
-/// Bytes below the tightest limit; `None` where there is none.
-pub(super) fn left() -> Option<u64> {
-    left_in(Path::new("/sys/fs/cgroup"), &fs::read_to_string("/proc/self/cgroup").ok()?)
+/// Bytes of the tightest limit, that of which least is left, and those below it; `None` where there is none.
+pub(super) fn memory() -> Option<Memory> {
+    memory_in(Path::new("/sys/fs/cgroup"), &fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
 /// `groups` is /proc/self/cgroup: `number:controllers:path`, the controllers empty in version 2.
-fn left_in(root: &Path, groups: &str) -> Option<u64> {
+fn memory_in(root: &Path, groups: &str) -> Option<Memory> {
     let lines = groups.lines().filter_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);
         Some((parts.next()?, parts.next()?))
@@ -35,17 +37,18 @@ fn left_in(root: &Path, groups: &str) -> Option<u64> {
         _ if controllers.split(',').any(|name| name == "memory") => tightest(&root.join("memory"), path, &ONE),
         _ => None,
     });
-    limits.min()
+    limits.min_by_key(|memory| memory.free)
 }
 
 /// The least that a group or one around it leaves.
-fn tightest(root: &Path, path: &str, version: &Version) -> Option<u64> {
+fn tightest(root: &Path, path: &str, version: &Version) -> Option<Memory> {
     // In a container the path may be one of the machine outside; the root is the container's own group then.
     let own: PathBuf = root.join(path.trim_start_matches('/'));
-    own.ancestors().take_while(|group| group.starts_with(root)).filter_map(|group| bytes_left(group, version)).min()
+    let groups = own.ancestors().take_while(|group| group.starts_with(root));
+    groups.filter_map(|group| memory_of(group, version)).min_by_key(|memory| memory.free)
 }
 
-fn bytes_left(group: &Path, version: &Version) -> Option<u64> {
+fn memory_of(group: &Path, version: &Version) -> Option<Memory> {
     let read = |name: &str| fs::read_to_string(group.join(name)).ok();
     // "max" is no number; version 1 says it with one beyond any machine, which is never the least.
     let limit: u64 = read(version.limit)?.trim().parse().ok()?;
@@ -56,7 +59,7 @@ fn bytes_left(group: &Path, version: &Version) -> Option<u64> {
         version.cache.contains(&name).then(|| bytes.trim().parse::<u64>().ok())?
     };
     let cache: u64 = stat.lines().filter_map(bytes).sum();
-    Some(limit.saturating_sub(usage.saturating_sub(cache)))
+    Some(Memory { total: limit, free: limit.saturating_sub(usage.saturating_sub(cache)) })
 }
 
 #[cfg(test)]
@@ -71,7 +74,7 @@ mod tests {
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         };
-        let left = |groups: &str| left_in(dir.path(), groups);
+        let left = |groups: &str| memory_in(dir.path(), groups).map(|memory| memory.free);
         assert_eq!(left("0::/a/b\n"), None, "no limit at all");
 
         write("a/b/memory.max", "max\n");
@@ -82,6 +85,7 @@ mod tests {
         assert_eq!(left("0::/a/b\n"), Some(300), "the group around it has one");
         write("a/memory.stat", "anon 200\nactive_file 150\ninactive_file 350\nfile 600\n");
         assert_eq!(left("0::/a/b\n"), Some(800));
+        assert_eq!(memory_in(dir.path(), "0::/a/b\n"), Some(Memory { total: 1000, free: 800 }));
         write("a/memory.max", "10\n");
         assert_eq!(left("0::/a/b\n"), Some(0));
 

@@ -12,7 +12,7 @@ use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use super::complain;
+use super::{Memory, complain};
 
 /// How long a card may take to answer before it is asked no more. One that is well takes some milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -22,13 +22,6 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_WAITING_QUESTIONS: usize = 64;
 /// How the name of a slice of a card begins (Multi-Instance GPU).
 const SLICE: &str = "MIG-";
-
-/// Bytes of a card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
-    pub(super) total: u64,
-    pub(super) free: u64,
-}
 
 /// What the driver knows a card by.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,15 @@ const CPU_BUDGET_PERCENT: u64 = 80;
 /// it takes before it has a model.
 const GPU_BUDGET_PERCENT: u64 = 95;
 
+/// Bytes of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// All there are: of a card, of the machine, or of the control group that leaves least.
+    pub total: u64,
+    /// Those that new work may take.
+    pub free: u64,
+}
+
 /// Which graphics cards count, by `CUDA_VISIBLE_DEVICES`; all if nobody says. Said once, before anyone asks for a device.
 pub fn see_gpus(visible: Option<&str>) {
     gpu::see(visible);
@@ -65,17 +74,29 @@ fn ordinal(device: Device) -> Option<usize> {
 
 /// Bytes of memory that new work may take: the smaller of MemAvailable and what the cgroup leaves. 0 if neither can be read.
 pub fn cpu_available() -> u64 {
-    let system = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib(&text, "MemAvailable:"));
-    let cgroup = cgroup::left();
-    system.into_iter().chain(cgroup).min().unwrap_or(0)
+    cpu_memory().map_or(0, |memory| memory.free)
+}
+
+/// That of the machine, or of the control group if that leaves less.
+fn cpu_memory() -> Option<Memory> {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let system =
+        kib(&text, "MemAvailable:").map(|free| Memory { total: kib(&text, "MemTotal:").unwrap_or(free), free });
+    system.into_iter().chain(cgroup::memory()).min_by_key(|memory| memory.free)
+}
+
+/// What a device has and what is free of it now; `None` where that cannot be measured. A card that does not answer is waited
+/// for half a second, once.
+pub fn measured(device: Device) -> Option<Memory> {
+    match ordinal(device) {
+        Some(gpu) => gpu::memory(gpu),
+        None => cpu_memory().filter(|memory| memory.free > 0),
+    }
 }
 
 /// Bytes of a device that are free now; `None` where that cannot be measured.
 pub fn measured_free(device: Device) -> Option<u64> {
-    match ordinal(device) {
-        Some(gpu) => gpu::memory(gpu).map(|memory| memory.free),
-        None => Some(cpu_available()).filter(|bytes| *bytes > 0),
-    }
+    measured(device).map(|memory| memory.free)
 }
 
 /// Bytes of a device that a process holds; `None` where that cannot be told: a driver may not say, or know the process by

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -24,10 +25,10 @@ use super::error::ApiError;
 use super::resolve;
 use super::sse;
 use super::stream_body::headers;
-use super::wire::{self, Fields, Keys, PlanReply, RouterList, StatusReply};
+use super::wire::{self, DeviceReply, Fields, Keys, PlanReply, RouterList, StatusReply};
 use crate::domain::{Failure, FailureKind, ModelId, ModelState};
-use crate::runtime::{Explanation, ModelStatus};
-use crate::telemetry::Scrape;
+use crate::runtime::{DeviceStatus, Explanation, ModelStatus};
+use crate::telemetry::{Scrape, TextFormat};
 use crate::worker::Followed;
 
 /// How long a probe waits for the runtime. Longer than any turn of its loop takes, shorter than a probe's caller waits.
@@ -51,7 +52,7 @@ pub(super) async fn models(State(app): State<App>, caller: Caller) -> Result<Res
 /// `POST /models/load`: answers once the model is hot, or says why it is not.
 pub(super) async fn load(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, .. } = asked(&app, &caller, body).await?;
-    done(&app, app.handle.load(model).await)
+    done(&app, app.handle.load(model, caller.access().clone()).await)
 }
 
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
@@ -114,20 +115,56 @@ pub(super) async fn status(State(app): State<App>, caller: Caller) -> Result<Res
     Ok(json_reply(app.listings.status.get(&app, &caller, async move { handle.models().await }, write).await?))
 }
 
-/// `GET /metrics`: everything that is measured, for a scraper.
-pub(super) async fn metrics(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
+/// `GET /admin/devices`: what each device may hold, holds and has, ours and others'.
+pub(super) async fn devices(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
     let handle = app.handle.clone();
+    let write = |devices: Vec<DeviceStatus>| Ok(wire::json(&devices.iter().map(DeviceReply::from).collect::<Vec<_>>()));
+    Ok(json_reply(app.listings.devices.get(&app, &caller, async move { handle.devices().await }, write).await?))
+}
+
+/// `GET /metrics`: everything that is measured, for a scraper.
+pub(super) async fn metrics(State(app): State<App>, caller: Caller, asked: HeaderMap) -> Result<Response, ApiError> {
+    let (handle, tally, format) = (app.handle.clone(), Arc::clone(&app.tally), text_format(&asked));
     let seen_by = caller.clone();
-    let write = move |scrape: Scrape| {
-        let text = scrape.render().map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
+    let write = move |mut scrape: Scrape| {
+        tally.tell(scrape.gauges());
+        let text = scrape.render(format).map_err(|e| Failure::new(FailureKind::Internal, e.to_string()))?;
         if seen_by.sees_all() {
             return Ok(text.into_bytes());
         }
         let is_seen = |line: &&str| model_label(line).is_none_or(|model| seen_by.sees(model));
         Ok(text.split_inclusive('\n').filter(is_seen).collect::<String>().into_bytes())
     };
-    let text = app.listings.metrics.get(&app, &caller, async move { handle.metrics().await }, write).await?;
-    Ok(([(header::CONTENT_TYPE, Scrape::CONTENT_TYPE)], text).into_response())
+    let listing = match format {
+        TextFormat::OpenMetrics => &app.listings.metrics,
+        TextFormat::Classic => &app.listings.classic_metrics,
+    };
+    let text = listing.get(&app, &caller, async move { handle.metrics().await }, write).await?;
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")];
+    Ok((headers, text).into_response())
+}
+
+/// What a scraper asks for: Prometheus's own text unless it takes OpenMetrics at least as gladly.
+fn text_format(asked: &HeaderMap) -> TextFormat {
+    let accepted = asked.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    let (mut openmetrics, mut classic) = (0.0, 0.0);
+    for entry in accepted.flat_map(|value| value.split(',')) {
+        let mut parts = entry.split(';').map(|part| part.trim().to_ascii_lowercase());
+        let kind = parts.next().unwrap_or_default();
+        let parameters: Vec<String> = parts.collect();
+        let value =
+            |name: &str| parameters.iter().find_map(|parameter| parameter.strip_prefix(name)?.strip_prefix('='));
+        let weight = value("q").map_or(1.0, |q| q.trim().parse().unwrap_or(0.0));
+        let version = value("version").map(|version| version.trim_matches('"'));
+        match kind.as_str() {
+            "application/openmetrics-text" if matches!(version, None | Some("0.0.1" | "1.0.0")) => {
+                openmetrics = f32::max(openmetrics, weight);
+            }
+            "text/plain" => classic = f32::max(classic, weight),
+            _ => {}
+        }
+    }
+    if openmetrics > 0.0 && openmetrics >= classic { TextFormat::OpenMetrics } else { TextFormat::Classic }
 }
 
 /// The model that a line of metrics is about. A model's name has nothing in it that would be escaped there.
@@ -268,5 +305,40 @@ async fn preloading(app: &App) -> Result<Bytes, ApiError> {
         };
         Ok(sentence.into_bytes())
     };
-    app.listings.preloading.get(app, &Caller::ANYONE, async move { handle.models().await }, write).await
+    app.listings.preloading.get(app, &Caller::anyone(), async move { handle.models().await }, write).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapers_get_the_text_that_they_ask_for() {
+        use TextFormat::{Classic, OpenMetrics};
+        for (accept, wanted) in [
+            (None, Classic),
+            (Some("*/*"), Classic),
+            (Some("text/plain"), Classic),
+            (Some(""), Classic),
+            (Some("application/json"), Classic),
+            (Some("application/openmetrics-text"), OpenMetrics),
+            (Some("Application/OpenMetrics-Text; version=1.0.0; charset=utf-8"), OpenMetrics),
+            (
+                Some(
+                    "application/openmetrics-text;version=1.0.0;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+                ),
+                OpenMetrics,
+            ),
+            (Some("text/plain;version=0.0.4;q=0.9, application/openmetrics-text;q=0.1"), Classic),
+            (Some("application/openmetrics-text;q=0, text/plain;q=0.1"), Classic),
+            (Some("application/openmetrics-text;version=2.0.0"), Classic),
+            (Some("application/openmetrics-text;q=nonsense"), Classic),
+        ] {
+            let mut asked = HeaderMap::new();
+            if let Some(accept) = accept {
+                asked.insert(header::ACCEPT, accept.parse().expect("a header"));
+            }
+            assert_eq!(text_format(&asked), wanted, "{accept:?}");
+        }
+    }
 }

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::access_log::AccessLog;
 use super::bodies::Bodies;
 use super::listing::Listings;
 use super::quota::Quotas;
-use super::refusals::Refusals;
+use super::tally::Tally;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -24,8 +25,10 @@ pub(super) struct App {
     pub(super) bodies: Arc<Bodies>,
     /// What each key has used.
     pub(super) quotas: Arc<Quotas>,
-    /// Who was turned away.
-    pub(super) refusals: Arc<Refusals>,
+    /// What became of each request.
+    pub(super) access_log: Arc<AccessLog>,
+    /// What is counted at the door.
+    pub(super) tally: Arc<Tally>,
     /// Answers that name every model.
     pub(super) listings: Arc<Listings>,
 }
@@ -40,7 +43,8 @@ impl App {
             artifacts,
             bodies: Arc::default(),
             quotas: Arc::default(),
-            refusals: Arc::default(),
+            access_log: Arc::default(),
+            tally: Arc::default(),
             listings: Arc::default(),
         }
     }

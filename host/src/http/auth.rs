@@ -28,10 +28,10 @@ pub(super) enum Access {
 /// Who asks, if whoever sends these headers may at all.
 pub(super) fn identify(config: &Config, access: Access, headers: &HeaderMap) -> Result<Caller, ApiError> {
     if access == Access::Open {
-        return Ok(Caller::ANYONE);
+        return Ok(Caller::anyone());
     }
     if config.api_keys.is_empty() {
-        return check_sender(config.listen, headers).map(|()| Caller::ANYONE);
+        return check_sender(config.listen, headers).map(|()| Caller::anyone());
     }
     key_of(headers).and_then(|key| accepted(&config.api_keys, key)).map(Caller::of).ok_or_else(ApiError::bad_key)
 }

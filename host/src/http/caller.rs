@@ -10,23 +10,40 @@ use axum::http::request::Parts;
 use super::error::ApiError;
 use crate::config::{ApiKey, Scope};
 use crate::domain::{Class, ModelId};
+use crate::runtime::AccessEntry;
 
 /// Who asks, and what they may.
 #[derive(Clone, Debug)]
-pub(super) struct Caller(Option<Arc<ApiKey>>);
+pub(super) struct Caller {
+    key: Option<Arc<ApiKey>>,
+    /// What the log says of this request.
+    access: AccessEntry,
+}
 
 impl Caller {
     /// Somebody whose key is not asked for: they may do everything that is not asked a key for.
-    pub(super) const ANYONE: Self = Self(None);
+    pub(super) fn anyone() -> Self {
+        Self { key: None, access: AccessEntry::default() }
+    }
 
     /// Whoever sent this key.
     pub(super) fn of(key: Arc<ApiKey>) -> Self {
-        Self(Some(key))
+        Self { key: Some(key), access: AccessEntry::default() }
+    }
+
+    /// The same, with this request.
+    pub(super) fn asking(self, access: AccessEntry) -> Self {
+        Self { access, ..self }
+    }
+
+    /// What the log says of this request.
+    pub(super) fn access(&self) -> &AccessEntry {
+        &self.access
     }
 
     /// The key that was sent.
     pub(super) fn key(&self) -> Option<&ApiKey> {
-        self.0.as_deref()
+        self.key.as_deref()
     }
 
     /// What logs call them.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -20,6 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::access_log::{AccessLine, AccessLog};
 use super::bodies::HeldBytes;
 use super::connections::Peer;
 use super::edge::keep_private;
@@ -60,6 +61,8 @@ pub(super) const SHORT_LINGER: Linger =
 pub(super) struct Serving {
     protocol: http1::Builder,
     router: Router,
+    /// What could not be routed stands in it too.
+    log: Arc<AccessLog>,
     /// Ends when the host does.
     stopping: CancellationToken,
 }
@@ -78,26 +81,31 @@ enum ProtocolEnd {
 }
 
 impl Serving {
-    pub(super) fn new(router: Router, stopping: CancellationToken) -> Self {
+    pub(super) fn new(router: Router, log: Arc<AccessLog>, stopping: CancellationToken) -> Self {
         let mut protocol = http1::Builder::new();
         // Times are kept here, where idleness and a slow head are told apart.
         protocol.header_read_timeout(None).half_close(true);
         protocol.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
-        Self { protocol, router, stopping }
+        Self { protocol, router, log, stopping }
     }
 
-    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer.
-    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) {
+    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer. Returns the status
+    /// of what was refused beside its requests: a head that is none, or does not come.
+    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) -> Option<StatusCode> {
         let end = self.exchange(&socket, stall_timeout + STALL_GRACE).await;
         let refusal = match (end, socket.refused()) {
-            (ProtocolEnd::Evicted, _) => return,
+            (ProtocolEnd::Evicted, _) => return None,
             (ProtocolEnd::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
             (_, Some(status)) => Some(ApiError::bad_head(status)),
             // What it does not refuse itself is the begin of HTTP/2.
             (ProtocolEnd::BadHead, None) if socket.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
             _ => None,
         };
+        if let Some(refusal) = &refusal {
+            self.log.turned_away(Peer::of(socket.address), refusal);
+        }
         let may_send_more = refusal.is_some() || !socket.body_is_whole();
+        let status = refusal.as_ref().map(ApiError::status);
         let last = refusal.map(bytes_of).unwrap_or_default();
         let linger = if may_send_more { LINGER } else { Linger { idle: Duration::ZERO, ..LINGER } };
         tokio::select! {
@@ -108,6 +116,7 @@ impl Serving {
                 tokio::time::sleep(LAST_LINGER_TIMEOUT).await;
             } => {}
         }
+        status
     }
 
     /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.
@@ -212,9 +221,10 @@ async fn answer(
     }
     let held = response.extensions_mut().remove::<Arc<HeldBytes>>();
     let place = response.extensions_mut().remove::<Arc<Place>>();
+    let line = response.extensions_mut().remove::<Arc<AccessLine>>();
     let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     let comment = is_events.then_some(COMMENT);
-    Ok(response.map(|body| AnswerBody { socket, body, gone, comment, _held: held, _place: place }))
+    Ok(response.map(|body| AnswerBody { socket, body, gone, comment, line, _held: held, _place: place }))
 }
 
 /// A request's body on its way to whoever reads it.
@@ -263,6 +273,8 @@ struct AnswerBody {
     gone: BoxFuture<'static, ()>,
     /// What may be sent once to see whether it is there.
     comment: Option<&'static [u8]>,
+    /// What the log says of it.
+    line: Option<Arc<AccessLine>>,
     /// The bytes of the request.
     _held: Option<Arc<HeldBytes>>,
     /// Its place among those of its key.
@@ -276,6 +288,9 @@ impl HttpBody for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.socket.answers();
+            if let (None, Some(line)) = (&frame, &self.line) {
+                line.whole();
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
         if self.gone.poll_unpin(cx).is_ready() {
@@ -301,6 +316,9 @@ impl HttpBody for AnswerBody {
 
 impl Drop for AnswerBody {
     fn drop(&mut self) {
+        if let Some(line) = self.line.take().filter(|_| self.body.is_end_stream()) {
+            line.whole();
+        }
         self.socket.answered();
     }
 }

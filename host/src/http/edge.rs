@@ -8,13 +8,15 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use super::access_log::AccessLine;
 use super::app::App;
 use super::auth::{self, Access};
 use super::caller::Caller;
 use super::connections::peer_of;
-use super::error::ApiError;
+use super::error::{ApiError, Cause};
 use super::quota::Leave;
-use super::refusals::TurnedAway;
+use super::trace_parent::{TRACE_PARENT, TraceParent};
+use crate::runtime::AccessEntry;
 
 /// Longest request id taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
@@ -30,7 +32,12 @@ pub(super) struct Gate {
 /// Stands before every route.
 pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let start = Instant::now();
+    let tally = Arc::clone(&gate.app.tally);
     let id = request_id(request.headers());
+    let trace = TraceParent::of(request.headers());
+    let header = trace.as_ref().and_then(|trace| trace.header.to_str().ok()).unwrap_or_default();
+    let entry = AccessEntry::traced(id.to_str().unwrap_or_default(), header);
+    let line = Arc::new(gate.app.access_log.begin(&request, entry, trace.as_ref().map(|trace| trace.trace_id.clone())));
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
@@ -40,9 +47,17 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
             Err(error) => error.into_response(),
         }
     } else {
-        gate.pass(request, next).await
+        gate.pass(request, next, &line).await
     };
+    let cause = response.extensions_mut().remove::<Cause>();
+    line.answers(response.status(), cause.as_ref());
+    // The end of the answer is the end of the request.
+    response.extensions_mut().insert(line);
+    tally.answered(response.status());
     let headers = response.headers_mut();
+    if let Some(trace) = trace {
+        headers.insert(TRACE_PARENT, trace.header);
+    }
     if let Some(origin) = origin {
         allow_local_page(headers, origin);
     }
@@ -59,13 +74,13 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
 
 impl Gate {
     /// Hands a request on, if whoever sent it may ask for that, and now.
-    async fn pass(self, mut request: Request, next: Next) -> Response {
-        let (caller, Leave { place, rate }) = match self.admit(&request) {
+    async fn pass(self, mut request: Request, next: Next, line: &AccessLine) -> Response {
+        let (caller, Leave { place, rate }) = match self.admit(&request, line) {
             Ok(admitted) => admitted,
             Err(error) => return error.into_response(),
         };
         let held = Arc::new(self.app.bodies.begin(peer_of(&request)));
-        request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(caller.asking(line.entry().clone()));
         request.extensions_mut().insert(Arc::clone(&held));
         let mut response = next.run(request).await;
         // The answer is made from them, and its end is the end of the request: they count until then.
@@ -79,21 +94,15 @@ impl Gate {
         response
     }
 
-    /// Who asks, and what they were counted for. Whoever is turned away stands in the log.
-    fn admit(&self, request: &Request) -> Result<(Caller, Leave), ApiError> {
+    /// Who asks, and what they were counted for.
+    fn admit(&self, request: &Request, line: &AccessLine) -> Result<(Caller, Leave), ApiError> {
         let Self { app, access } = self;
         let identified = auth::identify(&app.handle.config(), *access, request.headers());
-        let known = identified.as_ref().map_or(Caller::ANYONE, Caller::clone);
-        let admitted = identified.and_then(|caller| {
-            auth::authorize(&caller, *access)?;
-            let leave = app.quotas.admit(&caller)?;
-            Ok((caller, leave))
-        });
-        if let Err(why) = &admitted {
-            let (method, path) = (request.method(), request.uri().path());
-            app.refusals.log(&TurnedAway { caller: &known, peer: peer_of(request), method, path }, why);
-        }
-        admitted
+        let caller = identified?;
+        line.of_key(caller.name());
+        auth::authorize(&caller, *access)?;
+        let leave = app.quotas.admit(&caller)?;
+        Ok((caller, leave))
     }
 }
 

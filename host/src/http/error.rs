@@ -12,13 +12,15 @@ use serde_json::Value;
 use super::bucket::RateLeft;
 use super::redact::for_clients;
 use crate::config::Scope;
-use crate::domain::{ByteSize, Failure, FailureKind, printable, steers};
+use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, steers};
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
 const RETRY_QUEUE_S: u32 = 2;
 /// Seconds after which a client of a loading model should try again. OpenAI's clients give up above 120.
 const RETRY_LOADING_S: u32 = 10;
+/// Most seconds after which a plugin may have clients try again. OpenAI's clients give up above 120.
+const RETRY_MAX_S: u32 = 3600;
 /// Seconds after which a client should try again whose body or connection found no room.
 const RETRY_ROOM_S: u32 = 2;
 /// Bytes that a message may take in an error's JSON: all of it stays below 1 KiB, whatever a client or a plugin wrote.
@@ -37,13 +39,22 @@ const RATE_LIMIT: &str = "rate_limit_error";
 pub(super) struct ApiError {
     status: StatusCode,
     kind: &'static str,
-    code: Option<&'static str>,
-    param: Option<String>,
-    message: String,
+    code: Option<Cow<'static, str>>,
+    param: Option<Box<str>>,
+    message: Box<str>,
     retry_after_s: Option<u32>,
     retry: Retry,
     loading: Option<Box<Value>>,
     rate: Option<Box<RateLeft>>,
+    /// The message as operators read it, where clients read another.
+    whole: Option<Box<str>>,
+}
+
+/// Why a request was not served, on its way from where the answer is made to where the line is.
+#[derive(Clone, Debug)]
+pub(super) struct Cause {
+    pub(super) code: Cow<'static, str>,
+    pub(super) message: String,
 }
 
 /// Whether the client's library should try again by itself.
@@ -77,11 +88,12 @@ impl ApiError {
             kind,
             code: None,
             param: None,
-            message: message.into(),
+            message: message.into().into(),
             retry_after_s: None,
             retry: Retry::Unsaid,
             loading: None,
             rate: None,
+            whole: None,
         }
     }
 
@@ -91,12 +103,12 @@ impl ApiError {
     }
 
     /// What programs tell it by.
-    pub(super) fn code_name(&self) -> &'static str {
-        self.code.unwrap_or(self.kind)
+    pub(super) fn code_name(&self) -> Cow<'static, str> {
+        self.code.clone().unwrap_or(Cow::Borrowed(self.kind))
     }
 
-    fn code(mut self, code: &'static str) -> Self {
-        self.code = Some(code);
+    fn code(mut self, code: impl Into<Cow<'static, str>>) -> Self {
+        self.code = Some(code.into());
         self
     }
 
@@ -112,7 +124,7 @@ impl ApiError {
 
     /// The field that is to blame, by its path.
     pub(super) fn param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.param = Some(param.into().into());
         self
     }
 
@@ -302,14 +314,14 @@ impl ApiError {
             message: &message,
             r#type: self.kind,
             param: param.as_deref(),
-            code: self.code,
+            code: self.code.as_deref(),
             loading: self.loading.as_deref(),
         };
         super::wire::json(&Envelope { error: inner })
     }
 }
 
-/// As clients read it: without the folders of this machine, which the log has.
+/// As clients read it: without the folders of this machine, which the line of their request has.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         let (kind, whole) = (failure.kind, failure.message.clone());
@@ -317,9 +329,9 @@ impl From<Failure> for ApiError {
         // These two name routes, which look like paths.
         if !matches!(kind, FailureKind::UnknownModel | FailureKind::WrongKind) {
             let shown = for_clients(&error.message).into_owned();
-            if shown != error.message {
-                tracing::info!("a client is told without folders that {whole}");
-                error.message = shown;
+            if shown != *error.message {
+                error.whole = Some(whole.into());
+                error.message = shown.into();
             }
         }
         error
@@ -329,12 +341,12 @@ impl From<Failure> for ApiError {
 impl ApiError {
     /// As whoever runs the host reads it, with all that it says.
     pub(super) fn for_operator(failure: Failure) -> Self {
-        let Failure { kind, mut message } = failure;
+        let Failure { kind, mut message, details } = failure;
         if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
             message = format!("the request {OVERFLOW_PHRASE}: {message}");
         }
         let new = |status, kind| Self::new(status, kind, message);
-        match kind {
+        let error = match kind {
             FailureKind::InvalidRequest => new(StatusCode::BAD_REQUEST, INVALID),
             FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code("context_length_exceeded"),
             FailureKind::UnknownModel => new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found"),
@@ -365,23 +377,37 @@ impl ApiError {
             FailureKind::ShuttingDown => new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("shutting_down"),
             FailureKind::Cancelled => new(cancelled(), INVALID).code("cancelled"),
             FailureKind::Internal => new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("internal_error"),
+        };
+        error.said(details.map(|details| *details).unwrap_or_default())
+    }
+
+    /// The same, with what a plugin said of it beside its sentence.
+    fn said(mut self, details: FailureDetails) -> Self {
+        self.param = details.field.map(Box::from).or(self.param);
+        self.code = details.code.map(Cow::from).or(self.code);
+        let seconds = details.retry_after_ms.map(|ms| ms.div_ceil(1000).clamp(1, RETRY_MAX_S.into()) as u32);
+        self.retry_after_s = seconds.or(self.retry_after_s);
+        if seconds.is_some() {
+            self.retry = Retry::Unsaid;
         }
+        self
     }
 }
 
 impl From<ArtifactError> for ApiError {
     fn from(error: ArtifactError) -> Self {
-        tracing::warn!(error = &error as &dyn std::error::Error, "an answer's file was not kept");
         let error_shown = error.to_string();
         let error_shown = for_clients(&error_shown);
         let message =
             format!("the answer was made but its file was not kept: {error_shown}; ask for `b64_json` instead");
-        match error {
+        let whole = Some(error.to_string().into());
+        let error = match error {
             ArtifactError::TooLarge { .. } | ArtifactError::Full(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, SERVER, message).code("storage_full").never_retry()
             }
             ArtifactError::Io(..) => Self::internal(message),
-        }
+        };
+        Self { whole, ..error }
     }
 }
 
@@ -394,6 +420,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let json = HeaderValue::from_static("application/json");
         let mut response = (self.status, [(header::CONTENT_TYPE, json)], self.json()).into_response();
+        let cause = Cause { code: self.code_name(), message: self.whole.unwrap_or(self.message).into() };
+        response.extensions_mut().insert(cause);
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::wire::{Choice, TextDelivery, TextJob};
 use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId};
-use crate::runtime::{Answer, Budget, BudgetShare, Handle, OutputMode, Submission, Submitted};
+use crate::runtime::{AccessEntry, Answer, Budget, BudgetShare, Handle, OutputMode, Submission, Submitted};
 use crate::worker::Output;
 
 /// Most answers of one request in the runtime at once.
@@ -78,6 +78,7 @@ impl QueuePlace {
 pub(super) struct Generation {
     handle: Handle,
     model: ModelId,
+    access: AccessEntry,
     job: TextJob,
     place: Arc<QueuePlace>,
     submitted: usize,
@@ -114,10 +115,11 @@ pub(super) enum TextUpdate {
 
 impl Generation {
     /// Nothing is submitted before the first poll.
-    pub(super) fn new(handle: Handle, model: ModelId, job: TextJob) -> Self {
+    pub(super) fn new(handle: Handle, model: ModelId, access: AccessEntry, job: TextJob) -> Self {
         Self {
             handle,
             model,
+            access,
             job,
             place: Arc::default(),
             submitted: 0,
@@ -215,7 +217,8 @@ impl Generation {
             TextDelivery::Stream | TextDelivery::StreamWithUsage => OutputMode::Streamed,
         };
         let (class, keep_alive) = (self.job.class, self.job.keep_alive);
-        Submission { model: self.model.clone(), kind: Kind::Text, task, class, keep_alive, delivery }
+        let (model, access) = (self.model.clone(), self.access.clone());
+        Submission { model, kind: Kind::Text, task: task.into(), class, keep_alive, delivery, access }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<TextUpdate, Failure>> {

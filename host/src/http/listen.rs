@@ -12,11 +12,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access_log::AccessLog;
 use super::auth::PROBES;
 use super::connection::{SHORT_LINGER, Serving, bytes_of};
 use super::connections::{Caps, Connections, Peer, Refused};
 use super::error::ApiError;
 use super::socket::ClientSocket;
+use super::tally::Tally;
 use crate::config::Limits;
 use crate::runtime::Handle;
 
@@ -62,11 +64,16 @@ fn caps(limits: &Limits, descriptors: Option<u64>) -> Caps {
 }
 
 /// Serves until `shutdown` resolves, then lets open requests end.
-pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    (handle, log, tally): (&Handle, Arc<AccessLog>, Arc<Tally>),
+    shutdown: impl Future<Output = ()>,
+) {
     let stopping = CancellationToken::new();
     let caps = caps(&handle.config().limits, getrlimit(Resource::Nofile).current);
     let connections = Arc::new(Connections::new(caps));
-    let serving = Serving::new(router, stopping.clone());
+    let serving = Serving::new(router, Arc::clone(&log), stopping.clone());
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let tasks = TaskTracker::new();
     let mut shutdown = std::pin::pin!(shutdown);
@@ -79,21 +86,29 @@ pub(super) async fn serve(listener: TcpListener, router: Router, handle: &Handle
         match connections.admit(Peer::of(address), &socket) {
             Ok(place) => {
                 let (serving, stall_timeout) = (serving.clone(), handle.config().limits.stream_stall_timeout);
+                let (tally, counted) = (Arc::clone(&tally), tally.connected());
                 tasks.spawn(async move {
-                    serving.serve(socket, stall_timeout).await;
+                    if let Some(status) = serving.serve(socket, stall_timeout).await {
+                        tally.answered(status);
+                    }
+                    drop(counted);
                     drop(place);
                 });
             }
             Err(refused) => {
+                let log = Arc::clone(&log);
                 if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
-                    let serving = serving.clone();
+                    let (serving, tally) = (serving.clone(), Arc::clone(&tally));
                     tasks.spawn(async move {
                         if socket.asks_for(&PROBES).await {
                             let probed = timeout(PROBE_LIMIT, serving.serve(socket, PROBE_LIMIT));
                             // Whoever has more to say has no place for it.
                             drop(probed.await);
                         } else {
-                            socket.close(&bytes_of(no_room(refused)), SHORT_LINGER).await;
+                            let refusal = no_room(refused);
+                            log.turned_away(Peer::of(address), &refusal);
+                            tally.answered(refusal.status());
+                            socket.close(&bytes_of(refusal), SHORT_LINGER).await;
                         }
                         drop(turn);
                     });

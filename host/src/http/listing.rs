@@ -37,8 +37,12 @@ static WRITERS: Semaphore = Semaphore::const_new(WRITERS_MAX);
 /// Every listing there is.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
-    /// `GET /metrics`.
+    /// `GET /metrics` in OpenMetrics text.
     pub(super) metrics: Listing,
+    /// `GET /metrics` in Prometheus's own.
+    pub(super) classic_metrics: Listing,
+    /// `GET /admin/devices`.
+    pub(super) devices: Listing,
     /// `GET /admin/status`.
     pub(super) status: Listing,
     /// `GET /models`.

@@ -3,6 +3,7 @@
 //! Nobody imports it but `cli`. It knows the runtime's handle and the checked configuration, nothing of plugins, workers'
 //! processes or scheduling. SocketIo shapes stop in `wire`, status codes in `error`.
 
+mod access_log;
 mod admin;
 mod app;
 mod artifacts;
@@ -25,14 +26,15 @@ mod listing;
 mod openai;
 mod quota;
 mod redact;
-mod refusals;
 mod request_fields;
 mod resolve;
 mod router;
 mod socket;
 mod sse;
 mod stream_body;
+mod tally;
 mod text_stream;
+mod trace_parent;
 mod wire;
 
 #[cfg(test)]
@@ -61,7 +63,8 @@ pub async fn serve(
 ) {
     let app = App::new(handle.clone());
     let sweeper = tokio::spawn(sweep(app.clone()));
-    listen::serve(listener, router::over(app), &handle, shutdown).await;
+    let (log, tally) = (Arc::clone(&app.access_log), Arc::clone(&app.tally));
+    listen::serve(listener, router::over(app), (&handle, log, tally), shutdown).await;
     sweeper.abort();
 }
 

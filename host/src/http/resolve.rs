@@ -19,6 +19,7 @@ pub(super) fn by_name<'a>(config: &'a Config, caller: &Caller, name: &str) -> Re
     let by_id = config.models.get(name).filter(|model| caller.sees(model.id.as_str()));
     let is_called = |model: &&ModelConfig| model.aliases.iter().any(|alias| alias == name);
     if let Some(model) = by_id.or_else(|| seen(config, caller).find(is_called)) {
+        caller.access().asks_for(&model.id);
         return Ok(model);
     }
     let known = seen(config, caller)

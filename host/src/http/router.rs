@@ -101,6 +101,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/models/park", OPERATE, BodySize::Command, post(admin::park)),
         Route::get("/admin/plan", OPERATE, get(admin::plan)),
         Route::get("/admin/status", OPERATE, get(admin::status)),
+        Route::get("/admin/devices", OPERATE, get(admin::devices)),
         Route::get("/metrics", METRICS, get(admin::metrics)),
         Route::get("/logs/{*model}", OPERATE, get(admin::logs)),
         Route::get("/health", OPEN, get(admin::health)),

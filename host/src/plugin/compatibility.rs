@@ -8,7 +8,7 @@ use super::descriptor::{Described, text};
 
 /// Why this host cannot load what is described, in one sentence without the file's name; `None` if it can.
 pub fn incompatible(described: &Described) -> Option<String> {
-    let mine = Descriptor::new([]).header;
+    let mine = Descriptor::new("", []).header;
     let rebuild = "rebuild it against this host's aihost-plugin-api with `cargo xtask build-plugins`";
     let target = text(&mine.target);
     if described.target != target {

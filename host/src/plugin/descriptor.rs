@@ -225,7 +225,7 @@ mod tests {
 
     /// The bytes a section would have.
     fn section(manifest: &str) -> Vec<u8> {
-        let header = Descriptor::<0>::new([]).header;
+        let header = Descriptor::<0>::new("", []).header;
         let mut out = header.magic.to_vec();
         for word in [header.header_size, manifest.len() as u32, header.abi_major, header.abi_minor] {
             out.extend_from_slice(&word.to_le_bytes());

@@ -97,8 +97,12 @@ impl Registry {
             return Ok(registry);
         }
         sharing.check(state).map_err(RegistryError)?;
-        let mut shadow = Shadow::open(state, sharing)
-            .map_err(|e| RegistryError(format!("cannot keep plugin copies in {}: {e}", state.display())))?;
+        let mut shadow = Shadow::open(state, sharing).map_err(|e| {
+            RegistryError(format!(
+                "cannot keep plugin copies in {}: {e}; make that folder writable, or name another as `state_dir:`",
+                state.display()
+            ))
+        })?;
         let mut newest: BTreeMap<(String, Version), Candidate> = BTreeMap::new();
         let libraries = Libraries::here();
         for file in files {

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::access::AccessEntry;
+use super::survey::DeviceStatus;
 use crate::config::{Config, Limits};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
-use crate::worker::{Followed, Output};
+use crate::worker::{Followed, Output, Task};
 
 /// A request that is to be served.
 #[derive(Clone, Debug)]
@@ -19,14 +20,16 @@ pub struct Submission {
     pub model: ModelId,
     /// The kind of the task.
     pub kind: Kind,
-    /// The task as JSON, of this kind.
-    pub task: Bytes,
+    /// What is asked, of this kind.
+    pub task: Task,
     /// Whether other work goes first.
     pub class: Class,
     /// How long its model stays afterwards, if the request says so; within what the operator allows once it is submitted.
     pub keep_alive: Option<KeepAlive>,
     /// When its outputs are passed on.
     pub delivery: OutputMode,
+    /// What the log says of it.
+    pub access: AccessEntry,
 }
 
 /// When the outputs of a request are passed on to whoever asked.
@@ -132,7 +135,7 @@ pub enum Command {
     /// Serve a request. The reply comes when it is granted or refused; a dropped reply is a cancel.
     Submit(Submission, oneshot::Sender<Submitted>),
     /// Load a model without a request; the reply comes when it is hot.
-    Load(ModelId, oneshot::Sender<Result<(), Failure>>),
+    Load(ModelId, AccessEntry, oneshot::Sender<Result<(), Failure>>),
     /// Unload once its leases have ended, or are cut after this long; the reply comes when it is cold.
     Unload(ModelId, Option<Duration>, oneshot::Sender<Result<(), Failure>>),
     /// Park once its leases have ended; the reply comes when its device memory is back.
@@ -145,6 +148,8 @@ pub enum Command {
     Status(ModelId, oneshot::Sender<Option<ModelStatus>>),
     /// Every model's status, in name order.
     Models(oneshot::Sender<Vec<ModelStatus>>),
+    /// What there is to say of every device.
+    Devices(oneshot::Sender<Vec<DeviceStatus>>),
     /// Everything that is measured.
     Metrics(oneshot::Sender<Scrape>),
     /// A new configuration, already checked.
@@ -194,8 +199,8 @@ impl Handle {
     ///
     /// # Errors
     /// Why it could not be loaded.
-    pub async fn load(&self, model: ModelId) -> Result<(), Failure> {
-        self.ask(|reply| Command::Load(model, reply)).await?
+    pub async fn load(&self, model: ModelId, access: AccessEntry) -> Result<(), Failure> {
+        self.ask(|reply| Command::Load(model, access, reply)).await?
     }
 
     /// Unloads a model once its leases have ended. Those that still run after `cut_after` are cut, if it is given.
@@ -249,6 +254,14 @@ impl Handle {
     /// The host is shutting down.
     pub async fn models(&self) -> Result<Vec<ModelStatus>, Failure> {
         self.ask(Command::Models).await
+    }
+
+    /// What there is to say of every device of the configuration, in order. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn devices(&self) -> Result<Vec<DeviceStatus>, Failure> {
+        self.ask(Command::Devices).await
     }
 
     /// Everything that is measured. Loads and wakes nothing.

@@ -6,15 +6,10 @@ use super::api::Changes;
 use crate::config::Config;
 use crate::domain::ModelId;
 
-/// Which entries differ in what an instance is made of. Names, limits and policy take effect without a reload.
+/// Which entries differ in what an instance is made of.
 pub(super) fn changes(old: &Config, new: &Config) -> Changes {
     let differs = |id: &&ModelId| match (old.models.get(*id), new.models.get(*id)) {
-        (Some(before), Some(after)) => {
-            before.kind != after.kind
-                || (&before.plugin, &before.plugin_version) != (&after.plugin, &after.plugin_version)
-                || (&before.files, &before.options) != (&after.files, &after.options)
-                || (&before.memory, &before.devices) != (&after.memory, &after.devices)
-        }
+        (Some(before), Some(after)) => !before.is_made_like(after),
         _ => false,
     };
     Changes {

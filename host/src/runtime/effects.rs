@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextInput, TextRequest};
+use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextRequest};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -13,12 +13,13 @@ use super::internal::{Internal, Stepped, post};
 use super::relay::{Decision, Lease};
 use super::requests::Pending;
 use super::run::{Loop, send};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Refusal};
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::plugin::PluginFile;
 use crate::scheduler::Effect;
 use crate::store::{Digests, Verification};
 use crate::worker::awake::timeout;
-use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec};
+use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec, Task};
 use crate::{device, store};
 
 /// From spawn to plan.
@@ -93,20 +94,7 @@ impl Loop {
         device: Device,
         log: Arc<ModelLog>,
     ) -> Result<StartSpec, Failure> {
-        let plugin = self
-            .registry
-            .find(&model.plugin, model.plugin_version.as_ref())
-            .map_err(|e| Failure::new(FailureKind::NotUsable, e.to_string()))?;
-        if !plugin.manifest.kinds.iter().any(|kind| kind == model.kind.name()) {
-            let message = format!(
-                "plugin `{}` serves {}, but `{}` is declared `type: {}`",
-                model.plugin,
-                plugin.manifest.kinds.join(", "),
-                model.id,
-                model.kind.name()
-            );
-            return Err(Failure::new(FailureKind::NotUsable, message));
-        }
+        let plugin = self.usable_plugin(model)?;
         if !plugin.manifest.devices.iter().any(|kind| kind == device.kind()) {
             let message = format!(
                 "plugin `{}` runs on {}, not on {device}; choose other `devices:` for `{}`",
@@ -135,6 +123,28 @@ impl Loop {
         })
     }
 
+    /// The plugin that an entry names, if its entry can be loaded at all.
+    pub(super) fn usable_plugin(&self, model: &ModelConfig) -> Result<Arc<PluginFile>, Failure> {
+        if let Some(Refusal::Entry(why)) = &model.refusal {
+            return Err(Failure::new(FailureKind::NotUsable, why.clone()));
+        }
+        let plugin = self
+            .registry
+            .find(&model.plugin, model.plugin_version.as_ref())
+            .map_err(|e| Failure::new(FailureKind::NotUsable, e.to_string()))?;
+        if !plugin.manifest.kinds.iter().any(|kind| kind == model.kind.name()) {
+            let message = format!(
+                "plugin `{}` serves {}, but `{}` is declared `type: {}`",
+                model.plugin,
+                plugin.manifest.kinds.join(", "),
+                model.id,
+                model.kind.name()
+            );
+            return Err(Failure::new(FailureKind::NotUsable, message));
+        }
+        Ok(plugin)
+    }
+
     fn load(&mut self, id: InstanceId, granted: u64) {
         let Some(instance) = self.residents.handle(id).cloned() else { return };
         let model = self.state.instances().get(&id).and_then(|known| self.config.models.get(&known.model));
@@ -158,7 +168,7 @@ impl Loop {
 
     /// A first request of the host's own, for a model whose last worker died and that nobody waits for: else the first
     /// client would find out whether it works.
-    fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Bytes)> {
+    fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Task)> {
         let model = &self.state.instances().get(&id)?.model;
         let kind = self.config.models.get(model)?.kind;
         let due = self.records.take_died(model) && !self.requests.awaits(model);
@@ -167,11 +177,7 @@ impl Loop {
     }
 
     fn park(&mut self, id: InstanceId) {
-        let (Some(instance), Some(known)) = (self.residents.handle(id).cloned(), self.state.instances().get(&id))
-        else {
-            return;
-        };
-        tracing::info!(model = %known.model, instance = id.0, "parking");
+        let Some(instance) = self.residents.handle(id).cloned() else { return };
         let Some(check) = self.release_check(id) else { return };
         self.residents.begin_step(id);
         let (placement, events) = (Arc::clone(&self.placement), self.senders.events.clone());
@@ -208,13 +214,13 @@ impl Loop {
         let lease = Lease {
             request,
             instance,
-            task: job.task.clone(),
+            task: job.task(self.config.limits.request_timeout),
             terms: self.lease_terms(job.delivery),
             workspace: self.workspace(id, &job.model),
-            meter: self.observer.meter(request),
+            meter: self.observer.meter(request, job.access.clone()),
         };
         self.requests.lease(request, job, id, self.clock.now());
-        if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(lease)) {
+        if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(Box::new(lease))) {
             self.post(lease.unused());
         }
     }
@@ -237,8 +243,11 @@ impl Loop {
 
     pub(super) fn refuse(&mut self, request: RequestId, failure: Failure) {
         match self.requests.take_pending(request) {
-            Some(Pending::Load { model, reply }) => {
-                tracing::warn!(%model, "load failed: {failure}");
+            Some(Pending::Load { model, access, reply }) => {
+                // Nobody reads the answer to a load of the host's own.
+                if access.id().is_empty() && !access.facts().is_told && failure.kind != FailureKind::ShuttingDown {
+                    tracing::warn!(%model, cause = failure.kind.name(), "not loaded at start: {failure}");
+                }
                 send(reply, Err(failure));
             }
             Some(Pending::Serve { decide, .. }) => send(decide, Decision::Refused(failure)),
@@ -258,17 +267,13 @@ impl Loop {
 
 /// A little of what a model makes: a token, a tenth of a second. A single step of an image may take as long as a load, which
 /// is too much to ask of a model that someone may want meanwhile.
-fn canary_task(kind: Kind) -> Option<Bytes> {
+fn canary_task(kind: Kind) -> Option<Task> {
     let prompt = "Hi".to_owned();
     let request = match kind {
         Kind::Text => serde_json::to_vec(&TextRequest {
-            input: TextInput::Prompt { text: prompt },
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            stop: Vec::new(),
             max_tokens: Some(1),
-            logprobs: None,
-            echo: false,
-            ignore_eos: false,
+            ..TextRequest::prompt(prompt)
         }),
         Kind::Audio => {
             serde_json::to_vec(&AudioRequest { prompt, duration: 0.1, seed: Some(0), ..AudioRequest::default() })
@@ -276,14 +281,14 @@ fn canary_task(kind: Kind) -> Option<Bytes> {
         _ => return None,
     };
     // Plain data, for which serialising cannot fail.
-    request.ok().map(Bytes::from)
+    request.ok().map(|json| Bytes::from(json).into())
 }
 
 /// Runs a canary to its end.
 async fn run_canary(
     instance: &dyn InstanceHandle,
     request: RequestId,
-    task: Bytes,
+    task: Task,
     deadline: Duration,
 ) -> Result<(), Failure> {
     // Dropped at the deadline, which cancels.

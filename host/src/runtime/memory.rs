@@ -10,6 +10,7 @@ use super::peaks::Key;
 use super::release::ReleaseCheck;
 use super::residents::Planned;
 use super::run::Loop;
+use super::survey::moves_memory;
 use super::workspace::Workspace;
 use crate::domain::{ByteSize, Device, InstanceId, Kind, ModelId, ModelState};
 use crate::scheduler::{self, Event, Mapped};
@@ -191,9 +192,4 @@ impl Loop {
             self.step(Event::Measured(device, bytes));
         }
     }
-}
-
-/// Whether an instance in this state takes or gives memory on its device just now.
-fn moves_memory(state: ModelState) -> bool {
-    matches!(state, ModelState::Loading | ModelState::Parking | ModelState::Unparking | ModelState::Stopping)
 }

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::domain::{FailureKind, ModelId};
+use super::access::AccessEntry;
+use crate::domain::{Failure, FailureKind, ModelId};
 use crate::telemetry::{self, Direction, Metric, Metrics};
 use crate::worker::Output;
 
@@ -25,7 +26,10 @@ pub(super) struct Meter {
     metrics: Arc<Metrics>,
     model: ModelId,
     arrived: Instant,
+    access: AccessEntry,
     begun: bool,
+    /// What its worker said of its failure.
+    failure: Option<Failure>,
     /// How it ended, as far as its client is concerned.
     outcome: Option<&'static str>,
 }
@@ -74,8 +78,8 @@ impl Metered {
 }
 
 impl Meter {
-    pub(super) fn new(metrics: Arc<Metrics>, model: ModelId, arrived: Instant) -> Self {
-        Self { metrics, model, arrived, begun: false, outcome: None }
+    pub(super) fn new(metrics: Arc<Metrics>, model: ModelId, arrived: Instant, access: AccessEntry) -> Self {
+        Self { metrics, model, arrived, access, begun: false, failure: None, outcome: None }
     }
 
     /// It ends before its worker is asked.
@@ -90,19 +94,26 @@ impl Meter {
             Output::Event(_) | Output::Bytes(_) => {
                 if !self.begun {
                     self.begun = true;
-                    self.metrics.time(Metric::FirstOutput, &self.model, "", self.arrived.elapsed());
+                    let elapsed = self.arrived.elapsed();
+                    self.metrics.time(Metric::FirstOutput, &self.model, "", elapsed);
+                    self.access.first_output(elapsed);
                 }
             }
             Output::Done(Ok(summary)) => {
                 self.outcome.get_or_insert(telemetry::OK);
                 self.tokens(summary);
             }
-            Output::Done(Err(failure)) => drop(self.outcome.get_or_insert(failure.kind.name())),
+            Output::Done(Err(failure)) => {
+                self.outcome.get_or_insert(failure.kind.name());
+                self.access.broke(failure);
+                self.failure = Some(failure.clone());
+            }
         }
     }
 
     fn tokens(&self, summary: &[u8]) {
         if let Ok(Summary { usage: Some(usage) }) = serde_json::from_slice(summary) {
+            self.access.tokens(usage.prompt_tokens, usage.completion_tokens);
             self.metrics.add(Metric::Tokens, &self.model, Direction::In.name(), usage.prompt_tokens);
             self.metrics.add(Metric::Tokens, &self.model, Direction::Out.name(), usage.completion_tokens);
         }
@@ -111,6 +122,9 @@ impl Meter {
     fn end(self) {
         let died = FailureKind::WorkerDied.name();
         let outcome = self.outcome.unwrap_or(died);
+        if outcome != telemetry::OK {
+            self.access.ended(outcome, self.failure.as_ref());
+        }
         if outcome == died {
             self.metrics.count(Metric::Lost, &self.model, "");
         }

@@ -3,6 +3,7 @@
 //! Everything that takes time runs in a task of its own and comes back as an `Internal` event. There is no lock: what the
 //! loop owns, only the loop touches. It knows neither HTTP nor how a worker is made ([`Placement`] does).
 
+mod access;
 mod api;
 mod budget;
 mod changes;
@@ -31,17 +32,21 @@ mod residents;
 mod run;
 mod state_file;
 mod status;
+mod survey;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
+pub use access::{AccessEntry, AccessFacts};
 pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
 pub use budget::{Budget, BudgetShare};
 pub use claim::{StateClaim, running_address};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use relay::{Lease, LeaseEnd, carry};
+pub use survey::DeviceStatus;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +55,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::domain::Device;
 use crate::plugin::Registry;
 use crate::worker::Placement;
 use crate::worker::awake::timeout;
@@ -61,6 +67,8 @@ const COMMANDS_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Runtime {
     handle: Handle,
+    /// What its devices could hold when it started.
+    budgets: Vec<(Device, u64)>,
     shutdown: watch::Sender<Ending>,
     task: JoinHandle<()>,
 }
@@ -82,14 +90,20 @@ pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Pl
     let (in_force, watched) = watch::channel(config);
     let handle = Handle::new(commands, watched);
     let (owner, internal) = run::Loop::new(in_force, registry, placement);
+    let budgets = owner.budgets();
     let task = tokio::spawn(owner.run(internal, inbox, ending));
-    Runtime { handle, shutdown, task }
+    Runtime { handle, budgets, shutdown, task }
 }
 
 impl Runtime {
     /// The way in.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Its devices, and the bytes that each could hold when it started.
+    pub fn budgets(&self) -> &[(Device, u64)] {
+        &self.budgets
     }
 
     /// Resolves when the loop ends by itself, which it should not, with why. Not to be awaited again after that.

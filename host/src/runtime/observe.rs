@@ -3,10 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::access::AccessEntry;
 use super::meter::Meter;
+use super::survey::DeviceStatus;
 use crate::config::Config;
 use crate::domain::{Device, EvictionCause, FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::scheduler::{Effect, Event, State, Want};
@@ -33,7 +36,8 @@ pub(super) struct Observer {
 pub(super) struct Look {
     instances: Vec<InstanceLook>,
     queues: Vec<(ModelId, usize)>,
-    budgets: Vec<(Device, u64)>,
+    /// Models that are not simply cold.
+    states: BTreeMap<ModelId, &'static str>,
 }
 
 /// What there is to see of an instance.
@@ -61,6 +65,10 @@ struct Waiting {
     arrived: Instant,
     /// Whether its worker died before.
     again: bool,
+    /// How long it waited for its model to be hot; known once it is granted.
+    swap: Duration,
+    /// How long it waited after that.
+    queue: Duration,
 }
 
 /// What must be known of an event once the scheduler has taken it.
@@ -112,6 +120,11 @@ impl Observer {
         Arc::clone(&self.metrics)
     }
 
+    /// An instance as it was after the step before.
+    pub(super) fn was(&self, id: InstanceId) -> Option<(&ModelId, ModelState)> {
+        self.seen.get(&id).map(|seen| (&seen.model, seen.state))
+    }
+
     /// After a step: what the event and its effects did.
     pub(super) fn observe(&mut self, event: &EventSummary, effects: &[Effect], state: &State) {
         match event {
@@ -127,7 +140,7 @@ impl Observer {
         }
         for effect in effects {
             match effect {
-                Effect::Grant(id, _) => self.granted(*id),
+                Effect::Grant(id, instance) => self.granted(*id, *instance),
                 Effect::Refuse(id, failure) => self.refused(*id, failure.kind),
                 Effect::Park(id, cause) | Effect::Stop(id, cause) => self.evicted(*id, *cause),
                 _ => {}
@@ -137,9 +150,10 @@ impl Observer {
     }
 
     /// What times and counts the outputs of a request that was just granted.
-    pub(super) fn meter(&mut self, request: RequestId) -> Option<Meter> {
+    pub(super) fn meter(&mut self, request: RequestId, access: AccessEntry) -> Option<Meter> {
         let waiting = self.waiting.remove(&request)?;
-        Some(Meter::new(Arc::clone(&self.metrics), waiting.model, waiting.arrived))
+        access.waited(waiting.queue, waiting.swap);
+        Some(Meter::new(Arc::clone(&self.metrics), waiting.model, waiting.arrived, access))
     }
 
     /// A request that was never queued, or is given up after its worker died.
@@ -173,12 +187,26 @@ impl Observer {
         if again {
             self.metrics.count(Metric::Replays, model, "");
         }
-        self.waiting.insert(id, Waiting { model: model.clone(), arrived: Instant::now(), again });
+        self.waiting.insert(
+            id,
+            Waiting {
+                model: model.clone(),
+                arrived: Instant::now(),
+                again,
+                swap: Duration::ZERO,
+                queue: Duration::ZERO,
+            },
+        );
     }
 
-    fn granted(&self, id: RequestId) {
-        if let Some(waiting) = self.waiting.get(&id) {
-            self.metrics.time(Metric::QueueWait, &waiting.model, "", waiting.arrived.elapsed());
+    fn granted(&mut self, id: RequestId, instance: InstanceId) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            let elapsed = waiting.arrived.elapsed();
+            self.metrics.time(Metric::QueueWait, &waiting.model, "", elapsed);
+            // If it became hot in this very step, it is not yet seen as such.
+            let hot = self.seen.get(&instance).filter(|seen| seen.state == ModelState::Hot);
+            waiting.swap = hot.map_or(elapsed, |hot| hot.since.saturating_duration_since(waiting.arrived)).min(elapsed);
+            waiting.queue = elapsed - waiting.swap;
         }
     }
 
@@ -268,15 +296,16 @@ impl Look {
             leases: known.leases.len(),
             measured: usage(id),
         });
+        let touched: BTreeSet<&ModelId> = state.touched().collect();
         Self {
             instances: instances.collect(),
             queues: state.queues().map(|(model, queued)| (model.clone(), queued)).collect(),
-            budgets: state.policy().devices.iter().map(|(device, policy)| (*device, policy.budget)).collect(),
+            states: touched.into_iter().map(|model| (model.clone(), model_state(state, model))).collect(),
         }
     }
 
     /// The gauges of every model of a configuration. Takes longer the more there are.
-    pub(super) fn gauges(self, config: &Config) -> Gauges {
+    pub(super) fn gauges(self, config: &Config, devices: &[DeviceStatus]) -> Gauges {
         let mut gauges = Gauges::default();
         for model in config.models.keys() {
             gauges.add(Metric::Queue, &[model.as_str()], 0);
@@ -295,11 +324,39 @@ impl Look {
             gauges.add(Metric::MemoryPlanned, &[model, &device], look.required);
             gauges.add(Metric::MemoryReserved, &[model, &device], look.reserved);
         }
-        for (device, budget) in self.budgets {
-            gauges.add(Metric::DeviceBudget, &[&device.to_string()], budget);
+        for state in ModelState::NAMES.iter().chain([&telemetry::QUARANTINED]) {
+            gauges.add(Metric::Models, &[state], 0);
         }
+        let touched = || self.states.iter().filter(|(model, _)| config.models.contains_key(model.as_str()));
+        touched().for_each(|(_, state)| gauges.add(Metric::Models, &[state], 1));
+        let cold = config.models.len() - touched().count();
+        gauges.add(Metric::Models, &[ModelState::Cold.name()], cold as u64);
+        for status in devices {
+            let device = status.device.to_string();
+            for (metric, bytes) in [
+                (Metric::DeviceBudget, Some(status.budget)),
+                (Metric::DeviceReserved, Some(status.reserved)),
+                (Metric::DeviceTotal, status.total),
+                (Metric::DeviceUsed, status.total.zip(status.free).map(|(total, free)| total.saturating_sub(free))),
+                (Metric::DeviceFree, status.free),
+                (Metric::DeviceOthers, status.others),
+            ] {
+                if let Some(bytes) = bytes {
+                    gauges.add(metric, &[&device], bytes);
+                }
+            }
+        }
+        gauges.add(Metric::BuildInfo, &[env!("CARGO_PKG_VERSION")], 1);
+        telemetry::look_at_process(&mut gauges);
         gauges.add(Metric::LogLinesLost, &[], telemetry::lines_lost());
         gauges
+    }
+}
+
+fn model_state(state: &State, model: &ModelId) -> &'static str {
+    match state.is_quarantined(model) {
+        true => telemetry::QUARANTINED,
+        false => state.model_state(model).0.name(),
     }
 }
 

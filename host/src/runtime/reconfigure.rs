@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
+use super::access::AccessEntry;
 use super::api::{Changes, Command};
 use super::changes::changes;
 use super::internal::{Internal, post};
@@ -47,9 +48,6 @@ impl Prepared {
     /// Takes seconds for a hundred thousand models.
     fn by(basis: &Basis<'_>, config: Arc<Config>, found: &mut FoundBudgets) -> Self {
         let changes = changes(basis.old, &config);
-        let named = |models: &[ModelId]| some_names(models.iter().map(ModelId::as_str));
-        let (added, removed, changed) = (named(&changes.added), named(&changes.removed), named(&changes.changed));
-        tracing::info!(added, removed, changed, "new configuration");
         let anew = changes.anew();
         // Of an entry that is only preloaded from now on nothing else changes.
         let is_news = |id: &ModelId| anew.contains(id) || basis.old.models.get(id).is_none_or(|was| !was.preload);
@@ -85,10 +83,8 @@ impl Loop {
                 Ok((prepared, configuring)) => {
                     post(&events, Internal::Prepared(Box::new(prepared), configuring)).await;
                 }
-                // Whoever waits for it learns that by its reply being gone.
-                Err(error) => {
-                    tracing::error!(%error, "the new configuration is not in force: it could not be prepared")
-                }
+                // Whoever waits for it learns that by its reply being gone; the panic says why.
+                Err(error) => tracing::debug!(%error, "a configuration could not be prepared"),
             }
         });
     }
@@ -154,7 +150,7 @@ impl Loop {
     pub(super) fn preload_one(&mut self, model: ModelId, reply: oneshot::Sender<Result<(), Failure>>) {
         let is_wanted = self.config.models.get(&model).is_some_and(|entry| entry.preload);
         if is_wanted && !self.state.is_quarantined(&model) {
-            self.command(Command::Load(model, reply));
+            self.command(Command::Load(model, AccessEntry::default(), reply));
         }
     }
 }

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Answer, OutputMode, Submitted};
@@ -16,7 +15,7 @@ use super::requests::RequestIds;
 use super::workspace::{Part, Workspace};
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::awake::timeout;
-use crate::worker::{CancelCause, InstanceHandle, Output};
+use crate::worker::{CancelCause, InstanceHandle, Output, Task};
 
 /// Outputs that may wait for one client.
 const OUTPUTS_MAX: usize = 64;
@@ -27,7 +26,7 @@ const NO_WORKSPACE: &str =
 /// What the loop decides about a request that waits.
 #[derive(Debug)]
 pub(super) enum Decision {
-    Granted(Lease),
+    Granted(Box<Lease>),
     Refused(Failure),
 }
 
@@ -39,7 +38,7 @@ pub struct Lease {
     /// The instance that serves it.
     pub instance: Arc<dyn InstanceHandle>,
     /// The task as JSON.
-    pub task: Bytes,
+    pub task: Task,
     /// What it is held to.
     pub terms: LeaseTerms,
     /// What it may take memory from beside the loaded model.
@@ -138,7 +137,7 @@ async fn relay(mut attempt: Attempt, mut client: Client, events: mpsc::Sender<In
             Err(_) => return client.fail(attempt.undecided).await,
         };
         let request = lease.request;
-        match carry(lease, client.granted(request)).await {
+        match carry(*lease, client.granted(request)).await {
             LeaseEnd::Answered => return post(&events, Internal::Ended(request, None)).await,
             LeaseEnd::Lost(outputs, failure) => {
                 let (decide, decision) = oneshot::channel();
@@ -164,7 +163,7 @@ async fn leave(mut attempt: Attempt, events: &mpsc::Sender<Internal>) {
 
 impl Lease {
     /// A lease that nobody counts, of a request that takes no memory of its own.
-    pub fn new(request: RequestId, instance: Arc<dyn InstanceHandle>, task: Bytes, terms: LeaseTerms) -> Self {
+    pub fn new(request: RequestId, instance: Arc<dyn InstanceHandle>, task: Task, terms: LeaseTerms) -> Self {
         Self { request, instance, task, terms, workspace: None, meter: None }
     }
 
@@ -302,7 +301,7 @@ impl Delivering {
 /// Sets aside what a request needs; its plugin says what that is.
 async fn reserve_workspace(
     instance: &dyn InstanceHandle,
-    task: &Bytes,
+    task: &Task,
     workspace: Option<Workspace>,
 ) -> Result<Option<Part>, Failure> {
     let Some(workspace) = workspace else { return Ok(None) };
@@ -333,6 +332,7 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
+    use bytes::Bytes;
     use futures_util::future::BoxFuture;
 
     use super::super::clocks::OutputLimits;
@@ -351,7 +351,7 @@ mod tests {
         fn generate(
             &self,
             _request: RequestId,
-            _task: Bytes,
+            _task: Task,
             _cancelled: oneshot::Receiver<CancelCause>,
         ) -> mpsc::Receiver<Output> {
             self.0.lock().unwrap().take().unwrap()
@@ -380,7 +380,7 @@ mod tests {
         let output = OutputLimits { first: hour, stall: hour };
         let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery: OutputMode::Streamed };
         let instance = Arc::new(SilentInstance(Mutex::new(Some(outputs))));
-        let ended = carry(Lease::new(RequestId(1), instance, Bytes::new(), terms), client).await;
+        let ended = carry(Lease::new(RequestId(1), instance, Task::default(), terms), client).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
         matches!(ended, LeaseEnd::Lost(..))
     }

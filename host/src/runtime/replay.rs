@@ -3,14 +3,17 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use aihost_plugin_api::RequestInfo;
 use tokio::time::Instant;
 
+use super::access::AccessEntry;
 use super::api::{KeepAlive, OutputMode, Submission};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId};
 use crate::scheduler::{Again, Want};
+use crate::worker::Task;
 
 /// Deaths of a worker with one request that was tried again alone on it, after which the request is the suspect.
 const DEATHS_ALONE_MAX: u32 = 2;
@@ -26,10 +29,11 @@ const SUSPECTS_MAX: usize = 1024;
 pub(super) struct Job {
     pub(super) model: ModelId,
     pub(super) kind: Kind,
-    pub(super) task: Bytes,
+    pub(super) task: Task,
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) delivery: OutputMode,
+    pub(super) access: AccessEntry,
     /// `None` until a worker died under it.
     again: Option<Again>,
     /// How many workers died of it alone since.
@@ -66,8 +70,23 @@ struct Suspect {
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        let Submission { model, kind, task, class, keep_alive, delivery } = submission;
-        Self { model, kind, task, class, keep_alive, delivery, again: None, deaths_alone: 0 }
+        let Submission { model, kind, task, class, keep_alive, delivery, access } = submission;
+        access.asks_for(&model);
+        Self { model, kind, task, class, keep_alive, delivery, access, again: None, deaths_alone: 0 }
+    }
+
+    /// The task as its plugin gets it, with what is said of whoever asks and of how long it may run.
+    pub(super) fn task(&self, time_limit: Duration) -> Task {
+        let (trace, owner) = self.access.origin();
+        let class = match self.class {
+            Class::Interactive => "interactive",
+            Class::Batch => "batch",
+        };
+        let mut info = RequestInfo::default();
+        (info.id, info.class) = (self.access.id().to_owned(), class.to_owned());
+        (info.trace, info.owner) = (trace.to_owned(), owner.to_owned());
+        info.time_limit_ms = u64::try_from(time_limit.as_millis()).ok();
+        Task { info: Arc::new(info), ..self.task.clone() }
     }
 
     pub(super) fn want(&self) -> Want {
@@ -133,6 +152,8 @@ impl Suspects {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -141,10 +162,11 @@ mod tests {
         let submission = Submission {
             model: "a".into(),
             kind: Kind::Text,
-            task: Bytes::from_static(b"{}"),
+            task: Bytes::from_static(b"{}").into(),
             class: Class::Batch,
             keep_alive: None,
             delivery: OutputMode::Streamed,
+            access: AccessEntry::default(),
         };
         let died = Failure::new(FailureKind::WorkerDied, "it crashed");
         let mut job = Job::new(submission.clone());
@@ -163,7 +185,7 @@ mod tests {
         let Verdict::Refused(failure) = judged else { panic!("tried for ever") };
         assert!(failure.message.contains("it crashed"), "{failure}");
         assert!(suspects.refusal(&Job::new(submission.clone())).is_some());
-        let other = Submission { task: Bytes::from_static(b"{\"x\":1}"), ..submission.clone() };
+        let other = Submission { task: Bytes::from_static(b"{\"x\":1}").into(), ..submission.clone() };
         assert_eq!(suspects.refusal(&Job::new(other)), None);
         tokio::time::advance(SUSPECT_FOR).await;
         assert_eq!(suspects.refusal(&Job::new(submission)), None);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::oneshot;
 
+use super::access::AccessEntry;
 use super::relay::{Decision, Lost};
 use super::replay::{Job, LostLease, Suspects};
 use crate::domain::{Failure, InstanceId, Millis, ModelId, RequestId};
@@ -35,7 +36,7 @@ impl RequestIds {
 /// Who waits, and for what.
 pub(super) enum Pending {
     Serve { job: Job, decide: oneshot::Sender<Decision> },
-    Load { model: ModelId, reply: oneshot::Sender<Result<(), Failure>> },
+    Load { model: ModelId, access: AccessEntry, reply: oneshot::Sender<Result<(), Failure>> },
 }
 
 /// Who holds a lease, and on what.
@@ -99,6 +100,23 @@ impl Requests {
         self.pending.iter().filter_map(refusal).collect()
     }
 
+    /// Clients and operators who wait for this model.
+    pub(super) fn waiting_for(&self, model: &ModelId) -> Vec<AccessEntry> {
+        let waiting = self.pending.values().filter_map(|known| match known {
+            Pending::Serve { job, .. } if job.model == *model => Some(job.access.clone()),
+            Pending::Load { model: wanted, access, .. } if wanted == model => Some(access.clone()),
+            Pending::Serve { .. } | Pending::Load { .. } => None,
+        });
+        waiting.collect()
+    }
+
+    /// Who holds a lease on this instance, or held one when its worker died.
+    pub(super) fn on_instance(&self, instance: InstanceId) -> Vec<AccessEntry> {
+        let leased = self.leased.values().filter(|leased| leased.instance == instance).map(|leased| &leased.job);
+        let orphaned = self.orphaned.iter().filter(|orphan| orphan.instance == instance).map(|orphan| &orphan.job);
+        leased.chain(orphaned).map(|job| job.access.clone()).collect()
+    }
+
     /// It holds a lease on this instance from now on.
     pub(super) fn lease(&mut self, id: RequestId, job: Job, instance: InstanceId, now: Millis) {
         let mut alone = true;
@@ -108,12 +126,22 @@ impl Requests {
         self.leased.insert(id, Leased { job, instance, since: now, alone });
     }
 
-    /// Its lease is over; if its worker died under it, it is kept to be tried again.
-    pub(super) fn end_lease(&mut self, id: RequestId, lost: Option<Lost>, now: Millis) {
-        if let (Some(Leased { job, instance, since, alone }), Some(lost)) = (self.leased.remove(&id), lost) {
-            let lease = LostLease { ran_ms: now.since(since), alone };
-            self.orphaned.push(Orphan { job, lost, lease, instance });
-        }
+    /// Its lease is over; if its worker died under it, it is kept to be tried again. Who was told of such a death already is
+    /// returned.
+    pub(super) fn end_lease(
+        &mut self,
+        id: RequestId,
+        lost: Option<Lost>,
+        now: Millis,
+    ) -> Option<(InstanceId, AccessEntry)> {
+        let Leased { job, instance, since, alone } = self.leased.remove(&id)?;
+        let Some(lost) = lost else {
+            let facts = job.access.facts();
+            return (facts.worker_died || facts.is_fault).then_some((instance, job.access));
+        };
+        let lease = LostLease { ran_ms: now.since(since), alone };
+        self.orphaned.push(Orphan { job, lost, lease, instance });
+        None
     }
 
     /// The instances that serve.

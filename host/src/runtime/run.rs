@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use super::Ending;
+use super::access::told_of;
 use super::api::{Command, KeepAlive, Submission, Submitted};
 use super::clock::Clock;
 use super::devices::Devices;
@@ -18,8 +19,9 @@ use super::relay::{self, Decision, Lost};
 use super::replay::{Job, Verdict};
 use super::requests::{Goal, Pending, Requests};
 use super::residents::Residents;
+use super::telling::Telling;
 use crate::config::Config;
-use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
 use crate::store::{Verification, Verifier};
@@ -46,6 +48,7 @@ pub(super) struct Loop {
     pub(super) found_budgets: Arc<Mutex<FoundBudgets>>,
     pub(super) quarantine: Quarantine,
     pub(super) observer: Observer,
+    pub(super) telling: Telling,
     pub(super) senders: Senders,
 }
 
@@ -80,6 +83,7 @@ impl Loop {
             found_budgets: Arc::new(Mutex::new(found)),
             devices: Devices::open(&config.paths.state),
             observer: Observer::new(&config),
+            telling: Telling::default(),
             quarantine: Quarantine::open(&config.paths.state),
             clock: Clock::start(),
             residents: Residents::default(),
@@ -92,6 +96,11 @@ impl Loop {
             placement,
         };
         (this, Inbox { events: event_inbox, exits: exit_inbox })
+    }
+
+    /// The devices of the policy in force, and what each may hold.
+    pub(super) fn budgets(&self) -> Vec<(Device, u64)> {
+        self.state.policy().devices.iter().map(|(device, policy)| (*device, policy.budget)).collect()
     }
 
     pub(super) async fn run(
@@ -161,9 +170,10 @@ impl Loop {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Submit(submission, reply) => self.submit(submission, reply),
-            Command::Load(model, reply) => {
+            Command::Load(model, access, reply) => {
+                access.asks_for(&model);
                 let id = self.requests.ids.next();
-                self.requests.wait(id, Pending::Load { model: model.clone(), reply });
+                self.requests.wait(id, Pending::Load { model: model.clone(), access, reply });
                 self.request(id, model, Want::Load, None);
             }
             Command::Unload(model, cut_after, reply) => {
@@ -178,6 +188,7 @@ impl Loop {
                 send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
             }
             Command::Models(reply) => self.tell_status(reply),
+            Command::Devices(reply) => self.tell_devices(reply),
             Command::Metrics(reply) => self.tell_metrics(reply),
             Command::Configure(config, reply) => self.prepare(config, reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
@@ -215,7 +226,9 @@ impl Loop {
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, on trial.
     fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
-        self.requests.end_lease(id, lost, self.clock.now());
+        if let Some((instance, access)) = self.requests.end_lease(id, lost, self.clock.now()) {
+            self.telling.broke(instance, access);
+        }
         self.step(Event::Done(id));
         self.replay();
     }
@@ -224,6 +237,7 @@ impl Loop {
     fn replay(&mut self) {
         let known = self.state.instances();
         for orphan in self.requests.orphans_of_the_gone(|id| known.contains_key(&id)) {
+            let access = orphan.job.access.clone();
             let (model, Lost { failure, again, decide }) = (orphan.job.model.clone(), orphan.lost);
             match self.requests.suspects.judge(orphan.job, orphan.lease, failure) {
                 Verdict::Again(job) => self.submit_again(again, job, decide),
@@ -233,6 +247,9 @@ impl Loop {
                 }
                 Verdict::Quarantined(model, failure) => {
                     self.observer.given_up(&model);
+                    let request_id = told_of([&access]);
+                    tracing::warn!(%model, request_id, "quarantined: {failure}");
+                    self.telling.knows_quarantined(&model);
                     send(decide, Decision::Refused(failure.clone()));
                     self.step(Event::Quarantine(model, failure));
                 }
@@ -241,7 +258,7 @@ impl Loop {
     }
 
     fn submit_again(&mut self, id: RequestId, job: Job, decide: oneshot::Sender<Decision>) {
-        tracing::warn!(model = %job.model, request = id.0, "trying a request again whose worker died");
+        tracing::debug!(model = %job.model, request_id = job.access.id(), "trying a request again whose worker died");
         // Its client may have left before anyone asked for it again.
         let left = decide.is_closed();
         self.wait(id, job, decide);
@@ -289,13 +306,21 @@ impl Loop {
                 {
                     instance.allow(allowance);
                 }
-                self.step_or_fail(id, "parking", parked.map(|held| Event::Parked { instance: id, held }));
+                if let (Ok(_), Some(known)) = (&parked, self.state.instances().get(&id)) {
+                    let model = known.model.clone();
+                    self.tell_left(id, &model, "parked");
+                }
+                self.step(
+                    parked
+                        .map_or_else(|failure| Event::Failed(id, failure), |held| Event::Parked { instance: id, held }),
+                );
             }
             Stepped::Unparked(hot) => {
                 if let (Ok(()), Some(known)) = (&hot, self.state.instances().get(&id)) {
                     self.records.count_wake(&known.model);
+                    self.tell_hot(id, "woken");
                 }
-                self.step_or_fail(id, "waking", hot.map(|()| Event::Unparked(id)));
+                self.step(hot.map_or_else(|failure| Event::Failed(id, failure), |()| Event::Unparked(id)));
             }
         }
     }
@@ -328,6 +353,7 @@ impl Loop {
                 self.step(Event::Failed(id, failure.clone()));
                 // No worker is left.
                 self.step(Event::Exited(id, failure));
+                self.forget_told(id);
             }
         }
     }
@@ -340,7 +366,7 @@ impl Loop {
                 }
                 if let Some(known) = self.state.instances().get(&id) {
                     self.records.count_load(&known.model);
-                    tracing::info!(model = %known.model, instance = id.0, "loaded");
+                    self.tell_hot(id, "loaded");
                 }
                 self.step(Event::Loaded(id));
             }
@@ -359,12 +385,9 @@ impl Loop {
     }
 
     fn exited(&mut self, id: InstanceId, model: &ModelId, reason: &ExitReason) {
-        match reason {
-            ExitReason::Asked => tracing::info!(%model, instance = id.0, "worker ended"),
-            reason => {
-                tracing::warn!(%model, instance = id.0, "worker {reason}");
-                self.records.died(model);
-            }
+        self.tell_exit(id, model, reason);
+        if *reason != ExitReason::Asked {
+            self.records.died(model);
         }
         if matches!(reason, ExitReason::BeyondGrant { .. }) {
             self.unlearn(id);
@@ -372,24 +395,18 @@ impl Loop {
         self.residents.remove(id);
         let message = format!("the worker of `{model}` {reason}");
         self.step(Event::Exited(id, Failure::new(FailureKind::WorkerDied, message)));
+        self.forget_told(id);
     }
 
     pub(super) fn step(&mut self, event: Event) {
         let summary = EventSummary::of(&event);
+        let failed = Self::failed_by(&event);
         let effects = self.state.step(self.clock.now(), event);
+        self.tell(&failed, &effects);
         self.observer.observe(&summary, &effects, &self.state);
         for effect in effects {
             self.carry_out(effect);
         }
-    }
-
-    fn step_or_fail(&mut self, id: InstanceId, doing: &str, event: Result<Event, Failure>) {
-        let event = event.unwrap_or_else(|failure| {
-            let model = self.state.instances().get(&id).map(|known| known.model.to_string()).unwrap_or_default();
-            tracing::warn!(%model, instance = id.0, "{doing} failed: {failure}; its worker is ended");
-            Event::Failed(id, failure)
-        });
-        self.step(event);
     }
 }
 

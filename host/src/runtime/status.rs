@@ -9,9 +9,10 @@ use tokio::task::spawn_blocking;
 use super::api::ModelStatus;
 use super::observe::Look;
 use super::run::{Loop, send};
+use super::survey::{DeviceStatus, look_at_devices, measure_devices};
 use crate::config::ModelConfig;
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
-use crate::scheduler::{self, Explanation};
+use crate::scheduler::{self, Explanation, Outcome};
 use crate::telemetry::Scrape;
 use crate::worker;
 
@@ -42,8 +43,7 @@ impl Loop {
             instances.iter().filter_map(|(id, _)| handle(id)).collect();
         let first_handle = first.and_then(|(id, _)| handle(id));
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
-        // What comes up first, while its files are hashed.
-        let hashed = first.and_then(|(id, _)| self.residents.check(*id)?.progress());
+        let hashed = self.hashing_progress(&model.id);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         ModelStatus {
             state,
@@ -59,7 +59,7 @@ impl Loop {
             wakes: self.records.wakes(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
-            error: failure.map(|failure| failure.to_string()),
+            error: failure.map(|failure| failure.to_string()).or_else(|| refused(model)),
             ..cold(model)
         }
     }
@@ -71,11 +71,27 @@ impl Loop {
         self.residents.handle(id).filter(|_| is_coming)?.progress()
     }
 
+    /// Thousandths of a model's files that are hashed, of the instance that is furthest on its way.
+    fn hashing_progress(&self, model: &ModelId) -> Option<u32> {
+        let (id, _) = self.state.instance_of(model)?;
+        self.residents.check(id)?.progress()
+    }
+
     /// Tells everything that is measured. The text of it, and the zeros of all models that do nothing, are made elsewhere.
     pub(super) fn tell_metrics(&self, reply: oneshot::Sender<Scrape>) {
         let now = Look::at(&self.state, |id| self.residents.usage(*id));
+        let devices = look_at_devices(&self.state, &self.residents);
         let (config, metrics) = (Arc::clone(&self.config), self.observer.metrics());
-        spawn_blocking(move || send(reply, Scrape::new(metrics, now.gauges(&config))));
+        spawn_blocking(move || {
+            let devices = measure_devices(devices);
+            send(reply, Scrape::new(metrics, now.gauges(&config, &devices)));
+        });
+    }
+
+    /// Tells what there is to say of every device. They are measured elsewhere: one may take its time to answer.
+    pub(super) fn tell_devices(&self, reply: oneshot::Sender<Vec<DeviceStatus>>) {
+        let devices = look_at_devices(&self.state, &self.residents);
+        spawn_blocking(move || send(reply, measure_devices(devices)));
     }
 
     pub(super) fn explain(&self, model: &ModelId) -> Result<Explanation, Failure> {
@@ -83,8 +99,24 @@ impl Loop {
         let entry =
             entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
         let progress = self.loading_progress(model);
-        Ok(self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress))
+        let mut plan = self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress);
+        if let Some(progress) = self.hashing_progress(model) {
+            plan = plan.behind_step(VERIFYING, progress);
+        }
+        let is_up = self.state.instance_of(model).is_some();
+        if let (false, Err(why)) = (is_up, self.usable_plugin(entry)) {
+            plan.outcome = Outcome::Refused;
+            plan.message = format!("`{model}` cannot be loaded: {why}");
+        } else if let Some(refusal) = &entry.refusal {
+            plan.message += &format!("; {refusal}");
+        }
+        Ok(plan)
     }
+}
+
+/// Why it is not what models.yaml says of it.
+fn refused(model: &ModelConfig) -> Option<String> {
+    model.refusal.as_ref().map(ToString::to_string)
 }
 
 /// The status of a model that nobody wanted yet.
@@ -106,7 +138,7 @@ fn cold(model: &ModelConfig) -> ModelStatus {
         wakes: 0,
         idle_ms: None,
         pid: None,
-        error: None,
+        error: refused(model),
         aliases: model.aliases.clone(),
     }
 }

@@ -141,6 +141,12 @@ impl State {
         waiting.into_iter().map(|(_, id)| id).collect()
     }
 
+    /// The model that memory of this device is made free for.
+    pub fn first_waiting(&self, device: Device) -> Option<&ModelId> {
+        let first = self.waiting_on(device).into_iter().next()?;
+        self.instances.get(&first).map(|instance| &instance.model)
+    }
+
     fn wants_memory(&self, instance: &Instance) -> bool {
         matches!(instance.state, ModelState::Waiting | ModelState::Parked) && self.queued(&instance.model) > 0
     }

@@ -1,12 +1,13 @@
 //! What would happen if someone asked for a model now: the scheduler itself, run on a copy of the state.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use super::effect::Effect;
 use super::event::{Event, Want};
 use super::memory::Holds;
 use super::policy::{Mapped, Need};
-use super::state::{Instance, State};
+use super::state::{Instance, State, Waiter};
 use crate::domain::{ByteSize, Device, EvictionCause, Failure, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// The request that is rehearsed.
@@ -39,6 +40,12 @@ pub struct Explanation {
     pub progress: Option<u32>,
     /// Milliseconds it needs yet until it is hot, if it is on its way and has been hot before.
     pub left_ms: Option<u64>,
+    /// Milliseconds since it came into its state, if it has an instance.
+    pub since_ms: Option<u64>,
+    /// What it does before it loads, if that takes time and `progress` is of that.
+    pub step: Option<&'static str>,
+    /// Why it lets nobody in though it is hot and has a slot free.
+    pub closed: Option<String>,
     /// Requests waiting for it.
     pub queued: usize,
     /// Who would leave the device for it.
@@ -136,6 +143,9 @@ impl State {
             takes_ms: cost,
             progress,
             left_ms: coming.and_then(|(_, instance)| Some(cost?.saturating_sub(now.since(instance.since)))),
+            since_ms: self.instance_of(model).map(|(_, instance)| now.since(instance.since)),
+            step: None,
+            closed: self.closed(model),
             queued: self.queued(model),
             stays: device.map(|device| self.staying(device, model, &leaves)).unwrap_or_default(),
             leaves,
@@ -154,14 +164,26 @@ impl State {
         world.step(now, Event::Timer);
         let asked = Event::Request { id: ASKED, model: model.clone(), want: Want::Serve, keep: None };
         let mut effects = world.step(now, asked);
-        let started = effects.iter().find_map(|effect| match effect {
-            Effect::Start { instance, model: of, .. } if of == model => Some(*instance),
-            _ => None,
-        });
-        if let (Some(instance), Some(Need { bytes, mapped })) = (started, needs) {
+        // A worker that comes up says what it needs, whether this request started it or another.
+        let starting = world.instance_of(model).filter(|(_, instance)| instance.state == ModelState::Starting);
+        if let (Some((instance, _)), Some(Need { bytes, mapped })) = (starting, needs) {
             effects.extend(world.step(now, Event::Planned { instance, required: bytes, preferred: bytes, mapped }));
         }
         (world, effects)
+    }
+
+    /// Why a model that is hot lets nobody in though it has a slot free.
+    fn closed(&self, model: &ModelId) -> Option<String> {
+        let (_, instance) = self.instance_of(model).filter(|(_, instance)| instance.state == ModelState::Hot)?;
+        let is_due = |queue: &VecDeque<Waiter>| queue.front().is_some_and(|first| self.is_trial_due(instance, first));
+        if instance.trial.is_some() || self.queues.get(model).is_some_and(is_due) {
+            return Some("tries again what a worker died of, beside which nobody else begins".to_owned());
+        }
+        let leases_max = self.policy.models.get(model)?.leases_max;
+        self.oldest_waiter_beside(instance).filter(|_| instance.leases.len() < leases_max)?;
+        let first = self.waiting_on(instance.device).into_iter().next()?;
+        let other = &self.instances.get(&first)?.model;
+        Some(format!("leaves for `{other}`, which has waited for its memory"))
     }
 
     /// What a request is told that is refused, and when another one will not be.
@@ -234,6 +256,17 @@ impl fmt::Display for Seconds {
 }
 
 impl Explanation {
+    /// The same of a model that does something else before it can begin, so far in thousandths.
+    pub fn behind_step(self, step: &'static str, progress: u32) -> Self {
+        let message = format!("`{}` is {step}{}, {} %; then: {}", self.model, self.age(), progress / 10, self.message);
+        Self { message, step: Some(step), progress: Some(progress), ..self }
+    }
+
+    /// How long it has done what it does.
+    fn age(&self) -> String {
+        self.since_ms.map_or_else(String::new, |since| format!(" for {}", Seconds(since)))
+    }
+
     fn sentence(&self) -> String {
         let model = &self.model;
         let device = self.device.map_or_else(|| "no device".to_owned(), |device| device.to_string());
@@ -242,14 +275,19 @@ impl Explanation {
         match self.outcome {
             Outcome::Hot => format!("`{model}` is hot on {device}: a request is served at once"),
             Outcome::Coming => {
-                let doing = if self.state == ModelState::Unparking { "is being woken" } else { "is loading" };
+                let doing = match self.state {
+                    ModelState::Unparking => "is being woken",
+                    ModelState::Starting => "is starting",
+                    _ => "is loading",
+                };
+                let age = self.age();
                 let progress =
                     self.progress.map_or_else(String::new, |thousandths| format!(", {} %", thousandths / 10));
                 let left = self.left_ms.map_or_else(String::new, |left| match left {
                     0 => ", longer than the last time by now".to_owned(),
                     left => format!(", about {} more", Seconds(left)),
                 });
-                format!("`{model}` {doing} on {device}{progress}{left}")
+                format!("`{model}` {doing} on {device}{age}{progress}{left}")
             }
             Outcome::Fits if self.state == ModelState::Parked => {
                 format!("`{model}` is parked and would be woken on {device}")
@@ -265,10 +303,9 @@ impl Explanation {
                 let stays = names(&mut stays.into_iter());
                 match self.state {
                     ModelState::Hot => {
-                        format!(
-                            "`{model}` is hot on {device} and serves as many requests as it may; a request would wait behind {} others",
-                            self.queued
-                        )
+                        let (why, queued) =
+                            (self.closed.as_deref().unwrap_or("serves as many requests as it may"), self.queued);
+                        format!("`{model}` is hot on {device} and {why}; a request would wait behind {queued} others")
                     }
                     ModelState::Draining | ModelState::Parking | ModelState::Stopping => {
                         format!(
@@ -282,8 +319,14 @@ impl Explanation {
                     _ => format!("`{model}` needs {needs} on {device} and would wait: {stays}"),
                 }
             }
+            Outcome::Unknown if self.state == ModelState::Starting => {
+                format!(
+                    "`{model}` is starting on {device}{}: what it needs is known once its plugin has said so",
+                    self.age()
+                )
+            }
             Outcome::Unknown => format!(
-                "`{model}` was never started here, so nobody knows what it needs; its first request asks its plugin"
+                "`{model}` has not said here yet what it needs, so nobody knows; its next request asks its plugin"
             ),
             Outcome::Refused => self.message.clone(),
         }

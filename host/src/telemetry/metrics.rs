@@ -46,6 +46,38 @@ pub enum Metric {
     DeviceBudget,
     /// Lines of the log that were not written.
     LogLinesLost,
+    /// Models by state.
+    Models,
+    /// What is set aside on a device.
+    DeviceReserved,
+    /// What a device has.
+    DeviceTotal,
+    /// What is taken of it.
+    DeviceUsed,
+    /// What is free of it.
+    DeviceFree,
+    /// What other processes hold of it.
+    DeviceOthers,
+    /// Connections of clients.
+    Connections,
+    /// Requests that were refused, by status.
+    Refusals,
+    /// Which build it is.
+    BuildInfo,
+    /// Processor time of the host.
+    CpuSeconds,
+    /// Memory of the host.
+    ResidentMemory,
+    /// Addresses of the host.
+    VirtualMemory,
+    /// Descriptors of the host.
+    OpenDescriptors,
+    /// Descriptors that it may have.
+    MostDescriptors,
+    /// Threads of the host.
+    Threads,
+    /// When the host started.
+    StartTime,
 }
 
 /// What a metric is, for the scraper and for people.
@@ -105,6 +137,24 @@ const PHASE: Label = Label { name: "phase", values: SwapPhase::NAMES };
 const EVICTION: Label = Label { name: "reason", values: EvictionCause::NAMES };
 const EXIT: Label = Label { name: "reason", values: WorkerExit::NAMES };
 const STATE: Label = Label { name: "state", values: ModelState::NAMES };
+const MODEL_STATE: Label = Label { name: "state", values: &MODEL_STATES };
+/// Those of a model, and that an operator has to mend it.
+const MODEL_STATES: [&str; 1 + ModelState::NAMES.len()] = {
+    let mut all = [QUARANTINED; 1 + ModelState::NAMES.len()];
+    let mut at = 0;
+    while at < ModelState::NAMES.len() {
+        all[1 + at] = ModelState::NAMES[at];
+        at += 1;
+    }
+    all
+};
+const STATUS: Label = Label { name: "status", values: &[] };
+const VERSION: Label = Label { name: "version", values: &[] };
+
+/// The state of a model that nobody may have until an operator says so.
+pub const QUARANTINED: &str = "quarantined";
+/// Statuses of refusals that are told from the start, so that their first one shows as an increase.
+pub const REFUSALS: [&str; 5] = ["400", "401", "403", "429", "503"];
 
 /// The outcome of a request that was answered.
 pub const OK: &str = "ok";
@@ -189,7 +239,7 @@ const SECONDS: &[f64] =
 
 impl Metric {
     /// All of them, in the order of the documentation.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 36] = [
         Self::Requests,
         Self::QueueWait,
         Self::FirstOutput,
@@ -210,14 +260,34 @@ impl Metric {
         Self::MemoryMeasured,
         Self::DeviceBudget,
         Self::LogLinesLost,
+        Self::Models,
+        Self::DeviceReserved,
+        Self::DeviceTotal,
+        Self::DeviceUsed,
+        Self::DeviceFree,
+        Self::DeviceOthers,
+        Self::Connections,
+        Self::Refusals,
+        Self::BuildInfo,
+        Self::CpuSeconds,
+        Self::ResidentMemory,
+        Self::VirtualMemory,
+        Self::OpenDescriptors,
+        Self::MostDescriptors,
+        Self::Threads,
+        Self::StartTime,
     ];
 
     /// Its row of the table.
     pub fn spec(self) -> Spec {
+        self.spec_of_models().unwrap_or_else(|| self.spec_of_host())
+    }
+
+    fn spec_of_models(self) -> Option<Spec> {
         let counter = |name, unit, labels, help| Spec { name, form: Form::Counter, unit, labels, help };
         let gauge = |name, unit, labels, help| Spec { name, form: Form::Gauge, unit, labels, help };
         let seconds = |name, labels, help| Spec { name, form: Form::Histogram(SECONDS), unit: "seconds", labels, help };
-        match self {
+        Some(match self {
             Self::Requests => counter(
                 "aihost_requests_total",
                 "requests",
@@ -301,19 +371,96 @@ impl Metric {
                 &[MODEL, DEVICE],
                 "Bytes of host memory that the system counts for workers, mapped files left out",
             ),
-            Self::DeviceBudget => gauge(
-                "aihost_device_budget_bytes",
-                "bytes",
-                &[DEVICE],
-                "Bytes that instances may hold together on a device",
+            _ => return None,
+        })
+    }
+
+    fn spec_of_host(self) -> Spec {
+        let counter = |name, unit, labels, help| Spec { name, form: Form::Counter, unit, labels, help };
+        let gauge = |name, unit, labels, help| Spec { name, form: Form::Gauge, unit, labels, help };
+        let of_device = |name, help| gauge(name, "bytes", &[DEVICE], help);
+        match self {
+            Self::DeviceBudget => {
+                of_device("aihost_device_budget_bytes", "Bytes that instances may hold together on a device")
+            }
+            Self::DeviceReserved => of_device(
+                "aihost_device_reserved_bytes",
+                "Bytes of a device that are set aside for instances by their plans",
             ),
-            Self::LogLinesLost => counter(
+            Self::DeviceTotal => of_device(
+                "aihost_device_total_bytes",
+                "Bytes that a device has; of cpu, those of the machine or of the tightest control group",
+            ),
+            Self::DeviceUsed => of_device(
+                "aihost_device_used_bytes",
+                "Bytes of a device that are taken by whomever, as measured; absent where that cannot be measured",
+            ),
+            Self::DeviceFree => of_device(
+                "aihost_device_free_bytes",
+                "Bytes of a device that are free, as measured; absent where that cannot be measured",
+            ),
+            Self::DeviceOthers => of_device(
+                "aihost_device_others_bytes",
+                "Bytes of a device that processes hold which are not this host's; absent where that cannot be told",
+            ),
+            Self::Connections => {
+                gauge("aihost_http_connections", "connections", &[], "Connections of clients that are open")
+            }
+            Self::Refusals => counter(
+                "aihost_http_refusals_total",
+                "requests",
+                &[STATUS],
+                "Requests and connections that were answered with a status of 400 or above",
+            ),
+            Self::BuildInfo => gauge("aihost_build_info", "1", &[VERSION], "The build of this host; always 1"),
+            Self::CpuSeconds => counter(
+                "process_cpu_seconds_total",
+                "seconds",
+                &[],
+                "Processor time of the host's own process, that of its workers left out",
+            ),
+            Self::ResidentMemory => gauge(
+                "process_resident_memory_bytes",
+                "bytes",
+                &[],
+                "Bytes of memory that the host's own process holds",
+            ),
+            Self::VirtualMemory => gauge(
+                "process_virtual_memory_bytes",
+                "bytes",
+                &[],
+                "Bytes of addresses that the host's own process has",
+            ),
+            Self::OpenDescriptors => {
+                gauge("process_open_fds", "descriptors", &[], "Descriptors that the host has open")
+            }
+            Self::MostDescriptors => {
+                gauge("process_max_fds", "descriptors", &[], "Descriptors that the host may have open")
+            }
+            Self::Threads => gauge("process_threads", "threads", &[], "Threads of the host's own process"),
+            Self::StartTime => {
+                gauge("process_start_time_seconds", "seconds", &[], "When the host started, in seconds since 1970")
+            }
+            Self::Models => gauge(
+                "aihost_models",
+                "models",
+                &[MODEL_STATE],
+                "Models of models.yaml by the state of what is furthest on its way; quarantined are those that an operator has to mend",
+            ),
+            // The table of models has all others; a test goes through them.
+            _ => counter(
                 "aihost_log_lines_lost_total",
                 "lines",
                 &[],
                 "Lines of the host's log that were not written because stderr failed or did not take them fast enough",
             ),
         }
+    }
+
+    /// Whether its counts are kept for each model, rather than read or counted elsewhere.
+    pub(super) fn is_kept(self) -> bool {
+        let spec = self.spec();
+        spec.form != Form::Gauge && spec.labels.iter().any(|label| label.name == MODEL.name)
     }
 }
 
@@ -334,20 +481,70 @@ mod tests {
 
     use super::{Form, Metric};
 
+    /// Units that are not a metric's base unit, as words of its name.
+    const NOT_BASE: [&str; 22] = [
+        "milliseconds",
+        "microseconds",
+        "nanoseconds",
+        "minutes",
+        "hours",
+        "days",
+        "kilobytes",
+        "megabytes",
+        "gigabytes",
+        "kibibytes",
+        "mebibytes",
+        "gibibytes",
+        "bits",
+        "percent",
+        "ms",
+        "us",
+        "ns",
+        "s",
+        "kb",
+        "mb",
+        "gb",
+        "b",
+    ];
+    /// Words that say again what `# TYPE` says, or end what Prometheus adds.
+    const RESERVED: [&str; 8] = ["gauge", "counter", "histogram", "summary", "bucket", "count", "sum", "created"];
+
+    /// What `promtool check metrics` looks at, and a little more.
     #[test]
     fn names_follow_the_conventions() {
         let mut names = BTreeSet::new();
+        let is_snake = |name: &str| {
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            name.bytes().all(plain) && name.starts_with(|first: char| first.is_ascii_lowercase())
+        };
         for (position, metric) in Metric::ALL.into_iter().enumerate() {
             let spec = metric.spec();
             assert_eq!(metric as usize, position, "{metric:?} is out of order in ALL");
             assert!(names.insert(spec.name), "{} is there twice", spec.name);
-            assert!(spec.name.starts_with("aihost_"), "{}", spec.name);
+            assert!(spec.name.starts_with("aihost_") || spec.name.starts_with("process_"), "{}", spec.name);
+            assert!(is_snake(spec.name), "{}", spec.name);
             assert_eq!(spec.name.ends_with("_total"), spec.form == Form::Counter, "{}", spec.name);
-            if matches!(spec.unit, "seconds" | "bytes") {
-                assert!(spec.name.ends_with(&format!("_{}", spec.unit)), "{}", spec.name);
+            for word in spec.name.split('_') {
+                assert!(!NOT_BASE.contains(&word) && !RESERVED.contains(&word), "{}: {word}", spec.name);
             }
-            assert!(!spec.help.ends_with('.'), "{}", spec.name);
-            assert_eq!(spec.labels.is_empty(), metric == Metric::LogLinesLost, "{}: of the whole host", spec.name);
+            if matches!(spec.unit, "seconds" | "bytes") {
+                let unit = format!("_{}", spec.unit);
+                assert!(spec.name.strip_suffix("_total").unwrap_or(spec.name).ends_with(&unit), "{}", spec.name);
+            }
+            assert!(!spec.help.is_empty() && !spec.help.ends_with('.'), "{}", spec.name);
+            assert!(
+                !spec.help.contains(['\\', '"', '\n']),
+                "{}: what each format would escape in its own way",
+                spec.name
+            );
+            for label in spec.labels {
+                assert!(
+                    is_snake(label.name) && !matches!(label.name, "le" | "quantile"),
+                    "{}: {}",
+                    spec.name,
+                    label.name
+                );
+            }
             if let Form::Histogram(bounds) = spec.form {
                 assert!(bounds.is_sorted(), "{}", spec.name);
             }

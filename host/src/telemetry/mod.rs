@@ -3,10 +3,12 @@
 
 mod lines;
 mod metrics;
+mod process;
 mod recorder;
 
-pub use metrics::{Direction, Form, Label, Metric, OK, Spec, Swap, SwapPhase, WorkerExit};
-pub use recorder::{Gauges, Metrics, Scrape};
+pub use metrics::{Direction, Form, Label, Metric, OK, QUARANTINED, REFUSALS, Spec, Swap, SwapPhase, WorkerExit};
+pub use process::look_at_process;
+pub use recorder::{Gauges, Metrics, Scrape, TextFormat};
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use self::lines::Lines;
-use crate::domain::named;
+use crate::domain::{named, printable};
 
 /// What is logged where nobody says otherwise.
 const DEFAULT_FILTER: &str = "info";
@@ -99,6 +101,30 @@ pub fn note(severity: Severity, line: &str) -> bool {
     })
 }
 
+/// Puts what a host starts with among the lines of the log: a block for people, one object for programs. Without a log it
+/// says nothing.
+pub fn announce(facts: &[(&'static str, String)]) {
+    if let Some(LogOutput { lines, format }) = OUTPUT.get() {
+        lines.push(announcement(*format, facts).as_bytes());
+    }
+}
+
+fn announcement(format: LogFormat, facts: &[(&'static str, String)]) -> String {
+    const MESSAGE: &str = "aihost starts";
+    match format {
+        LogFormat::Json => {
+            let head = [("timestamp", now()), ("level", Severity::Info.name().to_owned())];
+            let head = head.into_iter().chain([("message", MESSAGE.to_owned()), ("target", "aihost".to_owned())]);
+            let all = head.chain(facts.iter().cloned()).map(|(name, value)| (name.to_owned(), value.into()));
+            format!("{}\n", serde_json::Value::Object(all.collect()))
+        }
+        LogFormat::Text | LogFormat::ColouredText => {
+            let fact = |(name, value): &(&str, String)| format!("  {name:<8} {}\n", printable(value));
+            facts.iter().fold(format!("{MESSAGE}\n"), |block, known| block + &fact(known))
+        }
+    }
+}
+
 /// Waits until what was logged and noted is written, a second at most.
 pub fn flush() {
     if let Some(LogOutput { lines, .. }) = OUTPUT.get() {
@@ -167,6 +193,15 @@ fn json_line(severity: Severity, message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_is_a_block_for_people_and_an_object_for_programs() {
+        let facts = [("config", "/a\n/b \"c\"".to_owned()), ("models", "a, b".to_owned())];
+        let text = announcement(LogFormat::Text, &facts);
+        assert_eq!(text, "aihost starts\n  config   /a\\n/b \"c\"\n  models   a, b\n");
+        let json: serde_json::Value = serde_json::from_str(&announcement(LogFormat::Json, &facts)).unwrap();
+        assert_eq!((&json["config"], &json["level"]), (&"/a\n/b \"c\"".into(), &"INFO".into()));
+    }
 
     #[test]
     fn a_loss_is_told_in_the_logs_own_form() {

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard};
@@ -45,7 +46,21 @@ struct Bounds(&'static [f64]);
 
 /// What is read at one moment: the gauges, and counters that are kept elsewhere.
 #[derive(Clone, Debug, Default)]
-pub struct Gauges(BTreeMap<Metric, BTreeMap<Labels, u64>>);
+pub struct Gauges {
+    whole: BTreeMap<Metric, BTreeMap<Labels, u64>>,
+    /// Of the whole host, with parts of a second.
+    seconds: BTreeMap<Metric, f64>,
+}
+
+/// In which way a scrape is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TextFormat {
+    /// OpenMetrics 1.0.0.
+    #[default]
+    OpenMetrics,
+    /// Prometheus's own text, 0.0.4, which older scrapers read.
+    Classic,
+}
 
 /// All there is to tell a scraper.
 #[derive(Debug)]
@@ -57,7 +72,7 @@ pub struct Scrape {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
-        let families = Metric::ALL.map(|metric| Series::register(&mut registry, metric.spec())).into();
+        let families = Metric::ALL.map(|metric| Series::register(&mut registry, metric)).into();
         Self { registry, families, models: RwLock::default() }
     }
 }
@@ -109,7 +124,7 @@ impl Metrics {
     }
 
     fn forget(&self, model: &ModelId) {
-        for (series, metric) in self.families.iter().zip(Metric::ALL) {
+        for (series, metric) in self.families.iter().zip(Metric::ALL).filter(|(_, metric)| metric.is_kept()) {
             let closed = metric.spec().labels.iter().find(|label| !label.values.is_empty());
             for value in closed.map_or(&[""][..], |label| label.values) {
                 series.remove(&labels(metric, model, value));
@@ -129,7 +144,12 @@ impl Gauges {
     pub fn add(&mut self, metric: Metric, values: &[&str], amount: u64) {
         let names = metric.spec().labels.iter().map(|label| label.name);
         let labels = names.zip(values).map(|(name, value)| (name, Cow::Owned((*value).to_owned()))).collect();
-        *self.0.entry(metric).or_default().entry(labels).or_default() += amount;
+        *self.whole.entry(metric).or_default().entry(labels).or_default() += amount;
+    }
+
+    /// Sets one that is of the whole host, in seconds.
+    pub fn set_seconds(&mut self, metric: Metric, seconds: f64) {
+        self.seconds.insert(metric, seconds);
     }
 }
 
@@ -139,43 +159,110 @@ impl Scrape {
         Self { metrics, gauges }
     }
 
-    /// What [`Self::render`] writes, as an HTTP content type.
-    pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    /// What else there is at this moment.
+    pub fn gauges(&mut self) -> &mut Gauges {
+        &mut self.gauges
+    }
 
     /// The text of all series.
     ///
     /// # Errors
     /// None that is known: writing to a string does not fail.
-    pub fn render(&self) -> Result<String, fmt::Error> {
+    pub fn render(&self, format: TextFormat) -> Result<String, fmt::Error> {
         let mut now = Registry::default();
-        for (metric, series) in &self.gauges.0 {
+        for (metric, series) in &self.gauges.whole {
+            register(&mut now, metric.spec(), series);
+        }
+        for (metric, seconds) in &self.gauges.seconds {
             let spec = metric.spec();
             if spec.form == Form::Counter {
-                // Of the whole host, so it has one series.
-                let counter = Counter::<u64>::default();
-                counter.inc_by(series.values().sum());
+                let counter = Counter::<f64, AtomicU64>::default();
+                counter.inc_by(*seconds);
                 now.register(counter_name(spec), spec.help, counter);
-                continue;
-            }
-            let family = Family::<Labels, Gauge>::default();
-            now.register(spec.name, spec.help, family.clone());
-            for (labels, amount) in series {
-                family.get_or_create(labels).set(i64::try_from(*amount).unwrap_or(i64::MAX));
+            } else {
+                let gauge = Gauge::<f64, AtomicU64>::default();
+                gauge.set(*seconds);
+                now.register(spec.name, spec.help, gauge);
             }
         }
         let mut text = String::new();
         encode_registry(&mut text, &self.metrics.registry)?;
         encode_registry(&mut text, &now)?;
-        encode_eof(&mut text)?;
+        match format {
+            TextFormat::OpenMetrics => encode_eof(&mut text)?,
+            TextFormat::Classic => text = classic(&text),
+        }
         Ok(text)
     }
 }
 
+impl TextFormat {
+    /// As an HTTP content type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Registers what was read at one moment. What is of the whole host has one series, without braces.
+fn register(now: &mut Registry, spec: Spec, series: &BTreeMap<Labels, u64>) {
+    let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+    match (spec.form, spec.labels) {
+        (Form::Counter, []) => {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(series.values().sum());
+            now.register(counter_name(spec), spec.help, counter);
+        }
+        (Form::Counter, _) => {
+            let family = Family::<Labels, Counter>::default();
+            now.register(counter_name(spec), spec.help, family.clone());
+            for (labels, amount) in series {
+                family.get_or_create(labels).inc_by(*amount);
+            }
+        }
+        (_, []) => {
+            let gauge = Gauge::<i64>::default();
+            gauge.set(signed(series.values().sum()));
+            now.register(spec.name, spec.help, gauge);
+        }
+        _ => {
+            let family = Family::<Labels, Gauge>::default();
+            now.register(spec.name, spec.help, family.clone());
+            for (labels, amount) in series {
+                family.get_or_create(labels).set(signed(*amount));
+            }
+        }
+    }
+}
+
+/// The same series in Prometheus's own text: there a counter's family has the name of its series, and nothing marks the end.
+fn classic(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let counters: BTreeSet<&str> =
+        openmetrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    for line in openmetrics.lines() {
+        match line.strip_prefix("# ").and_then(|rest| rest.split_once(' ')) {
+            Some(("HELP" | "TYPE", rest)) => {
+                let (keyword, (name, said)) = (&line[..7], rest.split_once(' ').unwrap_or((rest, "")));
+                let ending = if counters.contains(name) { "_total" } else { "" };
+                text.extend([keyword, name, ending, " ", said, "\n"]);
+            }
+            // Units are told in names.
+            Some(_) => {}
+            None => text.extend([line, "\n"]),
+        }
+    }
+    text
+}
+
 impl Series {
-    fn register(registry: &mut Registry, spec: Spec) -> Self {
+    fn register(registry: &mut Registry, metric: Metric) -> Self {
+        let spec = metric.spec();
         match spec.form {
             // Of the whole host, not of a model: counted where it happens.
-            Form::Counter if spec.labels.is_empty() => Self::Read,
+            _ if !metric.is_kept() => Self::Read,
             Form::Counter => {
                 let family = Family::default();
                 registry.register(counter_name(spec), spec.help, family.clone());
@@ -233,7 +320,7 @@ mod tests {
     }
 
     fn text(metrics: &Arc<Metrics>, gauges: Gauges) -> String {
-        Scrape::new(Arc::clone(metrics), gauges).render().expect("a text")
+        Scrape::new(Arc::clone(metrics), gauges).render(TextFormat::OpenMetrics).expect("a text")
     }
 
     #[test]
@@ -264,6 +351,46 @@ mod tests {
             assert!(text.lines().any(|there| there == line), "no `{line}` in\n{text}");
         }
         assert!(text.ends_with("\n# EOF\n") && text.matches("# EOF").count() == 1, "{text}");
+    }
+
+    #[test]
+    fn the_classic_text_says_the_same_in_its_own_way() {
+        let metrics = with(&["a"]);
+        metrics.count(Metric::Requests, &"a".into(), "ok");
+        metrics.time(Metric::QueueWait, &"a".into(), "", Duration::from_millis(30));
+        let mut gauges = Gauges::default();
+        gauges.add(Metric::Refusals, &["401"], 2);
+        gauges.add(Metric::Refusals, &["503"], 0);
+        gauges.add(Metric::DeviceBudget, &["cpu"], 9);
+        gauges.set_seconds(Metric::CpuSeconds, 1.25);
+        let scrape = Scrape::new(Arc::clone(&metrics), gauges);
+        let classic = scrape.render(TextFormat::Classic).expect("a text");
+        for line in [
+            "# TYPE aihost_requests_total counter",
+            "aihost_requests_total{model=\"a\",outcome=\"ok\"} 1",
+            "# TYPE aihost_request_queue_seconds histogram",
+            "aihost_request_queue_seconds_bucket{le=\"+Inf\",model=\"a\"} 1",
+            "# TYPE aihost_http_refusals_total counter",
+            "aihost_http_refusals_total{status=\"401\"} 2",
+            "aihost_http_refusals_total{status=\"503\"} 0",
+            "# TYPE process_cpu_seconds_total counter",
+            "process_cpu_seconds_total 1.25",
+            "# TYPE aihost_device_budget_bytes gauge",
+        ] {
+            assert!(classic.lines().any(|there| there == line), "no `{line}` in\n{classic}");
+        }
+        assert!(!classic.contains("# EOF") && !classic.contains("# UNIT"), "{classic}");
+        for line in classic.lines().filter(|line| line.starts_with("# TYPE ")) {
+            let name = line.split(' ').nth(2).unwrap_or_default();
+            let help = format!("# HELP {name} ");
+            assert!(classic.lines().any(|there| there.len() > help.len() && there.starts_with(&help)), "{line}");
+        }
+        let openmetrics = scrape.render(TextFormat::OpenMetrics).expect("a text");
+        // A family writes its series in any order.
+        let series = |text: &str| -> BTreeSet<String> {
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        };
+        assert_eq!(series(&classic), series(&openmetrics));
     }
 
     #[test]

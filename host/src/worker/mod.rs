@@ -11,10 +11,11 @@ mod log;
 mod placement;
 mod proc;
 mod protocol;
+mod schemas;
 mod supervisor;
 mod throttle;
 
-pub use child::worker_main;
+pub use child::{describe_main, worker_main};
 pub use confinement::{is_confinement_available, protect_host};
 pub use guard::guard_main;
 pub use limits::WorkerLimits;
@@ -22,6 +23,8 @@ pub use log::{Followed, ModelLog};
 pub use placement::{
     Allowance, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started,
 };
+pub use protocol::Task;
 #[doc(hidden)]
 pub use protocol::read_back;
+pub use schemas::{OptionsSchema, Schemas};
 pub use supervisor::WorkerPlacement;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::limits::grant_margin;
 use super::log::ModelLog;
+use super::protocol::Task;
 use crate::domain::{ByteSize, Device, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
@@ -82,7 +83,7 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     fn generate(
         &self,
         request: RequestId,
-        task: Bytes,
+        task: Task,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output>;
 
@@ -105,7 +106,7 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
 
     /// Bytes on the device that a request needs beyond the plan. Requests may run meanwhile. Not answered within 30 s,
     /// the worker is killed.
-    fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
+    fn cost(&self, _task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         Box::pin(ready(Ok(0)))
     }
 
@@ -152,7 +153,7 @@ pub struct Loaded {
 pub enum Output {
     /// JSON of the task's event type.
     Event(Bytes),
-    /// Samples or pixels: a `u32` LE header length, a JSON header, raw bytes.
+    /// Samples or pixels (a `u32` LE header length, a JSON header, raw bytes), or more of a body (raw bytes alone).
     Bytes(Bytes),
     /// How far it is, in the plugin's own steps. Only the newest is kept for a reader who is behind; `total` 0 is unknown.
     Progress {

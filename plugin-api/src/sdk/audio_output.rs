@@ -2,10 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::context::Context;
 use super::outlet::Outlet;
 use super::{Error, Result};
-use crate::abi::{RawSinkArc, event_kind};
+use crate::abi::event_kind;
 use crate::task::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, FinishReason};
 
 /// Most samples in one block, all channels together: 64 KiB.
@@ -40,8 +39,8 @@ impl std::fmt::Debug for AudioOutput {
 }
 
 impl AudioOutput {
-    pub(crate) fn new(sink: RawSinkArc, ctx: Context) -> Self {
-        Self { outlet: Outlet::new(sink, ctx), state: Arc::default() }
+    pub(crate) fn new(outlet: Outlet) -> Self {
+        Self { outlet, state: Arc::default() }
     }
 
     /// Says what the samples will be: 1 or 2 channels, 1 to 768 kHz. Before the first [`samples`](Self::samples), which refuses

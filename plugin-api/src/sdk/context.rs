@@ -1,9 +1,13 @@
 //! What the host tells a running call, and what the call tells the host.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use abi_stable::sabi_trait::TD_Opaque;
 
 use super::{Error, Result};
-use crate::abi::{RawContextArc, RawFlow};
+use crate::abi::{RawCallback, RawCallback_TO, RawContextArc, RawFlow};
+use crate::task::RequestInfo;
 
 /// What to do after pushing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +30,7 @@ impl From<RawFlow> for Flow {
     }
 }
 
-/// A call's cancellation. Cheap to clone; may be asked from any thread.
+/// A call's cancellation, and what is known of its request. Cheap to clone; may be asked from any thread.
 #[derive(Clone)]
 pub struct Context {
     raw: Arc<RawContextArc>,
@@ -61,6 +65,34 @@ impl Context {
     /// The host's number of the request; 0 outside requests.
     pub fn request_id(&self) -> u64 {
         self.raw.request_id()
+    }
+
+    /// What the host says of the request: its client's id, class, trace and owner. All of it is empty outside requests.
+    pub fn request(&self) -> RequestInfo {
+        serde_json::from_slice(&self.raw.about()).unwrap_or_default()
+    }
+
+    /// How long the client waits at most, from the start of the request; `None` if it says nothing of that.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.request().time_limit_ms.map(Duration::from_millis)
+    }
+
+    /// Calls back once when this call is cancelled, on a thread of the host; at once if it is already. It must not block. One
+    /// for each call: another takes its place.
+    pub fn on_cancel(&self, callback: impl FnOnce() + Send + 'static) {
+        let once = Once(Mutex::new(Some(Box::new(callback))));
+        self.raw.on_cancel(RawCallback_TO::from_value(once, TD_Opaque));
+    }
+}
+
+/// A callback that is used up by its first call.
+struct Once(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl RawCallback for Once {
+    fn call(&self) {
+        let callback = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A panic must not leave through the host's frames.
+        let _caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callback.map(|call| call())));
     }
 }
 

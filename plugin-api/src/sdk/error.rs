@@ -1,6 +1,9 @@
 //! The one error type of plugins: a kind the host can act on, and a sentence for people.
 
 use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::abi::{RawError, RawErrorKind};
 
@@ -63,11 +66,47 @@ const BACKTRACE: &str = "\n   0: ";
 /// Most bytes of a sentence on its way to the host, which cuts further.
 const MESSAGE_BYTES: usize = 4 << 10;
 
-/// An error of a plugin. The message is one sentence that says what to do next where there is something to do.
+/// An error of a plugin. The message is one sentence that says what to do next where there is something to do; what a program
+/// can act on is said beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    details: Option<Box<ErrorDetails>>,
+}
+
+/// What is known of an error beyond its sentence. It crosses as JSON; members that a reader does not know are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ErrorDetails {
+    /// The field of the request that is to blame, as the client named it: `prompt`, `messages[2].content`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// A name for programs, such as `unsupported_size`: a-z, 0-9 and `_`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// After how many milliseconds the same request may succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Bytes that were asked for and were not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_wanted: Option<u64>,
+    /// Bytes that were there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_had: Option<u64>,
+}
+
+impl ErrorDetails {
+    fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    fn from_json(json: &[u8]) -> Option<Box<Self>> {
+        serde_json::from_slice(json).ok().filter(|details| *details != Self::NONE).map(Box::new)
+    }
+
+    /// Nothing is known.
+    const NONE: Self = Self { field: None, code: None, retry_after_ms: None, bytes_wanted: None, bytes_had: None };
 }
 
 /// The result of plugin calls.
@@ -81,7 +120,7 @@ impl Error {
             tracing::debug!("{message}");
             message.truncate(at);
         }
-        Self { kind, message }
+        Self { kind, message, details: None }
     }
 
     /// [`ErrorKind::Internal`].
@@ -92,6 +131,35 @@ impl Error {
     /// [`ErrorKind::InvalidRequest`].
     pub fn invalid_request(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidRequest, message)
+    }
+
+    /// [`ErrorKind::OutOfMemory`], with how many bytes were wanted and how many there were.
+    pub fn out_of_memory(message: impl Into<String>, wanted: u64, had: u64) -> Self {
+        let mut error = Self::new(ErrorKind::OutOfMemory, message);
+        let details = error.known();
+        (details.bytes_wanted, details.bytes_had) = (Some(wanted), Some(had));
+        error
+    }
+
+    /// The same error, which blames this field of the request: `prompt`, `messages[2].content`.
+    #[must_use]
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.known().field = Some(field.into());
+        self
+    }
+
+    /// The same error, by a name for programs: a-z, 0-9 and `_`.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.known().code = Some(code.into());
+        self
+    }
+
+    /// The same error, which may be over after so long.
+    #[must_use]
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.known().retry_after_ms = Some(after.as_millis().try_into().unwrap_or(u64::MAX));
+        self
     }
 
     pub(crate) fn stopped() -> Self {
@@ -106,6 +174,16 @@ impl Error {
     /// The sentence for people.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// What is known beside the sentence.
+    pub fn details(&self) -> &ErrorDetails {
+        const NONE: &ErrorDetails = &ErrorDetails::NONE;
+        self.details.as_deref().unwrap_or(NONE)
+    }
+
+    fn known(&mut self) -> &mut ErrorDetails {
+        self.details.get_or_insert_default()
     }
 }
 
@@ -122,13 +200,18 @@ impl From<Error> for RawError {
         let mut message = error.message;
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
         message.shrink_to_fit();
-        Self { kind: RawErrorKind(error.kind.code()), message: message.into() }
+        Self {
+            kind: RawErrorKind(error.kind.code()),
+            message: message.into(),
+            details: error.details.map(|details| details.to_json()).unwrap_or_default().into(),
+        }
     }
 }
 
 impl From<RawError> for Error {
     fn from(raw: RawError) -> Self {
-        Self { kind: ErrorKind::from_code(raw.kind.0), message: raw.message.into() }
+        let details = ErrorDetails::from_json(&raw.details);
+        Self { kind: ErrorKind::from_code(raw.kind.0), message: raw.message.into(), details }
     }
 }
 
@@ -141,6 +224,16 @@ mod tests {
     fn a_sentence_of_any_length_crosses_as_a_short_one() {
         let raw = RawError::from(Error::internal("é".repeat(8 << 20)));
         assert_eq!(raw.message.len(), MESSAGE_BYTES);
+    }
+
+    #[test]
+    fn what_is_known_crosses_beside_the_sentence() {
+        let error = Error::out_of_memory("no room", 3, 2).at("size").with_code("too_large");
+        assert_eq!(Error::from(RawError::from(error.clone())), error);
+        assert!(RawError::from(Error::internal("x")).details.is_empty());
+        let mut newer = RawError::from(error);
+        newer.details = br#"{"field": "size", "colour": "red"}"#.to_vec().into();
+        assert_eq!(Error::from(newer).details().field.as_deref(), Some("size"));
     }
 
     #[test]

@@ -2,9 +2,20 @@
 
 /// Makes a `cdylib` an aihost plugin.
 ///
-/// `plugin` is a type that implements [`Plugin`](crate::Plugin); the other keys become the manifest, which is read
-/// without running the plugin. Keys after `devices` are optional, in this order: `formats`, `max_concurrency` (1),
-/// `parks` (false), `memory_static` (false), `permissions`. Version, authors, license and description are Cargo.toml's.
+/// The keys, in any order, become the manifest, which is read without running the plugin:
+///
+/// | key | value | if left out |
+/// |---|---|---|
+/// | `plugin` | a type that implements [`Plugin`](crate::Plugin) | is needed |
+/// | `id` | `"vendor/name"` in a-z, 0-9, `-`, `_`, `.` | is needed |
+/// | `devices` | `["cpu", "cuda"]`: where it can run | is needed |
+/// | `formats` | `["gguf", "safetensors"]`: weights that it reads | none |
+/// | `max_concurrency` | requests that an instance serves at once | 1 |
+/// | `parks` | whether [`park`](crate::Engine::park) works | `false` |
+/// | `memory_static` | whether memory no longer grows after a load | `false` |
+/// | `permissions` | `["network", "subprocess", "files"]`: what it may do beside reading its model's files | none |
+///
+/// The kind is that of the engine's [`Task`](crate::Engine::Task). Version, authors, license and description are Cargo.toml's.
 ///
 /// What a host would refuse to read does not compile:
 ///
@@ -24,47 +35,52 @@
 /// #     type Task = Text;
 /// #     fn generate(&self, _: TextRequest, _: &TextOutput, _: &Context) -> Result<FinishReason> { Ok(FinishReason::Stop) }
 /// # }
-/// aihost_plugin_api::export_plugin! { plugin: Parrot, id: "Example/Parrot", kinds: ["text"], devices: ["cpu"] }
+/// aihost_plugin_api::export_plugin! { plugin: Parrot, id: "Example/Parrot", devices: ["cpu"] }
 /// # fn main() {}
 /// ```
 #[macro_export]
 macro_rules! export_plugin {
-    (
-        plugin: $plugin:ty,
-        id: $id:literal,
-        kinds: [$($kind:literal),* $(,)?],
-        devices: [$($device:literal),* $(,)?]
-        $(, formats: [$($format:literal),* $(,)?])?
-        $(, max_concurrency: $concurrency:literal)?
-        $(, parks: $parks:literal)?
-        $(, memory_static: $memory_static:literal)?
-        $(, permissions: [$($permission:literal),* $(,)?])?
-        $(,)?
-    ) => {
+    ($($key:tt)*) => {
+        $crate::__export_plugin! { @find [] $($key)* }
+    };
+}
+
+/// Finds `plugin` among the keys, whose value is a type; the others' are single tokens.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_plugin {
+    (@find [$($before:tt)*] plugin: $plugin:ty $(, $($after:tt)*)?) => {
+        $crate::__export_plugin! { @export $plugin, $($before)* $($($after)*)? }
+    };
+    (@find [$($before:tt)*] $key:ident: $value:tt $(, $($after:tt)*)?) => {
+        $crate::__export_plugin! { @find [$($before)* $key: $value,] $($($after)*)? }
+    };
+    (@find $before:tt) => {
+        compile_error!("`plugin` is needed: the type that implements `Plugin`");
+    };
+    (@value [$($value:literal),* $(,)?]) => { &[$($value),*] };
+    (@value $value:tt) => { $value };
+    (@export $plugin:ty, $($key:ident: $value:tt),* $(,)?) => {
         #[allow(unreachable_pub, reason = "the symbols the host looks for; the macro is the only one to write them")]
         const _: () = {
             const MANIFEST: $crate::sdk::manifest::ManifestSource<'static> = $crate::sdk::manifest::ManifestSource {
-                id: $id,
-                version: env!("CARGO_PKG_VERSION"),
-                authors: env!("CARGO_PKG_AUTHORS"),
-                license: env!("CARGO_PKG_LICENSE"),
-                description: env!("CARGO_PKG_DESCRIPTION"),
-                kinds: &[$($kind),*],
-                devices: &[$($device),*],
-                $(formats: &[$($format),*],)?
-                $(max_concurrency: $concurrency,)?
-                $(parks: $parks,)?
-                $(memory_static: $memory_static,)?
-                $(permissions: &[$($permission),*],)?
-                ..$crate::sdk::manifest::ManifestSource::DEFAULT
+                $($key: $crate::__export_plugin!(@value $value),)*
+                ..$crate::sdk::manifest::ManifestSource {
+                    version: env!("CARGO_PKG_VERSION"),
+                    authors: env!("CARGO_PKG_AUTHORS"),
+                    license: env!("CARGO_PKG_LICENSE"),
+                    description: env!("CARGO_PKG_DESCRIPTION"),
+                    ..$crate::sdk::manifest::ManifestSource::DEFAULT
+                }
             }
+            .of_kind(&<<<$plugin as $crate::Plugin>::Engine as $crate::Engine>::Task as $crate::sdk::Task>::KIND)
             .checked();
 
             // SAFETY: a section of its own name, of plain bytes; nothing else writes into it.
             #[unsafe(link_section = ".aihost.plugin")]
             #[used]
             static DESCRIPTOR: $crate::abi::Descriptor<{ MANIFEST.json_bytes() }> =
-                $crate::abi::Descriptor::new(MANIFEST.json());
+                $crate::abi::Descriptor::new($crate::sdk::manifest::SDK_VERSION, MANIFEST.json());
 
             extern "C" fn describe() -> $crate::private::abi_stable::std_types::RVec<u8> {
                 $crate::sdk::glue::describe::<$plugin>()
@@ -77,15 +93,9 @@ macro_rules! export_plugin {
                 $crate::sdk::glue::instantiate::<$plugin>(host, options)
             }
 
-            extern "C" fn query(
-                _id: $crate::private::abi_stable::std_types::RStr<'_>,
-            ) -> $crate::private::abi_stable::std_types::ROption<u64> {
-                $crate::private::abi_stable::std_types::ROption::RNone
-            }
-
             fn root() -> $crate::abi::Root_Ref {
                 use $crate::private::abi_stable::prefix_type::PrefixTypeTrait;
-                $crate::abi::Root { describe, instantiate, query }.leak_into_prefix()
+                $crate::abi::Root { describe, instantiate }.leak_into_prefix()
             }
 
             extern "C" fn erased_root() -> $crate::private::abi_stable::library::RootModuleResult {

@@ -6,15 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use abi_stable::sabi_trait::TD_Opaque;
-use abi_stable::std_types::{RResult, RSlice, RVec};
+use abi_stable::std_types::{RArc, ROption, RResult, RSlice, RStr, RVec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::context::{Context, LoadContext};
+use super::job::{self, Job};
 use super::logging;
-use super::plugin::{Engine, Plugin, Task};
+use super::plugin::{Engine, Plugin};
 use super::{Error, ErrorKind, Result};
-use crate::abi::{RawContextArc, RawError, RawHostArc, RawModel, RawModel_TO, RawModelBox, RawSinkArc};
+use crate::abi::{
+    RawContextArc, RawError, RawExtension, RawExtension_TO, RawExtensionArc, RawHostArc, RawModel, RawModel_TO,
+    RawModelBox, RawRequest, RawSinkArc, extension_id,
+};
 use crate::task::{Description, LoadRequest};
 
 /// The root module's `describe`.
@@ -32,7 +36,7 @@ pub fn instantiate<P: Plugin>(host: RawHostArc, options: RSlice<'_, u8>) -> RRes
             .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options: {e}")))?;
         let glue = Glue {
             plugin: Mutex::new(Some(P::new(options)?)),
-            engine: RwLock::new(None),
+            engine: Arc::default(),
             poisoned: AtomicBool::new(false),
             host: Arc::clone(&host),
         };
@@ -40,9 +44,12 @@ pub fn instantiate<P: Plugin>(host: RawHostArc, options: RSlice<'_, u8>) -> RRes
     })
 }
 
+/// Where the engine is while the model is loaded.
+type EngineSlot<P> = Arc<RwLock<Option<Arc<<P as Plugin>::Engine>>>>;
+
 struct Glue<P: Plugin> {
     plugin: Mutex<Option<P>>,
-    engine: RwLock<Option<Arc<P::Engine>>>,
+    engine: EngineSlot<P>,
     poisoned: AtomicBool,
     host: Arc<RawHostArc>,
 }
@@ -102,21 +109,16 @@ impl<P: Plugin> RawModel for Glue<P> {
         self.enter(|| self.engine()?.warmup(&LoadContext(Context::new(ctx))))
     }
 
-    fn cost(&self, request: RSlice<'_, u8>) -> RResult<u64, RawError> {
-        self.enter(|| {
-            let request = decode(request).map_err(|e| Error::invalid_request(e.message()))?;
-            self.engine()?.cost(&request)
-        })
+    fn cost(&self, request: RawRequest) -> RResult<u64, RawError> {
+        self.enter(|| self.engine()?.cost(&job::decode(request)?))
     }
 
-    fn generate(&self, request: RSlice<'_, u8>, sink: RawSinkArc, ctx: RawContextArc) -> RResult<RVec<u8>, RawError> {
+    fn submit(&self, request: RawRequest, sink: RawSinkArc, ctx: RawContextArc) -> RResult<(), RawError> {
         self.enter(|| {
-            let ctx = Context::new(ctx);
             let _scope = logging::enter(&self.host, ctx.request_id());
-            let request = decode(request).map_err(|e| Error::invalid_request(e.message()))?;
-            let output = <P::Engine as Engine>::Task::output(&request, sink, &ctx);
-            let result = self.engine()?.generate(request, &output, &ctx);
-            encode(&<P::Engine as Engine>::Task::finish(&output, result)?)
+            let engine = self.engine()?;
+            engine.submit(Job::new(request, sink, ctx)?);
+            Ok(())
         })
     }
 
@@ -136,10 +138,36 @@ impl<P: Plugin> RawModel for Glue<P> {
         self.enter(|| self.engine()?.health())
     }
 
+    fn extension(&self, id: RStr<'_>) -> ROption<RawExtensionArc> {
+        match id.as_str() {
+            extension_id::METRICS => {
+                let metrics = Metrics::<P> { engine: Arc::clone(&self.engine), host: Arc::clone(&self.host) };
+                ROption::RSome(RawExtension_TO::from_ptr(RArc::new(metrics), TD_Opaque))
+            }
+            _ => ROption::RNone,
+        }
+    }
+
     fn release(&self) -> RResult<(), RawError> {
         self.enter(|| {
             self.replace(None);
             Ok(())
+        })
+    }
+}
+
+/// [`extension_id::METRICS`]: what the engine counts.
+struct Metrics<P: Plugin> {
+    engine: EngineSlot<P>,
+    host: Arc<RawHostArc>,
+}
+
+impl<P: Plugin> RawExtension for Metrics<P> {
+    fn call(&self, _input: RSlice<'_, u8>) -> RResult<RVec<u8>, RawError> {
+        guard(|| {
+            let _scope = logging::enter(&self.host, 0);
+            let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner).clone();
+            encode(&engine.map(|engine| engine.metrics()).unwrap_or_default())
         })
     }
 }

@@ -2,10 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::context::Context;
 use super::outlet::Outlet;
 use super::{Error, Result};
-use crate::abi::{RawSinkArc, event_kind};
+use crate::abi::event_kind;
 use crate::task::{FinishReason, ImageBlock, ImageFinish, ImageHeader};
 
 /// Bytes of pixels in one block, rounded to whole rows, at least one: 64 KiB.
@@ -36,8 +35,8 @@ impl std::fmt::Debug for ImageOutput {
 }
 
 impl ImageOutput {
-    pub(crate) fn new(sink: RawSinkArc, ctx: Context) -> Self {
-        Self { outlet: Outlet::new(sink, ctx), state: Arc::default() }
+    pub(crate) fn new(outlet: Outlet) -> Self {
+        Self { outlet, state: Arc::default() }
     }
 
     /// Says what is being made, in pixels, and from which seed. Before all else.

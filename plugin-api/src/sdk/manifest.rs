@@ -17,7 +17,13 @@ pub struct ManifestSource<'a> {
     pub parks: bool,
     pub memory_static: bool,
     pub permissions: &'a [&'a str],
+    pub features: &'a [&'a str],
 }
+
+/// Version of this SDK.
+pub const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What this SDK speaks beyond the layout.
+pub const FEATURES: &[&str] = &["blocks", "submit", "details", "metrics"];
 
 impl<'a> ManifestSource<'a> {
     /// What the macro's optional keys are when they are left out.
@@ -34,6 +40,7 @@ impl<'a> ManifestSource<'a> {
         parks: false,
         memory_static: false,
         permissions: &[],
+        features: FEATURES,
     };
 
     /// The same manifest, which a host will accept.
@@ -80,6 +87,20 @@ impl<'a> ManifestSource<'a> {
         self
     }
 
+    /// The same manifest, of a plugin that serves this kind.
+    ///
+    /// # Panics
+    /// If it names others: in a constant, that is an error of compilation.
+    #[must_use]
+    pub const fn of_kind(mut self, kind: &'a &'a str) -> Self {
+        assert!(
+            self.kinds.is_empty() || (self.kinds.len() == 1 && is_same(self.kinds[0], kind)),
+            "`kinds` is not what the engine's `Task` serves; leave it out"
+        );
+        self.kinds = std::slice::from_ref(kind);
+        self
+    }
+
     /// Bytes of its JSON.
     pub const fn json_bytes(&self) -> usize {
         self.write(Json::<0>::new()).len
@@ -115,9 +136,20 @@ impl<'a> ManifestSource<'a> {
         out.raw(if self.memory_static { "true" } else { "false" });
         out.raw(",\"permissions\":");
         out.texts(self.permissions);
+        out.raw(",\"features\":");
+        out.texts(self.features);
         out.raw("}");
         out
     }
+}
+
+const fn is_same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
 }
 
 const fn are_names(texts: &[&str]) -> bool {

@@ -4,15 +4,18 @@
 
 mod audio_output;
 mod context;
+mod custom_output;
 mod error;
 mod export;
 #[doc(hidden)]
 pub mod glue;
 mod image_output;
+mod job;
 mod logging;
 #[doc(hidden)]
 pub mod manifest;
-mod outlet;
+#[doc(hidden)]
+pub mod outlet;
 mod plugin;
 mod stop;
 pub mod testing;
@@ -21,9 +24,11 @@ mod utf8;
 
 pub use audio_output::AudioOutput;
 pub use context::{Context, Flow, LoadContext};
-pub use error::{Error, ErrorKind, Result};
+pub use custom_output::CustomOutput;
+pub use error::{Error, ErrorDetails, ErrorKind, Result};
 pub use image_output::ImageOutput;
-pub use plugin::{Audio, Engine, Image, Plugin, Task, Text};
+pub use job::{Job, Reply};
+pub use plugin::{Audio, Custom, Engine, Image, Plugin, Task, Text};
 pub use stop::StopMatcher;
 pub use text_output::TextOutput;
 pub use utf8::Utf8Assembler;

@@ -13,7 +13,7 @@ const PAUSE_POLL: Duration = Duration::from_millis(2);
 
 /// A cheap handle: clones feed the same answer, from any thread.
 #[derive(Clone)]
-pub(super) struct Outlet {
+pub struct Outlet {
     sink: Arc<RawSinkArc>,
     ctx: Context,
     /// The host said that it is to end.
@@ -27,8 +27,8 @@ impl std::fmt::Debug for Outlet {
 }
 
 impl Outlet {
-    pub(super) fn new(sink: RawSinkArc, ctx: Context) -> Self {
-        Self { sink: Arc::new(sink), ctx, is_stopped: Arc::default() }
+    pub(super) fn new(sink: Arc<RawSinkArc>, ctx: Context) -> Self {
+        Self { sink, ctx, is_stopped: Arc::default() }
     }
 
     /// Sends an event of this kind and says whether to go on. An error once the client left.

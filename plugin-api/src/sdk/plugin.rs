@@ -5,12 +5,15 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::audio_output::AudioOutput;
 use super::context::{Context, LoadContext};
+use super::custom_output::CustomOutput;
 use super::image_output::ImageOutput;
+use super::job::Job;
+use super::outlet::Outlet;
 use super::text_output::TextOutput;
 use super::{Error, ErrorKind, Result};
-use crate::abi::RawSinkArc;
 use crate::task::{
-    AudioFinish, AudioRequest, ImageFinish, ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, TextFinish, TextRequest,
+    AudioFinish, AudioRequest, CustomFinish, CustomRequest, ImageFinish, ImageRequest, LoadRequest, MemoryPlan,
+    MemoryUsage, Metric, Request, TextFinish, TextRequest,
 };
 
 /// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
@@ -40,7 +43,7 @@ use crate::task::{
 ///     }
 /// }
 ///
-/// aihost_plugin_api::export_plugin! { plugin: Parrot, id: "example/parrot", kinds: ["text"], devices: ["cpu"] }
+/// aihost_plugin_api::export_plugin! { plugin: Parrot, id: "example/parrot", devices: ["cpu"] }
 /// # fn main() {}
 /// ```
 pub trait Plugin: Sized + Send + Sync + 'static {
@@ -67,12 +70,24 @@ pub trait Engine: Send + Sync + Sized + 'static {
     /// Serves one request and blocks until that request is done. Called from up to `max_concurrency` threads at once.
     ///
     /// Poll `ctx.is_cancelled()` at least once per prefill chunk, token or step; `?` on an output call does it too.
+    ///
+    /// # Errors
+    /// Whatever ends the request without its answer. An engine implements this or [`submit`](Self::submit).
     fn generate(
         &self,
-        request: <Self::Task as Task>::Request,
-        output: &<Self::Task as Task>::Output,
-        ctx: &Context,
-    ) -> Result<<Self::Task as Task>::Finish>;
+        _request: <Self::Task as Task>::Request,
+        _output: &<Self::Task as Task>::Output,
+        _ctx: &Context,
+    ) -> Result<<Self::Task as Task>::Finish> {
+        Err(Error::new(ErrorKind::Unsupported, "this engine implements neither `generate` nor `submit`"))
+    }
+
+    /// Takes one request, and may return at once: its end is said to the job's reply, from any thread, so that an engine that
+    /// batches needs no thread for each request. As it stands it calls [`generate`](Self::generate). Called from up to
+    /// `max_concurrency` threads at once; no more requests than that are open at a time.
+    fn submit(&self, job: Job<Self::Task>) {
+        job.run(|request, output, ctx| self.generate(request, output, ctx));
+    }
 
     /// Bytes on the device that this request needs beyond the plan's `required`; reserved before `generate`.
     fn cost(&self, _request: &<Self::Task as Task>::Request) -> Result<u64> {
@@ -99,25 +114,32 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }
 
-    /// An error if it cannot serve any more.
+    /// An error if it cannot serve any more. Asked each minute while it is idle, and after errors.
     fn health(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Metrics of its own, for `/metrics`. Called every few seconds, beside requests; it must not block.
+    fn metrics(&self) -> Vec<Metric> {
+        Vec::new()
     }
 }
 
 /// A kind of task: what is asked, how the answer streams, and what is said at the end.
 pub trait Task: 'static {
-    /// The request, from JSON.
-    type Request: DeserializeOwned;
+    /// The kind, as a manifest and models.yaml name it.
+    const KIND: &'static str;
+    /// The request, from JSON and blocks of bytes.
+    type Request: Request;
     /// What the engine pushes its answer into.
-    type Output: Send + Sync;
+    type Output: Send + Sync + 'static;
     /// What `generate` returns.
     type Finish;
     /// What the host is told at the end, as JSON.
     type Summary: Serialize;
 
     #[doc(hidden)]
-    fn output(request: &Self::Request, sink: RawSinkArc, ctx: &Context) -> Self::Output;
+    fn output(request: &Self::Request, outlet: Outlet) -> Self::Output;
 
     /// `result` is what the engine returned; a stop or a cancel is a normal end.
     #[doc(hidden)]
@@ -129,13 +151,14 @@ pub trait Task: 'static {
 pub struct Text;
 
 impl Task for Text {
+    const KIND: &'static str = "text";
     type Request = TextRequest;
     type Output = TextOutput;
     type Finish = crate::FinishReason;
     type Summary = TextFinish;
 
-    fn output(request: &TextRequest, sink: RawSinkArc, ctx: &Context) -> TextOutput {
-        TextOutput::new(&request.stop, sink, ctx.clone())
+    fn output(request: &TextRequest, outlet: Outlet) -> TextOutput {
+        TextOutput::new(request, outlet)
     }
 
     fn finish(output: &TextOutput, result: Result<Self::Finish>) -> Result<TextFinish> {
@@ -148,13 +171,14 @@ impl Task for Text {
 pub struct Audio;
 
 impl Task for Audio {
+    const KIND: &'static str = "audio";
     type Request = AudioRequest;
     type Output = AudioOutput;
     type Finish = ();
     type Summary = AudioFinish;
 
-    fn output(_request: &AudioRequest, sink: RawSinkArc, ctx: &Context) -> AudioOutput {
-        AudioOutput::new(sink, ctx.clone())
+    fn output(_request: &AudioRequest, outlet: Outlet) -> AudioOutput {
+        AudioOutput::new(outlet)
     }
 
     fn finish(output: &AudioOutput, result: Result<()>) -> Result<AudioFinish> {
@@ -167,16 +191,37 @@ impl Task for Audio {
 pub struct Image;
 
 impl Task for Image {
+    const KIND: &'static str = "image";
     type Request = ImageRequest;
     type Output = ImageOutput;
     type Finish = ();
     type Summary = ImageFinish;
 
-    fn output(_request: &ImageRequest, sink: RawSinkArc, ctx: &Context) -> ImageOutput {
-        ImageOutput::new(sink, ctx.clone())
+    fn output(_request: &ImageRequest, outlet: Outlet) -> ImageOutput {
+        ImageOutput::new(outlet)
     }
 
     fn finish(output: &ImageOutput, result: Result<()>) -> Result<ImageFinish> {
+        output.finish(result)
+    }
+}
+
+/// An HTTP request below the entry's `endpoint:` in, any body out. The engine returns when the last byte is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Custom;
+
+impl Task for Custom {
+    const KIND: &'static str = "custom";
+    type Request = CustomRequest;
+    type Output = CustomOutput;
+    type Finish = ();
+    type Summary = CustomFinish;
+
+    fn output(_request: &CustomRequest, outlet: Outlet) -> CustomOutput {
+        CustomOutput::new(outlet)
+    }
+
+    fn finish(output: &CustomOutput, result: Result<()>) -> Result<CustomFinish> {
         output.finish(result)
     }
 }

@@ -28,6 +28,9 @@ pub struct AudioRequest {
     /// The same seed, model and request give the same audio. Absent: drawn by the plugin.
     #[serde(default)]
     pub seed: Option<u64>,
+    /// The bytes that the request speaks of by number.
+    #[serde(skip)]
+    pub blocks: Vec<Vec<u8>>,
 }
 
 impl AudioRequest {
@@ -74,6 +77,7 @@ impl Default for AudioRequest {
             top_k: Self::default_top_k(),
             top_p: Self::default_top_p(),
             seed: None,
+            blocks: Vec::new(),
         }
     }
 }

@@ -28,6 +28,9 @@ pub struct ImageRequest {
     /// Unfinished images to send on the way, spread evenly over the steps; 0 is none. A plugin may send fewer.
     #[serde(default)]
     pub partial_images: u32,
+    /// The bytes that the request speaks of by number.
+    #[serde(skip)]
+    pub blocks: Vec<Vec<u8>>,
 }
 
 impl ImageRequest {
@@ -53,6 +56,7 @@ impl Default for ImageRequest {
             guidance: None,
             seed: None,
             partial_images: 0,
+            blocks: Vec::new(),
         }
     }
 }

@@ -5,7 +5,10 @@
 
 mod audio;
 mod block;
+mod custom;
 mod image;
+mod metric;
+mod request;
 mod text;
 
 use std::collections::BTreeMap;
@@ -15,7 +18,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use audio::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest};
+pub use custom::{CustomFinish, CustomHead, CustomRequest};
 pub use image::{ImageBlock, ImageFinish, ImageHeader, ImageRequest};
+pub use metric::{Metric, MetricKind};
+pub use request::{Request, RequestInfo};
 pub use text::{
     FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
 };

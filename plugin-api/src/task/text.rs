@@ -28,6 +28,36 @@ pub struct TextRequest {
     /// Go on past the end-of-sequence token (for measuring).
     #[serde(default)]
     pub ignore_eos: bool,
+    /// The bytes that the request speaks of by number.
+    #[serde(skip)]
+    pub blocks: Vec<Vec<u8>>,
+}
+
+impl TextRequest {
+    /// A request for whatever follows this, with everything else as clients have it that say nothing of it.
+    pub fn new(input: TextInput) -> Self {
+        Self {
+            input,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            max_tokens: None,
+            logprobs: None,
+            echo: false,
+            ignore_eos: false,
+            blocks: Vec::new(),
+        }
+    }
+
+    /// A request to continue this text.
+    pub fn prompt(text: impl Into<String>) -> Self {
+        Self::new(TextInput::Prompt { text: text.into() })
+    }
+
+    /// A request to answer this message of a user.
+    pub fn ask(content: impl Into<String>) -> Self {
+        let message = Message { role: "user".to_owned(), content: content.into(), ..Message::default() };
+        Self::new(TextInput::Chat { messages: vec![message], tools: Vec::new() })
+    }
 }
 
 /// The prompt, in one of its forms.
@@ -146,6 +176,14 @@ pub enum TextEvent {
         /// A fragment of JSON text.
         fragment: String,
     },
+    /// More of the text by which the model refuses.
+    Refusal {
+        /// Whole characters only.
+        text: String,
+    },
+    /// One that this build does not know; it is passed over.
+    #[serde(other)]
+    Unknown,
 }
 
 /// A token and how likely it was.
@@ -172,6 +210,7 @@ pub struct LogprobEntry {
 /// Why a text ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum FinishReason {
     /// End of sequence, or a stop string.
     Stop,
@@ -181,6 +220,9 @@ pub enum FinishReason {
     ToolCalls,
     /// The client left.
     Cancelled,
+    /// One that this build does not know; it counts as `Stop`.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Tokens of one request.

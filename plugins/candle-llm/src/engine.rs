@@ -223,14 +223,16 @@ impl LlmEngine {
                         "the prompt has the token {id}, but the vocabulary has {} tokens",
                         tokenizer.vocabulary()
                     );
-                    return Err(Error::invalid_request(message));
+                    return Err(Error::invalid_request(message).at("prompt"));
                 }
                 tokens.clone()
             }
         };
         let ids = if ids.is_empty() { tokenizer.bos().into_iter().collect() } else { ids };
         if ids.is_empty() {
-            return Err(Error::invalid_request("the prompt is empty, and this model has no token to begin with"));
+            return Err(
+                Error::invalid_request("the prompt is empty, and this model has no token to begin with").at("prompt")
+            );
         }
         if ids.len() >= self.sizes.context {
             return Err(self.too_long(format_args!("{} tokens", ids.len())));
@@ -271,12 +273,13 @@ impl LlmEngine {
 
     fn checked(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {
         if request.echo && matches!(request.input, TextInput::Chat { .. }) {
-            return Err(Error::invalid_request("echo is for completions, not for conversations"));
+            return Err(Error::invalid_request("echo is for completions, not for conversations").at("echo"));
         }
         if let Some(n) = request.logprobs
             && n > MAX_LOGPROBS
         {
-            return Err(Error::invalid_request(format!("logprobs is {n} and must be at most {MAX_LOGPROBS}")));
+            let message = format!("logprobs is {n} and must be at most {MAX_LOGPROBS}");
+            return Err(Error::invalid_request(message).at("logprobs"));
         }
         let prompt = self.prompt(&request.input)?;
         Ok(SequenceRequest {

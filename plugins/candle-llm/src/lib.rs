@@ -21,7 +21,6 @@ static ALLOCATOR: aihost_support::budget::Budgeted = aihost_support::budget::Bud
 aihost_plugin_api::export_plugin! {
     plugin: LlmPlugin,
     id: "candle-llm",
-    kinds: ["text"],
     devices: ["cpu"],
     formats: ["gguf"],
     max_concurrency: 4,

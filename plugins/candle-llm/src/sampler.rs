@@ -140,19 +140,22 @@ fn check(s: &Sampling, vocabulary: usize) -> Result<()> {
     for (name, value, least, most) in ranges {
         if !(least..=most).contains(&value) {
             let least = if least == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("at least {least}") };
-            return Err(Error::invalid_request(format!("{name} is {value} and must be {least} and at most {most}")));
+            let message = format!("{name} is {value} and must be {least} and at most {most}");
+            return Err(Error::invalid_request(message).at(name));
         }
     }
     for (token, bias) in &s.logit_bias {
         if *token as usize >= vocabulary {
             return Err(Error::invalid_request(format!(
                 "logit_bias names token {token}, but the vocabulary has {vocabulary} tokens"
-            )));
+            ))
+            .at("logit_bias"));
         }
         if !(-100.0..=100.0).contains(bias) {
             return Err(Error::invalid_request(format!(
                 "logit_bias of token {token} is {bias} and must be from -100 to 100"
-            )));
+            ))
+            .at("logit_bias"));
         }
     }
     Ok(())

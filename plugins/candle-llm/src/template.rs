@@ -81,7 +81,7 @@ impl ChatTemplate {
         most_bytes: usize,
     ) -> Result<Option<String>> {
         if messages.is_empty() {
-            return Err(Error::invalid_request("messages is empty and must have at least one message"));
+            return Err(Error::invalid_request("messages is empty and must have at least one message").at("messages"));
         }
         let messages = messages.iter().map(message_value).collect::<Result<Vec<_>>>()?;
         let size = messages.iter().chain(tools).map(size).fold(0, usize::saturating_add);
@@ -99,7 +99,8 @@ impl ChatTemplate {
             Ok(Rendered::Whole(text)) => Ok(Some(text)),
             Ok(Rendered::TooLong) => Ok(None),
             Ok(Rendered::Refused(words)) => {
-                Err(Error::invalid_request(format!("the model's chat template refused the messages: {words}")))
+                Err(Error::invalid_request(format!("the model's chat template refused the messages: {words}"))
+                    .at("messages"))
             }
             Err(overrun) => Err(self.overran(overrun, bytes)),
         }

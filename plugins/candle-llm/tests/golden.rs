@@ -111,15 +111,10 @@ fn greedy_tokens_equal_the_reference() {
 }
 
 fn chat(text: &str) -> TextRequest {
-    let messages = vec![Message { role: "user".into(), content: text.into(), ..Message::default() }];
     TextRequest {
-        input: TextInput::Chat { messages, tools: Vec::new() },
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        stop: Vec::new(),
         max_tokens: Some(48),
-        logprobs: None,
-        echo: false,
-        ignore_eos: false,
+        ..TextRequest::ask(text)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextInput, TextRequest};
+use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextRequest};
 use candle_llm::LlmPlugin;
 
 const HIDDEN: usize = 32;
@@ -102,13 +102,10 @@ fn host(bytes: &[u8], options: serde_json::Value) -> (tempfile::TempDir, aihost_
 
 fn request(prompt: &str, max_tokens: u32) -> TextRequest {
     TextRequest {
-        input: TextInput::Prompt { text: prompt.into() },
         sampling: Sampling { seed: Some(5), ..Sampling::default() },
-        stop: Vec::new(),
         max_tokens: Some(max_tokens),
-        logprobs: None,
-        echo: false,
         ignore_eos: true,
+        ..TextRequest::prompt(prompt)
     }
 }
 

@@ -241,16 +241,18 @@ impl Flux {
             Error::invalid_request(format!(
                 "size is {width} x {height}; both sides must be multiples of {unit} above 0, and together at most {max_pixels} pixels"
             ))
+            .at("size")
         })?;
         let defaults = Defaults::of(parts.transformer.1.guidance);
         let steps = request.steps.unwrap_or(defaults.steps);
         if !(1..=MAX_STEPS).contains(&steps) {
-            return Err(Error::invalid_request(format!("steps is {steps}; it must be from 1 to {MAX_STEPS}")));
+            let text = format!("steps is {steps}; it must be from 1 to {MAX_STEPS}");
+            return Err(Error::invalid_request(text).at("steps"));
         }
         let guidance = request.guidance.unwrap_or(defaults.guidance);
         if !(0.0..=MAX_GUIDANCE).contains(&guidance) {
             let text = format!("guidance is {guidance}; it must be from 0 to {MAX_GUIDANCE}");
-            return Err(Error::invalid_request(text));
+            return Err(Error::invalid_request(text).at("guidance"));
         }
         Ok(Checked { params: DenoiseParams { shape, steps: steps as usize, guidance }, steps })
     }

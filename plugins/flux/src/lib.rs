@@ -39,7 +39,6 @@ use crate::model::Parts;
 aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
-    kinds: ["image"],
     devices: ["cpu"],
     formats: ["safetensors", "gguf"],
     parks: true,
@@ -49,7 +48,6 @@ aihost_plugin_api::export_plugin! {
 aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
-    kinds: ["image"],
     devices: ["cpu", "cuda"],
     formats: ["safetensors", "gguf"],
     parks: true,

@@ -104,11 +104,13 @@ pub(crate) fn frames(config: &Config, request: &AudioRequest) -> Result<usize> {
         None => Err(Error::invalid_request(format!(
             "duration is {}; it must be a number of seconds above 0 and at most {MAX_DURATION_S}",
             request.duration
-        ))),
+        ))
+        .at("duration")),
         Some(frames) if frames > max_frames(config) as u64 => Err(Error::invalid_request(format!(
             "duration is {} seconds; at most {MAX_DURATION_S} seconds are made",
             request.duration
-        ))),
+        ))
+        .at("duration")),
         Some(frames) => Ok(frames as usize),
     }
 }
@@ -145,7 +147,7 @@ pub(crate) fn max_bytes(config: &Config, chunking: Chunking) -> u64 {
 
 fn strategy(request: &AudioRequest) -> Result<SamplingStrategy> {
     let wrong = |name: &str, value: f32, wanted: &str| {
-        Err(Error::invalid_request(format!("{name} is {value}; it must be {wanted}")))
+        Err(Error::invalid_request(format!("{name} is {value}; it must be {wanted}")).at(name))
     };
     if !request.guidance_scale.is_finite() {
         return wrong("guidance_scale", request.guidance_scale, "a number");

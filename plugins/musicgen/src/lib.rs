@@ -29,7 +29,6 @@ use crate::model::{Files, Model};
 aihost_plugin_api::export_plugin! {
     plugin: MusicGenPlugin,
     id: "musicgen",
-    kinds: ["audio"],
     devices: ["cpu"],
     formats: ["safetensors", "bin"],
 }

@@ -123,18 +123,18 @@ impl Model {
     /// [`aihost_plugin_api::ErrorKind::InvalidRequest`] if it is empty or longer than [`MAX_PROMPT_TOKENS`].
     pub fn tokenize(&self, prompt: &str) -> Result<Vec<u32>> {
         if prompt.trim().is_empty() {
-            return Err(Error::invalid_request("prompt is empty; describe the music in a few words"));
+            return Err(Error::invalid_request("prompt is empty; describe the music in a few words").at("prompt"));
         }
         if prompt.len() > tokens::TEXT_BYTES {
             let most = tokens::TEXT_BYTES;
             let text =
                 format!("prompt has {} bytes, of at most {most}; describe the music in fewer words", prompt.len());
-            return Err(Error::invalid_request(text));
+            return Err(Error::invalid_request(text).at("prompt"));
         }
         let tokens = tokens::encode(&self.tokenizer, prompt)?;
         if tokens.len() > MAX_PROMPT_TOKENS {
             let text = format!("prompt has {} tokens; at most {MAX_PROMPT_TOKENS} are read", tokens.len());
-            return Err(Error::invalid_request(text));
+            return Err(Error::invalid_request(text).at("prompt"));
         }
         Ok(tokens)
     }

@@ -35,7 +35,7 @@ fn section(input: &[u8]) -> Vec<u8> {
     if input.starts_with(&MAGIC) {
         return input.to_vec();
     }
-    let header = Descriptor::<0>::new([]).header;
+    let header = Descriptor::<0>::new("", []).header;
     let mut out = header.magic.to_vec();
     for word in [header.header_size, input.len() as u32, header.abi_major, header.abi_minor] {
         out.extend_from_slice(&word.to_le_bytes());

@@ -86,7 +86,7 @@ async fn answer(mut inbox: mpsc::Receiver<Command>) {
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Submit(submission, reply) => drop(reply.send(serve(&submission))),
-            Command::Load(_, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+            Command::Load(_, _, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
                 drop(reply.send(Ok(())))
             }
             // Nothing else is asked of it for a body.
@@ -97,7 +97,7 @@ async fn answer(mut inbox: mpsc::Receiver<Command>) {
 
 /// Reads the task as its plugin would.
 fn serve(submission: &Submission) -> Submitted {
-    let task = &submission.task;
+    let task = &submission.task.header;
     match submission.model.as_str() {
         "flux" => reads::<ImageRequest>(task),
         "music" => reads::<AudioRequest>(task),

@@ -7,13 +7,15 @@ use serde_json::Value;
 
 use super::Finding;
 
+const ABI: &str = "aihost-plugin-abi";
 const API: &str = "aihost-plugin-api";
 const SUPPORT: &str = "aihost-support";
 const LLM: &str = "aihost-candle-llm";
 
 /// A folder, and the packages of this workspace that a package in it may use. The first match counts.
-const EDGES: [(&str, &[&str]); 8] = [
-    ("plugin-api/", &[]),
+const EDGES: [(&str, &[&str]); 9] = [
+    ("plugin-api/abi/", &[]),
+    ("plugin-api/", &[ABI]),
     ("host/", &[API]),
     ("plugins/support/", &[API]),
     ("plugins/", &[API, SUPPORT]),
@@ -25,7 +27,7 @@ const EDGES: [(&str, &[&str]); 8] = [
 ];
 
 /// What the published crate may use, tests apart.
-const API_MAY: [&str; 6] = ["abi_stable", "schemars", "serde", "serde_json", "tracing", "tracing-subscriber"];
+const API_MAY: [&str; 7] = ["abi_stable", ABI, "schemars", "serde", "serde_json", "tracing", "tracing-subscriber"];
 
 /// A package, and beginnings of package names that it must not reach, directly or not.
 const NEVER: [(&str, &[&str]); 3] = [

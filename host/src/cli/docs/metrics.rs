@@ -9,7 +9,8 @@ const HEAD: &str = "# Metrics
 
 Written by `cargo xtask docgen` from the table in `host/src/telemetry/metrics.rs`.
 
-`GET /metrics` answers in OpenMetrics text, which Prometheus reads. Where API keys are asked for, the scraper sends one:
+`GET /metrics` answers in Prometheus's text 0.0.4, and in OpenMetrics text 1.0.0 to whoever asks for it by `Accept`, as
+Prometheus does. The series are the same. Where API keys are asked for, the scraper sends one:
 
 ```yaml
 scrape_configs:
@@ -20,9 +21,30 @@ scrape_configs:
 
 A scrape loads, wakes and keeps nothing. `model` is always a name of models.yaml, never an alias or what a client made up,
 so that the number of series is bounded; the series of a model that leaves models.yaml end with it. Counters begin at zero
-when the host starts. Requests that are refused before they reach a model (wrong JSON, unknown model) are not counted here.
+when the host starts. Requests that are refused before they reach a model (wrong JSON, unknown model) are counted by their
+status alone (`aihost_http_refusals_total`). `device` is a device in use; what cannot be measured there has no series
+rather than a 0.
 A request that is tried again after its worker died is timed anew, and counted once.
 
+";
+
+const ALERTS: &str = "
+## What to be told of
+
+| alert | when |
+|---|---|
+| the host restarts | `changes(process_start_time_seconds[15m]) > 2` |
+| a model waits for its operator | `aihost_models{state=\"quarantined\"} > 0`; `aihost ps` and `aihost why MODEL` say which and why |
+| a model does not load | `aihost_models{state=\"failed\"} > 0` for 5 minutes, or `increase(aihost_load_failures_total[15m]) > 3` |
+| answers are lost | `increase(aihost_requests_lost_total[15m]) > 0` |
+| workers die | `increase(aihost_worker_exits_total{reason!=\"asked\"}[15m]) > 3` |
+| clients are turned away for want of room | `rate(aihost_http_refusals_total{status=~\"429|503\"}[5m]) > 0.1` for 10 minutes |
+| somebody tries keys | `rate(aihost_http_refusals_total{status=\"401\"}[5m]) > 1` |
+| models take turns all the time | `sum(rate(aihost_swaps_total{kind=~\"cold_load|wake\"}[15m])) > 0.05` |
+| others fill a device | `aihost_device_others_bytes > 0.1 * aihost_device_total_bytes` |
+| a device does not answer | `aihost_device_budget_bytes unless aihost_device_free_bytes` for 5 minutes |
+| descriptors run out | `process_open_fds / process_max_fds > 0.8` |
+| the log loses lines | `increase(aihost_log_lines_lost_total[15m]) > 0` |
 ";
 
 pub(super) fn page() -> String {
@@ -39,6 +61,7 @@ pub(super) fn page() -> String {
     };
     let mut text = HEAD.to_owned();
     text += &table(&["name", "type", "unit", "labels", "what it says"], Metric::ALL.map(row));
+    text += ALERTS;
     text += "\n## Values of labels\n\n";
     let closed = Metric::ALL.into_iter().flat_map(|metric| {
         let spec = metric.spec();

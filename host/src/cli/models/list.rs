@@ -4,10 +4,20 @@ use serde::Serialize;
 
 use crate::cli::client::{ListedModel, Listing, Server};
 use crate::cli::failure::CliError;
+use crate::cli::table::Column;
 use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
 use crate::domain::ByteSize;
 use crate::store::{Digests, Presence, presence};
+
+const COLUMNS: [Column; 6] = [
+    Column::whole("MODEL"),
+    Column::whole("TYPE").dispensable(2),
+    Column::cut("PLUGIN").dispensable(3),
+    Column::whole("FILES"),
+    Column::whole("SIZE").dispensable(1),
+    Column::whole("STATE"),
+];
 
 /// An entry as it is shown.
 #[derive(Debug, Serialize)]
@@ -69,7 +79,7 @@ fn show(rows: &[Row], json: bool) -> Result<(), CliError> {
         let state = row.state.clone().unwrap_or_else(|| "-".to_owned());
         vec![row.name.clone(), row.kind.clone(), row.plugin.clone(), row.files.to_owned(), size, state]
     };
-    out::table(&["MODEL", "TYPE", "PLUGIN", "FILES", "SIZE", "STATE"], rows.iter().map(cells).collect())
+    out::table(&COLUMNS, rows.iter().map(cells).collect())
 }
 
 fn row(model: &ModelConfig, running: &[ListedModel], digests: &Digests) -> Row {

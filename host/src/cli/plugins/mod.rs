@@ -1,14 +1,29 @@
-//! `aihost plugins`: what lies in the plugins folder. No plugin's code is run.
+//! `aihost plugins`: what lies in the plugins folder. No plugin's code runs in this process; a child asks one for its options.
+
+use std::path::Path;
+use std::sync::Arc;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::failure::CliError;
+use super::table::Column;
 use super::{CommandContext, out};
-use crate::config;
+use crate::config::{self, Paths, option_rows};
 use crate::domain::{nearest, printable};
 use crate::plugin::{PluginFile, Registry};
-use crate::worker::is_confinement_available;
+use crate::worker::{Schemas, is_confinement_available};
+
+const COLUMNS: [Column; 6] = [
+    Column::whole("ID"),
+    Column::whole("VERSION"),
+    Column::words("KINDS").dispensable(1),
+    Column::words("DEVICES").dispensable(2),
+    Column::cut("FILE").dispensable(3),
+    Column::words("STATUS"),
+];
+const OPTIONS: [Column; 4] =
+    [Column::whole("OPTION"), Column::words("TAKES"), Column::whole("DEFAULT"), Column::words("MEANING")];
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -61,7 +76,7 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
             }
             list(&registry)
         }
-        Command::Info { id, json } => info(&registry, id, *json),
+        Command::Info { id, json } => info(&registry, &paths, id, *json),
     }
 }
 
@@ -82,7 +97,7 @@ fn list(registry: &Registry) -> Result<(), CliError> {
         let dash = || "-".to_owned();
         vec![dash(), dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
     });
-    out::table(&["ID", "VERSION", "KINDS", "DEVICES", "FILE", "STATUS"], usable.chain(rejected).collect())
+    out::table(&COLUMNS, usable.chain(rejected).collect())
 }
 
 fn list_json(registry: &Registry) -> Vec<Value> {
@@ -111,9 +126,8 @@ fn confinement() -> &'static str {
     if is_confinement_available() { "confined" } else { "unconfined" }
 }
 
-fn info(registry: &Registry, id: &str, as_json: bool) -> Result<(), CliError> {
-    let found: Vec<Value> =
-        registry.plugins.iter().filter(|plugin| plugin.manifest.id == id).map(|p| describe(p)).collect();
+fn info(registry: &Registry, paths: &Paths, id: &str, as_json: bool) -> Result<(), CliError> {
+    let found: Vec<&Arc<PluginFile>> = registry.plugins.iter().filter(|plugin| plugin.manifest.id == id).collect();
     if found.is_empty() {
         let error = CliError::failed(format!("there is no usable plugin `{id}`"));
         let ids = registry.plugins.iter().map(|plugin| plugin.manifest.id.as_str());
@@ -122,19 +136,35 @@ fn info(registry: &Registry, id: &str, as_json: bool) -> Result<(), CliError> {
             None => error.hint("`aihost plugins list` shows what is there, and why a file is not usable"),
         });
     }
+    let schemas = Schemas::new(Path::new("/proc/self/exe"), &paths.state, paths.sharing);
     if as_json {
-        return out::json(&found);
+        let with_options = |plugin: &&Arc<PluginFile>| {
+            let mut value = describe(plugin);
+            value["options_schema"] = schemas.get(plugin).map_or(Value::Null, |schema| (*schema).clone());
+            value
+        };
+        return out::json(&found.iter().map(with_options).collect::<Vec<_>>());
     }
-    for plugin in found {
-        for (name, value) in plugin.as_object().into_iter().flatten() {
+    for (number, plugin) in found.into_iter().enumerate() {
+        if number > 0 {
+            out::line("")?;
+        }
+        for (name, value) in describe(plugin).as_object().into_iter().flatten() {
             let text = match value {
                 Value::String(text) => text.clone(),
                 Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
                 other => other.to_string(),
             };
-            out::line(&format!("{name:<16} {}", printable(&text)))?;
+            out::line(format!("{name:<16} {}", printable(&text)).trim_end())?;
         }
-        out::line("")?;
+        match schemas.get(plugin).map(|schema| option_rows(&schema)) {
+            Ok(rows) if rows.is_empty() => {}
+            Ok(rows) => {
+                out::line("")?;
+                out::table(&OPTIONS, rows.into_iter().map(Vec::from).collect())?;
+            }
+            Err(why) => out::note(&format!("note: {why}")),
+        }
     }
     Ok(())
 }

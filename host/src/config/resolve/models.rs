@@ -202,6 +202,7 @@ impl Entry<'_, '_> {
             preload: raw.preload,
             memory: self.memory(raw.memory.as_ref(), &devices),
             devices,
+            refusal: None,
         }
     }
 

@@ -17,10 +17,10 @@ use super::super::generate::{QueuePlace, broken_off};
 use super::super::resolve::{self, Wanted};
 use super::super::wire::{self, AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming};
 use super::super::{artifacts, audio_stream};
-use super::refusal;
+use super::explain;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::media::audio::{Audio, block, finish};
-use crate::runtime::{Handle, OutputMode, Submission, Submitted};
+use crate::runtime::{AccessEntry, Handle, OutputMode, Submission, Submitted};
 use crate::store::Media;
 use crate::worker::Output;
 
@@ -29,8 +29,6 @@ const WANTED: Wanted<'_> = Wanted { kind: Kind::Audio, endpoint: PATH };
 const SPEECH_PATH: &str = "/v1/audio/speech";
 /// Most samples of one piece, all channels together: 512 MiB. The request's own limit is far below it at any usual rate.
 const MAX_SAMPLES: usize = 128 << 20;
-/// Fields that a model's own refusal may begin with, and so blame.
-const FIELDS: [&str; 6] = ["prompt", "duration", "guidance_scale", "temperature", "top_k", "top_p"];
 
 /// Answers with audio.
 pub(in crate::http) async fn create(
@@ -42,17 +40,23 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_audio).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
-    let submitter = AudioSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
+    let submitter = AudioSubmitter {
+        handle: &app.handle,
+        model: &model,
+        job: &job,
+        access: caller.access(),
+        place: QueuePlace::default(),
+    };
     match job.delivery {
         AudioDelivery::Stream(streaming) => match submitter.stream(streaming).await {
             Ok(response) => Ok(response),
-            Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
+            Err(failure) => Err(explain(&app, failure, &model, "prompt").await),
         },
         AudioDelivery::Files(files) => {
             let pieces = (0..job.pieces).map(|number| submitter.piece(number));
             match try_join_all(pieces).await {
                 Ok(pieces) => send(&app, &headers, pieces, files).await,
-                Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
+                Err(failure) => Err(explain(&app, failure, &model, "prompt").await),
             }
         }
     }
@@ -77,6 +81,7 @@ struct AudioSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a AudioJob,
+    access: &'a AccessEntry,
     place: QueuePlace,
 }
 
@@ -91,7 +96,15 @@ impl AudioSubmitter<'_> {
             AudioDelivery::Stream(_) => OutputMode::Streamed,
         };
         let (model, class, keep_alive) = (self.model.clone(), job.class, job.keep_alive);
-        let submission = Submission { model, kind: Kind::Audio, task, class, keep_alive, delivery };
+        let submission = Submission {
+            model,
+            kind: Kind::Audio,
+            task: task.into(),
+            class,
+            keep_alive,
+            delivery,
+            access: self.access.clone(),
+        };
         self.place.submit(self.handle, submission).await
     }
 

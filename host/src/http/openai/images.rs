@@ -19,16 +19,14 @@ use super::super::image_output::{ImageFileWriter, ImageOutput, ImageUpdate};
 use super::super::image_stream::ImageStream;
 use super::super::resolve::{self, Wanted};
 use super::super::wire::{self, ImageDelivery, ImageJob};
-use super::refusal;
+use super::explain;
 use crate::domain::{Failure, Kind, ModelId};
 use crate::media::image::ImageAssembler;
-use crate::runtime::{Handle, OutputMode, Submission};
+use crate::runtime::{AccessEntry, Handle, OutputMode, Submission};
 use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
 const WANTED: Wanted<'_> = Wanted { kind: Kind::Image, endpoint: PATH };
-/// Fields that a model's own refusal may begin with, and so blame.
-const FIELDS: [&str; 4] = ["prompt", "size", "steps", "guidance"];
 
 /// Answers with images.
 pub(in crate::http) async fn create(
@@ -40,7 +38,13 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
-    let submitter = ImageSubmitter { handle: &app.handle, model: &model, job: &job, place: QueuePlace::default() };
+    let submitter = ImageSubmitter {
+        handle: &app.handle,
+        model: &model,
+        job: &job,
+        access: caller.access(),
+        place: QueuePlace::default(),
+    };
     let result = match job.delivery {
         ImageDelivery::Stream => match submitter.begin(0).await {
             Ok((output, writer)) => ImageStream::new(output, writer).respond().await,
@@ -69,7 +73,7 @@ pub(in crate::http) async fn create(
     };
     match result {
         Ok(response) => Ok(response),
-        Err(failure) => Err(refusal(&app, failure, &model, &FIELDS).await),
+        Err(failure) => Err(explain(&app, failure, &model, "prompt").await),
     }
 }
 
@@ -84,6 +88,7 @@ struct ImageSubmitter<'a> {
     handle: &'a Handle,
     model: &'a ModelId,
     job: &'a ImageJob,
+    access: &'a AccessEntry,
     place: QueuePlace,
 }
 
@@ -97,7 +102,15 @@ impl ImageSubmitter<'_> {
         };
         let task = Bytes::from(wire::json(&job.image(number)));
         let (class, keep_alive) = (job.class, job.keep_alive);
-        let submission = Submission { model: model.clone(), kind: Kind::Image, task, class, keep_alive, delivery };
+        let submission = Submission {
+            model: model.clone(),
+            kind: Kind::Image,
+            task: task.into(),
+            class,
+            keep_alive,
+            delivery,
+            access: self.access.clone(),
+        };
         let answer = self.place.submit(self.handle, submission).await?;
         let output = ImageOutput::new(answer.output, ImageAssembler::new(job.request.width, job.request.height));
         let (request, encoding) = (Arc::clone(&job.request), job.encoding);

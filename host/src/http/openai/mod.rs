@@ -44,7 +44,7 @@ async fn answer<S: TextShape + Unpin>(
     let model = resolve::for_request(&config, caller, job.model.as_deref(), wanted)?.id.clone();
     let shape = (endpoint.shape)(&job, model.as_str(), unix_seconds());
     let delivery = job.delivery;
-    let mut generation = Generation::new(app.handle.clone(), model.clone(), job);
+    let mut generation = Generation::new(app.handle.clone(), model.clone(), caller.access().clone(), job);
     let result = if delivery == TextDelivery::Whole {
         match generation.collect().await {
             Ok((choices, share)) => whole(shape, choices, generation.usage(), share).await,
@@ -106,16 +106,5 @@ async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> 
             }
         }
         _ => failure.into(),
-    }
-}
-
-/// The same, and the field that a model's own refusal begins with.
-async fn refusal(app: &App, failure: Failure, model: &ModelId, fields: &[&'static str]) -> ApiError {
-    let first = failure.message.split(' ').next().unwrap_or_default();
-    let blamed = fields.iter().find(|field| failure.kind == FailureKind::InvalidRequest && **field == first).copied();
-    let error = explain(app, failure, model, "prompt").await;
-    match blamed {
-        Some(field) => error.param(field),
-        None => error,
     }
 }

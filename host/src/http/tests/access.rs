@@ -7,7 +7,7 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 24] = [
+const TABLE: [(&str, &str, &str); 25] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
@@ -26,6 +26,7 @@ const TABLE: [(&str, &str, &str); 24] = [
     ("POST", "/models/park", "operate"),
     ("GET", "/admin/plan", "operate"),
     ("GET", "/admin/status", "operate"),
+    ("GET", "/admin/devices", "operate"),
     ("GET", "/logs/{*model}", "operate"),
     ("GET", "/metrics", "metrics"),
     ("GET", "/health", "everybody"),

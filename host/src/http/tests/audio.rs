@@ -31,7 +31,7 @@ fn finished(reason: &str) -> Output {
 
 /// Plays the tone of the task's seed in three blocks, with progress between.
 fn play(_: usize, submission: &Submission) -> Result<Vec<Output>, Failure> {
-    let task: Value = serde_json::from_slice(&submission.task).unwrap();
+    let task: Value = serde_json::from_slice(&submission.task.header).unwrap();
     let tone = tone(task["seed"].as_u64().unwrap_or(0));
     let mut outputs = Vec::new();
     for (i, samples) in tone.chunks(6000).enumerate() {
@@ -251,14 +251,20 @@ async fn bad_input_names_its_field() {
 }
 
 #[tokio::test]
-async fn a_models_own_refusal_blames_the_field_it_begins_with() {
+async fn a_models_own_refusal_blames_the_field_it_names() {
     let host = Host::new(|_, _| {
-        let message = "duration is 500 seconds; this model makes at most 30";
-        Ok(vec![Output::Done(Err(Failure::new(FailureKind::InvalidRequest, message)))])
+        let mut failure = Failure::new(FailureKind::InvalidRequest, "prompt is no field here");
+        failure.details = Some(Box::new(crate::domain::FailureDetails {
+            field: Some("duration".to_owned()),
+            code: Some("beyond_the_model".to_owned()),
+            retry_after_ms: Some(1500),
+        }));
+        Ok(vec![Output::Done(Err(failure))])
     });
     for stream in [false, true] {
-        let (status, _, param) = host.post(PATH, &ask(&json!({"stream": stream}))).await.error();
-        assert_eq!((status, param.as_str()), (400, "duration"));
+        let reply = host.post(PATH, &ask(&json!({"stream": stream}))).await;
+        assert_eq!(reply.error(), (400, "beyond_the_model".into(), "duration".into()));
+        assert_eq!(reply.header("retry-after"), "2");
     }
 }
 

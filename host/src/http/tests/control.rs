@@ -64,16 +64,41 @@ async fn logs_can_be_followed_to_the_end_of_the_model() {
 
 #[tokio::test]
 async fn metrics_are_text_and_need_the_key_that_the_rest_needs() {
-    let reply = Host::new(hello).get("/metrics").await;
+    let host = Host::new(hello);
+    let lost = "aihost_requests_lost_total{model=\"a\"} 0";
+    let mut asked = Request::get("/metrics").body(Body::empty()).unwrap();
+    let reply = host.get("/metrics").await;
     assert_eq!(reply.status, 200);
-    assert!(
-        reply.header("content-type").starts_with("application/openmetrics-text"),
-        "{}",
-        reply.header("content-type")
-    );
-    assert!(reply.body.contains("aihost_requests_lost_total{model=\"a\"} 0") && reply.body.ends_with("# EOF\n"));
+    assert_eq!(reply.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(reply.body.contains(lost) && !reply.body.contains("# EOF"), "{}", reply.body);
+    asked.headers_mut().insert("accept", "application/openmetrics-text; version=1.0.0".parse().unwrap());
+    let reply = host.send(asked).await;
+    assert_eq!(reply.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(reply.body.contains(lost) && reply.body.ends_with("# EOF\n"), "{}", reply.body);
     let keyed = Config { api_keys: keys(&["secret"]), ..config() };
     assert_eq!(Host::with(keyed, hello).get("/metrics").await.error().0, 401);
+}
+
+#[tokio::test]
+async fn refusals_are_counted_by_status() {
+    let keyed = Config { api_keys: keys(&["secret"]), ..config() };
+    let host = Host::with(keyed, hello);
+    for _ in 0..3 {
+        assert_eq!(host.get("/v1/models").await.status, 401);
+    }
+    assert_eq!(host.send(with_key(Request::get("/nowhere").body(Body::empty()).unwrap(), "secret")).await.status, 404);
+    let told = host.send(with_key(Request::get("/metrics").body(Body::empty()).unwrap(), "secret")).await.body;
+    for (status, count) in [("401", 3), ("404", 1), ("403", 0), ("429", 0), ("503", 0)] {
+        let line = format!("aihost_http_refusals_total{{status=\"{status}\"}} {count}\n");
+        assert!(told.contains(&line), "no `{line}` in\n{told}");
+    }
+}
+
+#[tokio::test]
+async fn devices_are_told_with_what_is_unknown_of_them() {
+    let reply = Host::new(hello).get("/admin/devices").await;
+    let wanted = r#"[{"id":"cpu","budget":9,"reserved":5,"held":4,"others":3,"free":2,"total":9},{"id":"cuda:0","budget":9,"reserved":5,"held":null,"others":null,"free":null,"total":null}]"#;
+    assert_eq!((reply.status.as_u16(), reply.body.as_str()), (200, wanted));
 }
 
 #[tokio::test]

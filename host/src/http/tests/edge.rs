@@ -45,6 +45,26 @@ async fn unknown_paths_and_methods_are_told_apart() {
 }
 
 #[tokio::test]
+async fn every_path_that_is_said_to_serve_a_kind_answers() {
+    let host = Host::new(hello);
+    let paths = ["/v1/embeddings", "/v1/audio/speech", "/v1/audio/transcriptions", "/v1/mymodel/generate", "/nowhere"];
+    let paths = paths.into_iter().chain(super::super::router::routes().into_iter().map(|route| route.path));
+    let mut served = 0;
+    for path in paths {
+        let is_served =
+            [Kind::Text, Kind::Image, Kind::Audio, Kind::Embedding, Kind::Speech, Kind::Transcription, Kind::Custom]
+                .into_iter()
+                .any(|kind| super::super::router::is_served(path, kind));
+        if is_served {
+            served += 1;
+            let reply = host.send(post(path, "{}")).await;
+            assert!(![404, 405, 501].contains(&reply.status.as_u16()), "{path}: {}", reply.status);
+        }
+    }
+    assert!(served >= 4, "{served}");
+}
+
+#[tokio::test]
 async fn keys_are_asked_for_where_there_are_some() {
     let host = Host::with(Config { api_keys: keys(&["k1", "k2"]), ..config() }, hello);
     for (headers, status) in [

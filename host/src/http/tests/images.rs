@@ -37,7 +37,7 @@ fn finished(reason: &str, seed: u64) -> Output {
 
 /// Draws the stripes of the task's seed, with progress and as many unfinished images as it asks for.
 fn draw(_: usize, submission: &Submission) -> Result<Vec<Output>, Failure> {
-    let task: Value = serde_json::from_slice(&submission.task).unwrap();
+    let task: Value = serde_json::from_slice(&submission.task.header).unwrap();
     let (seed, partials) = (task["seed"].as_u64().unwrap(), task["partial_images"].as_u64().unwrap() as u32);
     let mut outputs = Vec::new();
     for index in 0..partials {
@@ -343,14 +343,20 @@ async fn edits_and_variations_say_what_to_ask_whatever_is_sent() {
 }
 
 #[tokio::test]
-async fn a_models_own_refusal_blames_the_field_it_begins_with() {
+async fn a_models_own_refusal_blames_the_field_it_names() {
     let host = Host::new(|_, _| {
-        let message = "size is 48 x 32; both sides must be multiples of 64";
-        Ok(vec![Output::Done(Err(Failure::new(FailureKind::InvalidRequest, message)))])
+        let mut failure = Failure::new(FailureKind::InvalidRequest, "prompt is no field here");
+        failure.details = Some(Box::new(crate::domain::FailureDetails {
+            field: Some("size".to_owned()),
+            code: Some("beyond_the_model".to_owned()),
+            retry_after_ms: Some(1500),
+        }));
+        Ok(vec![Output::Done(Err(failure))])
     });
     for stream in [false, true] {
-        let (status, _, param) = host.post(PATH, &ask(&json!({"stream": stream}))).await.error();
-        assert_eq!((status, param.as_str()), (400, "size"));
+        let reply = host.post(PATH, &ask(&json!({"stream": stream}))).await;
+        assert_eq!(reply.error(), (400, "beyond_the_model".into(), "size".into()));
+        assert_eq!(reply.header("retry-after"), "2");
     }
 }
 

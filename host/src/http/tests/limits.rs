@@ -241,7 +241,7 @@ async fn tasks_of_large_prompts_are_made_one_by_one() {
         grant(ask, vec![done("stop")]);
     }
     assert_eq!(reply.await.unwrap().0, 200);
-    assert!(tasks.iter().all(|task| task.len() > 40 << 10) && tasks[0] != tasks[1]);
+    assert!(tasks.iter().all(|task| task.header.len() > 40 << 10) && tasks[0] != tasks[1]);
 
     let (mut received, reply) = asks(chat(&json!({"n": 3, "messages": [{"role": "user", "content": prompt}]}))).await;
     let mut tasks = Vec::new();
@@ -252,5 +252,5 @@ async fn tasks_of_large_prompts_are_made_one_by_one() {
     }
     assert_eq!(reply.await.unwrap().0, 200);
     // Without a seed the choices' tasks are one and the same, not copies.
-    assert!(tasks.iter().all(|task| task.as_ptr() == tasks[0].as_ptr()));
+    assert!(tasks.iter().all(|task| task.header.as_ptr() == tasks[0].header.as_ptr()));
 }

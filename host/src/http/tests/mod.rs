@@ -83,7 +83,7 @@ impl Host {
     /// The tasks as the plugin would read them.
     fn tasks(&self) -> Vec<Value> {
         let submitted = self.submitted.lock().unwrap();
-        submitted.iter().map(|submission| serde_json::from_slice(&submission.task).unwrap()).collect()
+        submitted.iter().map(|submission| serde_json::from_slice(&submission.task.header).unwrap()).collect()
     }
 }
 
@@ -120,7 +120,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let _ = reply.send(answer);
             }
             Command::Ping(reply) => _ = reply.send(()),
-            Command::Load(model, reply) => {
+            Command::Load(model, _, reply) => {
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
                 let _ = reply.send(if model.as_str() == "b" { Err(failure) } else { Ok(()) });
             }
@@ -135,6 +135,26 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             }
             Command::Models(reply) => {
                 let _ = reply.send(models());
+            }
+            Command::Devices(reply) => {
+                let cpu = crate::runtime::DeviceStatus {
+                    device: crate::domain::Device::Cpu,
+                    budget: 9,
+                    reserved: 5,
+                    held: Some(4),
+                    others: Some(3),
+                    free: Some(2),
+                    total: Some(9),
+                };
+                let lost = crate::runtime::DeviceStatus {
+                    device: crate::domain::Device::Cuda(0),
+                    held: None,
+                    others: None,
+                    free: None,
+                    total: None,
+                    ..cpu.clone()
+                };
+                let _ = reply.send(vec![cpu, lost]);
             }
             Command::Metrics(reply) => {
                 let metrics = crate::telemetry::Metrics::default();
@@ -309,6 +329,7 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         preload: false,
         memory: None,
         devices: Vec::new(),
+        refusal: None,
     }
 }
 

@@ -131,6 +131,7 @@ fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
         // 0 means the likeliest token alone; the task's range is open at 0.
         top_p: fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE)),
         seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
+        blocks: Vec::new(),
     })
 }
 

@@ -143,6 +143,7 @@ fn request(fields: &Fields<'_>, delivery: ImageDelivery) -> Result<ImageRequest,
             ImageDelivery::Stream => u32::try_from(partial_images).unwrap_or(0),
             ImageDelivery::Files(_) => 0,
         },
+        blocks: Vec::new(),
     })
 }
 

@@ -24,7 +24,7 @@ pub(super) use completion::parse as parse_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
-pub(super) use status::{PlanReply, RouterList, StatusReply};
+pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
 pub(super) use terms::parse_name;
 
 /// The keys that are read of each kind of object.
@@ -76,7 +76,7 @@ impl TextJob {
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.n, choice % self.n);
-        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos } = &self.common;
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, blocks: _ } = &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let sampling = &Sampling { seed, ..sampling.clone() };
         let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos };
@@ -163,6 +163,7 @@ mod tests {
             logprobs: Some(1),
             echo: true,
             ignore_eos: true,
+            blocks: Vec::new(),
         };
         let job = TextJob {
             model: None,

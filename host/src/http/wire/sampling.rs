@@ -42,13 +42,10 @@ pub(super) fn job(
     own: impl FnOnce(&mut TextRequest) -> Result<(), ApiError>,
 ) -> Result<TextJob, ApiError> {
     let mut common = TextRequest {
-        input: TextInput::Tokens { tokens: Vec::new() },
         sampling: sampling(fields)?,
         stop: stop(fields)?,
-        max_tokens: None,
-        logprobs: None,
-        echo: false,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+        ..TextRequest::new(TextInput::Tokens { tokens: Vec::new() })
     };
     own(&mut common)?;
     check_response_format(fields)?;

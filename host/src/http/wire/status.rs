@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::super::redact::for_clients;
 
 use crate::domain::{Device, InstanceId, Kind, ModelId, ModelState};
-use crate::runtime::{Explanation, Leaving, ModelStatus, Outcome, Staying};
+use crate::runtime::{DeviceStatus, Explanation, Leaving, ModelStatus, Outcome, Staying};
 
 /// A model of `GET /admin/status`. Memory is in bytes, progress in thousandths.
 #[derive(Serialize)]
@@ -143,6 +143,25 @@ fn router_state(state: ModelState) -> &'static str {
     }
 }
 
+/// A device of `GET /admin/devices`. Bytes; nothing where they cannot be told.
+#[derive(Serialize)]
+pub(in crate::http) struct DeviceReply {
+    id: Device,
+    budget: u64,
+    reserved: u64,
+    held: Option<u64>,
+    others: Option<u64>,
+    free: Option<u64>,
+    total: Option<u64>,
+}
+
+impl From<&DeviceStatus> for DeviceReply {
+    fn from(status: &DeviceStatus) -> Self {
+        let &DeviceStatus { device, budget, reserved, held, others, free, total } = status;
+        Self { id: device, budget, reserved, held, others, free, total }
+    }
+}
+
 /// `GET /admin/plan`. Sizes are in bytes.
 #[derive(Serialize)]
 pub(in crate::http) struct PlanReply<'a> {
@@ -157,6 +176,8 @@ pub(in crate::http) struct PlanReply<'a> {
     takes_ms: Option<u64>,
     progress: Option<u32>,
     left_ms: Option<u64>,
+    since_ms: Option<u64>,
+    step: Option<&'static str>,
     queued: usize,
     leaves: Vec<LeavingReply<'a>>,
     stays: Vec<StayingReply<'a>>,
@@ -196,6 +217,8 @@ impl<'a> From<&'a Explanation> for PlanReply<'a> {
             takes_ms: plan.takes_ms,
             progress: plan.progress,
             left_ms: plan.left_ms,
+            since_ms: plan.since_ms,
+            step: plan.step,
             queued: plan.queued,
             leaves: plan.leaves.iter().map(LeavingReply::from).collect(),
             stays: plan.stays.iter().map(StayingReply::from).collect(),
@@ -276,6 +299,9 @@ mod tests {
             takes_ms: Some(3),
             progress: None,
             left_ms: Some(9),
+            since_ms: None,
+            step: None,
+            closed: None,
             queued: 4,
             leaves: vec![Leaving {
                 model: "b".into(),
@@ -287,7 +313,7 @@ mod tests {
             }],
             stays: vec![Staying { model: "c".into(), instance: InstanceId(9), memory: 10, reason: "pinned".into() }],
         };
-        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"progress":null,"left_ms":9,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
+        let wanted = r#"{"model":"a","state":"cold","outcome":"evicts","message":"so","device":"cuda:0","needs":1,"free":2,"budget":null,"takes_ms":3,"progress":null,"left_ms":9,"since_ms":null,"step":null,"queued":4,"leaves":[{"model":"b","instance":5,"how":"park","memory":6,"idle_ms":7,"takes_ms":8}],"stays":[{"model":"c","instance":9,"memory":10,"reason":"pinned"}]}"#;
         assert_eq!(text(&PlanReply::from(&plan)), wanted);
         let names = [Outcome::Hot, Outcome::Coming, Outcome::Fits, Outcome::Waits, Outcome::Refused, Outcome::Unknown]
             .map(name);

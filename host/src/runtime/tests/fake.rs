@@ -14,7 +14,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
-use crate::worker::{CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started};
+use crate::worker::{
+    CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started, Task,
+};
 
 /// Tokens of every answer.
 pub(super) const TOKENS: u32 = 4;
@@ -509,7 +511,7 @@ impl InstanceHandle for FakeInstance {
     fn generate(
         &self,
         request: RequestId,
-        task: Bytes,
+        task: Task,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(8);
@@ -517,7 +519,7 @@ impl InstanceHandle for FakeInstance {
         tokio::spawn(async move {
             let end = tokio::select! {
                 end = world.clone().generate_one(id, request, &sender, cancelled) => end,
-                end = world.clone().poisoned(id, &task) => end,
+                end = world.clone().poisoned(id, &task.header) => end,
             };
             world.change(id, |life| life.open.remove(&request));
             let _client_gone = sender.send(Output::Done(end)).await;
@@ -535,7 +537,7 @@ impl InstanceHandle for FakeInstance {
         Box::pin(async move { transition.await.map(|()| Loaded { used: NEED }) })
     }
 
-    fn cost(&self, _task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
+    fn cost(&self, _task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         let cost = self.world.cost;
         Box::pin(async move { Ok(cost) })
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::super::AccessEntry;
 use super::fake::{Faults, Order, World};
 use super::{Answer, Class, EVER, Host, OutputMode, Told, paused};
 use crate::domain::{Failure, FailureKind};
@@ -81,7 +82,7 @@ async fn scenario(host: &Host, leave: Duration) -> Answers {
     sleep(Duration::from_millis(20)).await;
     let batch = (OutputMode::Gathered, host.ask_as("b", Class::Batch, OutputMode::Gathered));
     let again = (OutputMode::Streamed, host.ask("a"));
-    answers.controls.push(control(host.handle().load("b".into())).await);
+    answers.controls.push(control(host.handle().load("b".into(), AccessEntry::default())).await);
     for (delivery, task) in first.into_iter().chain([batch, again]) {
         answers.safe.push((delivery, answer(task).await));
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::super::AccessEntry;
 use super::fake::{Faults, Order, World};
 use super::{Answer, Class, Host, OutputMode, paused};
 use crate::domain::{Failure, FailureKind};
@@ -120,7 +121,7 @@ fn a_quarantine_outlives_the_host_until_an_operator_or_another_entry_ends_it() {
     });
     paused(async {
         let host = host(Faults::Never, 1, &crashing);
-        host.handle().load("a".into()).await.unwrap();
+        host.handle().load("a".into(), AccessEntry::default()).await.unwrap();
         assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
         sleep(Duration::from_secs(1)).await;
     });
@@ -141,11 +142,11 @@ fn a_model_whose_worker_died_passes_a_canary_before_it_counts_as_loaded() {
             paused(async move {
                 let yaml = format!("models:\n  a: {{type: {kind}, plugin: fake}}\n");
                 let host = host(fault, 1, &format!("devices: [{{id: cpu, memory: 150MiB}}]\n{yaml}"));
-                host.handle().load("a".into()).await.unwrap();
+                host.handle().load("a".into(), AccessEntry::default()).await.unwrap();
                 assert!(host.world.taken().is_empty(), "a first load needs no canary");
                 host.world.crash();
                 sleep(Duration::from_secs(1)).await;
-                let loaded = host.handle().load("a".into()).await;
+                let loaded = host.handle().load("a".into(), AccessEntry::default()).await;
                 assert_eq!(loaded.is_ok(), passes, "{kind} {fault:?}: {loaded:?}");
             });
         }

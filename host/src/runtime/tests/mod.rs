@@ -14,10 +14,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aihost_plugin_api::abi::Manifest;
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
-use super::{Class, Handle, OutputMode, Runtime, Submission};
+use super::{AccessEntry, Class, Handle, OutputMode, Runtime, Submission};
 use crate::config::{self, Env, Selection};
 use crate::domain::{Failure, Kind};
 use crate::plugin::{PluginFile, Registry};
@@ -92,7 +93,15 @@ impl Host {
     fn ask_as(&self, model: &'static str, class: Class, delivery: OutputMode) -> JoinHandle<Told> {
         let task = format!("{{\"model\":\"{model}\",\"number\":{}}}", fake::unique());
         let kind = self.handle().config().models.get(model).map_or(Kind::Text, |entry| entry.kind);
-        let submission = Submission { model: model.into(), kind, task: task.into(), class, delivery, keep_alive: None };
+        let submission = Submission {
+            model: model.into(),
+            kind,
+            task: Bytes::from(task).into(),
+            class,
+            delivery,
+            keep_alive: None,
+            access: AccessEntry::default(),
+        };
         tokio::spawn(told(self.handle(), model, submission))
     }
 }

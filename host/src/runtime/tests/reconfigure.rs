@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::fake::{Faults, Order, World};
 use super::{Answer, Host, paused};
 use crate::config::{Config, ModelConfig};
-use crate::domain::{ModelId, ModelState};
+use crate::domain::{FailureKind, Kind, ModelId, ModelState};
 
 /// More than a models.yaml of the largest size has in practice.
 const MODELS: usize = 75_000;
@@ -78,7 +79,7 @@ fn the_loop_goes_through_no_list_of_models() {
         let hot = models.iter().filter(|model| model.state == ModelState::Hot).map(|model| model.id.as_str());
         assert_eq!((models.len(), hot.collect::<Vec<_>>()), (MODELS + 1, vec!["a", "m7"]));
         assert!(models.is_sorted_by_key(|model| &model.id));
-        let text = timed("every metric", handle.metrics()).await.unwrap().render().unwrap();
+        let text = timed("every metric", handle.metrics()).await.unwrap().render(Default::default()).unwrap();
         assert!(text.contains("aihost_queue_length{model=\"m8\"} 0\n"), "{}", &text[..2000]);
         timed("a dry run", handle.explain("m9".into())).await.unwrap();
     });
@@ -97,6 +98,24 @@ fn a_configuration_that_is_read_by_nobody_any_more_is_taken_apart() {
         drop(first);
         sleep(Duration::from_secs(10)).await;
         assert_eq!(seen.strong_count(), 0);
+    });
+}
+
+#[test]
+fn who_waits_is_not_given_to_a_model_of_another_kind() {
+    paused(async {
+        let host = Host::start(World::new(Faults::Never, Order::ExitFirst, 1 << 40), 1, ONE);
+        let handle = host.handle();
+        let mut config = Config::clone(&handle.config());
+        config.models.values_mut().for_each(|model| model.kind = Kind::Audio);
+        let waiting = host.ask("a");
+        while handle.models().await.unwrap()[0].state != ModelState::Loading {
+            yield_now().await;
+        }
+        handle.configure(Arc::new(config)).await.unwrap();
+        let Answer::Refused(failure) = waiting.await.unwrap().answer else { panic!("it was served") };
+        assert_eq!(failure.kind, FailureKind::WrongKind);
+        assert!(failure.message.contains("serves audio by now"), "{failure}");
     });
 }
 

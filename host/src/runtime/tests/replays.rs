@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::super::AccessEntry;
 use super::fake::{Faults, Order, TOKENS, Times, World};
 use super::{Answer, Class, Host, OutputMode, Submission, fake, paused, told};
 use crate::domain::{FailureKind, Kind};
@@ -35,9 +37,18 @@ fn host(leases_max: u32) -> Host {
 
 /// A request for an answer in one piece, which its worker dies of after so many milliseconds, if any.
 fn ask(host: &Host, poison_ms: Option<u64>) -> JoinHandle<Timed> {
-    let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string().into();
+    let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string();
+    let task = Bytes::from(task).into();
     let (class, delivery) = (Class::Interactive, OutputMode::Gathered);
-    let submission = Submission { model: "a".into(), kind: Kind::Text, task, class, delivery, keep_alive: None };
+    let submission = Submission {
+        model: "a".into(),
+        kind: Kind::Text,
+        task,
+        class,
+        delivery,
+        keep_alive: None,
+        access: AccessEntry::default(),
+    };
     let (handle, asked) = (host.handle(), Instant::now());
     tokio::spawn(async move {
         let told = told(handle, "a", submission).await;

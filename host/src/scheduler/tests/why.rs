@@ -39,7 +39,7 @@ fn a_dry_run_tells_the_truth_of_models_that_are_not_just_cold_or_hot() {
     let instance = InstanceId(1);
     state.step(Millis(0), serve(1));
     state.step(Millis(1), Event::Planned { instance, required: 80, preferred: 80, mapped: Mapped::default() });
-    assert_eq!(why(&state, 2), (Outcome::Coming, "`a` is loading on cpu, 36 %".to_owned()));
+    assert_eq!(why(&state, 2), (Outcome::Coming, "`a` is loading on cpu for 0.0 s, 36 %".to_owned()));
     state.step(Millis(4_001), Event::Loaded(instance));
     // Its slots are taken.
     let slots = state.policy().models["a"].leases_max as u64;
@@ -67,4 +67,36 @@ fn a_dry_run_tells_the_truth_of_models_that_are_not_just_cold_or_hot() {
     let (outcome, message) = why(&state, 1_000_000);
     assert_eq!(outcome, Outcome::Refused);
     assert!(message.contains("quarantined") && message.contains("it dies"), "{message}");
+}
+
+#[test]
+fn a_dry_run_sees_what_a_worker_that_starts_will_bring_about_and_why_a_hot_model_lets_nobody_in() {
+    let mut state = State::new(policy(&["a", "b"], 100, None));
+    let serve =
+        |id, model: &str| Event::Request { id: RequestId(id), model: model.into(), want: Want::Serve, keep: None };
+    let planned = |instance| Event::Planned { instance, required: 80, preferred: 80, mapped: Mapped::default() };
+    let (first, second, third) = (InstanceId(1), InstanceId(2), InstanceId(3));
+    let done = |id| Event::Done(RequestId(id));
+    let gone = Event::Exited(first, Failure::new(FailureKind::WorkerDied, "asked"));
+    let run =
+        |state: &mut State, events: Vec<Event>| events.into_iter().for_each(|event| drop(state.step(Millis(1), event)));
+    run(&mut state, vec![serve(1, "a"), planned(first), Event::Loaded(first), done(1)]);
+    run(&mut state, vec![serve(2, "b"), planned(second), gone, Event::Loaded(second), done(2)]);
+    run(&mut state, vec![serve(3, "a")]);
+    let told = state.explain(Millis(5), &"a".into(), None, None);
+    assert_eq!((told.state, told.outcome), (ModelState::Starting, Outcome::Evicts), "{}", told.message);
+    assert_eq!(told.leaves[0].instance, second);
+    // `b` serves on until `a` has waited for too long, and then nobody else begins there.
+    run(&mut state, vec![serve(4, "b"), planned(third)]);
+    assert_eq!(state.explain(Millis(50), &"b".into(), None, None).outcome, Outcome::Hot);
+    let told = state.explain(Millis(20_000), &"b".into(), None, None);
+    assert_eq!(told.outcome, Outcome::Waits);
+    assert!(told.message.contains("leaves for `a`"), "{}", told.message);
+    let behind = told.behind_step("verifying", 455);
+    assert_eq!((behind.step, behind.progress), (Some("verifying"), Some(455)));
+    assert!(
+        behind.message.starts_with("`b` is verifying for ") && behind.message.contains(", 45 %; then: "),
+        "{}",
+        behind.message
+    );
 }

@@ -4,6 +4,7 @@
 //! plugin is doing. It knows nothing of models, leases or HTTP.
 
 mod confine;
+mod describe;
 mod limit;
 mod log;
 mod objects;
@@ -12,6 +13,8 @@ mod output;
 mod serve;
 mod sys;
 mod threads;
+
+pub use describe::describe_main;
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;

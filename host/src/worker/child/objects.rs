@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi_stable::sabi_trait::TD_Opaque;
-use abi_stable::std_types::{RArc, ROption, RSlice, RStr};
+use abi_stable::std_types::{RArc, ROption, RSlice, RStr, RVec};
 use aihost_plugin_api::abi::{
-    RawContext, RawContext_TO, RawContextArc, RawFlow, RawHost, RawHost_TO, RawHostArc, RawSink, RawSink_TO, RawSinkArc,
+    RawCallbackBox, RawContext, RawContext_TO, RawContextArc, RawError, RawExtensionArc, RawFlow, RawHost, RawHost_TO,
+    RawHostArc, RawSink, RawSink_TO, RawSinkArc,
 };
+use aihost_plugin_api::{Error, RequestInfo};
+use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::super::limits::{CREDIT_BYTES, HARD_CREDIT_BYTES, event_cost};
 use super::super::protocol::Loading;
@@ -18,12 +22,19 @@ const CONTINUE: RawFlow = RawFlow(0);
 const PAUSE: RawFlow = RawFlow(1);
 const STOP: RawFlow = RawFlow(2);
 
+/// What this host speaks beyond the layout, as its plugins' SDK names it.
+const FEATURES: &[&str] = aihost_plugin_api::sdk::manifest::FEATURES;
+
 /// One call in progress: a request, or (with id 0) a load.
-#[derive(Debug)]
 pub(super) struct Call {
     /// The host's number.
     pub(super) id: u64,
+    info: Arc<RequestInfo>,
     cancelled: AtomicBool,
+    on_cancel: Mutex<Option<RawCallbackBox>>,
+    /// Nothing is taken from the plugin any more.
+    has_ended: AtomicBool,
+    ending: Mutex<Ending>,
     /// Bytes the host has not passed on yet.
     unconsumed: AtomicU64,
     progress: AtomicU64,
@@ -31,15 +42,98 @@ pub(super) struct Call {
     log: Arc<Log>,
 }
 
+/// What a request's end is told to.
+type OnEnd = Box<dyn FnOnce(Result<Bytes, Error>) + Send>;
+
+/// A request has ended once its end was said and the call that brought it has returned, in either order: a plugin that is
+/// parked or released has no call in its frames.
+#[derive(Default)]
+struct Ending {
+    end: Option<Result<Bytes, Error>>,
+    /// No sink is left that could say an end.
+    is_dropped: bool,
+    has_returned: bool,
+    on_end: Option<OnEnd>,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl Call {
-    pub(super) fn new(id: u64, outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
-        let (cancelled, unconsumed, progress) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Arc::new(Self { id, cancelled, unconsumed, progress, outbox, log })
+    /// A load, or any other step.
+    pub(super) fn step(outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
+        Self::new(0, Arc::default(), None, outbox, log)
+    }
+
+    /// A request, whose end is told once.
+    pub(super) fn request(
+        id: u64,
+        info: Arc<RequestInfo>,
+        on_end: impl FnOnce(Result<Bytes, Error>) + Send + 'static,
+        outbox: Arc<Outbox>,
+        log: Arc<Log>,
+    ) -> Arc<Self> {
+        Self::new(id, info, Some(Box::new(on_end)), outbox, log)
+    }
+
+    fn new(id: u64, info: Arc<RequestInfo>, on_end: Option<OnEnd>, outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            info,
+            cancelled: AtomicBool::new(false),
+            on_cancel: Mutex::default(),
+            has_ended: AtomicBool::new(false),
+            ending: Mutex::new(Ending { on_end, ..Ending::default() }),
+            unconsumed: AtomicU64::new(0),
+            progress: AtomicU64::new(u64::MAX),
+            outbox,
+            log,
+        })
     }
 
     /// The plugin is to end it soon.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
+        let callback = self.on_cancel.lock().take();
+        if let Some(callback) = callback {
+            callback.call();
+        }
+    }
+
+    /// The plugin's call has returned, perhaps with an error that ends the request.
+    pub(super) fn returned(&self, result: Result<(), Error>) {
+        if let Err(error) = result {
+            self.end(Err(error));
+        }
+        self.settle(|ending| ending.has_returned = true);
+    }
+
+    /// The first end that is said is the request's.
+    fn end(&self, end: Result<Bytes, Error>) {
+        self.has_ended.store(true, Ordering::Release);
+        self.settle(|ending| {
+            ending.end.get_or_insert(end);
+        });
+    }
+
+    fn settle(&self, change: impl FnOnce(&mut Ending)) {
+        let settled = {
+            let mut ending = self.ending.lock();
+            change(&mut ending);
+            if ending.has_returned && ending.is_dropped && ending.end.is_none() {
+                ending.end = Some(Err(Error::internal("the plugin dropped the request without an answer")));
+            }
+            let is_over = ending.has_returned && ending.end.is_some();
+            if is_over { ending.end.clone().zip(ending.on_end.take()) } else { None }
+        };
+        if let Some((end, on_end)) = settled {
+            // It may hold what the plugin gave it for this request.
+            drop(self.on_cancel.lock().take());
+            on_end(end);
+        }
     }
 
     /// The host passed on this many bytes.
@@ -49,7 +143,7 @@ impl Call {
     }
 
     pub(super) fn sink(self: &Arc<Self>) -> RawSinkArc {
-        RawSink_TO::from_ptr(RArc::new(SharedCall(Arc::clone(self))), TD_Opaque)
+        RawSink_TO::from_ptr(RArc::new(SharedSink(Arc::clone(self))), TD_Opaque)
     }
 
     pub(super) fn context(self: &Arc<Self>) -> RawContextArc {
@@ -58,7 +152,7 @@ impl Call {
 
     fn pace(&self, unconsumed: u64) -> RawFlow {
         match unconsumed {
-            _ if self.cancelled.load(Ordering::Acquire) => STOP,
+            _ if self.cancelled.load(Ordering::Acquire) || self.has_ended.load(Ordering::Acquire) => STOP,
             n if n > CREDIT_BYTES => PAUSE,
             _ => CONTINUE,
         }
@@ -67,10 +161,19 @@ impl Call {
 
 struct SharedCall(Arc<Call>);
 
-impl RawSink for SharedCall {
+/// The way in for one answer.
+struct SharedSink(Arc<Call>);
+
+impl Drop for SharedSink {
+    fn drop(&mut self) {
+        self.0.settle(|ending| ending.is_dropped = true);
+    }
+}
+
+impl RawSink for SharedSink {
     fn push(&self, kind: u32, payload: RSlice<'_, u8>) -> RawFlow {
         let call = &self.0;
-        if call.cancelled.load(Ordering::Acquire) {
+        if call.pace(0) == STOP {
             return STOP;
         }
         let cost = event_cost(payload.len());
@@ -88,6 +191,14 @@ impl RawSink for SharedCall {
 
     fn flow(&self) -> RawFlow {
         self.0.pace(self.0.unconsumed.load(Ordering::Acquire))
+    }
+
+    fn finish(&self, summary: RSlice<'_, u8>) {
+        self.0.end(Ok(Bytes::copy_from_slice(&summary)));
+    }
+
+    fn fail(&self, error: RawError) {
+        self.0.end(Err(error.into()));
     }
 }
 
@@ -107,6 +218,19 @@ impl RawContext for SharedCall {
     fn request_id(&self) -> u64 {
         self.0.id
     }
+
+    fn about(&self) -> RVec<u8> {
+        if self.0.id == 0 { RVec::new() } else { serde_json::to_vec(&*self.0.info).unwrap_or_default().into() }
+    }
+
+    fn on_cancel(&self, callback: RawCallbackBox) {
+        let before = self.0.on_cancel.lock().replace(callback);
+        drop(before);
+        // Cancelled meanwhile: whoever takes it out calls it.
+        if self.0.cancelled.load(Ordering::Acquire) {
+            self.0.cancel();
+        }
+    }
 }
 
 /// The plugin's way to the host's log.
@@ -121,18 +245,90 @@ impl RawHost for Host {
         self.0.record(level, target.as_str(), message.as_str(), fields.as_slice(), request);
     }
 
-    fn query(&self, _id: RStr<'_>) -> ROption<u64> {
+    fn about(&self) -> RVec<u8> {
+        let about = serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "features": FEATURES });
+        about.to_string().into_bytes().into()
+    }
+
+    fn extension(&self, _id: RStr<'_>) -> ROption<RawExtensionArc> {
         ROption::RNone
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use aihost_plugin_api::abi::{RawCallback, RawCallback_TO};
+
     use super::*;
 
     fn call() -> Arc<Call> {
+        request().0
+    }
+
+    /// A request, and what its end is told to.
+    fn request() -> (Arc<Call>, Receiver<Result<Bytes, Error>>) {
+        let (tell, told) = channel();
         let outbox = Arc::<Outbox>::default();
-        Call::new(1, Arc::clone(&outbox), Arc::new(Log::new(outbox)))
+        let log = Arc::new(Log::new(Arc::clone(&outbox)));
+        (Call::request(1, Arc::default(), move |end| tell.send(end).unwrap(), outbox, log), told)
+    }
+
+    #[test]
+    fn an_end_is_told_once_it_is_said_and_the_call_has_returned() {
+        let summary = || Ok(Bytes::from_static(b"{}"));
+        let (call, told) = request();
+        let sink = call.sink();
+        sink.finish(b"{}".as_slice().into());
+        assert_eq!(sink.push(0, [].as_slice().into()), STOP, "nothing follows an end");
+        assert!(told.try_recv().is_err(), "its call goes on");
+        sink.fail(Error::internal("late").into());
+        call.returned(Ok(()));
+        assert_eq!(told.try_recv().unwrap(), summary());
+        drop(sink);
+        assert!(told.try_recv().is_err(), "told twice");
+
+        let (call, told) = request();
+        let sink = call.sink();
+        call.returned(Ok(()));
+        assert!(told.try_recv().is_err(), "its plugin goes on");
+        let thread = std::thread::spawn(move || sink.finish(b"{}".as_slice().into()));
+        thread.join().unwrap();
+        assert_eq!(told.try_recv().unwrap(), summary());
+    }
+
+    #[test]
+    fn a_request_that_is_dropped_fails_with_what_its_call_returns() {
+        let (call, told) = request();
+        drop(call.sink());
+        assert!(told.try_recv().is_err(), "its call may say why");
+        call.returned(Err(Error::invalid_request("no")));
+        assert_eq!(told.try_recv().unwrap().unwrap_err().message(), "no");
+        let (call, told) = request();
+        call.returned(Ok(()));
+        drop(call.sink());
+        assert!(told.try_recv().unwrap().unwrap_err().message().contains("without an answer"));
+    }
+
+    #[test]
+    fn a_cancel_is_called_back_once() {
+        struct Count(Arc<AtomicU64>);
+        impl RawCallback for Count {
+            fn call(&self) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let calls = Arc::<AtomicU64>::default();
+        let callback = || RawCallback_TO::from_value(Count(Arc::clone(&calls)), TD_Opaque);
+        let call = call();
+        call.context().on_cancel(callback());
+        assert_eq!(calls.load(Ordering::Relaxed), 0);
+        call.cancel();
+        call.cancel();
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        call.context().on_cancel(callback());
+        assert_eq!(calls.load(Ordering::Relaxed), 2, "at once");
     }
 
     #[test]

@@ -7,14 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use aihost_plugin_api::abi::RawModelBox;
+use aihost_plugin_api::abi::{RawModelBox, RawRequest};
 use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::super::limits::{DRAIN_LIMIT, START_BYTES, SUMMARY_BYTES};
-use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, ToHost, ToWorker};
+use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, Task, ToHost, ToWorker};
 use super::limit::limit_data;
 use super::log::Log;
 use super::objects::{Call, host};
@@ -35,7 +35,7 @@ enum QueuedStep {
     Park,
     Unpark,
     Health,
-    Cost(Bytes),
+    Cost(Task),
     Shutdown,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(outbox: Arc<Outbox>, log: Arc<Log>) -> io::Result<Self> {
-        let loading = Call::new(0, Arc::clone(&outbox), Arc::clone(&log));
+        let loading = Call::step(Arc::clone(&outbox), Arc::clone(&log));
         let (model, max_concurrency) = (OnceLock::new(), OnceLock::new());
         let (calls, idle) = (Mutex::default(), Condvar::new());
         let parked = AtomicBool::new(false);
@@ -118,8 +118,11 @@ impl Server {
         self.steps.try_send(step).map_err(|_| "the host does not wait for its steps".to_owned())
     }
 
-    fn generate(&self, request: u64, task: Bytes) {
-        let call = Call::new(request, Arc::clone(&self.shared.outbox), Arc::clone(&self.shared.log));
+    fn generate(&self, request: u64, task: Task) {
+        let shared = Arc::clone(&self.shared);
+        let on_end = move |end| shared.end(request, end);
+        let (outbox, log) = (Arc::clone(&self.shared.outbox), Arc::clone(&self.shared.log));
+        let call = Call::request(request, Arc::clone(&task.info), on_end, outbox, log);
         let most = self.shared.max_concurrency.get().copied().unwrap_or(0);
         {
             let mut calls = self.shared.calls();
@@ -135,25 +138,16 @@ impl Server {
             calls.insert(request, Arc::clone(&call));
         }
         let shared = Arc::clone(&self.shared);
+        let taken = Arc::clone(&call);
         let run = move || {
-            let answer = shared.generate(&call, &task);
-            shared.end(request);
-            match answer {
-                Ok(summary) if summary.len() > SUMMARY_BYTES => {
-                    let message =
-                        format!("the answer's summary has {} bytes, where {SUMMARY_BYTES} may be", summary.len());
-                    shared.fail(request, Error::internal(message));
-                }
-                Ok(summary) => shared.outbox.send(&ToHost::Done(request, summary)),
-                Err(error) => shared.fail(request, error),
-            }
+            let submitted = shared.submit(&call, &task);
+            call.returned(submitted);
         };
         if let Err(e) = self.threads.run(run) {
-            self.shared.end(request);
             let message = format!(
                 "the system has no thread for a request ({e}); fewer threads, or a higher limit of processes, would do"
             );
-            self.shared.fail(request, Error::new(ErrorKind::Internal, message));
+            taken.returned(Err(Error::new(ErrorKind::Internal, message)));
         }
     }
 }
@@ -243,13 +237,12 @@ impl ServerState {
         Ok(self.model()?.health().into_result()?)
     }
 
-    fn cost(&self, task: &[u8]) -> Result<u64, Error> {
-        Ok(self.model()?.cost(task.into()).into_result()?)
+    fn cost(&self, task: &Task) -> Result<u64, Error> {
+        Ok(self.model()?.cost(raw(task)).into_result()?)
     }
 
-    fn generate(&self, call: &Arc<Call>, task: &[u8]) -> Result<Bytes, Error> {
-        let summary = self.model()?.generate(task.into(), call.sink(), call.context()).into_result()?;
-        Ok(summary.into_vec().into())
+    fn submit(&self, call: &Arc<Call>, task: &Task) -> Result<(), Error> {
+        Ok(self.model()?.submit(raw(task), call.sink(), call.context()).into_result()?)
     }
 
     /// Waits for cancelled requests, gives everything back and ends the process. The host kills one that takes too long.
@@ -270,16 +263,28 @@ impl ServerState {
         self.model.get().ok_or_else(|| Error::internal("the host asked before it started the instance"))
     }
 
-    fn end(&self, request: u64) {
-        let mut calls = self.calls();
-        calls.remove(&request);
-        if calls.is_empty() {
-            self.idle.notify_all();
+    /// The request is over: what it held is free before its host hears of it.
+    fn end(&self, request: u64, end: Result<Bytes, Error>) {
+        {
+            let mut calls = self.calls();
+            calls.remove(&request);
+            if calls.is_empty() {
+                self.idle.notify_all();
+            }
+        }
+        match end {
+            Ok(summary) if summary.len() > SUMMARY_BYTES => {
+                let message = format!("the answer's summary has {} bytes, where {SUMMARY_BYTES} may be", summary.len());
+                self.fail(request, Error::internal(message));
+            }
+            Ok(summary) => self.outbox.send(&ToHost::Done(request, summary)),
+            Err(error) => self.fail(request, error),
         }
     }
 
     fn fail(&self, request: u64, error: Error) {
-        self.outbox.send(&ToHost::Failed(request, PluginError::new(error.kind().code(), error.message())));
+        let told = PluginError::new(error.kind().code(), error.message()).with_details(error.details().clone());
+        self.outbox.send(&ToHost::Failed(request, told));
     }
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Call>>> {
@@ -293,6 +298,12 @@ fn limit_on_cpu(load: &LoadRequest, bytes: u64) {
     if load.device.parse() == Ok(Device::Cpu) {
         limit_data(bytes);
     }
+}
+
+/// A task as it crosses.
+fn raw(task: &Task) -> RawRequest {
+    let blocks = task.blocks.iter().map(|block| block.to_vec().into()).collect();
+    RawRequest { header: task.header.to_vec().into(), blocks }
 }
 
 /// Bytes on the device, by the plugin's account.

@@ -3,9 +3,9 @@
 //! The length counts what follows it. A longer message is cut into frames that share kind and request; all but the last
 //! carry [`MORE`] in their kind, and frames of other requests may come between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Most payload bytes of one frame.
 pub(crate) const CHUNK_BYTES: usize = 64 << 10;
@@ -65,15 +65,59 @@ pub(crate) struct Frame {
     pub(crate) payload: Bytes,
 }
 
+/// A message's bytes in parts, which are never copied together: one may be most of a large body.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Payload(VecDeque<Bytes>);
+
+impl Payload {
+    /// Adds a part at the end.
+    pub(super) fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.0.push_back(part);
+        }
+    }
+}
+
+impl From<Bytes> for Payload {
+    fn from(whole: Bytes) -> Self {
+        let mut payload = Self::default();
+        payload.push(whole);
+        payload
+    }
+}
+
+impl Buf for Payload {
+    fn remaining(&self) -> usize {
+        self.0.iter().map(Bytes::len).sum()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.0.front().map_or(&[], |part| part)
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        while let Some(part) = self.0.front_mut() {
+            let taken = count.min(part.len());
+            part.advance(taken);
+            count -= taken;
+            if !part.is_empty() {
+                break;
+            }
+            self.0.pop_front();
+        }
+        assert!(count == 0, "more was taken than there is");
+    }
+}
+
 /// Appends the next frame of a message and takes its bytes off `payload`; true while more is left.
-pub(crate) fn encode(out: &mut Vec<u8>, kind: u8, request: u64, payload: &mut Bytes) -> bool {
-    let chunk = payload.split_to(payload.len().min(CHUNK_BYTES));
-    let more = !payload.is_empty();
+pub(crate) fn encode(out: &mut Vec<u8>, kind: u8, request: u64, payload: &mut impl Buf) -> bool {
+    let length = payload.remaining().min(CHUNK_BYTES);
     // At most CHUNK_BYTES + HEAD_BYTES, so the cast is exact.
-    out.extend_from_slice(&((chunk.len() + HEAD_BYTES) as u32).to_le_bytes());
+    out.extend_from_slice(&((length + HEAD_BYTES) as u32).to_le_bytes());
+    let more = payload.remaining() > length;
     out.push(if more { kind | MORE } else { kind });
     out.extend_from_slice(&request.to_le_bytes());
-    out.extend_from_slice(&chunk);
+    out.put(payload.take(length));
     more
 }
 

@@ -1,18 +1,19 @@
 //! Messages each way, and their bytes. Control is JSON; events and answers are the plugin's own bytes.
 
-use aihost_plugin_api::{LoadRequest, MemoryPlan};
+use aihost_plugin_api::{ErrorDetails, LoadRequest, MemoryPlan};
 use bytes::{Buf, Bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::confinement::Confinement;
 use super::super::limits::{ERROR_BYTES, SUMMARY_BYTES};
-use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, ProtocolError};
+use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, Payload, ProtocolError};
+use super::task::Task;
 use crate::domain::excerpt;
 use crate::plugin::Identity;
 
 /// Raised when a message changes its meaning.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// First message each way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +62,13 @@ pub(crate) struct PluginError {
     pub(crate) kind: u32,
     /// A sentence.
     pub(crate) message: String,
+    /// What else is known.
+    #[serde(default)]
+    pub(crate) details: ErrorDetails,
 }
+
+/// Most bytes of a field's or a code's name in an error.
+const DETAIL_BYTES: usize = 256;
 
 impl PluginError {
     /// A sentence that may be shown to anyone, whatever the plugin said.
@@ -70,7 +77,16 @@ impl PluginError {
             "" => "the plugin failed and did not say why".to_owned(),
             said => excerpt(said, ERROR_BYTES),
         };
-        Self { kind, message }
+        Self { kind, message, details: ErrorDetails::default() }
+    }
+
+    /// The same error with what else is known of it, cut to what may be shown.
+    pub(crate) fn with_details(mut self, mut details: ErrorDetails) -> Self {
+        for name in [&mut details.field, &mut details.code] {
+            *name = name.take().map(|name| excerpt(&name, DETAIL_BYTES)).filter(|name| !name.is_empty());
+        }
+        self.details = details;
+        self
     }
 }
 
@@ -104,7 +120,7 @@ pub(crate) enum ToWorker {
     /// Load within this many bytes. Answered by `Stepped` or `Failed`, as are the other steps.
     Load(u64),
     /// Serve a request. Answered by `Events`, then `Done` or `Failed`.
-    Generate(u64, Bytes),
+    Generate(u64, Task),
     /// End a request soon; it still answers.
     Cancel(u64),
     /// The host has passed on this many bytes of a request's events.
@@ -118,7 +134,7 @@ pub(crate) enum ToWorker {
     /// Say whether the plugin can still serve.
     Health,
     /// Say what this task needs beyond the plan.
-    Cost(Bytes),
+    Cost(Task),
 }
 
 /// Worker to host.
@@ -146,20 +162,21 @@ pub(crate) enum ToHost {
 
 impl ToWorker {
     /// Kind, request, payload.
-    pub(crate) fn encode(&self) -> (u8, u64, Bytes) {
-        match self {
+    pub(crate) fn encode(&self) -> (u8, u64, Payload) {
+        let (kind, request, payload) = match self {
             Self::Hello(hello) => (0, 0, json(hello)),
             Self::Start(start) => (1, 0, json(start)),
             Self::Load(granted) => (2, 0, Bytes::copy_from_slice(&granted.to_le_bytes())),
-            Self::Generate(request, task) => (3, *request, task.clone()),
+            Self::Generate(request, task) => return (3, *request, task.encode()),
             Self::Cancel(request) => (4, *request, Bytes::new()),
             Self::Credit(request, bytes) => (5, *request, Bytes::copy_from_slice(&bytes.to_le_bytes())),
             Self::Shutdown => (6, 0, Bytes::new()),
             Self::Park => (7, 0, Bytes::new()),
             Self::Unpark => (8, 0, Bytes::new()),
             Self::Health => (9, 0, Bytes::new()),
-            Self::Cost(task) => (10, 0, task.clone()),
-        }
+            Self::Cost(task) => return (10, 0, task.encode()),
+        };
+        (kind, request, payload.into())
     }
 
     /// The message of a whole frame.
@@ -168,14 +185,14 @@ impl ToWorker {
             0 => Self::Hello(parse(&frame)?),
             1 => Self::Start(parse(&frame)?),
             2 => Self::Load(number(&frame)?),
-            3 => Self::Generate(frame.request, frame.payload),
+            3 => Self::Generate(frame.request, Task::decode(frame.kind, frame.payload)?),
             4 => Self::Cancel(frame.request),
             5 => Self::Credit(frame.request, number(&frame)?),
             6 => Self::Shutdown,
             7 => Self::Park,
             8 => Self::Unpark,
             9 => Self::Health,
-            10 => Self::Cost(frame.payload),
+            10 => Self::Cost(Task::decode(frame.kind, frame.payload)?),
             kind => return Err(unknown(kind)),
         })
     }
@@ -216,8 +233,8 @@ impl ToHost {
             4 => Self::Events(frame.request, frame.payload),
             5 => Self::Done(frame.request, frame.payload),
             6 => {
-                let PluginError { kind, message } = parse(&frame)?;
-                Self::Failed(frame.request, PluginError::new(kind, &message))
+                let PluginError { kind, message, details } = parse(&frame)?;
+                Self::Failed(frame.request, PluginError::new(kind, &message).with_details(details))
             }
             7 => Self::Log(parse(&frame)?),
             8 => Self::Heartbeat,
@@ -282,12 +299,21 @@ mod tests {
 
     use super::*;
 
-    fn frame((kind, request, payload): (u8, u64, Bytes)) -> Frame {
+    fn frame((kind, request, mut payload): (u8, u64, impl Buf)) -> Frame {
+        let payload = payload.copy_to_bytes(payload.remaining());
         Frame { kind, request, more: false, payload }
     }
 
     fn bytes() -> impl Strategy<Value = Bytes> {
         prop::collection::vec(any::<u8>(), 0..50).prop_map(Bytes::from)
+    }
+
+    fn task() -> impl Strategy<Value = Task> {
+        (bytes(), prop::collection::vec(bytes(), 0..3)).prop_map(|(header, blocks)| Task {
+            header,
+            blocks,
+            ..Task::default()
+        })
     }
 
     fn to_worker() -> impl Strategy<Value = ToWorker> {
@@ -306,14 +332,14 @@ mod tests {
                 }))
             }),
             any::<u64>().prop_map(ToWorker::Load),
-            (any::<u64>(), bytes()).prop_map(|(r, b)| ToWorker::Generate(r, b)),
+            (any::<u64>(), task()).prop_map(|(r, task)| ToWorker::Generate(r, task)),
             any::<u64>().prop_map(ToWorker::Cancel),
             any::<(u64, u64)>().prop_map(|(r, n)| ToWorker::Credit(r, n)),
             Just(ToWorker::Shutdown),
             Just(ToWorker::Park),
             Just(ToWorker::Unpark),
             Just(ToWorker::Health),
-            bytes().prop_map(ToWorker::Cost),
+            task().prop_map(ToWorker::Cost),
         ]
     }
 
@@ -349,8 +375,11 @@ mod tests {
         let huge = "\u{1b}".repeat(64 << 20);
         assert!(PluginError::new(0, &huge).message.len() <= ERROR_BYTES);
         // One that a plugin sent around its worker is cut here.
-        let payload = serde_json::to_vec(&PluginError { kind: 3, message: "x\n".repeat(9000) }).unwrap();
-        let Ok(ToHost::Failed(7, error)) = ToHost::decode(frame((6, 7, payload.into()))) else { panic!("no error") };
+        let payload =
+            serde_json::to_vec(&PluginError { message: "x\n".repeat(9000), ..PluginError::new(3, "") }).unwrap();
+        let Ok(ToHost::Failed(7, error)) = ToHost::decode(frame((6, 7, Bytes::from(payload)))) else {
+            panic!("no error")
+        };
         assert!(error.message.len() <= ERROR_BYTES && !error.message.contains('\n'));
     }
 

@@ -6,6 +6,7 @@
 mod frame;
 mod message;
 mod read_back;
+mod task;
 
 pub(super) use frame::{Assembler, CHUNK_BYTES, Decoder, Frame, ProtocolError, encode};
 pub(super) use message::{
@@ -13,3 +14,4 @@ pub(super) use message::{
     encode_event,
 };
 pub use read_back::read_back;
+pub use task::Task;

@@ -1,6 +1,8 @@
 //! What either end sent, read, written and read again: the promises of this room in one function, for its fuzzer, which is not
 //! to know the messages themselves.
 
+use bytes::Buf;
+
 use super::frame::{Assembler, Decoder, Frame, ProtocolError, encode};
 use super::message::{ToHost, ToWorker, decode_events, encode_event};
 
@@ -49,7 +51,6 @@ fn rewrite(bytes: &[u8], step: usize) -> Result<(Vec<u8>, Option<ProtocolError>)
 
 /// A message as each end understands it.
 fn read(frame: &Frame) -> Result<(), String> {
-    let framed = |(kind, request, payload)| Frame { kind, request, more: false, payload };
     if let Ok(message) = ToHost::decode(frame.clone())
         && ToHost::decode(framed(message.encode())).as_ref() != Ok(&message)
     {
@@ -66,19 +67,27 @@ fn read(frame: &Frame) -> Result<(), String> {
     if packed == frame.payload { Ok(()) } else { Err("events are others after they were written".to_owned()) }
 }
 
+fn framed((kind, request, mut payload): (u8, u64, impl Buf)) -> Frame {
+    let payload = payload.copy_to_bytes(payload.remaining());
+    Frame { kind, request, more: false, payload }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
 
     use super::*;
 
+    fn say(out: &mut Vec<u8>, (kind, request, mut payload): (u8, u64, impl Buf)) {
+        while encode(out, kind, request, &mut payload) {}
+    }
+
     #[test]
     fn what_both_ends_say_reads_back() {
         let mut bytes = Vec::new();
-        let mut say = |(kind, request, mut payload)| while encode(&mut bytes, kind, request, &mut payload) {};
-        say(ToHost::Stepped(7).encode());
-        say(ToWorker::Generate(3, Bytes::from(vec![1; 100_000])).encode());
-        say(ToHost::Heartbeat.encode());
+        say(&mut bytes, ToHost::Stepped(7).encode());
+        say(&mut bytes, ToWorker::Generate(3, Bytes::from(vec![1; 100_000]).into()).encode());
+        say(&mut bytes, ToHost::Heartbeat.encode());
         assert_eq!(read_back(&bytes), Ok(()));
         for cut in [1, 5, 13, 20] {
             assert_eq!(read_back(&bytes[..bytes.len() - cut]), Ok(()));

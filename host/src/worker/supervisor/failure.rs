@@ -4,7 +4,7 @@ use aihost_plugin_api::ErrorKind;
 
 use super::super::placement::ExitReason;
 use super::super::protocol::PluginError;
-use crate::domain::{Failure, FailureKind, ModelId};
+use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, ModelId};
 
 /// What a plugin's error means to the host.
 pub(super) fn of_plugin(error: PluginError) -> Failure {
@@ -20,7 +20,14 @@ pub(super) fn of_plugin(error: PluginError) -> Failure {
         ErrorKind::Stopped => FailureKind::Cancelled,
         _ => FailureKind::Internal,
     };
-    Failure::new(kind, error.message)
+    let details = error.details;
+    let known = FailureDetails { field: details.field, code: details.code, retry_after_ms: details.retry_after_ms };
+    let mut failure = Failure::new(kind, error.message);
+    failure.details = (known != FailureDetails::default()).then(|| Box::new(known));
+    if let (Some(wanted), Some(had)) = (details.bytes_wanted, details.bytes_had) {
+        failure.message += &format!(" ({} wanted, {} there)", ByteSize(wanted), ByteSize(had));
+    }
+    failure
 }
 
 /// Why the worker cannot be used after this error; nothing if it can.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
@@ -13,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
 use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
-use super::super::protocol::{PluginError, ToWorker};
+use super::super::protocol::{PluginError, Task, ToWorker};
 use super::failure;
 use super::log::Log;
 use super::process::Process;
@@ -68,20 +67,20 @@ impl InstanceHandle for WorkerInstance {
         self.step(InstanceStep::health(&self.shared.limits), |_| ())
     }
 
-    fn cost(&self, task: Bytes) -> BoxFuture<'static, Result<u64, Failure>> {
+    fn cost(&self, task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes)
     }
 
     fn generate(
         &self,
         request: RequestId,
-        task: Bytes,
+        task: Task,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(OUTPUT_QUEUE);
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(async move {
-            let bytes = task.len() as u64;
+            let bytes = task.size() as u64;
             shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
             shared.generate(request.0, task, sender, cancelled).await;
             shared.task_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -116,7 +115,7 @@ impl InstanceHandle for WorkerInstance {
             if !grace.is_zero() {
                 let seconds = (grace + TERMINATE_GRACE).as_secs();
                 shared.log.keep(&format!("the worker was asked to stop, did not within {seconds} s, and is killed"));
-                tracing::warn!(target: "worker", model = %shared.model, "the worker did not stop within {seconds} s and is killed");
+                tracing::info!(target: "worker", model = %shared.model, "the worker did not stop within {seconds} s and is killed");
             }
             shared.process.kill(ExitReason::Asked);
             shared.process.gone().await;

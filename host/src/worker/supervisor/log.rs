@@ -27,6 +27,9 @@ pub(super) struct Log {
     allocation_failed: AtomicBool,
 }
 
+/// Where the SDK logs that a plugin panicked.
+const PANIC_TARGET: &str = "aihost_plugin_api::sdk::logging";
+
 impl Log {
     pub(super) fn new(model: ModelId, pid: Pid, lines: Arc<ModelLog>) -> Self {
         Self { model, prefix: format!("[{}] ", pid.as_raw_pid()), lines, allocation_failed: AtomicBool::new(false) }
@@ -55,6 +58,11 @@ impl Log {
             };
         }
         let name = match level {
+            // What failed by it is told by the host, with the requests that it cost.
+            0 | 1 if target == PANIC_TARGET => {
+                forward!(DEBUG);
+                "ERROR"
+            }
             0 | 1 => {
                 forward!(ERROR);
                 "ERROR"

@@ -39,6 +39,7 @@ use instance::{Supervised, WorkerInstance};
 use log::Log;
 use process::Process;
 use socket::{ReadEnd, WorkerSocket};
+pub(super) use spawn::inherited;
 use step::InstanceStep;
 use watch::Watched;
 
@@ -191,7 +192,8 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         waiting.log.keep(&format!("the worker {reason}"));
         // The loop may be gone too when the host shuts down.
         let _ = exits.send(Exit { instance, reason: reason.clone() }).await;
-        tracing::info!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
+        // The loop tells of it, with the requests that it cost.
+        tracing::debug!(target: "worker", model = %waiting.model, pid = pid.as_raw_pid(), "the worker {reason}");
     });
     Ok(shared)
 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::awake::timeout;
 use super::super::limits::CREDIT_STEP_BYTES;
 use super::super::placement::{CancelCause, ExitReason, Output};
-use super::super::protocol::{Loading, ToWorker};
+use super::super::protocol::{Loading, Task, ToWorker};
 use super::failure;
 use super::instance::Supervised;
 use super::socket::{Inbound, Incoming};
@@ -18,7 +18,7 @@ impl Supervised {
     pub(super) async fn generate(
         &self,
         request: u64,
-        task: Bytes,
+        task: Task,
         output: mpsc::Sender<Output>,
         mut cancelled: oneshot::Receiver<CancelCause>,
     ) {

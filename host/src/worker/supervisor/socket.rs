@@ -251,7 +251,7 @@ impl WorkerSocket {
             }
             let output = match event.kind {
                 event_kind::JSON => Some(Output::Event(event.payload)),
-                event_kind::BYTES => Some(Output::Bytes(event.payload)),
+                event_kind::BYTES | event_kind::RAW => Some(Output::Bytes(event.payload)),
                 kind => {
                     tracing::warn!(target: "worker", request, kind, "an event of a kind this host cannot pass on");
                     None

@@ -106,7 +106,10 @@ fn serve(queue: &Receiver<SpawnCommand>) {
     }
 }
 
-fn inherited(all: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = (OsString, OsString)> {
+/// What a child may be told of this environment.
+pub(in crate::worker) fn inherited(
+    all: impl Iterator<Item = (OsString, OsString)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
     all.filter(|(name, _)| {
         name.to_str().is_some_and(|name| {
             INHERITED.contains(&name) || INHERITED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

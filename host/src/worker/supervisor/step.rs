@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
-use bytes::Bytes;
 
 use super::super::awake::{Instant, sleep_until};
 use super::super::limits::WorkerLimits;
 use super::super::placement::ExitReason;
-use super::super::protocol::{Start, ToWorker};
+use super::super::protocol::{Start, Task, ToWorker};
 use super::failure;
 use super::instance::Supervised;
 use super::socket::StepReply;
@@ -50,7 +49,7 @@ impl InstanceStep {
         Self::plain(ToWorker::Health, "health", limits.step)
     }
 
-    pub(super) fn cost(task: Bytes, limits: &WorkerLimits) -> Self {
+    pub(super) fn cost(task: Task, limits: &WorkerLimits) -> Self {
         Self::plain(ToWorker::Cost(task), "cost", limits.step)
     }
 

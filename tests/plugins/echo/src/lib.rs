@@ -176,7 +176,6 @@ fn last_message(input: TextInput) -> String {
 aihost_plugin_api::export_plugin! {
     plugin: Echo,
     id: "aihost/echo",
-    kinds: ["text"],
     devices: ["cpu", "cuda"],
     max_concurrency: 64,
     parks: true,

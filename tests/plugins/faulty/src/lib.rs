@@ -424,7 +424,6 @@ fn close_all() {
 aihost_plugin_api::export_plugin! {
     plugin: Faulty,
     id: "aihost/faulty",
-    kinds: ["text"],
     devices: ["cpu"],
     max_concurrency: 4,
     parks: true,

@@ -45,7 +45,7 @@ impl Plugin for Spy {
 impl Engine for Spy {
     type Task = Text;
 
-    fn generate(&self, request: TextRequest, output: &TextOutput, _ctx: &Context) -> Result<FinishReason> {
+    fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         let text = match request.input {
             TextInput::Prompt { text } => text,
             TextInput::Chat { messages, .. } => {
@@ -54,7 +54,8 @@ impl Engine for Spy {
             TextInput::Tokens { .. } => return Err(Error::invalid_request("say VERB ARGUMENT")),
         };
         let (verb, argument) = text.split_once(' ').unwrap_or((&text, ""));
-        let said = match attempt(verb, argument) {
+        let found = if verb == "request" { Ok(format!("{:?}", ctx.request())) } else { attempt(verb, argument) };
+        let said = match found {
             Ok(found) => format!("done: {found}"),
             Err(error) => format!("refused: {error}"),
         };
@@ -100,7 +101,6 @@ fn attempt(verb: &str, argument: &str) -> std::io::Result<String> {
 aihost_plugin_api::export_plugin! {
     plugin: Spy,
     id: "aihost/spy",
-    kinds: ["text"],
     devices: ["cpu"],
     max_concurrency: 4,
 }

@@ -1,0 +1,86 @@
+//! A request on its way through an engine, and how it ends: once, from whatever thread has its last word.
+
+use std::sync::Arc;
+
+use super::context::Context;
+use super::outlet::Outlet;
+use super::plugin::Task;
+use super::{Error, Result};
+use crate::abi::{RawContextArc, RawRequest, RawSinkArc};
+use crate::task::Request;
+
+/// A request that an engine has taken.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Job<T: Task> {
+    /// What is asked.
+    pub request: T::Request,
+    /// Where its answer goes.
+    pub reply: Reply<T>,
+}
+
+/// Where one request's answer goes. Dropped before its end was said, it fails the request.
+pub struct Reply<T: Task> {
+    output: T::Output,
+    ctx: Context,
+    sink: Arc<RawSinkArc>,
+}
+
+impl<T: Task> std::fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reply").field("ctx", &self.ctx).finish_non_exhaustive()
+    }
+}
+
+impl<T: Task> Job<T> {
+    /// The request as it crossed.
+    ///
+    /// # Errors
+    /// [`InvalidRequest`](super::ErrorKind::InvalidRequest) if its header is not of this kind.
+    pub(super) fn new(request: RawRequest, sink: RawSinkArc, ctx: RawContextArc) -> Result<Self> {
+        let request: T::Request = decode(request)?;
+        let (ctx, sink) = (Context::new(ctx), Arc::new(sink));
+        let output = T::output(&request, Outlet::new(Arc::clone(&sink), ctx.clone()));
+        Ok(Self { request, reply: Reply { output, ctx, sink } })
+    }
+
+    /// Serves it here and now: what this returns is its end.
+    pub fn run(self, serve: impl FnOnce(T::Request, &T::Output, &Context) -> Result<T::Finish>) {
+        let Self { request, reply } = self;
+        let result = serve(request, &reply.output, &reply.ctx);
+        reply.finish(result);
+    }
+}
+
+impl<T: Task> Reply<T> {
+    /// What the answer is pushed into.
+    pub fn output(&self) -> &T::Output {
+        &self.output
+    }
+
+    /// The request's cancellation, and what is known of it.
+    pub fn context(&self) -> &Context {
+        &self.ctx
+    }
+
+    /// Ends the request. An error that an output call returned because the client left, or a stop string was found, is a
+    /// normal end.
+    pub fn finish(self, result: Result<T::Finish>) {
+        let summary =
+            T::finish(&self.output, result).and_then(|summary| serde_json::to_vec(&summary).map_err(Error::internal));
+        match summary {
+            Ok(summary) => self.sink.finish(summary.as_slice().into()),
+            Err(error) => self.sink.fail(error.into()),
+        }
+    }
+}
+
+/// A request of a kind from what crossed.
+///
+/// # Errors
+/// [`InvalidRequest`](super::ErrorKind::InvalidRequest) if its header is not of this kind.
+pub(super) fn decode<R: Request>(request: RawRequest) -> Result<R> {
+    let header: R = serde_json::from_slice(&request.header)
+        .map_err(|e| Error::invalid_request(format!("the host sent what this plugin cannot read: {e}")))?;
+    Ok(header.with_blocks(request.blocks.into_iter().map(Into::into).collect()))
+}
