@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::yield_now;
 use tokio::time::sleep;
 
 use super::fake::{Faults, Order, World};
@@ -110,7 +109,7 @@ fn who_waits_is_not_given_to_a_model_of_another_kind() {
         config.models.values_mut().for_each(|model| model.kind = Kind::Audio);
         let waiting = host.ask("a");
         while handle.models().await.unwrap()[0].state != ModelState::Loading {
-            yield_now().await;
+            sleep(Duration::from_millis(1)).await;
         }
         handle.configure(Arc::new(config)).await.unwrap();
         let Answer::Refused(failure) = waiting.await.unwrap().answer else { panic!("it was served") };
