@@ -15,14 +15,15 @@ use super::auth::PROBES;
 use super::bucket::Bucket;
 use super::connections::{Peer, peer_of};
 use super::error::{ApiError, Cause};
+use super::tally::Tally;
 use crate::config::Rate;
 use crate::domain::{ModelId, excerpt};
 use crate::runtime::{AccessEntry, AccessFacts};
 
 /// Lines of requests that were refused, and their largest burst; the same again of those that failed.
 const LINES: Rate = Rate { requests: 60, per: Duration::from_secs(60) };
-/// What stands in a line for whoever sent no key.
-const NOBODY: &str = "-";
+/// What stands in a line for a key that was not sent, and for what could not be read.
+const NOTHING: &str = "-";
 /// Bytes of a path that stand in a line.
 const PATH_BYTES: usize = 200;
 /// Bytes of a cause that stand in a line.
@@ -30,9 +31,10 @@ const CAUSE_BYTES: usize = 1000;
 /// nginx's status of a request whose client left before the end of its answer.
 const CLIENT_LEFT: u16 = 499;
 
-/// Where lines go, and how many did not.
+/// Where lines go, and how many did not; and what is counted of them.
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
+    tally: Arc<Tally>,
     refused: Mutex<Unlogged>,
     failed: Mutex<Unlogged>,
 }
@@ -73,6 +75,11 @@ enum Loudness {
 }
 
 impl AccessLog {
+    /// What is counted at the door.
+    pub(super) fn tally(&self) -> &Arc<Tally> {
+        &self.tally
+    }
+
     /// The line of a request that begins now.
     pub(super) fn begin(
         self: &Arc<Self>,
@@ -80,37 +87,39 @@ impl AccessLog {
         entry: AccessEntry,
         trace_id: Option<String>,
     ) -> AccessLine {
+        let asked = [request.method().as_str(), request.uri().path()].map(|text| excerpt(text, PATH_BYTES));
+        self.line(entry, trace_id, asked, peer_of(request))
+    }
+
+    /// The line of what came to no request that could be routed.
+    pub(super) fn turned_away(self: &Arc<Self>, peer: Peer, why: &ApiError) {
+        let entry = AccessEntry::new(super::wire::new_id("req_"));
+        let line = self.line(entry, None, [NOTHING, NOTHING].map(str::to_owned), peer);
+        line.answers(why.status(), None);
+        line.code.get_or_init(|| why.code_name());
+        line.whole();
+    }
+
+    fn line(
+        self: &Arc<Self>,
+        entry: AccessEntry,
+        trace_id: Option<String>,
+        [method, path]: [String; 2],
+        peer: Peer,
+    ) -> AccessLine {
         AccessLine {
             log: Arc::clone(self),
             entry,
             trace_id,
-            method: excerpt(request.method().as_str(), PATH_BYTES),
-            path: excerpt(request.uri().path(), PATH_BYTES),
-            peer: peer_of(request),
+            method,
+            path,
+            peer,
             begun: Instant::now(),
             key: OnceLock::new(),
             status: OnceLock::new(),
             code: OnceLock::new(),
             is_whole: AtomicBool::new(false),
         }
-    }
-
-    /// The line of what came to no request that could be routed.
-    pub(super) fn turned_away(self: &Arc<Self>, peer: Peer, why: &ApiError) {
-        let line = AccessLine {
-            log: Arc::clone(self),
-            entry: AccessEntry::new(super::wire::new_id("req_")),
-            trace_id: None,
-            method: "-".to_owned(),
-            path: "-".to_owned(),
-            peer,
-            begun: Instant::now(),
-            key: OnceLock::new(),
-            status: OnceLock::from(why.status().as_u16()),
-            code: OnceLock::from(why.code_name()),
-            is_whole: AtomicBool::new(true),
-        };
-        drop(line);
     }
 
     /// How many were not logged since the last line like this; nothing if this one is not either.
@@ -134,16 +143,15 @@ impl AccessLine {
         &self.entry
     }
 
-    /// Who asks.
+    /// Whoever has the key of this name asks.
     pub(super) fn of_key(&self, name: &str) {
         self.key.get_or_init(|| name.to_owned());
-        if name != NOBODY {
-            self.entry.asked_by(name);
-        }
+        self.entry.asked_by(name);
     }
 
     /// It is answered, and why so if it is not served.
     pub(super) fn answers(&self, status: StatusCode, cause: Option<&Cause>) {
+        self.log.tally.answered(status);
         self.status.get_or_init(|| status.as_u16());
         if let Some(Cause { code, message }) = cause {
             self.code.get_or_init(|| code.clone());
@@ -177,7 +185,7 @@ impl Drop for AccessLine {
         let unlogged = (unlogged > 0).then_some(unlogged);
         let AccessLine { method, path, peer, .. } = self;
         let (request_id, trace_id) = (self.entry.id(), self.trace_id.as_deref());
-        let key = self.key.get().map_or(NOBODY, String::as_str);
+        let key = self.key.get().map_or(NOTHING, String::as_str);
         let model = facts.model.as_ref().map(ModelId::as_str);
         let code = self.code.get().map(AsRef::as_ref);
         // What a client got wrong may repeat what it wrote, which is nobody's business.

@@ -124,7 +124,7 @@ pub(super) async fn devices(State(app): State<App>, caller: Caller) -> Result<Re
 
 /// `GET /metrics`: everything that is measured, for a scraper.
 pub(super) async fn metrics(State(app): State<App>, caller: Caller, asked: HeaderMap) -> Result<Response, ApiError> {
-    let (handle, tally, format) = (app.handle.clone(), Arc::clone(&app.tally), text_format(&asked));
+    let (handle, tally, format) = (app.handle.clone(), Arc::clone(app.access_log.tally()), text_format(&asked));
     let seen_by = caller.clone();
     let write = move |mut scrape: Scrape| {
         tally.tell(scrape.gauges());

@@ -8,7 +8,6 @@ use super::access_log::AccessLog;
 use super::bodies::Bodies;
 use super::listing::Listings;
 use super::quota::Quotas;
-use super::tally::Tally;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -27,8 +26,6 @@ pub(super) struct App {
     pub(super) quotas: Arc<Quotas>,
     /// What became of each request.
     pub(super) access_log: Arc<AccessLog>,
-    /// What is counted at the door.
-    pub(super) tally: Arc<Tally>,
     /// Answers that name every model.
     pub(super) listings: Arc<Listings>,
 }
@@ -44,7 +41,6 @@ impl App {
             bodies: Arc::default(),
             quotas: Arc::default(),
             access_log: Arc::default(),
-            tally: Arc::default(),
             listings: Arc::default(),
         }
     }

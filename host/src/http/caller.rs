@@ -46,11 +46,6 @@ impl Caller {
         self.key.as_deref()
     }
 
-    /// What logs call them.
-    pub(super) fn name(&self) -> &str {
-        self.key().map_or("-", |key| &key.name)
-    }
-
     /// Whether routes of this kind are open to them.
     pub(super) fn may(&self, scope: Scope) -> bool {
         self.key().is_none_or(|key| key.scopes.contains(&scope))

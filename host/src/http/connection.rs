@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::http::{HeaderValue, Request, Response, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -89,12 +89,11 @@ impl Serving {
         Self { protocol, router, log, stopping }
     }
 
-    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer. Returns the status
-    /// of what was refused beside its requests: a head that is none, or does not come.
-    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) -> Option<StatusCode> {
+    /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer.
+    pub(super) async fn serve(self, socket: Arc<ClientSocket>, stall_timeout: Duration) {
         let end = self.exchange(&socket, stall_timeout + STALL_GRACE).await;
         let refusal = match (end, socket.refused()) {
-            (ProtocolEnd::Evicted, _) => return None,
+            (ProtocolEnd::Evicted, _) => return,
             (ProtocolEnd::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
             (_, Some(status)) => Some(ApiError::bad_head(status)),
             // What it does not refuse itself is the begin of HTTP/2.
@@ -105,7 +104,6 @@ impl Serving {
             self.log.turned_away(Peer::of(socket.address), refusal);
         }
         let may_send_more = refusal.is_some() || !socket.body_is_whole();
-        let status = refusal.as_ref().map(ApiError::status);
         let last = refusal.map(bytes_of).unwrap_or_default();
         let linger = if may_send_more { LINGER } else { Linger { idle: Duration::ZERO, ..LINGER } };
         tokio::select! {
@@ -116,7 +114,6 @@ impl Serving {
                 tokio::time::sleep(LAST_LINGER_TIMEOUT).await;
             } => {}
         }
-        status
     }
 
     /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.

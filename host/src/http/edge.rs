@@ -32,7 +32,6 @@ pub(super) struct Gate {
 /// Stands before every route.
 pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next) -> Response {
     let start = Instant::now();
-    let tally = Arc::clone(&gate.app.tally);
     let id = request_id(request.headers());
     let trace = TraceParent::of(request.headers());
     let header = trace.as_ref().and_then(|trace| trace.header.to_str().ok()).unwrap_or_default();
@@ -53,7 +52,6 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
     line.answers(response.status(), cause.as_ref());
     // The end of the answer is the end of the request.
     response.extensions_mut().insert(line);
-    tally.answered(response.status());
     let headers = response.headers_mut();
     if let Some(trace) = trace {
         headers.insert(TRACE_PARENT, trace.header);
@@ -99,7 +97,9 @@ impl Gate {
         let Self { app, access } = self;
         let identified = auth::identify(&app.handle.config(), *access, request.headers());
         let caller = identified?;
-        line.of_key(caller.name());
+        if let Some(key) = caller.key() {
+            line.of_key(&key.name);
+        }
         auth::authorize(&caller, *access)?;
         let leave = app.quotas.admit(&caller)?;
         Ok((caller, leave))

@@ -18,7 +18,6 @@ use super::connection::{SHORT_LINGER, Serving, bytes_of};
 use super::connections::{Caps, Connections, Peer, Refused};
 use super::error::ApiError;
 use super::socket::ClientSocket;
-use super::tally::Tally;
 use crate::config::Limits;
 use crate::runtime::Handle;
 
@@ -67,7 +66,7 @@ fn caps(limits: &Limits, descriptors: Option<u64>) -> Caps {
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    (handle, log, tally): (&Handle, Arc<AccessLog>, Arc<Tally>),
+    (handle, log): (&Handle, Arc<AccessLog>),
     shutdown: impl Future<Output = ()>,
 ) {
     let stopping = CancellationToken::new();
@@ -86,11 +85,9 @@ pub(super) async fn serve(
         match connections.admit(Peer::of(address), &socket) {
             Ok(place) => {
                 let (serving, stall_timeout) = (serving.clone(), handle.config().limits.stream_stall_timeout);
-                let (tally, counted) = (Arc::clone(&tally), tally.connected());
+                let counted = log.tally().connected();
                 tasks.spawn(async move {
-                    if let Some(status) = serving.serve(socket, stall_timeout).await {
-                        tally.answered(status);
-                    }
+                    serving.serve(socket, stall_timeout).await;
                     drop(counted);
                     drop(place);
                 });
@@ -98,7 +95,7 @@ pub(super) async fn serve(
             Err(refused) => {
                 let log = Arc::clone(&log);
                 if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
-                    let (serving, tally) = (serving.clone(), Arc::clone(&tally));
+                    let serving = serving.clone();
                     tasks.spawn(async move {
                         if socket.asks_for(&PROBES).await {
                             let probed = timeout(PROBE_LIMIT, serving.serve(socket, PROBE_LIMIT));
@@ -107,7 +104,6 @@ pub(super) async fn serve(
                         } else {
                             let refusal = no_room(refused);
                             log.turned_away(Peer::of(address), &refusal);
-                            tally.answered(refusal.status());
                             socket.close(&bytes_of(refusal), SHORT_LINGER).await;
                         }
                         drop(turn);

@@ -63,8 +63,8 @@ pub async fn serve(
 ) {
     let app = App::new(handle.clone());
     let sweeper = tokio::spawn(sweep(app.clone()));
-    let (log, tally) = (Arc::clone(&app.access_log), Arc::clone(&app.tally));
-    listen::serve(listener, router::over(app), (&handle, log, tally), shutdown).await;
+    let log = Arc::clone(&app.access_log);
+    listen::serve(listener, router::over(app), (&handle, log), shutdown).await;
     sweeper.abort();
 }
 

@@ -52,7 +52,7 @@ pub struct AccessFacts {
 impl AccessEntry {
     /// Of the request with this id.
     pub fn new(id: impl Into<String>) -> Self {
-        Self(Arc::new(Entry { id: id.into(), ..Entry::default() }))
+        Self::traced(id, "")
     }
 
     /// Of the request with this id, in the trace that its client's `traceparent` names.
