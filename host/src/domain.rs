@@ -181,15 +181,17 @@ named! {
     }
 }
 
-/// How urgent a request is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Class {
-    /// Someone waits for the answer.
-    #[default]
-    Interactive,
-    /// Nobody waits for the answer.
-    Batch,
+named! {
+    /// How urgent a request is.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Class {
+        /// Someone waits for the answer.
+        #[default]
+        Interactive = "interactive",
+        /// Nobody waits for the answer.
+        Batch = "batch",
+    }
 }
 
 named! {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::time::Duration;
 
 use aihost_plugin_api::RequestInfo;
@@ -78,15 +77,13 @@ impl Job {
     /// The task as its plugin gets it, with what is said of whoever asks and of how long it may run.
     pub(super) fn task(&self, time_limit: Duration) -> Task {
         let (trace, owner) = self.access.origin();
-        let class = match self.class {
-            Class::Interactive => "interactive",
-            Class::Batch => "batch",
-        };
         let mut info = RequestInfo::default();
-        (info.id, info.class) = (self.access.id().to_owned(), class.to_owned());
+        (info.id, info.class) = (self.access.id().to_owned(), self.class.name().to_owned());
         (info.trace, info.owner) = (trace.to_owned(), owner.to_owned());
         info.time_limit_ms = u64::try_from(time_limit.as_millis()).ok();
-        Task { info: Arc::new(info), ..self.task.clone() }
+        // Plain data, for which serialising cannot fail.
+        let info = serde_json::to_vec(&info).unwrap_or_default().into();
+        Task { info, ..self.task.clone() }
     }
 
     pub(super) fn want(&self) -> Want {

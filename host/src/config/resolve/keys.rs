@@ -193,14 +193,11 @@ impl Reader<'_, '_> {
     }
 
     fn class(&mut self, at: &KeyPath, typed: Option<&Text>) -> Class {
-        match typed.map(|class| class.0.as_str()) {
-            None | Some("interactive") => Class::Interactive,
-            Some("batch") => Class::Batch,
-            Some(other) => {
-                self.check.fail(at, Some(other), "is not a class").hint("say interactive or batch");
-                Class::Interactive
-            }
-        }
+        let Some(Text(typed)) = typed else { return Class::default() };
+        Class::ALL.into_iter().find(|class| class.name() == typed).unwrap_or_else(|| {
+            self.check.fail(at, Some(typed), "is not a class").hint("say interactive or batch");
+            Class::default()
+        })
     }
 
     fn rate(&mut self, at: &KeyPath, typed: Option<&Text>) -> Option<Rate> {

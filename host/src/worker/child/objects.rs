@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi_stable::sabi_trait::TD_Opaque;
 use abi_stable::std_types::{RArc, ROption, RSlice, RStr, RVec};
+use aihost_plugin_api::Error;
 use aihost_plugin_api::abi::{
     RawCallbackBox, RawContext, RawContext_TO, RawContextArc, RawError, RawExtensionArc, RawFlow, RawHost, RawHost_TO,
     RawHostArc, RawSink, RawSink_TO, RawSinkArc,
 };
-use aihost_plugin_api::{Error, RequestInfo};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -22,14 +22,15 @@ const CONTINUE: RawFlow = RawFlow(0);
 const PAUSE: RawFlow = RawFlow(1);
 const STOP: RawFlow = RawFlow(2);
 
-/// What this host speaks beyond the layout, as its plugins' SDK names it.
-const FEATURES: &[&str] = aihost_plugin_api::sdk::manifest::FEATURES;
+/// What this host speaks beyond the layout, by the names that plugins' SDKs use.
+const FEATURES: [&str; 3] = ["blocks", "submit", "details"];
 
 /// One call in progress: a request, or (with id 0) a load.
 pub(super) struct Call {
     /// The host's number.
     pub(super) id: u64,
-    info: Arc<RequestInfo>,
+    /// JSON of what is known of the request; empty for a load.
+    info: Bytes,
     cancelled: AtomicBool,
     on_cancel: Mutex<Option<RawCallbackBox>>,
     /// Nothing is taken from the plugin any more.
@@ -65,13 +66,13 @@ impl std::fmt::Debug for Call {
 impl Call {
     /// A load, or any other step.
     pub(super) fn step(outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
-        Self::new(0, Arc::default(), None, outbox, log)
+        Self::new(0, Bytes::new(), None, outbox, log)
     }
 
     /// A request, whose end is told once.
     pub(super) fn request(
         id: u64,
-        info: Arc<RequestInfo>,
+        info: Bytes,
         on_end: impl FnOnce(Result<Bytes, Error>) + Send + 'static,
         outbox: Arc<Outbox>,
         log: Arc<Log>,
@@ -79,7 +80,7 @@ impl Call {
         Self::new(id, info, Some(Box::new(on_end)), outbox, log)
     }
 
-    fn new(id: u64, info: Arc<RequestInfo>, on_end: Option<OnEnd>, outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
+    fn new(id: u64, info: Bytes, on_end: Option<OnEnd>, outbox: Arc<Outbox>, log: Arc<Log>) -> Arc<Self> {
         Arc::new(Self {
             id,
             info,
@@ -127,7 +128,7 @@ impl Call {
                 ending.end = Some(Err(Error::internal("the plugin dropped the request without an answer")));
             }
             let is_over = ending.has_returned && ending.end.is_some();
-            if is_over { ending.end.clone().zip(ending.on_end.take()) } else { None }
+            if is_over { ending.end.take().zip(ending.on_end.take()) } else { None }
         };
         if let Some((end, on_end)) = settled {
             // It may hold what the plugin gave it for this request.
@@ -220,7 +221,7 @@ impl RawContext for SharedCall {
     }
 
     fn about(&self) -> RVec<u8> {
-        if self.0.id == 0 { RVec::new() } else { serde_json::to_vec(&*self.0.info).unwrap_or_default().into() }
+        self.0.info.to_vec().into()
     }
 
     fn on_cancel(&self, callback: RawCallbackBox) {
@@ -272,7 +273,7 @@ mod tests {
         let (tell, told) = channel();
         let outbox = Arc::<Outbox>::default();
         let log = Arc::new(Log::new(Arc::clone(&outbox)));
-        (Call::request(1, Arc::default(), move |end| tell.send(end).unwrap(), outbox, log), told)
+        (Call::request(1, Bytes::new(), move |end| tell.send(end).unwrap(), outbox, log), told)
     }
 
     #[test]

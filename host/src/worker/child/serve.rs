@@ -122,7 +122,7 @@ impl Server {
         let shared = Arc::clone(&self.shared);
         let on_end = move |end| shared.end(request, end);
         let (outbox, log) = (Arc::clone(&self.shared.outbox), Arc::clone(&self.shared.log));
-        let call = Call::request(request, Arc::clone(&task.info), on_end, outbox, log);
+        let call = Call::request(request, task.info.clone(), on_end, outbox, log);
         let most = self.shared.max_concurrency.get().copied().unwrap_or(0);
         {
             let mut calls = self.shared.calls();

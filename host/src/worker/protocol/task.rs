@@ -1,9 +1,7 @@
 //! What a request asks of its model, and its bytes on the way to the worker.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
-use aihost_plugin_api::RequestInfo;
 use bytes::{Buf, Bytes};
 
 use super::frame::{Payload, ProtocolError};
@@ -15,8 +13,8 @@ pub struct Task {
     pub header: Bytes,
     /// The bytes that the header speaks of by number.
     pub blocks: Vec<Bytes>,
-    /// Who asks, and within what limits.
-    pub info: Arc<RequestInfo>,
+    /// Who asks, and within what limits: JSON of `aihost_plugin_api::RequestInfo`, or nothing if no client does.
+    pub info: Bytes,
 }
 
 impl From<Bytes> for Task {
@@ -46,10 +44,8 @@ impl Task {
 
     /// Info and header, each behind its length of 4 bytes, then the blocks, each behind its length of 8.
     pub(super) fn encode(&self) -> Payload {
-        // Plain data of strings and numbers, for which serialising cannot fail.
-        let info = Bytes::from(serde_json::to_vec(&*self.info).unwrap_or_default());
         let mut out = Payload::default();
-        for part in [&info, &self.header] {
+        for part in [&self.info, &self.header] {
             // A header that no message can hold is refused by its size before.
             out.push(Bytes::copy_from_slice(&(part.len() as u32).to_le_bytes()));
             out.push(part.clone());
@@ -70,9 +66,7 @@ impl Task {
         while packed.has_remaining() {
             blocks.push(split(&mut packed, 8).ok_or_else(bad)?);
         }
-        let info = serde_json::from_slice(&info)
-            .map_err(|e| ProtocolError::Message { kind, detail: format!("its task's info cannot be read: {e}") })?;
-        Ok(Self { header, blocks, info: Arc::new(info) })
+        Ok(Self { header, blocks, info })
     }
 }
 
