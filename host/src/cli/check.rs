@@ -166,8 +166,10 @@ fn examine(
     let mut plugin_version = None;
     match registry.as_ref().map_err(Clone::clone).and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()))
     {
-        Ok(plugin) if wrong_kind(model, &plugin).is_some() => problems.extend(wrong_kind(model, &plugin)),
-        Ok(plugin) => plugin_version = Some(plugin.manifest.version.clone()),
+        Ok(plugin) => match wrong_kind(model, &plugin) {
+            Some(why) => problems.push(why),
+            None => plugin_version = Some(plugin.manifest.version.clone()),
+        },
         Err(error) => problems.push(error.to_string()),
     }
     let absent = model.files.values().any(|file| !matches!(presence(file, &digests), Presence::Present(_)));

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::client::reachable;
 use super::failure::CliError;
 use super::out;
-use super::vet::{self, Vet, Wrong};
+use super::vet::{self, Asking, Vet, Wrong};
 use crate::config::{Config, ModelConfig};
 use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
 use crate::plugin::{Registry, sweep_copies};
@@ -63,7 +63,7 @@ impl Hosted {
         let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let vet = Vet::new(Arc::clone(&registry), &config);
-        let wrong = vet.at_start(&mut config);
+        let (wrong, _) = vet.refuse_wrong(&mut config, Asking::Nobody);
         vet::tell(&config, &wrong, &Wrong::new());
         let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
         let config = Arc::new(config);

@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
 use super::signals::Signals;
-use super::vet::{self, Vet, Wrong};
+use super::vet::{self, Asking, Vet, Wrong};
 use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
 use crate::domain::{ModelId, some_names};
 use crate::runtime::Handle;
@@ -193,7 +193,7 @@ impl Reload {
     /// Asks plugins what options they take, and refuses entries that are wrong by that. Others serve meanwhile.
     async fn describe(&mut self) {
         let (vet, mut config) = (self.judged.vet.clone(), (*self.handle.config()).clone());
-        let judge = move || (vet.of_running(&mut config), config);
+        let judge = move || (vet.refuse_wrong(&mut config, Asking::Plugins), config);
         let Ok(((wrong, silent), config)) = tokio::task::spawn_blocking(judge).await else { return };
         silent.iter().for_each(|why| tracing::warn!("{why}"));
         let before = std::mem::replace(&mut self.judged.wrong, wrong);

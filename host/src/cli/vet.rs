@@ -57,18 +57,15 @@ impl Vet {
         (faults, silent)
     }
 
-    /// Refuses the entries whose options are wrong, of a host that starts. Those of plugins that nobody has described yet pass.
-    pub(super) fn at_start(&self, config: &mut Config) -> Wrong {
-        let wrong = self.options(config, Asking::Nobody).0.placed(&text_of(config), file_of(config));
-        refuse(config, &wrong);
-        wrong
-    }
-
-    /// The same once the host serves, of all plugins.
-    pub(super) fn of_running(&self, config: &mut Config) -> (Wrong, BTreeSet<String>) {
-        let (faults, silent) = self.options(config, Asking::Plugins);
+    /// Refuses the entries whose options are wrong. Those of plugins that nobody has described yet pass if nobody may ask.
+    pub(super) fn refuse_wrong(&self, config: &mut Config, asking: Asking) -> (Wrong, BTreeSet<String>) {
+        let (faults, silent) = self.options(config, asking);
         let wrong = faults.placed(&text_of(config), file_of(config));
-        refuse(config, &wrong);
+        for (id, error) in &wrong {
+            if let Some(model) = config.models.get_mut(id) {
+                model.refusal = Some(Refusal::Entry(error.sentence()));
+            }
+        }
         (wrong, silent)
     }
 
@@ -105,8 +102,7 @@ impl Vet {
         if let Some(why) = wrong_kind(model, &plugin) {
             return Some(("type", why));
         }
-        let served = |kind: &str| plugin.manifest.devices.iter().any(|served| served == kind);
-        if !model.devices.is_empty() && !model.devices.iter().any(|device| served(device.kind())) {
+        if !model.devices.is_empty() && !model.devices.iter().any(|device| plugin.runs_on(device.kind())) {
             let devices = plugin.manifest.devices.join(", ");
             return Some(("devices", format!("plugin `{}` runs on {devices} alone", model.plugin)));
         }
@@ -119,17 +115,9 @@ impl Vet {
 
 /// Why a plugin serves no models of this kind.
 pub(super) fn wrong_kind(model: &ModelConfig, plugin: &PluginFile) -> Option<String> {
-    let (kinds, kind) = (&plugin.manifest.kinds, model.kind.name());
-    let is_served = kinds.iter().any(|served| served == kind);
-    (!is_served).then(|| format!("plugin `{}` serves {}, not {kind}", model.plugin, kinds.join(", ")))
-}
-
-fn refuse(config: &mut Config, wrong: &Wrong) {
-    for (id, error) in wrong {
-        if let Some(model) = config.models.get_mut(id) {
-            model.refusal = Some(Refusal::Entry(error.sentence()));
-        }
-    }
+    let (kinds, kind) = (&plugin.manifest.kinds, model.kind);
+    (!plugin.serves(kind))
+        .then(|| format!("plugin `{}` serves {}, not {}", model.plugin, kinds.join(", "), kind.name()))
 }
 
 fn file_of(config: &Config) -> &Path {

@@ -18,7 +18,7 @@ use super::libraries::{self, Libraries};
 use super::permission::permissions;
 use super::shadow::Shadow;
 use crate::config::Sharing;
-use crate::domain::{excerpt, nearest};
+use crate::domain::{Kind, excerpt, nearest};
 
 /// Most bytes of the reason why a file is not usable.
 const REASON_BYTES: usize = 1000;
@@ -38,6 +38,18 @@ pub struct PluginFile {
     pub sha256: String,
     /// Folders beside the system's in which its libraries are looked for.
     pub library_folders: Vec<PathBuf>,
+}
+
+impl PluginFile {
+    /// Whether it serves models of this kind, by its manifest.
+    pub fn serves(&self, kind: Kind) -> bool {
+        self.manifest.kinds.iter().any(|served| served == kind.name())
+    }
+
+    /// Whether it runs on devices of this kind (`cpu`, `cuda`), by its manifest.
+    pub fn runs_on(&self, device_kind: &str) -> bool {
+        self.manifest.devices.iter().any(|served| served == device_kind)
+    }
 }
 
 /// All plugins of the folders where they are looked for.

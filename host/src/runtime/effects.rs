@@ -72,9 +72,9 @@ impl Loop {
         self.residents.begin_step(id);
         let check = Arc::<Verification>::default();
         self.residents.is_checked(id, Arc::clone(&check));
-        let verifier = Arc::clone(&self.verifier);
+        let verifier = Arc::clone(&self.backends.verifier);
         let (placement, events, exits) =
-            (Arc::clone(&self.placement), self.senders.events.clone(), self.senders.exits.clone());
+            (Arc::clone(&self.backends.placement), self.senders.events.clone(), self.senders.exits.clone());
         tokio::spawn(async move {
             let started = match spec {
                 Ok((spec, entry)) => match verifier.verify(&entry, check).await {
@@ -95,7 +95,7 @@ impl Loop {
         log: Arc<ModelLog>,
     ) -> Result<StartSpec, Failure> {
         let plugin = self.usable_plugin(model)?;
-        if !plugin.manifest.devices.iter().any(|kind| kind == device.kind()) {
+        if !plugin.runs_on(device.kind()) {
             let message = format!(
                 "plugin `{}` runs on {}, not on {device}; choose other `devices:` for `{}`",
                 model.plugin,
@@ -132,7 +132,7 @@ impl Loop {
             .registry
             .find(&model.plugin, model.plugin_version.as_ref())
             .map_err(|e| Failure::new(FailureKind::NotUsable, e.to_string()))?;
-        if !plugin.manifest.kinds.iter().any(|kind| kind == model.kind.name()) {
+        if !plugin.serves(model.kind) {
             let message = format!(
                 "plugin `{}` serves {}, but `{}` is declared `type: {}`",
                 model.plugin,
@@ -180,7 +180,7 @@ impl Loop {
         let Some(instance) = self.residents.handle(id).cloned() else { return };
         let Some(check) = self.release_check(id) else { return };
         self.residents.begin_step(id);
-        let (placement, events) = (Arc::clone(&self.placement), self.senders.events.clone());
+        let (placement, events) = (Arc::clone(&self.backends.placement), self.senders.events.clone());
         tokio::spawn(async move {
             let parked = async {
                 let stays = instance.park().await?.used;

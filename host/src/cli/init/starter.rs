@@ -52,7 +52,7 @@ impl Machine<'_> {
             let room = budget.map_or_else(|| "not measured".to_owned(), |bytes| format!("{bytes} for models"));
             let kind = id.kind();
             let runs: Vec<&str> = (self.plugins.iter())
-                .filter(|plugin| plugin.manifest.devices.iter().any(|device| device == kind))
+                .filter(|plugin| plugin.runs_on(kind))
                 .map(|plugin| plugin.manifest.id.as_str())
                 .collect();
             let used = match (self.plugins.is_empty(), runs.is_empty()) {
