@@ -141,7 +141,7 @@ impl Loop {
         let planned = self.residents.planned(id).map_or(0, |planned| planned.plan.required);
         let held = self.held(id).unwrap_or(planned).min(known.reserved);
         let moves = self.devices.moves(known.device);
-        Some(ReleaseCheck::new(&*self.placement, known, held, quiet, moves))
+        Some(ReleaseCheck::new(&*self.backends.placement, known, held, quiet, moves))
     }
 
     /// `memory:` of the entry, which overrides the plugin's plan.
@@ -170,7 +170,7 @@ impl Loop {
     pub(super) fn measure(&mut self, model: &ModelId) {
         let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
         for device in devices {
-            let Some(free) = self.placement.capacity(device) else { continue };
+            let Some(free) = self.backends.placement.capacity(device) else { continue };
             let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
             let held: Option<Vec<u64>> = if device.is_host_memory() {
                 Some(here().map(|(id, known)| self.residents.usage(*id).unwrap_or(known.reserved)).collect())

@@ -36,6 +36,7 @@ mod survey;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod told;
 mod workspace;
 
 pub use crate::domain::Class;

@@ -89,7 +89,7 @@ impl Loop {
     pub(super) fn recall(&mut self, found: Vec<(ModelId, Key)>) {
         for (model, key) in found {
             if let Some(failure) = self.quarantine.recall(&model, &key) {
-                self.telling.knows_quarantined(&model);
+                self.records.told.knows_quarantined(&model);
                 tracing::warn!(%model, "still quarantined: {failure}");
                 self.step(Event::Quarantine(model, failure));
             }

@@ -68,7 +68,7 @@ impl Prepared {
 impl Loop {
     /// Prepares a configuration beside the loop; it comes back as [`Internal::Prepared`].
     pub(super) fn prepare(&self, config: Arc<Config>, reply: oneshot::Sender<Arc<Changes>>) {
-        let (turns, events) = (Arc::clone(&self.found_budgets), self.senders.events.clone());
+        let (turns, events) = (Arc::clone(&self.devices.found_budgets), self.senders.events.clone());
         let (in_force, registry) = (self.senders.in_force.subscribe(), Arc::clone(&self.registry));
         let foreign = self.quarantine.foreign();
         tokio::spawn(async move {

@@ -3,12 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::told::Told;
 use crate::domain::ModelId;
 use crate::worker::ModelLog;
 
-/// Every model that had a worker or a reader of its log since the host started.
+/// What is remembered of models, and what the log was told of them.
 #[derive(Debug, Default)]
-pub(super) struct Records(BTreeMap<ModelId, Record>);
+pub(super) struct Records {
+    /// Every model that had a worker or a reader of its log since the host started.
+    models: BTreeMap<ModelId, Record>,
+    pub(super) told: Told,
+}
 
 #[derive(Debug, Default)]
 struct Record {
@@ -28,7 +33,7 @@ impl Records {
 
     /// Whether its last worker died by itself; said once.
     pub(super) fn take_died(&mut self, model: &ModelId) -> bool {
-        self.0.get_mut(model).is_some_and(|record| std::mem::take(&mut record.died))
+        self.models.get_mut(model).is_some_and(|record| std::mem::take(&mut record.died))
     }
 
     pub(super) fn count_load(&mut self, model: &ModelId) {
@@ -40,11 +45,11 @@ impl Records {
     }
 
     pub(super) fn loads(&self, model: &ModelId) -> u64 {
-        self.0.get(model).map_or(0, |record| record.loads)
+        self.models.get(model).map_or(0, |record| record.loads)
     }
 
     pub(super) fn wakes(&self, model: &ModelId) -> u64 {
-        self.0.get(model).map_or(0, |record| record.wakes)
+        self.models.get(model).map_or(0, |record| record.wakes)
     }
 
     pub(super) fn log(&mut self, model: &ModelId) -> Arc<ModelLog> {
@@ -53,24 +58,24 @@ impl Records {
 
     /// Models that were loaded or woken, or have a log.
     pub(super) fn models(&self) -> impl Iterator<Item = &ModelId> {
-        self.0.keys()
+        self.models.keys()
     }
 
     /// Logs of models that are gone from the configuration, all of them and in order, are dropped. Takes as long as the
     /// shorter list is.
     pub(super) fn removed(&mut self, models: &[ModelId]) {
-        if models.len() <= self.0.len() {
+        if models.len() <= self.models.len() {
             for model in models {
-                self.0.get_mut(model).into_iter().for_each(|record| record.log = None);
+                self.models.get_mut(model).into_iter().for_each(|record| record.log = None);
             }
         } else {
-            for (_, record) in self.0.iter_mut().filter(|(model, _)| models.binary_search(model).is_ok()) {
+            for (_, record) in self.models.iter_mut().filter(|(model, _)| models.binary_search(model).is_ok()) {
                 record.log = None;
             }
         }
     }
 
     fn of(&mut self, model: &ModelId) -> &mut Record {
-        self.0.entry(model.clone()).or_default()
+        self.models.entry(model.clone()).or_default()
     }
 }

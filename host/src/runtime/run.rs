@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Ending;
 use super::access::told_of;
@@ -19,7 +19,6 @@ use super::relay::{self, Decision, Lost};
 use super::replay::{Job, Verdict};
 use super::requests::{Goal, Pending, Requests};
 use super::residents::Residents;
-use super::telling::Telling;
 use crate::config::Config;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
@@ -36,20 +35,24 @@ const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
     pub(super) registry: Arc<Registry>,
-    pub(super) verifier: Arc<Verifier>,
-    pub(super) placement: Arc<dyn Placement>,
+    pub(super) backends: Backends,
     pub(super) state: State,
     pub(super) clock: Clock,
     pub(super) residents: Residents,
     pub(super) requests: Requests,
     pub(super) records: Records,
     pub(super) devices: Devices,
-    /// Who holds it prepares a configuration: one at a time, so that each is compared with the one that it will replace.
-    pub(super) found_budgets: Arc<Mutex<FoundBudgets>>,
     pub(super) quarantine: Quarantine,
     pub(super) observer: Observer,
-    pub(super) telling: Telling,
     pub(super) senders: Senders,
+}
+
+/// Who does what the loop may not wait for.
+pub(super) struct Backends {
+    /// Hashes weights.
+    pub(super) verifier: Arc<Verifier>,
+    /// Brings instances up.
+    pub(super) placement: Arc<dyn Placement>,
 }
 
 /// Where the loop and its tasks send to.
@@ -80,20 +83,17 @@ impl Loop {
         let mut found = FoundBudgets::new();
         let this = Self {
             state: State::new(policy(&config, &registry, &mut found)),
-            found_budgets: Arc::new(Mutex::new(found)),
-            devices: Devices::open(&config.paths.state),
+            devices: Devices::open(&config.paths.state, found),
             observer: Observer::new(&config),
-            telling: Telling::default(),
-            quarantine: Quarantine::open(&config.paths.state),
             clock: Clock::start(),
             residents: Residents::default(),
             requests: Requests::default(),
             records: Records::default(),
+            quarantine: Quarantine::open(&config.paths.state),
             senders: Senders { events, exits, in_force },
-            verifier: Arc::new(Verifier::new(&config.paths)),
+            backends: Backends { verifier: Arc::new(Verifier::new(&config.paths)), placement },
             config,
             registry,
-            placement,
         };
         (this, Inbox { events: event_inbox, exits: exit_inbox })
     }
@@ -227,7 +227,7 @@ impl Loop {
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, on trial.
     fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
         if let Some((instance, access)) = self.requests.end_lease(id, lost, self.clock.now()) {
-            self.telling.broke(instance, access);
+            self.records.told.broke(instance, access);
         }
         self.step(Event::Done(id));
         self.replay();
@@ -249,7 +249,7 @@ impl Loop {
                     self.observer.given_up(&model);
                     let request_id = told_of([&access]);
                     tracing::warn!(%model, request_id, "quarantined: {failure}");
-                    self.telling.knows_quarantined(&model);
+                    self.records.told.knows_quarantined(&model);
                     send(decide, Decision::Refused(failure.clone()));
                     self.step(Event::Quarantine(model, failure));
                 }

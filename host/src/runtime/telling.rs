@@ -1,77 +1,17 @@
 //! What the log is told of models, and by whom: each failed load, lost worker, quarantine and departure is one line, derived
 //! from the events and effects of one step. Whoever learns of the same elsewhere keeps silent. It decides nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
 use tokio::time::Instant;
 
 use super::access::{AccessEntry, told_of};
 use super::run::Loop;
-use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, ModelId, ModelState};
+use super::told::{Leaving, milliseconds_since};
+use crate::domain::{EvictionCause, Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{Effect, Event};
 use crate::worker::ExitReason;
 
-/// Requests that lost their worker, remembered until its exit is heard; the oldest goes first.
-const BROKEN_MAX: usize = 256;
-
-/// What was told, and what is still to be told of at its end.
-#[derive(Debug, Default)]
-pub(super) struct Telling {
-    /// Instances whose failure stands in the log: their exit is its consequence.
-    told: BTreeSet<InstanceId>,
-    /// Quarantined models that stand in the log.
-    quarantined: BTreeSet<ModelId>,
-    /// When each instance began to come up, or to wake.
-    coming: BTreeMap<InstanceId, Instant>,
-    leaving: BTreeMap<InstanceId, Leaving>,
-    /// Requests that were answered already when their worker was known to be gone.
-    broken: VecDeque<(InstanceId, AccessEntry)>,
-}
-
-/// An instance on its way off its device.
-#[derive(Debug)]
-struct Leaving {
-    cause: EvictionCause,
-    /// Who needs its memory.
-    whom: Option<ModelId>,
-    /// What it gives back.
-    bytes: u64,
-    device: Device,
-    since: Instant,
-}
-
 /// What an event says of an instance that failed.
 pub(super) type Failed = Option<(InstanceId, Failure)>;
-
-impl Telling {
-    /// A lease on this instance ended whose worker had died.
-    pub(super) fn broke(&mut self, instance: InstanceId, access: AccessEntry) {
-        if self.broken.len() >= BROKEN_MAX {
-            self.broken.pop_front();
-        }
-        self.broken.push_back((instance, access));
-    }
-
-    /// This quarantine is told of elsewhere.
-    pub(super) fn knows_quarantined(&mut self, model: &ModelId) {
-        self.quarantined.insert(model.clone());
-    }
-
-    fn came(&mut self, id: InstanceId) -> u64 {
-        milliseconds_since(self.coming.remove(&id).unwrap_or_else(Instant::now))
-    }
-
-    fn take_broken(&mut self, id: InstanceId) -> Vec<AccessEntry> {
-        let (these, others): (VecDeque<_>, VecDeque<_>) =
-            self.broken.drain(..).partition(|(instance, _)| *instance == id);
-        self.broken = others;
-        these.into_iter().map(|(_, access)| access).collect()
-    }
-}
-
-fn milliseconds_since(then: Instant) -> u64 {
-    u64::try_from(then.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
 
 impl Loop {
     /// What is to be told of an event, should its step say so.
@@ -90,7 +30,7 @@ impl Loop {
         for effect in effects {
             match effect {
                 Effect::Start { instance, .. } | Effect::Unpark(instance) => {
-                    self.telling.coming.insert(*instance, Instant::now());
+                    self.records.told.coming.insert(*instance, Instant::now());
                 }
                 // Nothing failed outside: it was found that it cannot have what it needs.
                 Effect::Stop(id, EvictionCause::Failed) if failed.is_none() => {
@@ -114,7 +54,9 @@ impl Loop {
             ModelState::Unparking => "waking failed",
             _ => return,
         };
-        if matches!(failure.kind, FailureKind::Cancelled | FailureKind::ShuttingDown) || !self.telling.told.insert(id) {
+        if matches!(failure.kind, FailureKind::Cancelled | FailureKind::ShuttingDown)
+            || !self.records.told.told.insert(id)
+        {
             return;
         }
         let requests = self.requests.waiting_for(model);
@@ -124,7 +66,7 @@ impl Loop {
 
     /// A model is loaded or awake.
     pub(super) fn tell_hot(&mut self, id: InstanceId, what: &str) {
-        let ms = self.telling.came(id);
+        let ms = self.records.told.came(id);
         if let Some(known) = self.state.instances().get(&id) {
             tracing::info!(model = %known.model, instance = id.0, device = %known.device, bytes = known.reserved, ms, "{what}");
         }
@@ -132,11 +74,11 @@ impl Loop {
 
     /// A worker is gone, for whatever reason.
     pub(super) fn tell_exit(&mut self, id: InstanceId, model: &ModelId, reason: &ExitReason) {
-        self.telling.coming.remove(&id);
-        let broken = self.telling.take_broken(id);
+        self.records.told.coming.remove(&id);
+        let broken = self.records.told.take_broken(id);
         match reason {
             ExitReason::Asked => self.tell_left(id, model, "unloaded"),
-            _ if self.telling.told.contains(&id) => tracing::debug!(%model, instance = id.0, "worker {reason}"),
+            _ if self.records.told.told.contains(&id) => tracing::debug!(%model, instance = id.0, "worker {reason}"),
             reason => {
                 let state = self.state.instances().get(&id).map(|known| known.state);
                 let comes_up = matches!(
@@ -149,13 +91,13 @@ impl Loop {
                 if *reason == ExitReason::Panicked && served.iter().chain(&broken).any(panicked) {
                     // The line of that request says so.
                     tracing::debug!(%model, instance = id.0, "worker {reason}");
-                    self.telling.told.insert(id);
+                    self.records.told.told.insert(id);
                     return;
                 }
                 let request_id = told_of(served.iter().chain(&broken).chain(&waiting));
                 tracing::warn!(%model, instance = id.0, request_id, "worker {reason}");
                 // What follows of it, a failed load, is the same.
-                self.telling.told.insert(id);
+                self.records.told.told.insert(id);
             }
         }
     }
@@ -174,12 +116,12 @@ impl Loop {
         });
         let bytes = known.reserved.max(known.held);
         let leaving = Leaving { cause, whom: whom.flatten(), bytes, device: known.device, since: Instant::now() };
-        self.telling.leaving.insert(id, leaving);
+        self.records.told.leaving.insert(id, leaving);
     }
 
     /// It has left its device.
     pub(super) fn tell_left(&mut self, id: InstanceId, model: &ModelId, what: &str) {
-        match self.telling.leaving.remove(&id) {
+        match self.records.told.leaving.remove(&id) {
             // A load that failed or that nobody wants any more was told of, or is nothing to tell.
             Some(Leaving { cause: EvictionCause::Failed, .. }) | None => {
                 tracing::debug!(%model, instance = id.0, "worker ended");
@@ -194,18 +136,18 @@ impl Loop {
 
     /// Nothing more is to be told of it.
     pub(super) fn forget_told(&mut self, id: InstanceId) {
-        self.telling.told.remove(&id);
-        self.telling.leaving.remove(&id);
-        self.telling.coming.remove(&id);
+        self.records.told.told.remove(&id);
+        self.records.told.leaving.remove(&id);
+        self.records.told.coming.remove(&id);
     }
 
     fn tell_quarantined(&mut self) {
         let now: Vec<(ModelId, Failure)> =
             self.state.quarantined().map(|(model, failure)| (model.clone(), failure.clone())).collect();
-        for (model, failure) in now.iter().filter(|(model, _)| !self.telling.quarantined.contains(model)) {
+        for (model, failure) in now.iter().filter(|(model, _)| !self.records.told.quarantined.contains(model)) {
             let request_id = told_of(&self.requests.waiting_for(model));
             tracing::warn!(%model, request_id, "quarantined: {failure}");
         }
-        self.telling.quarantined = now.into_iter().map(|(model, _)| model).collect();
+        self.records.told.quarantined = now.into_iter().map(|(model, _)| model).collect();
     }
 }
