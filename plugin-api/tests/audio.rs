@@ -2,34 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod bare;
+
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{
-    Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, ErrorKind, FinishReason, LoadContext, LoadRequest,
-    MemoryPlan, Plugin, Result,
+    Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, ErrorKind, FinishReason, Result,
 };
-
-#[derive(serde::Deserialize, schemars::JsonSchema)]
-struct Options {}
+use bare::loaded;
 
 /// Plays what its prompt says: `RATE CHANNELS SAMPLE COUNT`, one after the other.
+#[derive(Default)]
 struct Player;
-
-impl Plugin for Player {
-    type Options = Options;
-    type Engine = Self;
-
-    fn new(_: Options) -> Result<Self> {
-        Ok(Self)
-    }
-
-    fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::default())
-    }
-
-    fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Self> {
-        Ok(Self)
-    }
-}
 
 impl Engine for Player {
     type Task = Audio;
@@ -48,8 +31,7 @@ impl Engine for Player {
 
 #[test]
 fn only_audio_that_can_be_played_leaves_the_plugin() {
-    let mut host = MockHost::new::<Player>(serde_json::json!({}), &[]).unwrap();
-    host.load().unwrap();
+    let host = loaded::<Player>();
     let play = |host: &MockHost, prompt: &str| {
         host.generate_audio(&AudioRequest { prompt: prompt.into(), ..AudioRequest::default() })
     };

@@ -3,47 +3,33 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
+mod bare;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{
     Context, Custom, CustomHead, CustomOutput, CustomRequest, Engine, Error, ErrorKind, FinishReason, Flow, Job,
-    LoadContext, LoadRequest, MemoryPlan, Metric, MetricKind, Plugin, Result, Text, TextInput, TextOutput, TextRequest,
+    Metric, MetricKind, Result, Text, TextInput, TextOutput, TextRequest,
 };
+use bare::loaded;
 use serde_json::json;
 
-#[derive(Default, serde::Deserialize, schemars::JsonSchema)]
-struct Options {}
-
 /// Has one thread for all its requests, which gives each of them a token in turn.
-struct Batcher;
-
 struct Batch {
     jobs: Mutex<Sender<Job<Text>>>,
     finished: Arc<AtomicU64>,
 }
 
-impl Plugin for Batcher {
-    type Options = Options;
-    type Engine = Batch;
-
-    fn new(_: Options) -> Result<Self> {
-        Ok(Self)
-    }
-
-    fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::default())
-    }
-
-    fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Batch> {
+impl Default for Batch {
+    fn default() -> Self {
         let (jobs, queue) = channel();
         let finished = Arc::<AtomicU64>::default();
         let count = Arc::clone(&finished);
         thread::spawn(move || serve(&queue, &count));
-        Ok(Batch { jobs: Mutex::new(jobs), finished })
+        Self { jobs: Mutex::new(jobs), finished }
     }
 }
 
@@ -94,15 +80,9 @@ fn serve(queue: &Receiver<Job<Text>>, finished: &AtomicU64) {
     }
 }
 
-fn loaded<P: Plugin>() -> MockHost {
-    let mut host = MockHost::new::<P>(json!({}), &[]).unwrap();
-    host.load().unwrap();
-    host
-}
-
 #[test]
 fn many_sequences_need_one_thread() {
-    let host = loaded::<Batcher>();
+    let host = loaded::<Batch>();
     thread::scope(|scope| {
         for n in 0..64 {
             let host = &host;
@@ -121,14 +101,14 @@ fn many_sequences_need_one_thread() {
 
 #[test]
 fn a_job_that_is_dropped_fails_its_request() {
-    let host = loaded::<Batcher>();
+    let host = loaded::<Batch>();
     let error = host.generate(&TextRequest::prompt("forget")).unwrap_err();
     assert!(error.message().contains("without an answer"), "{error}");
 }
 
 #[test]
 fn max_tokens_is_kept_for_an_engine_that_does_not_look_at_it() {
-    let host = loaded::<Batcher>();
+    let host = loaded::<Batch>();
     for (most, text, reason) in
         [(0, "", FinishReason::Length), (1, "a ", FinishReason::Length), (3, "a b c", FinishReason::Stop)]
     {
@@ -139,24 +119,8 @@ fn max_tokens_is_kept_for_an_engine_that_does_not_look_at_it() {
 }
 
 /// Answers HTTP requests in ways that its path names.
+#[derive(Default)]
 struct Web;
-
-impl Plugin for Web {
-    type Options = Options;
-    type Engine = Self;
-
-    fn new(_: Options) -> Result<Self> {
-        Ok(Self)
-    }
-
-    fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::default())
-    }
-
-    fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Self> {
-        Ok(Self)
-    }
-}
 
 impl Engine for Web {
     type Task = Custom;
@@ -219,24 +183,8 @@ fn a_client_that_leaves_midway_is_called_back() {
 }
 
 /// Pushes everything at once, and counts how often it was told to pause.
+#[derive(Default)]
 struct Hasty;
-
-impl Plugin for Hasty {
-    type Options = Options;
-    type Engine = Self;
-
-    fn new(_: Options) -> Result<Self> {
-        Ok(Self)
-    }
-
-    fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::default())
-    }
-
-    fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Self> {
-        Ok(Self)
-    }
-}
 
 impl Engine for Hasty {
     type Task = Text;

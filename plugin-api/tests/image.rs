@@ -2,34 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
-use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{
-    Context, Engine, ErrorKind, FinishReason, Image, ImageOutput, ImageRequest, LoadContext, LoadRequest, MemoryPlan,
-    Plugin, Result,
-};
+mod bare;
 
-#[derive(serde::Deserialize, schemars::JsonSchema)]
-struct Options {}
+use aihost_plugin_api::testing::MockHost;
+use aihost_plugin_api::{Context, Engine, ErrorKind, FinishReason, Image, ImageOutput, ImageRequest, Result};
+use bare::loaded;
 
 /// Paints every pixel in the step's number; the prompt says what it does wrong.
+#[derive(Default)]
 struct Painter;
-
-impl Plugin for Painter {
-    type Options = Options;
-    type Engine = Self;
-
-    fn new(_: Options) -> Result<Self> {
-        Ok(Self)
-    }
-
-    fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::default())
-    }
-
-    fn load(&self, _: &LoadRequest, _: &LoadContext) -> Result<Self> {
-        Ok(Self)
-    }
-}
 
 impl Engine for Painter {
     type Task = Image;
@@ -55,9 +36,7 @@ impl Engine for Painter {
 }
 
 fn host() -> MockHost {
-    let mut host = MockHost::new::<Painter>(serde_json::json!({}), &[]).unwrap();
-    host.load().unwrap();
-    host
+    loaded::<Painter>()
 }
 
 #[test]
