@@ -66,7 +66,7 @@ pub mod event_kind {
 /// Extensions: what later builds can do beyond these objects, found by id. A JSON document in and a JSON document out, both of
 /// the shape that the id stands for; a new shape is a new id.
 pub mod extension_id {
-    /// Asked of a model: the metrics that it keeps, as a list of `{name, kind, help, unit, value, labels}`. In: `null`.
+    /// Asked of a model: the metrics that it keeps, as a list of `{name, kind, help, value, labels}`. In: `null`.
     pub const METRICS: &str = "aihost.metrics/1";
 }
 

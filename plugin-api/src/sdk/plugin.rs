@@ -114,12 +114,13 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }
 
-    /// An error if it cannot serve any more. Asked each minute while it is idle, and after errors.
+    /// An error if it cannot serve any more. No host asks for it by itself yet.
     fn health(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Metrics of its own, for `/metrics`. Called every few seconds, beside requests; it must not block.
+    /// Metrics of its own. May be called beside requests; it must not block. No host shows them yet; a test sees them by
+    /// [`MockHost::metrics`](crate::testing::MockHost::metrics).
     fn metrics(&self) -> Vec<Metric> {
         Vec::new()
     }
@@ -206,7 +207,8 @@ impl Task for Image {
     }
 }
 
-/// An HTTP request below the entry's `endpoint:` in, any body out. The engine returns when the last byte is written.
+/// An HTTP request below the entry's `endpoint:` in, any body out. The engine returns when the last byte is written. No host
+/// has a route for it yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Custom;
 

@@ -1,10 +1,10 @@
-//! Metrics of a plugin's own, which the host shows beside its own.
+//! Metrics of a plugin's own, for a host that shows them beside its own. None does yet.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A metric of one loaded model. The host shows it as `aihost_plugin_NAME`, labelled with the model.
+/// A metric of one loaded model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Metric {
