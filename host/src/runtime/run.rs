@@ -353,7 +353,7 @@ impl Loop {
                 self.step(Event::Failed(id, failure.clone()));
                 // No worker is left.
                 self.step(Event::Exited(id, failure));
-                self.forget_told(id);
+                self.records.told.forget(id);
             }
         }
     }
@@ -395,7 +395,7 @@ impl Loop {
         self.residents.remove(id);
         let message = format!("the worker of `{model}` {reason}");
         self.step(Event::Exited(id, Failure::new(FailureKind::WorkerDied, message)));
-        self.forget_told(id);
+        self.records.told.forget(id);
     }
 
     pub(super) fn step(&mut self, event: Event) {

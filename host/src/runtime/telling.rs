@@ -30,7 +30,7 @@ impl Loop {
         for effect in effects {
             match effect {
                 Effect::Start { instance, .. } | Effect::Unpark(instance) => {
-                    self.records.told.coming.insert(*instance, Instant::now());
+                    self.records.told.of(*instance).coming = Some(Instant::now());
                 }
                 // Nothing failed outside: it was found that it cannot have what it needs.
                 Effect::Stop(id, EvictionCause::Failed) if failed.is_none() => {
@@ -55,7 +55,7 @@ impl Loop {
             _ => return,
         };
         if matches!(failure.kind, FailureKind::Cancelled | FailureKind::ShuttingDown)
-            || !self.records.told.told.insert(id)
+            || std::mem::replace(&mut self.records.told.of(id).has_failed, true)
         {
             return;
         }
@@ -66,7 +66,7 @@ impl Loop {
 
     /// A model is loaded or awake.
     pub(super) fn tell_hot(&mut self, id: InstanceId, what: &str) {
-        let ms = self.records.told.came(id);
+        let ms = milliseconds_since(self.records.told.of(id).coming.take().unwrap_or_else(Instant::now));
         if let Some(known) = self.state.instances().get(&id) {
             tracing::info!(model = %known.model, instance = id.0, device = %known.device, bytes = known.reserved, ms, "{what}");
         }
@@ -74,11 +74,11 @@ impl Loop {
 
     /// A worker is gone, for whatever reason.
     pub(super) fn tell_exit(&mut self, id: InstanceId, model: &ModelId, reason: &ExitReason) {
-        self.records.told.coming.remove(&id);
+        self.records.told.of(id).coming = None;
         let broken = self.records.told.take_broken(id);
         match reason {
             ExitReason::Asked => self.tell_left(id, model, "unloaded"),
-            _ if self.records.told.told.contains(&id) => tracing::debug!(%model, instance = id.0, "worker {reason}"),
+            _ if self.records.told.of(id).has_failed => tracing::debug!(%model, instance = id.0, "worker {reason}"),
             reason => {
                 let state = self.state.instances().get(&id).map(|known| known.state);
                 let comes_up = matches!(
@@ -91,13 +91,13 @@ impl Loop {
                 if *reason == ExitReason::Panicked && served.iter().chain(&broken).any(panicked) {
                     // The line of that request says so.
                     tracing::debug!(%model, instance = id.0, "worker {reason}");
-                    self.records.told.told.insert(id);
+                    self.records.told.of(id).has_failed = true;
                     return;
                 }
                 let request_id = told_of(served.iter().chain(&broken).chain(&waiting));
                 tracing::warn!(%model, instance = id.0, request_id, "worker {reason}");
                 // What follows of it, a failed load, is the same.
-                self.records.told.told.insert(id);
+                self.records.told.of(id).has_failed = true;
             }
         }
     }
@@ -116,12 +116,12 @@ impl Loop {
         });
         let bytes = known.reserved.max(known.held);
         let leaving = Leaving { cause, whom: whom.flatten(), bytes, device: known.device, since: Instant::now() };
-        self.records.told.leaving.insert(id, leaving);
+        self.records.told.of(id).leaving = Some(leaving);
     }
 
     /// It has left its device.
     pub(super) fn tell_left(&mut self, id: InstanceId, model: &ModelId, what: &str) {
-        match self.records.told.leaving.remove(&id) {
+        match self.records.told.of(id).leaving.take() {
             // A load that failed or that nobody wants any more was told of, or is nothing to tell.
             Some(Leaving { cause: EvictionCause::Failed, .. }) | None => {
                 tracing::debug!(%model, instance = id.0, "worker ended");
@@ -132,13 +132,6 @@ impl Loop {
                 tracing::info!(%model, instance = id.0, %device, cause = cause.name(), "for" = whom, bytes, ms, "{what}");
             }
         }
-    }
-
-    /// Nothing more is to be told of it.
-    pub(super) fn forget_told(&mut self, id: InstanceId) {
-        self.records.told.told.remove(&id);
-        self.records.told.leaving.remove(&id);
-        self.records.told.coming.remove(&id);
     }
 
     fn tell_quarantined(&mut self) {

@@ -13,15 +13,22 @@ const BROKEN_MAX: usize = 256;
 /// What was told, and what is still to be told of at its end.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// Instances whose failure stands in the log: their exit is its consequence.
-    pub(super) told: BTreeSet<InstanceId>,
+    /// Instances that were told of, until their end was.
+    instances: BTreeMap<InstanceId, ToldInstance>,
     /// Quarantined models that stand in the log.
     pub(super) quarantined: BTreeSet<ModelId>,
-    /// When each instance began to come up, or to wake.
-    pub(super) coming: BTreeMap<InstanceId, Instant>,
-    pub(super) leaving: BTreeMap<InstanceId, Leaving>,
     /// Requests that were answered already when their worker was known to be gone.
     broken: VecDeque<(InstanceId, AccessEntry)>,
+}
+
+/// What the log knows of an instance.
+#[derive(Debug, Default)]
+pub(super) struct ToldInstance {
+    /// Its failure stands in the log: its exit is the consequence.
+    pub(super) has_failed: bool,
+    /// When it began to come up, or to wake.
+    pub(super) coming: Option<Instant>,
+    pub(super) leaving: Option<Leaving>,
 }
 
 /// An instance on its way off its device.
@@ -50,9 +57,14 @@ impl Told {
         self.quarantined.insert(model.clone());
     }
 
-    /// It is up: how many milliseconds that took.
-    pub(super) fn came(&mut self, id: InstanceId) -> u64 {
-        milliseconds_since(self.coming.remove(&id).unwrap_or_else(Instant::now))
+    /// What the log knows of this instance.
+    pub(super) fn of(&mut self, id: InstanceId) -> &mut ToldInstance {
+        self.instances.entry(id).or_default()
+    }
+
+    /// Nothing more is to be told of it.
+    pub(super) fn forget(&mut self, id: InstanceId) {
+        self.instances.remove(&id);
     }
 
     /// The requests that lost this worker.
