@@ -264,7 +264,7 @@ mod tests {
             (Kind::Embedding, "/v1/embeddings"),
             (Kind::Speech, "/v1/audio/speech"),
             (Kind::Transcription, "/v1/audio/transcriptions"),
-            (Kind::Custom, "/v1/other/generate"),
+            (Kind::Custom, "/health"),
             (Kind::Text, "/v1/audio/generations"),
             (Kind::Text, "/health"),
             (Kind::Image, "/v1/images/edits"),
@@ -273,5 +273,8 @@ mod tests {
             (other.kind, other.endpoint) = (kind, Some(endpoint.to_owned()));
             assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned()])], "{endpoint}");
         }
+        let other = config.models.get_mut("other").unwrap();
+        (other.kind, other.endpoint) = (Kind::Custom, Some("/v1/other".to_owned()));
+        assert_eq!(shown(&config)[1], ("/v1/other".to_owned(), vec!["other".to_owned()]));
     }
 }

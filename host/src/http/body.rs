@@ -74,11 +74,7 @@ impl BodySize {
 }
 
 /// A body of JSON, not read yet.
-pub(super) struct JsonBody {
-    bytes: Vec<u8>,
-    class: Class,
-    held: Arc<HeldBytes>,
-}
+pub(super) struct JsonBody(RawBody);
 
 impl JsonBody {
     /// Reads it, where it holds nobody up.
@@ -86,8 +82,27 @@ impl JsonBody {
         self,
         read: impl FnOnce(&ReceivedBody<'_>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        self.0.read(read).await
+    }
+}
+
+/// A body of any kind, as it came. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct RawBody {
+    pub(super) bytes: Bytes,
+    class: Class,
+    /// Shared with the answer: they count until its end.
+    held: Arc<HeldBytes>,
+}
+
+impl RawBody {
+    /// Reads it as JSON, where that holds nobody up.
+    pub(super) async fn read<T: Send + 'static>(
+        self,
+        read: impl FnOnce(&ReceivedBody<'_>) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let Self { bytes, class, held } = self;
-        let read = move |bytes: Vec<u8>| match str::from_utf8(&bytes) {
+        let read = move |bytes: Bytes| match str::from_utf8(&bytes) {
             Ok(text) => read(&ReceivedBody { text, class }),
             Err(_) => Err(ApiError::malformed("the body is not JSON: it is not UTF-8")),
         };
@@ -109,7 +124,17 @@ impl FromRequest<App> for JsonBody {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        check_encoding(&request)?;
         check_content_type(&request)?;
+        RawBody::from_request(request, app).await.map(Self)
+    }
+}
+
+impl FromRequest<App> for RawBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        check_encoding(&request)?;
         let class = request.extensions().get().map_or_else(Class::default, Caller::class);
         let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
         let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
@@ -124,7 +149,7 @@ impl FromRequest<App> for JsonBody {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(Self { bytes, class, held })
+        Ok(Self { bytes: bytes.into(), class, held })
     }
 }
 
@@ -157,9 +182,6 @@ impl FromRequestParts<App> for Name {
 
 /// JSON, or nothing said. Anything else is refused: a form post is what a hostile page can send without a preflight.
 fn check_content_type(request: &Request) -> Result<(), ApiError> {
-    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(ApiError::encoded());
-    }
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
@@ -167,6 +189,14 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
     } else {
         Err(ApiError::malformed("the body must be JSON; send `Content-Type: application/json`"))
     }
+}
+
+/// Bodies are read as they are.
+fn check_encoding(request: &Request) -> Result<(), ApiError> {
+    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        return Err(ApiError::encoded());
+    }
+    Ok(())
 }
 
 /// A body on its way, held to its endpoint's size and to a pace.
@@ -227,7 +257,7 @@ mod tests {
     /// A body of so many bytes whose reader goes on when it is told to.
     fn read(bytes: usize, go: Receiver<()>) -> impl Future<Output = Result<(), ApiError>> {
         let held = Arc::new(Arc::new(Bodies::default()).begin(Peer::of([127, 0, 0, 1].into())));
-        let body = JsonBody { bytes: vec![b' '; bytes], class: Class::default(), held };
+        let body = RawBody { bytes: vec![b' '; bytes].into(), class: Class::default(), held };
         body.read(move |_| go.recv_timeout(PATIENCE).map_err(|error| ApiError::internal(error.to_string())))
     }
 

@@ -128,7 +128,7 @@ fn allow_preflight(headers: &mut HeaderMap, asked: Option<HeaderValue>) {
     if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
         return;
     }
-    let methods = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
+    let methods = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS");
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     let allowed = asked.unwrap_or(HeaderValue::from_static("*"));
     headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);

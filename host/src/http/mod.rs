@@ -16,6 +16,7 @@ mod bucket;
 mod caller;
 mod connection;
 mod connections;
+mod custom;
 mod edge;
 mod error;
 mod generate;

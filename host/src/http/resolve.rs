@@ -53,7 +53,7 @@ pub(super) fn for_request<'a>(
 }
 
 /// The only model that declares the endpoint, or the one marked `default: true` among them.
-fn unnamed<'a>(
+pub(super) fn unnamed<'a>(
     models: impl Iterator<Item = &'a ModelConfig>,
     kind: Kind,
     endpoint: &str,

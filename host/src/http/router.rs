@@ -12,7 +12,7 @@ use super::body::BodySize;
 use super::edge::Gate;
 use super::error::ApiError;
 use super::openai::{audio, chat, completions, images, models};
-use super::{admin, artifacts, edge};
+use super::{admin, artifacts, custom, edge};
 use crate::config::Scope;
 use crate::domain::Kind;
 use crate::runtime::Handle;
@@ -34,12 +34,15 @@ pub(super) fn over(app: App) -> Router {
         router.route(path, methods.layer(gate(access)))
     };
     // What is layered here is the fallback alone: routes are added behind it, each with a gate of its own.
-    let nowhere = Router::new().fallback(unknown_path).layer(gate(Access::AnyKey));
+    let nowhere = Router::new().fallback(custom::answer).layer(gate(Access::AnyKey));
     routes().into_iter().fold(nowhere, add).with_state(app.clone())
 }
 
-/// Whether models of this kind answer at this path.
+/// Whether models of this kind answer at this path. Custom ones do wherever no route is.
 pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
+    if kind == Kind::Custom {
+        return routes().iter().all(|route| route.path != path);
+    }
     routes().iter().any(|route| route.path == path && route.models == Some(kind))
 }
 
@@ -109,10 +112,6 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/readyz", OPEN, get(admin::readyz)),
         Route::get("/ping", OPEN, get(admin::ping)),
     ]
-}
-
-async fn unknown_path(request: Request) -> ApiError {
-    ApiError::unknown_path(request.method().as_str(), request.uri().path())
 }
 
 async fn wrong_method(request: Request) -> ApiError {

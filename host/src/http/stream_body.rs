@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::{Instant, Interval, interval_at, timeout};
 
 use super::sse;
 use crate::domain::Failure;
@@ -55,6 +55,26 @@ impl<W: StreamWriter> StreamBody<W> {
     pub(super) async fn respond(mut self, content_type: &'static str) -> Result<Response, Failure> {
         std::future::poll_fn(|cx| self.fill_or_ping(cx)).await?;
         Ok((headers(content_type), Body::from_stream(self)).into_response())
+    }
+
+    /// Begins the reply with what there is after this long, or once that is a piece. If it is all, the reply has its length; a
+    /// failure that comes before is a plain refusal.
+    pub(super) async fn into_response_within(mut self, wait: Duration) -> Result<Response, Failure> {
+        let filled = std::future::poll_fn(|cx| {
+            while !self.has_ended && self.out.len() < self.piece_bytes {
+                self.has_ended = ready!(self.writer.poll_write(cx, &mut self.out))?.is_break();
+            }
+            Poll::Ready(Ok(()))
+        });
+        match timeout(wait, filled).await {
+            Ok(filled) => filled?,
+            Err(_elapsed) => {}
+        }
+        if self.has_ended {
+            return Ok(Body::from(self.out).into_response());
+        }
+        let [_, unbuffered] = headers("");
+        Ok(([unbuffered], Body::from_stream(self)).into_response())
     }
 
     /// What is ready; if that is nothing for long, a comment.

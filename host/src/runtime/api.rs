@@ -40,6 +40,8 @@ pub enum OutputMode {
     Streamed,
     /// Together, once all are there. A worker that dies before that has told nobody anything, so the request is tried again.
     Gathered,
+    /// As they come, and asked of one worker only: what was done by one that died must not be done twice.
+    Once,
 }
 
 /// How long a model stays loaded once it is idle.

@@ -277,6 +277,7 @@ impl Delivering {
         }
         if let (Output::Done(Err(failure)), Some(waiting), true) = (&output, &self.client, self.untouched)
             && failure.kind == FailureKind::WorkerDied
+            && self.terms.delivery != OutputMode::Once
         {
             return Some(LeaseEnd::Lost(waiting.clone(), failure.clone()));
         }
@@ -371,14 +372,14 @@ mod tests {
     }
 
     /// Whether a worker that sent this and died leaves its request to be tried again.
-    async fn is_lost_after(output: Output) -> bool {
+    async fn is_lost_after(output: Output, delivery: OutputMode) -> bool {
         let (sender, outputs) = mpsc::channel(4);
         let (client, mut received) = mpsc::channel(4);
         sender.send(output).await.unwrap();
         sender.send(Output::Done(Err(silent()))).await.unwrap();
         let hour = Duration::from_secs(3600);
         let output = OutputLimits { first: hour, stall: hour };
-        let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery: OutputMode::Streamed };
+        let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery };
         let instance = Arc::new(SilentInstance(Mutex::new(Some(outputs))));
         let ended = carry(Lease::new(RequestId(1), instance, Task::default(), terms), client).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
@@ -387,8 +388,14 @@ mod tests {
 
     #[tokio::test]
     async fn progress_is_no_part_of_the_answer_but_bytes_are() {
-        assert!(is_lost_after(Output::Progress { done: 1, total: 2 }).await);
-        assert!(!is_lost_after(Output::Bytes(Bytes::from_static(b"pcm"))).await);
-        assert!(!is_lost_after(Output::Event(Bytes::from_static(b"{}"))).await);
+        let streamed = OutputMode::Streamed;
+        assert!(is_lost_after(Output::Progress { done: 1, total: 2 }, streamed).await);
+        assert!(!is_lost_after(Output::Bytes(Bytes::from_static(b"pcm")), streamed).await);
+        assert!(!is_lost_after(Output::Event(Bytes::from_static(b"{}")), streamed).await);
+    }
+
+    #[tokio::test]
+    async fn what_may_be_done_once_is_not_asked_of_another_worker() {
+        assert!(!is_lost_after(Output::Progress { done: 1, total: 2 }, OutputMode::Once).await);
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod devices;
+mod endpoint;
 mod files;
 mod keys;
 mod limits;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
+use super::endpoint::{self, Unusable};
 use super::{Checker, files, location, policy};
 use crate::config::locate::KeyPath;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
@@ -11,9 +12,9 @@ use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
 use crate::domain::{ByteSize, Device, Kind, ModelId, nearest, some_names};
 
 /// Types that an endpoint of this version serves.
-const KINDS: [Kind; 3] = [Kind::Text, Kind::Image, Kind::Audio];
+const KINDS: [Kind; 4] = [Kind::Text, Kind::Image, Kind::Audio, Kind::Custom];
 /// Types that have a name and no endpoint yet.
-const UNSERVED: [Kind; 4] = [Kind::Embedding, Kind::Speech, Kind::Transcription, Kind::Custom];
+const UNSERVED: [Kind; 3] = [Kind::Embedding, Kind::Speech, Kind::Transcription];
 /// The load deadline where none is typed.
 const STARTUP_TIME: Duration = Duration::from_secs(120);
 
@@ -156,7 +157,9 @@ struct Entry<'c, 'a> {
 impl Entry<'_, '_> {
     fn resolve(&mut self, id: ModelId, raw: RawModel) -> ModelConfig {
         let key = self.key.clone();
-        let kind = self.kind(raw.kind.as_ref());
+        let typed_kind = self.kind(raw.kind.as_ref());
+        // One that is none is told already.
+        let kind = typed_kind.unwrap_or(Kind::Custom);
         self.unsupported(&raw);
         let (plugin, plugin_version) = self.plugin(&raw);
         let options = self.options(&raw);
@@ -182,7 +185,7 @@ impl Entry<'_, '_> {
             plugin_version,
             replicas,
             park: raw.park.unwrap_or(true),
-            endpoint: self.endpoint(raw.endpoint.as_ref(), kind),
+            endpoint: typed_kind.and_then(|kind| self.endpoint(raw.endpoint.as_ref(), kind)),
             default: raw.default,
             load_timeout: self.check.finite(&key.key("startup_time"), raw.startup_time.as_ref(), self.startup_time),
             files: files::resolve(
@@ -206,14 +209,15 @@ impl Entry<'_, '_> {
         }
     }
 
-    fn kind(&mut self, typed: Option<&Text>) -> Kind {
+    fn kind(&mut self, typed: Option<&Text>) -> Option<Kind> {
         let key = self.key.key("type");
         let names = KINDS.map(Kind::name);
         let Some(Text(typed)) = typed else {
             self.check.fail(&key, None, "is missing").hint(format!("say one of {}", names.join(", ")));
-            return Kind::Custom;
+            return None;
         };
-        KINDS.into_iter().find(|kind| kind.name() == typed).unwrap_or_else(|| {
+        let kind = KINDS.into_iter().find(|kind| kind.name() == typed);
+        if kind.is_none() {
             let served = || format!("this version serves {}", names.join(", "));
             if UNSERVED.iter().any(|kind| kind.name() == typed) {
                 self.check.fail(&key, Some(typed), "is a type that no endpoint serves yet").hint(served());
@@ -221,8 +225,8 @@ impl Entry<'_, '_> {
                 let hint = nearest(typed, names).map_or_else(served, |name| format!("did you mean `{name}`?"));
                 self.check.fail(&key, Some(typed), "is not a type").hint(hint);
             }
-            Kind::Custom
-        })
+        }
+        kind
     }
 
     fn plugin(&mut self, raw: &RawModel) -> (String, Option<semver::VersionReq>) {
@@ -288,6 +292,18 @@ impl Entry<'_, '_> {
     fn endpoint(&mut self, typed: Option<&Text>, kind: Kind) -> Option<String> {
         let key = self.key.key("endpoint");
         match typed {
+            Some(Text(path)) if kind == Kind::Custom => match endpoint::of_its_own(path) {
+                Ok(path) => Some(path.to_owned()),
+                Err(Unusable { message, hint }) => {
+                    self.check.fail(&key, Some(path), message).hint(hint);
+                    None
+                }
+            },
+            None if kind == Kind::Custom => {
+                let message = "is missing: a custom model is asked at a path of its own";
+                self.check.fail(&key, None, message).hint("write it like /v1/NAME/generate");
+                None
+            }
             Some(Text(path)) if path.starts_with('/') && !path.contains([' ', '?', '#']) => Some(path.clone()),
             Some(Text(path)) => {
                 self.check.fail(&key, Some(path), "is not an HTTP path").hint("write it like /v1/chat/completions");

@@ -89,7 +89,7 @@ async fn whole(
 }
 
 /// Adds what the failure itself does not know: which field is to blame, how far a load is.
-async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> ApiError {
+pub(super) async fn explain(app: &App, failure: Failure, model: &ModelId, prompt: &str) -> ApiError {
     match failure.kind {
         FailureKind::ContextLength => ApiError::from(failure).param(prompt),
         FailureKind::StillLoading => {

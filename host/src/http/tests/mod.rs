@@ -7,6 +7,7 @@ mod audio;
 mod chat;
 mod completions;
 mod control;
+mod custom;
 mod edge;
 mod errors;
 mod fuzz;
