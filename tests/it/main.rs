@@ -12,6 +12,7 @@ mod client;
 mod confinement;
 /// Connections by the thousand, refusals, many choices.
 mod connections;
+mod custom;
 /// The end of a host.
 mod ending;
 /// A plugin that misbehaves costs one worker.

@@ -120,7 +120,8 @@ async fn choose<'a>(
     if let [only] = models {
         return Ok(only);
     }
-    let is_called = |model: &ModelConfig, name: &str| model.id.as_str() == name || model.aliases.iter().any(|alias| alias == name);
+    let is_called =
+        |model: &ModelConfig, name: &str| model.id.as_str() == name || model.aliases.iter().any(|alias| alias == name);
     let named = |name: &str| models.iter().find(|model| is_called(model, name)).copied();
     let by_query = query.split('&').find_map(|pair| named(pair.strip_prefix("model=")?));
     if let Some(model) = by_query {
@@ -181,7 +182,8 @@ fn read_head(json: &[u8]) -> Result<Response, Failure> {
     let head: CustomHead =
         serde_json::from_slice(json).map_err(|error| wrong(format!("the plugin's answer has no head: {error}")))?;
     let status = StatusCode::from_u16(head.status).ok().filter(|status| status.as_u16() >= 200);
-    let status = status.ok_or_else(|| wrong(format!("the plugin answered with status {}, which is none", head.status)))?;
+    let status =
+        status.ok_or_else(|| wrong(format!("the plugin answered with status {}, which is none", head.status)))?;
     let content_type = HeaderValue::try_from(head.content_type.as_str());
     let content_type = content_type.map_err(|_| wrong("the plugin's content type is none"))?;
     let mut response = (status, [(header::CONTENT_TYPE, content_type)]).into_response();

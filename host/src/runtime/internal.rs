@@ -2,6 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::health::Health;
 use super::prepared::{Configuring, Prepared};
 use super::relay::Lost;
 use crate::domain::{Failure, InstanceId, ModelId, RequestId};
@@ -15,6 +16,8 @@ pub(super) enum Internal {
     Ended(RequestId, Option<Lost>),
     /// The client of a waiting request left.
     Left(RequestId),
+    /// What an instance says of its health.
+    Health(InstanceId, Health),
     /// A new configuration can be put in force.
     Prepared(Box<Prepared>, Configuring),
     /// A model is to be loaded before anyone asks for it.

@@ -13,6 +13,7 @@ mod clocks;
 mod departure;
 mod devices;
 mod effects;
+mod health;
 mod held;
 mod internal;
 mod memory;

@@ -25,6 +25,8 @@ struct Resident {
     busy: bool,
     /// The check of its files, while that is under way.
     check: Option<Arc<Verification>>,
+    /// Whether it is being asked how it is.
+    is_asked_health: bool,
     /// Its exit, if that came while it was busy: the start or load knows the cause better, and is heard first.
     early_exit: Option<Exit>,
 }
@@ -73,6 +75,22 @@ impl Residents {
         if let Some(resident) = self.0.get_mut(&id) {
             resident.busy = false;
             resident.check = None;
+        }
+    }
+
+    /// The one to ask how it is, unless it is being asked or has no worker.
+    pub(super) fn begin_health(&mut self, id: InstanceId) -> Option<&Arc<dyn InstanceHandle>> {
+        let resident = self.0.get_mut(&id)?;
+        if resident.handle.is_none() || std::mem::replace(&mut resident.is_asked_health, true) {
+            return None;
+        }
+        resident.handle.as_ref()
+    }
+
+    /// It has answered.
+    pub(super) fn end_health(&mut self, id: InstanceId) {
+        if let Some(resident) = self.0.get_mut(&id) {
+            resident.is_asked_health = false;
         }
     }
 

@@ -10,6 +10,7 @@ use super::access::told_of;
 use super::api::{Command, KeepAlive, Submission, Submitted};
 use super::clock::Clock;
 use super::devices::Devices;
+use super::health::HEALTH_EVERY;
 use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
 use super::policy::{FoundBudgets, milliseconds, policy};
@@ -114,6 +115,8 @@ impl Loop {
         self.preload(preload.collect());
         let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut rounds = tokio::time::interval_at(tokio::time::Instant::now() + HEALTH_EVERY, HEALTH_EVERY);
+        rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // What still waits in the inbox at the end is dropped with it: relays notice, and tell their clients.
         while !self.is_over() {
             tokio::select! {
@@ -129,6 +132,7 @@ impl Loop {
                     self.step(Event::Timer);
                 }
                 _ = looks.tick(), if self.requests.any_leased() => self.observe_peaks(),
+                _ = rounds.tick() => self.ask_idle_health(),
                 Ok(()) = ending.changed() => {
                     let how = *ending.borrow();
                     self.end(how);
@@ -226,10 +230,14 @@ impl Loop {
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, on trial.
     fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
-        if let Some((instance, access)) = self.requests.end_lease(id, lost, self.clock.now()) {
+        let broken = self.requests.end_lease(id, lost, self.clock.now());
+        if let Some((instance, access)) = broken.clone() {
             self.records.told.broke(instance, access);
         }
         self.step(Event::Done(id));
+        if let Some((instance, access)) = broken {
+            self.ask_health(instance, Some(access));
+        }
         self.replay();
     }
 
@@ -291,6 +299,7 @@ impl Loop {
             }
             Internal::Ended(id, lost) => self.ended(id, lost),
             Internal::Left(id) => self.left(id),
+            Internal::Health(id, health) => self.health_told(id, health),
             Internal::Prepared(prepared, configuring) => self.put_in_force(*prepared, configuring),
             Internal::Preload(model, reply) => self.preload_one(model, reply),
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
@@ -13,7 +14,7 @@ use super::survey::{DeviceStatus, look_at_devices, measure_devices};
 use crate::config::ModelConfig;
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::{self, Explanation, Outcome};
-use crate::telemetry::Scrape;
+use crate::telemetry::{PluginSeries, Scrape};
 use crate::worker;
 
 /// What a model does whose files are hashed.
@@ -82,9 +83,17 @@ impl Loop {
         let now = Look::at(&self.state, |id| self.residents.usage(*id));
         let devices = look_at_devices(&self.state, &self.residents);
         let (config, metrics) = (Arc::clone(&self.config), self.observer.metrics());
-        spawn_blocking(move || {
-            let devices = measure_devices(devices);
-            send(reply, Scrape::new(metrics, now.gauges(&config, &devices)));
+        let hot = self.state.instances().iter().filter(|(_, known)| known.state == ModelState::Hot);
+        let asked = hot.filter_map(|(id, known)| Some((known.model.clone(), self.residents.handle(*id)?.metrics())));
+        let asked: Vec<_> = asked.collect();
+        tokio::spawn(async move {
+            let counted = join_all(asked.into_iter().map(async |(model, counted)| (model, counted.await))).await;
+            spawn_blocking(move || {
+                let devices = measure_devices(devices);
+                let mut plugins = PluginSeries::default();
+                counted.into_iter().for_each(|(model, counted)| plugins.add(&model, counted));
+                send(reply, Scrape::new(metrics, now.gauges(&config, &devices)).with_plugins(plugins));
+            });
         });
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::tests::policy;
 use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, Policy, State, Want};
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 /// Devices by name, budget and most instances.
 const DEVICES: [(Device, u64, u64); 2] = [(Device::Cpu, 250, 2), (Device::Cuda(0), 150, 1)];
@@ -289,6 +289,14 @@ impl World {
                 if !alive.is_empty() {
                     let id = alive[self.draw(alive.len() as u64) as usize];
                     self.feed(Event::Exited(id, Failure::new(FailureKind::WorkerDied, "crash")));
+                }
+            }
+            12 if self.draw(10) == 0 => {
+                let hot = self.state.instances().iter().filter(|(_, known)| known.state == ModelState::Hot);
+                let hot: Vec<InstanceId> = hot.map(|(id, _)| *id).collect();
+                if !hot.is_empty() {
+                    let id = hot[self.draw(hot.len() as u64) as usize];
+                    self.feed(Event::Failed(id, Failure::new(FailureKind::Internal, "unhealthy")));
                 }
             }
             9 => self.feed(Event::Timer),

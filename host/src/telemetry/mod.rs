@@ -3,10 +3,12 @@
 
 mod lines;
 mod metrics;
+mod plugins;
 mod process;
 mod recorder;
 
 pub use metrics::{Direction, Form, Label, Metric, OK, QUARANTINED, REFUSALS, Spec, Swap, SwapPhase, WorkerExit};
+pub use plugins::PluginSeries;
 pub use process::look_at_process;
 pub use recorder::{Gauges, Metrics, Scrape, TextFormat};
 

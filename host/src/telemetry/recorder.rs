@@ -19,6 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::metrics::{Form, Metric, Spec};
+use super::plugins::PluginSeries;
 use crate::domain::ModelId;
 
 type Labels = Vec<(&'static str, Cow<'static, str>)>;
@@ -67,6 +68,7 @@ pub enum TextFormat {
 pub struct Scrape {
     metrics: Arc<Metrics>,
     gauges: Gauges,
+    plugins: PluginSeries,
 }
 
 impl Default for Metrics {
@@ -156,7 +158,12 @@ impl Gauges {
 impl Scrape {
     /// What is kept and what is now.
     pub fn new(metrics: Arc<Metrics>, gauges: Gauges) -> Self {
-        Self { metrics, gauges }
+        Self { metrics, gauges, plugins: PluginSeries::default() }
+    }
+
+    /// The same, with what plugins count.
+    pub fn with_plugins(self, plugins: PluginSeries) -> Self {
+        Self { plugins, ..self }
     }
 
     /// What else there is at this moment.
@@ -185,6 +192,7 @@ impl Scrape {
                 now.register(spec.name, spec.help, gauge);
             }
         }
+        self.plugins.register(&mut now);
         let mut text = String::new();
         encode_registry(&mut text, &self.metrics.registry)?;
         encode_registry(&mut text, &now)?;

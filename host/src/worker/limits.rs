@@ -71,6 +71,18 @@ pub(super) const LAST_OUTPUT_BYTES: usize = 256 << 10;
 pub(super) const ERROR_BYTES: usize = 800;
 /// Most bytes of the JSON that ends an answer.
 pub(super) const SUMMARY_BYTES: usize = 1 << 20;
+/// Most bytes of the JSON of a plugin's metrics.
+pub(super) const METRICS_BYTES: usize = 1 << 20;
+/// Most series that one instance's plugin may have in /metrics.
+pub(super) const METRICS_MAX: usize = 256;
+/// Most labels of one series of a plugin.
+pub(super) const METRIC_LABELS_MAX: usize = 8;
+/// Most bytes of the name of a plugin's metric or label.
+pub(super) const METRIC_NAME_BYTES: usize = 64;
+/// Most bytes of what a plugin says of a metric, and of a label's value.
+pub(super) const METRIC_TEXT_BYTES: usize = 200;
+/// How long a scrape waits for a plugin to say what it counts.
+pub(super) const METRICS_WAIT: Duration = Duration::from_millis(500);
 
 /// Bytes of memory that a worker may hold before it has a grant: to start, to open its plugin, to plan.
 pub(super) const START_BYTES: u64 = 256 << 20;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::{LoadRequest, MemoryPlan};
+use aihost_plugin_api::{LoadRequest, MemoryPlan, Metric};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use tokio::sync::{mpsc, oneshot};
@@ -108,6 +108,11 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// the worker is killed.
     fn cost(&self, _task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         Box::pin(ready(Ok(0)))
+    }
+
+    /// What its plugin counts now; nothing if it does not say at once. Whatever else is under way.
+    fn metrics(&self) -> BoxFuture<'static, Vec<Metric>> {
+        Box::pin(ready(Vec::new()))
     }
 
     /// Share of the load or unpark done, in thousandths, if known.

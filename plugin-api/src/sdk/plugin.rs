@@ -114,12 +114,14 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Err(Error::new(ErrorKind::Unsupported, "this plugin cannot park"))
     }
 
-    /// An error if it cannot serve any more. No host asks for it by itself yet.
+    /// An error if it cannot serve any more: its worker is replaced for the next request. The host asks once a minute while nobody
+    /// uses it, and after a request that failed by no fault of its client's; beside requests, and for at most 30 seconds.
     fn health(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Metrics of its own. May be called beside requests; it must not block. No host shows them yet; a test sees them by
+    /// Metrics of its own, which `GET /metrics` of the host shows. Called at each scrape, beside requests and whatever else; what
+    /// takes longer than half a second is not shown. A test sees them by
     /// [`MockHost::metrics`](crate::testing::MockHost::metrics).
     fn metrics(&self) -> Vec<Metric> {
         Vec::new()
@@ -207,8 +209,7 @@ impl Task for Image {
     }
 }
 
-/// An HTTP request below the entry's `endpoint:` in, any body out. The engine returns when the last byte is written. No host
-/// has a route for it yet.
+/// An HTTP request at the entry's `endpoint:` or below it in, any body out. The engine returns when the last byte is written.
 #[derive(Clone, Copy, Debug)]
 pub struct Custom;
 

@@ -1,10 +1,11 @@
-//! Metrics of a plugin's own, for a host that shows them beside its own. None does yet.
+//! Metrics of a plugin's own, which the host shows beside its own.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// A metric of one loaded model.
+/// A metric of one loaded model, in /metrics as `aihost_plugin_NAME` with a label `model`. What the host cannot show, such as
+/// a name that is none, or the label `model`, is left out, and the model's log says why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Metric {
@@ -15,11 +16,17 @@ pub struct Metric {
     /// What it counts, in one line.
     #[serde(default)]
     pub help: String,
-    /// What it is now. A number.
+    /// What it is now. What is not finite is shown as not a number.
+    #[serde(deserialize_with = "number")]
     pub value: f64,
     /// What tells values of one name apart; names as those of metrics.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// JSON has no word for what is not finite; serde_json writes `null`.
+fn number<'de, D: Deserializer<'de>>(reader: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(reader)?.unwrap_or(f64::NAN))
 }
 
 /// Whether a metric may fall.

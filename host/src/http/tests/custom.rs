@@ -178,7 +178,11 @@ async fn a_failure_before_the_answer_is_a_refusal_and_one_within_it_breaks_it_of
     let refused: [(Script, u16, &str); 7] = [
         (|_, _| Err(Failure::new(FailureKind::QueueFull, "full")), 429, "rate_limit_exceeded"),
         (|_, _| Ok(vec![failed(FailureKind::InvalidRequest)]), 400, ""),
-        (|_, _| Ok(vec![head(&json!({"status": 200, "content_type": "a/b"})), failed(FailureKind::Internal)]), 500, "internal_error"),
+        (
+            |_, _| Ok(vec![head(&json!({"status": 200, "content_type": "a/b"})), failed(FailureKind::Internal)]),
+            500,
+            "internal_error",
+        ),
         (|_, _| Ok(vec![bytes(b"no head")]), 500, "internal_error"),
         (|_, _| Ok(vec![end()]), 500, "internal_error"),
         (|_, _| Ok(vec![head(&json!({"status": 99, "content_type": "a/b"}))]), 500, "internal_error"),
@@ -211,7 +215,8 @@ async fn a_short_answer_has_its_length_and_an_empty_one_none_of_a_body() {
     let short = Host::with(served(), ok);
     let response = short.router.clone().oneshot(asked("GET", "/v1/my", "")).await.unwrap();
     assert_eq!(axum::body::HttpBody::size_hint(response.body()).exact(), Some(2));
-    let script: Script = |_, _| Ok(vec![head(&json!({"status": 204, "content_type": "text/plain"})), bytes(b"x"), end()]);
+    let script: Script =
+        |_, _| Ok(vec![head(&json!({"status": 204, "content_type": "text/plain"})), bytes(b"x"), end()]);
     let reply = Host::with(served(), script).send(asked("DELETE", "/v1/my", "")).await;
     assert_eq!((reply.status.as_u16(), reply.body.as_str()), (204, ""));
 }

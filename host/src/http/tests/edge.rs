@@ -51,10 +51,9 @@ async fn every_path_that_is_said_to_serve_a_kind_answers() {
     let paths = paths.into_iter().chain(super::super::router::routes().into_iter().map(|route| route.path));
     let mut served = 0;
     for path in paths {
-        let is_served =
-            [Kind::Text, Kind::Image, Kind::Audio, Kind::Embedding, Kind::Speech, Kind::Transcription]
-                .into_iter()
-                .any(|kind| super::super::router::is_served(path, kind));
+        let is_served = [Kind::Text, Kind::Image, Kind::Audio, Kind::Embedding, Kind::Speech, Kind::Transcription]
+            .into_iter()
+            .any(|kind| super::super::router::is_served(path, kind));
         if is_served {
             served += 1;
             let reply = host.send(post(path, "{}")).await;

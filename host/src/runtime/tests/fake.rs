@@ -537,6 +537,21 @@ impl InstanceHandle for FakeInstance {
         Box::pin(async move { transition.await.map(|()| Loaded { used: NEED }) })
     }
 
+    fn health(&self) -> BoxFuture<'static, Result<(), Failure>> {
+        let (world, id) = (self.world.clone(), self.id);
+        Box::pin(async move {
+            world.live(id, world.times.token).await?;
+            if world.fails("health: it dies") {
+                world.die(id, ExitReason::Crashed(11));
+                return Err(ended(&ExitReason::Crashed(11)));
+            }
+            if world.fails("health: it cannot serve") {
+                return Err(Failure::new(FailureKind::Internal, "the engine lost its device"));
+            }
+            Ok(())
+        })
+    }
+
     fn cost(&self, _task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         let cost = self.world.cost;
         Box::pin(async move { Ok(cost) })

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::AccessEntry;
+use super::super::health::HEALTH_EVERY;
 use super::fake::{Faults, Order, World};
 use super::{Answer, Class, EVER, Host, OutputMode, Told, paused};
 use crate::domain::{Failure, FailureKind};
@@ -28,7 +29,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(120);
 
 /// Faults after which every request is still answered in full, because it is tried again on a fresh worker.
-const HARMLESS: [&str; 12] = [
+const HARMLESS: [&str; 14] = [
+    "health: it dies",
+    "health: it cannot serve",
     "loaded: it dies",
     "generate: it dies before it said anything",
     "answered: it dies",
@@ -67,6 +70,8 @@ struct Answers {
 async fn scenario(host: &Host, leave: Duration) -> Answers {
     let mut answers = Answers::default();
     answers.safe.push((OutputMode::Streamed, answer(host.ask("a")).await));
+    // Nobody asks for so long that it is asked how it is.
+    sleep(HEALTH_EVERY).await;
     let kinds = [
         ("a", OutputMode::Gathered),
         ("b", OutputMode::Streamed),

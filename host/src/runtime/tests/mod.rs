@@ -4,6 +4,7 @@
 
 mod fake;
 mod faults;
+mod health;
 mod limits;
 mod reconfigure;
 mod replays;

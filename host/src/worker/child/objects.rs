@@ -23,7 +23,7 @@ const PAUSE: RawFlow = RawFlow(1);
 const STOP: RawFlow = RawFlow(2);
 
 /// What this host speaks beyond the layout, by the names that plugins' SDKs use.
-const FEATURES: [&str; 3] = ["blocks", "submit", "details"];
+const FEATURES: [&str; 4] = ["blocks", "submit", "details", "metrics"];
 
 /// One call in progress: a request, or (with id 0) a load.
 pub(super) struct Call {

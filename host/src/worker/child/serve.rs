@@ -7,13 +7,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use aihost_plugin_api::abi::{RawModelBox, RawRequest};
+use aihost_plugin_api::abi::{RawModelBox, RawRequest, extension_id};
 use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::super::limits::{DRAIN_LIMIT, START_BYTES, SUMMARY_BYTES};
+use super::super::limits::{DRAIN_LIMIT, METRICS_BYTES, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, Task, ToHost, ToWorker};
 use super::limit::limit_data;
 use super::log::Log;
@@ -95,6 +95,7 @@ impl Server {
             ToWorker::Health => self.step(QueuedStep::Health)?,
             ToWorker::Cost(task) => self.step(QueuedStep::Cost(task))?,
             ToWorker::Generate(request, task) => self.generate(request, task),
+            ToWorker::Metrics => self.metrics(),
             ToWorker::Cancel(request) => {
                 if let Some(call) = self.shared.calls().get(&request) {
                     call.cancel();
@@ -116,6 +117,13 @@ impl Server {
 
     fn step(&self, step: QueuedStep) -> Result<(), String> {
         self.steps.try_send(step).map_err(|_| "the host does not wait for its steps".to_owned())
+    }
+
+    /// On a thread of its own: neither a step nor a request waits for it, and it waits for none.
+    fn metrics(&self) {
+        let shared = Arc::clone(&self.shared);
+        // Without a thread there is no answer, and its host asks again.
+        let _asked = self.threads.run(move || shared.tell_metrics()).is_ok();
     }
 
     fn generate(&self, request: u64, task: Task) {
@@ -257,6 +265,27 @@ impl ServerState {
         }
         self.outbox.drain(DRAIN_LIMIT);
         std::process::exit(0)
+    }
+
+    fn tell_metrics(&self) {
+        let extension = self.model.get().and_then(|model| model.extension(extension_id::METRICS.into()).into_option());
+        let Some(extension) = extension else {
+            return self.outbox.send(&ToHost::Metrics(Bytes::from_static(b"[]")));
+        };
+        let told: Result<Bytes, Error> = match extension.call(b"null".as_slice().into()).into_result() {
+            Ok(json) if json.len() > METRICS_BYTES => {
+                Err(Error::internal(format!("they have {} bytes, where {METRICS_BYTES} may be", json.len())))
+            }
+            Ok(json) => Ok(json.into_vec().into()),
+            Err(error) => Err(error.into()),
+        };
+        match told {
+            Ok(json) => self.outbox.send(&ToHost::Metrics(json)),
+            Err(error) => {
+                self.log.say(2, &format!("the plugin's metrics are not shown: {}", error.message()), 0);
+                self.outbox.send(&ToHost::Metrics(Bytes::from_static(b"[]")));
+            }
+        }
     }
 
     fn model(&self) -> Result<&RawModelBox, Error> {

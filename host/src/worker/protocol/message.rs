@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::super::confinement::Confinement;
-use super::super::limits::{ERROR_BYTES, SUMMARY_BYTES};
+use super::super::limits::{ERROR_BYTES, METRICS_BYTES, SUMMARY_BYTES};
 use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, Payload, ProtocolError};
 use super::task::Task;
 use crate::domain::excerpt;
@@ -135,6 +135,8 @@ pub(crate) enum ToWorker {
     Health,
     /// Say what this task needs beyond the plan.
     Cost(Task),
+    /// Say what the plugin counts. Answered by `Metrics`, if at all, whatever step is under way.
+    Metrics,
 }
 
 /// Worker to host.
@@ -158,6 +160,8 @@ pub(crate) enum ToHost {
     Log(LogRecord),
     /// Sent once a second by a worker that has nothing to say.
     Heartbeat,
+    /// What the plugin counts, as it says it: a JSON list of the SDK's `Metric`.
+    Metrics(Bytes),
 }
 
 impl ToWorker {
@@ -175,6 +179,7 @@ impl ToWorker {
             Self::Unpark => (8, 0, Bytes::new()),
             Self::Health => (9, 0, Bytes::new()),
             Self::Cost(task) => return (10, 0, task.encode()),
+            Self::Metrics => (11, 0, Bytes::new()),
         };
         (kind, request, payload.into())
     }
@@ -193,6 +198,7 @@ impl ToWorker {
             8 => Self::Unpark,
             9 => Self::Health,
             10 => Self::Cost(Task::decode(frame.kind, frame.payload)?),
+            11 => Self::Metrics,
             kind => return Err(unknown(kind)),
         })
     }
@@ -211,6 +217,7 @@ impl ToHost {
             Self::Failed(request, error) => (6, *request, json(error)),
             Self::Log(record) => (7, record.request, json(record)),
             Self::Heartbeat => (8, 0, Bytes::new()),
+            Self::Metrics(json) => (9, 0, json.clone()),
         }
     }
 
@@ -219,6 +226,7 @@ impl ToHost {
         match kind {
             4 => MAX_MESSAGE_BYTES,
             5 => SUMMARY_BYTES,
+            9 => METRICS_BYTES,
             _ => CHUNK_BYTES,
         }
     }
@@ -238,6 +246,7 @@ impl ToHost {
             }
             7 => Self::Log(parse(&frame)?),
             8 => Self::Heartbeat,
+            9 => Self::Metrics(frame.payload),
             kind => return Err(unknown(kind)),
         })
     }
@@ -340,6 +349,7 @@ mod tests {
             Just(ToWorker::Unpark),
             Just(ToWorker::Health),
             task().prop_map(ToWorker::Cost),
+            Just(ToWorker::Metrics),
         ]
     }
 
@@ -359,6 +369,7 @@ mod tests {
                 ToHost::Log(LogRecord { level, target: "t".to_owned(), message, fields, request })
             }),
             Just(ToHost::Heartbeat),
+            bytes().prop_map(ToHost::Metrics),
         ]
     }
 

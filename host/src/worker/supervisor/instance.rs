@@ -1,9 +1,11 @@
 //! One instance in a worker, as the runtime sees it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aihost_plugin_api::Metric;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
@@ -35,6 +37,8 @@ pub(super) struct Supervised {
     pub(super) task_bytes: AtomicU64,
     /// What it may hold, and was seen to.
     pub(super) watched: Mutex<Watched>,
+    /// What is wrong with its plugin's metrics, as far as that stands in the log.
+    pub(super) metrics_told: Mutex<BTreeSet<String>>,
 }
 
 /// The handle. Dropping it kills the worker.
@@ -123,6 +127,13 @@ impl InstanceHandle for WorkerInstance {
         Box::pin(async move {
             let _ = task.await;
         })
+    }
+
+    fn metrics(&self) -> BoxFuture<'static, Vec<Metric>> {
+        let shared = Arc::clone(&self.shared);
+        // In a task of its own, so that a caller who gives up leaves no half-written frame.
+        let task = self.runtime.spawn(async move { shared.metrics().await });
+        Box::pin(async move { task.await.unwrap_or_default() })
     }
 
     fn pid(&self) -> Option<u32> {

@@ -5,6 +5,7 @@
 mod failure;
 mod instance;
 mod log;
+mod metrics;
 mod process;
 mod request;
 mod socket;
@@ -161,6 +162,7 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         step_lock: tokio::sync::Mutex::default(),
         task_bytes: AtomicU64::new(0),
         watched: Mutex::new(Watched::new(device, mark.clone())),
+        metrics_told: Mutex::default(),
     });
     watch::add(&shared);
 

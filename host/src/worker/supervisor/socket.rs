@@ -86,6 +86,8 @@ pub(super) struct WorkerSocket {
     /// What the instance is doing, for the stall report.
     doing: Mutex<&'static str>,
     progress: watch::Sender<Loading>,
+    /// Those who wait for what the plugin counts. The worker is asked by the first of them.
+    metrics: Mutex<Vec<oneshot::Sender<Bytes>>>,
 }
 
 impl WorkerSocket {
@@ -96,6 +98,7 @@ impl WorkerSocket {
             step: Mutex::new(None),
             doing: Mutex::new("start"),
             progress: watch::Sender::new(Loading::default()),
+            metrics: Mutex::default(),
         }
     }
 
@@ -132,6 +135,24 @@ impl WorkerSocket {
         receiver
     }
 
+    /// What the plugin counts, as it says it; nothing if the worker goes, or its plugin never answers.
+    pub(super) async fn metrics(&self) -> Option<Bytes> {
+        let (sender, receiver) = oneshot::channel();
+        let is_asked = {
+            let mut waiting = self.metrics.lock();
+            let is_asked = !waiting.is_empty();
+            // Those who gave up, but for the one that stands for the question.
+            let mut first = true;
+            waiting.retain(|waiter| std::mem::take(&mut first) || !waiter.is_closed());
+            waiting.push(sender);
+            is_asked
+        };
+        if !is_asked {
+            self.send(&ToWorker::Metrics).await;
+        }
+        receiver.await.ok()
+    }
+
     /// Opens a request; nothing if the worker is gone.
     pub(super) fn open(&self, request: u64) -> Option<Incoming> {
         let (inbound, receiver) = mpsc::channel(MAX_EVENTS_ON_THE_WAY);
@@ -164,6 +185,7 @@ impl WorkerSocket {
     pub(super) fn close(&self) {
         *self.requests.lock() = None;
         *self.step.lock() = None;
+        self.metrics.lock().clear();
     }
 
     /// Reads until the worker closes, is silent for too long, or breaks the protocol.
@@ -228,6 +250,12 @@ impl WorkerSocket {
             ToHost::Done(request, summary) => self.end(request, Ok(summary)),
             ToHost::Failed(request, error) => self.end(request, Err(error)),
             ToHost::Log(record) => log.record(&record),
+            ToHost::Metrics(json) => {
+                for waiter in self.metrics.lock().drain(..) {
+                    // Whoever asked may have given up.
+                    let _ = waiter.send(json.clone());
+                }
+            }
         }
         Ok(())
     }
