@@ -15,12 +15,12 @@ pub mod task;
 
 pub use sdk::{
     Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails, ErrorKind, Flow, Image,
-    ImageOutput, Job, LoadContext, Plugin, Reply, Result, Text, TextOutput, testing,
+    ImageOutput, Job, LoadContext, Plugin, Reply, Result, Text, TextOutput, Upstream, testing,
 };
 pub use task::{
     AudioFinish, AudioFormat, AudioRequest, CustomFinish, CustomHead, CustomRequest, FinishReason, ImageFinish,
     ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Message, Metric, MetricKind, RequestInfo, Sampling, TextFinish,
-    TextInput, TextRequest, Usage,
+    TextInput, TextRequest, UpstreamAddress, Usage,
 };
 
 #[doc(hidden)]

@@ -66,4 +66,5 @@ mod tiers;
 /// What the log says, once.
 mod told;
 /// Workers and the protocol, without the host around them.
+mod upstream;
 mod worker;

@@ -55,8 +55,8 @@ const OWN: [HeaderName; 14] = [
     header::X_CONTENT_TYPE_OPTIONS,
 ];
 /// The same, by how they begin.
-const OWN_PREFIXES: [&str; 7] =
-    ["access-control-", "keep-alive", "openai-", "proxy-", "traceparent", "x-ratelimit-", "x-request-id"];
+const OWN_PREFIXES: [&str; 8] =
+    ["access-control-", "keep-alive", "openai-", "proxy-", "traceparent", "x-accel-", "x-ratelimit-", "x-request-id"];
 
 /// Answers what no route answers: the model whose endpoint it is, if there is one for this caller.
 pub(super) async fn answer(State(app): State<App>, caller: Caller, request: Request) -> Result<Response, ApiError> {

@@ -22,6 +22,8 @@ use crate::domain::{Kind, excerpt, nearest};
 
 /// Most bytes of the reason why a file is not usable.
 const REASON_BYTES: usize = 1000;
+/// The kind of plugins whose engines answer HTTP themselves, and so whatever is asked.
+const UPSTREAM: &str = "upstream";
 /// Most `.so` files of a folder that are looked at; other files do not count.
 const MAX_FILES: usize = 1024;
 
@@ -43,7 +45,8 @@ pub struct PluginFile {
 impl PluginFile {
     /// Whether it serves models of this kind, by its manifest.
     pub fn serves(&self, kind: Kind) -> bool {
-        self.manifest.kinds.iter().any(|served| served == kind.name())
+        let is_upstream = |served: &String| served == UPSTREAM && kind == Kind::Custom;
+        self.manifest.kinds.iter().any(|served| served == kind.name() || is_upstream(served))
     }
 
     /// Whether it runs on devices of this kind (`cpu`, `cuda`), by its manifest.

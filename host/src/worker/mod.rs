@@ -14,6 +14,7 @@ mod protocol;
 mod schemas;
 mod supervisor;
 mod throttle;
+mod upstream;
 
 pub use child::{describe_main, worker_main};
 pub use confinement::{is_confinement_available, protect_host};

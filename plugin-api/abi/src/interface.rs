@@ -68,6 +68,9 @@ pub mod event_kind {
 pub mod extension_id {
     /// Asked of a model: the metrics that it keeps, as a list of `{name, kind, help, value, labels}`. In: `null`.
     pub const METRICS: &str = "aihost.metrics/1";
+    /// Asked of a model that is loaded or awake: where its engine answers HTTP, as `{address, prefix, headers}`. In: `null`. A model
+    /// that has it is sent no requests.
+    pub const UPSTREAM: &str = "aihost.upstream/1";
 }
 
 /// The plugin calls the host: where a request's answer goes. Any thread; never blocks. Once the request has ended, by

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::context::{Context, LoadContext};
 use super::job::{self, Job};
 use super::logging;
-use super::plugin::{Engine, Plugin};
+use super::plugin::{Engine, Plugin, Task, Upstream};
 use super::{Error, ErrorKind, Result};
 use crate::abi::{
     RawContextArc, RawError, RawExtension, RawExtension_TO, RawExtensionArc, RawHostArc, RawModel, RawModel_TO,
@@ -84,6 +84,11 @@ impl<P: Plugin> Glue<P> {
         engine.clone().ok_or_else(|| Error::internal("the model is not loaded"))
     }
 
+    fn asking(&self, ask: AskEngine<P>) -> RawExtensionArc {
+        let asking = Asking::<P> { engine: Arc::clone(&self.engine), host: Arc::clone(&self.host), ask };
+        RawExtension_TO::from_ptr(RArc::new(asking), TD_Opaque)
+    }
+
     fn replace(&self, engine: Option<P::Engine>) {
         let old =
             std::mem::replace(&mut *self.engine.write().unwrap_or_else(PoisonError::into_inner), engine.map(Arc::new));
@@ -141,8 +146,12 @@ impl<P: Plugin> RawModel for Glue<P> {
     fn extension(&self, id: RStr<'_>) -> ROption<RawExtensionArc> {
         match id.as_str() {
             extension_id::METRICS => {
-                let metrics = Metrics::<P> { engine: Arc::clone(&self.engine), host: Arc::clone(&self.host) };
-                ROption::RSome(RawExtension_TO::from_ptr(RArc::new(metrics), TD_Opaque))
+                ROption::RSome(self.asking(|engine| encode(&engine.map(|engine| engine.metrics()).unwrap_or_default())))
+            }
+            extension_id::UPSTREAM if <<P::Engine as Engine>::Task as Task>::KIND == Upstream::KIND => {
+                ROption::RSome(self.asking(|engine| {
+                    encode(&engine.ok_or_else(|| Error::internal("the model is not loaded"))?.upstream()?)
+                }))
             }
             _ => ROption::RNone,
         }
@@ -156,18 +165,20 @@ impl<P: Plugin> RawModel for Glue<P> {
     }
 }
 
-/// [`extension_id::METRICS`]: what the engine counts.
-struct Metrics<P: Plugin> {
+/// An extension that asks the engine, if there is one.
+struct Asking<P: Plugin> {
     engine: EngineSlot<P>,
     host: Arc<RawHostArc>,
+    ask: AskEngine<P>,
 }
 
-impl<P: Plugin> RawExtension for Metrics<P> {
+type AskEngine<P> = fn(Option<Arc<<P as Plugin>::Engine>>) -> Result<RVec<u8>>;
+
+impl<P: Plugin> RawExtension for Asking<P> {
     fn call(&self, _input: RSlice<'_, u8>) -> RResult<RVec<u8>, RawError> {
         guard(|| {
             let _scope = logging::enter(&self.host, 0);
-            let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner).clone();
-            encode(&engine.map(|engine| engine.metrics()).unwrap_or_default())
+            (self.ask)(self.engine.read().unwrap_or_else(PoisonError::into_inner).clone())
         })
     }
 }

@@ -28,7 +28,7 @@ pub use custom_output::CustomOutput;
 pub use error::{Error, ErrorDetails, ErrorKind, Result};
 pub use image_output::ImageOutput;
 pub use job::{Job, Reply};
-pub use plugin::{Audio, Custom, Engine, Image, Plugin, Task, Text};
+pub use plugin::{Audio, Custom, Engine, Image, Plugin, Task, Text, Upstream};
 pub use stop::StopMatcher;
 pub use text_output::TextOutput;
 pub use utf8::Utf8Assembler;

@@ -13,7 +13,7 @@ use super::text_output::TextOutput;
 use super::{Error, ErrorKind, Result};
 use crate::task::{
     AudioFinish, AudioRequest, CustomFinish, CustomRequest, ImageFinish, ImageRequest, LoadRequest, MemoryPlan,
-    MemoryUsage, Metric, Request, TextFinish, TextRequest,
+    MemoryUsage, Metric, Request, TextFinish, TextRequest, UpstreamAddress,
 };
 
 /// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
@@ -120,6 +120,13 @@ pub trait Engine: Send + Sync + Sized + 'static {
         Ok(())
     }
 
+    /// Where it answers HTTP itself: for engines of the task [`Upstream`], asked after each load and each
+    /// [`unpark`](Self::unpark). Requests go there until it parks or is dropped, at most `max_concurrency` at once; a client that
+    /// leaves closes its connection.
+    fn upstream(&self) -> Result<UpstreamAddress> {
+        Err(Error::new(ErrorKind::Unsupported, "this engine does not implement `upstream`"))
+    }
+
     /// Metrics of its own, which `GET /metrics` of the host shows. Called at each scrape, beside requests and whatever else; what
     /// takes longer than half a second is not shown. A test sees them by
     /// [`MockHost::metrics`](crate::testing::MockHost::metrics).
@@ -215,6 +222,27 @@ pub struct Custom;
 
 impl Task for Custom {
     const KIND: &'static str = "custom";
+    type Request = CustomRequest;
+    type Output = CustomOutput;
+    type Finish = ();
+    type Summary = CustomFinish;
+
+    fn output(_request: &CustomRequest, outlet: Outlet) -> CustomOutput {
+        CustomOutput::new(outlet)
+    }
+
+    fn finish(output: &CustomOutput, result: Result<()>) -> Result<CustomFinish> {
+        output.finish(result)
+    }
+}
+
+/// An engine that answers HTTP itself, at the entry's `endpoint:` and below it; [`Engine::upstream`] says where. Mostly the engine
+/// is a program that the plugin starts, for which its manifest asks for `permissions: ["network", "subprocess"]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream;
+
+impl Task for Upstream {
+    const KIND: &'static str = "upstream";
     type Request = CustomRequest;
     type Output = CustomOutput;
     type Finish = ();

@@ -11,7 +11,7 @@ use abi_stable::std_types::{RArc, ROption, RSlice, RStr, RVec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{Error, Result, glue};
+use super::{Error, ErrorKind, Result, glue};
 use crate::Plugin;
 use crate::abi::{
     RawCallbackBox, RawContext, RawContext_TO, RawError, RawExtensionArc, RawFlow, RawHost, RawHost_TO, RawModelBox,
@@ -20,7 +20,7 @@ use crate::abi::{
 use crate::task::{
     AudioBlock, AudioFinish, AudioRequest, CustomFinish, CustomHead, CustomRequest, ImageBlock, ImageFinish,
     ImageHeader, ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Metric, RequestInfo, TextEvent, TextFinish,
-    TextRequest,
+    TextRequest, UpstreamAddress,
 };
 
 /// A loaded plugin under test. Requests may be made from several threads at once.
@@ -215,10 +215,19 @@ impl MockHost {
 
     /// The engine's own metrics.
     pub fn metrics(&self) -> Result<Vec<Metric>> {
-        let ROption::RSome(metrics) = self.model.0.extension(extension_id::METRICS.into()) else {
-            return Err(Error::internal("the plugin has no metrics"));
+        self.extension(extension_id::METRICS)
+    }
+
+    /// Where the engine answers HTTP itself.
+    pub fn upstream(&self) -> Result<UpstreamAddress> {
+        self.extension(extension_id::UPSTREAM)
+    }
+
+    fn extension<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
+        let ROption::RSome(extension) = self.model.0.extension(id.into()) else {
+            return Err(Error::new(ErrorKind::Unsupported, format!("the plugin has no `{id}`")));
         };
-        read(&metrics.call(b"null".as_slice().into()).into_result()?)
+        read(&extension.call(b"null".as_slice().into()).into_result()?)
     }
 
     /// Whether the engine can still serve, by its own account.

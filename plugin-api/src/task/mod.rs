@@ -10,6 +10,7 @@ mod image;
 mod metric;
 mod request;
 mod text;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use request::{Request, RequestInfo};
 pub use text::{
     FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
 };
+pub use upstream::UpstreamAddress;
 
 /// What the host hands to a plugin that is to load a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -26,6 +26,9 @@ status alone (`aihost_http_refusals_total`). `device` is a device in use; what c
 rather than a 0.
 A request that is tried again after its worker died is timed anew, and counted once.
 
+What a plugin counts itself is `aihost_plugin_NAME` with `model` and whatever labels it gives: asked for at the scrape, of models
+that are loaded, and added up over a model's instances. A plugin that does not answer within half a second is left out.
+
 ";
 
 const ALERTS: &str = "

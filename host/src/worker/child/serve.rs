@@ -9,12 +9,13 @@ use std::thread;
 
 use aihost_plugin_api::abi::{RawModelBox, RawRequest, extension_id};
 use aihost_plugin_api::task::MemoryUsage;
-use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan};
+use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan, UpstreamAddress};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::super::limits::{DRAIN_LIMIT, METRICS_BYTES, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, Task, ToHost, ToWorker};
+use super::super::upstream::check_upstream;
 use super::limit::limit_data;
 use super::log::Log;
 use super::objects::{Call, host};
@@ -213,6 +214,7 @@ impl ServerState {
         let json = serde_json::to_vec(load).map_err(Error::internal)?;
         model.load(json.as_slice().into(), self.loading.context()).into_result()?;
         model.warmup(self.loading.context()).into_result()?;
+        self.tell_upstream(model)?;
         held(model)
     }
 
@@ -237,8 +239,20 @@ impl ServerState {
     fn unpark(&self) -> Result<u64, Error> {
         let model = self.model()?;
         model.unpark(self.loading.context()).into_result()?;
+        self.tell_upstream(model)?;
         self.parked.store(false, Ordering::Release);
         held(model)
+    }
+
+    /// Says where its engine answers, if it is one that does so itself.
+    fn tell_upstream(&self, model: &RawModelBox) -> Result<(), Error> {
+        let Some(extension) = model.extension(extension_id::UPSTREAM.into()).into_option() else { return Ok(()) };
+        let json = extension.call(b"null".as_slice().into()).into_result()?;
+        let wrong = |why: String| Error::internal(format!("the plugin does not say where its engine answers: {why}"));
+        let upstream: UpstreamAddress = serde_json::from_slice(&json).map_err(|e| wrong(e.to_string()))?;
+        check_upstream(&upstream).map_err(wrong)?;
+        self.outbox.send(&ToHost::Upstream(upstream));
+        Ok(())
     }
 
     fn health(&self) -> Result<(), Error> {

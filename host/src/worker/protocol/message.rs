@@ -1,6 +1,6 @@
 //! Messages each way, and their bytes. Control is JSON; events and answers are the plugin's own bytes.
 
-use aihost_plugin_api::{ErrorDetails, LoadRequest, MemoryPlan};
+use aihost_plugin_api::{ErrorDetails, LoadRequest, MemoryPlan, UpstreamAddress};
 use bytes::{Buf, Bytes};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -160,6 +160,9 @@ pub(crate) enum ToHost {
     Log(LogRecord),
     /// Sent once a second by a worker that has nothing to say.
     Heartbeat,
+    /// Where the engine answers HTTP itself: requests go there from now on, and not to the worker. Sent before the end of a load
+    /// or an unpark.
+    Upstream(UpstreamAddress),
     /// What the plugin counts, as it says it: a JSON list of the SDK's `Metric`.
     Metrics(Bytes),
 }
@@ -218,6 +221,7 @@ impl ToHost {
             Self::Log(record) => (7, record.request, json(record)),
             Self::Heartbeat => (8, 0, Bytes::new()),
             Self::Metrics(json) => (9, 0, json.clone()),
+            Self::Upstream(address) => (10, 0, json(address)),
         }
     }
 
@@ -247,6 +251,7 @@ impl ToHost {
             7 => Self::Log(parse(&frame)?),
             8 => Self::Heartbeat,
             9 => Self::Metrics(frame.payload),
+            10 => Self::Upstream(parse(&frame)?),
             kind => return Err(unknown(kind)),
         })
     }
@@ -370,6 +375,8 @@ mod tests {
             }),
             Just(ToHost::Heartbeat),
             bytes().prop_map(ToHost::Metrics),
+            any::<u16>()
+                .prop_map(|port| ToHost::Upstream(UpstreamAddress::on_port(port).below("/v1").header("a", "b"))),
         ]
     }
 

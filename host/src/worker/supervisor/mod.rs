@@ -11,6 +11,7 @@ mod request;
 mod socket;
 mod spawn;
 mod step;
+mod upstream;
 mod watch;
 
 use std::os::fd::OwnedFd;

@@ -22,6 +22,9 @@ impl Supervised {
         output: mpsc::Sender<Output>,
         mut cancelled: oneshot::Receiver<CancelCause>,
     ) {
+        if let Some(upstream) = self.socket.upstream() {
+            return done(&output, self.ask_upstream(&upstream, task, &output, &mut cancelled).await).await;
+        }
         let Some(mut incoming) = self.socket.open(request) else {
             let reason = self.process.gone().await;
             return done(&output, Err(failure::of_exit(&self.model, &reason))).await;

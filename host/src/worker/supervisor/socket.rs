@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aihost_plugin_api::MemoryPlan;
 use aihost_plugin_api::abi::event_kind;
+use aihost_plugin_api::{MemoryPlan, UpstreamAddress};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +20,7 @@ use super::super::protocol::{
     Assembler, CHUNK_BYTES, Decoder, Frame, Loading, PROTOCOL_VERSION, PluginError, ProtocolError, ToHost, ToWorker,
     decode_events, encode,
 };
+use super::super::upstream::check_upstream;
 use super::log::Log;
 use crate::domain::excerpt;
 
@@ -88,6 +89,8 @@ pub(super) struct WorkerSocket {
     progress: watch::Sender<Loading>,
     /// Those who wait for what the plugin counts. The worker is asked by the first of them.
     metrics: Mutex<Vec<oneshot::Sender<Bytes>>>,
+    /// Where requests go instead, once the worker has said so.
+    upstream: Mutex<Option<Arc<UpstreamAddress>>>,
 }
 
 impl WorkerSocket {
@@ -99,6 +102,7 @@ impl WorkerSocket {
             doing: Mutex::new("start"),
             progress: watch::Sender::new(Loading::default()),
             metrics: Mutex::default(),
+            upstream: Mutex::default(),
         }
     }
 
@@ -151,6 +155,11 @@ impl WorkerSocket {
             self.send(&ToWorker::Metrics).await;
         }
         receiver.await.ok()
+    }
+
+    /// Where requests go instead of to the worker, if its engine answers HTTP itself.
+    pub(super) fn upstream(&self) -> Option<Arc<UpstreamAddress>> {
+        self.upstream.lock().clone()
     }
 
     /// Opens a request; nothing if the worker is gone.
@@ -250,6 +259,10 @@ impl WorkerSocket {
             ToHost::Done(request, summary) => self.end(request, Ok(summary)),
             ToHost::Failed(request, error) => self.end(request, Err(error)),
             ToHost::Log(record) => log.record(&record),
+            ToHost::Upstream(upstream) => {
+                check_upstream(&upstream)?;
+                *self.upstream.lock() = Some(Arc::new(upstream));
+            }
             ToHost::Metrics(json) => {
                 for waiter in self.metrics.lock().drain(..) {
                     // Whoever asked may have given up.
