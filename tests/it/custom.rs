@@ -61,7 +61,7 @@ async fn an_answer_streams_and_ends_with_its_client() {
     assert_eq!(counting.headers()["x-accel-buffering"], "no");
     let mut seen = String::new();
     while !seen.contains("data: 3\n\n") {
-        seen += &String::from_utf8(counting.chunk().await.unwrap().expect("more").to_vec()).unwrap();
+        seen += std::str::from_utf8(&counting.chunk().await.unwrap().expect("more")).unwrap();
     }
     drop(counting);
     let active = async || {

@@ -2,23 +2,12 @@
 //! failed by no fault of its client's. One that cannot is let go; whoever asks next gets a fresh worker.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::access::AccessEntry;
-use super::internal::{Internal, post};
+use super::internal::{Health, Internal, post};
 use super::run::Loop;
-use crate::domain::{Failure, FailureKind, InstanceId, ModelState};
+use crate::domain::{FailureKind, InstanceId, ModelState};
 use crate::scheduler::Event;
-
-/// Between two looks at models that nobody uses.
-pub(super) const HEALTH_EVERY: Duration = Duration::from_secs(60);
-
-/// What a plugin said of itself, and who failed before.
-#[derive(Debug)]
-pub(super) struct Health {
-    pub(super) said: Result<(), Failure>,
-    pub(super) after: Option<AccessEntry>,
-}
 
 impl Loop {
     /// Asks all that nobody uses.

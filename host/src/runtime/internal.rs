@@ -2,7 +2,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::health::Health;
+use super::access::AccessEntry;
 use super::prepared::{Configuring, Prepared};
 use super::relay::Lost;
 use crate::domain::{Failure, InstanceId, ModelId, RequestId};
@@ -22,6 +22,12 @@ pub(super) enum Internal {
     Prepared(Box<Prepared>, Configuring),
     /// A model is to be loaded before anyone asks for it.
     Preload(ModelId, oneshot::Sender<Result<(), Failure>>),
+}
+
+/// What a plugin says of its health, and who failed before.
+pub(super) struct Health {
+    pub(super) said: Result<(), Failure>,
+    pub(super) after: Option<AccessEntry>,
 }
 
 /// What a step of an instance came to.

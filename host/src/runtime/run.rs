@@ -10,7 +10,6 @@ use super::access::told_of;
 use super::api::{Command, KeepAlive, Submission, Submitted};
 use super::clock::Clock;
 use super::devices::Devices;
-use super::health::HEALTH_EVERY;
 use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
 use super::policy::{FoundBudgets, milliseconds, policy};
@@ -29,6 +28,8 @@ use crate::worker::{Exit, ExitReason, Placement, Started};
 
 /// Internal events that may wait for the loop.
 const EVENTS_MAX: usize = 4096;
+/// Between two questions to models that nobody uses whether they are well.
+pub(super) const HEALTH_EVERY: Duration = Duration::from_secs(60);
 /// Between two looks at what serving instances hold.
 const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::super::AccessEntry;
-use super::super::health::HEALTH_EVERY;
+use super::super::run::HEALTH_EVERY;
 use super::fake::{Faults, Order, World};
 use super::{Answer, Class, EVER, Host, OutputMode, Told, paused};
 use crate::domain::{Failure, FailureKind};

@@ -1,6 +1,6 @@
 //! Models are asked how they are while nobody uses them, and replaced if they cannot serve.
 
-use super::super::health::HEALTH_EVERY;
+use super::super::run::HEALTH_EVERY;
 use super::fake::{Faults, Order};
 use super::*;
 

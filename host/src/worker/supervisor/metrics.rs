@@ -71,7 +71,7 @@ fn check(metric: &mut Metric) -> Result<(), String> {
             excerpt(label, METRIC_NAME_BYTES)
         ));
     }
-    if metric.kind == aihost_plugin_api::MetricKind::Counter && !(metric.value >= 0.0) {
+    if metric.kind == aihost_plugin_api::MetricKind::Counter && (metric.value < 0.0 || metric.value.is_nan()) {
         return Err(format!("`{name}` only rises, and is {}", metric.value));
     }
     for text in std::iter::once(&mut metric.help).chain(metric.labels.values_mut()) {
