@@ -21,7 +21,7 @@ impl Engine for Player {
         for piece in request.prompt.split(';') {
             let words: Vec<&str> = piece.split_whitespace().collect();
             let [rate, channels, sample, count] = words[..] else { panic!("told {piece}") };
-            let format = AudioFormat { sample_rate: rate.parse().unwrap(), channels: channels.parse().unwrap() };
+            let format = AudioFormat::new(rate.parse().unwrap(), channels.parse().unwrap());
             output.format(format);
             output.samples(&vec![sample.parse().unwrap(); count.parse().unwrap()])?;
         }
@@ -32,9 +32,7 @@ impl Engine for Player {
 #[test]
 fn only_audio_that_can_be_played_leaves_the_plugin() {
     let host = loaded::<Player>();
-    let play = |host: &MockHost, prompt: &str| {
-        host.generate_audio(&AudioRequest { prompt: prompt.into(), ..AudioRequest::default() })
-    };
+    let play = |host: &MockHost, prompt: &str| host.generate_audio(&AudioRequest::new(prompt));
     for prompt in ["32000 1 0.5 40000", "48000 2 -1 2", "1000 1 0 0", "32000 1 0 4; 32000 1 1 4"] {
         let answer = play(&host, prompt).unwrap_or_else(|error| panic!("{prompt}: {error}"));
         assert_eq!(answer.finish.reason, FinishReason::Stop, "{prompt}");

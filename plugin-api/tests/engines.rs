@@ -37,7 +37,7 @@ impl Engine for Batch {
     type Task = Text;
 
     fn submit(&self, job: Job<Text>) {
-        if matches!(&job.request.input, TextInput::Prompt { text } if text == "forget") {
+        if matches!(&job.request.input, TextInput::Prompt { text, .. } if text == "forget") {
             return;
         }
         let _engine_ends_with_it = self.jobs.lock().unwrap().send(job);
@@ -56,7 +56,7 @@ fn serve(queue: &Receiver<Job<Text>>, finished: &AtomicU64) {
         let next = if open.is_empty() { queue.recv().ok() } else { queue.try_recv().ok() };
         let was_idle = open.is_empty();
         if let Some(job) = next {
-            let TextInput::Prompt { text } = &job.request.input else { continue };
+            let TextInput::Prompt { text, .. } = &job.request.input else { continue };
             let words = text.split_inclusive(' ').rev().map(str::to_owned).collect();
             open.push((words, job));
         } else if was_idle {
@@ -112,7 +112,7 @@ fn max_tokens_is_kept_for_an_engine_that_does_not_look_at_it() {
     for (most, text, reason) in
         [(0, "", FinishReason::Length), (1, "a ", FinishReason::Length), (3, "a b c", FinishReason::Stop)]
     {
-        let answer = host.generate(&TextRequest { max_tokens: Some(most), ..TextRequest::prompt("a b c") }).unwrap();
+        let answer = host.generate(&TextRequest::prompt("a b c").max_tokens(most)).unwrap();
         assert_eq!((answer.text.as_str(), answer.finish.reason), (text, reason), "max_tokens {most}");
         assert_eq!(answer.finish.usage.completion_tokens, most);
     }
@@ -209,7 +209,7 @@ impl Engine for Hasty {
 fn pauses_tool_calls_and_blocks_arrive() {
     let host = loaded::<Hasty>();
     host.pause_at(1, 3);
-    let answer = host.generate(&TextRequest { blocks: vec![vec![1, 2], vec![]], ..TextRequest::prompt("x") }).unwrap();
+    let answer = host.generate(&TextRequest::prompt("x").blocks(vec![vec![1, 2], vec![]])).unwrap();
     let events: Vec<_> = answer.events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
     assert_eq!(
         events,

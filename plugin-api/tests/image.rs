@@ -42,7 +42,7 @@ fn host() -> MockHost {
 #[test]
 fn previews_come_before_the_image_and_large_ones_in_blocks() {
     let host = host();
-    let ask = ImageRequest { width: 300, height: 200, partial_images: 2, steps: Some(6), ..ImageRequest::default() };
+    let ask = ImageRequest::default().width(300).height(200).partial_images(2).steps(6);
     let answer = host.generate_image(&ask).unwrap();
     let seen: Vec<_> = answer.images.iter().map(|p| (p.header.index, p.header.partial, p.header.step)).collect();
     assert_eq!(seen, [(0, true, 2), (1, true, 4), (2, false, 6)]);
@@ -59,7 +59,7 @@ fn previews_come_before_the_image_and_large_ones_in_blocks() {
 fn a_client_that_leaves_is_a_normal_end_and_tells_the_seed() {
     let host = host();
     host.stop_after(2);
-    let ask = ImageRequest { width: 300, height: 200, seed: Some(9), partial_images: 3, ..ImageRequest::default() };
+    let ask = ImageRequest::default().width(300).height(200).seed(9).partial_images(3);
     let answer = host.generate_image(&ask).unwrap();
     assert_eq!((answer.finish.reason, answer.finish.seed, answer.finish.steps), (FinishReason::Cancelled, 9, 1));
     assert_eq!((answer.finish.width, answer.images.len()), (0, 0));
@@ -71,7 +71,7 @@ fn a_client_that_leaves_is_a_normal_end_and_tells_the_seed() {
 #[test]
 fn an_engine_that_sends_no_whole_image_has_failed() {
     for prompt in ["nothing", "short", "twice"] {
-        let ask = ImageRequest { prompt: prompt.to_owned(), width: 8, height: 8, ..ImageRequest::default() };
+        let ask = ImageRequest::new(prompt).width(8).height(8);
         assert_eq!(host().generate_image(&ask).unwrap_err().kind(), ErrorKind::Internal, "{prompt}");
     }
 }

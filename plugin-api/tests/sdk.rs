@@ -36,7 +36,7 @@ impl Plugin for Sayer {
 
     fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
         maybe_panic(&self.0, "plan");
-        Ok(MemoryPlan { required: 1, preferred: 2, ..MemoryPlan::default() })
+        Ok(MemoryPlan::new(1).preferred(2))
     }
 
     fn load(&self, _: &LoadRequest, ctx: &LoadContext) -> Result<Engaged> {
@@ -52,7 +52,7 @@ impl Engine for Engaged {
 
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         maybe_panic(&self.0, "generate");
-        let TextInput::Prompt { text } = request.input else { return Err(Error::invalid_request("prompts only")) };
+        let TextInput::Prompt { text, .. } = request.input else { return Err(Error::invalid_request("prompts only")) };
         if text == "stop" {
             return Err(Error::new(ErrorKind::Stopped, "as I like"));
         }
@@ -85,7 +85,7 @@ fn host(panic_in: &str) -> Result<MockHost> {
 }
 
 fn ask(text: &str, stop: &[&str]) -> TextRequest {
-    TextRequest { stop: stop.iter().map(|stop| (*stop).to_owned()).collect(), ..TextRequest::prompt(text) }
+    TextRequest::prompt(text).stop(stop.iter().map(|stop| (*stop).to_owned()).collect())
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn wrong_options_are_named() {
 fn what_the_engine_refuses_reaches_the_host() {
     let mut host = host("").unwrap();
     host.load().unwrap();
-    let request = TextRequest { input: TextInput::Tokens { tokens: vec![1] }, ..ask("", &[]) };
+    let request = ask("", &[]).input(TextInput::tokens(vec![1]));
     assert_eq!(host.generate(&request).unwrap_err().kind(), ErrorKind::InvalidRequest);
     assert_eq!(host.park().unwrap_err().kind(), ErrorKind::Unsupported);
 }

@@ -134,7 +134,8 @@ impl ImageAssembler {
     /// If it is no block of pixels, of another size, or does not follow the one before.
     pub(crate) fn take(&mut self, payload: &[u8]) -> Result<Option<AssembledImage>, Failure> {
         let wrong = |message: String| Failure::new(FailureKind::Internal, message);
-        let ImageBlock { header, pixels } = ImageBlock::decode(payload).map_err(|error| wrong(error.to_string()))?;
+        let ImageBlock { header, pixels, .. } =
+            ImageBlock::decode(payload).map_err(|error| wrong(error.to_string()))?;
         let (width, height) = (self.width, self.height);
         let row_bytes = width as usize * ImageHeader::PIXEL_BYTES;
         let rows = self.pixels.len() / row_bytes.max(1);
@@ -237,8 +238,7 @@ pub(crate) mod tests {
 
     fn rows(image: &Image, row: u32, count: usize, partial: bool) -> Vec<u8> {
         let &Image { width, height, .. } = image;
-        let format = ImageHeader::RGB8.to_owned();
-        let header = ImageHeader { width, height, format, index: 2, partial, step: 1, row };
+        let header = ImageHeader::new(width, height).index(2).partial(partial).step(1).row(row);
         let row_bytes = 3 * width as usize;
         ImageBlock::encode(&header, &image.pixels[row as usize * row_bytes..][..count * row_bytes]).unwrap()
     }

@@ -104,12 +104,8 @@ impl Loop {
             );
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
-        let load = LoadRequest {
-            files: store::locate(model, &Digests::of(&self.config.paths.state))?,
-            device: device.to_string(),
-            threads: device::cpu_threads(),
-            granted: 0,
-        };
+        let files = store::locate(model, &Digests::of(&self.config.paths.state))?;
+        let load = LoadRequest::new(device.to_string(), files).threads(device::cpu_threads());
         Ok(StartSpec {
             instance,
             model: model.id.clone(),
@@ -270,14 +266,10 @@ impl Loop {
 fn canary_task(kind: Kind) -> Option<Task> {
     let prompt = "Hi".to_owned();
     let request = match kind {
-        Kind::Text => serde_json::to_vec(&TextRequest {
-            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-            max_tokens: Some(1),
-            ..TextRequest::prompt(prompt)
-        }),
-        Kind::Audio => {
-            serde_json::to_vec(&AudioRequest { prompt, duration: 0.1, seed: Some(0), ..AudioRequest::default() })
-        }
+        Kind::Text => serde_json::to_vec(
+            &TextRequest::prompt(prompt).sampling(Sampling::default().temperature(0.0)).max_tokens(1),
+        ),
+        Kind::Audio => serde_json::to_vec(&AudioRequest::new(prompt).duration(0.1).seed(0)),
         _ => return None,
     };
     // Plain data, for which serialising cannot fail.

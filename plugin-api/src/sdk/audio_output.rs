@@ -96,12 +96,7 @@ impl AudioOutput {
     }
 
     fn push(&self, format: AudioFormat, samples: &[f32]) -> Result<()> {
-        let header = AudioHeader {
-            sample_rate: format.sample_rate,
-            channels: format.channels,
-            format: AudioHeader::F32LE.to_owned(),
-            offset: self.pushed(),
-        };
+        let header = AudioHeader::new(format, self.pushed());
         let payload = AudioBlock::encode(&header, samples)?;
         self.outlet.push_paced(event_kind::BYTES, &payload)
     }
@@ -112,7 +107,7 @@ impl AudioOutput {
             Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
         };
         let AudioState { format, samples, steps, .. } = *self.lock();
-        let AudioFormat { sample_rate, channels } = format.unwrap_or(AudioFormat { sample_rate: 0, channels: 0 });
+        let AudioFormat { sample_rate, channels } = format.unwrap_or(AudioFormat::new(0, 0));
         let seconds = if sample_rate == 0 { 0.0 } else { samples as f64 / f64::from(sample_rate) };
         Ok(AudioFinish { reason, sample_rate, channels, samples, steps, seconds })
     }

@@ -82,15 +82,8 @@ impl ImageOutput {
         }
         let rows = (BLOCK_BYTES / row).max(1);
         for (i, block) in pixels.chunks(rows * row).enumerate() {
-            let header = ImageHeader {
-                width,
-                height,
-                format: ImageHeader::RGB8.to_owned(),
-                index: pushed,
-                partial,
-                step: steps,
-                row: (i * rows) as u32,
-            };
+            let header = ImageHeader::new(width, height).index(pushed).partial(partial).step(steps);
+            let header = header.row((i * rows) as u32);
             self.outlet.push_paced(event_kind::BYTES, &ImageBlock::encode(&header, block)?)?;
         }
         self.lock().pushed += 1;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::context::Context;
 use super::outlet::Outlet;
 use super::plugin::Task;
-use super::{Error, Result};
+use super::{Error, ErrorKind, Result};
 use crate::abi::{RawContextArc, RawRequest, RawSinkArc};
 use crate::task::Request;
 
@@ -36,7 +36,7 @@ impl<T: Task> Job<T> {
     /// The request as it crossed.
     ///
     /// # Errors
-    /// [`InvalidRequest`](super::ErrorKind::InvalidRequest) if its header is not of this kind.
+    /// [`Unsupported`](ErrorKind::Unsupported) if its header is of a form that this SDK does not know.
     pub(super) fn new(request: RawRequest, sink: RawSinkArc, ctx: RawContextArc) -> Result<Self> {
         let request: T::Request = decode(request)?;
         let (ctx, sink) = (Context::new(ctx), Arc::new(sink));
@@ -78,9 +78,36 @@ impl<T: Task> Reply<T> {
 /// A request of a kind from what crossed.
 ///
 /// # Errors
-/// [`InvalidRequest`](super::ErrorKind::InvalidRequest) if its header is not of this kind.
+/// [`Unsupported`](ErrorKind::Unsupported) if its header is of a form that this SDK does not know: the host checked what its
+/// client sent, so that the host and the plugin are of different ages, and no client can do anything about it.
 pub(super) fn decode<R: Request>(request: RawRequest) -> Result<R> {
-    let header: R = serde_json::from_slice(&request.header)
-        .map_err(|e| Error::invalid_request(format!("the host sent what this plugin cannot read: {e}")))?;
+    let header: R = serde_json::from_slice(&request.header).map_err(|e| {
+        let message = format!("the plugin cannot read this form of request; build it with the SDK of this host: {e}");
+        Error::new(ErrorKind::Unsupported, message)
+    })?;
     Ok(header.with_blocks(request.blocks.into_iter().map(Into::into).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{ImageRequest, TextRequest};
+
+    fn read<R: Request + std::fmt::Debug>(header: &[u8]) -> Result<R> {
+        decode(RawRequest { header: header.to_vec().into(), blocks: Vec::new().into() })
+    }
+
+    #[test]
+    fn no_client_is_blamed_for_a_newer_host() {
+        for error in [
+            read::<TextRequest>(br#"{"input": {"type": "pictures", "pictures": []}}"#).unwrap_err(),
+            read::<TextRequest>(br#"{"messages": []}"#).unwrap_err(),
+            read::<ImageRequest>(b"[").unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.message().contains("build it with the SDK"), "{error}");
+        }
+        let newer = read::<TextRequest>(br#"{"input": {"type": "prompt", "text": "x", "new": 1}, "grammar": {}}"#);
+        assert_eq!(newer.unwrap(), TextRequest::prompt("x"));
+    }
 }

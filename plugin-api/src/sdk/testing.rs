@@ -86,6 +86,7 @@ struct CallState {
 
 /// What a text request gave.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct TextAnswer {
     /// The text of all events, joined.
     pub text: String,
@@ -97,6 +98,7 @@ pub struct TextAnswer {
 
 /// What an audio request gave.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct AudioAnswer {
     /// All samples, interleaved.
     pub samples: Vec<f32>,
@@ -108,6 +110,7 @@ pub struct AudioAnswer {
 
 /// What an image request gave.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ImageAnswer {
     /// The images in the order they came, previews first; each whole, 3 bytes for each pixel.
     pub images: Vec<ImageBlock>,
@@ -117,6 +120,7 @@ pub struct ImageAnswer {
 
 /// What a custom request gave.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CustomAnswer {
     /// Status, media type and headers.
     pub head: CustomHead,
@@ -134,7 +138,7 @@ impl MockHost {
         let options = serde_json::to_vec(&options).map_err(Error::internal)?;
         let model = glue::instantiate::<P>(host, options.as_slice().into()).into_result()?;
         let files = files.iter().map(|(role, path)| ((*role).to_owned(), path.clone())).collect();
-        let load = LoadRequest { files, device: "cpu".to_owned(), threads: 1, granted: 0 };
+        let load = LoadRequest::new("cpu", files);
         Ok(Self { model: ModelHandle(model), load, journal })
     }
 

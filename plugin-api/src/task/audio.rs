@@ -7,6 +7,7 @@ use super::{FinishReason, block};
 
 /// One clip of audio. `n` clips are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct AudioRequest {
     /// What it should sound like. Not empty.
     pub prompt: String,
@@ -33,7 +34,18 @@ pub struct AudioRequest {
     pub blocks: Vec<Vec<u8>>,
 }
 
+builders! {
+    AudioRequest:
+    prompt(into String), duration(f32), guidance_scale(f32), temperature(f32), top_k(u32), top_p(f32), seed(some u64),
+    blocks(Vec<Vec<u8>>),
+}
+
 impl AudioRequest {
+    /// A request for what this describes, with everything else as clients have it that say nothing of it.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self::default().prompt(prompt)
+    }
+
     fn default_duration() -> f32 {
         10.0
     }
@@ -84,6 +96,7 @@ impl Default for AudioRequest {
 
 /// What the samples of one answer are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AudioFormat {
     /// Samples per second and channel, Hz.
     pub sample_rate: u32,
@@ -91,8 +104,16 @@ pub struct AudioFormat {
     pub channels: u16,
 }
 
+impl AudioFormat {
+    /// So many samples per second and channel, in Hz, and 1 or 2 channels.
+    pub fn new(sample_rate: u32, channels: u16) -> Self {
+        Self { sample_rate, channels }
+    }
+}
+
 /// The JSON header of a pushed block of samples. After it come interleaved little-endian samples in [-1, 1].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AudioHeader {
     /// Samples per second and channel, Hz.
     pub sample_rate: u32,
@@ -107,10 +128,17 @@ pub struct AudioHeader {
 impl AudioHeader {
     /// The only sample format there is.
     pub const F32LE: &'static str = "f32le";
+
+    /// Of a block of [`F32LE`](Self::F32LE) samples that so many of each channel came before.
+    pub fn new(format: AudioFormat, offset: u64) -> Self {
+        let AudioFormat { sample_rate, channels } = format;
+        Self { sample_rate, channels, format: Self::F32LE.to_owned(), offset }
+    }
 }
 
 /// A block of samples as it crosses: `u32` little-endian header length, JSON header, raw interleaved `f32` LE.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AudioBlock {
     /// What the samples are.
     pub header: AudioHeader,
@@ -146,6 +174,7 @@ impl AudioBlock {
 
 /// The result of one audio request.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct AudioFinish {
     /// [`FinishReason::Stop`] when all of it was made, [`FinishReason::Cancelled`] when the client left.
     pub reason: FinishReason,
@@ -170,7 +199,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_block_comes_back_as_it_went(samples in prop::collection::vec(-1f32..=1.0, 0..64), offset in any::<u64>()) {
-            let header = AudioHeader { sample_rate: 32_000, channels: 2, format: AudioHeader::F32LE.to_owned(), offset };
+            let header = AudioHeader::new(AudioFormat::new(32_000, 2), offset);
             let payload = AudioBlock::encode(&header, &samples).unwrap();
             prop_assert_eq!(AudioBlock::decode(&payload).unwrap(), AudioBlock { header, samples });
             prop_assert!(payload.len() < 5 || AudioBlock::decode(&payload[..payload.len() - 1]).is_err());
@@ -179,7 +208,7 @@ mod tests {
 
     #[test]
     fn frames_round_up_but_not_for_a_decimal_fraction() {
-        let frames = |duration| AudioRequest { duration, ..AudioRequest::default() }.frames(50.0);
+        let frames = |duration| AudioRequest::default().duration(duration).frames(50.0);
         assert_eq!(frames(1.14), Some(57));
         assert_eq!(frames(1.15), Some(58));
         assert_eq!(frames(1e-6), Some(1));
@@ -189,6 +218,6 @@ mod tests {
     #[test]
     fn a_prompt_alone_is_a_request() {
         let request: AudioRequest = serde_json::from_str(r#"{"prompt": "rain"}"#).unwrap();
-        assert_eq!(request, AudioRequest { prompt: "rain".to_owned(), ..AudioRequest::default() });
+        assert_eq!(request, AudioRequest::new("rain"));
     }
 }

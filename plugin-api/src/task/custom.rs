@@ -26,6 +26,11 @@ pub struct CustomRequest {
     pub blocks: Vec<Vec<u8>>,
 }
 
+builders! {
+    CustomRequest:
+    query(into String), headers(BTreeMap<String, String>),
+}
+
 impl CustomRequest {
     /// A request with this body, as a client would send it.
     pub fn new(method: &str, path: &str, body: impl Into<Vec<u8>>) -> Self {

@@ -7,6 +7,7 @@ use super::{FinishReason, block};
 
 /// One image. `n` images are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct ImageRequest {
     /// What it should show. May be empty: the model then follows its seed alone.
     pub prompt: String,
@@ -33,7 +34,18 @@ pub struct ImageRequest {
     pub blocks: Vec<Vec<u8>>,
 }
 
+builders! {
+    ImageRequest:
+    prompt(into String), width(u32), height(u32), steps(some u32), guidance(some f32), seed(some u64), partial_images(u32),
+    blocks(Vec<Vec<u8>>),
+}
+
 impl ImageRequest {
+    /// A request for what this describes, with everything else as clients have it that say nothing of it.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        Self::default().prompt(prompt)
+    }
+
     fn default_side() -> u32 {
         1024
     }
@@ -63,6 +75,7 @@ impl Default for ImageRequest {
 
 /// The JSON header of a pushed block of rows. After it come the rows' pixels, top to bottom, 3 bytes each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ImageHeader {
     /// Pixels in a row of the image.
     pub width: u32,
@@ -85,10 +98,21 @@ impl ImageHeader {
     pub const RGB8: &'static str = "rgb8";
     /// Bytes of a pixel.
     pub const PIXEL_BYTES: usize = 3;
+
+    /// Of a finished image's first block: the image is of this size, in [`RGB8`](Self::RGB8), and the first of its answer.
+    pub fn new(width: u32, height: u32) -> Self {
+        Self { width, height, format: Self::RGB8.to_owned(), index: 0, partial: false, step: 0, row: 0 }
+    }
+}
+
+builders! {
+    ImageHeader:
+    width(u32), height(u32), index(u32), partial(bool), step(u32), row(u32),
 }
 
 /// Some rows of an image as they cross: `u32` little-endian header length, JSON header, raw pixels.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ImageBlock {
     /// Of which image, and which rows.
     pub header: ImageHeader,
@@ -126,6 +150,7 @@ impl ImageBlock {
 
 /// The result of one image request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ImageFinish {
     /// [`FinishReason::Stop`] when the image is whole, [`FinishReason::Cancelled`] when the client left.
     pub reason: FinishReason,
@@ -146,7 +171,7 @@ mod tests {
     use super::*;
 
     fn header(width: u32, height: u32, row: u32) -> ImageHeader {
-        ImageHeader { width, height, format: ImageHeader::RGB8.to_owned(), index: 1, partial: true, step: 3, row }
+        ImageHeader::new(width, height).index(1).partial(true).step(3).row(row)
     }
 
     proptest! {
@@ -161,7 +186,7 @@ mod tests {
 
         #[test]
         fn previews_are_spread_before_the_last_step(steps in 1u32..2000, partial_images in 0u32..2000) {
-            let at = ImageRequest { partial_images, ..ImageRequest::default() }.preview_steps(steps);
+            let at = ImageRequest::default().partial_images(partial_images).preview_steps(steps);
             prop_assert_eq!(at.len() as u32, partial_images.min(steps - 1));
             prop_assert!(at.iter().all(|step| (1..steps).contains(step)));
             prop_assert!(at.windows(2).all(|pair| pair[0] < pair[1]));
@@ -183,7 +208,7 @@ mod tests {
     #[test]
     fn a_prompt_alone_is_a_request() {
         let request: ImageRequest = serde_json::from_str(r#"{"prompt": "a cat"}"#).unwrap();
-        assert_eq!(request, ImageRequest { prompt: "a cat".to_owned(), ..ImageRequest::default() });
+        assert_eq!(request, ImageRequest::new("a cat"));
         assert_eq!((request.width, request.height), (1024, 1024));
     }
 }

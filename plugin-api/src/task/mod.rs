@@ -3,6 +3,33 @@
 //! They cross the ABI as JSON bytes, so a new field is a change of data, never of layout. Every field that may be absent
 //! has a default; unknown fields are ignored, so an older plugin reads a newer host's request.
 
+/// Methods that carry the names of a type's fields and give the same value with that field changed, since a type that may grow
+/// cannot be written as a literal elsewhere. `some T` is for an `Option<T>`, and takes either; `into T` takes what becomes one.
+macro_rules! builders {
+    ($owner:ident: $($field:ident($($form:tt)+)),+ $(,)?) => {
+        impl $owner {
+            $(builders! { @ $field $($form)+ })+
+        }
+    };
+    (@ $field:ident some $of:ty) => {
+        builders! { @ $field [impl Into<Option<$of>>] [$field.into()] }
+    };
+    (@ $field:ident into $of:ty) => {
+        builders! { @ $field [impl Into<$of>] [$field.into()] }
+    };
+    (@ $field:ident [$($taken:tt)+] [$value:expr]) => {
+        #[doc = concat!("The same with this [`", stringify!($field), "`](field@Self::", stringify!($field), ").")]
+        #[must_use]
+        pub fn $field(mut self, $field: $($taken)+) -> Self {
+            self.$field = $value;
+            self
+        }
+    };
+    (@ $field:ident $of:ty) => {
+        builders! { @ $field [$of] [$field] }
+    };
+}
+
 mod audio;
 mod block;
 mod custom;
@@ -30,6 +57,7 @@ pub use upstream::UpstreamAddress;
 
 /// What the host hands to a plugin that is to load a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct LoadRequest {
     /// The model's files by role. A model of one file has the single role `model`.
     pub files: BTreeMap<String, PathBuf>,
@@ -43,7 +71,17 @@ pub struct LoadRequest {
     pub granted: u64,
 }
 
+builders! {
+    LoadRequest:
+    files(BTreeMap<String, PathBuf>), device(into String), threads(usize), granted(u64),
+}
+
 impl LoadRequest {
+    /// A load of these files, by role, on this device, with one thread and nothing granted yet.
+    pub fn new(device: impl Into<String>, files: BTreeMap<String, PathBuf>) -> Self {
+        Self { files, device: device.into(), threads: one(), granted: 0 }
+    }
+
     /// The path of a role, or an error that names it.
     pub fn file(&self, role: &str) -> crate::Result<&std::path::Path> {
         self.files.get(role).map(PathBuf::as_path).ok_or_else(|| {
@@ -61,6 +99,7 @@ fn one() -> usize {
 
 /// Bytes an instance needs on its device, known before anything is allocated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct MemoryPlan {
     /// The least it can load with: weights and the smallest caches. Bytes on the device.
     pub required: u64,
@@ -75,8 +114,21 @@ pub struct MemoryPlan {
     pub mapped: u64,
 }
 
+builders! {
+    MemoryPlan:
+    required(u64), preferred(u64), workspace_max(u64), mapped(u64),
+}
+
+impl MemoryPlan {
+    /// So many bytes, which more would not help.
+    pub fn new(required: u64) -> Self {
+        Self { required, preferred: required, ..Self::default() }
+    }
+}
+
 /// Bytes an instance holds now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct MemoryUsage {
     /// Bytes on the device.
     pub device: u64,
@@ -84,8 +136,16 @@ pub struct MemoryUsage {
     pub host: u64,
 }
 
+impl MemoryUsage {
+    /// So many bytes on the device and of the host's memory; on a CPU, the same number twice.
+    pub fn new(device: u64, host: u64) -> Self {
+        Self { device, host }
+    }
+}
+
 /// What a plugin says of itself beyond its manifest.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Description {
     /// JSON Schema of the plugin's `options:`.
     pub options_schema: serde_json::Value,

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::{Error, ErrorKind};
+
 /// One completion. `n` choices are `n` requests.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct TextRequest {
     /// The prompt, in one of its forms.
     pub input: TextInput,
@@ -33,6 +36,12 @@ pub struct TextRequest {
     pub blocks: Vec<Vec<u8>>,
 }
 
+builders! {
+    TextRequest:
+    input(TextInput), sampling(Sampling), stop(Vec<String>), max_tokens(some u32), logprobs(some u32), echo(bool),
+    ignore_eos(bool), blocks(Vec<Vec<u8>>),
+}
+
 impl TextRequest {
     /// A request for whatever follows this, with everything else as clients have it that say nothing of it.
     pub fn new(input: TextInput) -> Self {
@@ -50,21 +59,22 @@ impl TextRequest {
 
     /// A request to continue this text.
     pub fn prompt(text: impl Into<String>) -> Self {
-        Self::new(TextInput::Prompt { text: text.into() })
+        Self::new(TextInput::prompt(text))
     }
 
     /// A request to answer this message of a user.
     pub fn ask(content: impl Into<String>) -> Self {
-        let message = Message { role: "user".to_owned(), content: content.into(), ..Message::default() };
-        Self::new(TextInput::Chat { messages: vec![message], tools: Vec::new() })
+        Self::new(TextInput::chat(vec![Message::user(content)]))
     }
 }
 
 /// The prompt, in one of its forms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum TextInput {
     /// A conversation, rendered by the model's chat template.
+    #[non_exhaustive]
     Chat {
         /// In order, at least one.
         messages: Vec<Message>,
@@ -73,19 +83,62 @@ pub enum TextInput {
         tools: Vec<serde_json::Value>,
     },
     /// Text, tokenised as it is.
+    #[non_exhaustive]
     Prompt {
         /// The text to continue, UTF-8.
         text: String,
     },
     /// Token ids of the model's own vocabulary.
+    #[non_exhaustive]
     Tokens {
         /// Ids below the model's vocabulary size.
         tokens: Vec<u32>,
     },
 }
 
+impl TextInput {
+    /// A conversation, of at least one message, without tools.
+    pub fn chat(messages: Vec<Message>) -> Self {
+        Self::Chat { messages, tools: Vec::new() }
+    }
+
+    /// Text to continue.
+    pub fn prompt(text: impl Into<String>) -> Self {
+        Self::Prompt { text: text.into() }
+    }
+
+    /// Token ids to continue.
+    pub fn tokens(tokens: Vec<u32>) -> Self {
+        Self::Tokens { tokens }
+    }
+
+    /// What an engine answers to a form that is newer than itself: its user is told to update it, and no client is blamed.
+    ///
+    /// ```
+    /// # use aihost_plugin_api::{Result, TextInput};
+    /// fn text(input: TextInput) -> Result<String> {
+    ///     match input {
+    ///         TextInput::Prompt { text, .. } => Ok(text),
+    ///         newer => Err(newer.unsupported()),
+    ///     }
+    /// }
+    /// # assert!(text(TextInput::tokens(vec![1])).unwrap_err().message().contains("`tokens`"));
+    /// ```
+    pub fn unsupported(&self) -> Error {
+        let form = match self {
+            Self::Chat { .. } => "chat",
+            Self::Prompt { .. } => "prompt",
+            Self::Tokens { .. } => "tokens",
+        };
+        let message =
+            format!("the plugin does not serve prompts of the form `{form}`; update it, or ask another model");
+        Error::new(ErrorKind::Unsupported, message)
+    }
+}
+
 /// One turn of a conversation. `content` is always a string: the host has flattened content parts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[non_exhaustive]
 pub struct Message {
     /// `system`, `user`, `assistant` or `tool`.
     pub role: String,
@@ -102,9 +155,27 @@ pub struct Message {
     pub tool_call_id: Option<String>,
 }
 
+builders! {
+    Message:
+    name(some String), tool_calls(some serde_json::Value), tool_call_id(some String),
+}
+
+impl Message {
+    /// A turn of `system`, `user`, `assistant` or `tool`.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into(), ..Self::default() }
+    }
+
+    /// A turn of the user.
+    pub fn user(content: impl Into<String>) -> Self {
+        Self::new("user", content)
+    }
+}
+
 /// How the next token is chosen. The order is: penalties and bias, temperature, top_k, top_p, min_p, draw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Sampling {
     /// 0 is greedy; 0 to 2.
     pub temperature: f32,
@@ -124,6 +195,12 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Added to the logits of these token ids; -100 to 100.
     pub logit_bias: BTreeMap<u32, f32>,
+}
+
+builders! {
+    Sampling:
+    temperature(f32), top_p(f32), top_k(u32), min_p(f32), seed(some u64), repetition_penalty(f32), frequency_penalty(f32),
+    presence_penalty(f32), logit_bias(BTreeMap<u32, f32>),
 }
 
 impl Default for Sampling {
@@ -148,6 +225,7 @@ impl Default for Sampling {
 #[non_exhaustive]
 pub enum TextEvent {
     /// More of the answer.
+    #[non_exhaustive]
     Text {
         /// Whole characters only.
         text: String,
@@ -156,11 +234,13 @@ pub enum TextEvent {
         logprobs: Vec<TokenLogprob>,
     },
     /// More of the model's reasoning, which is not part of the answer.
+    #[non_exhaustive]
     Reasoning {
         /// Whole characters only.
         text: String,
     },
     /// A tool call begins.
+    #[non_exhaustive]
     ToolCall {
         /// 0-based, dense.
         index: u32,
@@ -170,6 +250,7 @@ pub enum TextEvent {
         name: String,
     },
     /// More of a tool call's JSON arguments.
+    #[non_exhaustive]
     ToolArguments {
         /// The index of the call, as its `ToolCall` event said.
         index: u32,
@@ -177,6 +258,7 @@ pub enum TextEvent {
         fragment: String,
     },
     /// More of the text by which the model refuses.
+    #[non_exhaustive]
     Refusal {
         /// Whole characters only.
         text: String,
@@ -188,6 +270,7 @@ pub enum TextEvent {
 
 /// A token and how likely it was.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TokenLogprob {
     /// The chosen token.
     #[serde(flatten)]
@@ -196,8 +279,16 @@ pub struct TokenLogprob {
     pub top: Vec<LogprobEntry>,
 }
 
+impl TokenLogprob {
+    /// This token was chosen; these were the likeliest, likeliest first.
+    pub fn new(chosen: LogprobEntry, top: Vec<LogprobEntry>) -> Self {
+        Self { chosen, top }
+    }
+}
+
 /// A token's text and natural-log probability.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct LogprobEntry {
     /// The token's text, invalid UTF-8 replaced.
     pub token: String,
@@ -205,6 +296,14 @@ pub struct LogprobEntry {
     pub bytes: Vec<u8>,
     /// At most 0; -9999 stands for minus infinity.
     pub logprob: f32,
+}
+
+impl LogprobEntry {
+    /// The token of these bytes, with its natural-log probability.
+    pub fn new(bytes: impl Into<Vec<u8>>, logprob: f32) -> Self {
+        let bytes = bytes.into();
+        Self { token: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob }
+    }
 }
 
 /// Why a text ended.
@@ -227,6 +326,7 @@ pub enum FinishReason {
 
 /// Tokens of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
@@ -239,6 +339,7 @@ pub struct Usage {
 
 /// The result of one text request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TextFinish {
     /// Why the text ended.
     pub reason: FinishReason,

@@ -120,7 +120,7 @@ impl Sizes {
     fn plan(&self) -> MemoryPlan {
         let with =
             |slots: u64| self.mapped.saturating_add(self.workspace).saturating_add(self.cache.saturating_mul(slots));
-        MemoryPlan { required: with(1), preferred: with(self.slots as u64), workspace_max: 0, mapped: self.mapped }
+        MemoryPlan::new(with(1)).preferred(with(self.slots as u64)).mapped(self.mapped)
     }
 
     fn slots_within(&self, granted: u64) -> Result<usize> {
@@ -208,7 +208,7 @@ impl LlmEngine {
     fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
         let tokenizer = &self.parts.tokenizer;
         let ids = match input {
-            TextInput::Chat { messages, tools } => {
+            TextInput::Chat { messages, tools, .. } => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
                 })?;
@@ -216,8 +216,8 @@ impl LlmEngine {
                 let text = template.render(messages, tools, most)?;
                 self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {most} bytes")))?)?
             }
-            TextInput::Prompt { text } => self.encode(text)?,
-            TextInput::Tokens { tokens } => {
+            TextInput::Prompt { text, .. } => self.encode(text)?,
+            TextInput::Tokens { tokens, .. } => {
                 if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
                     let message = format!(
                         "the prompt has the token {id}, but the vocabulary has {} tokens",
@@ -227,6 +227,7 @@ impl LlmEngine {
                 }
                 tokens.clone()
             }
+            newer => return Err(newer.unsupported()),
         };
         let ids = if ids.is_empty() { tokenizer.bos().into_iter().collect() } else { ids };
         if ids.is_empty() {
@@ -307,7 +308,7 @@ impl Engine for LlmEngine {
 
     fn usage(&self) -> MemoryUsage {
         let bytes = self.sizes.mapped + self.held.load(Ordering::Acquire);
-        MemoryUsage { device: bytes, host: bytes }
+        MemoryUsage::new(bytes, bytes)
     }
 
     fn park(&self) -> Result<()> {

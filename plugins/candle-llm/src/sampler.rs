@@ -176,32 +176,32 @@ mod tests {
 
     #[test]
     fn a_seed_repeats() {
-        let sampling = Sampling { seed: Some(7), ..Sampling::default() };
+        let sampling = Sampling::default().seed(7);
         assert_eq!(draws(&sampling), draws(&sampling));
-        assert_ne!(draws(&sampling), draws(&Sampling { seed: Some(8), ..Sampling::default() }));
+        assert_ne!(draws(&sampling), draws(&Sampling::default().seed(8)));
     }
 
     #[test]
     fn each_filter_narrows() {
         let only = |sampling: Sampling| {
-            let mut tokens = draws(&Sampling { seed: Some(1), ..sampling });
+            let mut tokens = draws(&sampling.seed(1));
             tokens.sort_unstable();
             tokens.dedup();
             tokens
         };
-        assert_eq!(only(Sampling { temperature: 0.0, ..Sampling::default() }), [1]);
-        assert_eq!(only(Sampling { top_k: 2, ..Sampling::default() }), [1, 2]);
-        assert_eq!(only(Sampling { top_p: 0.5, ..Sampling::default() }), [1]);
-        assert_eq!(only(Sampling { top_p: 0.8, ..Sampling::default() }), [1, 2]);
-        assert_eq!(only(Sampling { min_p: 0.3, ..Sampling::default() }), [1, 2]);
-        assert_eq!(only(Sampling { logit_bias: [(3, 100.0)].into(), ..Sampling::default() }), [3]);
+        assert_eq!(only(Sampling::default().temperature(0.0)), [1]);
+        assert_eq!(only(Sampling::default().top_k(2)), [1, 2]);
+        assert_eq!(only(Sampling::default().top_p(0.5)), [1]);
+        assert_eq!(only(Sampling::default().top_p(0.8)), [1, 2]);
+        assert_eq!(only(Sampling::default().min_p(0.3)), [1, 2]);
+        assert_eq!(only(Sampling::default().logit_bias([(3, 100.0)].into())), [3]);
     }
 
     #[test]
     fn penalties_push_away() {
-        let sampling = Sampling { temperature: 0.0, presence_penalty: 2.0, ..Sampling::default() };
+        let sampling = Sampling::default().temperature(0.0).presence_penalty(2.0);
         assert_eq!(draws(&sampling)[..2], [1, 2]);
-        let sampling = Sampling { temperature: 0.0, repetition_penalty: 4.0, ..Sampling::default() };
+        let sampling = Sampling::default().temperature(0.0).repetition_penalty(4.0);
         let mut sampler = Sampler::new(sampling, &[1], LOGITS.len()).expect("valid");
         assert_eq!(sampler.choose(&mut LOGITS.clone()), 2);
     }
@@ -209,11 +209,11 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let bad = [
-            (Sampling { temperature: 3.0, ..Sampling::default() }, "temperature"),
-            (Sampling { temperature: f32::NAN, ..Sampling::default() }, "temperature"),
-            (Sampling { top_p: 0.0, ..Sampling::default() }, "top_p"),
-            (Sampling { min_p: -0.1, ..Sampling::default() }, "min_p"),
-            (Sampling { logit_bias: [(9, 1.0)].into(), ..Sampling::default() }, "logit_bias"),
+            (Sampling::default().temperature(3.0), "temperature"),
+            (Sampling::default().temperature(f32::NAN), "temperature"),
+            (Sampling::default().top_p(0.0), "top_p"),
+            (Sampling::default().min_p(-0.1), "min_p"),
+            (Sampling::default().logit_bias([(9, 1.0)].into()), "logit_bias"),
         ];
         for (sampling, name) in bad {
             assert!(Sampler::new(sampling, &[], 5).expect_err("out of range").message().contains(name));

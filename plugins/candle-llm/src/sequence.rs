@@ -193,7 +193,7 @@ impl Running {
         let top = self.request.logprobs.unwrap_or(0);
         if start == 0 {
             // Nothing comes before the first token, so nothing is said of how likely it was.
-            self.echoed.push(TokenLogprob { chosen: entry(tokenizer, self.request.prompt[0], 0.0), top: Vec::new() });
+            self.echoed.push(TokenLogprob::new(entry(tokenizer, self.request.prompt[0], 0.0), Vec::new()));
         }
         for (row, token) in logits.chunks_exact(model.config().vocabulary).zip(self.request.prompt[start + 1..].iter())
         {
@@ -213,15 +213,14 @@ impl Running {
 
 fn token_logprob(tokenizer: &Tokenizer, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
     let (chosen, best) = logprobs(logits, token, top);
-    TokenLogprob {
-        chosen: entry(tokenizer, token, chosen),
-        top: best.into_iter().map(|(token, logprob)| entry(tokenizer, token, logprob)).collect(),
-    }
+    TokenLogprob::new(
+        entry(tokenizer, token, chosen),
+        best.into_iter().map(|(token, logprob)| entry(tokenizer, token, logprob)).collect(),
+    )
 }
 
 fn entry(tokenizer: &Tokenizer, token: u32, logprob: f32) -> LogprobEntry {
-    let bytes = tokenizer.bytes(token).to_vec();
-    LogprobEntry { token: String::from_utf8_lossy(&bytes).into_owned(), bytes, logprob }
+    LogprobEntry::new(tokenizer.bytes(token), logprob)
 }
 
 /// The slot for a prompt: the free one that holds most of it, the emptiest among equals.

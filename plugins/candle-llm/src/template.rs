@@ -259,7 +259,7 @@ mod tests {
     use super::{ChatTemplate, strftime};
 
     fn render(source: &str, tools: &[serde_json::Value]) -> Result<String, aihost_plugin_api::Error> {
-        let messages = [Message { role: "user".into(), content: "a < b".into(), ..Message::default() }];
+        let messages = [Message::user("a < b")];
         let template = ChatTemplate::compile(source, "<s>".into(), "</s>".into()).expect("compiles");
         template.render(&messages, tools, MOST).map(|text| text.expect("short"))
     }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn what_is_longer_than_a_context_is_not_rendered_to_its_end() {
-        let messages = [Message { role: "user".into(), content: "0123456789".into(), ..Message::default() }];
+        let messages = [Message::user("0123456789")];
         let endless = "{% for i in range(9999) %}{{ messages[0].content }}{% endfor %}";
         for (source, most, wanted) in [
             ("{{ messages[0].content }}", 10, Some("0123456789")),
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn tool_call_arguments_are_objects() {
         let call = serde_json::json!([{"function": {"name": "f", "arguments": "{\"x\": 1}"}}]);
-        let messages = [Message { role: "assistant".into(), tool_calls: Some(call), ..Message::default() }];
+        let messages = [Message::new("assistant", "").tool_calls(call)];
         let template =
             ChatTemplate::compile("{{ messages[0].tool_calls[0].function.arguments.x }}", String::new(), String::new());
         assert_eq!(template.expect("compiles").render(&messages, &[], MOST).expect("renders").as_deref(), Some("1"));

@@ -111,11 +111,7 @@ fn greedy_tokens_equal_the_reference() {
 }
 
 fn chat(text: &str) -> TextRequest {
-    TextRequest {
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        max_tokens: Some(48),
-        ..TextRequest::ask(text)
-    }
+    TextRequest::ask(text).sampling(Sampling::default().temperature(0.0)).max_tokens(48)
 }
 
 #[test]
@@ -138,17 +134,13 @@ fn speed() {
     let mut host =
         MockHost::new::<LlmPlugin>(serde_json::json!({"threads": 2}), &[("model", model_file())]).expect("options");
     host.load().expect("loads");
-    let long = TextRequest {
-        input: TextInput::Tokens { tokens: (0..512).map(|i| 1000 + i * 7).collect() },
-        max_tokens: Some(1),
-        ignore_eos: true,
-        ..chat("")
-    };
+    let long =
+        chat("").input(TextInput::tokens((0..512).map(|i| 1000 + i * 7).collect())).max_tokens(1).ignore_eos(true);
     let begun = Instant::now();
     host.generate(&long).expect("reads");
     println!("prefill {:.1} tokens/s", 512.0 / begun.elapsed().as_secs_f64());
-    let write = TextRequest { max_tokens: Some(128), ignore_eos: true, ..chat("Tell me a story.") };
-    host.generate(&TextRequest { max_tokens: Some(1), ..write.clone() }).expect("reads");
+    let write = chat("Tell me a story.").max_tokens(128).ignore_eos(true);
+    host.generate(&write.clone().max_tokens(1)).expect("reads");
     let begun = Instant::now();
     host.generate(&write).expect("writes");
     println!("decode {:.1} tokens/s", 128.0 / begun.elapsed().as_secs_f64());

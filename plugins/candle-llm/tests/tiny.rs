@@ -101,12 +101,7 @@ fn host(bytes: &[u8], options: serde_json::Value) -> (tempfile::TempDir, aihost_
 }
 
 fn request(prompt: &str, max_tokens: u32) -> TextRequest {
-    TextRequest {
-        sampling: Sampling { seed: Some(5), ..Sampling::default() },
-        max_tokens: Some(max_tokens),
-        ignore_eos: true,
-        ..TextRequest::prompt(prompt)
-    }
+    TextRequest::prompt(prompt).sampling(Sampling::default().seed(5)).max_tokens(max_tokens).ignore_eos(true)
 }
 
 #[test]
@@ -129,7 +124,7 @@ fn serves_from_end_to_end() {
         assert!(error.message().contains(phrase), "{}", error.message());
     }
     assert_eq!(host.generate(&request("", 8)).expect_err("no prompt").kind(), ErrorKind::InvalidRequest);
-    let echo = TextRequest { echo: true, logprobs: Some(2), ..request("abc", 0) };
+    let echo = request("abc", 0).echo(true).logprobs(2);
     assert_eq!(host.generate(&echo).expect("echoes").text, "abc");
     host.park().expect("parks");
     assert!(host.generate(&request("hello", 1)).is_err());

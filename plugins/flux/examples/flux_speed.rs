@@ -42,7 +42,7 @@ fn main() -> Result<()> {
 
 fn load(folder: &Path) -> Result<Model> {
     let files = BTreeMap::from([("model".to_owned(), folder.to_owned())]);
-    let files = Files::of(&LoadRequest { files, ..LoadRequest::default() })?;
+    let files = Files::of(&LoadRequest::new("cpu", files))?;
     Parts::open(&files, Offload::AllResident.residency())?.load(LENGTH)
 }
 
@@ -94,7 +94,7 @@ fn memory(folder: &Path, offload: &str) -> Result<()> {
     for (width, height, partial_images) in [(256, 256, 0), (256, 256, 1), (512, 384, 0)] {
         let steps = Some(2);
         let prompt = format!("{PROMPT} {width} {partial_images}");
-        let request = ImageRequest { prompt, width, height, steps, partial_images, ..ImageRequest::default() };
+        let request = ImageRequest::new(prompt).width(width).height(height).steps(steps).partial_images(partial_images);
         let before = Counting::now();
         Counting::reset_peak();
         let answer = host.generate_image(&request)?;

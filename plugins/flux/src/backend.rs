@@ -136,7 +136,7 @@ mod tests {
     fn a_device_that_is_full_fails_the_request_and_serves_the_next() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/flux/dev");
         let files = [("model".to_owned(), folder)].into_iter().collect();
-        let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
+        let files = Files::of(&LoadRequest::new("cpu", files)).unwrap();
         let parts = Parts::open(&files, Offload::AllResident.residency()).unwrap();
         let held = Arc::new(());
         let small = Small { parts: parts.on_host().unwrap(), held: Arc::clone(&held) };

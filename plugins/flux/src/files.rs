@@ -88,7 +88,7 @@ mod tests {
 
     fn load(files: &[(&str, &Path)]) -> LoadRequest {
         let files = files.iter().map(|(role, path)| ((*role).to_owned(), path.to_path_buf())).collect();
-        LoadRequest { files, ..LoadRequest::default() }
+        LoadRequest::new("cpu", files)
     }
 
     #[test]

@@ -155,24 +155,20 @@ impl Memory {
     /// What is held under a policy, requests apart.
     pub fn usage(&self, policy: Offload) -> MemoryUsage {
         let device = self.weights(policy);
-        MemoryUsage { device, host: self.host.unwrap_or(device) }
+        MemoryUsage::new(device, self.host.unwrap_or(device))
     }
 
     /// What is held while it is parked.
     pub fn parked(&self) -> MemoryUsage {
-        MemoryUsage { device: self.context, host: 0 }
+        MemoryUsage::new(self.context, 0)
     }
 
     /// What the host is told: from the least to the most of what `offload` allows.
     pub fn plan(&self, offload: Offload) -> MemoryPlan {
         let (least, most) = offload.range();
-        MemoryPlan {
-            required: self.weights(least),
-            preferred: self.weights(most),
-            workspace_max: self.workspace,
-            // On a device, weights are copies.
-            mapped: if self.host.is_none() { self.resident(least) } else { 0 },
-        }
+        // On a device, weights are copies.
+        let mapped = if self.host.is_none() { self.resident(least) } else { 0 };
+        MemoryPlan::new(self.weights(least)).preferred(self.weights(most)).workspace_max(self.workspace).mapped(mapped)
     }
 }
 

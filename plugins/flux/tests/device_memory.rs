@@ -33,7 +33,7 @@ fn what_is_planned_is_what_is_taken() {
     const LENGTH: usize = 1024;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/flux/dev");
     let files = [("model".to_owned(), folder)].into_iter().collect();
-    let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
+    let files = Files::of(&LoadRequest::new("cpu", files)).unwrap();
     let parts = Parts::open(&files, Offload::AllResident.residency()).unwrap();
     let (device, dtype) = (Device::Cpu, Dtype::F32);
     let options = |offload| DeviceOptions { device: &device, dtype, offload, on_progress: &|_| Ok(()) };

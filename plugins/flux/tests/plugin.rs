@@ -74,7 +74,7 @@ fn small() -> Value {
 
 fn ask() -> ImageRequest {
     let prompt = "a fox in the snow".to_owned();
-    ImageRequest { prompt, width: 48, height: 32, steps: Some(3), seed: Some(5), ..ImageRequest::default() }
+    ImageRequest::new(prompt).width(48).height(32).steps(3).seed(5)
 }
 
 #[test]
@@ -101,15 +101,15 @@ fn a_seed_makes_the_same_image() {
     // Asked again after others, and by another instance.
     assert_eq!(host.generate_image(&ask()).unwrap().images, first.images);
 
-    let drawn = host.generate_image(&ImageRequest { seed: None, ..ask() }).unwrap();
-    let again = host.generate_image(&ImageRequest { seed: Some(drawn.finish.seed), ..ask() }).unwrap();
+    let drawn = host.generate_image(&ask().seed(None)).unwrap();
+    let again = host.generate_image(&ask().seed(drawn.finish.seed)).unwrap();
     assert_eq!(drawn.images, again.images);
 }
 
 #[test]
 fn previews_become_the_image() {
     let host = host(small(), &schnell());
-    let request = ImageRequest { steps: Some(6), partial_images: 2, ..ask() };
+    let request = ask().steps(6).partial_images(2);
     let answer = host.generate_image(&request).unwrap();
     let steps: Vec<_> = answer.images.iter().map(|image| (image.header.step, image.header.partial)).collect();
     assert_eq!(steps, [(2, true), (4, true), (6, false)]);
@@ -124,7 +124,7 @@ fn previews_become_the_image() {
 fn a_client_may_leave() {
     let host = host(small(), &schnell());
     host.stop_after(1);
-    let left = host.generate_image(&ImageRequest { partial_images: 2, ..ask() }).unwrap();
+    let left = host.generate_image(&ask().partial_images(2)).unwrap();
     assert_eq!((left.finish.reason, left.finish.steps), (FinishReason::Cancelled, 1));
     host.cancel();
     assert_eq!(host.generate_image(&ask()).unwrap().finish.steps, 0);
@@ -152,7 +152,7 @@ fn bad_requests_are_refused_clearly_and_odd_ones_have_a_result() {
     refused(|request| request.guidance = Some(1e9), "guidance is 1000000000");
 
     let made = |change: fn(&mut ImageRequest)| {
-        let mut request = ImageRequest { steps: Some(1), ..ask() };
+        let mut request = ask().steps(1);
         change(&mut request);
         assert_eq!(host.generate_image(&request).unwrap().finish.reason, FinishReason::Stop);
     };
@@ -221,7 +221,7 @@ fn an_image_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
         both(&json!({"max_pixels": 16384, "max_sequence_length": 32, "offload": "all_resident"}), &schnell())
     {
         let held = host.plan().unwrap().required;
-        let large = ImageRequest { width: 128, height: 128, ..ask() };
+        let large = ask().width(128).height(128);
         host.load().unwrap();
         let [cost, less] = [&large, &ask()].map(|request| host.image_cost(request).unwrap());
         assert!(less < cost);
@@ -238,7 +238,7 @@ fn an_image_that_does_not_fit_is_refused_and_a_smaller_one_is_made() {
 
 #[test]
 fn tensors_make_the_same_image_within_a_shade() {
-    let request = ImageRequest { steps: Some(6), partial_images: 2, ..ask() };
+    let request = ask().steps(6).partial_images(2);
     let [one, other] = both(&small(), &schnell()).map(|mut host| {
         host.load().unwrap();
         assert!(host.progress() > 0);
@@ -274,7 +274,7 @@ fn parked_it_holds_nothing_and_wakes_as_it_was() {
 fn devices_that_are_not_there_are_named() {
     let plan = |device: &str, options: Value| {
         let files = dev().into_iter().map(|(role, path)| (role.to_owned(), path)).collect();
-        let load = LoadRequest { files, device: device.to_owned(), ..LoadRequest::default() };
+        let load = LoadRequest::new(device, files);
         FluxPlugin::new(serde_json::from_value(options).unwrap()).unwrap().plan(&load)
     };
     let error = plan("tpu:0", small()).unwrap_err();
@@ -304,9 +304,9 @@ fn the_plan_holds_for_every_request() {
         host.load().unwrap();
         let most = host.plan().unwrap().workspace_max;
         let cost = |request: ImageRequest| host.image_cost(&request).unwrap();
-        let largest = ImageRequest { width: 64, height: 64, steps: Some(100), partial_images: 3, ..ask() };
+        let largest = ask().width(64).height(64).steps(100).partial_images(3);
         assert!(cost(ask()) < cost(largest.clone()) && cost(largest) <= most);
-        assert!(cost(ImageRequest { width: 256, height: 16, steps: Some(100), partial_images: 1, ..ask() }) <= most);
+        assert!(cost(ask().width(256).height(16).steps(100).partial_images(1)) <= most);
     }
 }
 

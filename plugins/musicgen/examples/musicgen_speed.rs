@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     let loaded = Counting::now();
     println!("weights: {} bytes, planned {}", loaded - empty, host.plan()?.required);
     for duration in [1.0, 5.0, 20.0, 40.0] {
-        let request = AudioRequest { prompt: PROMPT.to_owned(), duration, ..AudioRequest::default() };
+        let request = AudioRequest::new(PROMPT).duration(duration);
         Counting::reset_peak();
         let start = Instant::now();
         let answer = host.generate_audio(&request)?;

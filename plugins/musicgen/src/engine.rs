@@ -65,7 +65,7 @@ impl Engine for MusicGen {
     }
 
     fn usage(&self) -> MemoryUsage {
-        MemoryUsage { device: self.weights, host: self.weights }
+        MemoryUsage::new(self.weights, self.weights)
     }
 }
 
@@ -73,8 +73,7 @@ impl MusicGen {
     fn stream(&self, composition: Composition, output: &AudioOutput, ctx: &Context) -> Result<()> {
         let config = self.model.config();
         let channels = config.decoder.audio_channels;
-        output
-            .format(AudioFormat { sample_rate: config.audio_encoder.sampling_rate as u32, channels: channels as u16 });
+        output.format(AudioFormat::new(config.audio_encoder.sampling_rate as u32, channels as u16));
         let mut streams: Vec<_> =
             (0..channels).map(|_| StreamingDecoder::new(self.model.codec(), self.chunking.chunk)).collect();
         let mut pushed = 0;

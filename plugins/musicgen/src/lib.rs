@@ -123,7 +123,7 @@ impl Plugin for MusicGenPlugin {
         let config = Config::read(&files.config)?;
         let required = self.weight_bytes(&Weights::open(&files.weights)?.entries());
         let workspace_max = engine::max_bytes(&config, self.options.chunking(&config));
-        Ok(MemoryPlan { required, preferred: required, workspace_max, mapped: 0 })
+        Ok(MemoryPlan::new(required).workspace_max(workspace_max))
     }
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<MusicGen> {

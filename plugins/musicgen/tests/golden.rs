@@ -86,13 +86,10 @@ impl Golden {
     }
 
     fn request(&self, model: &Model) -> AudioRequest {
-        AudioRequest {
-            prompt: self.case.prompt.clone(),
-            duration: (self.case.frames as f64 / model.config().audio_encoder.frame_rate()) as f32,
-            guidance_scale: self.case.guidance_scale,
-            temperature: 0.0,
-            ..AudioRequest::default()
-        }
+        AudioRequest::new(self.case.prompt.clone())
+            .duration((self.case.frames as f64 / model.config().audio_encoder.frame_rate()) as f32)
+            .guidance_scale(self.case.guidance_scale)
+            .temperature(0.0)
     }
 }
 
@@ -229,7 +226,7 @@ fn a_longer_piece_streams_without_a_seam() {
         let mut host = MockHost::new::<MusicGenPlugin>(options, &[("model", golden.folder.clone())]).unwrap();
         host.load().unwrap();
         let duration = (wanted[0].len() as f64 / rate) as f32;
-        let answer = host.generate_audio(&AudioRequest { duration, ..golden.request(&model) }).unwrap();
+        let answer = host.generate_audio(&golden.request(&model).duration(duration)).unwrap();
         let channels = model.config().decoder.audio_channels;
         for channel in 0..channels {
             let books: Vec<_> = wanted.iter().skip(channel).step_by(channels).collect();
@@ -276,7 +273,7 @@ fn bad_requests_are_refused_clearly() {
     check(|r| r.prompt = "drums ".repeat(2000), "tokens");
     check(|r| r.temperature = -0.5, "temperature");
     check(|r| r.top_p = 0.0, "top_p");
-    assert!(host.audio_cost(&AudioRequest { duration: 1e6, ..good.clone() }).is_err());
+    assert!(host.audio_cost(&good.clone().duration(1e6)).is_err());
     assert_eq!(host.generate_audio(&good).unwrap().finish.reason, FinishReason::Stop);
 }
 
@@ -287,7 +284,7 @@ fn a_seed_makes_the_same_audio_and_a_client_may_leave() {
     let mut host =
         MockHost::new::<MusicGenPlugin>(serde_json::json!({"chunk_frames": 10}), &[("model", golden.folder)]).unwrap();
     host.load().unwrap();
-    let sampled = |seed| AudioRequest { temperature: 1.0, top_k: 20, seed: Some(seed), ..good.clone() };
+    let sampled = |seed: u64| good.clone().temperature(1.0).top_k(20).seed(seed);
     let first = host.generate_audio(&sampled(1)).unwrap();
     assert_eq!(first.samples, host.generate_audio(&sampled(1)).unwrap().samples);
     assert_ne!(first.samples, host.generate_audio(&sampled(2)).unwrap().samples);

@@ -110,8 +110,7 @@ fn what_is_taken_is_what_was_said() {
     near("weights", loaded - empty, plan.required);
 
     let mut longest = 0;
-    let request =
-        |duration, words| AudioRequest { prompt: "drums ".repeat(words), duration, ..AudioRequest::default() };
+    let request = |duration, words| AudioRequest::new("drums ".repeat(words)).duration(duration);
     let most_words = (1..).take_while(|words| host.audio_cost(&request(1.0, *words)).is_ok()).last().unwrap();
     for (duration, words) in [(1.0, 4), (3.2, 4), (3.2, most_words)] {
         let request = request(duration, words);

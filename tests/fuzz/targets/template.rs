@@ -49,8 +49,7 @@ fn runs_long(source: &str) -> bool {
 }
 
 fn plain() -> Vec<Message> {
-    let message =
-        |role: &str, content: &str| Message { role: role.into(), content: content.into(), ..Message::default() };
+    let message = Message::new;
     vec![
         message("system", "Be brief."),
         message("user", "a < b & \"c\" é\n"),

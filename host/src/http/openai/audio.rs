@@ -1,6 +1,6 @@
 //! `POST /v1/audio/generations`: music and other audio from a description; and `POST /v1/audio/speech`, which no model serves.
 
-use aihost_plugin_api::task::{AudioBlock, AudioRequest};
+use aihost_plugin_api::task::AudioBlock;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -90,7 +90,7 @@ impl AudioSubmitter<'_> {
     async fn submit(&self, number: u64) -> Submitted {
         let job = self.job;
         let seed = job.request.seed.map(|seed| seed.wrapping_add(number));
-        let task = Bytes::from(wire::json(&AudioRequest { seed, ..job.request.clone() }));
+        let task = Bytes::from(wire::json(&job.request.clone().seed(seed)));
         let delivery = match job.delivery {
             AudioDelivery::Files(_) => OutputMode::Gathered,
             AudioDelivery::Stream(_) => OutputMode::Streamed,
@@ -121,7 +121,7 @@ impl AudioSubmitter<'_> {
         loop {
             match answer.output.recv().await {
                 Some(Output::Bytes(payload)) => {
-                    let AudioBlock { header, samples } = block(&payload)?;
+                    let AudioBlock { header, samples, .. } = block(&payload)?;
                     (audio.sample_rate, audio.channels) = (header.sample_rate, header.channels);
                     if audio.samples.len() + samples.len() > MAX_SAMPLES {
                         let message = format!("the model made more than {MAX_SAMPLES} samples");

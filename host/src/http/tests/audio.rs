@@ -2,7 +2,7 @@
 
 use std::f32::consts::TAU;
 
-use aihost_plugin_api::task::{AudioBlock, AudioHeader};
+use aihost_plugin_api::task::{self, AudioBlock, AudioHeader};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
@@ -19,7 +19,7 @@ fn tone(seed: u64) -> Vec<f32> {
 }
 
 fn block(samples: &[f32], offset: u64) -> Output {
-    let header = AudioHeader { sample_rate: RATE, channels: 1, format: AudioHeader::F32LE.to_owned(), offset };
+    let header = AudioHeader::new(task::AudioFormat::new(RATE, 1), offset);
     Output::Bytes(AudioBlock::encode(&header, samples).unwrap().into())
 }
 
@@ -285,7 +285,7 @@ async fn other_kinds_are_sent_to_their_own_endpoint() {
 #[tokio::test]
 async fn nonsense_of_a_plugin_is_its_own_fault() {
     fn of_channels(channels: u16) -> Output {
-        let header = AudioHeader { sample_rate: RATE, channels, format: AudioHeader::F32LE.to_owned(), offset: 0 };
+        let header = AudioHeader::new(task::AudioFormat::new(RATE, channels), 0);
         Output::Bytes(AudioBlock::encode(&header, &[0.0; 3]).unwrap().into())
     }
     for script in [

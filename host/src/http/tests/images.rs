@@ -19,8 +19,7 @@ fn pixels(seed: u64) -> Vec<u8> {
 }
 
 fn header(index: u32, partial: bool, row: u32) -> ImageHeader {
-    let format = ImageHeader::RGB8.to_owned();
-    ImageHeader { width: WIDTH, height: HEIGHT, format, index, partial, step: 2, row }
+    ImageHeader::new(WIDTH, HEIGHT).index(index).partial(partial).step(2).row(row)
 }
 
 /// An image in two blocks.
@@ -369,7 +368,7 @@ async fn nonsense_of_a_plugin_is_its_own_fault() {
     for script in [
         (|_, _| Ok(vec![Output::Bytes(Bytes::from_static(b"??"))])) as Script,
         |_, _| Ok(vec![only(header(0, false, 1))]),
-        |_, _| Ok(vec![only(ImageHeader { width: WIDTH + 16, ..header(0, false, 0) })]),
+        |_, _| Ok(vec![only(header(0, false, 0).width(WIDTH + 16))]),
         |_, _| Ok(vec![Output::Done(Ok(Bytes::from_static(b"[]")))]),
         |_, _| Ok(vec![finished("stop", 1)]),
         |_, _| Ok(vec![blocks(0, false, 1)[0].clone(), finished("stop", 1)]),

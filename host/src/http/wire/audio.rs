@@ -122,17 +122,15 @@ fn request(fields: &Fields<'_>) -> Result<AudioRequest, ApiError> {
     }
     // -1 is how other endpoints' clients write "off".
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
-    Ok(AudioRequest {
-        prompt,
-        duration,
-        guidance_scale: fields.number("guidance_scale", 0.0..=MAX_GUIDANCE)?.unwrap_or(off.guidance_scale),
-        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature),
-        top_k: top_k.map_or(off.top_k, |k| u32::try_from(k).unwrap_or(0)),
-        // 0 means the likeliest token alone; the task's range is open at 0.
-        top_p: fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE)),
-        seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
-        blocks: Vec::new(),
-    })
+    // 0 means the likeliest token alone; the task's range is open at 0.
+    let top_p = fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE));
+    Ok(AudioRequest::new(prompt)
+        .duration(duration)
+        .guidance_scale(fields.number("guidance_scale", 0.0..=MAX_GUIDANCE)?.unwrap_or(off.guidance_scale))
+        .temperature(fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature))
+        .top_k(top_k.map_or(off.top_k, |k| u32::try_from(k).unwrap_or(0)))
+        .top_p(top_p)
+        .seed(fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned)))
 }
 
 fn delivery(fields: &Fields<'_>, pieces: u64) -> Result<AudioDelivery, ApiError> {

@@ -84,7 +84,7 @@ impl ImageJob {
     pub(in crate::http) fn image(&self, number: u64) -> ImageRequest {
         // It stays a seed that a request can name.
         let seed = self.request.seed.map(|seed| seed.wrapping_add(number) & i64::MAX.cast_unsigned());
-        ImageRequest { seed, ..ImageRequest::clone(&self.request) }
+        ImageRequest::clone(&self.request).seed(seed)
     }
 }
 
@@ -131,20 +131,19 @@ fn request(fields: &Fields<'_>, delivery: ImageDelivery) -> Result<ImageRequest,
     let guidance = ["guidance", "guidance_scale", "cfg_scale"];
     let partial_images = fields.integer("partial_images", 0..=MAX_PARTIALS)?.unwrap_or(0);
     let seed = fields.integer("seed", 0..=i64::MAX)?.map(i64::cast_unsigned);
-    Ok(ImageRequest {
-        prompt: terms::prompt(fields)?,
-        width,
-        height,
-        steps: steps.and_then(|steps| u32::try_from(steps).ok()),
-        guidance: first(guidance, |key| fields.number(key, 0.0..=MAX_GUIDANCE))?,
-        // Drawn here, so that an answer that is tried again, or asked for again, is the same.
-        seed: Some(seed.unwrap_or_else(|| rand::random::<u64>() >> (u64::BITS - SEED_BITS))),
-        partial_images: match delivery {
-            ImageDelivery::Stream => u32::try_from(partial_images).unwrap_or(0),
-            ImageDelivery::Files(_) => 0,
-        },
-        blocks: Vec::new(),
-    })
+    // Drawn here, so that an answer that is tried again, or asked for again, is the same.
+    let seed = seed.unwrap_or_else(|| rand::random::<u64>() >> (u64::BITS - SEED_BITS));
+    let partial_images = match delivery {
+        ImageDelivery::Stream => u32::try_from(partial_images).unwrap_or(0),
+        ImageDelivery::Files(_) => 0,
+    };
+    Ok(ImageRequest::new(terms::prompt(fields)?)
+        .width(width)
+        .height(height)
+        .steps(steps.and_then(|steps| u32::try_from(steps).ok()))
+        .guidance(first(guidance, |key| fields.number(key, 0.0..=MAX_GUIDANCE))?)
+        .seed(seed)
+        .partial_images(partial_images))
 }
 
 /// The value of the first of these names of one field.

@@ -76,9 +76,9 @@ impl TextJob {
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.n, choice % self.n);
-        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, blocks: _ } = &self.common;
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, .. } = &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
-        let sampling = &Sampling { seed, ..sampling.clone() };
+        let sampling = &sampling.clone().seed(seed);
         let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos };
         let input = &self.inputs[prompt];
         let mut task = Vec::with_capacity(input.len() + 512);
@@ -153,18 +153,15 @@ mod tests {
 
     #[test]
     fn a_task_reads_back_as_the_request_it_was_made_of() {
-        let input = TextInput::Tokens { tokens: vec![1, 2] };
-        let sampling = Sampling { seed: Some(7), logit_bias: BTreeMap::from([(5, 1.5)]), ..Sampling::default() };
-        let common = TextRequest {
-            input: input.clone(),
-            sampling,
-            stop: vec!["\"x\"".into()],
-            max_tokens: Some(3),
-            logprobs: Some(1),
-            echo: true,
-            ignore_eos: true,
-            blocks: Vec::new(),
-        };
+        let input = TextInput::tokens(vec![1, 2]);
+        let sampling = Sampling::default().seed(7).logit_bias(BTreeMap::from([(5, 1.5)]));
+        let common = TextRequest::new(input.clone())
+            .sampling(sampling)
+            .stop(vec!["\"x\"".into()])
+            .max_tokens(3)
+            .logprobs(1)
+            .echo(true)
+            .ignore_eos(true);
         let job = TextJob {
             model: None,
             inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
@@ -174,7 +171,9 @@ mod tests {
             class: Class::Interactive,
             keep_alive: None,
         };
-        let read: TextRequest = serde_json::from_slice(&job.task(3)).expect("a task");
-        assert_eq!(read, TextRequest { sampling: Sampling { seed: Some(8), ..common.sampling.clone() }, ..common });
+        let task: serde_json::Value = serde_json::from_slice(&job.task(3)).expect("a task");
+        let sampling = common.sampling.clone().seed(8);
+        // As JSON: a field of the request that the task forgets is missed, whatever its default.
+        assert_eq!(task, serde_json::to_value(common.sampling(sampling)).expect("JSON"));
     }
 }

@@ -47,17 +47,17 @@ impl Choice {
     /// Takes in an event.
     pub(in crate::http) fn add(&mut self, event: TextEvent) {
         match event {
-            TextEvent::Text { text, logprobs } => {
+            TextEvent::Text { text, logprobs, .. } => {
                 self.text.push_str(&text);
                 self.logprobs.extend(logprobs);
             }
-            TextEvent::Reasoning { text } => self.reasoning.push_str(&text),
-            TextEvent::ToolCall { index, id, name } => {
+            TextEvent::Reasoning { text, .. } => self.reasoning.push_str(&text),
+            TextEvent::ToolCall { index, id, name, .. } => {
                 let function = FunctionCall { name, arguments: String::new() };
                 self.places.entry(index).or_insert(self.calls.len());
                 self.calls.push(ToolCall { id, r#type: "function", function });
             }
-            TextEvent::ToolArguments { index, fragment } => {
+            TextEvent::ToolArguments { index, fragment, .. } => {
                 if let Some(call) = self.places.get(&index).and_then(|place| self.calls.get_mut(*place)) {
                     call.function.arguments.push_str(&fragment);
                 }
@@ -127,20 +127,20 @@ impl TextShape for ChatShape {
 
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
         match event {
-            TextEvent::Text { text, logprobs } if !text.is_empty() || !logprobs.is_empty() => {
+            TextEvent::Text { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
                 let logprobs = self.has_logprobs.then(|| ChatLogprobs::from(logprobs.as_slice()));
                 let delta = &Delta::Content { content: text };
                 self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs, finish_reason: None });
             }
-            TextEvent::Reasoning { text } if !text.is_empty() => {
+            TextEvent::Reasoning { text, .. } if !text.is_empty() => {
                 self.delta(out, index, &Delta::Reasoning { reasoning_content: text });
             }
-            TextEvent::ToolCall { index: at, id, name } => {
+            TextEvent::ToolCall { index: at, id, name, .. } => {
                 let function = FunctionDelta { name: Some(name), arguments: "" };
                 let call = ToolCallDelta { index: *at, id: Some(id), r#type: Some("function"), function };
                 self.delta(out, index, &Delta::Tools { tool_calls: [call] });
             }
-            TextEvent::ToolArguments { index: at, fragment } => {
+            TextEvent::ToolArguments { index: at, fragment, .. } => {
                 let function = FunctionDelta { name: None, arguments: fragment };
                 let call = ToolCallDelta { index: *at, id: None, r#type: None, function };
                 self.delta(out, index, &Delta::Tools { tool_calls: [call] });
@@ -222,7 +222,7 @@ impl TextShape for CompletionShape {
     fn open(&mut self, _out: &mut Vec<u8>, _index: usize) {}
 
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
-        if let TextEvent::Text { text, logprobs } = event
+        if let TextEvent::Text { text, logprobs, .. } = event
             && (!text.is_empty() || !logprobs.is_empty())
         {
             let logprobs = self.logprobs(index, logprobs);

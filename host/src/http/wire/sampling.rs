@@ -41,12 +41,10 @@ pub(super) fn job(
     inputs: Vec<String>,
     own: impl FnOnce(&mut TextRequest) -> Result<(), ApiError>,
 ) -> Result<TextJob, ApiError> {
-    let mut common = TextRequest {
-        sampling: sampling(fields)?,
-        stop: stop(fields)?,
-        ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
-        ..TextRequest::new(TextInput::Tokens { tokens: Vec::new() })
-    };
+    let mut common = TextRequest::new(TextInput::tokens(Vec::new()))
+        .sampling(sampling(fields)?)
+        .stop(stop(fields)?)
+        .ignore_eos(fields.flag("ignore_eos")?.unwrap_or(false));
     own(&mut common)?;
     check_response_format(fields)?;
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1);
@@ -79,18 +77,18 @@ fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
     };
     // -1 is how llama.cpp's and vLLM's clients write "off".
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
-    Ok(Sampling {
-        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature),
-        // 0 means the likeliest token alone; the task's range is open at 0.
-        top_p: fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE)),
-        top_k: top_k.and_then(|k| u32::try_from(k).ok()).unwrap_or(off.top_k),
-        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(off.min_p),
-        seed: fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned),
-        repetition_penalty: repetition.unwrap_or(off.repetition_penalty),
-        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(off.frequency_penalty),
-        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(off.presence_penalty),
-        logit_bias: logit_bias(fields)?,
-    })
+    // 0 means the likeliest token alone; the task's range is open at 0.
+    let top_p = fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE));
+    Ok(Sampling::default()
+        .temperature(fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature))
+        .top_p(top_p)
+        .top_k(top_k.and_then(|k| u32::try_from(k).ok()).unwrap_or(off.top_k))
+        .min_p(fields.number("min_p", 0.0..=1.0)?.unwrap_or(off.min_p))
+        .seed(fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned))
+        .repetition_penalty(repetition.unwrap_or(off.repetition_penalty))
+        .frequency_penalty(fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(off.frequency_penalty))
+        .presence_penalty(fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(off.presence_penalty))
+        .logit_bias(logit_bias(fields)?))
 }
 
 /// Keys that are no token id are left out: OpenAI's own tests send them.

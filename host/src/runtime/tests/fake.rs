@@ -310,7 +310,7 @@ impl World {
             self.die_soon(id);
         }
         let workspace_max = self.workspace;
-        let plan = MemoryPlan { required: NEED, preferred: NEED, workspace_max, ..MemoryPlan::default() };
+        let plan = MemoryPlan::new(NEED).workspace_max(workspace_max);
         Ok((Arc::new(FakeInstance { id, world: self }), plan))
     }
 

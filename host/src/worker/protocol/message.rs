@@ -334,7 +334,7 @@ mod tests {
         prop_oneof![
             any::<u32>().prop_map(|version| ToWorker::Hello(Hello { version })),
             (".*", any::<u64>(), 1u32..9).prop_map(|(text, granted, max_concurrency)| {
-                let load = LoadRequest { device: text.clone(), granted, threads: 2, ..LoadRequest::default() };
+                let load = LoadRequest::default().device(text.clone()).granted(granted).threads(2);
                 let options = serde_json::json!({ "a": text });
                 ToWorker::Start(Box::new(Start {
                     plugin: "x".into(),
@@ -360,9 +360,8 @@ mod tests {
 
     fn to_host() -> impl Strategy<Value = ToHost> {
         prop_oneof![
-            any::<(u64, u64)>().prop_map(|(required, mapped)| {
-                ToHost::Planned(MemoryPlan { required, mapped, ..MemoryPlan::default() })
-            }),
+            any::<(u64, u64)>()
+                .prop_map(|(required, mapped)| ToHost::Planned(MemoryPlan::new(required).mapped(mapped))),
             any::<(u64, u64, u64)>().prop_map(|(r, done, total)| ToHost::Progress(r, Loading { done, total })),
             any::<u64>().prop_map(ToHost::Stepped),
             (any::<u64>(), bytes()).prop_map(|(r, b)| ToHost::Events(r, b)),

@@ -170,7 +170,7 @@ impl Larger {
 
     fn load(&self, here: &Here) -> Result<Model, Error> {
         let files = [("model".to_owned(), self.0.0.clone())].into_iter().collect();
-        let files = Files::of(&LoadRequest { files, ..LoadRequest::default() })?;
+        let files = Files::of(&LoadRequest::new("cpu", files))?;
         let parts = Parts::open(&files, Offload::AllResident.residency())?;
         let options = DeviceOptions {
             device: &here.device,

@@ -30,7 +30,7 @@ pub(crate) fn run(here: &Here) {
     say("random weights written", &value, Verdict::Figure);
 
     let files = [("model".to_owned(), scratch.0.clone())].into_iter().collect();
-    let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
+    let files = Files::of(&LoadRequest::new("cpu", files)).unwrap();
     let parts = Parts::open(&files, Offload::AllResident.residency()).unwrap();
     let options = DeviceOptions {
         device: &here.device,

@@ -42,7 +42,7 @@ impl Golden {
 
     pub(crate) fn parts(&self, offload: Offload) -> Parts {
         let files = self.case.files.iter().map(|(role, path)| (role.clone(), self.folder.join(path))).collect();
-        let files = Files::of(&LoadRequest { files, ..LoadRequest::default() }).unwrap();
+        let files = Files::of(&LoadRequest::new("cpu", files)).unwrap();
         Parts::open(&files, offload.residency()).unwrap()
     }
 

@@ -71,7 +71,7 @@ impl Plugin for Echo {
     }
 
     fn plan(&self, _load: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan { required: self.0.memory, preferred: self.0.memory, ..MemoryPlan::default() })
+        Ok(MemoryPlan::new(self.0.memory))
     }
 
     fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
@@ -88,7 +88,7 @@ impl Engine for Loaded {
         if self.weights().is_none() {
             return Err(Error::internal("the model is parked"));
         }
-        let text = self.options.preface.clone() + &last_message(request.input);
+        let text = self.options.preface.clone() + &last_message(request.input)?;
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         output.prompt(words.len() as u32, 0);
         let wanted = self.options.tokens.unwrap_or(words.len() as u32);
@@ -105,12 +105,12 @@ impl Engine for Loaded {
     }
 
     fn cost(&self, request: &TextRequest) -> Result<u64> {
-        Ok(self.options.cost_per_byte * last_message(request.input.clone()).len() as u64)
+        Ok(self.options.cost_per_byte * last_message(request.input.clone())?.len() as u64)
     }
 
     fn usage(&self) -> MemoryUsage {
         let held = if self.weights().is_some() { self.options.memory } else { self.options.keeps };
-        MemoryUsage { device: held, host: held }
+        MemoryUsage::new(held, held)
     }
 
     fn park(&self) -> Result<()> {
@@ -163,14 +163,15 @@ fn pass(gate: Option<&Path>, check: impl Fn() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-fn last_message(input: TextInput) -> String {
-    match input {
+fn last_message(input: TextInput) -> Result<String> {
+    Ok(match input {
         TextInput::Chat { messages, .. } => {
             messages.into_iter().rev().find(|message| message.role == "user").map_or_else(String::new, |m| m.content)
         }
-        TextInput::Prompt { text } => text,
-        TextInput::Tokens { tokens } => tokens.iter().map(|token| format!("<{token}> ")).collect(),
-    }
+        TextInput::Prompt { text, .. } => text,
+        TextInput::Tokens { tokens, .. } => tokens.iter().map(|token| format!("<{token}> ")).collect(),
+        newer => return Err(newer.unsupported()),
+    })
 }
 
 aihost_plugin_api::export_plugin! {

@@ -231,7 +231,7 @@ impl Plugin for Faulty {
         }
         let required = self.0.plan.unwrap_or(DEFAULT_PLAN);
         let mapped = if self.0.due(Fault::LieOfMapped) { self.0.bytes } else { 0 };
-        Ok(MemoryPlan { required, preferred: required, mapped, ..MemoryPlan::default() })
+        Ok(MemoryPlan::new(required).mapped(mapped))
     }
 
     fn load(&self, _load: &LoadRequest, _ctx: &LoadContext) -> Result<Loaded> {

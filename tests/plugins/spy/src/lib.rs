@@ -47,11 +47,11 @@ impl Engine for Spy {
 
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         let text = match request.input {
-            TextInput::Prompt { text } => text,
+            TextInput::Prompt { text, .. } => text,
             TextInput::Chat { messages, .. } => {
                 messages.into_iter().next_back().map(|last| last.content).unwrap_or_default()
             }
-            TextInput::Tokens { .. } => return Err(Error::invalid_request("say VERB ARGUMENT")),
+            _ => return Err(Error::invalid_request("say VERB ARGUMENT")),
         };
         let (verb, argument) = text.split_once(' ').unwrap_or((&text, ""));
         let found = if verb == "request" { Ok(format!("{:?}", ctx.request())) } else { attempt(verb, argument) };
