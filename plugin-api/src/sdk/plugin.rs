@@ -187,8 +187,8 @@ impl Task for Audio {
     type Finish = ();
     type Summary = AudioFinish;
 
-    fn output(_request: &AudioRequest, outlet: Outlet) -> AudioOutput {
-        AudioOutput::new(outlet)
+    fn output(request: &AudioRequest, outlet: Outlet) -> AudioOutput {
+        AudioOutput::new(request, outlet)
     }
 
     fn finish(output: &AudioOutput, result: Result<()>) -> Result<AudioFinish> {
