@@ -219,6 +219,7 @@ impl Loop {
             workspace: self.workspace(id, &job.model),
             meter: self.observer.meter(request, job.access.clone()),
         };
+        job.access.begins();
         self.requests.lease(request, job, id, self.clock.now());
         if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(Box::new(lease))) {
             self.post(lease.unused());

@@ -290,7 +290,7 @@ async fn clients_are_not_shown_where_things_lie_and_operators_are() {
         while let Some(command) = received.recv().await {
             let failure = Failure::new(FailureKind::NotUsable, said);
             match command {
-                Command::Load(_, _, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+                Command::Load(_, _, reply) | Command::Unload(_, _, _, reply) | Command::Park(_, _, reply) => {
                     let _ = reply.send(Err(failure));
                 }
                 Command::Explain(_, reply) => _ = reply.send(Err(failure)),

@@ -49,6 +49,10 @@ pub enum Fault {
     PanicInGenerate,
     /// Dropping the loaded model panics.
     PanicInDrop,
+    /// Dropping the loaded model never ends.
+    HangDrop,
+    /// Dropping the loaded model aborts the process.
+    AbortInDrop,
     /// `generate` aborts the process.
     Abort,
     /// `generate` touches memory that is not there.
@@ -373,6 +377,12 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         assert!(!self.0.due(Fault::PanicInDrop), "a panic in drop, as asked");
+        if self.0.due(Fault::HangDrop) {
+            hang();
+        }
+        if self.0.due(Fault::AbortInDrop) {
+            std::process::abort();
+        }
     }
 }
 
