@@ -445,9 +445,8 @@ impl ToldError {
 fn hint_for(code: &str) -> Option<&'static str> {
     match code {
         "model_not_found" => Some("`aihost models list` shows what there is"),
-        "worker_died" | "request_suspected" | "timed_out" | "model_not_usable" => {
-            Some("`aihost logs MODEL` shows its last lines")
-        }
+        "model_not_usable" | "model_not_pulled" | "insufficient_vram" => Some("`aihost why MODEL` says what is wrong"),
+        "worker_died" | "request_suspected" | "timed_out" => Some("`aihost logs MODEL` shows its last lines"),
         _ => None,
     }
 }

@@ -111,8 +111,10 @@ pub struct ModelStatus {
     pub idle_ms: Option<u64>,
     /// The worker's process.
     pub pid: Option<u32>,
-    /// Why the last load failed.
+    /// Why the last load failed, or its entry is not what is in force.
     pub error: Option<String>,
+    /// Why it cannot be had, as clients read it.
+    pub client_error: Option<String>,
     /// Other names that clients may use.
     pub aliases: Vec<String>,
 }

@@ -9,18 +9,19 @@ use tokio::sync::oneshot;
 
 use super::api::OutputMode;
 use super::clocks::{LeaseTerms, OutputLimits};
+use super::files::locate_for;
 use super::internal::{Internal, Stepped, post};
 use super::relay::{Decision, Lease};
 use super::requests::Pending;
 use super::run::{Loop, send};
 use crate::config::{ModelConfig, Refusal};
+use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::plugin::PluginFile;
 use crate::scheduler::Effect;
-use crate::store::{Digests, Verification};
+use crate::store::Verification;
 use crate::worker::awake::timeout;
 use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec, Task};
-use crate::{device, store};
 
 /// From spawn to plan.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -105,7 +106,7 @@ impl Loop {
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
         let load = LoadRequest {
-            files: store::locate(model, &Digests::of(&self.config.paths.state))?,
+            files: locate_for(&plugin, model, &self.config.paths.state)?,
             device: device.to_string(),
             threads: device::cpu_threads(),
             granted: 0,

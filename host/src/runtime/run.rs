@@ -189,7 +189,7 @@ impl Loop {
             Command::Park(model, access, reply) => {
                 self.depart(&model, Event::Park(model.clone()), Departing::to(Goal::Parked, access, reply));
             }
-            Command::Explain(model, reply) => send(reply, self.explain(&model)),
+            Command::Explain(model, reply) => self.tell_plan(&model, reply),
             Command::Ping(reply) => send(reply, ()),
             Command::Status(model, reply) => {
                 send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
@@ -430,7 +430,7 @@ impl Loop {
 fn wrong_kind(config: &Config, job: &Job) -> Option<Failure> {
     let entry = config.models.get(&job.model).filter(|entry| entry.kind != job.kind)?;
     let message = format!(
-        "`{}` serves {} by now, since models.yaml was changed: this request was made for one that serves {}",
+        "`{}` serves {} by now: this request was made for one that serves {}",
         job.model,
         entry.kind.name(),
         job.kind.name()

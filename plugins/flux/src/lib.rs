@@ -40,7 +40,7 @@ aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
     devices: ["cpu"],
-    formats: ["safetensors", "gguf"],
+    formats: ["safetensors", "gguf", "folder"],
     parks: true,
 }
 
@@ -49,7 +49,7 @@ aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
     devices: ["cpu", "cuda"],
-    formats: ["safetensors", "gguf"],
+    formats: ["safetensors", "gguf", "folder"],
     parks: true,
 }
 

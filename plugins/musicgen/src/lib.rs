@@ -30,7 +30,7 @@ aihost_plugin_api::export_plugin! {
     plugin: MusicGenPlugin,
     id: "musicgen",
     devices: ["cpu"],
-    formats: ["safetensors", "bin"],
+    formats: ["safetensors", "bin", "folder"],
 }
 
 /// The entry's `options:`.

@@ -231,6 +231,7 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         idle_ms: None,
         pid: None,
         error: None,
+        client_error: None,
         aliases: Vec::new(),
     }
 }

@@ -72,7 +72,8 @@ impl InstanceHandle for WorkerInstance {
     }
 
     fn cost(&self, task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
-        self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes)
+        let cost = self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes);
+        Box::pin(async move { cost.await.map_err(failure::of_request) })
     }
 
     fn generate(
@@ -166,6 +167,12 @@ impl WorkerInstance {
 impl Supervised {
     pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock()
+    }
+
+    /// What is told to whoever waits for a worker that ended for this reason. One that was asked to go owes nobody a reason.
+    pub(super) fn exit_failure(&self, reason: &ExitReason) -> Failure {
+        let reason = if self.process.is_asked() { &ExitReason::Asked } else { reason };
+        failure::of_exit(&self.model, reason)
     }
 
     pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {

@@ -102,7 +102,13 @@ impl Process {
 
     /// From now on it is to end, in good order.
     pub(super) fn expect_exit(&self) {
-        self.lock().is_asked = true;
+        let mut state = self.lock();
+        state.is_asked |= state.verdict.is_none();
+    }
+
+    /// Whether it was asked to end before anything else ended it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.lock().is_asked
     }
 
     /// Resolves when it is gone, with the reason.
