@@ -2,6 +2,7 @@
 //! answers like a model that says `word ` until it is told to stop.
 
 mod card;
+mod describing;
 mod memory;
 mod noise;
 
@@ -171,6 +172,7 @@ const COST: StepFaults =
 /// The entry's `options:`.
 #[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(transform = describing::misbehave)]
 pub struct Options {
     /// What goes wrong.
     fault: Fault,
