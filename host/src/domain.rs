@@ -306,8 +306,10 @@ named! {
 pub struct Failure {
     /// What it is, for programs to decide by.
     pub kind: FailureKind,
-    /// What it is, for people to read.
+    /// What it is, for people to read: all of it, with what whoever runs the host can do.
     pub message: String,
+    /// What clients read instead, if that is another text.
+    pub for_clients: Option<Box<str>>,
     /// What a client's program can act on, if a plugin said any of it.
     pub details: Option<Box<FailureDetails>>,
 }
@@ -323,10 +325,33 @@ pub struct FailureDetails {
     pub retry_after_ms: Option<u64>,
 }
 
+/// What clients read of a model that its operator must mend.
+const CANNOT_BE_LOADED: &str =
+    "the model cannot be loaded as it is set up; ask whoever runs this host, whose log says why";
+/// What clients read of a model whose files are not there.
+const NOT_HERE_YET: &str =
+    "the model's files are not on this host as they should be; ask whoever runs it to fetch them";
+
 impl Failure {
     /// A failure of this kind.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), details: None }
+        Self { kind, message: message.into(), for_clients: None, details: None }
+    }
+
+    /// The same, of which clients read this.
+    #[must_use]
+    pub fn for_clients(self, text: impl Into<Box<str>>) -> Self {
+        Self { for_clients: Some(text.into()), ..self }
+    }
+
+    /// What a client reads of it: nothing that only whoever runs the host could do.
+    pub fn client_message(&self) -> &str {
+        match (&self.for_clients, self.kind) {
+            (Some(text), _) => text,
+            (None, FailureKind::NotUsable) => CANNOT_BE_LOADED,
+            (None, FailureKind::NotPulled) => NOT_HERE_YET,
+            (None, _) => &self.message,
+        }
     }
 
     /// The field that is to blame, if a plugin named one.

@@ -63,6 +63,47 @@ async fn what_takes_long_is_waited_for_as_long_as_the_server_is_there() {
     assert_eq!(server.status("slow", "loads").await, json!(1));
 }
 
+/// A server that answers each path with this, and any other as a host that has no such route.
+fn older(answers: &'static [(&'static str, &'static str)]) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            std::thread::spawn(move || -> std::io::Result<()> {
+                let mut connection = connection?;
+                let mut request = [0; 4096];
+                let read = connection.read(&mut request)?;
+                let found =
+                    answers.iter().find(|(path, _)| request[..read].starts_with(format!("GET {path} ").as_bytes()));
+                let unknown = "{\"error\": {\"message\": \"there is no such endpoint\", \"code\": \"unknown_url\"}}";
+                let (status, body) = found.map_or(("404 Not Found", unknown), |(_, body)| ("200 OK", *body));
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nx-request-id: r\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                );
+                connection.write_all(head.as_bytes())?;
+                connection.write_all(body.as_bytes())
+            });
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn an_older_server_tells_of_its_models_and_not_of_its_devices() {
+    let url = older(&[("/admin/status", "[{\"id\": \"a\", \"plugin\": \"p\", \"state\": \"hot\"}]")]);
+    let ask = |more: &str| run(format!("ps --url {url}{more}").split(' ').map(str::to_owned).collect());
+    let (code, stdout, stderr) = ask("").await;
+    assert!(code == 0 && stdout.contains("hot"), "{stdout}{stderr}");
+    assert!(
+        stderr.contains("older version, which does not tell of its devices") && !stdout.contains("BUDGET"),
+        "{stderr}"
+    );
+    let (code, stdout, stderr) = ask(" --json").await;
+    let told: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!((code, &told["devices"], &told["models"][0]["id"]), (0, &json!(null), &json!("a")), "{stderr}");
+}
+
 /// A server that answers whatever it is asked with this head, and then with this text for ever. It lives, as it says.
 fn endless(head: &'static str, text: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -19,8 +19,9 @@ async fn check(options: &str, status: u16, words: &[&str]) {
     let (got, body) = server.chat("bad", "x y z").await;
     assert_eq!(got, status, "{options}: {body}");
     let message = body["error"]["message"].as_str().unwrap_or_default();
+    let told = format!("{message} {}", server.status("bad", "error").await);
     for word in words {
-        assert!(message.contains(word), "{options}: `{word}` is not in: {message}");
+        assert!(told.contains(word), "{options}: `{word}` is not in: {told}");
     }
     for key in ["message", "type", "param", "code"] {
         assert!(body["error"].get(key).is_some(), "{options}: no `{key}` in {body}");

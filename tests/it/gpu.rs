@@ -73,8 +73,8 @@ async fn what_other_programs_hold_is_not_to_be_had() {
     let models = format!("models:\n{}", echo("a", &format!("{{memory: {}}}", 50 * GIB)));
     let server = cards.server(&models, None);
     let (status, body) = server.chat("a", "hi").await;
-    let message = body["error"]["message"].as_str().unwrap_or_default();
     assert_eq!(status, 503, "{body}");
+    let message = server.status("a", "error").await.to_string();
     assert!(message.contains("needs 50.0 GiB on cuda:0, where only 20.0 GiB"), "{message}");
     cards.set(&[[80 * GIB, 79 * GIB]]);
     eventually(async || match server.chat("a", "hi").await {
@@ -142,7 +142,7 @@ async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
     let models = format!("models:\n{}", echo("a", &format!("{{memory: {}}}", 30 * GIB)));
     let server = cards.server(&models, Some("1"));
     let (status, body) = server.chat("a", "hi").await;
-    let message = body["error"]["message"].as_str().unwrap_or_default();
+    let message = server.status("a", "error").await.to_string();
     assert!(status != 200 && message.contains("needs 30.0 GiB on cuda:0"), "the small one is all there is: {body}");
 
     // A list that names cards means the visible ones as well.
@@ -153,9 +153,9 @@ async fn a_hidden_card_is_not_there_and_a_named_one_must_be() {
 
     let faulty = "  c:\n    type: text\n    plugin: aihost/faulty\n    devices: [cuda:0]\n";
     let server = cards.server(&format!("models:\n{faulty}"), None);
-    let (_, body) = server.chat("c", "hi").await;
-    let message = body["error"]["message"].as_str().unwrap_or_default();
-    assert!(message.contains("runs on cpu, not on cuda:0"), "{body}");
+    assert_eq!(server.chat("c", "hi").await.0, 500);
+    let message = server.status("c", "error").await.to_string();
+    assert!(message.contains("runs on cpu, not on cuda:0"), "{message}");
 }
 
 /// Two models that park once the gate is open, on a card with room for one: 1200 MiB each, of which so many stay.
@@ -254,7 +254,8 @@ async fn a_plugin_whose_libraries_are_not_here_is_listed_with_what_is_missing_an
 
     let server = Server::serving(folder);
     let (status, body) = server.chat("b", "x").await;
-    assert!(status == 500 && body.to_string().contains(wanted), "{status}: {body}");
+    assert_eq!((status, &body["error"]["code"]), (500, &json!("model_not_usable")), "{body}");
+    assert!(server.why("b").await.contains(wanted));
     assert_eq!(server.chat("a", "x").await.0, 200);
 }
 

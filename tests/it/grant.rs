@@ -174,7 +174,8 @@ async fn a_model_that_hoards_in_its_load_is_quarantined_as_one_that_crashes() {
         assert!(status >= 500 && body.to_string().contains("it held"), "{status} {body}");
     }
     let (status, body) = server.chat("bad", "x").await;
-    assert!(status == 500 && body.to_string().contains("quarantined"), "{status} {body}");
+    assert_eq!((status, &body["error"]["code"]), (500, &json!("model_not_usable")), "{body}");
+    assert!(server.why("bad").await.contains("quarantined"));
 }
 
 #[tokio::test]

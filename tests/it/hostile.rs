@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aihost_tests::server::{Server, Setup, aihost, client};
+use aihost_tests::server::{Server, Setup, aihost, client, prepare};
 use aihost_tests::{eventually, wait_for};
 use serde_json::{Value, json};
 
@@ -180,7 +180,10 @@ async fn no_field_of_any_request_costs_more_than_its_bytes() {
                 let grown = memory(&server, "VmHWM").saturating_sub(before);
                 assert!(grown <= BODY_FACTOR * length + EXTRA_BYTES, "{path} {field}, {what}: {grown} for {length}");
                 assert!(took <= CPU_LIMIT, "{path} {field}, {what}: {took:?}");
-                assert!(status < 500 || text.contains("plugin"), "{path} {field}, {what}: {status} {text:.300}");
+                assert!(
+                    status < 500 || text.contains("model_not_usable"),
+                    "{path} {field}, {what}: {status} {text:.300}"
+                );
                 assert!(status == 200 || text.len() < 1024, "{path} {field}, {what}: {} bytes of error", text.len());
                 let factor = grown.saturating_sub(EXTRA_BYTES) as f64 / length as f64;
                 if factor > worst.0 {
@@ -333,4 +336,52 @@ async fn bodies_that_do_not_end_are_bounded_together() {
     assert_eq!(server.chat("a", "hi").await.0, 200, "a short request is kept out");
     let grown = memory(&server, "VmRSS").saturating_sub(before);
     assert!(grown <= (16 << 20) + KEPT_BYTES, "{grown}");
+}
+
+/// A folder whose `faulty` describes itself in this way, and its models.yaml: one entry of it, one of `echo` that is wrong.
+fn described(fault: &str) -> (tempfile::TempDir, String) {
+    let yaml = "models:\n  bad: {type: text, plugin: aihost/faulty, options: {colour: red}}\n  typo: {type: text, plugin: aihost/echo, options: {tokns: 1}}\n";
+    let (folder, config) = prepare(&Setup { yaml: yaml.into(), plugins: vec!["echo", "faulty"], ..Setup::default() });
+    let path = folder.path().join("plugins/faulty.so");
+    let mut file = std::fs::read(&path).expect("the plugin");
+    let mark = b"describe:nothing................";
+    let at = file.windows(mark.len()).position(|bytes| bytes == mark).expect("the fault's name");
+    let name = format!("describe:{fault}");
+    file[at..at + mark.len()].fill(b'.');
+    file[at..at + name.len()].copy_from_slice(name.as_bytes());
+    std::fs::write(&path, file).expect("another plugin");
+    (folder, config.display().to_string())
+}
+
+#[test]
+fn a_plugin_that_cannot_say_what_it_takes_is_one_sentence_and_the_rest_is_checked() {
+    for (fault, told) in [
+        ("panic", "its code panicked"),
+        ("abort", "signal 6"),
+        ("exit", "code 0"),
+        ("hang", "within 10 s"),
+        ("garble", "of at most"),
+        ("endless", "of at most"),
+    ] {
+        let (_folder, config) = described(fault);
+        let (code, stdout, stderr) = aihost(&["check", "--json", "--config", &config], &[]);
+        assert_eq!(code, 3, "{fault}: {stderr}");
+        let report: Value = serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("{fault}: {e}: {stdout}"));
+        let silent: Vec<&str> = report["warnings"]
+            .as_array()
+            .expect("warnings")
+            .iter()
+            .filter_map(Value::as_str)
+            .filter(|warning| warning.contains("aihost/faulty"))
+            .collect();
+        assert!(silent.len() == 1 && silent[0].contains(told) && silent[0].len() < 450, "{fault}: {silent:?}");
+        assert!(stderr.contains("models.typo.options.tokns") && !stderr.contains("colour"), "{fault}: {stderr}");
+    }
+    // What is printed is nobody's business, and what goes in circles ends.
+    for fault in ["flood", "circle", "nothing"] {
+        let (_folder, config) = described(fault);
+        let (code, stdout, stderr) = aihost(&["check", "--json", "--config", &config], &[]);
+        assert_eq!(code, 3, "{fault}: {stdout}{stderr}");
+        assert!(stderr.contains("models.bad.options.colour: is not an option"), "{fault}: {stderr}");
+    }
 }

@@ -44,6 +44,29 @@ async fn http_bodies() {
 }
 
 #[tokio::test]
+async fn a_folder_is_no_file_for_a_plugin_that_reads_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().display();
+    let entry = |name, plugin| format!("  {name}: {{type: text, plugin: {plugin}, source: {{path: {path}}}}}\n");
+    let yaml = format!("models:\n{}{}", entry("a", "candle-llm"), entry("b", "aihost/echo"));
+    let setup = Setup { yaml, plugins: vec!["echo", "candle_llm"], ..Setup::default() };
+    let (_keep, config) = prepare(&setup);
+    let (code, stdout, stderr) = aihost(&["check", "--json", "--config", &config.display().to_string()], &[]);
+    let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        (code, &report["models"][0]["files"], &report["models"][1]["files"]),
+        (1, &json!("not usable"), &json!("present")),
+        "{stderr}"
+    );
+    let problem = report["models"][0]["problems"][0].as_str().unwrap_or_default().to_owned();
+    assert!(problem.contains(&format!("{path} is a folder, not a file")), "{problem}");
+    let server = Server::start(&setup);
+    assert!(server.why("a").await.contains("is a folder, not a file"));
+    assert_eq!((server.chat("a", "x").await.0, server.chat("b", "x").await.0), (500, 200));
+    assert!(server.status("a", "error").await.to_string().contains("is a folder, not a file"));
+}
+
+#[tokio::test]
 async fn what_is_missing_is_named_with_the_command_that_helps() {
     let yaml = format!(
         "{ECHO}  unpulled:\n    type: text\n    plugin: candle-llm\n    source: {{url: \"http://127.0.0.1:9/x.gguf\"}}\n  orphan:\n    type: text\n    plugin: acme/none\n"
@@ -51,10 +74,12 @@ async fn what_is_missing_is_named_with_the_command_that_helps() {
     let server = Server::start(&Setup { yaml, plugins: vec!["echo", "candle_llm"], ..Setup::default() });
     let (status, body) = server.chat("unpulled", "x").await;
     assert_eq!(status, 503, "{body}");
-    assert!(body["error"]["message"].as_str().is_some_and(|m| m.contains("aihost models pull unpulled")), "{body}");
+    assert_eq!(body["error"]["code"], "model_not_pulled");
+    assert!(server.why("unpulled").await.contains("aihost models pull unpulled"));
     let (status, body) = server.chat("orphan", "x").await;
     assert_eq!(status, 500, "{body}");
-    assert!(body["error"]["message"].as_str().is_some_and(|m| m.contains("acme/none")), "{body}");
+    assert_eq!(body["error"]["code"], "model_not_usable");
+    assert!(server.why("orphan").await.contains("acme/none"));
     assert_eq!(server.chat("a", "x").await.0, 200);
 }
 
@@ -82,7 +107,7 @@ async fn damaged_weights() {
     for name in ["truncated", "header", "garbage", "twisted"] {
         let (status, body) = server.chat(name, "x").await;
         assert_eq!(status, 500, "{name}: {body}");
-        let message = body["error"]["message"].as_str().unwrap_or_default();
+        let message = server.status(name, "error").await.to_string();
         assert!(
             message.contains(".gguf") && !message.contains("panic") && !message.contains("crash"),
             "{name}: {message}"

@@ -46,7 +46,7 @@ async fn weights_with_another_digest_are_refused_with_both_and_hashed_once() {
     let wrong = sha256(&file);
     let server = Server::start(&Setup { yaml: with_weights(&file, &right), plugins: vec!["echo"], ..Setup::default() });
     let (status, body) = server.chat("a", "hi").await;
-    let message = body["error"]["message"].as_str().unwrap_or_default();
+    let message = server.status("a", "error").await.to_string();
     assert!(status == 500 && message.contains(&right) && message.contains(&wrong), "{status} {body}");
     server.logged("verifying").await;
 
@@ -105,7 +105,7 @@ async fn weights_that_others_may_change_are_refused_with_what_mends_it() {
         // Clients are not told where it lies.
         let (status, body) = server.chat("a", "hi").await;
         let said = body["error"]["message"].as_str().unwrap_or_default();
-        assert!(status == 500 && said.contains("chmod go-w") && !said.contains(&*path.to_string_lossy()), "{body}");
+        assert!(status == 500 && !said.contains("chmod") && !said.contains(&*path.to_string_lossy()), "{body}");
         let (status, body) = server.post("/models/load", &json!({"model": "a"})).await;
         let mend = format!("chmod go-w {}", path.display());
         assert!(status == 500 && body["error"]["message"].as_str().is_some_and(|m| m.contains(&mend)), "{body}");

@@ -35,7 +35,7 @@ async fn a_full_disk_at_the_first_start_is_named_and_the_host_stays_up() {
     for _ in 0..2 {
         let (status, body) = server.chat("a", "hi").await;
         assert_eq!(status, 500, "{body}");
-        let message = body["error"]["message"].as_str().unwrap_or_default();
+        let message = server.status("a", "error").await.to_string();
         assert!(message.contains("echo.so") && message.contains("aside"), "{message}");
     }
     assert_eq!(server.get("/v1/models").await.0, 200);

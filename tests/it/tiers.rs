@@ -81,7 +81,7 @@ async fn memory_that_does_not_come_back_ends_the_worker() {
     assert!(!alive(pid));
     // It serves on, from a fresh worker, and is not parked again.
     assert_eq!(server.chat("a", "hi").await.0, 200);
-    assert_eq!(server.post("/models/park", &json!({"model": "a"})).await.0, 500);
+    assert_eq!(server.post("/models/park", &json!({"model": "a"})).await.0, 400);
     assert_eq!(server.status("a", "state").await, "hot");
 }
 

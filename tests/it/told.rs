@@ -103,6 +103,127 @@ async fn each_fault_is_one_line_with_model_cause_and_the_clients_id() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What is done with a model that serves well, and how that goes wrong.
+struct Step {
+    fault: &'static str,
+    /// What the client with an id of its own does, in the end.
+    then: Then,
+    status: u16,
+    cause: &'static str,
+}
+
+enum Then {
+    /// It parks the model.
+    Park,
+    /// It asks for another model, for which this one parks.
+    Swap,
+    /// It asks for the model, which is parked.
+    Wake,
+    /// It unloads the model.
+    Unload,
+}
+
+const STEPS: [Step; 12] = [
+    Step { fault: "park_error", then: Then::Park, status: 500, cause: "an error of a step" },
+    Step { fault: "panic_in_park", then: Then::Park, status: 500, cause: "a panic in a step" },
+    Step { fault: "abort_in_park", then: Then::Park, status: 500, cause: "SIGABRT" },
+    Step { fault: "park_error", then: Then::Swap, status: 200, cause: "an error of a step" },
+    Step { fault: "panic_in_park", then: Then::Swap, status: 200, cause: "a panic in a step" },
+    Step { fault: "abort_in_park", then: Then::Swap, status: 200, cause: "SIGABRT" },
+    Step { fault: "unpark_error", then: Then::Wake, status: 200, cause: "an error of a step" },
+    Step { fault: "panic_in_unpark", then: Then::Wake, status: 200, cause: "a panic in a step" },
+    Step { fault: "abort_in_unpark", then: Then::Wake, status: 200, cause: "SIGABRT" },
+    Step { fault: "panic_in_drop", then: Then::Unload, status: 200, cause: "a panic in drop" },
+    Step { fault: "abort_in_drop", then: Then::Unload, status: 200, cause: "SIGABRT" },
+    Step { fault: "hoard_slowly, bytes: 1000000000", then: Then::Wake, status: 200, cause: "granted" },
+];
+
+/// Has the step go wrong for the client with this id; the status of its answer.
+async fn go_wrong(server: &Server, then: &Then, id: &str) -> u16 {
+    let command = async |path: &str| {
+        let request = client().post(format!("{}{path}", server.base())).header("x-request-id", id);
+        request.json(&json!({"model": "bad"})).send().await.expect("an answer").status().as_u16()
+    };
+    match then {
+        Then::Park => command("/models/park").await,
+        Then::Unload => command("/models/unload").await,
+        Then::Swap => ask(server, id, &chat("good", "x")).await,
+        Then::Wake => {
+            server.post("/models/park", &json!({"model": "bad"})).await;
+            ask(server, id, &chat("bad", "x")).await
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_step_that_goes_wrong_is_one_line_with_model_cause_and_the_clients_id() {
+    let mut wrong = Vec::new();
+    for Step { fault, then, status: wanted, cause } in &STEPS {
+        let folder = tempfile::tempdir().expect("a folder");
+        let once = folder.path().join("once");
+        // The step is the first to find that it is not there.
+        std::fs::write(&once, "").expect("a file");
+        let options = format!("{{fault: {fault}, once_file: {}}}", once.display());
+        let server = server(&options, "devices: [{id: cpu, memory: 4GiB, max_loaded: 1}]\n");
+        assert_eq!(server.chat("bad", "x").await.0, 200, "{fault}");
+        std::fs::remove_file(&once).expect("removed");
+        let status = go_wrong(&server, then, "client-id.8").await;
+        let lines = to_the_end(server);
+        let loud = loud(&lines);
+        let is_told = |line: &Value| {
+            line["model"] == "bad" && line["request_id"] == "client-id.8" && line.to_string().contains(cause)
+        };
+        if status != *wanted || loud.len() != 1 || !is_told(loud[0]) {
+            wrong.push(format!("{fault} answered {status}:\n{}", shown(&lines)));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn each_step_that_never_ends_is_one_line_with_the_clients_id() {
+    let faults = [
+        ("hang_park", Then::Park, "park"),
+        ("hang_unpark", Then::Wake, "unpark"),
+        ("hang_drop", Then::Unload, "release"),
+    ];
+    // Each takes as long as a step may take: side by side.
+    let told = faults.map(|(fault, then, step)| async move {
+        let folder = tempfile::tempdir().expect("a folder");
+        let once = folder.path().join("once");
+        std::fs::write(&once, "").expect("a file");
+        let server = server(&format!("{{fault: {fault}, once_file: {}}}", once.display()), "");
+        assert_eq!(server.chat("bad", "x").await.0, 200, "{fault}");
+        std::fs::remove_file(&once).expect("removed");
+        go_wrong(&server, &then, "client-id.9").await;
+        let lines = to_the_end(server);
+        let loud = loud(&lines);
+        assert_eq!(loud.len(), 1, "{fault}: {}", shown(&lines));
+        assert_eq!((&loud[0]["model"], &loud[0]["request_id"]), (&json!("bad"), &json!("client-id.9")), "{fault}");
+        assert!(loud[0]["message"].as_str().is_some_and(|message| message.contains(step)), "{}", loud[0]);
+    });
+    futures_util::future::join_all(told).await;
+}
+
+#[tokio::test]
+async fn a_request_that_kills_each_worker_is_named_by_each_death_and_has_one_line_of_its_own() {
+    let server = server("{fault: segfault}", "");
+    assert_eq!(ask(&server, "killer", &chat("bad", "x")).await, 500);
+    let loads = server.status("bad", "loads").await.as_u64().expect("loads");
+    let lines = to_the_end(server);
+    let loud = loud(&lines);
+    assert_eq!(loud.len() as u64, loads, "{}", shown(&lines));
+    assert!(loads > 2);
+    for line in &loud {
+        assert_eq!((&line["model"], &line["request_id"]), (&json!("bad"), &json!("killer")), "{line}");
+    }
+    let own: Vec<&Value> =
+        lines.iter().filter(|line| line["target"] == "access" && line["request_id"] == "killer").collect();
+    assert_eq!(own.len(), 1, "{}", shown(&lines));
+    assert_eq!((&own[0]["status"], &own[0]["code"]), (&json!(500), &json!("request_suspected")));
+    assert!(own[0]["cause"].as_str().is_some_and(|cause| cause.contains("signal 11")), "{}", own[0]);
+}
+
 #[tokio::test]
 async fn a_worker_that_dies_within_a_stream_is_one_line_with_the_clients_id() {
     for fault in ["panic_in_generate", "abort", "segfault", "exit0", "empty_error"] {
@@ -114,6 +235,57 @@ async fn a_worker_that_dies_within_a_stream_is_one_line_with_the_clients_id() {
         let loud = loud(&lines);
         assert_eq!(loud.len(), 1, "{fault}: {}", shown(&lines));
         assert_eq!((&loud[0]["model"], &loud[0]["request_id"]), (&json!("bad"), &json!("streamed-1")), "{fault}");
+    }
+}
+
+/// What clients read nothing of.
+const OPERATORS_WORDS: [&str; 7] = ["models.yaml", "aihost", "`memory", "`limits", "option", "colour", "/tmp"];
+
+#[tokio::test]
+async fn clients_are_sent_to_whoever_runs_the_host_who_is_told_all_of_it() {
+    let entry =
+        |name: &str, rest: &str| format!("  {name}: {{type: text, plugin: aihost/faulty, startup_time: 1, {rest}}}\n");
+    let cases = [
+        ("option", "options: {colour: red}", 500, "colour"),
+        ("damaged", "options: {fault: load_error}", 500, "the weights are damaged"),
+        ("absent", "files: {model: {url: \"http://127.0.0.1:9/x.gguf\"}}", 503, "aihost models pull absent"),
+        ("missing", "files: {model: {path: /nowhere/x.gguf}}", 500, "/nowhere/x.gguf"),
+        ("large", "options: {plan: 1000000000000000}", 503, "`memory:`"),
+        ("slow", "options: {fault: hang_load}", 504, "startup_time"),
+        ("hoarder", "options: {fault: hoard_at_once, bytes: 300000000}", 500, "`memory:`"),
+        ("silent", "options: {fault: hang_generate}", 504, "first_output_timeout"),
+    ];
+    let models: String = cases.iter().map(|(name, rest, ..)| entry(name, rest)).collect();
+    let yaml = format!("limits: {{first_output_timeout: 1s}}\nmodels:\n{models}");
+    let server = serving(&Setup { yaml, plugins: vec!["faulty"], ..Setup::default() });
+    for (name, _, wanted, _) in &cases {
+        let (status, body) = server.chat(name, "x").await;
+        let message = body["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(status, *wanted, "{name}: {body}");
+        assert!(!message.is_empty() && !OPERATORS_WORDS.iter().any(|word| message.contains(word)), "{name}: {message}");
+    }
+    let (_, listed) = server.get("/models").await;
+    let errors: Vec<String> = listed["data"]
+        .as_array()
+        .expect("models")
+        .iter()
+        .filter_map(|model| model["status"]["error"].as_str().map(str::to_owned))
+        .collect();
+    assert!(errors.len() > 3, "{listed}");
+    for error in errors {
+        assert!(!OPERATORS_WORDS.iter().any(|word| error.contains(word)), "{error}");
+    }
+    let mut plans = String::new();
+    for (name, ..) in &cases[..5] {
+        plans += &server.why(name).await;
+    }
+    let log = shown(&to_the_end(server));
+    for (name, _, _, words) in &cases {
+        assert!(log.contains(words), "{name}, {words}: {log}");
+    }
+    // The second is tried again by now, and nobody knows yet what comes of it.
+    for (name, _, _, words) in cases[..5].iter().filter(|(name, ..)| *name != "damaged") {
+        assert!(plans.contains(words), "{name}, {words}: {plans}");
     }
 }
 

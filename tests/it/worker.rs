@@ -176,7 +176,8 @@ async fn a_panic_while_dropping_does_not_keep_a_worker_from_leaving() {
     let mut bench = Bench::new();
     let instance = bench.loaded("aihost/faulty", json!({"fault": "panic_in_drop"})).await;
     instance.stop(PATIENCE).await;
-    assert_eq!(bench.exit().await, ExitReason::Asked);
+    let reason = bench.exit().await;
+    assert!(matches!(&reason, ExitReason::Unreleased(why) if why.contains("a panic in drop")), "{reason}");
     // It left by itself, and could still say so.
     let tail = bench.log.tail();
     assert!(tail.iter().any(|line| line.contains("release failed") && line.contains("panicked")), "{tail:?}");
@@ -355,7 +356,7 @@ async fn a_worker_that_hangs_is_killed_when_its_grace_is_over() {
     let stopping = instance.stop(Duration::from_millis(300));
     let ((), (_, end)) = tokio::join!(stopping, collect(output));
     assert_eq!(end.unwrap_err().kind, FailureKind::ShuttingDown);
-    assert_eq!(bench.exit().await, ExitReason::Asked);
+    assert_eq!(bench.exit().await, ExitReason::Stalled("generate".to_owned()));
 }
 
 /// A worker that hangs, and a child of its plugin that does this on SIGTERM, are stopped with so much grace; whether the
@@ -372,7 +373,8 @@ async fn stop_with_child(on_term: &str, grace: Duration) -> bool {
     let mut open = ask(&instance, 1, "x", None);
     first_event(&mut open).await;
     timeout(PATIENCE, instance.stop(grace)).await.expect("it was not killed");
-    assert_eq!(bench.exit().await, ExitReason::Asked);
+    let hung = ExitReason::Stalled("generate".to_owned());
+    assert_eq!(bench.exit().await, if grace.is_zero() { ExitReason::Asked } else { hung });
     let child = child.trim().parse().unwrap();
     wait_for("the end of the child", || (!alive(child)).then_some(())).await;
     goodbye.exists()
@@ -414,7 +416,7 @@ async fn a_worker_that_cannot_take_a_sigterm_is_killed_after_it() {
     });
     let stopped = timeout(PATIENCE, instance.stop(SOME_GRACE));
     tokio::join!(async { stopped.await.expect("it was not killed") }, asked);
-    assert_eq!(bench.exit().await, ExitReason::Asked);
+    assert_eq!(bench.exit().await, ExitReason::Stalled("generate".to_owned()));
 }
 
 #[tokio::test]

@@ -260,6 +260,12 @@ impl Server {
         entries.iter().find(|entry| entry["id"] == model).map_or(Value::Null, |entry| entry[field].clone())
     }
 
+    /// What an operator is told of a request for this model.
+    pub async fn why(&self, model: &str) -> String {
+        let (_, plan) = self.get(&format!("/admin/plan?model={model}")).await;
+        plan["message"].as_str().unwrap_or_else(|| panic!("no message in {plan}")).to_owned()
+    }
+
     /// Waits until a field of a model's status has this value.
     pub async fn until(&self, model: &str, field: &str, value: Value) {
         crate::eventually(async || {

@@ -11,9 +11,9 @@ use super::vet::{self, Asking, Vet, Wrong, wrong_kind};
 use super::{CommandContext, out};
 use crate::config::{Config, ConfigError, DeviceConfig, ModelConfig, Paths};
 use crate::domain::ByteSize;
-use crate::http;
 use crate::plugin::Registry;
 use crate::store::{Digests, Presence, presence};
+use crate::{http, runtime};
 
 const DEVICES: [Column; 4] = [
     Column::whole("DEVICE"),
@@ -164,18 +164,27 @@ fn examine(
     let digests = Digests::of(&paths.state);
     let mut problems = Vec::new();
     let mut plugin_version = None;
-    match registry.as_ref().map_err(Clone::clone).and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()))
-    {
-        Ok(plugin) => match wrong_kind(model, &plugin) {
+    let plugin = registry.as_ref().map_err(Clone::clone);
+    let plugin = plugin.and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()));
+    match &plugin {
+        Ok(plugin) => match wrong_kind(model, plugin) {
             Some(why) => problems.push(why),
             None => plugin_version = Some(plugin.manifest.version.clone()),
         },
         Err(error) => problems.push(error.to_string()),
     }
-    let absent = model.files.values().any(|file| !matches!(presence(file, &digests), Presence::Present(_)));
-    if let Err(failure) = crate::store::locate(model, &digests) {
-        problems.push(failure.message);
-    }
+    let located = match &plugin {
+        Ok(plugin) => runtime::locate_for(plugin, model, &paths.state),
+        Err(_) => crate::store::locate(model, &digests),
+    };
+    let is_absent = model.files.values().any(|file| presence(file, &digests) == Presence::Absent);
+    let files = match &located {
+        _ if model.files.is_empty() => "none needed",
+        Ok(_) => "present",
+        Err(_) if is_absent => "missing",
+        Err(_) => "not usable",
+    };
+    problems.extend(located.err().map(|failure| failure.message));
     problems.extend(wrong.get(&model.id).into_iter().flat_map(ConfigError::lines));
     problems.extend(model.files.values().filter_map(|file| paths.sharing.check_file(&file.path).err()));
     CheckedModel {
@@ -184,13 +193,7 @@ fn examine(
         aliases: model.aliases.clone(),
         plugin: model.plugin.clone(),
         plugin_version,
-        files: if model.files.is_empty() {
-            "none needed"
-        } else if absent {
-            "missing"
-        } else {
-            "present"
-        },
+        files,
         problems,
     }
 }

@@ -213,9 +213,13 @@ impl Server {
         self.known(self.request(Method::GET, "/admin/status")).await
     }
 
-    /// What there is to say of every device.
-    pub(super) async fn devices(&self) -> Result<Vec<ListedDevice>, CliError> {
-        self.known(self.request(Method::GET, "/admin/devices")).await
+    /// What there is to say of every device; `None` of a server that is too old to tell.
+    pub(super) async fn devices(&self) -> Result<Option<Vec<ListedDevice>>, CliError> {
+        let response = self.answered(self.request(Method::GET, "/admin/devices").timeout(ANSWER_LIMIT)).await?;
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        self.read(self.accepted(response).await?).await.map(Some)
     }
 
     /// What a request for this model would meet.
@@ -267,7 +271,10 @@ impl Server {
 
     /// JSON that the server has at hand.
     async fn known<T: serde::de::DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, CliError> {
-        let response = self.send(request.timeout(ANSWER_LIMIT)).await?;
+        self.read(self.send(request.timeout(ANSWER_LIMIT)).await?).await
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, CliError> {
         let foreign = |why: String| CliError::failed(format!("{} does not answer like an aihost: {why}", self.shown));
         let body = beginning(response, ANSWER_BYTES_MAX).await.map_err(|error| match error.is_timeout() {
             true => self.unanswered(),
@@ -321,7 +328,13 @@ impl Server {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, CliError> {
-        let response = request.send().await.map_err(|error| {
+        let response = self.answered(request).await?;
+        self.accepted(response).await
+    }
+
+    /// An answer, whatever its status.
+    async fn answered(&self, request: RequestBuilder) -> Result<Response, CliError> {
+        request.send().await.map_err(|error| {
             if error.is_builder() {
                 CliError::usage(format!("`{}` is not a server's address", self.shown))
                     .hint("write it like http://host:9000")
@@ -330,7 +343,11 @@ impl Server {
             } else {
                 self.unreachable(&error)
             }
-        })?;
+        })
+    }
+
+    /// An answer that says yes.
+    async fn accepted(&self, response: Response) -> Result<Response, CliError> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -445,9 +462,8 @@ impl ToldError {
 fn hint_for(code: &str) -> Option<&'static str> {
     match code {
         "model_not_found" => Some("`aihost models list` shows what there is"),
-        "worker_died" | "request_suspected" | "timed_out" | "model_not_usable" => {
-            Some("`aihost logs MODEL` shows its last lines")
-        }
+        "model_not_usable" | "model_not_pulled" | "insufficient_vram" => Some("`aihost why MODEL` says what is wrong"),
+        "worker_died" | "request_suspected" | "timed_out" => Some("`aihost logs MODEL` shows its last lines"),
         _ => None,
     }
 }

@@ -42,7 +42,10 @@ pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<
     }
     out::table(&COLUMNS, models.iter().map(row).collect())?;
     out::line("")?;
-    out::table(&DEVICE_COLUMNS, devices.iter().map(device_row).collect())?;
+    match devices {
+        Some(devices) => out::table(&DEVICE_COLUMNS, devices.iter().map(device_row).collect())?,
+        None => out::note("this server is of an older version, which does not tell of its devices"),
+    }
     for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
         out::note(&format!("{model}: {}", printable(error)));
     }

@@ -135,6 +135,17 @@ enum Asked {
     Told,
 }
 
+/// What a file that was read again brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    /// Something is in force that was not.
+    Some,
+    /// Nothing, and whoever asked is told so.
+    None,
+    /// Nothing: what is wrong in it was told of, and that is all.
+    Untold,
+}
+
 /// The file in force, and what is known of it.
 struct Reload {
     selection: Selection,
@@ -182,7 +193,7 @@ impl Reload {
                 tracing::warn!(file = %file, "no regular file, so it is not read again; the host goes on with what it had");
             }
             None => {}
-            Some((text, Ok(reloaded))) => self.judge(reloaded, text, is_other).await,
+            Some((text, Ok(reloaded))) => self.judge(reloaded, text, is_other.then_some(asked)).await,
             Some((_, Err(error))) if is_news || (content.is_some() && is_other) => {
                 tracing::error!(file = %file, "not in force, the host goes on with what it had: {error}");
             }
@@ -204,19 +215,30 @@ impl Reload {
         }
     }
 
-    /// Puts what is right of a file in force. The same text is judged again only for what was wrong in it.
-    async fn judge(&mut self, Reloaded { mut config, waiting }: Reloaded, text: String, is_other: bool) {
+    /// Puts what is right of a file in force. The same text, for which nobody asked, is judged again only for what was wrong
+    /// in it.
+    async fn judge(&mut self, Reloaded { mut config, waiting }: Reloaded, text: String, asked: Option<Asked>) {
         let (vet, running) = (self.judged.vet.clone(), self.handle.config());
-        let judge = move || (vet.on_reload(&mut config, &running, &text).0, config);
-        let Ok((wrong, config)) = tokio::task::spawn_blocking(judge).await else { return };
-        if is_other || wrong != self.judged.wrong {
+        let judge = move || {
+            let (wrong, _) = vet.on_reload(&mut config, &running, &text);
+            let is_news = config.is_news_after(&running);
+            (wrong, config, is_news)
+        };
+        let Ok((wrong, config, is_news)) = tokio::task::spawn_blocking(judge).await else { return };
+        if asked.is_some() || wrong != self.judged.wrong {
             let before = std::mem::replace(&mut self.judged.wrong, wrong);
             vet::tell(&config, &self.judged.wrong, &before);
-            self.configure(Reloaded { config, waiting }).await;
+            let news = match asked {
+                _ if is_news => News::Some,
+                Some(Asked::Told) => News::None,
+                _ => News::Untold,
+            };
+            self.configure(Reloaded { config, waiting }, news).await;
         }
     }
 
-    async fn configure(&self, Reloaded { config, waiting }: Reloaded) {
+    /// Puts it in force, and says what that came to.
+    async fn configure(&self, Reloaded { config, waiting }: Reloaded, news: News) {
         if !waiting.is_empty() {
             let keys: Vec<String> = waiting.iter().map(|key| format!("`{key}:`")).collect();
             tracing::warn!(
@@ -228,6 +250,8 @@ impl Reload {
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let file = self.file.display();
         match self.handle.configure(Arc::new(config)).await {
+            Ok(_) if news == News::Untold => {}
+            Ok(_) if news == News::None => tracing::info!(%file, "read again, and nothing of it is new"),
             Ok(changes) => {
                 let named = |models: &[ModelId]| some_names(models.iter().map(ModelId::as_str));
                 let (added, removed) = (named(&changes.added), named(&changes.removed));

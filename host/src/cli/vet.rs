@@ -7,7 +7,6 @@ use std::sync::Arc;
 use crate::config::{Config, ConfigError, EntryFaults, ModelConfig, Refusal};
 use crate::domain::ModelId;
 use crate::plugin::{PluginFile, Registry};
-use crate::store::Digests;
 use crate::worker::Schemas;
 
 /// Entries and what is wrong with them.
@@ -106,7 +105,7 @@ impl Vet {
             let devices = plugin.manifest.devices.join(", ");
             return Some(("devices", format!("plugin `{}` runs on {devices} alone", model.plugin)));
         }
-        let located = crate::store::locate(model, &Digests::of(&config.paths.state));
+        let located = crate::runtime::locate_for(&plugin, model, &config.paths.state);
         located
             .err()
             .map(|failure| (if model.files.contains_key("model") { "source" } else { "files" }, failure.message))

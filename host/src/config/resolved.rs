@@ -173,6 +173,23 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl Config {
+    /// Whether this brings anything that was not in force before: it says something else than what it said, refused changes
+    /// left out, or no longer refuses what it did.
+    pub fn is_news_after(&self, before: &Self) -> bool {
+        let without_refusals = |config: &Self| {
+            let mut config = config.clone();
+            config.models.values_mut().for_each(|model| model.refusal = None);
+            config
+        };
+        let is_mended = |model: &ModelConfig| {
+            let refused = before.models.get(&model.id).is_some_and(|before| before.refusal.is_some());
+            refused && model.refusal.is_none()
+        };
+        self.models.values().any(is_mended) || without_refusals(self) != without_refusals(before)
+    }
+}
+
 impl ModelConfig {
     /// Whether instances of both are the same. Names, limits and policy take effect without a reload.
     pub fn is_made_like(&self, other: &Self) -> bool {

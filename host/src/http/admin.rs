@@ -58,13 +58,13 @@ pub(super) async fn load(State(app): State<App>, caller: Caller, body: JsonBody)
 /// `POST /models/unload`: answers once the model is cold. `force_after`: seconds until requests that still run are cut.
 pub(super) async fn unload(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, force_after } = asked(&app, &caller, body).await?;
-    done(&app, app.handle.unload(model, force_after).await)
+    done(&app, app.handle.unload(model, force_after, caller.access().clone()).await)
 }
 
 /// `POST /models/park`: answers once the model's device memory is back.
 pub(super) async fn park(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, .. } = asked(&app, &caller, body).await?;
-    done(&app, app.handle.park(model).await)
+    done(&app, app.handle.park(model, caller.access().clone()).await)
 }
 
 /// A command has this outcome, and listings show it from now on.

@@ -122,6 +122,12 @@ impl ApiError {
         self
     }
 
+    /// What whoever runs the host reads of it.
+    fn in_whole(mut self, message: impl Into<Box<str>>) -> Self {
+        self.whole = Some(message.into());
+        self
+    }
+
     /// The field that is to blame, by its path.
     pub(super) fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into().into());
@@ -174,9 +180,10 @@ impl ApiError {
     /// The body is larger than its route takes.
     pub(super) fn too_large(limit: ByteSize) -> Self {
         let message = format!(
-            "the body is larger than {limit}, the most that this endpoint reads; send less, or see `limits: body_limit:` in models.yaml"
+            "the body is larger than {limit}, the most that this endpoint reads (`limits: body_limit:`); send less"
         );
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, message).code("request_too_large")
+        let shown = format!("the body is larger than {limit}, the most that this endpoint reads; send less");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, shown).code("request_too_large").in_whole(message)
     }
 
     /// The body is packed in some way.
@@ -187,15 +194,23 @@ impl ApiError {
 
     /// All bodies together are as large as they may be.
     pub(super) fn no_room_for_body() -> Self {
-        let message = "the host holds as many bytes of requests as it may (`limits: bodies:`); try again in a moment";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded").retry_after_s(RETRY_ROOM_S)
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            SERVER,
+            "this host holds as many bytes of requests as it may; try again in a moment",
+        )
+        .code("overloaded")
+        .retry_after_s(RETRY_ROOM_S)
+        .in_whole("all bodies together are as large as they may be (`limits: bodies:`)")
     }
 
     /// There are as many connections as there may be, and none that waits for its client.
     pub(super) fn no_room_for_connection(limit: &str) -> Self {
-        let message =
-            format!("there are as many connections as there may be (`limits: {limit}:`); try again in a moment");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("overloaded").retry_after_s(RETRY_ROOM_S)
+        let message = "there are as many connections as there may be; try again in a moment";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message)
+            .code("overloaded")
+            .retry_after_s(RETRY_ROOM_S)
+            .in_whole(format!("there are as many connections as there may be (`limits: {limit}:`)"))
     }
 
     /// As many follow logs as may.
@@ -239,14 +254,17 @@ impl ApiError {
 
     /// No key, or one that is not accepted.
     pub(super) fn bad_key() -> Self {
-        let message = "no valid API key; send `Authorization: Bearer KEY` with one of the `api_keys` of models.yaml";
-        Self::new(StatusCode::UNAUTHORIZED, INVALID, message).code("invalid_api_key")
+        let message =
+            "no valid API key; send `Authorization: Bearer KEY` with one that whoever runs this host gave you";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, message)
+            .code("invalid_api_key")
+            .in_whole("no key that is one of the `api_keys` of models.yaml")
     }
 
     /// A key that is accepted, and that this route is not open to.
     pub(super) fn missing_scope(scope: Scope) -> Self {
         let message = format!(
-            "this API key may not do that; who runs the host can add `{}` to its `scope:` in models.yaml",
+            "this API key may not do that: its scope lacks `{}`; ask whoever runs this host for one that may",
             scope.name()
         );
         Self::new(StatusCode::FORBIDDEN, INVALID, message).code("missing_scope")
@@ -271,10 +289,9 @@ impl ApiError {
 
     /// A browser page of another site, or a name that does not belong to this machine.
     pub(super) fn foreign(header: &str) -> Self {
-        let message = format!(
-            "the {header} header names another site; set `api_keys` in models.yaml to serve beyond this machine"
-        );
-        Self::new(StatusCode::FORBIDDEN, INVALID, message).code("foreign_origin")
+        let message = format!("the {header} header names another site, and this host serves its own machine alone");
+        let whole = format!("{message}; set `api_keys` in models.yaml to serve beyond it");
+        Self::new(StatusCode::FORBIDDEN, INVALID, message).code("foreign_origin").in_whole(whole)
     }
 
     /// No such path.
@@ -285,8 +302,7 @@ impl ApiError {
 
     /// No such file, or it is no longer kept.
     pub(super) fn unknown_artifact(name: &str) -> Self {
-        let message =
-            format!("there is no file `{name}`; files are kept for `limits: artifact_ttl:`, then they are gone");
+        let message = format!("there is no file `{name}`; files are kept for a while, then they are gone");
         Self::new(StatusCode::NOT_FOUND, INVALID, message).code("artifact_not_found")
     }
 
@@ -324,24 +340,22 @@ impl ApiError {
 /// As clients read it: without the folders of this machine, which the line of their request has.
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
-        let (kind, whole) = (failure.kind, failure.message.clone());
-        let mut error = Self::for_operator(failure);
-        // These two name routes, which look like paths.
-        if !matches!(kind, FailureKind::UnknownModel | FailureKind::WrongKind) {
-            let shown = for_clients(&error.message).into_owned();
-            if shown != *error.message {
-                error.whole = Some(whole.into());
-                error.message = shown.into();
-            }
-        }
-        error
+        let shown = failure.client_message();
+        let shown = match failure.kind {
+            // These two name routes, which look like paths.
+            FailureKind::UnknownModel | FailureKind::WrongKind => Cow::Borrowed(shown),
+            _ => for_clients(shown),
+        };
+        let whole = (*shown != failure.message).then(|| failure.message.clone().into());
+        let message = shown.into_owned();
+        Self { whole, ..Self::for_operator(Failure { message, ..failure }) }
     }
 }
 
 impl ApiError {
     /// As whoever runs the host reads it, with all that it says.
     pub(super) fn for_operator(failure: Failure) -> Self {
-        let Failure { kind, mut message, details } = failure;
+        let Failure { kind, mut message, details, .. } = failure;
         if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
             message = format!("the request {OVERFLOW_PHRASE}: {message}");
         }
@@ -396,10 +410,7 @@ impl ApiError {
 
 impl From<ArtifactError> for ApiError {
     fn from(error: ArtifactError) -> Self {
-        let error_shown = error.to_string();
-        let error_shown = for_clients(&error_shown);
-        let message =
-            format!("the answer was made but its file was not kept: {error_shown}; ask for `b64_json` instead");
+        let message = "the answer was made but its file was not kept; ask for `b64_json` instead, or whoever runs this host for room";
         let whole = Some(error.to_string().into());
         let error = match error {
             ArtifactError::TooLarge { .. } | ArtifactError::Full(_) => {

@@ -42,11 +42,21 @@ pub struct PluginFile {
     pub library_folders: Vec<PathBuf>,
 }
 
+/// Among the formats of a manifest: a folder with files of the others.
+const FOLDER: &str = "folder";
+
 impl PluginFile {
     /// Whether it serves models of this kind, by its manifest.
     pub fn serves(&self, kind: Kind) -> bool {
         let is_upstream = |served: &String| served == UPSTREAM && kind == Kind::Custom;
         self.manifest.kinds.iter().any(|served| served == kind.name() || is_upstream(served))
+    }
+
+    /// Whether it may read a folder as a whole where others read a file, by its manifest. Of one that names no formats nobody
+    /// knows.
+    pub fn reads_folders(&self) -> bool {
+        let formats = &self.manifest.formats;
+        formats.is_empty() || formats.iter().any(|format| format == FOLDER)
     }
 
     /// Whether it runs on devices of this kind (`cpu`, `cuda`), by its manifest.

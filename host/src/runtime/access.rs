@@ -116,6 +116,14 @@ impl AccessEntry {
         self.failed(failure.map_or(outcome, |failure| &failure.message));
     }
 
+    /// An attempt at it begins. What is told of those before says nothing of how this one fails.
+    pub(super) fn begins(&self) {
+        let mut facts = self.0.facts.lock();
+        if facts.cause.is_none() {
+            (facts.is_told, facts.is_fault, facts.worker_died) = (false, false, false);
+        }
+    }
+
     /// An attempt at a part of it failed.
     pub(super) fn broke(&self, failure: &Failure) {
         if failure.kind == FailureKind::WorkerDied {
@@ -126,16 +134,21 @@ impl AccessEntry {
         }
     }
 
-    fn is_told(&self) {
+    /// Why it fails stands in a line that has its id.
+    pub(super) fn is_told(&self) {
         self.0.facts.lock().is_told = true;
     }
 }
 
 /// The ids of these requests for a line that tells why they fail, which need not say so again. `None` if no client asks.
 pub(super) fn told_of<'a>(entries: impl IntoIterator<Item = &'a AccessEntry>) -> Option<String> {
+    ids_of(entries.into_iter().inspect(|entry| entry.is_told()))
+}
+
+/// The ids of these requests for a line of what they meet. `None` if no client asks.
+pub(super) fn ids_of<'a>(entries: impl IntoIterator<Item = &'a AccessEntry>) -> Option<String> {
     let mut ids: Vec<&str> = Vec::new();
     for entry in entries {
-        entry.is_told();
         if !entry.id().is_empty() && !ids.contains(&entry.id()) {
             ids.push(entry.id());
         }
@@ -155,6 +168,19 @@ mod tests {
         assert!(ids.starts_with("r0, r1") && ids.ends_with("more") && ids.len() < 200, "{ids}");
         assert!(entries.iter().all(|entry| entry.facts().is_told));
         assert_eq!(told_of(&[AccessEntry::default()]), None);
+    }
+
+    #[test]
+    fn what_was_told_of_one_attempt_does_not_hide_how_the_next_one_fails() {
+        let entry = AccessEntry::new("r");
+        entry.broke(&Failure::new(FailureKind::WorkerDied, "it died"));
+        assert!(entry.facts().is_told);
+        entry.begins();
+        assert!(!entry.facts().is_told);
+        told_of([&entry]);
+        entry.failed("for good");
+        entry.begins();
+        assert!(entry.facts().is_told, "another part of it");
     }
 
     #[test]

@@ -111,8 +111,10 @@ pub struct ModelStatus {
     pub idle_ms: Option<u64>,
     /// The worker's process.
     pub pid: Option<u32>,
-    /// Why the last load failed.
+    /// Why the last load failed, or its entry is not what is in force.
     pub error: Option<String>,
+    /// Why it cannot be had, as clients read it.
+    pub client_error: Option<String>,
     /// Other names that clients may use.
     pub aliases: Vec<String>,
 }
@@ -139,9 +141,9 @@ pub enum Command {
     /// Load a model without a request; the reply comes when it is hot.
     Load(ModelId, AccessEntry, oneshot::Sender<Result<(), Failure>>),
     /// Unload once its leases have ended, or are cut after this long; the reply comes when it is cold.
-    Unload(ModelId, Option<Duration>, oneshot::Sender<Result<(), Failure>>),
+    Unload(ModelId, Option<Duration>, AccessEntry, oneshot::Sender<Result<(), Failure>>),
     /// Park once its leases have ended; the reply comes when its device memory is back.
-    Park(ModelId, oneshot::Sender<Result<(), Failure>>),
+    Park(ModelId, AccessEntry, oneshot::Sender<Result<(), Failure>>),
     /// What a request for this model would meet.
     Explain(ModelId, oneshot::Sender<Result<Explanation, Failure>>),
     /// Whether the loop still answers.
@@ -209,16 +211,21 @@ impl Handle {
     ///
     /// # Errors
     /// Unknown model, or the host is shutting down.
-    pub async fn unload(&self, model: ModelId, cut_after: Option<Duration>) -> Result<(), Failure> {
-        self.ask(|reply| Command::Unload(model, cut_after, reply)).await?
+    pub async fn unload(
+        &self,
+        model: ModelId,
+        cut_after: Option<Duration>,
+        access: AccessEntry,
+    ) -> Result<(), Failure> {
+        self.ask(|reply| Command::Unload(model, cut_after, access, reply)).await?
     }
 
     /// Parks a model once its leases have ended, and returns when its device memory is back.
     ///
     /// # Errors
     /// Unknown or not loaded; it cannot park or did not give its memory back; the host is shutting down.
-    pub async fn park(&self, model: ModelId) -> Result<(), Failure> {
-        self.ask(|reply| Command::Park(model, reply)).await?
+    pub async fn park(&self, model: ModelId, access: AccessEntry) -> Result<(), Failure> {
+        self.ask(|reply| Command::Park(model, access, reply)).await?
     }
 
     /// What a request for this model would meet now. Changes nothing.

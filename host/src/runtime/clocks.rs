@@ -60,23 +60,21 @@ impl Clocks {
     pub(super) async fn overdue(&self) -> Failure {
         sleep_until(self.deadline).await;
         let seconds = self.terms.request_timeout.as_secs();
-        let message = format!("the request ran longer than {seconds} s (`limits: request_timeout:`)");
-        Failure::new(FailureKind::TimedOut, message)
+        let message = format!("the request ran longer than {seconds} s");
+        Failure::new(FailureKind::TimedOut, format!("{message} (`limits: request_timeout:`)")).for_clients(message)
     }
 
     /// Resolves when it has shown nothing for too long.
     pub(super) async fn silent(&self) -> Failure {
         sleep_until(self.silent_until).await;
         let OutputLimits { first, stall } = self.terms.output;
-        let message = match self.shown {
-            false => {
-                format!("the model showed nothing for {} s (`limits: first_output_timeout:`)", first.as_secs_f32())
-            }
-            true => format!(
-                "the model stopped half-way and showed nothing more for {} s (`limits: output_stall_timeout:`)",
-                stall.as_secs_f32()
+        let (message, limit) = match self.shown {
+            false => (format!("the model showed nothing for {} s", first.as_secs_f32()), "first_output_timeout"),
+            true => (
+                format!("the model stopped half-way and showed nothing more for {} s", stall.as_secs_f32()),
+                "output_stall_timeout",
             ),
         };
-        Failure::new(FailureKind::TimedOut, message)
+        Failure::new(FailureKind::TimedOut, format!("{message} (`limits: {limit}:`)")).for_clients(message)
     }
 }

@@ -1,31 +1,32 @@
 //! Operators who ask that a model leave its device, and are told when it has.
 
-use tokio::sync::oneshot;
-
 use super::requests::{Departing, Goal};
 use super::run::{Loop, send};
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler::Event;
 
+/// Said to an operator where nothing went wrong and nothing was parked.
+const CANNOT_PARK: &str =
+    "it cannot be parked: its plugin does not park, failed to before, or the host's memory does not suffice";
+
 impl Loop {
     /// Asks that a model leave its device, which `event` does, and lets the operator know when it has.
-    pub(super) fn depart(
-        &mut self,
-        model: &ModelId,
-        goal: Goal,
-        event: Event,
-        reply: oneshot::Sender<Result<(), Failure>>,
-    ) {
+    pub(super) fn depart(&mut self, model: &ModelId, event: Event, mut departing: Departing) {
+        departing.access.asks_for(model);
+        let reply = |departing: Departing, failure| send(departing.reply, Err(failure));
         if !self.config.models.contains_key(model) {
-            return send(reply, Err(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"))));
+            let failure = Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"));
+            return reply(departing, failure);
         }
         let instances: Vec<InstanceId> = self.state.instances_of(model).into_iter().map(|(id, _)| id).collect();
-        if goal == Goal::Parked && instances.is_empty() {
+        if departing.goal == Goal::Parked && instances.is_empty() {
             let message = format!("`{model}` is not loaded, so there is nothing to park");
-            return send(reply, Err(Failure::new(FailureKind::InvalidRequest, message)));
+            return reply(departing, Failure::new(FailureKind::InvalidRequest, message));
         }
+        departing.instances = instances;
+        // Before the step: what fails in it is told of with whoever asked for it.
+        self.requests.departing.push(departing);
         self.step(event);
-        self.requests.departing.push(Departing { instances, goal, reply });
     }
 
     pub(super) fn answer_departing(&mut self) {
@@ -50,8 +51,11 @@ impl Loop {
             }
             Goal::Parked if states.iter().any(leaving) => None,
             Goal::Parked => {
-                let message = "it could not be parked: its plugin does not park, did not give its memory back, or the host's memory does not suffice; the model's log says which";
-                Some(Err(Failure::new(FailureKind::NotUsable, message)))
+                let failure = match &departing.failure {
+                    Some(why) => Failure::new(FailureKind::NotUsable, format!("its park failed: {why}")),
+                    None => Failure::new(FailureKind::InvalidRequest, CANNOT_PARK),
+                };
+                Some(Err(failure))
             }
         }
     }

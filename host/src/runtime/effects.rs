@@ -9,18 +9,19 @@ use tokio::sync::oneshot;
 
 use super::api::OutputMode;
 use super::clocks::{LeaseTerms, OutputLimits};
+use super::files::locate_for;
 use super::internal::{Internal, Stepped, post};
 use super::relay::{Decision, Lease};
 use super::requests::Pending;
 use super::run::{Loop, send};
 use crate::config::{ModelConfig, Refusal};
+use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
 use crate::plugin::PluginFile;
 use crate::scheduler::Effect;
-use crate::store::{Digests, Verification};
+use crate::store::Verification;
 use crate::worker::awake::timeout;
 use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec, Task};
-use crate::{device, store};
 
 /// From spawn to plan.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -104,7 +105,7 @@ impl Loop {
             );
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
-        let files = store::locate(model, &Digests::of(&self.config.paths.state))?;
+        let files = locate_for(&plugin, model, &self.config.paths.state)?;
         let load = LoadRequest::new(device.to_string(), files).threads(device::cpu_threads());
         Ok(StartSpec {
             instance,
@@ -215,6 +216,7 @@ impl Loop {
             workspace: self.workspace(id, &job.model),
             meter: self.observer.meter(request, job.access.clone()),
         };
+        job.access.begins();
         self.requests.lease(request, job, id, self.clock.now());
         if let Err(Decision::Granted(lease)) = decide.send(Decision::Granted(Box::new(lease))) {
             self.post(lease.unused());

@@ -170,26 +170,29 @@ impl Loop {
     pub(super) fn measure(&mut self, model: &ModelId) {
         let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
         for device in devices {
-            let Some(free) = self.backends.placement.capacity(device) else { continue };
-            let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
-            let held: Option<Vec<u64>> = if device.is_host_memory() {
-                Some(here().map(|(id, known)| self.residents.usage(*id).unwrap_or(known.reserved)).collect())
-            } else {
-                // A process's share of another device cannot be told: it counts as what its plugin says. Of one that is
-                // taking or giving memory just now nobody knows which of it is free, so what was measured last stands.
-                let held =
-                    |id, known: &scheduler::Instance| self.held(id).unwrap_or(known.reserved).min(known.reserved);
-                let still = !here().any(|(_, known)| moves_memory(known.state));
-                still.then(|| here().map(|(id, known)| held(*id, known)).collect())
+            let (Some(free), Some(held)) = (self.backends.placement.capacity(device), self.held_on(device)) else {
+                continue;
             };
-            let Some(held) = held else { continue };
-            let bytes = held.into_iter().fold(free, u64::saturating_add);
-            let budget = self.state.budget(device);
-            if bytes < budget {
+            let (bytes, budget) = (free.saturating_add(held), self.state.budget(device));
+            let had_less = self.state.measured(device).is_some_and(|before| before < budget);
+            if bytes < budget && !had_less {
                 let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
                 tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");
             }
             self.step(Event::Measured(device, bytes));
         }
+    }
+
+    /// Bytes that this host's instances hold on a device; `None` while that cannot be told.
+    pub(super) fn held_on(&self, device: Device) -> Option<u64> {
+        let here = || self.state.instances().iter().filter(|(_, known)| known.device == device);
+        if device.is_host_memory() {
+            return Some(here().map(|(id, known)| self.residents.usage(*id).unwrap_or(known.reserved)).sum());
+        }
+        // A process's share of another device cannot be told: it counts as what its plugin says. Of one that is taking or
+        // giving memory just now nobody knows which of it is free, so what was measured last stands.
+        let held = |id, known: &scheduler::Instance| self.held(id).unwrap_or(known.reserved).min(known.reserved);
+        let still = !here().any(|(_, known)| moves_memory(known.state));
+        still.then(|| here().map(|(id, known)| held(*id, known)).fold(0, u64::saturating_add))
     }
 }

@@ -82,9 +82,9 @@ impl Meter {
         Self { metrics, model, arrived, access, begun: false, failure: None, outcome: None }
     }
 
-    /// It ends before its worker is asked.
-    pub(super) fn refused(mut self, kind: FailureKind) {
-        self.outcome = Some(kind.name());
+    /// It ends before its worker is asked to serve it.
+    pub(super) fn refused(mut self, failure: &Failure) {
+        self.failed(failure);
         self.end();
     }
 
@@ -103,12 +103,14 @@ impl Meter {
                 self.outcome.get_or_insert(telemetry::OK);
                 self.tokens(summary);
             }
-            Output::Done(Err(failure)) => {
-                self.outcome.get_or_insert(failure.kind.name());
-                self.access.broke(failure);
-                self.failure = Some(failure.clone());
-            }
+            Output::Done(Err(failure)) => self.failed(failure),
         }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        self.outcome.get_or_insert(failure.kind.name());
+        self.access.broke(failure);
+        self.failure = Some(failure.clone());
     }
 
     fn tokens(&self, summary: &[u8]) {

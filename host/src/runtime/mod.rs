@@ -13,6 +13,8 @@ mod clocks;
 mod departure;
 mod devices;
 mod effects;
+mod explain;
+mod files;
 mod health;
 mod held;
 mod internal;
@@ -47,6 +49,7 @@ pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMo
 pub use budget::{Budget, BudgetShare};
 pub use claim::{StateClaim, running_address};
 pub use clocks::{LeaseTerms, OutputLimits};
+pub use files::locate_for;
 pub use relay::{Lease, LeaseEnd, carry};
 pub use survey::DeviceStatus;
 

@@ -371,6 +371,6 @@ fn worker_exit(reason: &ExitReason) -> WorkerExit {
         ExitReason::Stalled(_) => WorkerExit::Stalled,
         ExitReason::BeyondGrant { .. } => WorkerExit::BeyondGrant,
         ExitReason::Panicked => WorkerExit::Panicked,
-        ExitReason::Misbehaved(_) => WorkerExit::Misbehaved,
+        ExitReason::Misbehaved(_) | ExitReason::Unreleased(_) => WorkerExit::Misbehaved,
     }
 }

@@ -19,6 +19,8 @@ use crate::worker::{CancelCause, InstanceHandle, Output, Task};
 
 /// Outputs that may wait for one client.
 const OUTPUTS_MAX: usize = 64;
+/// Said of a request whose client is gone.
+const CLIENT_LEFT: &str = "the client left";
 /// Said to a request that found no memory beside others of its model for as long as it may run.
 const NO_WORKSPACE: &str =
     "other requests of this model held the memory that this one needs for too long; send it again";
@@ -169,7 +171,8 @@ impl Lease {
 
     /// Its client left before it could begin.
     pub(super) fn unused(self) -> Internal {
-        self.meter.into_iter().for_each(|meter| meter.refused(FailureKind::Cancelled));
+        let left = Failure::new(FailureKind::Cancelled, CLIENT_LEFT);
+        self.meter.into_iter().for_each(|meter| meter.refused(&left));
         Internal::Ended(self.request, None)
     }
 }
@@ -181,7 +184,7 @@ pub async fn carry(lease: Lease, client: mpsc::Sender<Output>) -> LeaseEnd {
     let mut clocks = Clocks::start(terms);
     let workspace_part = tokio::select! {
         biased;
-        () = client.closed() => Err(Failure::new(FailureKind::Cancelled, "the client left")),
+        () = client.closed() => Err(Failure::new(FailureKind::Cancelled, CLIENT_LEFT)),
         workspace_part = reserve_workspace(&*instance, &task, workspace) => workspace_part,
         _ = clocks.overdue() => Err(Failure::new(FailureKind::Busy, NO_WORKSPACE)),
     };
@@ -189,7 +192,7 @@ pub async fn carry(lease: Lease, client: mpsc::Sender<Output>) -> LeaseEnd {
         Ok(part) => part,
         Err(failure) if failure.kind == FailureKind::WorkerDied => return LeaseEnd::Lost(client, failure),
         Err(failure) => {
-            meter.into_iter().for_each(|meter| meter.refused(failure.kind));
+            meter.into_iter().for_each(|meter| meter.refused(&failure));
             // In a task of its own: the lease does not wait until the client reads.
             tokio::spawn(Client::Reading(client).fail(failure));
             return LeaseEnd::Answered;
@@ -364,6 +367,10 @@ mod tests {
 
         fn stop(&self, _grace: Duration) -> BoxFuture<'static, ()> {
             Box::pin(async {})
+        }
+
+        fn is_lost(&self) -> bool {
+            false
         }
 
         fn pid(&self) -> Option<u32> {

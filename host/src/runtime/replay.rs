@@ -134,11 +134,12 @@ impl Suspects {
         let now = Instant::now();
         self.0.retain(|_, suspect| suspect.until > now);
         self.0.insert(job.hash(), Suspect { model: job.model.clone(), until: now + SUSPECT_FOR });
-        let message = format!(
-            "{failure}; {deaths_alone} workers died of this request alone, so it is refused for {} s",
-            SUSPECT_FOR.as_secs()
-        );
-        let failure = Failure::new(FailureKind::Suspected, message);
+        let sentence = |failure: &str| {
+            let seconds = SUSPECT_FOR.as_secs();
+            format!("{failure}; {deaths_alone} workers died of this request alone, so it is refused for {seconds} s")
+        };
+        let whole = Failure::new(FailureKind::Suspected, sentence(&failure.message));
+        let failure = whole.for_clients(sentence(failure.client_message()));
         if self.0.values().filter(|suspect| suspect.model == job.model).count() < SUSPECTS_PER_MODEL_MAX {
             return Verdict::Refused(failure);
         }

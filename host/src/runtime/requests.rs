@@ -60,7 +60,17 @@ pub(super) struct Orphan {
 pub(super) struct Departing {
     pub(super) instances: Vec<InstanceId>,
     pub(super) goal: Goal,
+    pub(super) access: AccessEntry,
+    /// What went wrong on the way.
+    pub(super) failure: Option<String>,
     pub(super) reply: oneshot::Sender<Result<(), Failure>>,
+}
+
+impl Departing {
+    /// Whoever is told on `reply` once they have gone so far. Which instances they are is known when it is asked for.
+    pub(super) fn to(goal: Goal, access: AccessEntry, reply: oneshot::Sender<Result<(), Failure>>) -> Self {
+        Self { instances: Vec::new(), goal, access, failure: None, reply }
+    }
 }
 
 /// How far they are to leave it.
@@ -117,6 +127,12 @@ impl Requests {
         leased.chain(orphaned).map(|job| job.access.clone()).collect()
     }
 
+    /// Operators who wait until this instance has left its device.
+    pub(super) fn sending_away(&self, instance: InstanceId) -> Vec<AccessEntry> {
+        let departing = self.departing.iter().filter(|departing| departing.instances.contains(&instance));
+        departing.map(|departing| departing.access.clone()).collect()
+    }
+
     /// It holds a lease on this instance from now on.
     pub(super) fn lease(&mut self, id: RequestId, job: Job, instance: InstanceId, now: Millis) {
         let mut alone = true;
@@ -126,8 +142,7 @@ impl Requests {
         self.leased.insert(id, Leased { job, instance, since: now, alone });
     }
 
-    /// Its lease is over; if its worker died under it, it is kept to be tried again. Who was told of such a death already is
-    /// returned.
+    /// Its lease is over; if its worker died under it, it is kept to be tried again. Who is not is returned.
     pub(super) fn end_lease(
         &mut self,
         id: RequestId,
@@ -135,10 +150,7 @@ impl Requests {
         now: Millis,
     ) -> Option<(InstanceId, AccessEntry)> {
         let Leased { job, instance, since, alone } = self.leased.remove(&id)?;
-        let Some(lost) = lost else {
-            let facts = job.access.facts();
-            return (facts.worker_died || facts.is_fault).then_some((instance, job.access));
-        };
+        let Some(lost) = lost else { return Some((instance, job.access)) };
         let lease = LostLease { ran_ms: now.since(since), alone };
         self.orphaned.push(Orphan { job, lost, lease, instance });
         None

@@ -17,7 +17,7 @@ use super::quarantine::Quarantine;
 use super::records::Records;
 use super::relay::{self, Decision, Lost};
 use super::replay::{Job, Verdict};
-use super::requests::{Goal, Pending, Requests};
+use super::requests::{Departing, Goal, Pending, Requests};
 use super::residents::Residents;
 use crate::config::Config;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
@@ -181,13 +181,15 @@ impl Loop {
                 self.requests.wait(id, Pending::Load { model: model.clone(), access, reply });
                 self.request(id, model, Want::Load, None);
             }
-            Command::Unload(model, cut_after, reply) => {
+            Command::Unload(model, cut_after, access, reply) => {
                 let cut_after_ms = cut_after.map(milliseconds);
                 let event = Event::Unload { model: model.clone(), cut_after_ms };
-                self.depart(&model, Goal::Cold, event, reply);
+                self.depart(&model, event, Departing::to(Goal::Cold, access, reply));
             }
-            Command::Park(model, reply) => self.depart(&model, Goal::Parked, Event::Park(model.clone()), reply),
-            Command::Explain(model, reply) => send(reply, self.explain(&model)),
+            Command::Park(model, access, reply) => {
+                self.depart(&model, Event::Park(model.clone()), Departing::to(Goal::Parked, access, reply));
+            }
+            Command::Explain(model, reply) => self.tell_plan(&model, reply),
             Command::Ping(reply) => send(reply, ()),
             Command::Status(model, reply) => {
                 send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
@@ -231,12 +233,16 @@ impl Loop {
 
     /// A lease is over. If its worker died under it and the client has seen nothing, it is tried again, on trial.
     fn ended(&mut self, id: RequestId, lost: Option<Lost>) {
-        let broken = self.requests.end_lease(id, lost, self.clock.now());
-        if let Some((instance, access)) = broken.clone() {
-            self.records.told.broke(instance, access);
+        let ended = self.requests.end_lease(id, lost, self.clock.now());
+        if let Some((instance, access)) = &ended
+            && self.residents.handle(*instance).is_some_and(|handle| handle.is_lost())
+        {
+            self.records.told.broke(*instance, access.clone());
         }
         self.step(Event::Done(id));
-        if let Some((instance, access)) = broken {
+        if let Some((instance, access)) = ended
+            && access.facts().is_fault
+        {
             self.ask_health(instance, Some(access));
         }
         self.replay();
@@ -424,7 +430,7 @@ impl Loop {
 fn wrong_kind(config: &Config, job: &Job) -> Option<Failure> {
     let entry = config.models.get(&job.model).filter(|entry| entry.kind != job.kind)?;
     let message = format!(
-        "`{}` serves {} by now, since models.yaml was changed: this request was made for one that serves {}",
+        "`{}` serves {} by now: this request was made for one that serves {}",
         job.model,
         entry.kind.name(),
         job.kind.name()

@@ -11,14 +11,14 @@ use super::api::ModelStatus;
 use super::observe::Look;
 use super::run::{Loop, send};
 use super::survey::{DeviceStatus, look_at_devices, measure_devices};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Refusal};
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
-use crate::scheduler::{self, Explanation, Outcome};
+use crate::scheduler;
 use crate::telemetry::{PluginSeries, Scrape};
 use crate::worker;
 
 /// What a model does whose files are hashed.
-const VERIFYING: &str = "verifying";
+pub(super) const VERIFYING: &str = "verifying";
 
 impl Loop {
     /// Tells every model's status. The loop says what it knows of those that are not simply cold; a line for each of all the
@@ -60,20 +60,21 @@ impl Loop {
             wakes: self.records.wakes(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
-            error: failure.map(|failure| failure.to_string()).or_else(|| refused(model)),
+            error: failure.as_ref().map(Failure::to_string).or_else(|| refused(model)),
+            client_error: failure.map(|failure| failure.client_message().to_owned()).or_else(|| unusable(model)),
             ..cold(model)
         }
     }
 
     /// Thousandths of a model's weights that are there, of the instance that is furthest on its way.
-    fn loading_progress(&self, model: &ModelId) -> Option<u32> {
+    pub(super) fn loading_progress(&self, model: &ModelId) -> Option<u32> {
         let (id, instance) = self.state.instance_of(model)?;
         let is_coming = matches!(instance.state, ModelState::Loading | ModelState::Unparking);
         self.residents.handle(id).filter(|_| is_coming)?.progress()
     }
 
     /// Thousandths of a model's files that are hashed, of the instance that is furthest on its way.
-    fn hashing_progress(&self, model: &ModelId) -> Option<u32> {
+    pub(super) fn hashing_progress(&self, model: &ModelId) -> Option<u32> {
         let (id, _) = self.state.instance_of(model)?;
         self.residents.check(id)?.progress()
     }
@@ -102,30 +103,20 @@ impl Loop {
         let devices = look_at_devices(&self.state, &self.residents);
         spawn_blocking(move || send(reply, measure_devices(devices)));
     }
-
-    pub(super) fn explain(&self, model: &ModelId) -> Result<Explanation, Failure> {
-        let entry = self.config.models.get(model);
-        let entry =
-            entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
-        let progress = self.loading_progress(model);
-        let mut plan = self.state.explain(self.clock.now(), model, entry.memory.map(|size| size.0), progress);
-        if let Some(progress) = self.hashing_progress(model) {
-            plan = plan.behind_step(VERIFYING, progress);
-        }
-        let is_up = self.state.instance_of(model).is_some();
-        if let (false, Err(why)) = (is_up, self.usable_plugin(entry)) {
-            plan.outcome = Outcome::Refused;
-            plan.message = format!("`{model}` cannot be loaded: {why}");
-        } else if let Some(refusal) = &entry.refusal {
-            plan.message += &format!("; {refusal}");
-        }
-        Ok(plan)
-    }
 }
 
 /// Why it is not what models.yaml says of it.
 fn refused(model: &ModelConfig) -> Option<String> {
     model.refusal.as_ref().map(ToString::to_string)
+}
+
+/// The same as clients read it; nothing of an entry that is refused while the one before serves on.
+fn unusable(model: &ModelConfig) -> Option<String> {
+    let why = match &model.refusal {
+        Some(Refusal::Entry(why)) => Failure::new(FailureKind::NotUsable, why.clone()),
+        Some(Refusal::Change(_)) | None => return None,
+    };
+    Some(why.client_message().to_owned())
 }
 
 /// The status of a model that nobody wanted yet.
@@ -148,6 +139,7 @@ fn cold(model: &ModelConfig) -> ModelStatus {
         idle_ms: None,
         pid: None,
         error: refused(model),
+        client_error: unusable(model),
         aliases: model.aliases.clone(),
     }
 }

@@ -3,7 +3,7 @@
 
 use tokio::time::Instant;
 
-use super::access::{AccessEntry, told_of};
+use super::access::{AccessEntry, ids_of, told_of};
 use super::run::Loop;
 use super::told::{Leaving, milliseconds_since};
 use crate::domain::{EvictionCause, Failure, FailureKind, InstanceId, ModelId, ModelState};
@@ -59,9 +59,24 @@ impl Loop {
         {
             return;
         }
-        let requests = self.requests.waiting_for(model);
-        let request_id = told_of(&requests);
+        let (model, waiting) = (model.clone(), self.requests.waiting_for(model));
+        // Whoever waits for a model that parks waits on, for a fresh worker.
+        let failing = if was == ModelState::Parking { Vec::new() } else { waiting };
+        let request_id = self.met_by(id, failing);
+        for departing in self.requests.departing.iter_mut().filter(|departing| departing.instances.contains(&id)) {
+            departing.failure.get_or_insert_with(|| failure.message.clone());
+        }
         tracing::warn!(%model, instance = id.0, request_id, cause = failure.kind.name(), "{what}: {failure}");
+    }
+
+    /// The ids of the requests that meet what goes wrong with an instance: those that fail of it, operators who want it gone,
+    /// and those for whose model it was to leave.
+    fn met_by(&mut self, id: InstanceId, mut failing: Vec<AccessEntry>) -> Option<String> {
+        failing.extend(self.requests.sending_away(id));
+        failing.iter().for_each(AccessEntry::is_told);
+        let whom = self.records.told.of(id).leaving.as_ref().and_then(|leaving| leaving.whom.clone());
+        let behind = whom.map(|model| self.requests.waiting_for(&model)).unwrap_or_default();
+        ids_of(failing.iter().chain(&behind))
     }
 
     /// A model is loaded or awake.
@@ -75,30 +90,29 @@ impl Loop {
     /// A worker is gone, for whatever reason.
     pub(super) fn tell_exit(&mut self, id: InstanceId, model: &ModelId, reason: &ExitReason) {
         self.records.told.of(id).coming = None;
-        let broken = self.records.told.take_broken(id);
-        match reason {
-            ExitReason::Asked => self.tell_left(id, model, "unloaded"),
-            _ if self.records.told.of(id).has_failed => tracing::debug!(%model, instance = id.0, "worker {reason}"),
-            reason => {
-                let state = self.state.instances().get(&id).map(|known| known.state);
-                let comes_up = matches!(
-                    state,
-                    Some(ModelState::Starting | ModelState::Waiting | ModelState::Loading | ModelState::Unparking)
-                );
-                let waiting = if comes_up { self.requests.waiting_for(model) } else { Vec::new() };
-                let served = self.requests.on_instance(id);
-                let panicked = |access: &AccessEntry| access.facts().is_fault;
-                if *reason == ExitReason::Panicked && served.iter().chain(&broken).any(panicked) {
-                    // The line of that request says so.
-                    tracing::debug!(%model, instance = id.0, "worker {reason}");
-                    self.records.told.of(id).has_failed = true;
-                    return;
+        let mut met = self.requests.on_instance(id);
+        met.extend(self.records.told.take_broken(id));
+        let state = self.state.instances().get(&id).map(|known| known.state);
+        // The line of a request that met a panic says so.
+        let is_told = self.records.told.of(id).has_failed
+            || (*reason == ExitReason::Panicked && met.iter().any(|access| access.facts().is_fault));
+        if *reason != ExitReason::Asked {
+            // What follows of it, a failed load, is the same.
+            self.records.told.of(id).has_failed = true;
+            if is_told {
+                tracing::debug!(%model, instance = id.0, "worker {reason}");
+            } else {
+                use ModelState::{Loading, Starting, Unparking, Waiting};
+                if matches!(state, Some(Starting | Waiting | Loading | Unparking)) {
+                    met.extend(self.requests.waiting_for(model));
                 }
-                let request_id = told_of(served.iter().chain(&broken).chain(&waiting));
+                let request_id = self.met_by(id, met);
                 tracing::warn!(%model, instance = id.0, request_id, "worker {reason}");
-                // What follows of it, a failed load, is the same.
-                self.records.told.of(id).has_failed = true;
             }
+        }
+        // However it went, it has left.
+        if *reason == ExitReason::Asked || state == Some(ModelState::Stopping) {
+            self.tell_left(id, model, "unloaded");
         }
     }
 

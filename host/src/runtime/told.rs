@@ -17,7 +17,7 @@ pub(super) struct Told {
     instances: BTreeMap<InstanceId, ToldInstance>,
     /// Quarantined models that stand in the log.
     pub(super) quarantined: BTreeSet<ModelId>,
-    /// Requests that were answered already when their worker was known to be gone.
+    /// Requests that were answered when their worker was lost already, and not yet known to be gone.
     broken: VecDeque<(InstanceId, AccessEntry)>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Leaving {
 }
 
 impl Told {
-    /// A lease on this instance ended whose worker had died.
+    /// A lease on this instance ended whose worker is lost.
     pub(super) fn broke(&mut self, instance: InstanceId, access: AccessEntry) {
         if self.broken.len() >= BROKEN_MAX {
             self.broken.pop_front();

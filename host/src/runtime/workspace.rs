@@ -33,12 +33,12 @@ impl Workspace {
     /// It is more than there is.
     pub(super) async fn take(self, cost: u64) -> Result<Part, Failure> {
         let refused = || {
+            let (cost, bytes) = (ByteSize(cost), ByteSize(self.bytes));
             let message = format!(
-                "the request needs {} beside the loaded model, where {} are set aside; ask for less at once, or give its device more `memory:`",
-                ByteSize(cost),
-                ByteSize(self.bytes)
+                "the request needs {cost} beside the loaded model, where {bytes} are set aside; ask for less at once"
             );
-            Failure::new(FailureKind::OutOfMemory, message)
+            Failure::new(FailureKind::OutOfMemory, format!("{message}, or give its device more `memory:`"))
+                .for_clients(message)
         };
         if cost > self.bytes {
             return Err(refused());

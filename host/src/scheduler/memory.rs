@@ -131,7 +131,8 @@ impl State {
                 instance.model,
                 ByteSize(instance.needs().bytes),
             );
-            Failure::new(FailureKind::OutOfMemory, message)
+            let shown = format!("`{}` needs more memory than there is for it; ask whoever runs this host", instance.model);
+            Failure::new(FailureKind::OutOfMemory, message).for_clients(shown)
         })
     }
 
@@ -148,7 +149,8 @@ impl State {
                 ByteSize(instance.needs().bytes),
                 ByteSize(most.bytes)
             );
-            Failure::new(FailureKind::OutOfMemory, message)
+            let shown = format!("`{}` needs more memory than other programs leave now; try again later", instance.model);
+            Failure::new(FailureKind::OutOfMemory, message).for_clients(shown)
         })
     }
 

@@ -53,11 +53,9 @@ impl State {
             return Some(Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
         }
         if !matches!(want, Want::Again(_)) && self.queued(model) >= self.policy.queue_max {
-            let message = format!(
-                "`{model}` has {} requests waiting, the most it may have (`limits: queue:`); try again later",
-                self.queued(model)
-            );
-            return Some(Failure::new(FailureKind::QueueFull, message));
+            let message = format!("`{model}` has {} requests waiting, the most it may have", self.queued(model));
+            let whole = Failure::new(FailureKind::QueueFull, format!("{message} (`limits: queue:`); try again later"));
+            return Some(whole.for_clients(format!("{message}; try again later")));
         }
         // An operator who asks for a load wants it tried now.
         let cooling = self.cooldowns.get(model).filter(|cooldown| want != Want::Load && self.now < cooldown.until);
@@ -121,10 +119,9 @@ impl State {
             }
             Awaits::Slot(since) => {
                 let seconds = self.now.since(since) / 1000;
-                let message = format!(
-                    "`{model}` is loaded but busy: others had all of its slots for {seconds} s (`limits: request_timeout:`); try again later"
-                );
-                Failure::new(FailureKind::Busy, message)
+                let message = format!("`{model}` is loaded but busy: others had all of its slots for {seconds} s");
+                let whole = format!("{message} (`limits: request_timeout:`); try again later");
+                Failure::new(FailureKind::Busy, whole).for_clients(format!("{message}; try again later"))
             }
         }
     }

@@ -227,6 +227,16 @@ impl State {
         quarantined.map(|(model, cooldown)| (model, &cooldown.failure))
     }
 
+    /// So much of a device can be had for this host's instances, as measured.
+    pub fn measure(&mut self, device: Device, bytes: u64) {
+        self.measured.insert(device, bytes);
+    }
+
+    /// What was measured last.
+    pub fn measured(&self, device: Device) -> Option<u64> {
+        self.measured.get(&device).copied()
+    }
+
     /// What the event changes by itself; consequences are [`Self::schedule`]'s.
     fn apply(&mut self, event: Event, effects: &mut Vec<Effect>) {
         match event {
@@ -247,7 +257,7 @@ impl State {
             Event::Unload { model, cut_after_ms } => self.unload(&model, cut_after_ms, effects),
             Event::Park(model) => self.park_model(&model),
             Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
-            Event::Measured(device, bytes) => _ = self.measured.insert(device, bytes),
+            Event::Measured(device, bytes) => self.measure(device, bytes),
             Event::Configure { policy, anew } => self.configure(policy, &anew, effects),
             Event::Timer => {}
             Event::Shutdown => self.shut_down(effects),
@@ -397,7 +407,7 @@ impl State {
         let gone = |model: &&ModelId| !self.policy.models.contains_key(*model);
         let gone: Vec<ModelId> = self.queues.keys().filter(gone).cloned().collect();
         for model in gone {
-            let failure = Failure::new(FailureKind::UnknownModel, format!("`{model}` was removed from models.yaml"));
+            let failure = Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}` any more"));
             self.refuse_all(&model, &failure, effects);
         }
         let stays = |instance: &Instance| {

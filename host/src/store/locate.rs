@@ -12,6 +12,8 @@ use crate::domain::{Failure, FailureKind};
 pub enum Presence {
     /// It is, with this many bytes.
     Present(u64),
+    /// A folder, which some plugins read as a whole, is where models.yaml names a place on this machine.
+    Folder,
     /// It is not.
     Absent,
     /// It is, but what was found when it was last hashed is not what models.yaml asks for.
@@ -20,6 +22,9 @@ pub enum Presence {
     Unusable(String),
 }
 
+/// What is wrong with a folder where a file is wanted.
+const IS_A_FOLDER: &str = "it is a folder, not a file";
+
 /// Whether this file is there.
 pub fn presence(file: &FileConfig, digests: &Digests) -> Presence {
     let metadata = match std::fs::metadata(&file.path) {
@@ -27,9 +32,8 @@ pub fn presence(file: &FileConfig, digests: &Digests) -> Presence {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Presence::Absent,
         Err(error) => return Presence::Unusable(error.to_string()),
     };
-    // A local `path:` may name a folder that a plugin reads as a whole.
-    if metadata.is_dir() && file.sources.is_empty() {
-        return Presence::Present(0);
+    if metadata.is_dir() {
+        return if file.sources.is_empty() { Presence::Folder } else { Presence::Unusable(IS_A_FOLDER.to_owned()) };
     }
     if !metadata.is_file() || metadata.len() == 0 {
         return Presence::Unusable("it is empty, or not a file".to_owned());
@@ -50,6 +54,20 @@ pub fn fingerprint(file: &FileConfig) -> String {
     }
 }
 
+/// Refuses folders, for a plugin that reads none.
+///
+/// # Errors
+/// A [`Failure`] of kind `NotUsable` that names the first.
+pub fn refuse_folders(model: &ModelConfig) -> Result<(), Failure> {
+    let folder = model.files.values().find(|file| file.path.is_dir());
+    folder.map_or(Ok(()), |file| {
+        let (id, path) = (&model.id, file.path.display());
+        let message =
+            format!("model `{id}`: {path} is a folder, not a file; name the file in it as `path:` in models.yaml");
+        Err(Failure::new(FailureKind::NotUsable, message))
+    })
+}
+
 /// The files of a model by role.
 ///
 /// # Errors
@@ -59,7 +77,7 @@ pub fn locate(model: &ModelConfig, digests: &Digests) -> Result<BTreeMap<String,
     let found = model.files.iter().map(|(role, file)| {
         let path = file.path.display();
         let wrong = match presence(file, digests) {
-            Presence::Present(_) => return Ok((role.clone(), file.path.clone())),
+            Presence::Present(_) | Presence::Folder => return Ok((role.clone(), file.path.clone())),
             Presence::Absent => format!("its file {path} is not there"),
             Presence::WrongDigest(found) => {
                 format!("its file {path} has the digest {found}, not the one in models.yaml")

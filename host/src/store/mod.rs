@@ -27,7 +27,7 @@ pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
 pub use digest::Digests;
 pub use failure::{causes, innermost};
 pub use locate::Presence;
-pub use locate::{fingerprint, locate, presence};
+pub use locate::{fingerprint, locate, presence, refuse_folders};
 pub use pull::{AlreadyHere, Phase, Progress, ProgressSink, PullError, Pulled, Puller};
 pub use tls::Trust;
 pub use verify::{Verification, Verifier};

@@ -122,6 +122,9 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// grace at all, SIGKILL at once. Resolves when the process is gone.
     fn stop(&self, grace: Duration) -> BoxFuture<'static, ()>;
 
+    /// Whether its worker is gone, or is ended for what it did: its exit is on the way.
+    fn is_lost(&self) -> bool;
+
     /// The operating system's number of the worker.
     fn pid(&self) -> Option<u32>;
 
@@ -208,6 +211,8 @@ pub enum ExitReason {
     Panicked,
     /// It did what no worker may do and was killed: what it did.
     Misbehaved(String),
+    /// It was asked to stop, and its plugin could not give back what it held: why.
+    Unreleased(String),
 }
 
 impl std::fmt::Display for ExitReason {
@@ -225,6 +230,7 @@ impl std::fmt::Display for ExitReason {
             }
             Self::Panicked => f.write_str("was killed because its plugin panicked"),
             Self::Misbehaved(what) => write!(f, "was killed: {what}"),
+            Self::Unreleased(why) => write!(f, "stopped as asked, but its release failed: {why}"),
         }
     }
 }

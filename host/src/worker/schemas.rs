@@ -132,6 +132,8 @@ impl Schemas {
             serde_json::from_slice(&told).map_err(|e| format!("what it says is not what this host reads ({e})"))?;
         match schema? {
             schema @ (Value::Object(_) | Value::Bool(_)) => Ok(schema),
+            // What the SDK says of one whose own code panicked.
+            Value::Null => Err("it gives no description; most likely its code panicked".to_owned()),
             _ => Err("its description is no JSON Schema".to_owned()),
         }
     }

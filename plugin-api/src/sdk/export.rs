@@ -9,7 +9,7 @@
 /// | `plugin` | a type that implements [`Plugin`](crate::Plugin) | is needed |
 /// | `id` | `"vendor/name"` in a-z, 0-9, `-`, `_`, `.` | is needed |
 /// | `devices` | `["cpu", "cuda"]`: where it can run | is needed |
-/// | `formats` | `["gguf", "safetensors"]`: weights that it reads | none |
+/// | `formats` | `["gguf", "safetensors"]`: weights that it reads; `"folder"` among them: also a folder of such files | none, and whatever there is is passed on |
 /// | `max_concurrency` | requests that an instance serves at once | 1 |
 /// | `parks` | whether [`park`](crate::Engine::park) works | `false` |
 /// | `memory_static` | whether memory no longer grows after a load | `false` |

@@ -19,10 +19,10 @@ pub struct Options {
     #[schemars(range(min = 1))]
     pub context: Option<usize>,
     /// Requests served together, each with a cache of its own. Default: 4, or fewer if memory is short.
-    #[schemars(range(min = 1, max = 4))]
+    #[schemars(range(min = 1, max = MAX_SLOTS))]
     pub slots: Option<usize>,
     /// CPU threads. Default: what the host gives.
-    #[schemars(range(min = 1, max = 256))]
+    #[schemars(range(min = 1, max = MAX_THREADS))]
     pub threads: Option<usize>,
     /// A Jinja chat template instead of the model's own.
     pub chat_template: Option<String>,
@@ -72,6 +72,25 @@ fn invalid(message: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::Options;
+
+    #[test]
+    fn the_schema_has_the_bounds_that_are_enforced() {
+        let schema = serde_json::to_value(schemars::schema_for!(Options)).expect("a schema");
+        let is_taken = |name: &str, value: u64| {
+            let options: Options = serde_json::from_value(serde_json::json!({ name: value })).expect("options");
+            options.check().is_ok()
+        };
+        for name in ["context", "slots", "threads"] {
+            let bound = |key| schema["properties"][name][key].as_u64();
+            let least = bound("minimum").expect("a least");
+            assert!(!is_taken(name, least - 1) && is_taken(name, least), "{name}");
+            if let Some(most) = bound("maximum") {
+                assert!(is_taken(name, most) && !is_taken(name, most + 1), "{name}");
+            } else {
+                assert!(is_taken(name, u64::from(u32::MAX)), "{name}");
+            }
+        }
+    }
 
     #[test]
     fn limits_are_named() {

@@ -40,7 +40,7 @@ aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
     devices: ["cpu"],
-    formats: ["safetensors", "gguf"],
+    formats: ["safetensors", "gguf", "folder"],
     parks: true,
 }
 
@@ -49,12 +49,16 @@ aihost_plugin_api::export_plugin! {
     plugin: FluxPlugin,
     id: "flux",
     devices: ["cpu", "cuda"],
-    formats: ["safetensors", "gguf"],
+    formats: ["safetensors", "gguf", "folder"],
     parks: true,
 }
 
 /// Tokens of T5 that dev was trained with, and most that are served.
 const MAX_TEXT_LENGTH: usize = 512;
+/// Least pixels that `max_pixels` may be: an image of 16 by 16.
+const MIN_PIXELS: u64 = 256;
+/// Most pixels that `max_pixels` may be: an image of 16,384 by 16,384.
+const MAX_PIXELS: u64 = 1 << 28;
 /// Most pixels of an image on a device: candle's kernels count elements in 32 bits.
 const MAX_DEVICE_PIXELS: u64 = 1 << 25;
 /// Tokens of T5 that schnell was distilled with.
@@ -67,10 +71,10 @@ pub struct Options {
     /// Which weights stay in memory.
     pub offload: Offload,
     /// Tokens of a prompt that T5 reads, 1 to 512; a longer prompt is cut. Default: 512 for dev, 256 for schnell.
-    #[schemars(range(min = 1, max = 512))]
+    #[schemars(range(min = 1, max = MAX_TEXT_LENGTH))]
     pub max_sequence_length: Option<usize>,
     /// Most pixels of an image; memory is planned for them.
-    #[schemars(range(min = 256))]
+    #[schemars(range(min = MIN_PIXELS, max = MAX_PIXELS))]
     pub max_pixels: u64,
     /// What a GPU computes with, and keeps dense weights in. Default: bf16. Not for the CPU.
     pub dtype: Option<Dtype>,
@@ -98,8 +102,8 @@ impl Plugin for FluxPlugin {
             Options { max_sequence_length: Some(length), .. } if !(1..=MAX_TEXT_LENGTH).contains(&length) => {
                 wrong(format!("max_sequence_length is {length}; it must be from 1 to {MAX_TEXT_LENGTH}"))
             }
-            Options { max_pixels, .. } if !(256..=1 << 28).contains(&max_pixels) => {
-                wrong(format!("max_pixels is {max_pixels}; it must be from 256 to {}", 1 << 28))
+            Options { max_pixels, .. } if !(MIN_PIXELS..=MAX_PIXELS).contains(&max_pixels) => {
+                wrong(format!("max_pixels is {max_pixels}; it must be from {MIN_PIXELS} to {MAX_PIXELS}"))
             }
             options => Ok(Self { options }),
         }
@@ -180,5 +184,29 @@ impl FluxPlugin {
         let shape = Shape { channels: vae.latent_channels, height: side.max(2), width: side.max(2) };
         let most = RequestSize { shape, steps: MAX_STEPS as usize, previews: true, text_length };
         Memory::of(parts, target, self.options.offload, &most)
+    }
+}
+
+#[cfg(test)]
+mod option_tests {
+    use super::*;
+
+    /// What the schema says of a number: the bound, and the next beyond it.
+    fn bound(name: &str, key: &str) -> Option<f64> {
+        serde_json::to_value(schemars::schema_for!(Options)).unwrap()["properties"][name][key].as_f64()
+    }
+
+    fn is_taken(options: serde_json::Value) -> bool {
+        serde_json::from_value(options).is_ok_and(|options| FluxPlugin::new(options).is_ok())
+    }
+
+    #[test]
+    fn the_schema_has_the_bounds_that_are_enforced() {
+        for name in ["max_pixels", "max_sequence_length"] {
+            let (least, most) = (bound(name, "minimum").unwrap() as u64, bound(name, "maximum").unwrap() as u64);
+            for (value, wanted) in [(least - 1, false), (least, true), (most, true), (most + 1, false)] {
+                assert_eq!(is_taken(serde_json::json!({ name: value })), wanted, "{name}: {value}");
+            }
+        }
     }
 }

@@ -30,8 +30,11 @@ aihost_plugin_api::export_plugin! {
     plugin: MusicGenPlugin,
     id: "musicgen",
     devices: ["cpu"],
-    formats: ["safetensors", "bin"],
+    formats: ["safetensors", "bin", "folder"],
 }
+
+/// Most frames that are sent together, half a minute.
+const MAX_CHUNK_FRAMES: usize = 1500;
 
 /// The entry's `options:`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
@@ -40,13 +43,15 @@ pub struct Options {
     /// How the decoder's weights are kept. Half precision halves memory and the time of a step.
     pub dtype: Precision,
     /// Audio is sent after this many frames (50 are a second), 1 to 1500. Smaller begins sooner and costs more.
-    #[schemars(range(min = 1, max = 1500))]
+    #[schemars(range(min = 1, max = MAX_CHUNK_FRAMES))]
     pub chunk_frames: usize,
     /// Seconds that are made in one go, above 0. Longer pieces go on from their own end. What a model's positions do not
     /// hold is less.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub window: f64,
     /// Seconds of its own end that a longer piece goes on from; less than `window`, and less in proportion where the
     /// window is.
+    #[schemars(range(min = 0))]
     pub overlap: f64,
 }
 
@@ -104,8 +109,9 @@ impl Plugin for MusicGenPlugin {
     type Engine = MusicGen;
 
     fn new(options: Options) -> Result<Self> {
-        if !(1..=1500).contains(&options.chunk_frames) {
-            let text = format!("options: chunk_frames is {}; it must be from 1 to 1500", options.chunk_frames);
+        if !(1..=MAX_CHUNK_FRAMES).contains(&options.chunk_frames) {
+            let chunk = options.chunk_frames;
+            let text = format!("options: chunk_frames is {chunk}; it must be from 1 to {MAX_CHUNK_FRAMES}");
             return Err(Error::new(ErrorKind::InvalidOptions, text));
         }
         let Options { window, overlap, .. } = options;
@@ -171,4 +177,36 @@ fn is_loaded(name: &str) -> bool {
         || name.ends_with(".codebook.inited")
         || name.ends_with(".embed_positions.weights")
         || name == "text_encoder.encoder.embed_tokens.weight")
+}
+
+#[cfg(test)]
+mod option_tests {
+    use super::*;
+
+    /// What the schema says of a number: the bound, and the next beyond it.
+    fn bound(name: &str, key: &str) -> Option<f64> {
+        serde_json::to_value(schemars::schema_for!(Options)).unwrap()["properties"][name][key].as_f64()
+    }
+
+    fn is_taken(options: serde_json::Value) -> bool {
+        serde_json::from_value(options).is_ok_and(|options| MusicGenPlugin::new(options).is_ok())
+    }
+
+    #[test]
+    fn the_schema_has_the_bounds_that_are_enforced() {
+        let (least, most) = (bound("chunk_frames", "minimum").unwrap(), bound("chunk_frames", "maximum").unwrap());
+        for (value, wanted) in [(least - 1.0, false), (least, true), (most, true), (most + 1.0, false)] {
+            assert_eq!(is_taken(serde_json::json!({"chunk_frames": value as u64})), wanted, "{value}");
+        }
+        assert_eq!((bound("window", "exclusiveMinimum"), bound("overlap", "minimum")), (Some(0.0), Some(0.0)));
+        for (window, overlap, wanted) in
+            [(0.0, 0.0, false), (-1.0, 0.0, false), (0.1, 0.0, true), (30.0, -0.1, false), (30.0, 30.0, false)]
+        {
+            assert_eq!(
+                is_taken(serde_json::json!({"window": window, "overlap": overlap})),
+                wanted,
+                "{window}, {overlap}"
+            );
+        }
+    }
 }

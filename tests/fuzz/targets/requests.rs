@@ -86,7 +86,7 @@ async fn answer(mut inbox: mpsc::Receiver<Command>) {
     while let Some(command) = inbox.recv().await {
         match command {
             Command::Submit(submission, reply) => drop(reply.send(serve(&submission))),
-            Command::Load(_, _, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+            Command::Load(_, _, reply) | Command::Unload(_, _, _, reply) | Command::Park(_, _, reply) => {
                 drop(reply.send(Ok(())))
             }
             // Nothing else is asked of it for a body.

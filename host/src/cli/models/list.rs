@@ -88,6 +88,7 @@ fn row(model: &ModelConfig, running: &[ListedModel], digests: &Digests) -> Row {
     for file in model.files.values() {
         match presence(file, digests) {
             Presence::Present(bytes) => size += bytes,
+            Presence::Folder => {}
             Presence::Absent => files = "missing",
             Presence::WrongDigest(_) => files = "wrong digest",
             Presence::Unusable(_) => files = "not usable",

@@ -3,7 +3,12 @@
 use super::*;
 use crate::config::Rate;
 use crate::domain::{Device, InstanceId};
+use crate::http::error::{ApiError, Cause};
 use crate::runtime::{Class, Explanation, KeepAlive, Leaving, Outcome, Staying};
+use axum::response::IntoResponse;
+
+/// What only whoever runs the host can do.
+const FOR_OPERATORS: &str = "options.context: wants a whole number; correct models.yaml, then `aihost models load a`";
 
 fn with_keys(keys: impl IntoIterator<Item = ApiKey>) -> Config {
     Config { api_keys: keys.into_iter().map(Arc::new).collect(), ..config() }
@@ -266,7 +271,7 @@ async fn a_batch_key_cannot_be_more_urgent_than_it_is() {
 async fn clients_are_not_shown_where_things_lie_and_operators_are() {
     let said = "its file /srv/secret-place/x.gguf is not there";
     let fails: Script =
-        |_, _| Err(Failure::new(FailureKind::NotPulled, "its file /srv/secret-place/x.gguf is not there"));
+        |_, _| Err(Failure::new(FailureKind::Internal, "its file /srv/secret-place/x.gguf is not there"));
     let breaks: Script = |_, _| {
         let failure = Failure::new(FailureKind::WorkerDied, "its file /srv/secret-place/x.gguf is not there");
         Ok(vec![text("a"), Output::Done(Err(failure))])
@@ -290,13 +295,16 @@ async fn clients_are_not_shown_where_things_lie_and_operators_are() {
         while let Some(command) = received.recv().await {
             let failure = Failure::new(FailureKind::NotUsable, said);
             match command {
-                Command::Load(_, _, reply) | Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+                Command::Load(_, _, reply) | Command::Unload(_, _, _, reply) | Command::Park(_, _, reply) => {
                     let _ = reply.send(Err(failure));
                 }
                 Command::Explain(_, reply) => _ = reply.send(Err(failure)),
                 Command::Models(reply) => {
-                    let _ =
-                        reply.send(vec![ModelStatus { error: Some(said.into()), ..status("a", ModelState::Failed) }]);
+                    let _ = reply.send(vec![ModelStatus {
+                        error: Some(said.into()),
+                        client_error: Some(said.into()),
+                        ..status("a", ModelState::Failed)
+                    }]);
                 }
                 _ => {}
             }
@@ -318,6 +326,23 @@ async fn clients_are_not_shown_where_things_lie_and_operators_are() {
         let text = String::from_utf8(bytes.to_vec()).unwrap();
         assert!(text.contains("x.gguf") && text.contains("secret-place") == is_whole, "{path}: {text}");
     }
+}
+
+#[tokio::test]
+async fn clients_read_what_they_can_do_and_operators_all_of_it() {
+    let fails: Script = |_, _| Err(Failure::new(FailureKind::NotUsable, FOR_OPERATORS));
+    let breaks: Script = |_, _| {
+        let failure = Failure::new(FailureKind::WorkerDied, FOR_OPERATORS).for_clients("it broke");
+        Ok(vec![text("a"), Output::Done(Err(failure))])
+    };
+    for (script, shown) in [(fails, "ask whoever runs this host"), (breaks, "it broke")] {
+        for stream in [false, true] {
+            let body = Host::new(script).post("/v1/chat/completions", &chat(&json!({"stream": stream}))).await.body;
+            assert!(body.contains(shown) && !body.contains("models.yaml") && !body.contains("aihost"), "{body}");
+        }
+    }
+    let error = ApiError::from(Failure::new(FailureKind::NotUsable, FOR_OPERATORS)).into_response();
+    assert_eq!(error.extensions().get::<Cause>().unwrap().message, FOR_OPERATORS);
 }
 
 #[tokio::test]

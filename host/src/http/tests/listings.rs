@@ -27,7 +27,7 @@ fn listing(models: usize) -> (Router, Arc<AtomicUsize>) {
                     counted.fetch_add(1, Ordering::Relaxed);
                     let _ = reply.send(crate::telemetry::Scrape::new(Arc::default(), Default::default()));
                 }
-                Command::Unload(_, _, reply) => _ = reply.send(Ok(())),
+                Command::Unload(_, _, _, reply) => _ = reply.send(Ok(())),
                 other => panic!("{other:?}"),
             }
         }

@@ -125,7 +125,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 let failure = Failure::new(FailureKind::NotPulled, "run `aihost models pull b`");
                 let _ = reply.send(if model.as_str() == "b" { Err(failure) } else { Ok(()) });
             }
-            Command::Unload(_, _, reply) | Command::Park(_, reply) => {
+            Command::Unload(_, _, _, reply) | Command::Park(_, _, reply) => {
                 let _ = reply.send(Ok(()));
             }
             Command::Explain(_, reply) => {
@@ -231,6 +231,7 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         idle_ms: None,
         pid: None,
         error: None,
+        client_error: None,
         aliases: Vec::new(),
     }
 }

@@ -201,7 +201,7 @@ async fn who_is_being_answered_keeps_its_place_and_one_too_many_is_told() {
         }
     }
     let answer = rest(&mut connected(host.address, &request).await).await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("connections_per_peer"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("overloaded"), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("retry-after: 2"), "{answer}");
     asks.remove(0).send(Ok(Answer { request: RequestId(1), output: receiver })).unwrap();
     outputs.send(done("stop")).await.unwrap();

@@ -109,7 +109,7 @@ impl<'a> RouterList<'a> {
 impl<'a> RouterEntry<'a> {
     fn of(model: &'a ModelStatus, created: u64) -> Self {
         let &ModelStatus { kind, state, memory, measured, replicas, active, queued, loads, progress, .. } = model;
-        let error = model.error.as_deref().map(for_clients);
+        let error = model.client_error.as_deref().map(for_clients);
         let failed = error.is_some().then_some(true);
         let status = RouterStatus { value: router_state(state), state, progress, step: model.step, failed, error };
         Self {
@@ -279,6 +279,7 @@ mod tests {
             idle_ms: Some(6),
             pid: Some(7),
             error: Some("\"x\"".into()),
+            client_error: None,
             aliases: vec!["b".into()],
         };
         let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"step":null,"loads":4,"wakes":5,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;

@@ -416,6 +416,26 @@ impl World {
         Some(())
     }
 
+    async fn cost_one(self, id: InstanceId) -> Result<u64, Failure> {
+        if self.fails("cost: the plugin refuses") {
+            return Err(Failure::new(FailureKind::Internal, "the plugin cannot"));
+        }
+        if self.fails("cost: it dies") {
+            self.die(id, ExitReason::Crashed(11));
+            return Err(ended(&ExitReason::Crashed(11)));
+        }
+        if self.fails("cost: the plugin panics") {
+            self.die(id, ExitReason::Panicked);
+            return Err(Failure::new(FailureKind::Internal, "panicked"));
+        }
+        if self.fails("cost: it never ends") {
+            self.live(id, STEP_LIMIT).await?;
+            self.die(id, ExitReason::Stalled("cost".into()));
+            return Err(Failure::new(FailureKind::TimedOut, "it does not answer"));
+        }
+        Ok(self.cost)
+    }
+
     async fn generate_one(
         self,
         id: InstanceId,
@@ -489,9 +509,16 @@ impl World {
         if open > 0 && !grace.is_zero() {
             self.accuse(format!("{id:?} was asked to leave under {open} leases"));
         }
-        let takes = if self.fails("stop: it does not heed") { grace } else { RELEASE.min(grace) };
+        let (takes, reason) = if self.fails("stop: it does not heed") {
+            (grace, ExitReason::Stalled("release".into()))
+        } else if self.fails("stop: the plugin cannot release") {
+            (RELEASE.min(grace), ExitReason::Unreleased("the plugin cannot".into()))
+        } else {
+            (RELEASE.min(grace), ExitReason::Asked)
+        };
+        let reason = if grace.is_zero() { ExitReason::Asked } else { reason };
         if self.live(id, takes).await.is_ok() {
-            self.die(id, ExitReason::Asked);
+            self.die(id, reason);
         }
     }
 }
@@ -553,8 +580,7 @@ impl InstanceHandle for FakeInstance {
     }
 
     fn cost(&self, _task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
-        let cost = self.world.cost;
-        Box::pin(async move { Ok(cost) })
+        Box::pin(self.world.clone().cost_one(self.id))
     }
 
     fn progress(&self) -> Option<u32> {
@@ -564,6 +590,10 @@ impl InstanceHandle for FakeInstance {
     fn stop(&self, grace: Duration) -> BoxFuture<'static, ()> {
         let task = tokio::spawn(self.world.clone().stop_one(self.id, grace));
         Box::pin(async move { task.await.unwrap() })
+    }
+
+    fn is_lost(&self) -> bool {
+        self.world.change(self.id, |_| ()).is_none()
     }
 
     fn pid(&self) -> Option<u32> {

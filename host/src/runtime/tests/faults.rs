@@ -29,13 +29,14 @@ const DRAIN: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(120);
 
 /// Faults after which every request is still answered in full, because it is tried again on a fresh worker.
-const HARMLESS: [&str; 14] = [
+const HARMLESS: [&str; 15] = [
     "health: it dies",
     "health: it cannot serve",
     "loaded: it dies",
     "generate: it dies before it said anything",
     "answered: it dies",
     "stop: it does not heed",
+    "stop: the plugin cannot release",
     "park: the plugin refuses",
     "park: it dies",
     "park: it never ends",
@@ -96,13 +97,13 @@ async fn scenario(host: &Host, leave: Duration) -> Answers {
     sleep(Duration::from_millis(40)).await;
     let unload = tokio::spawn({
         let handle = handle.clone();
-        async move { control(handle.unload("b".into(), None)).await }
+        async move { control(handle.unload("b".into(), None, AccessEntry::default())).await }
     });
     sleep(Duration::from_millis(1)).await;
     let after = host.ask("b");
     answers.met.extend([answer(busy).await, answer(after).await]);
     answers.controls.push(unload.await.unwrap());
-    answers.controls.push(control(handle.unload("a".into(), None)).await);
+    answers.controls.push(control(handle.unload("a".into(), None, AccessEntry::default())).await);
     answers
 }
 

@@ -202,7 +202,7 @@ fn a_worker_that_does_not_leave_holds_up_nobody_who_needs_no_room() {
         let host = host(Faults::Always("stop: it does not heed"), 1, yaml);
         assert_eq!(host.ask("a").await.unwrap().answer, Answer::Whole);
         let (handle, begun) = (host.handle(), Instant::now());
-        let unload = tokio::spawn(async move { handle.unload("a".into(), None).await });
+        let unload = tokio::spawn(async move { handle.unload("a".into(), None, AccessEntry::default()).await });
         sleep(Duration::from_millis(1)).await;
         assert_eq!(host.ask("b").await.unwrap().answer, Answer::Whole);
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

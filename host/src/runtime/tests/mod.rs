@@ -9,6 +9,7 @@ mod limits;
 mod reconfigure;
 mod replays;
 mod storm;
+mod told;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -275,7 +275,7 @@ impl ServerState {
         if let Some(model) = self.model.get()
             && let Err(error) = model.release().into_result()
         {
-            self.log.say(2, &format!("release failed: {}", error.message), 0);
+            self.fail(0, error.into());
         }
         self.outbox.drain(DRAIN_LIMIT);
         std::process::exit(0)

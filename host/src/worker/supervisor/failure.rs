@@ -30,6 +30,14 @@ pub(super) fn of_plugin(error: PluginError) -> Failure {
     failure
 }
 
+/// A failure of one request. What a plugin says of it is said to whoever asked, whatever its kind would mean of a load.
+pub(super) fn of_request(failure: Failure) -> Failure {
+    match failure.for_clients {
+        None => Failure { for_clients: Some(failure.message.as_str().into()), ..failure },
+        Some(_) => failure,
+    }
+}
+
 /// Why the worker cannot be used after this error; nothing if it can.
 pub(super) fn condemns(error: &PluginError) -> Option<ExitReason> {
     match ErrorKind::from_code(error.kind) {
@@ -46,10 +54,11 @@ pub(super) fn of_exit(model: &ModelId, reason: &ExitReason) -> Failure {
             FailureKind::ShuttingDown,
             format!("model `{model}` was unloaded while it served this request"),
         ),
-        ExitReason::BeyondGrant { .. } => Failure::new(
-            FailureKind::WorkerDied,
-            format!("the worker of model `{model}` {reason}; give its entry more `memory:`, or choose smaller options"),
-        ),
+        ExitReason::BeyondGrant { .. } => {
+            let message = format!("the worker of model `{model}` {reason}");
+            let whole = format!("{message}; give its entry more `memory:`, or choose smaller options");
+            Failure::new(FailureKind::WorkerDied, whole).for_clients(message)
+        }
         reason => Failure::new(FailureKind::WorkerDied, format!("the worker of model `{model}` {reason}")),
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
 use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
-use super::super::protocol::{PluginError, Task, ToWorker};
+use super::super::protocol::{PluginError, Task};
 use super::failure;
 use super::log::Log;
 use super::process::Process;
@@ -72,7 +72,8 @@ impl InstanceHandle for WorkerInstance {
     }
 
     fn cost(&self, task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
-        self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes)
+        let cost = self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes);
+        Box::pin(async move { cost.await.map_err(failure::of_request) })
     }
 
     fn generate(
@@ -101,28 +102,25 @@ impl InstanceHandle for WorkerInstance {
     fn stop(&self, grace: Duration) -> BoxFuture<'static, ()> {
         let shared = Arc::clone(&self.shared);
         let task = self.runtime.spawn(async move {
-            shared.process.expect_exit();
             // Without a grace it is not even asked: its requests are to learn why they end, not that they were cancelled.
-            if !grace.is_zero() {
-                let leave = async {
-                    shared.socket.send(&ToWorker::Shutdown).await;
-                    shared.process.gone().await
-                };
-                if timeout(grace, leave).await.is_some() {
-                    return;
-                }
-                shared.process.terminate();
-                if timeout(TERMINATE_GRACE, shared.process.gone()).await.is_some() {
-                    return;
-                }
+            if grace.is_zero() {
+                shared.process.kill(ExitReason::Asked);
+                shared.process.gone().await;
+                return;
             }
-            if !grace.is_zero() {
-                let seconds = (grace + TERMINATE_GRACE).as_secs();
-                shared.log.keep(&format!("the worker was asked to stop, did not within {seconds} s, and is killed"));
-                tracing::info!(target: "worker", model = %shared.model, "the worker did not stop within {seconds} s and is killed");
+            shared.process.expect_exit();
+            let leave = async {
+                shared.socket.shut_down().await;
+                shared.process.gone().await
+            };
+            if timeout(grace, leave).await.is_some() {
+                return;
             }
-            shared.process.kill(ExitReason::Asked);
-            shared.process.gone().await;
+            shared.process.terminate(ExitReason::Stalled(shared.socket.doing().to_owned()));
+            if timeout(TERMINATE_GRACE, shared.process.gone()).await.is_none() {
+                shared.process.kill(ExitReason::Asked);
+                shared.process.gone().await;
+            }
         });
         Box::pin(async move {
             let _ = task.await;
@@ -134,6 +132,10 @@ impl InstanceHandle for WorkerInstance {
         // In a task of its own, so that a caller who gives up leaves no half-written frame.
         let task = self.runtime.spawn(async move { shared.metrics().await });
         Box::pin(async move { task.await.unwrap_or_default() })
+    }
+
+    fn is_lost(&self) -> bool {
+        self.shared.process.is_lost()
     }
 
     fn pid(&self) -> Option<u32> {
@@ -165,6 +167,12 @@ impl WorkerInstance {
 impl Supervised {
     pub(super) fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock()
+    }
+
+    /// What is told to whoever waits for a worker that ended for this reason. One that was asked to go owes nobody a reason.
+    pub(super) fn exit_failure(&self, reason: &ExitReason) -> Failure {
+        let reason = if self.process.is_asked() { &ExitReason::Asked } else { reason };
+        failure::of_exit(&self.model, reason)
     }
 
     pub(super) fn plugin_failed(&self, error: PluginError) -> Failure {

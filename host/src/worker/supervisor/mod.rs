@@ -26,12 +26,12 @@ use parking_lot::Mutex;
 use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::awake::timeout;
 use super::confinement;
-use super::limits::{CLOSED_SOCKET_GRACE, WorkerLimits};
+use super::limits::{CLOSED_SOCKET_GRACE, DRAIN_LIMIT, WorkerLimits};
 use super::log::ModelLog;
 use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
@@ -39,7 +39,7 @@ use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId};
 use instance::{Supervised, WorkerInstance};
 use log::Log;
-use process::Process;
+use process::{LastWords, Process};
 use socket::{ReadEnd, WorkerSocket};
 pub(super) use spawn::inherited;
 use step::InstanceStep;
@@ -168,8 +168,11 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     watch::add(&shared);
 
     let reading = Arc::clone(&shared);
+    let (read, all_is_read) = oneshot::channel();
     tokio::spawn(async move {
         let ended = reading.socket.read(reader, &reading.log, silence).await;
+        // Whoever waits for it may be gone.
+        let _ = read.send(());
         let reason = match ended {
             ReadEnd::Closed if timeout(CLOSED_SOCKET_GRACE, reading.process.gone()).await.is_some() => None,
             ReadEnd::Closed => Some(ExitReason::Misbehaved("closed its connection".to_owned())),
@@ -184,10 +187,14 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
     let waiting = Arc::clone(&shared);
     tokio::spawn(async move {
         // While it lives it reads its output itself, so that what it prints costs the host nothing.
-        let last_words = || {
+        let last_words = async || {
             waiting.log.last_words(stdout, "stdout");
             waiting.log.last_words(stderr, "stderr");
-            waiting.log.allocation_failed()
+            if waiting.socket.is_shut_down() {
+                // What it said of its release may not be read yet.
+                let _read = timeout(DRAIN_LIMIT, all_is_read).await;
+            }
+            LastWords { allocation_failed: waiting.log.allocation_failed(), release: waiting.socket.release_failure() }
         };
         let reason = waiting.process.watch(last_words).await;
         spawn::gone(mark);

@@ -30,8 +30,19 @@ struct ProcessState {
     reaped: bool,
     /// Why the host ended it; nothing while it has not.
     verdict: Option<ExitReason>,
+    /// Whether it was asked to go.
+    is_asked: bool,
     /// Until when the rest of its group may end by itself; nothing if it may not.
     group_until: Option<Instant>,
+}
+
+/// What a worker left.
+#[derive(Debug, Default)]
+pub(super) struct LastWords {
+    /// It said that an allocation failed.
+    pub(super) allocation_failed: bool,
+    /// Why it could not give back what it held, once it was asked to.
+    pub(super) release: Option<String>,
 }
 
 impl Process {
@@ -67,23 +78,37 @@ impl Process {
 
     /// Why the host ended it, or wants it to end; nothing while it does not.
     pub(super) fn verdict(&self) -> Option<ExitReason> {
-        self.lock().verdict.clone()
+        let state = self.lock();
+        state.verdict.clone().or(state.is_asked.then_some(ExitReason::Asked))
     }
 
-    /// Asks the worker and everything in its process group to end, the last time before they are killed. What is left of
-    /// the group when the worker is gone has [`TERMINATE_GRACE`] too.
-    pub(super) fn terminate(&self) {
+    /// Whether it is gone, or was ended for what it did.
+    pub(super) fn is_lost(&self) -> bool {
+        let state = self.lock();
+        state.reaped || state.verdict.is_some()
+    }
+
+    /// Asks the worker and everything in its process group to end, the last time before they are killed, for this reason. What
+    /// is left of the group when the worker is gone has [`TERMINATE_GRACE`] too.
+    pub(super) fn terminate(&self, reason: ExitReason) {
         let mut state = self.lock();
         if !state.reaped {
+            state.verdict.get_or_insert(reason);
             state.group_until = Some(Instant::now() + TERMINATE_GRACE);
             // Nothing left to signal is what is wanted.
             let _ = kill_process_group(self.pid, Signal::TERM);
         }
     }
 
-    /// From now on its end is wanted, however it comes.
+    /// From now on it is to end, in good order.
     pub(super) fn expect_exit(&self) {
-        self.lock().verdict.get_or_insert(ExitReason::Asked);
+        let mut state = self.lock();
+        state.is_asked |= state.verdict.is_none();
+    }
+
+    /// Whether it was asked to end before anything else ended it.
+    pub(super) fn is_asked(&self) -> bool {
+        self.lock().is_asked
     }
 
     /// Resolves when it is gone, with the reason.
@@ -95,19 +120,24 @@ impl Process {
         }
     }
 
-    /// Waits for its end, kills what is left of its group, and reaps it. `last_words` reads what it printed last, and says
-    /// whether an allocation failed.
-    pub(super) async fn watch(&self, last_words: impl FnOnce() -> bool) -> ExitReason {
+    /// Waits for its end, kills what is left of its group, and reaps it. `last_words` reads what it said and printed last.
+    pub(super) async fn watch(&self, last_words: impl AsyncFnOnce() -> LastWords) -> ExitReason {
         self.exited().await;
         self.group_left().await;
         // Its number is still its own until it is reaped, so the group cannot be someone else's.
         self.kill_group();
-        let allocation_failed = last_words();
+        let LastWords { allocation_failed, release } = last_words().await;
         let mut state = self.lock();
         let status = waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED).ok().flatten();
         state.reaped = true;
         let by_memory = self.oom_kills_before.zip(oom_kills()).is_some_and(|(before, after)| after > before);
-        let reason = state.verdict.clone().unwrap_or_else(|| classify(status.as_ref(), allocation_failed, by_memory));
+        let reason = state.verdict.clone().unwrap_or_else(|| {
+            match (classify(status.as_ref(), allocation_failed, by_memory), release) {
+                (ExitReason::Exited(0), Some(why)) if state.is_asked => ExitReason::Unreleased(why),
+                (ExitReason::Exited(0), None) if state.is_asked => ExitReason::Asked,
+                (other, _) => other,
+            }
+        });
         drop(state);
         self.gone.send_replace(Some(reason.clone()));
         reason

@@ -27,7 +27,7 @@ impl Supervised {
         }
         let Some(mut incoming) = self.socket.open(request) else {
             let reason = self.process.gone().await;
-            return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
+            return done(&output, Err(self.exit_failure(&reason))).await;
         };
         self.socket.send(&ToWorker::Generate(request, task)).await;
         let mut passed_on = 0;
@@ -63,10 +63,12 @@ impl Supervised {
                     }
                 }
                 Some(Inbound::End(Ok(summary))) => return done(&output, Ok(summary)).await,
-                Some(Inbound::End(Err(error))) => return done(&output, Err(self.plugin_failed(error))).await,
+                Some(Inbound::End(Err(error))) => {
+                    return done(&output, Err(failure::of_request(self.plugin_failed(error)))).await;
+                }
                 None => {
                     let reason = self.process.gone().await;
-                    return done(&output, Err(failure::of_exit(&self.model, &reason))).await;
+                    return done(&output, Err(self.exit_failure(&reason))).await;
                 }
             }
         }

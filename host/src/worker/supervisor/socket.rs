@@ -91,6 +91,20 @@ pub(super) struct WorkerSocket {
     metrics: Mutex<Vec<oneshot::Sender<Bytes>>>,
     /// Where requests go instead, once the worker has said so.
     upstream: Mutex<Option<Arc<UpstreamAddress>>>,
+    /// Why the instance could not be released, once the worker was asked to go.
+    release: Mutex<Release>,
+}
+
+/// What is known of an instance's release.
+#[derive(Debug, Default)]
+enum Release {
+    /// Nobody asked for it.
+    #[default]
+    Unasked,
+    /// It is under way, or went well.
+    Asked,
+    /// It failed for this reason.
+    Failed(String),
 }
 
 impl WorkerSocket {
@@ -103,7 +117,35 @@ impl WorkerSocket {
             progress: watch::Sender::new(Loading::default()),
             metrics: Mutex::default(),
             upstream: Mutex::default(),
+            release: Mutex::default(),
         }
+    }
+
+    /// Asks the worker to release its instance and to end. It first ends what it does.
+    pub(super) async fn shut_down(&self) {
+        *self.release.lock() = Release::Asked;
+        if !self.is_stepping() {
+            *self.doing.lock() = "release";
+        }
+        self.send(&ToWorker::Shutdown).await;
+    }
+
+    /// Why the instance could not be released, if it was asked for and failed.
+    pub(super) fn release_failure(&self) -> Option<String> {
+        match &*self.release.lock() {
+            Release::Failed(why) => Some(why.clone()),
+            Release::Unasked | Release::Asked => None,
+        }
+    }
+
+    /// Whether the answer to a step is awaited.
+    fn is_stepping(&self) -> bool {
+        self.step.lock().is_some()
+    }
+
+    /// Whether the worker was asked to go.
+    pub(super) fn is_shut_down(&self) -> bool {
+        !matches!(*self.release.lock(), Release::Unasked)
     }
 
     /// Writes a message; others may come between its frames. Must not be dropped half-way: run it in a task.
@@ -246,6 +288,9 @@ impl WorkerSocket {
             ToHost::Hello(_) | ToHost::Heartbeat => {}
             ToHost::Planned(plan) => self.answer(Ok(StepReply::Planned(plan)))?,
             ToHost::Stepped(bytes) => self.answer(Ok(StepReply::Bytes(bytes)))?,
+            ToHost::Failed(0, error) if self.is_shut_down() && !self.is_stepping() => {
+                *self.release.lock() = Release::Failed(excerpt(&error.message, ERROR_BYTES));
+            }
             ToHost::Failed(0, error) => self.answer(Err(error))?,
             ToHost::Progress(0, loading) => {
                 self.progress.send_replace(loading);
@@ -275,7 +320,7 @@ impl WorkerSocket {
 
     fn answer(&self, answer: Result<StepReply, PluginError>) -> Result<(), String> {
         let waiter = self.step.lock().take().ok_or_else(|| "it answered what was not asked".to_owned())?;
-        *self.doing.lock() = "idle";
+        *self.doing.lock() = if self.is_shut_down() { "release" } else { "idle" };
         // Whoever asked may have given up.
         let _ = waiter.send(answer);
         Ok(())

@@ -8,7 +8,6 @@ use super::super::awake::{Instant, sleep_until};
 use super::super::limits::WorkerLimits;
 use super::super::placement::ExitReason;
 use super::super::protocol::{Start, Task, ToWorker};
-use super::failure;
 use super::instance::Supervised;
 use super::socket::StepReply;
 use crate::domain::{Failure, FailureKind};
@@ -99,7 +98,7 @@ impl Supervised {
                     Ok(Ok(answer)) if step.takes_memory() => self.within_grant(answer).await,
                     Ok(Ok(answer)) => Ok(answer),
                     Ok(Err(error)) => Err(self.plugin_failed(error)),
-                    Err(_) => Err(failure::of_exit(&self.model, &self.process.gone().await)),
+                    Err(_) => Err(self.exit_failure(&self.process.gone().await)),
                 },
                 Ok(()) = progress.changed() => {
                     let done = progress.borrow_and_update().done;
@@ -119,7 +118,7 @@ impl Supervised {
             None => Ok(answer),
             Some(reason) => {
                 self.process.gone().await;
-                Err(failure::of_exit(&self.model, &reason))
+                Err(self.exit_failure(&reason))
             }
         }
     }
@@ -128,19 +127,18 @@ impl Supervised {
         self.process.kill(ExitReason::Stalled(step.name.to_owned()));
         self.process.gone().await;
         let message = format!(
-            "model `{model}` did not finish its {name}: no progress for {limit} s ({took} s in all){advice}",
+            "model `{model}` did not finish its {name}: no progress for {limit} s ({took} s in all)",
             model = self.model,
             name = step.name,
             limit = step.limit.as_secs_f32(),
             took = started.elapsed().as_secs(),
-            advice = step.advice,
         );
-        Failure::new(FailureKind::TimedOut, message)
+        Failure::new(FailureKind::TimedOut, format!("{message}{}", step.advice)).for_clients(message)
     }
 
     fn misbehaved(&self, what: &str) -> Failure {
         let reason = ExitReason::Misbehaved(what.to_owned());
         self.process.kill(reason.clone());
-        failure::of_exit(&self.model, &reason)
+        self.exit_failure(&reason)
     }
 }

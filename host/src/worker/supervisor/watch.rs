@@ -174,7 +174,7 @@ impl Supervised {
         };
         match verdict {
             Verdict::Within => {}
-            Verdict::BeyondPlan => tracing::warn!(
+            Verdict::BeyondPlan => tracing::info!(
                 target: "worker",
                 model = %self.model,
                 planned = allowance.planned,

@@ -2,6 +2,7 @@
 //! answers like a model that says `word ` until it is told to stop.
 
 mod card;
+mod describing;
 mod memory;
 mod noise;
 
@@ -49,6 +50,10 @@ pub enum Fault {
     PanicInGenerate,
     /// Dropping the loaded model panics.
     PanicInDrop,
+    /// Dropping the loaded model never ends.
+    HangDrop,
+    /// Dropping the loaded model aborts the process.
+    AbortInDrop,
     /// `generate` aborts the process.
     Abort,
     /// `generate` touches memory that is not there.
@@ -167,6 +172,7 @@ const COST: StepFaults =
 /// The entry's `options:`.
 #[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(transform = describing::misbehave)]
 pub struct Options {
     /// What goes wrong.
     fault: Fault,
@@ -373,6 +379,12 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         assert!(!self.0.due(Fault::PanicInDrop), "a panic in drop, as asked");
+        if self.0.due(Fault::HangDrop) {
+            hang();
+        }
+        if self.0.due(Fault::AbortInDrop) {
+            std::process::abort();
+        }
     }
 }
 
