@@ -12,6 +12,7 @@ pub mod glue;
 mod image_output;
 mod job;
 mod logging;
+mod logits;
 #[doc(hidden)]
 pub mod manifest;
 #[doc(hidden)]
@@ -28,6 +29,7 @@ pub use custom_output::CustomOutput;
 pub use error::{Error, ErrorDetails, ErrorKind, Result};
 pub use image_output::ImageOutput;
 pub use job::{Job, Reply};
+pub use logits::LogitsProcessor;
 pub use plugin::{Audio, Custom, Engine, Image, Plugin, Task, Text, Upstream};
 pub use stop::StopMatcher;
 pub use text_output::TextOutput;

@@ -284,7 +284,7 @@ impl LlmEngine {
         }
         let prompt = self.prompt(&request.input)?;
         Ok(SequenceRequest {
-            sampler: Sampler::new(request.sampling, &prompt, self.parts.model.config().vocabulary)?,
+            sampler: Sampler::new(&request, &prompt, self.parts.model.config().vocabulary)?,
             prompt,
             max_tokens: request.max_tokens.unwrap_or(u32::MAX),
             logprobs: request.logprobs.map(|n| n as usize),

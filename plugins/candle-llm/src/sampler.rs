@@ -1,8 +1,6 @@
 //! From logits to the next token: penalties and bias, temperature, top_k, top_p, min_p, draw.
 
-use std::collections::{HashMap, HashSet};
-
-use aihost_plugin_api::{Error, Result, Sampling};
+use aihost_plugin_api::{Error, LogitsProcessor, Result, Sampling, TextRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -11,48 +9,41 @@ use rand::{Rng, SeedableRng};
 pub struct Sampler {
     sampling: Sampling,
     rng: StdRng,
-    seen: HashSet<u32>,
-    generated: HashMap<u32, u32>,
+    processor: Option<LogitsProcessor>,
 }
 
 impl Sampler {
-    /// Checks `sampling` and takes note of the prompt.
+    /// Checks how `request` wants its tokens drawn, and takes note of the prompt.
     ///
     /// # Errors
     /// `InvalidRequest` that names the field that is out of its range.
-    pub fn new(sampling: Sampling, prompt: &[u32], vocabulary: usize) -> Result<Self> {
-        check(&sampling, vocabulary)?;
+    pub fn new(request: &TextRequest, prompt: &[u32], vocabulary: usize) -> Result<Self> {
+        let sampling = request.sampling.clone();
+        let processor = LogitsProcessor::new(request, prompt, vocabulary)?;
         let rng = sampling.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
-        let seen = if sampling.repetition_penalty == 1.0 { HashSet::new() } else { prompt.iter().copied().collect() };
-        Ok(Self { sampling, rng, seen, generated: HashMap::new() })
+        Ok(Self { sampling, rng, processor })
     }
 
     /// Chooses the next token; `logits`, `[vocabulary]`, are changed on the way.
-    pub fn choose(&mut self, logits: &mut [f32]) -> u32 {
-        self.adjust(logits);
+    ///
+    /// # Errors
+    /// `Internal` if none of them is a number above minus infinity: the first token of the vocabulary would be no answer.
+    pub fn choose(&mut self, logits: &mut [f32]) -> Result<u32> {
+        if let Some(processor) = &self.processor {
+            processor.apply(logits);
+        }
         let token = if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
             argmax(logits)
         } else {
             self.draw(logits)
         };
-        *self.generated.entry(token).or_default() += 1;
-        token
-    }
-
-    fn adjust(&self, logits: &mut [f32]) {
-        let s = &self.sampling;
-        if s.repetition_penalty != 1.0 {
-            for token in self.seen.iter().chain(self.generated.keys().filter(|t| !self.seen.contains(t))) {
-                let logit = &mut logits[*token as usize];
-                *logit = if *logit > 0.0 { *logit / s.repetition_penalty } else { *logit * s.repetition_penalty };
-            }
+        if logits.get(token as usize).is_none_or(|logit| logit.is_nan() || *logit == f32::NEG_INFINITY) {
+            return Err(Error::internal("the model leaves no token to go on with; is its file damaged?"));
         }
-        for (token, count) in &self.generated {
-            logits[*token as usize] -= s.frequency_penalty * *count as f32 + s.presence_penalty;
+        if let Some(processor) = &mut self.processor {
+            processor.accept(token);
         }
-        for (token, bias) in &s.logit_bias {
-            logits[*token as usize] += bias;
-        }
+        Ok(token)
     }
 
     fn draw(&mut self, logits: &[f32]) -> u32 {
@@ -128,50 +119,21 @@ pub fn logprobs(logits: &[f32], token: u32, top: usize) -> (f32, Vec<(u32, f32)>
     ((logits[token as usize] - log_total).max(-9999.0), best)
 }
 
-fn check(s: &Sampling, vocabulary: usize) -> Result<()> {
-    let ranges = [
-        ("temperature", s.temperature, 0.0, 2.0),
-        ("top_p", s.top_p, f32::MIN_POSITIVE, 1.0),
-        ("min_p", s.min_p, 0.0, 1.0),
-        ("repetition_penalty", s.repetition_penalty, f32::MIN_POSITIVE, 100.0),
-        ("frequency_penalty", s.frequency_penalty, -2.0, 2.0),
-        ("presence_penalty", s.presence_penalty, -2.0, 2.0),
-    ];
-    for (name, value, least, most) in ranges {
-        if !(least..=most).contains(&value) {
-            let least = if least == f32::MIN_POSITIVE { "above 0".to_owned() } else { format!("at least {least}") };
-            let message = format!("{name} is {value} and must be {least} and at most {most}");
-            return Err(Error::invalid_request(message).at(name));
-        }
-    }
-    for (token, bias) in &s.logit_bias {
-        if *token as usize >= vocabulary {
-            return Err(Error::invalid_request(format!(
-                "logit_bias names token {token}, but the vocabulary has {vocabulary} tokens"
-            ))
-            .at("logit_bias"));
-        }
-        if !(-100.0..=100.0).contains(bias) {
-            return Err(Error::invalid_request(format!(
-                "logit_bias of token {token} is {bias} and must be from -100 to 100"
-            ))
-            .at("logit_bias"));
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use aihost_plugin_api::Sampling;
 
-    use super::{Sampler, logprobs};
+    use super::{Result, Sampler, TextRequest, logprobs};
 
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 0.0];
 
+    fn sampler(sampling: Sampling, prompt: &[u32]) -> Result<Sampler> {
+        Sampler::new(&TextRequest::prompt("").sampling(sampling), prompt, LOGITS.len())
+    }
+
     fn draws(sampling: &Sampling) -> Vec<u32> {
-        let mut sampler = Sampler::new(sampling.clone(), &[], LOGITS.len()).expect("valid");
-        (0..200).map(|_| sampler.choose(&mut LOGITS.clone())).collect()
+        let mut sampler = sampler(sampling.clone(), &[]).expect("valid");
+        (0..200).map(|_| sampler.choose(&mut LOGITS.clone()).expect("numbers")).collect()
     }
 
     #[test]
@@ -202,21 +164,25 @@ mod tests {
         let sampling = Sampling::default().temperature(0.0).presence_penalty(2.0);
         assert_eq!(draws(&sampling)[..2], [1, 2]);
         let sampling = Sampling::default().temperature(0.0).repetition_penalty(4.0);
-        let mut sampler = Sampler::new(sampling, &[1], LOGITS.len()).expect("valid");
-        assert_eq!(sampler.choose(&mut LOGITS.clone()), 2);
+        let mut sampler = sampler(sampling, &[1]).expect("valid");
+        assert_eq!(sampler.choose(&mut LOGITS.clone()).expect("numbers"), 2);
     }
 
     #[test]
-    fn errors_name_the_field() {
-        let bad = [
-            (Sampling::default().temperature(3.0), "temperature"),
-            (Sampling::default().temperature(f32::NAN), "temperature"),
-            (Sampling::default().top_p(0.0), "top_p"),
-            (Sampling::default().min_p(-0.1), "min_p"),
-            (Sampling::default().logit_bias([(9, 1.0)].into()), "logit_bias"),
-        ];
-        for (sampling, name) in bad {
-            assert!(Sampler::new(sampling, &[], 5).expect_err("out of range").message().contains(name));
+    fn no_token_is_made_up() {
+        let (low, nan) = (f32::NEG_INFINITY, f32::NAN);
+        for sampling in [
+            Sampling::default(),
+            Sampling::default().temperature(0.0),
+            Sampling::default().top_p(0.5),
+            Sampling::default().logit_bias([(0, 100.0)].into()),
+        ] {
+            let mut sampler = sampler(sampling, &[]).expect("valid");
+            for none in [[low; 5], [nan; 5], [nan, low, low, nan, nan]] {
+                let error = sampler.choose(&mut none.clone()).expect_err("nothing to draw");
+                assert!(error.message().contains("no token"), "{error}");
+            }
+            assert_eq!(sampler.choose(&mut [low, nan, -1e30, low, nan]).expect("one is left"), 2);
         }
     }
 

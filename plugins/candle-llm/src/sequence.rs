@@ -175,7 +175,7 @@ impl Running {
         context: usize,
         logits: &[f32],
     ) -> Result<Option<FinishReason>> {
-        let token = self.request.sampler.choose(&mut logits.to_vec());
+        let token = self.request.sampler.choose(&mut logits.to_vec())?;
         if tokenizer.is_end(token) && !self.request.ignore_eos {
             return Ok(Some(FinishReason::Stop));
         }
