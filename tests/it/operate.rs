@@ -39,6 +39,7 @@ async fn commands_work_beside_a_models_yaml_that_is_wrong_or_was_edited() {
             (&["ps"][..], "aihost/echo"),
             (&["why", "a"], "`a`"),
             (&["models", "list"], "a"),
+            (&["plugins", "list"], "aihost/echo"),
             (&["models", "load", "a"], ""),
             (&["logs", "a"], ""),
             (&["models", "unload", "a"], ""),

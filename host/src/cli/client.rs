@@ -170,7 +170,7 @@ impl Server {
                 ));
             }
             // The one that runs may listen where the file said before it was edited.
-            let listen = running_address(&contact.state).unwrap_or(contact.listen);
+            let listen = running_address(&contact.paths.state).unwrap_or(contact.listen);
             return Self::of_contact(&Contact { listen, ..contact }, named.or_else(own_key));
         };
         // A server elsewhere needs no models.yaml here. The keys that are known here belong to the one of models.yaml.

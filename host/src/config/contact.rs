@@ -1,16 +1,15 @@
-//! What a command that talks to a running server needs of models.yaml: where the server listens, the keys for it, and where it
-//! keeps what it knows. A host goes on serving while its file is edited and wrong, so this is read from the sections that can
+//! What a command that talks to a running server, or looks at plugins, needs of models.yaml: where the server listens, the keys
+//! for it, and the folders. A host goes on serving while its file is edited and wrong, so this is read from the sections that can
 //! be read, whatever the others say.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::resolve::Context;
-use super::{ApiKey, Config, ConfigError, Env, Selection, extent, find_file, parse, raw, read_file, resolve};
+use super::{ApiKey, Config, ConfigError, Env, Paths, Selection, extent, find_file, parse, raw, read_file, resolve};
 
 /// The sections that say it.
-const SECTIONS: [&str; 3] = ["listen", "api_keys", "state_dir"];
+const SECTIONS: [&str; 6] = ["listen", "api_keys", "plugins_dir", "models_dir", "state_dir", "allow_shared_folders"];
 
 /// How a server is reached.
 #[derive(Debug)]
@@ -19,8 +18,8 @@ pub struct Contact {
     pub listen: SocketAddr,
     /// What lets somebody in there.
     pub api_keys: Vec<Arc<ApiKey>>,
-    /// `state_dir`
-    pub state: PathBuf,
+    /// Where plugins, models and what a host knows lie.
+    pub paths: Paths,
     /// What is wrong in the file.
     pub problem: Option<ConfigError>,
 }
@@ -28,8 +27,8 @@ pub struct Contact {
 impl Contact {
     /// As a file says that is right.
     pub fn of(config: &Config) -> Self {
-        let (api_keys, state) = (config.api_keys.clone(), config.paths.state.clone());
-        Self { listen: config.listen, api_keys, state, problem: None }
+        let (api_keys, paths) = (config.api_keys.clone(), config.paths.clone());
+        Self { listen: config.listen, api_keys, paths, problem: None }
     }
 
     /// Reads it from the models.yaml that commands use.
@@ -45,9 +44,9 @@ impl Contact {
         };
         let text = readable(&text);
         let raw = raw::parse(&text).unwrap_or_default();
-        let (listen, api_keys, state) =
+        let (listen, api_keys, paths) =
             resolve::contact(&raw, &Context { text: &text, file: &file, selection, env, running: None });
-        Ok(Self { listen, api_keys, state, problem: Some(problem) })
+        Ok(Self { listen, api_keys, paths, problem: Some(problem) })
     }
 }
 
@@ -120,7 +119,7 @@ mod tests {
                 let found = contact(&text);
                 assert!(found.problem.is_some(), "{text}");
                 assert_eq!(found.listen.port(), 9123, "{text}");
-                assert_eq!(found.state, PathBuf::from("/s"), "{text}");
+                assert_eq!(found.paths.state, std::path::Path::new("/s"), "{text}");
                 assert_eq!(keys(&found), ["a-good-long-key-for-tests"], "{text}");
             }
         }

@@ -45,6 +45,8 @@ impl Loop {
         // Its own line tells of that request.
         let request_id = after.as_ref().map(AccessEntry::id);
         tracing::warn!(%model, instance = id.0, request_id, cause = failure.kind.name(), "unhealthy: {failure}; its next request gets a fresh worker");
+        // How it leaves is the same story.
+        self.records.told.of(id).has_failed = true;
         self.records.died(&model);
         self.step(Event::Failed(id, failure));
     }

@@ -262,6 +262,11 @@ impl Explanation {
         Self { message, step: Some(step), progress: Some(progress), ..self }
     }
 
+    /// Those who stay and whose memory it would need.
+    pub fn in_the_way(&self) -> impl Iterator<Item = &Staying> {
+        self.stays.iter().filter(|staying| staying.reason != NOT_NEEDED)
+    }
+
     /// How long it has done what it does.
     fn age(&self) -> String {
         self.since_ms.map_or_else(String::new, |since| format!(" for {}", Seconds(since)))
@@ -298,8 +303,7 @@ impl Explanation {
                 format!("`{model}` needs {needs} on {device}: {} would leave for it", names(&mut leaves.into_iter()))
             }
             Outcome::Waits => {
-                let in_the_way = self.stays.iter().filter(|staying| staying.reason != NOT_NEEDED);
-                let stays = in_the_way.map(|staying| format!("`{}` {}", staying.model, staying.reason));
+                let stays = self.in_the_way().map(|staying| format!("`{}` {}", staying.model, staying.reason));
                 let stays = names(&mut stays.into_iter());
                 match self.state {
                     ModelState::Hot => {

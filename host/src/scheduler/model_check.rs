@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use stateright::{Checker, Model, Property};
 
-use super::{Again, DevicePolicy, Effect, Event, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Want};
+use super::{
+    Again, DevicePolicy, Effect, Event, Explanation, Keep, Mapped, ModelPolicy, Outcome, Policy, State, Staying, Want,
+};
 use crate::domain::{Device, EvictionCause, Failure, FailureKind, InstanceId, Millis, ModelId, ModelState, RequestId};
 
 const TICK_MS: u64 = 1_000;
@@ -55,6 +57,10 @@ struct Probe {
     leaves: BTreeSet<(InstanceId, &'static str)>,
     is_granted: bool,
     is_refused: bool,
+    /// Bytes that its worker then said it needs.
+    needs: Option<u64>,
+    /// What whoever asks was told.
+    refusal: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -366,7 +372,9 @@ impl Snapshot {
             let said = self.state.explain(Millis(self.now), &model, None, None);
             let leaves = said.leaves.iter().map(|leaving| (leaving.instance, leaving.how)).collect();
             let said_met = Met { outcome: said.outcome, leaves };
-            let met = Probe::new(self, model.clone()).run(self);
+            let mut probe = Probe::new(self, model.clone());
+            let met = probe.run(self);
+            self.told_rightly(&said, &probe)?;
             // Of what was never planned nobody can know how it comes up, but that it is neither served nor refused at once.
             let is_unknown = said_met.outcome == Outcome::Unknown
                 && self.state.history.get(&model).is_none_or(|known| known.need.bytes == 0)
@@ -385,6 +393,37 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Whether the facts that a sentence is made of are so: where the model stands, what it needs, what those who leave hold,
+    /// that whoever is in the way has a reason to be, and why a request is refused.
+    fn told_rightly(&self, said: &Explanation, met: &Probe) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("of `{}`: {what}: {said:?}", said.model));
+        if said.state != self.state.model_state(&said.model).0 {
+            return wrong("it stands elsewhere");
+        }
+        if met.needs.is_some_and(|needs| said.needs.is_some_and(|told| told != needs)) {
+            return wrong("it needs something else");
+        }
+        if met.refusal.as_ref().is_some_and(|refusal| !said.message.contains(refusal)) {
+            return wrong("it is refused for another reason");
+        }
+        let held = |id: InstanceId| self.state.instances().get(&id).map(|known| known.reserved.max(known.held));
+        if said.leaves.iter().any(|leaving| held(leaving.instance) != Some(leaving.memory)) {
+            return wrong("who leaves holds something else");
+        }
+        let is_in_the_way = |staying: &Staying| {
+            let Some(known) = self.state.instances().get(&staying.instance) else { return false };
+            let serves = !known.leases.is_empty() || self.state.queued(&known.model) > 0;
+            let is_pinned = self.state.policy().models.get(&known.model).is_some_and(|policy| policy.pin);
+            serves || is_pinned || !matches!(known.state, ModelState::Hot | ModelState::Parked)
+        };
+        if said.in_the_way().any(|staying| !is_in_the_way(staying)) {
+            return wrong("who is in the way is not");
+        }
+        Ok(())
+    }
+}
+
 impl Probe {
     const ASKED: RequestId = RequestId(u64::MAX - 1);
 
@@ -397,10 +436,12 @@ impl Probe {
             leaves: BTreeSet::new(),
             is_granted: false,
             is_refused: false,
+            needs: None,
+            refusal: None,
         }
     }
 
-    fn run(mut self, world: &Snapshot) -> Met {
+    fn run(&mut self, world: &Snapshot) -> Met {
         use ModelState::{Loading, Starting, Unparking};
         let before = self.state.model_state(&self.model).0;
         self.feed(Event::Timer);
@@ -431,7 +472,7 @@ impl Probe {
             Starting | Loading | Unparking => Outcome::Coming,
             _ => Outcome::Fits,
         };
-        Met { outcome, leaves: self.leaves }
+        Met { outcome, leaves: self.leaves.clone() }
     }
 
     /// Whether an answer is one that the request brings about.
@@ -446,6 +487,11 @@ impl Probe {
     }
 
     fn feed(&mut self, event: Event) {
+        if let Event::Planned { instance, required, .. } = &event
+            && self.state.instances().get(instance).is_some_and(|known| known.model == self.model)
+        {
+            self.needs = Some(*required);
+        }
         for effect in self.state.step(self.now, event) {
             match effect {
                 Effect::Start { instance, .. } => _ = self.pending.insert(Answer::Planned(instance)),
@@ -460,7 +506,10 @@ impl Probe {
                     self.leaves.extend((cause == EvictionCause::Memory).then_some((instance, "stop")));
                 }
                 Effect::Grant(Self::ASKED, _) => self.is_granted = true,
-                Effect::Refuse(Self::ASKED, _) => self.is_refused = true,
+                Effect::Refuse(Self::ASKED, failure) => {
+                    self.is_refused = true;
+                    self.refusal = Some(failure.message);
+                }
                 _ => {}
             }
         }

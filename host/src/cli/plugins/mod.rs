@@ -52,9 +52,17 @@ enum Command {
 }
 
 pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
-    let paths = match context.load() {
-        Ok(config) => config.paths,
-        // Plugins can be looked at before there is a models.yaml; a wrong one is said to be wrong.
+    let paths = match context.contact() {
+        Ok(contact) => {
+            if let Some(file) = contact.problem.as_ref().and_then(|problem| problem.file.as_ref()) {
+                let file = file.display();
+                out::note(&format!(
+                    "note: {file} is wrong (`aihost check` says where); its folders are looked at all the same"
+                ));
+            }
+            contact.paths
+        }
+        // Plugins can be looked at before there is a models.yaml.
         Err(CliError::Config(error)) if error.file.is_none() => config::default_folders(&context.env),
         Err(error) => return Err(error),
     };

@@ -11,7 +11,7 @@ mod models;
 mod policy;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use self::check::Checker;
@@ -44,11 +44,9 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let base = context.file.parent().unwrap_or_else(|| Path::new("/"));
     let mut check = Checker::default();
     version(&mut check, raw.version.as_ref());
-    let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
-    let sharing = if raw.allow_shared_folders { Sharing::Allowed } else { Sharing::Refused };
     let paths = match context.running {
         Some(running) => running.paths.clone(),
-        None => Paths { sharing, ..paths::folders(typed, base, context.env) },
+        None => folders(&raw, base, context.env),
     };
     let devices = devices::resolve(&mut check, raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();
@@ -84,13 +82,19 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     }
 }
 
-/// What is needed to reach a server, as far as it is right: where it listens, its keys, its `state_dir`.
-pub(super) fn contact(raw: &RawConfig, context: &Context<'_>) -> (SocketAddr, Vec<Arc<ApiKey>>, PathBuf) {
+fn folders(raw: &RawConfig, base: &Path, env: &Env) -> Paths {
+    let typed = [raw.plugins_dir.as_deref(), raw.models_dir.as_deref(), raw.state_dir.as_deref()];
+    let sharing = if raw.allow_shared_folders { Sharing::Allowed } else { Sharing::Refused };
+    Paths { sharing, ..paths::folders(typed, base, env) }
+}
+
+/// What is needed to reach a server, as far as it is right: where it listens, its keys, its folders.
+pub(super) fn contact(raw: &RawConfig, context: &Context<'_>) -> (SocketAddr, Vec<Arc<ApiKey>>, Paths) {
     let mut check = Checker::default();
     let base = context.file.parent().unwrap_or_else(|| Path::new("/"));
-    let state = paths::folders([None, None, raw.state_dir.as_deref()], base, context.env).state;
+    let paths = folders(raw, base, context.env);
     let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
-    (listen, keys::resolve(&mut check, raw.api_keys.as_ref(), None, context.env), state)
+    (listen, keys::resolve(&mut check, raw.api_keys.as_ref(), None, context.env), paths)
 }
 
 /// A port that other machines reach, and no keys.

@@ -27,8 +27,15 @@ const WORKSPACE: (u64, u64) = (20 << 20, 1 << 20);
 const CLIENTS_OWN: &str = "generate: the plugin refuses";
 
 /// Faults that happen while nobody waits for anything.
-const UNMET: [&str; 5] =
-    ["loaded: it dies", "answered: it dies", "parked: it dies", "woken: it dies", "stop: it does not heed"];
+const UNMET: [&str; 7] = [
+    "loaded: it dies",
+    "answered: it dies",
+    "parked: it dies",
+    "woken: it dies",
+    "stop: it does not heed",
+    "health: it dies",
+    "health: it cannot serve",
+];
 
 /// What was logged.
 #[derive(Clone, Debug, Default)]
