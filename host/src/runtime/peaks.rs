@@ -40,7 +40,7 @@ impl Key {
         let mut options = model.options.clone();
         options.sort_all_objects();
         // Each card of one kind takes the same.
-        let parts = serde_json::json!([name, plugin.sha256, device.map_or("", Device::kind), files, options]);
+        let parts = serde_json::json!([name, plugin.copy.digest(), device.map_or("", Device::kind), files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
     }
 

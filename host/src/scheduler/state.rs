@@ -259,6 +259,7 @@ impl State {
             Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
             Event::Measured(device, bytes) => self.measure(device, bytes),
             Event::Configure { policy, anew } => self.configure(policy, &anew, effects),
+            Event::Renew(models) => self.forget(&models, effects),
             Event::Timer => {}
             Event::Shutdown => self.shut_down(effects),
         }
@@ -452,7 +453,10 @@ impl State {
         self.refuse_all(model, &failure, effects);
         self.history.entry(model.clone()).or_default().retried = false;
         // What only a person can mend is looked at anew with each request: a pull or an edit must not wait for a timer.
-        if matches!(failure.kind, FailureKind::NotPulled | FailureKind::Cancelled | FailureKind::ShuttingDown) {
+        if matches!(
+            failure.kind,
+            FailureKind::NotPulled | FailureKind::NoPlugin | FailureKind::Cancelled | FailureKind::ShuttingDown
+        ) {
             return;
         }
         let (failures, crashes) = self.cooldowns.get(model).map_or((0, 0), |last| (last.failures, last.crashes));

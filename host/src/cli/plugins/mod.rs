@@ -90,7 +90,7 @@ fn list(registry: &Registry) -> Result<(), CliError> {
             manifest.kinds.join(","),
             manifest.devices.join(","),
             file,
-            "ok".to_owned(),
+            doubt_of(registry, plugin).map_or_else(|| "ok".to_owned(), |doubt| format!("ok, but {doubt}")),
         ]
     });
     let rejected = registry.rejected.iter().map(|rejected| {
@@ -98,6 +98,11 @@ fn list(registry: &Registry) -> Result<(), CliError> {
         vec![dash(), dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
     });
     out::table(&COLUMNS, usable.chain(rejected).collect())
+}
+
+/// What an operator should know of a plugin that is usable.
+fn doubt_of<'a>(registry: &'a Registry, plugin: &PluginFile) -> Option<&'a str> {
+    registry.doubts.iter().find(|doubt| doubt.file == plugin.source).map(|doubt| doubt.reason.as_str())
 }
 
 fn list_json(registry: &Registry) -> Vec<Value> {
@@ -114,6 +119,7 @@ fn describe(plugin: &PluginFile) -> Value {
     if let Value::Object(object) = &mut value {
         object.insert("file".to_owned(), json!(plugin.source));
         object.insert("sha256".to_owned(), json!(plugin.sha256));
+        object.insert("libraries".to_owned(), json!(plugin.copy.libraries().collect::<Vec<_>>()));
         object.insert("status".to_owned(), json!("ok"));
         object.insert("usable".to_owned(), json!(true));
         object.insert("confinement".to_owned(), json!(confinement()));

@@ -232,6 +232,7 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         pid: None,
         error: None,
         client_error: None,
+        note: None,
         aliases: Vec::new(),
     }
 }

@@ -29,6 +29,7 @@ pub(in crate::http) struct StatusReply<'a> {
     idle_ms: Option<u64>,
     pid: Option<u32>,
     error: Option<&'a str>,
+    note: Option<&'a str>,
     aliases: &'a [String],
 }
 
@@ -54,6 +55,7 @@ impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
             idle_ms,
             pid,
             error: status.error.as_deref(),
+            note: status.note.as_deref(),
             aliases: &status.aliases,
         }
     }
