@@ -71,7 +71,8 @@ impl Watches {
             let watcher = watcher(folder, self.changed.clone()).inspect_err(|error| {
                 tracing::info!(folder = %folder.display(), %error, "it cannot be watched, and is looked at every few seconds");
             });
-            if self.here.insert(folder.clone(), (number, watcher.ok())).is_some() && self.changed.try_send(()).is_err() {
+            if self.here.insert(folder.clone(), (number, watcher.ok())).is_some() && self.changed.try_send(()).is_err()
+            {
                 // Full means that a change is noted already.
             }
         }

@@ -90,7 +90,8 @@ struct Search<'a> {
 impl Search<'_> {
     /// Finds what one file needs; the companions among it that were not known yet.
     fn look(&mut self, at: &Open) -> Vec<Open> {
-        let rpath = || folders_of(&at.linkage.rpath, &at.folder).chain(at.inherited.iter().cloned()).collect::<Vec<_>>();
+        let rpath =
+            || folders_of(&at.linkage.rpath, &at.folder).chain(at.inherited.iter().cloned()).collect::<Vec<_>>();
         let runpath: Vec<SearchFolder> = folders_of(&at.linkage.runpath, &at.folder).collect();
         let (folders, inherited) = match runpath.is_empty() {
             true => (rpath(), rpath()),
@@ -140,6 +141,10 @@ impl Search<'_> {
     fn find(&self, name: &str, folders: &[SearchFolder], own: &Path) -> Found {
         if let Some(SearchFolder::Beside(place)) = search_folder(name, own).filter(|_| name.starts_with('$')) {
             return self.beside(place).map_or(Found::Nowhere, Found::Beside);
+        }
+        // The loader takes a path as it is.
+        if name.contains('/') {
+            return Found::Elsewhere;
         }
         for folder in folders {
             match folder {

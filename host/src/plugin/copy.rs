@@ -80,6 +80,12 @@ impl PluginCopy {
         Self { plugin, folder: Some(folder), beside: files, digest, _lock: lock }
     }
 
+    /// Nothing but a digest.
+    #[cfg(test)]
+    pub(crate) fn of_digest(digest: &str) -> Self {
+        Self { digest: digest.to_owned(), ..Self::default() }
+    }
+
     /// Where it lies.
     pub fn path(&self) -> &Path {
         &self.plugin.path

@@ -147,10 +147,7 @@ pub(super) fn linkage(file: &Path) -> Result<Linkage, DescribeError> {
 }
 
 /// Looks at a whole library of this machine.
-fn library<T>(
-    file: &Path,
-    look: impl FnOnce(&Library<'_>) -> Result<T, DescribeError>,
-) -> Result<T, DescribeError> {
+fn library<T>(file: &Path, look: impl FnOnce(&Library<'_>) -> Result<T, DescribeError>) -> Result<T, DescribeError> {
     let io = |source| DescribeError::Io { file: file.to_owned(), source };
     let not_elf = |detail: String| DescribeError::NotElf { file: file.to_owned(), detail };
     let (reader, identity) = open_source(file).map_err(io)?;

@@ -124,7 +124,8 @@ mod tests {
             (vec!["libx.so"], None, "install them, or add"),
             (vec!["libx.so"], Some(folder), "put them into /plugins/lib, or install them"),
         ] {
-            let missing: Vec<Missing> = missing.into_iter().map(|name| Missing { name: name.into(), by: None }).collect();
+            let missing: Vec<Missing> =
+                missing.into_iter().map(|name| Missing { name: name.into(), by: None }).collect();
             assert!(sentence(&missing, beside).contains(wanted), "{}", sentence(&missing, beside));
         }
         let missing = Missing { name: "liby.so".into(), by: Some("/plugins/libx.so".into()) };

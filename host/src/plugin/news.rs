@@ -33,8 +33,8 @@ impl Registry {
             at(self, &was.source).is_none() && self.rejected.iter().all(|refused| refused.file != was.source)
         });
         let refused = self.rejected.iter().filter(|refused| !before.rejected.contains(refused));
-        let refused = refused
-            .map(|refused| News::Refused(refused.file.clone(), refused.reason.clone(), at(self, &refused.file)));
+        let refused =
+            refused.map(|refused| News::Refused(refused.file.clone(), refused.reason.clone(), at(self, &refused.file)));
         let doubted = self.doubts.iter().filter(|doubt| !before.doubts.contains(doubt));
         let doubted = doubted.map(|doubt| News::Doubted(doubt.file.clone(), doubt.reason.clone()));
         let removed = removed.map(|was| News::Removed(Arc::clone(was)));

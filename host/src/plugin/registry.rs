@@ -227,7 +227,8 @@ mod tests {
             Rejected::new("other.so".into(), Some("a/other".into()), "other.so is old"),
             Rejected::new("wanted.so".into(), Some("a/ver".into()), "wanted.so is of another ABI"),
         ];
-        let registry = Registry { rejected: rejected.into(), plugins: vec![plugin("a/b", "1.0.0")], ..Registry::default() };
+        let registry =
+            Registry { rejected: rejected.into(), plugins: vec![plugin("a/b", "1.0.0")], ..Registry::default() };
         let error = registry.find("a/ver", None).unwrap_err().to_string();
         assert!(error.contains("wanted.so is of another ABI") && !error.contains("first.so"), "{error}");
         let error = registry.find("a/none", None).unwrap_err().to_string();

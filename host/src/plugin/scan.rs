@@ -119,6 +119,11 @@ impl Registry {
         look.end(state)
     }
 
+    /// The plugins that are there as copies only, because the folder is gone where they lay.
+    pub fn lost(&self) -> impl Iterator<Item = &PluginFile> {
+        self.plugins.iter().map(Arc::as_ref).filter(|plugin| is_lost(plugin))
+    }
+
     /// Files that are not what they were at the last look, or were not there.
     pub fn changed(&self) -> Vec<PathBuf> {
         let now = files(&self.folders).unwrap_or_default();
@@ -225,7 +230,10 @@ impl<'a> Look<'a> {
         permissions(manifest).map_err(&refused)?;
         let version = Version::parse(&manifest.version).map_err(|e| {
             let stated = &manifest.version;
-            let why = format!("{} states version `{stated}`, which is not semver ({e}); correct it and rebuild", file.display());
+            let why = format!(
+                "{} states version `{stated}`, which is not semver ({e}); correct it and rebuild",
+                file.display()
+            );
             Unusable::new(Some(&manifest.id), why)
         })?;
         let modified = found.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -248,8 +256,7 @@ impl<'a> Look<'a> {
             self.newest.insert(key, candidate);
             return;
         };
-        let (winner, loser) =
-            if candidate.modified > other.modified { (candidate, other) } else { (other, candidate) };
+        let (winner, loser) = if candidate.modified > other.modified { (candidate, other) } else { (other, candidate) };
         let reason = format!(
             "{}: {} {} is also in {}, which is used because it is the newer file; remove one of the two",
             loser.file.display(),
@@ -308,13 +315,14 @@ impl<'a> Look<'a> {
         self.before.plugins.iter().find(is_it).map_or_else(|| Arc::new(plugin.clone()), Arc::clone)
     }
 
-    /// What a file was before it was replaced by what is not usable, or is being written, is used on.
+    /// What a file was before it was replaced by what is not usable, or is being written, is used on. So is all that lay in a
+    /// folder that is gone: nobody removes plugins so, but disks and networks fail.
     fn keep(&self, plugins: &mut Vec<Arc<PluginFile>>) {
         let is_of = |one: &Arc<PluginFile>, other: &Arc<PluginFile>| {
             (&one.manifest.id, &one.manifest.version) == (&other.manifest.id, &other.manifest.version)
         };
         let is_kept = |was: &&Arc<PluginFile>| {
-            was.source.symlink_metadata().is_ok()
+            (was.source.symlink_metadata().is_ok() || is_lost(was))
                 && plugins.iter().all(|now| now.source != was.source && !is_of(now, was))
         };
         let kept: Vec<Arc<PluginFile>> = self.before.plugins.iter().filter(is_kept).cloned().collect();
@@ -322,6 +330,11 @@ impl<'a> Look<'a> {
         let version = |plugin: &PluginFile| Version::parse(&plugin.manifest.version).ok();
         plugins.sort_by(|a, b| a.manifest.id.cmp(&b.manifest.id).then_with(|| version(a).cmp(&version(b))));
     }
+}
+
+/// Whether the folder is gone where it lay.
+fn is_lost(plugin: &PluginFile) -> bool {
+    plugin.source.parent().is_some_and(|folder| !folder.is_dir())
 }
 
 /// What a file is, where a link leads to one.
@@ -501,12 +514,12 @@ mod tests {
         let whole = fs::read(folder.at("a.so")).unwrap();
         type Harm = fn(&Folder, &[u8]);
         let harms: [(Harm, &str); 4] = [
-            (|folder, whole| fs::write(folder.at("a.so"), &whole[..whole.len() / 2]).unwrap(), "not a whole shared library"),
-            (|folder, _| folder.plugin("a.so", "not an id", "1.0.0", &[]), "not an id"),
             (
-                |folder, _| fs::set_permissions(folder.at("a.so"), Permissions::from_mode(0o666)).unwrap(),
-                "chmod go-w",
+                |folder, whole| fs::write(folder.at("a.so"), &whole[..whole.len() / 2]).unwrap(),
+                "not a whole shared library",
             ),
+            (|folder, _| folder.plugin("a.so", "not an id", "1.0.0", &[]), "not an id"),
+            (|folder, _| fs::set_permissions(folder.at("a.so"), Permissions::from_mode(0o666)).unwrap(), "chmod go-w"),
             (
                 |folder, _| {
                     fs::remove_file(folder.at("a.so")).unwrap();
@@ -538,11 +551,10 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_costs_one_sentence_and_the_copy_before_is_used_on() {
+    fn a_state_folder_that_fails_for_a_while_loses_nothing() {
         let folder = Folder::new();
         folder.plugin("a.so", "a/one", "1.0.0", &[]);
         let first = folder.scan();
-        // No more can be written there, as on a full disk.
         let shadow = folder.state().join("shadow");
         let aside = folder.state().join("aside");
         fs::rename(&shadow, &aside).unwrap();
@@ -567,8 +579,9 @@ mod tests {
         let switched = again(&folder, &first);
         assert_eq!((ids(&first), ids(&switched)), (vec!["a/one 1.0.0".into()], vec!["a/one 2.0.0".into()]));
         fs::remove_file(folder.at("now")).unwrap();
+        // A folder that is gone may come back: its plugins are used on, by their copies.
         let gone = again(&folder, &switched);
-        assert!(gone.plugins.is_empty());
+        assert!(Arc::ptr_eq(&gone.plugins[0], &switched.plugins[0]) && gone.lost().count() == 1);
         symlink("1.0.0", folder.at("now")).unwrap();
         assert_eq!(ids(&again(&folder, &gone)), ["a/one 1.0.0"]);
     }
@@ -587,7 +600,10 @@ mod tests {
         assert_eq!(ids(&registry), ["a/b 1.0.0", "llm 0.1.0", "llm 99.0.0"]);
         assert_eq!(registry.plugins[0].source, folder.at("new.so"));
         let reasons: Vec<&str> = registry.rejected.iter().map(|one| one.reason.as_str()).collect();
-        assert!(reasons.len() == 2 && reasons.iter().all(|reason| reason.contains("new.so, which is used")), "{reasons:?}");
+        assert!(
+            reasons.len() == 2 && reasons.iter().all(|reason| reason.contains("new.so, which is used")),
+            "{reasons:?}"
+        );
         let [doubt] = registry.doubts.as_slice() else { panic!("{:?}", registry.doubts) };
         assert!(doubt.file == folder.at("theirs.so") && doubt.reason.contains("`llm@=0.1.0`"), "{doubt:?}");
     }
@@ -597,7 +613,11 @@ mod tests {
         let folder = Folder::new();
         fs::create_dir(folder.at("lib")).unwrap();
         library(&folder.at("lib/libdeep.so.1"), "deep", &["-Wl,-soname,libdeep.so.1"]);
-        library(&folder.at("libnear.so"), "near", &["-Wl,-rpath,$ORIGIN/lib", &folder.arg("lib/libdeep.so.1")]);
+        library(
+            &folder.at("libnear.so"),
+            "near",
+            &["-Wl,-soname,libnear.so", "-Wl,-rpath,$ORIGIN/lib", &folder.arg("lib/libdeep.so.1")],
+        );
         folder.plugin("a.so", "a/one", "1.0.0", &["-Wl,-rpath,$ORIGIN", &folder.arg("libnear.so")]);
         let first = folder.scan();
         assert!(first.rejected.is_empty(), "a plugin's library was taken for a plugin: {:?}", first.rejected);

@@ -16,7 +16,7 @@ use super::requests::Pending;
 use super::run::{Loop, send};
 use crate::config::{ModelConfig, Refusal};
 use crate::device;
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::PluginFile;
 use crate::scheduler::Effect;
 use crate::store::Verification;
@@ -72,7 +72,9 @@ impl Loop {
 
     /// Its worker comes up, by what is in force now.
     pub(super) fn bring_up(&mut self, id: InstanceId) {
-        let known = self.state.instances().get(&id).map(|known| (known.model.clone(), known.device));
+        // It may have been asked to go while its files were looked at.
+        let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
+        let known = known.map(|known| (known.model.clone(), known.device));
         let spec = known.ok_or_else(|| Failure::new(FailureKind::Cancelled, "nobody wants it any more"));
         let log = spec.as_ref().ok().map(|(model, _)| self.records.log(model)).unwrap_or_default();
         let spec = spec.and_then(|(model, device)| {

@@ -163,7 +163,11 @@ impl Folders {
         let before = self.last();
         match before.look_again(&self.state, self.sharing) {
             Ok((now, settled)) => {
-                *self.complaint.lock() = None;
+                let lost = now.lost().next().map(|plugin| {
+                    let folder = plugin.source.parent().unwrap_or(&plugin.source).display();
+                    format!("the folder {folder} is not there any more")
+                });
+                self.complain(lost);
                 if !settled {
                     tracing::debug!("a file in the folders of plugins is being written, and is looked at again later");
                 }
@@ -173,12 +177,15 @@ impl Folders {
                     seen.newest = Arc::clone(&seen.last);
                 }
             }
-            Err(error) => {
-                let said = error.to_string();
-                if self.complaint.lock().replace(said.clone()).is_none_or(|before| before != said) {
-                    tracing::error!("the host goes on with the plugins that it has: {said}");
-                }
-            }
+            Err(error) => self.complain(Some(error.to_string())),
+        }
+    }
+
+    /// Says what is wrong with the folders, once.
+    fn complain(&self, now: Option<String>) {
+        let before = std::mem::replace(&mut *self.complaint.lock(), now.clone());
+        if let Some(why) = now.filter(|now| before.as_ref() != Some(now)) {
+            tracing::error!("the host goes on with the plugins that it has: {why}");
         }
     }
 }
@@ -275,9 +282,13 @@ impl Loop {
             }
             Ok(next) => {
                 let (waits, file) = (next.build(), next.source.display());
-                Some(format!("it runs on plugin `{id}` {build}; a newer copy waits: {waits} in {file} is used at the next load"))
+                Some(format!(
+                    "it runs on plugin `{id}` {build}; a newer copy waits: {waits} in {file} is used at the next load"
+                ))
             }
-            Err(why) => Some(format!("it runs on plugin `{id}` {build}, which is there no more, and cannot be loaded again: {why}")),
+            Err(why) => Some(format!(
+                "it runs on plugin `{id}` {build}, which is there no more, and cannot be loaded again: {why}"
+            )),
         }
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn policy(config: &Config, registry: &Registry, running: &Running, fo
 }
 
 fn model_policy(model: &ModelConfig, config: &Config, plugin: Option<&PluginFile>) -> ModelPolicy {
-    let leases_max = plugin
-        .map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
+    let leases_max =
+        plugin.map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
     let devices = if model.devices.is_empty() {
         let all: Vec<Device> = config.devices.iter().map(|device| device.id).collect();
         plugin.and_then(|plugin| usable(&all, &plugin.manifest.devices)).unwrap_or(all)

@@ -58,14 +58,14 @@ impl Prepared {
         let changes = if is_other { changes(basis.old, &config) } else { Changes::default() };
         let registry = basis.registry;
         let is_other_registry = !std::ptr::eq(basis.old_registry, &**registry);
-        let file = |registry: &Registry, model: &ModelConfig| {
-            registry.find(&model.plugin, model.plugin_version.as_ref()).ok()
-        };
+        let file =
+            |registry: &Registry, model: &ModelConfig| registry.find(&model.plugin, model.plugin_version.as_ref()).ok();
         let is_renewed = |model: &&ModelConfig| match (file(basis.old_registry, model), file(registry, model)) {
             (Some(was), Some(is)) => !was.is_same(&is),
             (was, is) => was.is_some() != is.is_some(),
         };
-        let renewed = config.models.values().filter(|_| is_other_registry).filter(is_renewed).map(|model| model.id.clone());
+        let renewed =
+            config.models.values().filter(|_| is_other_registry).filter(is_renewed).map(|model| model.id.clone());
         let is_behind = |model: &&ModelId| {
             let next = config.models.get(*model).and_then(|model| file(registry, model));
             next.is_none_or(|next| basis.running.get(*model).is_some_and(|runs| !runs.is_same(&next)))
@@ -128,7 +128,8 @@ impl Loop {
 
     /// Puts it in force. Takes as long as what is loaded and waited for, however many models there are.
     pub(super) fn put_in_force(&mut self, prepared: Prepared, configuring: Configuring) {
-        let Prepared { config, policy, changes, anew, registry, news, renewed, behind, models, preload, recalled } = prepared;
+        let Prepared { config, policy, changes, anew, registry, news, renewed, behind, models, preload, recalled } =
+            prepared;
         let Configuring { reply, turn } = configuring;
         let old = std::mem::replace(&mut self.config, Arc::clone(&config));
         self.senders.in_force.send_replace(config);

@@ -259,7 +259,7 @@ impl State {
             Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
             Event::Measured(device, bytes) => self.measure(device, bytes),
             Event::Configure { policy, anew } => self.configure(policy, &anew, effects),
-            Event::Renew(models) => self.forget(&models, effects),
+            Event::Renew(models) => self.renew(&models, effects),
             Event::Timer => {}
             Event::Shutdown => self.shut_down(effects),
         }
@@ -421,6 +421,14 @@ impl State {
         }
         self.leave_overfull(effects);
         self.forget(anew, effects);
+    }
+
+    /// Their failures are forgotten, and all that was learned where nothing is up: what is up is as it was.
+    fn renew(&mut self, models: &BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
+        let is_up = |model: &ModelId| self.instances.values().any(|instance| instance.model == *model);
+        let (up, gone): (BTreeSet<ModelId>, BTreeSet<ModelId>) = models.iter().cloned().partition(is_up);
+        up.iter().for_each(|model| self.forgive(model, effects));
+        self.forget(&gone, effects);
     }
 
     /// What was learned of these models' old entries is forgotten with them. Takes as long as the shorter list is.

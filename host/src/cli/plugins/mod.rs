@@ -95,7 +95,8 @@ fn list(registry: &Registry) -> Result<(), CliError> {
     });
     let rejected = registry.rejected.iter().map(|rejected| {
         let dash = || "-".to_owned();
-        vec![dash(), dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
+        let id = rejected.id.clone().unwrap_or_else(dash);
+        vec![id, dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
     });
     out::table(&COLUMNS, usable.chain(rejected).collect())
 }
@@ -110,7 +111,7 @@ fn list_json(registry: &Registry) -> Vec<Value> {
     let rejected = registry
         .rejected
         .iter()
-        .map(|rejected| json!({"file": rejected.file, "status": rejected.reason, "usable": false}));
+        .map(|rejected| json!({"id": rejected.id, "file": rejected.file, "status": rejected.reason, "usable": false}));
     usable.chain(rejected).collect()
 }
 
@@ -119,7 +120,10 @@ fn describe(plugin: &PluginFile) -> Value {
     if let Value::Object(object) = &mut value {
         object.insert("file".to_owned(), json!(plugin.source));
         object.insert("sha256".to_owned(), json!(plugin.sha256));
-        object.insert("libraries".to_owned(), json!(plugin.copy.libraries().collect::<Vec<_>>()));
+        let libraries: Vec<_> = plugin.copy.libraries().collect();
+        if !libraries.is_empty() {
+            object.insert("libraries".to_owned(), json!(libraries));
+        }
         object.insert("status".to_owned(), json!("ok"));
         object.insert("usable".to_owned(), json!(true));
         object.insert("confinement".to_owned(), json!(confinement()));
@@ -135,6 +139,9 @@ fn confinement() -> &'static str {
 fn info(registry: &Registry, paths: &Paths, id: &str, as_json: bool) -> Result<(), CliError> {
     let found: Vec<&Arc<PluginFile>> = registry.plugins.iter().filter(|plugin| plugin.manifest.id == id).collect();
     if found.is_empty() {
+        if let Some(refused) = registry.rejected.iter().find(|refused| refused.id.as_deref() == Some(id)) {
+            return Err(CliError::failed(format!("plugin `{id}` is not usable: {}", refused.reason)));
+        }
         let error = CliError::failed(format!("there is no usable plugin `{id}`"));
         let ids = registry.plugins.iter().map(|plugin| plugin.manifest.id.as_str());
         return Err(match nearest(id, ids) {
