@@ -74,7 +74,10 @@ pub(super) fn sentence(missing: &[Missing], beside: Option<&Path>) -> String {
         _ if starts(&["libcu", "libnv"]) => {
             "install CUDA's libraries of that version, or add their folder to LD_LIBRARY_PATH".to_owned()
         }
-        Some(folder) => format!("put them into {}, or install them", folder.display()),
+        Some(folder) => {
+            let them = if missing.len() == 1 { "it" } else { "them" };
+            format!("put {them} into {}, or install {them}", folder.display())
+        }
         None => "install them, or add their folder to LD_LIBRARY_PATH".to_owned(),
     };
     format!("it needs {}, {are} not on this machine; {advice}", names.join(", "))
@@ -122,7 +125,7 @@ mod tests {
             ),
             (vec!["libcublas.so.13"], None, "libcublas.so.13, which is not on this machine; install CUDA's libraries"),
             (vec!["libx.so"], None, "install them, or add"),
-            (vec!["libx.so"], Some(folder), "put them into /plugins/lib, or install them"),
+            (vec!["libx.so"], Some(folder), "put it into /plugins/lib, or install it"),
         ] {
             let missing: Vec<Missing> =
                 missing.into_iter().map(|name| Missing { name: name.into(), by: None }).collect();

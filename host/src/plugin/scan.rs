@@ -664,7 +664,7 @@ mod tests {
         fs::remove_file(folder.at("lib/libdeep.so.1")).unwrap();
         let refused = reason(&folder.scan());
         let by = format!("libdeep.so.1 (for its library {})", folder.at("libnear.so").display());
-        assert!(refused.contains(&by) && refused.contains("put them into"), "{refused}");
+        assert!(refused.contains(&by) && refused.contains("put it into"), "{refused}");
     }
 
     #[test]
