@@ -225,9 +225,8 @@ async fn a_rebuilt_plugin_begins_anew_whatever_the_one_before_did() {
         if body.to_string().contains("quarantined") { Ok(()) } else { Err(format!("not quarantined: {body}")) }
     })
     .await;
-    let remembered = || {
-        fs::read_to_string(server.folder().join("state/quarantine.json")).unwrap_or_default().contains("\"a\"")
-    };
+    let remembered =
+        || fs::read_to_string(server.folder().join("state/quarantine.json")).unwrap_or_default().contains("\"a\"");
     wait_for("a remembered quarantine", || remembered().then_some(())).await;
     install(&place(&server), &echo("0.1.0"));
     server.logged("plugin replaced").await;

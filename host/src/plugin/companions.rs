@@ -101,7 +101,8 @@ impl Search<'_> {
             match folder {
                 SearchFolder::Absolute(folder) if at.library.is_none() => self.companions.folders.push(folder.clone()),
                 SearchFolder::Beside(place) if self.companions.looked_in.is_none() => {
-                    self.companions.looked_in = self.folders.first().map(|folder| folder.join(place).components().collect());
+                    self.companions.looked_in =
+                        self.folders.first().map(|folder| folder.join(place).components().collect());
                 }
                 _ => {}
             }
