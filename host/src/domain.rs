@@ -264,6 +264,8 @@ named! {
         OutOfMemory = "out_of_memory",
         /// The plugin, its files or its options are not usable: the operator must act.
         NotUsable = "not_usable",
+        /// Its plugin is not there, or not usable.
+        NoPlugin = "no_plugin",
         /// Weights are not there yet.
         NotPulled = "not_pulled",
         /// The worker died.
@@ -348,7 +350,7 @@ impl Failure {
     pub fn client_message(&self) -> &str {
         match (&self.for_clients, self.kind) {
             (Some(text), _) => text,
-            (None, FailureKind::NotUsable) => CANNOT_BE_LOADED,
+            (None, FailureKind::NotUsable | FailureKind::NoPlugin) => CANNOT_BE_LOADED,
             (None, FailureKind::NotPulled) => NOT_HERE_YET,
             (None, _) => &self.message,
         }

@@ -45,6 +45,8 @@ mod operate;
 mod park;
 /// A host that was stopped and goes on.
 mod pause;
+/// Plugins that are added, replaced and removed while the host serves.
+mod plugins;
 /// What is opened is what was hashed.
 mod provenance;
 /// Who waits for what.

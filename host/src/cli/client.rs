@@ -96,6 +96,7 @@ pub(super) struct ListedModel {
     pub(super) idle_ms: Option<u64>,
     pub(super) pid: Option<u32>,
     pub(super) error: Option<String>,
+    pub(super) note: Option<String>,
     #[serde(default)]
     pub(super) aliases: Vec<String>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -52,7 +52,7 @@ impl Hosted {
         let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
         let claim = claim(&config, address).await?;
         let registry = Arc::new(scan(&config).await?);
-        for rejected in &registry.rejected {
+        for rejected in registry.rejected.iter().chain(&registry.doubts) {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
         }
         for model in config.models.values() {
@@ -78,6 +78,11 @@ impl Hosted {
     /// What it serves with, by name.
     pub(super) fn start_block(&self) -> &[(&'static str, String)] {
         &self.start_block
+    }
+
+    /// The plugins that it has.
+    pub(super) fn plugins(&self) -> watch::Receiver<Arc<Registry>> {
+        self.runtime.plugins()
     }
 
     /// The way into its runtime.

@@ -15,6 +15,7 @@ mod init;
 mod logs;
 mod models;
 mod out;
+mod plugin_watch;
 mod plugins;
 mod ps;
 mod reap;

@@ -49,6 +49,9 @@ pub(super) async fn run(context: &CommandContext, arguments: Listing) -> Result<
     for (model, error) in models.iter().filter_map(|model| Some((&model.id, model.error.as_ref()?))) {
         out::note(&format!("{model}: {}", printable(error)));
     }
+    for (model, note) in models.iter().filter_map(|model| Some((&model.id, model.note.as_ref()?))) {
+        out::note(&format!("{model}: {}", printable(note)));
+    }
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::failure::CliError;
@@ -17,6 +17,7 @@ use super::signals::Signals;
 use super::vet::{self, Asking, Vet, Wrong};
 use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
 use crate::domain::{ModelId, some_names};
+use crate::plugin::Registry;
 use crate::runtime::Handle;
 
 /// Editors write in several steps; the file is read once it has been quiet this long.
@@ -87,6 +88,8 @@ pub(super) struct Watched {
     pub(super) file: Option<PathBuf>,
     pub(super) known: Known,
     pub(super) judged: Judged,
+    /// The plugins that there are.
+    pub(super) plugins: watch::Receiver<Arc<Registry>>,
 }
 
 /// What entries are judged by, and which were found wrong last.
@@ -98,10 +101,11 @@ pub(super) struct Judged {
 /// Watches until the host ends, and reads the file again on SIGHUP. Without a file there is nothing to read; where files cannot
 /// be watched, it is looked at now and then all the same.
 pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle) {
-    let Watched { selection, env, file, known, judged } = watched;
+    let Watched { selection, env, file, known, judged, plugins } = watched;
     // A terminal that closes does not end a server, with a file or without.
     let Some(file) = file else { return };
-    let mut reload = Reload { selection, env, file, handle, known, judged, waiting: Arc::default() };
+    let mut others = plugins.clone();
+    let mut reload = Reload { selection, env, file, handle, known, judged, plugins, waiting: Arc::default() };
     reload.describe().await;
     let file = reload.file.clone();
     let (changed, mut changes) = mpsc::channel(1);
@@ -120,6 +124,8 @@ pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle
                 let _storm = timeout(STORM, quiet).await;
                 reload.apply(Asked::Changed).await;
             }
+            // What entries say may be right, or wrong, by another file of their plugin.
+            Ok(()) = others.changed() => reload.apply(Asked::Plugins).await,
             // By its content: two edits within a tick of the kernel's clock look alike from outside.
             _ = ticks.tick() => reload.apply(Asked::Changed).await,
         }
@@ -131,6 +137,8 @@ pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle
 enum Asked {
     /// It may have changed; if it is what it was, nothing is to be done.
     Changed,
+    /// Its plugins changed: what they take is judged again.
+    Plugins,
     /// By a signal: whoever sends it wants to be told something.
     Told,
 }
@@ -154,6 +162,7 @@ struct Reload {
     handle: Handle,
     known: Known,
     judged: Judged,
+    plugins: watch::Receiver<Arc<Registry>>,
     /// Reads that have not come back.
     waiting: Arc<AtomicUsize>,
 }
@@ -165,7 +174,7 @@ impl Reload {
             (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
         let running = self.handle.config();
         // What was wrong may be right by now: a file was fetched.
-        let looks_again = asked == Asked::Told || !self.judged.wrong.is_empty();
+        let looks_again = asked != Asked::Changed || !self.judged.wrong.is_empty();
         let read = move || {
             let seen = Seen::now(&file);
             if seen == Seen::Irregular {
@@ -203,7 +212,7 @@ impl Reload {
 
     /// Asks plugins what options they take, and refuses entries that are wrong by that. Others serve meanwhile.
     async fn describe(&mut self) {
-        let (vet, mut config) = (self.judged.vet.clone(), (*self.handle.config()).clone());
+        let (vet, mut config) = (self.vet(), (*self.handle.config()).clone());
         let judge = move || (vet.refuse_wrong(&mut config, Asking::Plugins), config);
         let Ok(((wrong, silent), config)) = tokio::task::spawn_blocking(judge).await else { return };
         silent.iter().for_each(|why| tracing::warn!("{why}"));
@@ -218,7 +227,11 @@ impl Reload {
     /// Puts what is right of a file in force. The same text, for which nobody asked, is judged again only for what was wrong
     /// in it.
     async fn judge(&mut self, Reloaded { mut config, waiting }: Reloaded, text: String, asked: Option<Asked>) {
-        let (vet, running) = (self.judged.vet.clone(), self.handle.config());
+        if asked.is_some() {
+            // It may name a plugin that was put there just before. A host that has ended has none.
+            let _ended = self.handle.look_at_plugins().await.is_err();
+        }
+        let (vet, running) = (self.vet(), self.handle.config());
         let judge = move || {
             let (wrong, _) = vet.on_reload(&mut config, &running, &text);
             let is_news = config.is_news_after(&running);
@@ -235,6 +248,10 @@ impl Reload {
             };
             self.configure(Reloaded { config, waiting }, news).await;
         }
+    }
+
+    fn vet(&self) -> Vet {
+        self.judged.vet.by(Arc::clone(&self.plugins.borrow()))
     }
 
     /// Puts it in force, and says what that came to.

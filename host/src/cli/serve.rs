@@ -12,7 +12,7 @@ use super::hosting::{Hosted, greet};
 use super::reload::{Judged, Watched};
 use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
-use super::{CommandContext, drain, out, reload};
+use super::{CommandContext, drain, out, plugin_watch, reload};
 use crate::config::Selection;
 use crate::telemetry::{self, LogFormat};
 
@@ -89,7 +89,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     };
     watchdog.hosts(hosted.handle());
     let judged = Judged { vet: hosted.vet.clone(), wrong: std::mem::take(&mut hosted.wrong) };
-    let watched = Watched { selection, env: context.env.clone(), file, known, judged };
+    let plugins = hosted.plugins();
+    let folders = plugins.borrow().folders.clone();
+    let watched = Watched { selection, env: context.env.clone(), file, known, judged, plugins };
+    let _plugins =
+        AbortOnDropHandle::new(tokio::spawn(plugin_watch::watch(folders, Signals::of_terminal()?, hosted.handle())));
     let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
     telemetry::announce(hosted.start_block());
     greet(&hosted);

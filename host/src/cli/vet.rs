@@ -35,6 +35,11 @@ impl Vet {
         Self { registry, schemas: Arc::new(schemas) }
     }
 
+    /// The same by the plugins that there are now.
+    pub(super) fn by(&self, registry: Arc<Registry>) -> Self {
+        Self { registry, schemas: Arc::clone(&self.schemas) }
+    }
+
     fn plugin(&self, model: &ModelConfig) -> Option<Arc<PluginFile>> {
         self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()
     }

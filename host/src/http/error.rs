@@ -377,7 +377,7 @@ impl ApiError {
             FailureKind::OutOfMemory => {
                 new(StatusCode::SERVICE_UNAVAILABLE, SERVER).param("model").code("insufficient_vram").never_retry()
             }
-            FailureKind::NotUsable => {
+            FailureKind::NotUsable | FailureKind::NoPlugin => {
                 new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).param("model").code("model_not_usable").never_retry()
             }
             FailureKind::NotPulled => {

@@ -1,5 +1,6 @@
-//! The private copy of a plugin file while a host runs: it is hashed once, and what is opened from then on is the very file
-//! that was hashed, as long as nothing of it has changed. One that was changed or removed is made anew.
+//! The private copy of a plugin, and of the libraries that it has beside it, while a host runs: each file is hashed once, and what
+//! is opened from then on is the very file that was hashed, as long as nothing of it has changed. One that was changed or removed
+//! is made anew.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -7,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,7 +20,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 /// What tells a file apart without reading it. Any change of content changes one of these.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub(super) struct Identity {
     device: u64,
     inode: u64,
     size: u64,
@@ -29,7 +30,7 @@ pub struct Identity {
 
 impl Identity {
     /// Of what the system says of a file.
-    pub fn of(meta: &Metadata) -> Self {
+    pub(super) fn of(meta: &Metadata) -> Self {
         Self {
             device: meta.dev(),
             inode: meta.ino(),
@@ -44,9 +45,89 @@ impl Identity {
     }
 }
 
-/// The private copy of a plugin file.
+/// What must be found where a copy lies for it to be opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyIdentity {
+    pub(super) plugin: Identity,
+    /// The folder of a plugin that has libraries beside it: all of them lie below it, as they lay to one another.
+    pub(super) folder: Option<PathBuf>,
+    /// These libraries.
+    pub(super) beside: Vec<(PathBuf, Identity)>,
+}
+
+/// The private copy of a plugin, with the libraries beside it that it needs.
 #[derive(Debug, Default)]
 pub struct PluginCopy {
+    plugin: FileCopy,
+    folder: Option<PathBuf>,
+    beside: Vec<FileCopy>,
+    digest: String,
+    /// Nobody sweeps what is locked.
+    _lock: Option<File>,
+}
+
+impl PluginCopy {
+    /// A plugin that needs nothing beside it.
+    pub(super) fn alone(plugin: FileCopy) -> Self {
+        let (digest, lock) = (plugin.sha256.clone(), locked(&plugin.path));
+        Self { plugin, folder: None, beside: Vec::new(), digest, _lock: lock }
+    }
+
+    /// A plugin and its libraries, in a folder of their own that is named by what is in it.
+    pub(super) fn in_folder(folder: PathBuf, digest: String, mut files: Vec<FileCopy>) -> Self {
+        let plugin = files.remove(0);
+        let lock = locked(&folder);
+        Self { plugin, folder: Some(folder), beside: files, digest, _lock: lock }
+    }
+
+    /// Nothing but a digest.
+    #[cfg(test)]
+    pub(crate) fn of_digest(digest: &str) -> Self {
+        Self { digest: digest.to_owned(), ..Self::default() }
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.plugin.path
+    }
+
+    /// What has to be readable for it to be opened: its file, or its folder.
+    pub fn readable(&self) -> &Path {
+        self.folder.as_deref().unwrap_or(&self.plugin.path)
+    }
+
+    /// Tells it, and the libraries beside it, from any other: the SHA-256 of its file, where it needs no libraries.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Where the libraries lie of which copies lie beside it.
+    pub fn libraries(&self) -> impl Iterator<Item = &Path> {
+        self.beside.iter().map(|library| library.source.as_path())
+    }
+
+    /// What must be found where it lies for it to be opened. The first time the copy is hashed; after that nothing is read as
+    /// long as it is what it was. Blocks.
+    ///
+    /// # Errors
+    /// It is not what was registered, and there is nothing to make it of: a sentence that says what to do.
+    pub fn ready(&self) -> Result<CopyIdentity, String> {
+        let plugin = self.plugin.ready()?;
+        let beside = self.beside.iter().map(|library| Ok((library.path.clone(), library.ready()?)));
+        Ok(CopyIdentity { plugin, folder: self.folder.clone(), beside: beside.collect::<Result<_, String>>()? })
+    }
+}
+
+/// Keeps others from sweeping a copy, until it is closed. The kernel lets go with the process.
+pub(super) fn locked(path: &Path) -> Option<File> {
+    let locked = File::open(path)
+        .and_then(|file| flock(&file, FlockOperation::NonBlockingLockShared).map(|()| file).map_err(io::Error::from));
+    locked.inspect_err(|error| tracing::debug!("{} could not be locked: {error}", path.display())).ok()
+}
+
+/// The private copy of one file.
+#[derive(Debug, Default)]
+pub(super) struct FileCopy {
     path: PathBuf,
     source: PathBuf,
     sha256: String,
@@ -61,7 +142,7 @@ pub(super) struct Hashed {
     identity: Identity,
 }
 
-impl PluginCopy {
+impl FileCopy {
     /// The copy of `source` at `path`, whose content should have this digest.
     pub(super) fn new(path: PathBuf, source: &Path, sha256: &str, sharing: Sharing) -> Self {
         Self { path, source: source.into(), sha256: sha256.into(), sharing, hashed: Mutex::default() }
@@ -73,17 +154,7 @@ impl PluginCopy {
         Self { hashed: Mutex::new(hashed), ..self }
     }
 
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What must be found where it lies for it to be opened. The first time the copy is hashed; after that nothing is read as
-    /// long as it is what it was. Blocks.
-    ///
-    /// # Errors
-    /// It is not what was registered, and there is nothing to make it of: a sentence that says what to do.
-    pub fn ready(&self) -> Result<Identity, String> {
+    fn ready(&self) -> Result<Identity, String> {
         let mut hashed = self.hashed.lock();
         if let Some(known) = &*hashed
             && known.is_at(&self.path)
@@ -114,7 +185,7 @@ impl PluginCopy {
             let mut file = held.file.try_clone()?;
             file.rewind().map(|()| file)
         });
-        let sources = held.into_iter().chain(std::iter::once_with(|| File::open(&self.source)));
+        let sources = held.into_iter().chain(std::iter::once_with(|| open_source(&self.source).map(|(file, _)| file)));
         let mut last = io::Error::other("there is nothing to make it of");
         for source in sources {
             let temporary = temporary(folder);
@@ -138,7 +209,7 @@ impl PluginCopy {
 
     fn lost(&self, error: &io::Error) -> String {
         format!(
-            "the private copy of {} is gone or was changed, and cannot be made anew: {error}; start the host anew to use the file that is there now",
+            "the private copy of {} is gone or was changed, and cannot be made anew: {error}; `aihost models load` uses the file that is there now",
             self.source.display()
         )
     }
@@ -177,6 +248,17 @@ impl Hashed {
 /// Opens a file, but no link to one.
 pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(path)
+}
+
+/// Opens a file that somebody put there, or that a link leads to, and says what it is. Whatever else is in its place, a pipe
+/// say, is not waited for.
+pub(super) fn open_source(path: &Path) -> io::Result<(File, Identity)> {
+    let file = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    Ok((file, Identity::of(&found)))
 }
 
 /// Makes a folder for this user alone, or refuses what is in its place.
@@ -245,12 +327,12 @@ mod tests {
     }
 
     /// A copy that a host before this one made, of a file that is still there.
-    fn made(folder: &Path) -> PluginCopy {
+    fn made(folder: &Path) -> FileCopy {
         let (path, source) = (folder.join("shadow/x.so"), folder.join("x.so"));
         private_folder(path.parent().unwrap(), Sharing::Refused).unwrap();
         fs::write(&source, b"code").unwrap();
         copy_hashing(&mut File::open(&source).unwrap(), &path).unwrap();
-        PluginCopy::new(path, &source, &digest(b"code"), Sharing::Refused)
+        FileCopy::new(path, &source, &digest(b"code"), Sharing::Refused)
     }
 
     /// Changes what lies there, as root may, and keeps its size. The kernel's clock has moved on since it was made.
@@ -299,11 +381,11 @@ mod tests {
                 let folder = tempfile::tempdir().unwrap();
                 let copy = made(folder.path());
                 let was = before.then(|| copy.ready().unwrap());
-                harm(copy.path());
+                harm(&copy.path);
                 let now = copy.ready().unwrap();
                 assert_ne!(Some(&now), was.as_ref());
-                assert_eq!(fs::read(copy.path()).unwrap(), b"code");
-                assert_eq!(now, Identity::of(&fs::symlink_metadata(copy.path()).unwrap()));
+                assert_eq!(fs::read(&copy.path).unwrap(), b"code");
+                assert_eq!(now, Identity::of(&fs::symlink_metadata(&copy.path).unwrap()));
                 assert_eq!(copy.ready().unwrap(), now);
             }
         }
@@ -315,13 +397,13 @@ mod tests {
         let copy = made(folder.path());
         copy.ready().unwrap();
         fs::write(&copy.source, b"newer").unwrap();
-        fs::remove_file(copy.path()).unwrap();
+        fs::remove_file(&copy.path).unwrap();
         copy.ready().unwrap();
-        assert_eq!(fs::read(copy.path()).unwrap(), b"code");
+        assert_eq!(fs::read(&copy.path).unwrap(), b"code");
         // Where neither is what was registered, nothing is opened.
-        alter(copy.path());
+        alter(&copy.path);
         let error = copy.ready().unwrap_err();
-        assert!(error.contains("another file by now") && error.contains("start the host anew"), "{error}");
+        assert!(error.contains("another file by now") && error.contains("aihost models load"), "{error}");
     }
 
     #[test]

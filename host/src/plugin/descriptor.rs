@@ -3,16 +3,23 @@
 //! Every byte is untrusted: the file may be truncated, of another machine, or no plugin at all. No `dlopen` here.
 
 use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::abi::{DescriptorHeader, MAGIC, Manifest, ManifestError, SECTION};
 use object::read::elf::{ElfFile64, FileHeader as _};
 use object::{Architecture, Endianness, Object, ObjectSection, ReadCache, elf};
 
+use super::copy::open_source;
+use crate::domain::excerpt;
+
 /// Largest manifest that is read, in bytes. Real ones have under 2 KiB.
 const MAX_MANIFEST_BYTES: u32 = 1 << 20;
 /// Most entries of the table of what it needs that are read; more is not a real library.
 const MAX_DYNAMIC: usize = 1024;
+
+/// Bytes of an id that is kept of a manifest that is not one.
+const ID_SHOWN_BYTES: usize = 128;
 
 /// What a plugin file says of itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,10 +38,19 @@ pub struct Described {
     pub sdk: String,
     /// What it serves, and how it is configured.
     pub manifest: Manifest,
-    /// Libraries it needs at run time (`DT_NEEDED`).
+    /// The libraries that it needs.
+    pub linkage: Linkage,
+}
+
+/// The libraries that a file needs at run time, and where it says that they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Linkage {
+    /// Their names (`DT_NEEDED`).
     pub needed: Vec<String>,
-    /// Folders where it says that these are, by absolute path (`DT_RUNPATH`).
-    pub beside: Vec<PathBuf>,
+    /// The folders in which these are looked for (`DT_RUNPATH`).
+    pub runpath: Vec<String>,
+    /// The folders in which these are looked for, and what they need themselves; of no meaning beside the others (`DT_RPATH`).
+    pub rpath: Vec<String>,
 }
 
 /// Why a file is not a plugin this host can read. Each text says what was wanted, what was found, what to do.
@@ -94,23 +110,49 @@ pub enum DescribeError {
     Manifest {
         /// The file that was read.
         file: PathBuf,
+        /// The id that it states all the same.
+        id: Option<String>,
         /// What is wrong with it.
         source: ManifestError,
     },
 }
+
+/// A library's file while it is looked at.
+type Library<'data> = ElfFile64<'data, Endianness, &'data ReadCache<BufReader<File>>>;
 
 /// Reads the descriptor of a plugin file. Nothing of it runs, and libraries it needs may be absent.
 ///
 /// # Errors
 /// When it is not a plugin for this machine; see [`DescribeError`].
 pub fn describe(file: &Path) -> Result<Described, DescribeError> {
+    library(file, |parsed| {
+        let section =
+            parsed.section_by_name(SECTION).ok_or_else(|| DescribeError::NotAPlugin { file: file.to_owned() })?;
+        let damaged = |detail: String| DescribeError::Descriptor { file: file.to_owned(), detail };
+        let data = section.data().map_err(|e| damaged(e.to_string()))?;
+        let (header, manifest) = split(data).map_err(damaged)?;
+        let mut described = read_header(header, manifest).map_err(|source| DescribeError::Manifest {
+            file: file.to_owned(),
+            id: stated_id(manifest),
+            source,
+        })?;
+        described.linkage = linked(file, parsed)?;
+        Ok(described)
+    })
+}
+
+/// Reads which libraries a library needs.
+pub(super) fn linkage(file: &Path) -> Result<Linkage, DescribeError> {
+    library(file, |parsed| linked(file, parsed))
+}
+
+/// Looks at a whole library of this machine.
+fn library<T>(file: &Path, look: impl FnOnce(&Library<'_>) -> Result<T, DescribeError>) -> Result<T, DescribeError> {
     let io = |source| DescribeError::Io { file: file.to_owned(), source };
     let not_elf = |detail: String| DescribeError::NotElf { file: file.to_owned(), detail };
-    let reader = File::open(file).map_err(io)?;
-    let bytes = reader.metadata().map_err(io)?.len();
-    let cache = ReadCache::new(std::io::BufReader::new(reader));
-    let parsed: ElfFile64<'_, Endianness, _> = ElfFile64::parse(&cache).map_err(|e| not_elf(e.to_string()))?;
-
+    let (reader, identity) = open_source(file).map_err(io)?;
+    let cache = ReadCache::new(BufReader::new(reader));
+    let parsed: Library<'_> = ElfFile64::parse(&cache).map_err(|e| not_elf(e.to_string()))?;
     let machine = parsed.architecture();
     if machine != host_architecture() || parsed.elf_header().endian().is_ok_and(|e| e != Endianness::default()) {
         return Err(DescribeError::Machine {
@@ -119,27 +161,31 @@ pub fn describe(file: &Path) -> Result<Described, DescribeError> {
             found: format!("{machine:?}"),
         });
     }
-    whole(&parsed, bytes).map_err(not_elf)?;
+    whole(&parsed, identity.size()).map_err(not_elf)?;
+    look(&parsed)
+}
 
-    let section = parsed.section_by_name(SECTION).ok_or_else(|| DescribeError::NotAPlugin { file: file.to_owned() })?;
-    let damaged = |detail: String| DescribeError::Descriptor { file: file.to_owned(), detail };
-    let data = section.data().map_err(|e| damaged(e.to_string()))?;
-    let (header, manifest) = split(data).map_err(damaged)?;
-    let mut described =
-        read_header(header, manifest).map_err(|source| DescribeError::Manifest { file: file.to_owned(), source })?;
-    let dynamic = parsed.elf_dynamic_table().map_err(|e| not_elf(e.to_string()))?;
+fn linked(file: &Path, parsed: &Library<'_>) -> Result<Linkage, DescribeError> {
+    let not_elf = |e: object::Error| DescribeError::NotElf { file: file.to_owned(), detail: e.to_string() };
+    let mut linkage = Linkage::default();
+    let dynamic = parsed.elf_dynamic_table().map_err(not_elf)?;
     for entry in dynamic.iter().take(MAX_DYNAMIC) {
-        let text = || dynamic.string(entry).map_err(|e| not_elf(e.to_string()));
+        let text = || dynamic.string(entry).map(|text| String::from_utf8_lossy(text).into_owned()).map_err(not_elf);
+        let folders = || text().map(|folders| folders.split(':').map(str::to_owned).collect::<Vec<_>>());
         match entry.tag {
-            elf::DT_NEEDED => described.needed.push(String::from_utf8_lossy(text()?).into_owned()),
-            elf::DT_RUNPATH | elf::DT_RPATH => {
-                let folders = String::from_utf8_lossy(text()?).into_owned();
-                described.beside.extend(folders.split(':').filter(|folder| folder.starts_with('/')).map(PathBuf::from));
-            }
+            elf::DT_NEEDED => linkage.needed.push(text()?),
+            elf::DT_RUNPATH => linkage.runpath.extend(folders()?),
+            elf::DT_RPATH => linkage.rpath.extend(folders()?),
             _ => {}
         }
     }
-    Ok(described)
+    Ok(linkage)
+}
+
+/// The id of a manifest that is none, for whoever asks for that plugin.
+fn stated_id(manifest: &[u8]) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(manifest).ok()?;
+    json["id"].as_str().map(|id| excerpt(id, ID_SHOWN_BYTES))
 }
 
 fn host_architecture() -> Architecture {
@@ -199,8 +245,7 @@ fn read_header(header: &[u8], manifest: &[u8]) -> Result<Described, ManifestErro
         panic: text(field(offset_of!(DescriptorHeader, panic), 8)),
         sdk: text(field(offset_of!(DescriptorHeader, sdk), 24)),
         manifest: Manifest::parse(manifest)?,
-        needed: Vec::new(),
-        beside: Vec::new(),
+        linkage: Linkage::default(),
     })
 }
 
@@ -216,7 +261,7 @@ pub(super) fn text(padded: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use aihost_plugin_api::abi::Descriptor;
     use proptest::prelude::*;
 
@@ -224,7 +269,7 @@ mod tests {
     use crate::plugin::incompatible;
 
     /// The bytes a section would have.
-    fn section(manifest: &str) -> Vec<u8> {
+    pub(in crate::plugin) fn section(manifest: &str) -> Vec<u8> {
         let header = Descriptor::<0>::new("", []).header;
         let mut out = header.magic.to_vec();
         for word in [header.header_size, manifest.len() as u32, header.abi_major, header.abi_minor] {

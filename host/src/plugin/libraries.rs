@@ -20,6 +20,14 @@ pub fn search_libraries(path: Option<&str>) {
     SEARCHED.get_or_init(|| path.into_iter().flat_map(|path| path.split([':', ';'])).map(PathBuf::from).collect());
 }
 
+/// A library that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub(super) name: String,
+    /// The library that needs it; none where it is the plugin.
+    pub(super) by: Option<PathBuf>,
+}
+
 /// Where libraries are.
 #[derive(Debug)]
 pub(super) struct Libraries {
@@ -35,13 +43,9 @@ impl Libraries {
         Self { folders, cache: is_small.then(|| std::fs::read(CACHE).ok()).flatten().unwrap_or_default() }
     }
 
-    /// Those of these names that are not here. `beside` are folders that the file itself names.
-    pub(super) fn missing<'a>(&self, needed: &'a [String], beside: &[PathBuf]) -> Vec<&'a str> {
-        let is_here = |name: &str| {
-            let in_folder = |folder: &PathBuf| folder.join(name).exists();
-            name.contains('/') || beside.iter().chain(&self.folders).any(in_folder) || self.is_cached(name)
-        };
-        needed.iter().map(String::as_str).filter(|name| !is_here(name)).collect()
+    /// Whether this machine has one of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        name.contains('/') || self.folders.iter().any(|folder| folder.join(name).exists()) || self.is_cached(name)
     }
 
     /// Whether the cache has a path that ends so, and the file is there. It keeps paths as text, each ended by a zero.
@@ -53,20 +57,30 @@ impl Libraries {
     }
 }
 
-/// What to do about libraries that are missing, in one sentence without the file's name.
-pub(super) fn sentence(missing: &[&str]) -> String {
-    let names = missing.join(", ");
-    let are = if missing.len() == 1 { "which is" } else { "which are" };
-    let advice = match () {
-        () if missing.iter().any(|name| name.starts_with("libcuda.")) => {
-            "there is no NVIDIA driver here: install it, or put the build without CUDA in its place"
-        }
-        () if missing.iter().any(|name| ["libcu", "libnv"].iter().any(|start| name.starts_with(start))) => {
-            "install CUDA's libraries of that version, or add their folder to LD_LIBRARY_PATH"
-        }
-        () => "install them, or add their folder to LD_LIBRARY_PATH",
+/// What to do about libraries that are missing, in one sentence without the plugin's name. `beside`: the folder where those lie
+/// that the plugin has beside it, if it looks for any.
+pub(super) fn sentence(missing: &[Missing], beside: Option<&Path>) -> String {
+    let name = |missing: &Missing| match &missing.by {
+        None => missing.name.clone(),
+        Some(library) => format!("{} (for its library {})", missing.name, library.display()),
     };
-    format!("it needs {names}, {are} not on this machine; {advice}")
+    let names: Vec<String> = missing.iter().map(name).collect();
+    let are = if missing.len() == 1 { "which is" } else { "which are" };
+    let starts = |starts: &[&str]| missing.iter().any(|one| starts.iter().any(|start| one.name.starts_with(start)));
+    let advice = match beside {
+        _ if starts(&["libcuda."]) => {
+            "there is no NVIDIA driver here: install it, or put the build without CUDA in its place".to_owned()
+        }
+        _ if starts(&["libcu", "libnv"]) => {
+            "install CUDA's libraries of that version, or add their folder to LD_LIBRARY_PATH".to_owned()
+        }
+        Some(folder) => {
+            let them = if missing.len() == 1 { "it" } else { "them" };
+            format!("put {them} into {}, or install {them}", folder.display())
+        }
+        None => "install them, or add their folder to LD_LIBRARY_PATH".to_owned(),
+    };
+    format!("it needs {}, {are} not on this machine; {advice}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -81,29 +95,44 @@ mod tests {
             std::fs::write(folder.path().join(name), b"").unwrap();
             folder.path().join(name)
         };
-        let (cached, _, _) = (file("cached/libc1.so"), file("named/libn.so"), file("own/libo.so"));
+        let (cached, _) = (file("cached/libc1.so"), file("named/libn.so"));
         let gone = folder.path().join("cached/libgone.so");
         let cache = format!("glibc-ld.so.cache1.1\0libc1.so\0{}\0{}\0", cached.display(), gone.display()).into_bytes();
         let libraries = Libraries { folders: vec![folder.path().join("named")], cache };
-        let needed = ["libc1.so", "libn.so", "libo.so", "libgone.so", "libcuda.so.1", "c1.so", "/abs/lib.so"];
-        let needed = needed.map(str::to_owned);
-        assert_eq!(libraries.missing(&needed, &[folder.path().join("own")]), ["libgone.so", "libcuda.so.1", "c1.so"]);
-        assert_eq!(libraries.missing(&needed[2..3], &[]), ["libo.so"]);
-        let real = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"].map(str::to_owned);
-        assert_eq!(Libraries::here().missing(&real, &[]), [""; 0], "what this very program runs on is here");
+        for (name, is_here) in [
+            ("libc1.so", true),
+            ("libn.so", true),
+            ("/abs/lib.so", true),
+            ("libgone.so", false),
+            ("libcuda.so.1", false),
+            ("c1.so", false),
+        ] {
+            assert_eq!(libraries.has(name), is_here, "{name}");
+        }
+        for name in ["libc.so.6", "libm.so.6", "libgcc_s.so.1"] {
+            assert!(Libraries::here().has(name), "what this very program runs on is here: {name}");
+        }
     }
 
     #[test]
     fn what_to_do_is_said() {
-        for (missing, wanted) in [
+        let folder = Path::new("/plugins/lib");
+        for (missing, beside, wanted) in [
             (
                 vec!["libcuda.so.1", "libcublas.so.13"],
+                None,
                 "libcuda.so.1, libcublas.so.13, which are not on this machine; there is no NVIDIA driver",
             ),
-            (vec!["libcublas.so.13"], "libcublas.so.13, which is not on this machine; install CUDA's libraries"),
-            (vec!["libx.so"], "install them, or add"),
+            (vec!["libcublas.so.13"], None, "libcublas.so.13, which is not on this machine; install CUDA's libraries"),
+            (vec!["libx.so"], None, "install them, or add"),
+            (vec!["libx.so"], Some(folder), "put it into /plugins/lib, or install it"),
         ] {
-            assert!(sentence(&missing).contains(wanted), "{}", sentence(&missing));
+            let missing: Vec<Missing> =
+                missing.into_iter().map(|name| Missing { name: name.into(), by: None }).collect();
+            assert!(sentence(&missing, beside).contains(wanted), "{}", sentence(&missing, beside));
         }
+        let missing = Missing { name: "liby.so".into(), by: Some("/plugins/libx.so".into()) };
+        let said = sentence(&[missing], None);
+        assert!(said.contains("liby.so (for its library /plugins/libx.so), which is not"), "{said}");
     }
 }

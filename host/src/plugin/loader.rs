@@ -4,6 +4,7 @@
 //! so its code lives as long as the process. It knows no registry: the path is the shadow copy someone else made.
 
 use std::error::Error as _;
+use std::fs::File;
 use std::os::fd::IntoRawFd;
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,7 @@ use aihost_plugin_api::abi::{RawHostArc, RawModelBox, Root_Ref};
 use aihost_plugin_api::task::Description;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::copy::{Identity, open_plain};
+use super::copy::{CopyIdentity, Identity, open_plain};
 use super::shadow;
 
 /// Longest part of a foreign message that goes into a sentence, in bytes.
@@ -81,9 +82,21 @@ impl OpenPlugin {
 ///
 /// # Errors
 /// When it is another file, the system cannot load it, or its layout is not this host's.
-pub fn open(file: &Path, identity: &Identity) -> Result<OpenPlugin, LoadError> {
-    let opened = descriptor(file, identity)?;
-    map(file, &opened)?;
+pub fn open(file: &Path, identity: &CopyIdentity) -> Result<OpenPlugin, LoadError> {
+    let opened = match &identity.folder {
+        None => {
+            let opened = descriptor(file, &identity.plugin)?;
+            map(file, &opened)?;
+            opened
+        }
+        Some(folder) => {
+            let kept = kept_open(folder)?;
+            let opened = look_below(&kept, folder, file, identity)?;
+            map(file, &opened)?;
+            // What was reached by a name while it was opened is looked at once more; a descriptor is what it is.
+            look_below(&kept, folder, file, identity)?
+        }
+    };
     // Mapped and kept already: this finds the same object, whatever flags it asks for.
     let header = lib_header_from_path(&opened).map_err(|e| {
         let full = format!("{e:#?}");
@@ -126,14 +139,42 @@ pub fn open(file: &Path, identity: &Identity) -> Result<OpenPlugin, LoadError> {
 /// Opens the file and keeps it open for good: a path by which the system's loader opens what was looked at, whatever lies
 /// under the file's name by then.
 fn descriptor(file: &Path, identity: &Identity) -> Result<PathBuf, LoadError> {
-    let error = |why: String| LoadError::new(format!("the system cannot load {}: {why}", file.display()), why);
-    let opened = open_plain(file).map_err(|e| error(e.to_string()))?;
-    let found = opened.metadata().map_err(|e| error(e.to_string()))?;
-    if Identity::of(&found) != *identity {
-        return Err(error("it was changed after it was hashed; load the model again".to_owned()));
-    }
+    let opened = looked_at(file, file, identity)?;
     shadow::hold(file);
     Ok(PathBuf::from(format!("/proc/self/fd/{}", opened.into_raw_fd())))
+}
+
+/// The same of the folder of a plugin that has libraries beside it: the loader looks for those by the path that it is given for
+/// the plugin, and finds what was looked at.
+fn kept_open(folder: &Path) -> Result<PathBuf, LoadError> {
+    let opened = open_plain(folder).map_err(|e| unusable(folder, e.to_string()))?;
+    shadow::hold(folder);
+    Ok(PathBuf::from(format!("/proc/self/fd/{}", opened.into_raw_fd())))
+}
+
+/// Whether the plugin and its libraries are what they should be. The path of the plugin below `kept`.
+fn look_below(kept: &Path, folder: &Path, file: &Path, identity: &CopyIdentity) -> Result<PathBuf, LoadError> {
+    let below = |path: &Path| kept.join(path.strip_prefix(folder).unwrap_or(path));
+    for (library, identity) in &identity.beside {
+        looked_at(&below(library), library, identity)?;
+    }
+    let plugin = below(file);
+    looked_at(&plugin, file, &identity.plugin)?;
+    Ok(plugin)
+}
+
+/// Opens what has this identity. `shown` is its name for people.
+fn looked_at(file: &Path, shown: &Path, identity: &Identity) -> Result<File, LoadError> {
+    let opened = open_plain(file).map_err(|e| unusable(shown, e.to_string()))?;
+    let found = opened.metadata().map_err(|e| unusable(shown, e.to_string()))?;
+    match Identity::of(&found) == *identity {
+        true => Ok(opened),
+        false => Err(unusable(shown, "it was changed after it was hashed; load the model again".to_owned())),
+    }
+}
+
+fn unusable(file: &Path, why: String) -> LoadError {
+    LoadError::new(format!("the system cannot load {}: {why}", file.display()), why)
 }
 
 /// Maps the library with our flags and keeps it for good.
@@ -182,7 +223,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.so");
         std::fs::write(&file, b"no library").unwrap();
-        let identity = Identity::of(&file.metadata().unwrap());
+        let plugin = Identity::of(&file.metadata().unwrap());
+        let identity = CopyIdentity { plugin, ..CopyIdentity::default() };
         let error = open(&file, &identity).unwrap_err();
         assert!(error.to_string().contains("cannot load") && error.to_string().contains("file too short"), "{error}");
         assert_eq!(error.to_string().lines().count(), 1);

@@ -1,31 +1,23 @@
-//! Registered plugins: each file described, checked, and copied aside once, hashed on the way.
+//! Registered plugins: which there are, which of them fits an entry, and what is said where none does.
 //!
-//! It opens no plugin; a file that is not usable costs one sentence, never the scan.
+//! It opens no plugin, and reads no file: `scan` does.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use aihost_plugin_api::abi::Manifest;
 use semver::Version;
 
-use super::compatibility::incompatible;
 use super::copy::PluginCopy;
-use super::descriptor::describe;
-use super::libraries::{self, Libraries};
-use super::permission::permissions;
-use super::shadow::Shadow;
-use crate::config::Sharing;
+use super::scan::Seen;
 use crate::domain::{Kind, excerpt, nearest};
 
 /// Most bytes of the reason why a file is not usable.
 const REASON_BYTES: usize = 1000;
 /// The kind of plugins whose engines answer HTTP themselves, and so whatever is asked.
 const UPSTREAM: &str = "upstream";
-/// Most `.so` files of a folder that are looked at; other files do not count.
-const MAX_FILES: usize = 1024;
+/// Digits of a digest that tell it from others, for people.
+const SHORT_DIGITS: usize = 8;
 
 /// A registered plugin file.
 #[derive(Clone, Debug)]
@@ -63,6 +55,22 @@ impl PluginFile {
     pub fn runs_on(&self, device_kind: &str) -> bool {
         self.manifest.devices.iter().any(|served| served == device_kind)
     }
+
+    /// The beginning of what tells it, and the libraries beside it, from any other.
+    pub fn short_digest(&self) -> &str {
+        let digest = self.copy.digest();
+        digest.get(..SHORT_DIGITS).unwrap_or(digest)
+    }
+
+    /// Whether it is made of the very same bytes, wherever these lie.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.copy.digest() == other.copy.digest() && self.manifest == other.manifest
+    }
+
+    /// Its version and what tells it from other builds of that, for a sentence.
+    pub fn build(&self) -> String {
+        format!("{} ({})", self.manifest.version, self.short_digest())
+    }
 }
 
 /// All plugins of the folders where they are looked for.
@@ -72,23 +80,30 @@ pub struct Registry {
     pub plugins: Vec<Arc<PluginFile>>,
     /// Files that are not usable, and why in one sentence.
     pub rejected: Vec<Rejected>,
+    /// What an operator should know of plugins that are usable, and the files that it is about.
+    pub doubts: Vec<Rejected>,
     /// The folders that were scanned, for messages: the first is where one more would be put.
     pub folders: Vec<PathBuf>,
+    /// What was read of each file, for the next look.
+    #[doc(hidden)]
+    pub seen: Seen,
 }
 
 /// A `.so` file that is not a usable plugin.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The file that was found.
     pub file: PathBuf,
+    /// The plugin that it would be, if it says so.
+    pub id: Option<String>,
     /// One sentence: wanted, found, what to do.
     pub reason: String,
 }
 
 impl Rejected {
     /// The reason may quote the file, or its name: it is kept as it may be printed.
-    fn new(file: PathBuf, reason: &str) -> Self {
-        Self { file, reason: excerpt(reason, REASON_BYTES) }
+    pub(super) fn new(file: PathBuf, id: Option<String>, reason: &str) -> Self {
+        Self { file, id, reason: excerpt(reason, REASON_BYTES) }
     }
 }
 
@@ -97,67 +112,7 @@ impl Rejected {
 #[error("{0}")]
 pub struct RegistryError(pub String);
 
-/// A usable file before it is known whether another one takes its place.
-struct Candidate {
-    manifest: Manifest,
-    version: Version,
-    file: PathBuf,
-    modified: SystemTime,
-    library_folders: Vec<PathBuf>,
-}
-
 impl Registry {
-    /// Describes every `.so` in these folders and copies usable ones to `state/shadow`. A missing folder has no plugins. What
-    /// others may change is rejected, unless they may.
-    ///
-    /// # Errors
-    /// When a folder cannot be read or `state` cannot be written, or others may write it; a bad file is merely rejected.
-    pub fn scan(folders: &[PathBuf], state: &Path, sharing: Sharing) -> Result<Self, RegistryError> {
-        let mut registry = Self { folders: folders.to_owned(), ..Self::default() };
-        let mut files = Vec::new();
-        for folder in folders {
-            files.extend(libraries(folder)?);
-        }
-        if files.is_empty() {
-            return Ok(registry);
-        }
-        sharing.check(state).map_err(RegistryError)?;
-        let mut shadow = Shadow::open(state, sharing).map_err(|e| {
-            RegistryError(format!(
-                "cannot keep plugin copies in {}: {e}; make that folder writable, or name another as `state_dir:`",
-                state.display()
-            ))
-        })?;
-        let mut newest: BTreeMap<(String, Version), Candidate> = BTreeMap::new();
-        let libraries = Libraries::here();
-        for file in files {
-            let ours = sharing.check_file(&file).map_err(|why| format!("{} is not opened: {why}", file.display()));
-            match ours.and_then(|()| examine(&file, &libraries)) {
-                Ok(candidate) => registry.compete(&mut newest, candidate),
-                Err(reason) => registry.rejected.push(Rejected::new(file, &reason)),
-            }
-        }
-        for candidate in newest.into_values() {
-            match shadow.copy(&candidate.file) {
-                Ok((copy, sha256)) => registry.plugins.push(Arc::new(PluginFile {
-                    manifest: candidate.manifest,
-                    source: candidate.file,
-                    copy: Arc::new(copy),
-                    sha256,
-                    library_folders: candidate.library_folders,
-                })),
-                Err(e) => {
-                    let reason = format!("cannot copy {} aside: {e}", candidate.file.display());
-                    registry.rejected.push(Rejected::new(candidate.file, &reason));
-                }
-            }
-        }
-        if let Err(e) = shadow.save() {
-            tracing::warn!("the index of plugin copies was not written, files are hashed again next time: {e}");
-        }
-        Ok(registry)
-    }
-
     /// The newest plugin of this id that satisfies the range; else a sentence that names what was found and what to do.
     ///
     /// # Errors
@@ -175,9 +130,10 @@ impl Registry {
                 let found: Vec<_> = of_id.iter().map(|plugin| plugin.manifest.version.as_str()).collect();
                 let wanted = version.map(ToString::to_string).unwrap_or_default();
                 Err(RegistryError(format!(
-                    "plugin `{id}` {wanted} was asked for, {} has {}; change the range in models.yaml or install that version",
+                    "plugin `{id}` {wanted} was asked for, {} has {}{}; change the range in models.yaml or install that version",
                     self.searched(),
-                    found.join(", ")
+                    found.join(", "),
+                    self.rejected_of(id).map(|one| format!(" ({})", one.reason)).unwrap_or_default()
                 )))
             }
         }
@@ -189,8 +145,30 @@ impl Registry {
         folders.join(" or ")
     }
 
+    /// The file that would be this plugin, were it usable.
+    fn rejected_of(&self, id: &str) -> Option<&Rejected> {
+        self.rejected.iter().find(|one| one.id.as_deref() == Some(id))
+    }
+
+    /// Why the file at this place is not usable, if it is not.
+    pub fn refusal_of(&self, file: &std::path::Path) -> Option<&str> {
+        self.rejected.iter().find(|one| one.file == file).map(|one| one.reason.as_str())
+    }
+
+    /// Whether it says the same as another one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Arc<PluginFile>, &Arc<PluginFile>)| Arc::ptr_eq(one, other);
+        self.plugins.len() == other.plugins.len()
+            && self.plugins.iter().zip(&other.plugins).all(same)
+            && (&self.rejected, &self.doubts) == (&other.rejected, &other.doubts)
+    }
+
     fn unknown(&self, id: &str) -> String {
         let folder = self.searched();
+        // Whoever wants this very plugin has no use for what is wrong with others.
+        if let Some(one) = self.rejected_of(id) {
+            return format!("no usable plugin `{id}` in {folder}: {}", one.reason);
+        }
         let mut ids: Vec<&str> = self.plugins.iter().map(|plugin| plugin.manifest.id.as_str()).collect();
         ids.dedup();
         let bad = match self.rejected.as_slice() {
@@ -207,77 +185,6 @@ impl Registry {
             nearest(id, ids.iter().copied()).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
         format!("no plugin `{id}` in {folder}, which has {}{bad}{guess}", ids.join(", "))
     }
-
-    /// Of two files with the same id and version the newer one stays.
-    fn compete(&mut self, newest: &mut BTreeMap<(String, Version), Candidate>, candidate: Candidate) {
-        let key = (candidate.manifest.id.clone(), candidate.version.clone());
-        let loser = match newest.remove(&key) {
-            None => {
-                newest.insert(key, candidate);
-                return;
-            }
-            Some(other) => {
-                let (winner, loser) =
-                    if candidate.modified > other.modified { (candidate, other) } else { (other, candidate) };
-                let reason = format!(
-                    "{} {} is also in {}, which is newer; remove one of the two",
-                    key.0,
-                    key.1,
-                    winner.file.display()
-                );
-                newest.insert(key, winner);
-                Rejected::new(loser.file, &reason)
-            }
-        };
-        self.rejected.push(loser);
-    }
-}
-
-/// The `.so` files of a folder in name order; dotfiles are copies in progress.
-fn libraries(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {
-    let failed = |e| RegistryError(format!("cannot read the plugins folder {}: {e}", folder.display()));
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(failed)?.path();
-        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        if !hidden && path.extension().is_some_and(|ext| ext == "so") && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    if files.len() > MAX_FILES {
-        tracing::warn!("{} has {} plugin files; only the first {MAX_FILES} count", folder.display(), files.len());
-        files.truncate(MAX_FILES);
-    }
-    Ok(files)
-}
-
-fn examine(file: &Path, libraries: &Libraries) -> Result<Candidate, String> {
-    let described = describe(file).map_err(|e| e.to_string())?;
-    if let Some(why) = incompatible(&described) {
-        return Err(format!("{} cannot be loaded: {why}", file.display()));
-    }
-    let missing = libraries.missing(&described.needed, &described.beside);
-    if !missing.is_empty() {
-        return Err(format!("{} cannot be loaded: {}", file.display(), libraries::sentence(&missing)));
-    }
-    let manifest = described.manifest;
-    if let Err(why) = permissions(&manifest) {
-        return Err(format!("{} cannot be loaded: {why}", file.display()));
-    }
-    let version = Version::parse(&manifest.version).map_err(|e| {
-        format!(
-            "{} states version `{}`, which is not semver ({e}); correct it and rebuild",
-            file.display(),
-            manifest.version
-        )
-    })?;
-    let modified = fs::metadata(file).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    Ok(Candidate { manifest, version, file: file.to_owned(), modified, library_folders: described.beside })
 }
 
 #[cfg(test)]
@@ -294,31 +201,6 @@ mod tests {
             sha256: String::new(),
             library_folders: Vec::new(),
         })
-    }
-
-    #[test]
-    fn an_empty_or_missing_folder_has_no_plugins_and_says_what_to_do() {
-        let dir = tempfile::tempdir().unwrap();
-        for folder in [dir.path().to_owned(), dir.path().join("absent")] {
-            let registry = Registry::scan(&[folder], dir.path(), Sharing::Refused).unwrap();
-            let error = registry.find("candle-llm", None).unwrap_err().to_string();
-            assert!(error.contains("no plugins in") && error.contains("cargo xtask build-plugins"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_bad_file_is_rejected_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("bad.so"), b"no").unwrap();
-        fs::write(dir.path().join(".hidden.so"), b"no").unwrap();
-        fs::write(dir.path().join("notes.txt"), b"no").unwrap();
-        // However many other files there are.
-        for number in 0..MAX_FILES {
-            fs::write(dir.path().join(format!("note-{number}.txt")), b"no").unwrap();
-        }
-        let registry = Registry::scan(&[dir.path().to_owned()], dir.path(), Sharing::Refused).unwrap();
-        assert_eq!(registry.rejected.len(), 1);
-        assert!(registry.find("x", None).unwrap_err().to_string().contains("bad.so"));
     }
 
     #[test]
@@ -339,22 +221,22 @@ mod tests {
     }
 
     #[test]
-    fn of_two_equal_versions_the_newer_file_stays() {
-        let (mut registry, mut newest) = (Registry::default(), BTreeMap::new());
-        for (file, age) in [("old.so", 1), ("new.so", 3), ("middle.so", 2)] {
-            let manifest = plugin("a/b", "1.0.0").manifest.clone();
-            let modified = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(age);
-            let candidate = Candidate {
-                manifest,
-                version: Version::new(1, 0, 0),
-                file: file.into(),
-                modified,
-                library_folders: Vec::new(),
-            };
-            registry.compete(&mut newest, candidate);
-        }
-        assert_eq!(newest.into_values().next().unwrap().file, Path::new("new.so"));
-        let rejected: Vec<_> = registry.rejected.iter().map(|r| r.file.to_str().unwrap()).collect();
-        assert_eq!(rejected, ["old.so", "middle.so"]);
+    fn a_file_with_the_very_id_is_named_before_others() {
+        let rejected = [
+            Rejected::new("first.so".into(), None, "first.so is damaged"),
+            Rejected::new("other.so".into(), Some("a/other".into()), "other.so is old"),
+            Rejected::new("wanted.so".into(), Some("a/ver".into()), "wanted.so is of another ABI"),
+        ];
+        let registry =
+            Registry { rejected: rejected.into(), plugins: vec![plugin("a/b", "1.0.0")], ..Registry::default() };
+        let error = registry.find("a/ver", None).unwrap_err().to_string();
+        assert!(error.contains("wanted.so is of another ABI") && !error.contains("first.so"), "{error}");
+        let error = registry.find("a/none", None).unwrap_err().to_string();
+        assert!(error.contains("3 files were rejected"), "{error}");
+        // The same where another version of it is there.
+        let rejected = vec![Rejected::new("two.so".into(), Some("a/b".into()), "two.so is of another ABI")];
+        let registry = Registry { rejected, ..registry };
+        let error = registry.find("a/b", Some(&"^2".parse().unwrap())).unwrap_err().to_string();
+        assert!(error.contains("^2") && error.contains("two.so is of another ABI"), "{error}");
     }
 }

@@ -1,19 +1,23 @@
 //! Private copies of plugin files: an operator may overwrite a plugin with a plain `cp` while the old code is still mapped.
 //!
-//! A copy is named by its SHA-256, made once, and never changed. Whoever uses one holds a shared lock on it, and what
-//! nobody holds and no plugin is made of is swept away in time. It knows no descriptors.
+//! A copy is named by its SHA-256, made once, and never changed. A plugin that has libraries beside it lies with them in a folder
+//! that is named by all of theirs. Whoever uses a copy holds a shared lock on it, and what nobody holds and no plugin is made of
+//! is swept away in time. It knows no descriptors.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, StatVfsMountFlags, flock, statvfs};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::copy::{Identity, PluginCopy, copy_hashing, private_folder, temporary};
+use super::companions::{Companions, folded};
+use super::copy::{FileCopy, Identity, PluginCopy, copy_hashing, locked, open_source, private_folder, temporary};
 use crate::config::Sharing;
 
 /// How long the copy of a plugin that is no longer there is kept: it may come back.
@@ -23,6 +27,10 @@ const COPIES_BYTES_MAX: u64 = 2 << 30;
 /// How long a copy that was never finished is kept: someone may still be at it.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// A folder that stands for one above a plugin's own in which a library of it lies.
+const FOLDER_ABOVE: &str = "p";
+/// Why there is no copy of what somebody was still writing, which is of this kind and no other error is.
+pub(super) const CHANGED: io::ErrorKind = io::ErrorKind::ResourceBusy;
 /// Its name in `state_dir`.
 const FOLDER: &str = "shadow";
 
@@ -31,6 +39,15 @@ const FOLDER: &str = "shadow";
 struct KnownCopy {
     identity: Identity,
     sha256: String,
+    /// The folder in which it lies with others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    folder: Option<String>,
+}
+
+/// A file of a plugin: where it lies, and where its copy does below their folder.
+struct Part {
+    source: PathBuf,
+    place: PathBuf,
 }
 
 /// The folder of copies and its index.
@@ -39,6 +56,8 @@ pub(super) struct Shadow {
     dir: PathBuf,
     sharing: Sharing,
     known: BTreeMap<PathBuf, KnownCopy>,
+    /// Whether the index knows less than this.
+    is_news: bool,
 }
 
 impl Shadow {
@@ -49,21 +68,33 @@ impl Shadow {
         private_folder(&dir, sharing)?;
         // A lost or damaged index costs one more hashing, nothing else.
         let known = fs::read(dir.join("index.json")).ok().and_then(|json| serde_json::from_slice(&json).ok());
-        Ok(Self { dir, sharing, known: known.unwrap_or_default() })
+        Ok(Self { dir, sharing, known: known.unwrap_or_default(), is_news: false })
     }
 
-    /// The private copy of `source` and its SHA-256; reads only what changed since last time.
-    pub(super) fn copy(&mut self, source: &Path) -> io::Result<(PluginCopy, String)> {
-        let mut file = File::open(source)?;
-        let identity = Identity::of(&file.metadata()?);
+    /// The private copy of a plugin, with the libraries beside it, and the SHA-256 of its file; reads only what changed since last
+    /// time.
+    pub(super) fn copy(&mut self, source: &Path, companions: &Companions) -> io::Result<(PluginCopy, String)> {
+        if companions.found.is_empty() {
+            return self.copy_alone(source);
+        }
+        let above = PathBuf::from_iter(std::iter::repeat_n(FOLDER_ABOVE, companions.folders_above()));
+        let name = source.file_name().unwrap_or_default();
+        let plugin = Part { source: source.to_owned(), place: above.join(name) };
+        let part = |source: &Path, place: &Path| Part { source: source.to_owned(), place: folded(&above.join(place)) };
+        let beside = companions.found.iter().map(|companion| part(&companion.source, &companion.place));
+        self.copy_together(&std::iter::once(plugin).chain(beside).collect::<Vec<_>>())
+    }
+
+    fn copy_alone(&mut self, source: &Path) -> io::Result<(PluginCopy, String)> {
+        let (mut file, identity) = open_source(source)?;
         if let Some(known) = self.known.get(source)
             && known.identity == identity
         {
             let path = self.path(&known.sha256);
             if path.symlink_metadata().is_ok_and(|meta| meta.is_file() && meta.len() == identity.size()) {
-                hold(&path);
                 // Hashed when it is first opened: a command that only looks opens none.
-                return Ok((PluginCopy::new(path, source, &known.sha256, self.sharing), known.sha256.clone()));
+                let copy = FileCopy::new(path, source, &known.sha256, self.sharing);
+                return Ok((PluginCopy::alone(copy), known.sha256.clone()));
             }
         }
         let temporary = temporary(&self.dir);
@@ -74,21 +105,86 @@ impl Shadow {
             other => {
                 let _ = fs::remove_file(&temporary);
                 other?;
-                return Err(io::Error::other(
-                    "it changed while it was being copied; it is read again at the next scan",
-                ));
+                return Err(changed());
             }
         };
         let path = self.path(&sha256);
         fs::rename(&temporary, &path)?;
-        hold(&path);
-        self.known.insert(source.to_owned(), KnownCopy { identity, sha256: sha256.clone() });
-        Ok((PluginCopy::new(path, source, &sha256, self.sharing).just_hashed(), sha256))
+        self.know(source, KnownCopy { identity, sha256: sha256.clone(), folder: None });
+        let copy = FileCopy::new(path, source, &sha256, self.sharing).just_hashed();
+        Ok((PluginCopy::alone(copy), sha256))
+    }
+
+    /// Copies that lie to one another as their files do, so that each finds the others where it looks for them.
+    fn copy_together(&mut self, parts: &[Part]) -> io::Result<(PluginCopy, String)> {
+        let files = match self.known_together(parts) {
+            Some(known) => known,
+            None => {
+                let temporary = temporary(&self.dir);
+                let placed = gather(&temporary, parts).and_then(|files| self.place(&temporary, parts, files));
+                placed.inspect_err(|_| drop(fs::remove_dir_all(&temporary)))?
+            }
+        };
+        let digest = digest(parts, &files);
+        let folder = self.dir.join(&digest);
+        let copy = |(part, (_, sha256)): (&Part, &(Identity, String))| {
+            FileCopy::new(folder.join(&part.place), &part.source, sha256, self.sharing)
+        };
+        let copies = parts.iter().zip(&files).map(copy).collect();
+        let copy = PluginCopy::in_folder(folder, digest, copies);
+        Ok((copy, files.into_iter().next().map(|(_, sha256)| sha256).unwrap_or_default()))
+    }
+
+    /// What copies of these files hashed to, if all are there and none of the files has changed.
+    fn known_together(&self, parts: &[Part]) -> Option<Vec<(Identity, String)>> {
+        let known = |part: &Part| {
+            let identity = Identity::of(&fs::metadata(&part.source).ok()?);
+            let known = self.known.get(&part.source).filter(|known| known.identity == identity)?;
+            Some((identity, known.sha256.clone()))
+        };
+        let files = parts.iter().map(known).collect::<Option<Vec<_>>>()?;
+        is_whole(&self.dir.join(digest(parts, &files)), parts, &files).then_some(files)
+    }
+
+    /// Gives a folder of copies the name of what is in it.
+    fn place(
+        &mut self,
+        made: &Path,
+        parts: &[Part],
+        files: Vec<(Identity, String)>,
+    ) -> io::Result<Vec<(Identity, String)>> {
+        let name = digest(parts, &files);
+        let folder = self.dir.join(&name);
+        if is_whole(&folder, parts, &files) {
+            // Others may be using it. It is hashed when it is opened.
+            remove(made)?;
+        } else {
+            if folder.symlink_metadata().is_ok() {
+                let aside = temporary(&self.dir);
+                fs::rename(&folder, &aside)?;
+                remove(&aside)?;
+            }
+            fs::rename(made, &folder)?;
+        }
+        for (part, (identity, sha256)) in parts.iter().zip(&files) {
+            let (identity, sha256) = (identity.clone(), sha256.clone());
+            self.know(&part.source, KnownCopy { identity, sha256, folder: Some(name.clone()) });
+        }
+        Ok(files)
+    }
+
+    fn know(&mut self, source: &Path, copy: KnownCopy) {
+        self.known.insert(source.to_owned(), copy);
+        self.is_news = true;
     }
 
     /// Forgets files that are gone and writes the index.
     pub(super) fn save(&mut self) -> io::Result<()> {
+        let before = self.known.len();
         self.known.retain(|source, _| source.exists());
+        if !self.is_news && self.known.len() == before {
+            return Ok(());
+        }
         let temporary = temporary(&self.dir);
         let json = serde_json::to_vec_pretty(&self.known)?;
         let written = fs::write(&temporary, json).and_then(|()| fs::rename(&temporary, self.dir.join("index.json")));
@@ -107,11 +203,15 @@ impl Shadow {
     fn sweep(&self, now: SystemTime) -> io::Result<usize> {
         let entries = fs::read_dir(&self.dir)?.flatten();
         let entries = entries.filter_map(|entry| {
-            let meta = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            let meta = entry.metadata().ok()?;
             let age = now.duration_since(meta.modified().ok()?).unwrap_or_default();
             let name = entry.file_name().into_string().ok()?;
-            let wanted = self.known.values().any(|known| name == format!("{}.so", known.sha256));
-            Some(FolderEntry { name, bytes: meta.len(), age, wanted })
+            let wanted = self.known.values().any(|known| match &known.folder {
+                None => name == format!("{}.so", known.sha256),
+                Some(folder) => name == *folder,
+            });
+            let bytes = if meta.is_dir() { bytes_below(&entry.path()) } else { meta.len() };
+            Some(FolderEntry { name, bytes, age, wanted })
         });
         let removed = superfluous(entries.collect()).into_iter().filter(|name| self.remove(name));
         Ok(removed.count())
@@ -121,7 +221,7 @@ impl Shadow {
         let path = self.dir.join(name);
         let removed = File::open(&path).is_ok_and(|file| {
             // Refused where the file system has no locks either: then nobody can know, and it stays.
-            flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && fs::remove_file(&path).is_ok()
+            flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && remove(&path).is_ok()
         });
         if removed {
             tracing::info!("removed {}, the copy of a plugin that is no longer there", path.display());
@@ -146,22 +246,91 @@ pub fn sweep(state: &Path, sharing: Sharing) {
     }
 }
 
-/// Holds a copy for the rest of this process's life, so that no other one sweeps it. The kernel lets go with the process.
+/// Holds a copy for the rest of this process's life, so that no other one sweeps it.
 pub(super) fn hold(copy: &Path) {
     static HELD: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
     let mut held = HELD.lock();
-    if held.contains_key(copy) {
-        return;
-    }
-    let locked = File::open(copy)
-        .and_then(|file| flock(&file, FlockOperation::NonBlockingLockShared).map(|()| file).map_err(io::Error::from));
-    match locked {
-        Ok(file) => drop(held.insert(copy.to_owned(), file)),
-        Err(error) => tracing::debug!("{} could not be locked: {error}", copy.display()),
+    if !held.contains_key(copy)
+        && let Some(file) = locked(copy)
+    {
+        held.insert(copy.to_owned(), file);
     }
 }
 
-/// A file of the folder.
+fn changed() -> io::Error {
+    io::Error::new(CHANGED, "it changed while it was being copied; it is looked at again in a moment")
+}
+
+/// Copies these files below a folder, hashing on the way: what each was, and its SHA-256. All of them are of one moment.
+fn gather(folder: &Path, parts: &[Part]) -> io::Result<Vec<(Identity, String)>> {
+    let mut copied: Vec<(Identity, String)> = Vec::new();
+    for part in parts {
+        let (mut file, identity) = open_source(&part.source)?;
+        let copy = folder.join(&part.place);
+        DirBuilder::new().recursive(true).mode(0o700).create(copy.parent().unwrap_or(folder))?;
+        // One file by two names stays one, or it would be loaded twice.
+        match copied.iter().position(|(known, _)| *known == identity) {
+            Some(same) => {
+                fs::hard_link(folder.join(&parts[same].place), &copy)?;
+                copied.push(copied[same].clone());
+            }
+            None => copied.push((identity, copy_hashing(&mut file, &copy)?)),
+        }
+    }
+    let unchanged = |(part, (identity, _)): (&Part, &(Identity, String))| {
+        fs::metadata(&part.source).is_ok_and(|now| Identity::of(&now) == *identity)
+    };
+    match parts.iter().zip(&copied).all(unchanged) {
+        true => Ok(copied),
+        false => Err(changed()),
+    }
+}
+
+/// Whether all of them are there, by their sizes.
+fn is_whole(folder: &Path, parts: &[Part], files: &[(Identity, String)]) -> bool {
+    let is_there = |(part, (identity, _)): (&Part, &(Identity, String))| {
+        let copy = folder.join(&part.place).symlink_metadata();
+        copy.is_ok_and(|copy| copy.is_file() && copy.len() == identity.size())
+    };
+    parts.iter().zip(files).all(is_there)
+}
+
+/// Of files and of how they lie to one another.
+fn digest(parts: &[Part], files: &[(Identity, String)]) -> String {
+    let mut hash = Sha256::new();
+    for (part, (_, sha256)) in parts.iter().zip(files) {
+        let name = part.place.as_os_str().as_encoded_bytes();
+        hash.update(name.len().to_le_bytes());
+        hash.update(name);
+        hash.update(sha256);
+    }
+    crate::domain::hex(&hash.finalize())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata()?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
+/// Of the files below a folder of copies, which holds few.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.filter_map(|entry| {
+        let meta = entry.metadata().ok()?;
+        Some(if meta.is_dir() { bytes_below(&entry.path()) } else { meta.len() })
+    });
+    bytes.sum()
+}
+
+/// Whether it is named as a copy is: by a digest, and that of one file with `.so`.
+fn is_copy(name: &str) -> bool {
+    let digest = name.strip_suffix(".so").unwrap_or(name);
+    name.len() > digest.len() || (digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// A file of the folder, or a folder of one plugin's.
 struct FolderEntry {
     name: String,
     bytes: u64,
@@ -173,10 +342,9 @@ struct FolderEntry {
 /// What may go: copies too old or, oldest first, too many, and what was never finished.
 fn superfluous(mut entries: Vec<FolderEntry>) -> Vec<String> {
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.age));
-    let is_copy = |entry: &FolderEntry| entry.name.ends_with(".so");
-    let mut total: u64 = entries.iter().filter(|entry| is_copy(entry)).map(|entry| entry.bytes).sum();
+    let mut total: u64 = entries.iter().filter(|entry| is_copy(&entry.name)).map(|entry| entry.bytes).sum();
     let goes = entries.into_iter().filter(|entry| {
-        if !is_copy(entry) {
+        if !is_copy(&entry.name) {
             return entry.name.ends_with(".tmp") && entry.age > UNFINISHED_AGE_MAX;
         }
         let goes = !entry.wanted && (entry.age > COPY_AGE_MAX || total > COPIES_BYTES_MAX);
@@ -216,7 +384,7 @@ mod tests {
         let source = dir.path().join("a.so");
         fs::write(&source, b"abc").unwrap();
         let mut shadow = Shadow::open(dir.path(), Sharing::Refused).unwrap();
-        let (copy, sha256) = shadow.copy(&source).unwrap();
+        let (copy, sha256) = shadow.copy(&source, &Companions::default()).unwrap();
         let copy = copy.path().to_owned();
         assert_eq!(sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(fs::read(&copy).unwrap(), b"abc");
@@ -226,12 +394,12 @@ mod tests {
         // Same identity: the index alone answers. A copy is read-only, so what stands there shows who wrote it.
         let mut again = Shadow::open(dir.path(), Sharing::Refused).unwrap();
         let inode = copy.metadata().unwrap().ino();
-        let (same, digest) = again.copy(&source).unwrap();
+        let (same, digest) = again.copy(&source, &Companions::default()).unwrap();
         assert_eq!((same.path(), &digest), (copy.as_path(), &sha256));
         assert_eq!(copy.metadata().unwrap().ino(), inode, "it was copied again");
 
         fs::write(&source, b"abcd").unwrap();
-        assert_ne!(again.copy(&source).unwrap().1, sha256);
+        assert_ne!(again.copy(&source, &Companions::default()).unwrap().1, sha256);
         assert_eq!(fs::read(&copy).unwrap(), b"abc", "the old copy stays");
     }
 
@@ -268,7 +436,7 @@ mod tests {
         let mut copy = |name: &str| {
             let source = dir.path().join(name);
             fs::write(&source, name).unwrap();
-            shadow.copy(&source).unwrap().0.path().to_owned()
+            shadow.copy(&source, &Companions::default()).unwrap().0
         };
         let (there, held) = (copy("there"), copy("held"));
         // As a host that is gone left it: no plugin, no holder.
@@ -278,7 +446,8 @@ mod tests {
         let later = SystemTime::now() + COPY_AGE_MAX + Duration::from_secs(60);
         assert_eq!(shadow.sweep(SystemTime::now()).unwrap(), 0, "it is too young");
         assert_eq!(shadow.sweep(later).unwrap(), 1);
-        assert_eq!((there.exists(), held.exists(), left.exists()), (true, true, false));
+        let is_there = |copy: &PluginCopy| copy.path().exists();
+        assert_eq!((is_there(&there), is_there(&held), left.exists()), (true, true, false));
     }
 
     #[test]
@@ -298,6 +467,6 @@ mod tests {
         fs::write(&source, b"abc").unwrap();
         fs::create_dir(dir.path().join("shadow")).unwrap();
         fs::write(dir.path().join("shadow/index.json"), b"{").unwrap();
-        assert!(Shadow::open(dir.path(), Sharing::Refused).unwrap().copy(&source).is_ok());
+        assert!(Shadow::open(dir.path(), Sharing::Refused).unwrap().copy(&source, &Companions::default()).is_ok());
     }
 }

@@ -115,6 +115,8 @@ pub struct ModelStatus {
     pub error: Option<String>,
     /// Why it cannot be had, as clients read it.
     pub client_error: Option<String>,
+    /// What is to be said of its plugin's file, if it is loaded and another file waits, or none is there.
+    pub note: Option<String>,
     /// Other names that clients may use.
     pub aliases: Vec<String>,
 }
@@ -158,6 +160,8 @@ pub enum Command {
     Metrics(oneshot::Sender<Scrape>),
     /// A new configuration, already checked.
     Configure(Arc<Config>, oneshot::Sender<Arc<Changes>>),
+    /// Look at the folders of plugins; the reply comes when what lies there is in force.
+    LookAtPlugins(oneshot::Sender<Arc<Changes>>),
     /// The last log lines of a model's worker.
     Logs(ModelId, oneshot::Sender<Followed>),
 }
@@ -187,6 +191,14 @@ impl Handle {
     /// The host is shutting down.
     pub async fn configure(&self, config: Arc<Config>) -> Result<Arc<Changes>, Failure> {
         self.ask(|reply| Command::Configure(config, reply)).await
+    }
+
+    /// Looks at the folders of plugins, and waits until what lies there is in force: the next load of each model uses it.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn look_at_plugins(&self) -> Result<(), Failure> {
+        self.ask(Command::LookAtPlugins).await.map(drop)
     }
 
     /// Waits until the request is granted: at most `hold` for a load, at most `request_timeout` for a slot of a loaded

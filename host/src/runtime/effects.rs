@@ -16,7 +16,7 @@ use super::requests::Pending;
 use super::run::{Loop, send};
 use crate::config::{ModelConfig, Refusal};
 use crate::device;
-use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::PluginFile;
 use crate::scheduler::Effect;
 use crate::store::Verification;
@@ -34,7 +34,7 @@ impl Loop {
     pub(super) fn carry_out(&mut self, effect: Effect) {
         tracing::debug!(?effect, "scheduler");
         match effect {
-            Effect::Start { instance, model, device } => self.start(instance, &model, device),
+            Effect::Start { instance, model, .. } => self.start(instance, &model),
             Effect::Load { instance, granted } => {
                 self.moves_memory(instance);
                 self.load(instance, granted);
@@ -62,17 +62,31 @@ impl Loop {
         }
     }
 
-    pub(super) fn start(&mut self, id: InstanceId, model: &ModelId, device: Device) {
-        let log = self.records.log(model);
-        let entry = self
-            .config
-            .models
-            .get(model)
-            .ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")));
-        let spec = entry.and_then(|entry| Ok((self.start_spec(id, entry, device, log)?, entry.clone())));
+    pub(super) fn start(&mut self, id: InstanceId, model: &ModelId) {
         self.residents.begin_step(id);
-        let check = Arc::<Verification>::default();
-        self.residents.is_checked(id, Arc::clone(&check));
+        self.residents.is_checked(id, Arc::default());
+        if !self.look_before_start(id, model) {
+            self.bring_up(id);
+        }
+    }
+
+    /// Its worker comes up, by what is in force now.
+    pub(super) fn bring_up(&mut self, id: InstanceId) {
+        // It may have been asked to go while its files were looked at.
+        let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
+        let known = known.map(|known| (known.model.clone(), known.device));
+        let spec = known.ok_or_else(|| Failure::new(FailureKind::Cancelled, "nobody wants it any more"));
+        let log = spec.as_ref().ok().map(|(model, _)| self.records.log(model)).unwrap_or_default();
+        let spec = spec.and_then(|(model, device)| {
+            let entry = self.config.models.get(&model);
+            let entry =
+                entry.ok_or_else(|| Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`")))?;
+            Ok((self.start_spec(id, entry, device, log)?, entry.clone()))
+        });
+        if let Ok((spec, _)) = &spec {
+            self.residents.is_made_of(id, Arc::clone(&spec.plugin));
+        }
+        let check = self.residents.check_of(id);
         let verifier = Arc::clone(&self.backends.verifier);
         let (placement, events, exits) =
             (Arc::clone(&self.backends.placement), self.senders.events.clone(), self.senders.exits.clone());
@@ -126,9 +140,10 @@ impl Loop {
             return Err(Failure::new(FailureKind::NotUsable, why.clone()));
         }
         let plugin = self
-            .registry
+            .plugins
+            .registry()
             .find(&model.plugin, model.plugin_version.as_ref())
-            .map_err(|e| Failure::new(FailureKind::NotUsable, e.to_string()))?;
+            .map_err(|e| Failure::new(FailureKind::NoPlugin, e.to_string()))?;
         if !plugin.serves(model.kind) {
             let message = format!(
                 "plugin `{}` serves {}, but `{}` is declared `type: {}`",

@@ -26,6 +26,8 @@ struct Rehearsal {
     hashed: Option<u32>,
     /// What would start it, or why nothing can.
     plugin: Result<Arc<PluginFile>, Failure>,
+    /// What is to be said of its plugin's file.
+    note: Option<String>,
     /// Its devices, and what instances of this host hold there.
     held: Vec<(Device, u64)>,
     placement: Arc<dyn Placement>,
@@ -45,6 +47,7 @@ impl Loop {
             loaded: self.loading_progress(model),
             hashed: self.hashing_progress(model),
             plugin: self.usable_plugin(entry),
+            note: self.said_of_plugin(entry),
             held: devices.into_iter().filter_map(|device| Some((device, self.held_on(device)?))).collect(),
             placement: Arc::clone(&self.backends.placement),
             state_dir: self.config.paths.state.clone(),
@@ -77,7 +80,12 @@ impl Rehearsal {
         if let Some(why) = is_started.then(obstacle).flatten() {
             plan.outcome = Outcome::Refused;
             plan.message = format!("`{}` cannot be loaded: {why}", self.entry.id);
-        } else if let Some(refusal) = &self.entry.refusal {
+            return plan;
+        }
+        if let Some(note) = &self.note {
+            plan.message += &format!("; {note}");
+        }
+        if let Some(refusal) = &self.entry.refusal {
             plan.message += &format!("; {refusal}");
         }
         plan

@@ -1,8 +1,11 @@
 //! What comes back to the loop from the tasks it started.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::access::AccessEntry;
+use super::api::Changes;
 use super::prepared::{Configuring, Prepared};
 use super::relay::Lost;
 use crate::domain::{Failure, InstanceId, ModelId, RequestId};
@@ -18,6 +21,12 @@ pub(super) enum Internal {
     Left(RequestId),
     /// What an instance says of its health.
     Health(InstanceId, Health),
+    /// The folders of plugins were looked at for someone.
+    Looked(oneshot::Sender<Arc<Changes>>),
+    /// They were looked at for an instance that is to start.
+    LookedToStart(InstanceId),
+    /// All that it starts by is in force.
+    BringUp(InstanceId),
     /// A new configuration can be put in force.
     Prepared(Box<Prepared>, Configuring),
     /// A model is to be loaded before anyone asks for it.

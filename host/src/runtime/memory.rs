@@ -50,7 +50,8 @@ impl Loop {
     /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
     fn peak_key(&self, id: InstanceId) -> Option<(Key, Device, bool)> {
         let known = self.state.instances().get(&id).filter(|known| known.device.is_host_memory())?;
-        let (key, memory_static) = self.key_on(&known.model, Some(known.device))?;
+        let (model, plugin) = (self.config.models.get(&known.model)?, self.residents.plugin(id)?);
+        let (key, memory_static) = (Key::new(plugin, model, Some(known.device)), plugin.manifest.memory_static);
         Some((key, known.device, memory_static))
     }
 
@@ -148,12 +149,6 @@ impl Loop {
     pub(super) fn fixed_memory(&self, id: InstanceId) -> Option<u64> {
         let model = &self.state.instances().get(&id)?.model;
         self.config.models.get(model)?.memory.map(|size| size.0)
-    }
-
-    fn key_on(&self, model: &ModelId, device: Option<Device>) -> Option<(Key, bool)> {
-        let model = self.config.models.get(model)?;
-        let plugin = self.registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
-        Some((Key::new(&plugin, model, device), plugin.manifest.memory_static))
     }
 
     /// How much memory there really is, others' use of the devices included, for models that wait for some.

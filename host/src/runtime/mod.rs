@@ -22,6 +22,7 @@ mod memory;
 mod meter;
 mod observe;
 mod peaks;
+mod plugins;
 mod policy;
 mod prepared;
 mod quarantine;
@@ -74,6 +75,7 @@ pub struct Runtime {
     handle: Handle,
     /// What its devices could hold when it started.
     budgets: Vec<(Device, u64)>,
+    plugins: watch::Receiver<Arc<Registry>>,
     shutdown: watch::Sender<Ending>,
     task: JoinHandle<()>,
 }
@@ -94,16 +96,22 @@ pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Pl
     let (shutdown, ending) = watch::channel(Ending::No);
     let (in_force, watched) = watch::channel(config);
     let handle = Handle::new(commands, watched);
-    let (owner, internal) = run::Loop::new(in_force, registry, placement);
+    let (plugins, registered) = watch::channel(registry);
+    let (owner, internal) = run::Loop::new(in_force, plugins, placement);
     let budgets = owner.budgets();
     let task = tokio::spawn(owner.run(internal, inbox, ending));
-    Runtime { handle, budgets, shutdown, task }
+    Runtime { handle, budgets, plugins: registered, shutdown, task }
 }
 
 impl Runtime {
     /// The way in.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// The plugins in force: others as soon as their folders are seen to have changed.
+    pub fn plugins(&self) -> watch::Receiver<Arc<Registry>> {
+        self.plugins.clone()
     }
 
     /// Its devices, and the bytes that each could hold when it started.

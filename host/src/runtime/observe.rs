@@ -97,6 +97,7 @@ impl EventSummary {
             | Event::Quarantine(..)
             | Event::Measured(..)
             | Event::Configure { .. }
+            | Event::Renew(_)
             | Event::Timer
             | Event::Shutdown => Self::Other,
         }

@@ -40,7 +40,7 @@ impl Key {
         let mut options = model.options.clone();
         options.sort_all_objects();
         // Each card of one kind takes the same.
-        let parts = serde_json::json!([name, plugin.sha256, device.map_or("", Device::kind), files, options]);
+        let parts = serde_json::json!([name, plugin.copy.digest(), device.map_or("", Device::kind), files, options]);
         Self { digest: format!("{:x}", Sha256::digest(parts.to_string())), plugin: name }
     }
 
@@ -161,6 +161,7 @@ mod tests {
     use super::super::state_file::FILE_BYTES_MAX;
     use super::*;
     use crate::config::{self, Env, Selection};
+    use crate::plugin::PluginCopy;
 
     fn key(name: &str) -> Key {
         Key { digest: name.to_owned(), plugin: "test 1.0.0".to_owned() }
@@ -291,7 +292,7 @@ mod tests {
             let plugin = PluginFile {
                 manifest,
                 source: "a".into(),
-                copy: Default::default(),
+                copy: PluginCopy::of_digest(sha256).into(),
                 sha256: sha256.to_owned(),
                 library_folders: Vec::new(),
             };

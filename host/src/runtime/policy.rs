@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::plugins::Running;
 use crate::config::{Config, ModelConfig};
 use crate::device;
 use crate::domain::Device;
-use crate::plugin::Registry;
+use crate::plugin::{PluginFile, Registry};
 use crate::scheduler::{DevicePolicy, Keep, ModelPolicy, Policy};
 
 /// Leases at once for a plugin that is not there (its loads fail anyway).
@@ -16,7 +17,8 @@ const LEASES_DEFAULT: usize = 1;
 pub(super) type FoundBudgets = BTreeMap<Device, u64>;
 
 /// Looks at devices and plugins, and takes longer the more models there are. `found`: what devices without a `memory:` had when they were first seen. What they have later is less by what is loaded.
-pub(super) fn policy(config: &Config, registry: &Registry, found: &mut FoundBudgets) -> Policy {
+/// `running`: the plugin files by which models are scheduled whatever lies in the folders.
+pub(super) fn policy(config: &Config, registry: &Registry, running: &Running, found: &mut FoundBudgets) -> Policy {
     let mut measured = |device: Device| {
         let bytes = || device::measured_budget(device).unwrap_or(0);
         *found.entry(device).or_insert_with(bytes)
@@ -30,8 +32,13 @@ pub(super) fn policy(config: &Config, registry: &Registry, found: &mut FoundBudg
     let host_memory = Device::Cpu;
     let mut devices: BTreeMap<Device, DevicePolicy> = devices.collect();
     devices.entry(host_memory).or_insert_with(|| DevicePolicy { budget: measured(host_memory), loaded_max: None });
+    let of_model = |model: &ModelConfig| {
+        let plugin = running.get(&model.id).filter(|plugin| plugin.manifest.id == model.plugin).cloned();
+        let plugin = plugin.or_else(|| registry.find(&model.plugin, model.plugin_version.as_ref()).ok());
+        model_policy(model, config, plugin.as_deref())
+    };
     Policy {
-        models: config.models.iter().map(|(id, model)| (id.clone(), model_policy(model, config, registry))).collect(),
+        models: config.models.iter().map(|(id, model)| (id.clone(), of_model(model))).collect(),
         devices,
         host_memory,
         queue_max: usize::try_from(config.limits.queue).unwrap_or(usize::MAX),
@@ -42,14 +49,12 @@ pub(super) fn policy(config: &Config, registry: &Registry, found: &mut FoundBudg
     }
 }
 
-fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> ModelPolicy {
-    let plugin = registry.find(&model.plugin, model.plugin_version.as_ref()).ok();
-    let leases_max = plugin
-        .as_ref()
-        .map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
+fn model_policy(model: &ModelConfig, config: &Config, plugin: Option<&PluginFile>) -> ModelPolicy {
+    let leases_max =
+        plugin.map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
     let devices = if model.devices.is_empty() {
         let all: Vec<Device> = config.devices.iter().map(|device| device.id).collect();
-        plugin.as_ref().and_then(|plugin| usable(&all, &plugin.manifest.devices)).unwrap_or(all)
+        plugin.and_then(|plugin| usable(&all, &plugin.manifest.devices)).unwrap_or(all)
     } else {
         model.devices.clone()
     };
@@ -59,7 +64,7 @@ fn model_policy(model: &ModelConfig, config: &Config, registry: &Registry) -> Mo
         pin: model.pin,
         priority: model.priority,
         keep: model.keep_alive.map_or(Keep::Forever, |idle| Keep::For(milliseconds(idle))),
-        parks: model.park && plugin.as_ref().is_some_and(|plugin| plugin.manifest.parks),
+        parks: model.park && plugin.is_some_and(|plugin| plugin.manifest.parks),
         replicas: usize::try_from(model.replicas).unwrap_or(usize::MAX).max(1),
     }
 }

@@ -10,6 +10,7 @@ use super::peaks::Key;
 use super::policy::FoundBudgets;
 use crate::config::Config;
 use crate::domain::ModelId;
+use crate::plugin::{News, Registry};
 use crate::scheduler::Policy;
 
 /// Everything that the loop needs to put a configuration in force.
@@ -19,6 +20,12 @@ pub(super) struct Prepared {
     pub(super) changes: Arc<Changes>,
     /// Models that are gone or made of something else.
     pub(super) anew: Arc<BTreeSet<ModelId>>,
+    /// The plugins that it was prepared by, what is new of them, and the models whose next load uses another file than the last.
+    pub(super) registry: Arc<Registry>,
+    pub(super) news: Vec<News>,
+    pub(super) renewed: Arc<BTreeSet<ModelId>>,
+    /// Models that are scheduled by the files that their instances are made of.
+    pub(super) behind: BTreeSet<ModelId>,
     /// All there are.
     pub(super) models: Arc<BTreeSet<ModelId>>,
     pub(super) preload: Vec<ModelId>,

@@ -98,7 +98,8 @@ impl Loop {
 
     /// Others are quarantined than before.
     pub(super) fn remember_quarantine(&mut self) {
-        let key = |model: &ModelId| Key::of(self.config.models.get(model)?, &self.registry);
+        let registry = self.plugins.registry();
+        let key = |model: &ModelId| Key::of(self.config.models.get(model)?, &registry);
         let entry = |(model, failure): (&ModelId, &Failure)| {
             // Made of the same as when that was written down: whoever changes is forgotten.
             let known = self.quarantine.known.models.get(model.as_str()).map(|entry| entry.digest.clone());

@@ -1,7 +1,7 @@
 //! What becomes of a request whose worker died before it had sent anything: it is tried again, on trial, so that it can harm
 //! nobody else; if two workers died of it alone, it is refused for a while. Pure but for the clock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
@@ -115,6 +115,11 @@ impl Suspects {
             job.model
         );
         Some(Failure::new(FailureKind::Suspected, message))
+    }
+
+    /// These models are made of something else now.
+    pub(super) fn forget(&mut self, models: &BTreeSet<ModelId>) {
+        self.0.retain(|_, suspect| !models.contains(&suspect.model));
     }
 
     /// The worker died under this request.

@@ -8,6 +8,7 @@ use aihost_plugin_api::MemoryPlan;
 use super::peaks::Key;
 use super::workspace::Workspace;
 use crate::domain::InstanceId;
+use crate::plugin::PluginFile;
 use crate::store::Verification;
 use crate::worker::{Exit, InstanceHandle};
 
@@ -19,6 +20,8 @@ pub(super) struct Residents(HashMap<InstanceId, Resident>);
 struct Resident {
     /// `None` while its worker comes up.
     handle: Option<Arc<dyn InstanceHandle>>,
+    /// What it is made of; `None` until that is known.
+    plugin: Option<Arc<PluginFile>>,
     /// `None` until it has said what it needs.
     planned: Option<Planned>,
     /// Whether a start, load, park or wake is under way.
@@ -45,6 +48,16 @@ pub(super) struct Planned {
 impl Residents {
     pub(super) fn handle(&self, id: InstanceId) -> Option<&Arc<dyn InstanceHandle>> {
         self.0.get(&id)?.handle.as_ref()
+    }
+
+    /// The plugin file that it is made of, whatever lies in its place by now.
+    pub(super) fn plugin(&self, id: InstanceId) -> Option<&Arc<PluginFile>> {
+        self.0.get(&id)?.plugin.as_ref()
+    }
+
+    /// This is what it is made of.
+    pub(super) fn is_made_of(&mut self, id: InstanceId, plugin: Arc<PluginFile>) {
+        self.0.entry(id).or_default().plugin = Some(plugin);
     }
 
     /// Of every worker that is up.
@@ -97,6 +110,11 @@ impl Residents {
     /// Its files are checked.
     pub(super) fn is_checked(&mut self, id: InstanceId, check: Arc<Verification>) {
         self.0.entry(id).or_default().check = Some(check);
+    }
+
+    /// The check of its files that is to be made.
+    pub(super) fn check_of(&self, id: InstanceId) -> Arc<Verification> {
+        self.0.get(&id).and_then(|resident| resident.check.clone()).unwrap_or_default()
     }
 
     /// The check of its files that is under way.

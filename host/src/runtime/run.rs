@@ -12,6 +12,7 @@ use super::clock::Clock;
 use super::devices::Devices;
 use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
+use super::plugins::{Plugins, Running};
 use super::policy::{FoundBudgets, milliseconds, policy};
 use super::quarantine::Quarantine;
 use super::records::Records;
@@ -36,7 +37,7 @@ const PEAK_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Everything that the loop owns, and nobody else touches.
 pub(super) struct Loop {
     pub(super) config: Arc<Config>,
-    pub(super) registry: Arc<Registry>,
+    pub(super) plugins: Plugins,
     pub(super) backends: Backends,
     pub(super) state: State,
     pub(super) clock: Clock,
@@ -76,15 +77,16 @@ pub(super) struct Inbox {
 impl Loop {
     pub(super) fn new(
         in_force: watch::Sender<Arc<Config>>,
-        registry: Arc<Registry>,
+        plugins: watch::Sender<Arc<Registry>>,
         placement: Arc<dyn Placement>,
     ) -> (Self, Inbox) {
         let config = Arc::clone(&in_force.borrow());
         let (events, event_inbox) = mpsc::channel(EVENTS_MAX);
         let (exits, exit_inbox) = mpsc::channel(EVENTS_MAX);
         let mut found = FoundBudgets::new();
+        let registry = Arc::clone(&plugins.borrow());
         let this = Self {
-            state: State::new(policy(&config, &registry, &mut found)),
+            state: State::new(policy(&config, &registry, &Running::new(), &mut found)),
             devices: Devices::open(&config.paths.state, found),
             observer: Observer::new(&config),
             clock: Clock::start(),
@@ -94,8 +96,8 @@ impl Loop {
             quarantine: Quarantine::open(&config.paths.state),
             senders: Senders { events, exits, in_force },
             backends: Backends { verifier: Arc::new(Verifier::new(&config.paths)), placement },
+            plugins: Plugins::new(plugins, &config),
             config,
-            registry,
         };
         (this, Inbox { events: event_inbox, exits: exit_inbox })
     }
@@ -111,7 +113,7 @@ impl Loop {
         mut commands: mpsc::Receiver<Command>,
         mut ending: watch::Receiver<Ending>,
     ) {
-        self.recall(self.quarantine.foreign().found(&self.config, &self.registry));
+        self.recall(self.quarantine.foreign().found(&self.config, &self.plugins.registry()));
         let preload = self.config.models.values().filter(|entry| entry.preload).map(|entry| entry.id.clone());
         self.preload(preload.collect());
         let mut looks = tokio::time::interval(PEAK_LOOK_EVERY);
@@ -197,7 +199,8 @@ impl Loop {
             Command::Models(reply) => self.tell_status(reply),
             Command::Devices(reply) => self.tell_devices(reply),
             Command::Metrics(reply) => self.tell_metrics(reply),
-            Command::Configure(config, reply) => self.prepare(config, reply),
+            Command::Configure(config, reply) => self.prepare(Some(config), None, reply),
+            Command::LookAtPlugins(reply) => self.look_at_plugins(reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
         }
     }
@@ -308,6 +311,9 @@ impl Loop {
             Internal::Left(id) => self.left(id),
             Internal::Health(id, health) => self.health_told(id, health),
             Internal::Prepared(prepared, configuring) => self.put_in_force(*prepared, configuring),
+            Internal::Looked(reply) => self.looked(reply),
+            Internal::LookedToStart(id) => self.looked_to_start(id),
+            Internal::BringUp(id) => self.bring_up(id),
             Internal::Preload(model, reply) => self.preload_one(model, reply),
         }
     }
@@ -343,7 +349,6 @@ impl Loop {
 
     fn started(&mut self, id: InstanceId, started: Started) {
         let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
-        let device = known.map(|known| known.device);
         match (started, known.map(|known| known.model.clone())) {
             (Ok((instance, plan)), Some(model)) => {
                 self.doubt(&model, plan);
@@ -361,9 +366,7 @@ impl Loop {
             (Err(failure), Some(model))
                 if failure.kind == FailureKind::Cancelled && self.requests.is_wanted(&model) =>
             {
-                if let Some(device) = device {
-                    self.start(id, &model, device);
-                }
+                self.start(id, &model);
             }
             (Err(failure), _) => {
                 self.step(Event::Failed(id, failure.clone()));

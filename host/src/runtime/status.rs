@@ -62,6 +62,7 @@ impl Loop {
             pid: first_handle.and_then(|handle| handle.pid()),
             error: failure.as_ref().map(Failure::to_string).or_else(|| refused(model)),
             client_error: failure.map(|failure| failure.client_message().to_owned()).or_else(|| unusable(model)),
+            note: first.and_then(|(id, _)| self.plugin_note(model, *id)),
             ..cold(model)
         }
     }
@@ -140,6 +141,7 @@ fn cold(model: &ModelConfig) -> ModelStatus {
         pid: None,
         error: refused(model),
         client_error: unusable(model),
+        note: None,
         aliases: model.aliases.clone(),
     }
 }

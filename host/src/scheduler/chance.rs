@@ -272,12 +272,15 @@ impl World {
                 self.feed(event);
             }
             11 if self.draw(10) == 0 => {
-                let event = if self.draw(2) == 0 {
-                    let old = self.state.instances().iter().filter(|(_, instance)| instance.model.as_str() == model);
-                    self.stale.extend(old.map(|(id, _)| *id));
-                    Event::Configure { policy: Arc::clone(self.state.policy()), anew: Arc::new([model.into()].into()) }
-                } else {
-                    Event::Quarantine(model.into(), Failure::new(FailureKind::Suspected, "harmful"))
+                let event = match self.draw(3) {
+                    0 => {
+                        let of_model = self.state.instances().iter().filter(|(_, known)| known.model.as_str() == model);
+                        self.stale.extend(of_model.map(|(id, _)| *id));
+                        let anew = Arc::new([model.into()].into());
+                        Event::Configure { policy: Arc::clone(self.state.policy()), anew }
+                    }
+                    1 => Event::Quarantine(model.into(), Failure::new(FailureKind::Suspected, "harmful")),
+                    _ => Event::Renew(Arc::new([model.into()].into())),
                 };
                 self.feed(event);
             }

@@ -72,6 +72,9 @@ pub enum Event {
         /// Every model that is gone since the policy before, or made of something else: what was learned of it is forgotten.
         anew: Arc<BTreeSet<ModelId>>,
     },
+    /// The next instances of these models are made of other files than those before. Those that are up stay; failures are
+    /// forgotten.
+    Renew(Arc<BTreeSet<ModelId>>),
     /// A deadline named by [`super::Effect::SetTimer`] has come.
     Timer,
     /// No new work; end when the leases have ended.

@@ -259,6 +259,7 @@ impl State {
             Event::Quarantine(model, failure) => self.quarantine(&model, failure, effects),
             Event::Measured(device, bytes) => self.measure(device, bytes),
             Event::Configure { policy, anew } => self.configure(policy, &anew, effects),
+            Event::Renew(models) => self.renew(&models, effects),
             Event::Timer => {}
             Event::Shutdown => self.shut_down(effects),
         }
@@ -422,6 +423,14 @@ impl State {
         self.forget(anew, effects);
     }
 
+    /// Their failures are forgotten, and all that was learned where nothing is up: what is up is as it was.
+    fn renew(&mut self, models: &BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
+        let is_up = |model: &ModelId| self.instances.values().any(|instance| instance.model == *model);
+        let (up, gone): (BTreeSet<ModelId>, BTreeSet<ModelId>) = models.iter().cloned().partition(is_up);
+        up.iter().for_each(|model| self.forgive(model, effects));
+        self.forget(&gone, effects);
+    }
+
     /// What was learned of these models' old entries is forgotten with them. Takes as long as the shorter list is.
     fn forget(&mut self, models: &BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
         let held = self.cooldowns.len() + self.history.len();
@@ -452,7 +461,10 @@ impl State {
         self.refuse_all(model, &failure, effects);
         self.history.entry(model.clone()).or_default().retried = false;
         // What only a person can mend is looked at anew with each request: a pull or an edit must not wait for a timer.
-        if matches!(failure.kind, FailureKind::NotPulled | FailureKind::Cancelled | FailureKind::ShuttingDown) {
+        if matches!(
+            failure.kind,
+            FailureKind::NotPulled | FailureKind::NoPlugin | FailureKind::Cancelled | FailureKind::ShuttingDown
+        ) {
             return;
         }
         let (failures, crashes) = self.cooldowns.get(model).map_or((0, 0), |last| (last.failures, last.crashes));

@@ -915,6 +915,24 @@ fn a_load_that_runs_out_of_memory_is_tried_once_more_without_the_idle() {
 }
 
 #[test]
+fn a_renewed_model_is_tried_anew_and_what_is_hot_stays() {
+    let mut bench = Bench::new(policy(&["a", "b"], 1000, None));
+    bench.request(1, "a");
+    bench.check(&["start a", "load a", "grant 1 a"]);
+    let harmful = Failure::new(FailureKind::Suspected, "harmful");
+    bench.send(Event::Quarantine("b".into(), harmful));
+    assert!(bench.state.is_quarantined(&"b".into()));
+    bench.send(Event::Renew(Arc::new(["a".into(), "b".into()].into())));
+    assert!(!bench.state.is_quarantined(&"b".into()));
+    assert_eq!(bench.state.model_state(&"a".into()).0, ModelState::Hot);
+    bench.request(2, "b");
+    bench.check(&["start b", "load b", "grant 2 b"]);
+    bench.send(Event::Done(RequestId(1)));
+    bench.request(3, "a");
+    bench.check(&["grant 3 a"]);
+}
+
+#[test]
 fn three_crashes_while_loading_are_a_quarantine_that_an_operator_ends() {
     let mut state = State::new(policy(&["a"], 100, None));
     let crash = Failure::new(FailureKind::WorkerDied, "crashed");

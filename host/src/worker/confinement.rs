@@ -58,7 +58,7 @@ pub fn is_confinement_available() -> bool {
 pub(super) fn of(spec: &StartSpec) -> Confinement {
     let plugin = &spec.plugin;
     let mut readable = model_files(&spec.load);
-    readable.insert(plugin.copy.path().to_owned());
+    readable.insert(plugin.copy.readable().to_owned());
     // Libraries that it brings along.
     readable.extend(plugin.library_folders.iter().cloned());
     let own = spec.own_folder.clone().filter(|folder| match make_private(folder) {

@@ -22,7 +22,7 @@ use super::limits::PARENT_VARIABLE;
 use super::supervisor::inherited;
 use crate::config::Sharing;
 use crate::domain::excerpt;
-use crate::plugin::{Identity, PluginFile};
+use crate::plugin::{CopyIdentity, PluginFile};
 
 /// How long a plugin may take to be opened and to describe itself, one on a slow disk included.
 const DESCRIBE_LIMIT: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ const REASON_SHOWN_BYTES: usize = 400;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct DescribeOrder {
     pub(super) plugin: PathBuf,
-    pub(super) identity: Identity,
+    pub(super) identity: CopyIdentity,
     pub(super) confinement: Confinement,
 }
 
@@ -64,11 +64,11 @@ impl Schemas {
 
     /// What is known without asking.
     pub fn known(&self, plugin: &PluginFile) -> Option<OptionsSchema> {
-        if let Some(known) = self.known.lock().get(&plugin.sha256) {
+        if let Some(known) = self.known.lock().get(plugin.copy.digest()) {
             return Some(known.clone());
         }
         let kept = self.kept(&self.file(plugin))?;
-        self.known.lock().insert(plugin.sha256.clone(), Ok(Arc::clone(&kept)));
+        self.known.lock().insert(plugin.copy.digest().to_owned(), Ok(Arc::clone(&kept)));
         Some(Ok(kept))
     }
 
@@ -90,12 +90,12 @@ impl Schemas {
             // The next process asks again.
             tracing::debug!(plugin = plugin.manifest.id, "the description of its options was not kept: {error}");
         }
-        self.known.lock().insert(plugin.sha256.clone(), schema.clone());
+        self.known.lock().insert(plugin.copy.digest().to_owned(), schema.clone());
         schema
     }
 
     fn file(&self, plugin: &PluginFile) -> PathBuf {
-        self.folder.join(format!("{}.json", plugin.sha256))
+        self.folder.join(format!("{}.json", plugin.copy.digest()))
     }
 
     fn kept(&self, file: &Path) -> Option<Arc<Value>> {
@@ -122,7 +122,7 @@ impl Schemas {
     fn ask(&self, plugin: &PluginFile) -> Result<Value, String> {
         let identity = plugin.copy.ready()?;
         let mut readable: BTreeSet<PathBuf> = plugin.library_folders.iter().cloned().collect();
-        readable.insert(plugin.copy.path().to_owned());
+        readable.insert(plugin.copy.readable().to_owned());
         // It needs none of what its manifest asks for, to say what it is.
         let confinement = Confinement { readable, ..Confinement::default() };
         let order = DescribeOrder { plugin: plugin.copy.path().to_owned(), identity, confinement };

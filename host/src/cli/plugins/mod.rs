@@ -98,14 +98,20 @@ fn list(registry: &Registry) -> Result<(), CliError> {
             manifest.kinds.join(","),
             manifest.devices.join(","),
             file,
-            "ok".to_owned(),
+            doubt_of(registry, plugin).map_or_else(|| "ok".to_owned(), |doubt| format!("ok, but {doubt}")),
         ]
     });
     let rejected = registry.rejected.iter().map(|rejected| {
         let dash = || "-".to_owned();
-        vec![dash(), dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
+        let id = rejected.id.clone().unwrap_or_else(dash);
+        vec![id, dash(), dash(), dash(), rejected.file.display().to_string(), rejected.reason.clone()]
     });
     out::table(&COLUMNS, usable.chain(rejected).collect())
+}
+
+/// What an operator should know of a plugin that is usable.
+fn doubt_of<'a>(registry: &'a Registry, plugin: &PluginFile) -> Option<&'a str> {
+    registry.doubts.iter().find(|doubt| doubt.file == plugin.source).map(|doubt| doubt.reason.as_str())
 }
 
 fn list_json(registry: &Registry) -> Vec<Value> {
@@ -113,7 +119,7 @@ fn list_json(registry: &Registry) -> Vec<Value> {
     let rejected = registry
         .rejected
         .iter()
-        .map(|rejected| json!({"file": rejected.file, "status": rejected.reason, "usable": false}));
+        .map(|rejected| json!({"id": rejected.id, "file": rejected.file, "status": rejected.reason, "usable": false}));
     usable.chain(rejected).collect()
 }
 
@@ -122,6 +128,10 @@ fn describe(plugin: &PluginFile) -> Value {
     if let Value::Object(object) = &mut value {
         object.insert("file".to_owned(), json!(plugin.source));
         object.insert("sha256".to_owned(), json!(plugin.sha256));
+        let libraries: Vec<_> = plugin.copy.libraries().collect();
+        if !libraries.is_empty() {
+            object.insert("libraries".to_owned(), json!(libraries));
+        }
         object.insert("status".to_owned(), json!("ok"));
         object.insert("usable".to_owned(), json!(true));
         object.insert("confinement".to_owned(), json!(confinement()));
@@ -137,6 +147,9 @@ fn confinement() -> &'static str {
 fn info(registry: &Registry, paths: &Paths, id: &str, as_json: bool) -> Result<(), CliError> {
     let found: Vec<&Arc<PluginFile>> = registry.plugins.iter().filter(|plugin| plugin.manifest.id == id).collect();
     if found.is_empty() {
+        if let Some(refused) = registry.rejected.iter().find(|refused| refused.id.as_deref() == Some(id)) {
+            return Err(CliError::failed(format!("plugin `{id}` is not usable: {}", refused.reason)));
+        }
         let error = CliError::failed(format!("there is no usable plugin `{id}`"));
         let ids = registry.plugins.iter().map(|plugin| plugin.manifest.id.as_str());
         return Err(match nearest(id, ids) {

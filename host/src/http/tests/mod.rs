@@ -162,7 +162,7 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
                 metrics.set_models([&ModelId::from("a")].into_iter());
                 let _ = reply.send(crate::telemetry::Scrape::new(Arc::new(metrics), Default::default()));
             }
-            Command::Configure(_, reply) => {
+            Command::Configure(_, reply) | Command::LookAtPlugins(reply) => {
                 let _ = reply.send(Arc::default());
             }
             Command::Logs(_, reply) => {
@@ -232,6 +232,7 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         pid: None,
         error: None,
         client_error: None,
+        note: None,
         aliases: Vec::new(),
     }
 }

@@ -29,6 +29,8 @@ pub(in crate::http) struct StatusReply<'a> {
     idle_ms: Option<u64>,
     pid: Option<u32>,
     error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
     aliases: &'a [String],
 }
 
@@ -54,6 +56,7 @@ impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
             idle_ms,
             pid,
             error: status.error.as_deref(),
+            note: status.note.as_deref(),
             aliases: &status.aliases,
         }
     }
@@ -280,6 +283,7 @@ mod tests {
             pid: Some(7),
             error: Some("\"x\"".into()),
             client_error: None,
+            note: None,
             aliases: vec!["b".into()],
         };
         let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"step":null,"loads":4,"wakes":5,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;

@@ -72,11 +72,8 @@ impl Host {
                 library_folders: Vec::new(),
             })
         };
-        let registry = Registry {
-            plugins: vec![plugin("fake"), plugin("parker")],
-            folders: vec!["plugins".into()],
-            ..Registry::default()
-        };
+        // Of no folder, so that none is looked at.
+        let registry = Registry { plugins: vec![plugin("fake"), plugin("parker")], ..Registry::default() };
         let env = Env::with("/here", [("HOME", "/home/me")]);
         let config = config::parse(yaml, Path::new("/here/models.yaml"), &Selection::default(), &env).unwrap();
         let runtime = super::start(Arc::new(config), Arc::new(registry), Arc::new(world.clone()));

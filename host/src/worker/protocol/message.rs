@@ -10,7 +10,7 @@ use super::super::limits::{ERROR_BYTES, METRICS_BYTES, SUMMARY_BYTES};
 use super::frame::{CHUNK_BYTES, Frame, MAX_MESSAGE_BYTES, Payload, ProtocolError};
 use super::task::Task;
 use crate::domain::excerpt;
-use crate::plugin::Identity;
+use crate::plugin::CopyIdentity;
 
 /// Raised when a message changes its meaning.
 pub(crate) const PROTOCOL_VERSION: u32 = 2;
@@ -35,7 +35,7 @@ pub(crate) struct Start {
     /// The private copy.
     pub(crate) plugin: std::path::PathBuf,
     /// What that must be when it is opened: what was hashed.
-    pub(crate) identity: Identity,
+    pub(crate) identity: CopyIdentity,
     /// `options:`
     pub(crate) options: serde_json::Value,
     /// Files and device; nothing is granted yet.
@@ -338,7 +338,7 @@ mod tests {
                 let options = serde_json::json!({ "a": text });
                 ToWorker::Start(Box::new(Start {
                     plugin: "x".into(),
-                    identity: Identity::default(),
+                    identity: CopyIdentity::default(),
                     options,
                     load,
                     max_concurrency,
