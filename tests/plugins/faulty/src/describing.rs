@@ -18,14 +18,14 @@ pub(crate) fn misbehave(schema: &mut Schema) {
     match fault.trim_end_matches('.').trim_start_matches("describe:") {
         "panic" => panic!("a panic in describe, as asked"),
         "abort" => std::process::abort(),
-        "exit" => std::process::exit(0),
+        "exit" => leave(),
         "hang" => super::hang(),
         "flood" => {
             for _ in 0..1 << 20 {
                 let _ = writeln!(std::io::stdout(), "a line of a flood that nobody asked for, and that nobody reads");
             }
         }
-        "garble" => garble(),
+        "garble" => super::garble(),
         "endless" => {
             schema.insert("description".to_owned(), "d".repeat(ENDLESS_BYTES).into());
         }
@@ -36,14 +36,7 @@ pub(crate) fn misbehave(schema: &mut Schema) {
     }
 }
 
-/// Writes what is no answer wherever the answer may go.
-fn garble() {
-    for descriptor in 0..64 {
-        let noise = b"no answer at all";
-        // SAFETY: the bytes are there for as long as the call takes; a descriptor that is not open is an error, no more.
-        #[expect(unsafe_code, reason = "a fault that only the operating system can make")]
-        unsafe {
-            libc::write(descriptor, noise.as_ptr().cast(), noise.len())
-        };
-    }
+#[expect(clippy::exit, reason = "it is the fault")]
+fn leave() {
+    std::process::exit(0)
 }

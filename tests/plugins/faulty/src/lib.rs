@@ -424,6 +424,18 @@ fn fork() {
     }
 }
 
+/// Writes what is no answer wherever the answer may go.
+pub(crate) fn garble() {
+    for descriptor in 0..64 {
+        let noise = b"no answer at all";
+        // SAFETY: the bytes are there for as long as the call takes; a descriptor that is not open is an error, no more.
+        #[expect(unsafe_code, reason = "a fault that only the operating system can make")]
+        unsafe {
+            libc::write(descriptor, noise.as_ptr().cast(), noise.len())
+        };
+    }
+}
+
 /// The socket to the host among them.
 fn close_all() {
     // SAFETY: what is closed is missed by this process alone, which is the fault.
