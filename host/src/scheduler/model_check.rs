@@ -404,7 +404,8 @@ impl Snapshot {
         if met.needs.is_some_and(|needs| said.needs.is_some_and(|told| told != needs)) {
             return wrong("it needs something else");
         }
-        if met.refusal.as_ref().is_some_and(|refusal| !said.message.contains(refusal)) {
+        let is_refused = said.outcome == Outcome::Refused;
+        if is_refused && met.refusal.as_ref().is_some_and(|refusal| !said.message.contains(refusal)) {
             return wrong("it is refused for another reason");
         }
         let held = |id: InstanceId| self.state.instances().get(&id).map(|known| known.reserved.max(known.held));
