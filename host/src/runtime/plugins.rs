@@ -1,6 +1,5 @@
-//! The plugins in force, and looking whether other files lie in their folders by now. A look takes its time and is made beside the
-//! loop; what it finds is put in force as a configuration is, and is what the next load of a model uses. Instances that run go on
-//! with the file that they were made of.
+//! The plugins in force, and looking whether other files lie in their folders by now. A look takes its time: it is made beside the
+//! loop, of which nothing is known here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -8,15 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{Mutex as Turn, oneshot, watch};
+use tokio::sync::{Mutex as Turn, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::api::Changes;
-use super::internal::{Internal, post};
-use super::run::{Loop, send};
-use crate::config::{Config, ModelConfig, Sharing};
-use crate::domain::{InstanceId, ModelId};
+use crate::config::{Config, Sharing};
+use crate::domain::ModelId;
 use crate::plugin::{News, PluginFile, Registry};
 
 /// How long a load waits for a look at files that changed: they are copied and hashed. A folder on a network that is gone may
@@ -71,7 +67,7 @@ impl Plugins {
     }
 
     /// Whether a model is scheduled as the next load wants it.
-    fn is_ready_for(&self, model: &ModelId) -> bool {
+    pub(super) fn is_ready_for(&self, model: &ModelId) -> bool {
         Arc::ptr_eq(&self.in_force.borrow(), &self.folders.newest()) && !self.behind.contains(model)
     }
 }
@@ -107,7 +103,7 @@ impl Folders {
     }
 
     /// Whether there are any.
-    fn are_there(&self) -> bool {
+    pub(super) fn are_there(&self) -> bool {
         !self.seen.lock().last.folders.is_empty()
     }
 
@@ -134,7 +130,7 @@ impl Folders {
     }
 
     /// The same for a load of this plugin. Files of other plugins that changed hold it up for nobody: they are looked at meanwhile.
-    async fn look_for(self: Arc<Self>, plugin: Option<Arc<PluginFile>>) {
+    pub(super) async fn look_for(self: Arc<Self>, plugin: Option<Arc<PluginFile>>) {
         let asked = Arc::clone(&self);
         let is_concerned = spawn_blocking(move || asked.concern(plugin.as_deref()));
         match timeout(LOOK_LIMIT, is_concerned).await {
@@ -196,101 +192,6 @@ enum Concern {
     This,
     Others,
     Nobody,
-}
-
-impl Loop {
-    /// Looks at the folders, and answers when what lies there is in force.
-    pub(super) fn look_at_plugins(&self, reply: oneshot::Sender<Arc<Changes>>) {
-        let (folders, events) = (self.plugins.folders(), self.senders.events.clone());
-        tokio::spawn(async move {
-            folders.look().await;
-            post(&events, Internal::Looked(reply)).await;
-        });
-    }
-
-    /// The folders were looked at.
-    pub(super) fn looked(&self, reply: oneshot::Sender<Arc<Changes>>) {
-        match Arc::ptr_eq(&self.plugins.registry(), &self.plugins.folders().newest()) {
-            true => send(reply, Arc::default()),
-            false => self.prepare(None, None, reply),
-        }
-    }
-
-    /// A start waits for a look at its plugin.
-    pub(super) fn look_before_start(&self, id: InstanceId, model: &ModelId) -> bool {
-        let folders = self.plugins.folders();
-        if !folders.are_there() {
-            return false;
-        }
-        let entry = self.config.models.get(model);
-        let registry = self.plugins.registry();
-        let plugin = entry.and_then(|entry| registry.find(&entry.plugin, entry.plugin_version.as_ref()).ok());
-        let events = self.senders.events.clone();
-        tokio::spawn(async move {
-            folders.look_for(plugin).await;
-            post(&events, Internal::LookedToStart(id)).await;
-        });
-        true
-    }
-
-    /// What it is to be made of is known. It may still have to be put in force.
-    pub(super) fn looked_to_start(&mut self, id: InstanceId) {
-        let model = self.state.instances().get(&id).map(|known| known.model.clone());
-        if model.as_ref().is_none_or(|model| self.plugins.is_ready_for(model)) {
-            return self.bring_up(id);
-        }
-        let (reply, in_force) = oneshot::channel();
-        self.prepare(None, model, reply);
-        let events = self.senders.events.clone();
-        tokio::spawn(async move {
-            // Where it could not be, the start goes on with what there is.
-            let _put = in_force.await;
-            post(&events, Internal::BringUp(id)).await;
-        });
-    }
-
-    /// Which file each model's instances were made of, the newest of them.
-    pub(super) fn running(&self) -> Running {
-        let made_of = |(id, known): (&InstanceId, &crate::scheduler::Instance)| {
-            Some((known.model.clone(), Arc::clone(self.residents.plugin(*id)?)))
-        };
-        self.state.instances().iter().filter_map(made_of).collect()
-    }
-
-    /// What is to be said of the file that a model runs on, or would be loaded from.
-    pub(super) fn said_of_plugin(&self, model: &ModelConfig) -> Option<String> {
-        if let Some((id, _)) = self.state.instance_of(&model.id) {
-            return self.plugin_note(model, id);
-        }
-        let registry = self.plugins.registry();
-        let plugin = registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
-        let said = format!("plugin `{}` {} in {}", model.plugin, plugin.build(), plugin.source.display());
-        match registry.refusal_of(&plugin.source) {
-            Some(why) => Some(format!("{said}, as it was before: {why}")),
-            None => Some(said),
-        }
-    }
-
-    /// What is to be said of the file that an instance is made of: another one waits, or it is not there any more.
-    pub(super) fn plugin_note(&self, model: &ModelConfig, id: InstanceId) -> Option<String> {
-        let (runs, registry) = (self.residents.plugin(id)?, self.plugins.registry());
-        let (build, id) = (runs.build(), &runs.manifest.id);
-        match registry.find(&model.plugin, model.plugin_version.as_ref()) {
-            Ok(next) if next.is_same(runs) => {
-                let why = registry.refusal_of(&next.source)?;
-                Some(format!("it runs on plugin `{id}` {build} as that was before: {why}"))
-            }
-            Ok(next) => {
-                let (waits, file) = (next.build(), next.source.display());
-                Some(format!(
-                    "it runs on plugin `{id}` {build}; a newer copy waits: {waits} in {file} is used at the next load"
-                ))
-            }
-            Err(why) => Some(format!(
-                "it runs on plugin `{id}` {build}, which is there no more, and cannot be loaded again: {why}"
-            )),
-        }
-    }
 }
 
 /// Tells what a look found, a line for each file.
