@@ -4,6 +4,8 @@
 
 /// Music and other audio.
 mod audio;
+/// An author's first minutes.
+mod author;
 /// Workers without a host around them.
 mod bench;
 /// Commands and slow servers.

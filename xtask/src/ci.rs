@@ -8,7 +8,7 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, workspace};
+use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, variants, workspace};
 
 /// The package that is published.
 const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
@@ -22,7 +22,7 @@ pub(crate) struct Options {
     /// Only formatting, lints and tidy.
     #[arg(long, conflicts_with = "full")]
     fast: bool,
-    /// Also the dependency rules (by cargo-deny), the release build of the plugins, a rehearsal of what is checked on a card,
+    /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
     /// a minute of each fuzz target, and the hostile arm of the soak.
     #[arg(long)]
     full: bool,
@@ -46,10 +46,11 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
 const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
-const FULL_STEPS: [Step; 6] = [
+const FULL_STEPS: [Step; 7] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
+    ("variants", plugin_variants),
     ("gpu-check", gpu_rehearsal),
     ("fuzz", brief_fuzz),
     ("soak --hostile", hostile_soak),
@@ -211,6 +212,11 @@ fn cargo_deny() -> Command {
 
 fn release_plugins() -> Result<Outcome> {
     passed(build_plugins::run(&build_plugins::Options { release: true, ..build_plugins::Options::default() }))
+}
+
+/// What an author may build, the host loads.
+fn plugin_variants() -> Result<Outcome> {
+    passed(variants::run())
 }
 
 /// Every part of what is checked on a card, without one.

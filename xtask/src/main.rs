@@ -13,6 +13,7 @@ mod cuda;
 mod docgen;
 mod error;
 mod fuzz;
+mod golden;
 mod gpu;
 mod gpu_bundle;
 mod gpu_check;
@@ -24,6 +25,7 @@ mod table;
 mod test;
 mod tidy;
 mod up;
+mod variants;
 mod workspace;
 
 use std::process::ExitCode;
@@ -67,6 +69,10 @@ enum Task {
     Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
     AbiSnapshot,
+    /// Build the plugin files that every later host of this ABI is to load, when the layout was meant to change.
+    Golden,
+    /// Build a plugin in every way that an author may choose, and have the host load and ask each.
+    Variants,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +81,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let result = match Arguments::parse().command {
+        Task::Golden => golden::run(),
+        Task::Variants => variants::run(),
         Task::Up(options) => up::run(&options),
         Task::Install(options) => install::run(&options),
         Task::Test(options) => test::run(&options),

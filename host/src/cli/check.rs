@@ -99,6 +99,7 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
     let file = config.file.clone().unwrap_or_else(|| "models.yaml".into());
     let wrong = faults.placed(&vet::text_of(&config), &file);
     let warnings = config.warnings().into_iter().chain(crate::device::complaints()).chain(silent);
+    let warnings = warnings.chain(super::plugins::cautions(&registry));
     let report = Report {
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.listen.to_string(),

@@ -201,10 +201,10 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
     bound.map_err(|error| match error.kind() {
         ErrorKind::AddrInUse => {
             CliError::failed(format!("port {} of {} is taken by another program", address.port(), address.ip()))
-                .hint("stop that one (is an aihost running? `aihost ps`), or change `listen:` or use `--listen`")
+                .hint("stop that one (is an aihost running? `aihost ps`), or take another: `listen:` of models.yaml, `--listen`, or `--port` of `plugins run`")
         }
         ErrorKind::PermissionDenied => CliError::failed(format!("this user may not open port {}", address.port()))
-            .hint("use a port above 1023 in `listen:` or `--listen`"),
+            .hint("use a port above 1023: `listen:` of models.yaml, `--listen`, or `--port` of `plugins run`"),
         ErrorKind::AddrNotAvailable => CliError::failed(format!("this machine has no address {}", address.ip()))
             .hint("correct `listen:`; 0.0.0.0 is every IPv4 interface"),
         _ => CliError::failed(format!("{address} cannot be opened: {error}")),

@@ -80,7 +80,7 @@ enum Command {
     Run(run::Arguments),
     /// List, fetch, load, park and unload models.
     Models(models::Arguments),
-    /// Show what plugins there are, and what options they take.
+    /// Show what plugins there are and what options they take; begin one, and try it.
     Plugins(plugins::Arguments),
     /// Print what a shell needs to complete these commands: `source <(aihost completions bash)`.
     Completions(completions::Arguments),
@@ -151,6 +151,9 @@ pub fn main() -> ExitCode {
     let context = CommandContext { env, config: arguments.config };
     let result = match arguments.command {
         Command::Serve(_) if reap::is_first() => return reaping(std::env::args_os().skip(1)),
+        Command::Plugins(arguments) if arguments.serves() && reap::is_first() => {
+            return reaping(std::env::args_os().skip(1));
+        }
         Command::Reap { arguments } => return reaping(arguments.into_iter()),
         // The child side of a worker, which must not have the threads of a runtime.
         Command::Worker { .. } => return crate::worker::worker_main(),

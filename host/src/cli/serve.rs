@@ -28,14 +28,15 @@ pub(super) struct Arguments {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormatArgument {
+pub(super) enum LogFormatArgument {
     /// A line for people to read.
     Text,
     /// One JSON object a line.
     Json,
 }
 
-fn log_format(asked: Option<LogFormatArgument>, no_colour: bool) -> LogFormat {
+/// What was asked for, else what fits whoever reads.
+pub(super) fn log_format(asked: Option<LogFormatArgument>, no_colour: bool) -> LogFormat {
     let is_terminal = std::io::stderr().is_terminal();
     match asked {
         Some(LogFormatArgument::Json) => LogFormat::Json,
@@ -97,6 +98,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
     telemetry::announce(hosted.start_block());
     greet(&hosted);
+    attend(hosted, ends, &watchdog).await
+}
+
+/// Serves until it is told to end, or breaks.
+pub(super) async fn attend(mut hosted: Hosted, mut ends: Signals, watchdog: &Watchdog) -> Result<(), CliError> {
     tokio::select! {
         () = ends.next() => {}
         error = hosted.broken() => {

@@ -34,6 +34,11 @@ impl Signals {
         Self::of(&[SignalKind::terminate(), SignalKind::interrupt()])
     }
 
+    /// The same, and what a terminal sends that closes, for a server that is to end with it.
+    pub(super) fn of_server_or_terminal() -> Result<Self, CliError> {
+        Self::of(&[SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()])
+    }
+
     /// What a terminal sends that closes, and who wants a server to read its file again: SIGHUP.
     pub(super) fn of_terminal() -> Result<Self, CliError> {
         Self::of(&[SignalKind::hangup()])

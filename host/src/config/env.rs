@@ -77,6 +77,11 @@ impl Env {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// `TMPDIR`: where what is needed for a while lies; else /tmp.
+    pub fn temporary_folder(&self) -> PathBuf {
+        self.current_dir.join(self.named("TMPDIR").unwrap_or("/tmp"))
+    }
+
     /// `AIHOST_CONFIG`: the models.yaml to use.
     pub fn config_file(&self) -> Option<PathBuf> {
         self.named("AIHOST_CONFIG").map(PathBuf::from)

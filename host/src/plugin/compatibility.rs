@@ -5,11 +5,15 @@
 use aihost_plugin_api::abi::{ABI_MAJOR, ABI_MINOR, Descriptor, FINGERPRINT};
 
 use super::descriptor::{Described, text};
+use crate::domain::excerpt;
+
+/// Bytes that a sentence repeats of how a plugin panics.
+const PANIC_BYTES: usize = 8;
 
 /// Why this host cannot load what is described, in one sentence without the file's name; `None` if it can.
 pub fn incompatible(described: &Described) -> Option<String> {
     let mine = Descriptor::new("", []).header;
-    let rebuild = "rebuild it against this host's aihost-plugin-api with `cargo xtask build-plugins`";
+    let rebuild = "rebuild it with this host's SDK, which `aihost plugins new` writes into `vendor/`";
     let target = text(&mine.target);
     if described.target != target {
         return Some(format!("it is built for {}, this host for {target}; {rebuild}", described.target));
@@ -29,6 +33,17 @@ pub fn incompatible(described: &Described) -> Option<String> {
         ));
     }
     None
+}
+
+/// What an operator should know of a plugin that can be loaded, in one sentence without the file's name.
+pub fn caution(described: &Described) -> Option<String> {
+    (described.panic != "unwind").then(|| {
+        format!(
+            "it is built with panic = \"{}\": a panic ends its worker, and every request there, instead of one; leave `panic` out of \
+             its Cargo.toml and rebuild it",
+            excerpt(&described.panic, PANIC_BYTES)
+        )
+    })
 }
 
 fn short(fingerprint: &[u8; 32]) -> String {

@@ -77,7 +77,7 @@ pub enum DescribeError {
     },
     /// Of another machine.
     #[error(
-        "{} is built for {found}, this machine runs {wanted}; build it with `cargo xtask build-plugins` on this machine",
+        "{} is built for {found}, this machine runs {wanted}; build it on this machine, or for it with `cargo build --target`",
         file.display()
     )]
     Machine {
@@ -266,7 +266,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::plugin::incompatible;
+    use crate::plugin::{caution, incompatible};
 
     /// The bytes a section would have.
     pub(in crate::plugin) fn section(manifest: &str) -> Vec<u8> {
@@ -291,7 +291,12 @@ pub(super) mod tests {
         let described = read_header(header, manifest).unwrap();
         assert_eq!(described.manifest.id, "a/b");
         assert_eq!(described.panic, "unwind");
-        assert_eq!(incompatible(&described), None);
+        assert_eq!((incompatible(&described), caution(&described)), (None, None));
+        let aborts = Described { panic: "abort".to_owned(), ..described.clone() };
+        assert_eq!(incompatible(&aborts), None);
+        assert!(caution(&aborts).unwrap().contains("a panic ends its worker"));
+        let odd = Described { panic: "P\u{1b}".repeat(4), ..described.clone() };
+        assert!(!caution(&odd).unwrap().contains('\u{1b}'));
         let other = Described { fingerprint: [7; 32], ..described.clone() };
         assert!(incompatible(&other).unwrap().contains("07070707"));
         let newer = Described { abi: (9, 1), ..described };

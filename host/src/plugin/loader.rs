@@ -117,7 +117,7 @@ pub fn open(file: &Path, identity: &CopyIdentity) -> Result<OpenPlugin, LoadErro
     if let (Err(older), Err(newer)) = (fits(mine, theirs), fits(theirs, mine)) {
         return Err(LoadError::new(
             format!(
-                "{} was built for another layout of the plugin interface; rebuild it with `cargo xtask build-plugins`",
+                "{} was built for another layout of the plugin interface; rebuild it with this host's SDK, which `aihost plugins new` writes into `vendor/`",
                 file.display()
             ),
             format!("as a newer plugin: {older}\nas an older plugin: {newer}"),

@@ -16,7 +16,7 @@ mod sample;
 mod scan;
 mod shadow;
 
-pub use compatibility::incompatible;
+pub use compatibility::{caution, incompatible};
 pub use copy::{CopyIdentity, PluginCopy};
 pub use descriptor::{DescribeError, Described, Linkage, describe};
 pub use libraries::search_libraries;

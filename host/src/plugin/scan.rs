@@ -372,7 +372,11 @@ fn files(folders: &[PathBuf]) -> Result<Vec<PathBuf>, RegistryError> {
     Ok(files)
 }
 
+/// The same of one folder; what is a file itself is the only one.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>, RegistryError> {
+    if folder.is_file() {
+        return Ok(vec![folder.to_owned()]);
+    }
     let failed = |e| RegistryError(format!("cannot read the plugins folder {}: {e}", folder.display()));
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

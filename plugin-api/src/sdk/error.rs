@@ -68,6 +68,16 @@ const MESSAGE_BYTES: usize = 4 << 10;
 
 /// An error of a plugin. The message is one sentence that says what to do next where there is something to do; what a program
 /// can act on is said beside it.
+///
+/// ```
+/// use aihost_plugin_api::{Error, ErrorKind};
+///
+/// let error = Error::invalid_request("size is 7 x 7; it makes multiples of 8").at("size");
+/// assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::InvalidRequest, Some("size")));
+///
+/// let error = Error::new(ErrorKind::CorruptFile, "the file ends in the middle of tensor blk.3; fetch it again");
+/// assert!(error.to_string().ends_with("fetch it again"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
     kind: ErrorKind,

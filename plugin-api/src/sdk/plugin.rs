@@ -177,6 +177,12 @@ impl Task for Text {
 }
 
 /// A prompt in, audio out. The engine returns when the last sample is pushed.
+///
+/// ```standalone_crate
+#[doc = include_str!("../../examples/audio.rs")]
+/// # fn main() {}
+/// ```
+#[expect(clippy::test_attr_in_doctest, reason = "the example is a file of its own, and its test runs there")]
 #[derive(Clone, Copy, Debug)]
 pub struct Audio;
 
@@ -197,6 +203,12 @@ impl Task for Audio {
 }
 
 /// A prompt in, an image out. The engine returns when the finished image is pushed.
+///
+/// ```standalone_crate
+#[doc = include_str!("../../examples/image.rs")]
+/// # fn main() {}
+/// ```
+#[expect(clippy::test_attr_in_doctest, reason = "the example is a file of its own, and its test runs there")]
 #[derive(Clone, Copy, Debug)]
 pub struct Image;
 

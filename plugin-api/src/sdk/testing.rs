@@ -24,6 +24,18 @@ use crate::task::{
 };
 
 /// A loaded plugin under test. Requests may be made from several threads at once.
+///
+/// ```
+/// use aihost_plugin_api::{Plugin, Result, TextRequest, testing::MockHost};
+///
+/// /// What `generate` says when its client leaves after the first token.
+/// fn first_token<P: Plugin>(options: serde_json::Value) -> Result<String> {
+///     let mut host = MockHost::new::<P>(options, &[])?;
+///     host.load()?;
+///     host.cancel_after(1);
+///     Ok(host.generate(&TextRequest::ask("Hello there"))?.text)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct MockHost {
     model: ModelHandle,

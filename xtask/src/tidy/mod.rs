@@ -89,7 +89,7 @@ pub(crate) fn run() -> Result {
             findings.extend(workflows::check(&file.path, text));
         }
         if file.path.ends_with("Cargo.toml") {
-            findings.extend(packages::check_lints(&file.path, text));
+            findings.extend(packages::check_lints(&file.path, text, workspace_manifest(&files)));
         }
     }
     findings.extend(packages::check(&workspace::metadata(&[])?, workspace::root()));
@@ -104,6 +104,10 @@ pub(crate) fn run() -> Result {
         }
         count => Err(Error(format!("tidy found {count} broken rules"))),
     }
+}
+
+fn workspace_manifest(files: &[File]) -> &str {
+    files.iter().find(|file| file.path == "Cargo.toml").and_then(|file| file.text.as_deref()).unwrap_or_default()
 }
 
 /// Every file that git tracks or would track.

@@ -26,6 +26,10 @@ const EDGES: [(&str, &[&str]); 9] = [
     ("tests/", &["aihost", API, SUPPORT, LLM]),
 ];
 
+/// Packages that `aihost plugins new` copies into an author's folder.
+const ALONE: [&str; 2] = [API, ABI];
+const STAND_ALONE: [&str; 2] = ["plugin-api/Cargo.toml", "plugin-api/abi/Cargo.toml"];
+
 /// What the published crate may use, tests apart.
 const API_MAY: [&str; 7] = ["abi_stable", ABI, "schemars", "serde", "serde_json", "tracing", "tracing-subscriber"];
 
@@ -44,10 +48,13 @@ pub(super) fn check(metadata: &Value, root: &Path) -> Vec<Finding> {
     let names: BTreeSet<&str> = packages.iter().map(|package| text(&package["name"])).collect();
     let graph = graph(metadata);
     let mut findings = Vec::new();
-    for package in packages {
+    for package in packages.iter().copied() {
         let path = text(&package["manifest_path"]);
         let file = Path::new(path).strip_prefix(root).map_or(path.to_owned(), |file| file.display().to_string());
         findings.extend(edges(package, &file, &names));
+        if STAND_ALONE.contains(&file.as_str()) {
+            findings.extend(check_alone(package, &file, &packages));
+        }
         let name = text(&package["name"]);
         for (_, never) in NEVER.iter().filter(|(of, _)| *of == name) {
             for reached in reach(&graph, text(&package["id"])) {
@@ -60,19 +67,60 @@ pub(super) fn check(metadata: &Value, root: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Every package takes the workspace's lints.
-pub(super) fn check_lints(path: &str, manifest: &str) -> Option<Finding> {
-    let mut section = "";
-    for line in manifest.lines().map(str::trim) {
-        if line.starts_with('[') {
-            section = line;
-        } else if section == "[lints]" && line.replace(' ', "") == "workspace=true" {
-            return None;
+/// Every package takes the workspace's lints. Those that are copied into an author's folder stand alone: they say in full what
+/// the others inherit, and the same.
+pub(super) fn check_lints(path: &str, manifest: &str, workspace: &str) -> Option<Finding> {
+    if STAND_ALONE.contains(&path) {
+        let inherits = manifest.lines().any(|line| !line.starts_with('#') && line.contains("workspace"));
+        if inherits {
+            return Some(Finding::new(
+                path,
+                0,
+                "it is copied without the workspace, and inherits from it; say it in full",
+            ));
+        }
+        let differ = ["rust", "clippy"].into_iter().find(|group| {
+            section(manifest, &format!("[lints.{group}]")) != section(workspace, &format!("[workspace.lints.{group}]"))
+        })?;
+        let sentence = format!("its `[lints.{differ}]` are not the workspace's; copy them");
+        return Some(Finding::new(path, 0, sentence));
+    }
+    let takes = section(manifest, "[lints]").iter().any(|line| line.replace(' ', "") == "workspace=true");
+    (!takes && manifest.contains("[package]"))
+        .then(|| Finding::new(path, 0, "it does not take the workspace's lints; add `[lints] workspace = true`"))
+}
+
+/// What a package that stands alone says of versions is what the others do.
+fn check_alone(package: &Value, file: &str, packages: &[&Value]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let Some(host) = packages.iter().find(|other| other["name"] == "aihost") else { return findings };
+    for key in ["edition", "license", "repository"] {
+        if package[key] != host[key] {
+            findings.push(Finding::new(file, 0, format!("its `{key}` is not the workspace's {}", text(&host[key]))));
         }
     }
-    manifest
-        .contains("[package]")
-        .then(|| Finding::new(path, 0, "it does not take the workspace's lints; add `[lints] workspace = true`"))
+    let others = packages.iter().filter(|other| !ALONE.contains(&text(&other["name"])));
+    let wanted: BTreeMap<&str, &str> = others
+        .flat_map(|other| array(&other["dependencies"]))
+        .map(|dependency| (text(&dependency["name"]), text(&dependency["req"])))
+        .collect();
+    for dependency in array(&package["dependencies"]) {
+        let (name, req) = (text(&dependency["name"]), text(&dependency["req"]));
+        match wanted.get(name) {
+            Some(wanted) if *wanted != req && !ALONE.contains(&name) => {
+                findings.push(Finding::new(file, 0, format!("it wants `{name}` {req}, and the workspace {wanted}")));
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+/// The lines of a section of a manifest that say something.
+fn section<'a>(manifest: &'a str, head: &str) -> Vec<&'a str> {
+    let lines = manifest.lines().map(str::trim).skip_while(|line| *line != head).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('['));
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
 }
 
 fn edges(package: &Value, file: &str, names: &BTreeSet<&str>) -> Vec<Finding> {
@@ -141,7 +189,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::{check, check_lints, package_name};
+    use super::{check, check_alone, check_lints, package_name};
 
     /// One package at a path below `/r`, with its dependencies by name and kind.
     fn metadata(name: &str, folder: &str, dependencies: &[(&str, &str)]) -> Value {
@@ -196,9 +244,31 @@ mod tests {
 
     #[test]
     fn lints_are_the_workspaces() {
-        assert!(check_lints("a/Cargo.toml", "[package]\nname = \"a\"\n[lints]\nworkspace = true\n").is_none());
-        assert!(check_lints("a/Cargo.toml", "[package]\n[dependencies]\nworkspace = true\n").is_some());
-        assert!(check_lints("Cargo.toml", "[workspace]\n").is_none());
+        let check = |path, manifest| check_lints(path, manifest, "[workspace.lints.rust]\nx = \"deny\"\n\n[other]\n");
+        assert!(check("a/Cargo.toml", "[package]\nname = \"a\"\n[lints]\nworkspace = true\n").is_none());
+        assert!(check("a/Cargo.toml", "[package]\n[dependencies]\nworkspace = true\n").is_some());
+        assert!(check("Cargo.toml", "[workspace]\n").is_none());
+        for (manifest, wanted) in [
+            ("# no workspace\n[package]\n[lints.rust]\n# why\nx = \"deny\"\n", None),
+            ("[package]\n[lints.rust]\nx = \"warn\"\n", Some("are not the workspace's")),
+            ("[package]\n[lints.rust]\nx = \"deny\"\n[lints.clippy]\ny = \"deny\"\n", Some("are not the workspace's")),
+            ("[package]\nversion.workspace = true\n[lints.rust]\nx = \"deny\"\n", Some("say it in full")),
+        ] {
+            let found = check("plugin-api/Cargo.toml", manifest).map(|finding| finding.sentence);
+            assert_eq!(found.is_some(), wanted.is_some(), "{manifest}: {found:?}");
+            assert!(found.unwrap_or_default().contains(wanted.unwrap_or_default()), "{manifest}");
+        }
+    }
+
+    #[test]
+    fn what_stands_alone_says_what_the_workspace_does() {
+        let serde = |req: &str| json!([{"name": "serde", "req": req}]);
+        let host = json!({"name": "aihost", "edition": "2024", "dependencies": serde("^1")});
+        for (edition, req, findings) in [("2024", "^1", 0), ("2021", "^1", 1), ("2024", "^2", 1)] {
+            let package = json!({"name": "aihost-plugin-api", "edition": edition, "dependencies": serde(req)});
+            let found = check_alone(&package, "plugin-api/Cargo.toml", &[&host, &package]);
+            assert_eq!(found.len(), findings, "{found:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! `aihost plugins`: what lies in the plugins folder. No plugin's code runs in this process; a child asks one for its options.
+//! `aihost plugins`: what lies in the plugins folder, how one is begun, and how one is tried. No plugin's code runs in this
+//! process; a child asks one for its options.
+
+mod new;
+mod run;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::failure::CliError;
 use super::table::Column;
-use super::{CommandContext, out};
+use super::{CommandContext, heap, out, with_runtime};
 use crate::config::{self, Paths, option_rows};
-use crate::domain::{nearest, printable};
-use crate::plugin::{PluginFile, Registry};
+use crate::domain::{hex, nearest, printable};
+use crate::plugin::{self, PluginFile, Registry};
 use crate::worker::{Schemas, is_confinement_available};
 
 const COLUMNS: [Column; 6] = [
@@ -49,9 +53,33 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Begin a plugin: a crate with the SDK beside it, which builds, passes its tests and is served.
+    New(new::Arguments),
+    /// Serve one plugin file alone, without a models.yaml, until Ctrl-C.
+    Run(run::Arguments),
+}
+
+impl Arguments {
+    /// Whether it starts workers, whose processes somebody must wait for.
+    pub(super) fn serves(&self) -> bool {
+        matches!(self.command, Command::Run(_))
+    }
 }
 
 pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
+    match &arguments.command {
+        Command::New(arguments) => new::run(context, arguments),
+        Command::Run(arguments) => {
+            heap::give_back();
+            heap::keep_small();
+            with_runtime(run::run(context, arguments))
+        }
+        installed => look(context, installed),
+    }
+}
+
+/// What is looked at in the plugins folder.
+fn look(context: &CommandContext, command: &Command) -> Result<(), CliError> {
     let paths = match context.contact() {
         Ok(contact) => {
             if let Some(file) = contact.problem.as_ref().and_then(|problem| problem.file.as_ref()) {
@@ -66,13 +94,13 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
         Err(CliError::Config(error)) if error.file.is_none() => config::default_folders(&context.env),
         Err(error) => return Err(error),
     };
-    if matches!(arguments.command, Command::Path) {
+    if matches!(command, Command::Path) {
         return out::line(&paths.plugins.display().to_string());
     }
     let registry = Registry::scan(&paths.plugin_folders(), &paths.state, paths.sharing)
         .map_err(|e| CliError::failed(e.to_string()))?;
-    match &arguments.command {
-        Command::Path => Ok(()),
+    match command {
+        Command::Path | Command::New(_) | Command::Run(_) => Ok(()),
         Command::List { json: true } => out::json(&list_json(&registry)),
         Command::List { json: false } => {
             if registry.plugins.is_empty() && registry.rejected.is_empty() {
@@ -82,7 +110,9 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
                     paths.plugins.display()
                 ));
             }
-            list(&registry)
+            list(&registry)?;
+            cautions(&registry).iter().for_each(|why| out::note(&format!("warning: {why}")));
+            Ok(())
         }
         Command::Info { id, json } => info(&registry, &paths, id, *json),
     }
@@ -135,8 +165,35 @@ fn describe(plugin: &PluginFile) -> Value {
         object.insert("status".to_owned(), json!("ok"));
         object.insert("usable".to_owned(), json!(true));
         object.insert("confinement".to_owned(), json!(confinement()));
+        object.extend(built(plugin));
     }
     value
+}
+
+/// How its file was built, as that says itself.
+fn built(plugin: &PluginFile) -> Vec<(String, Value)> {
+    let Ok(described) = plugin::describe(&plugin.source) else { return Vec::new() };
+    let (major, minor) = described.abi;
+    [
+        ("abi", json!(format!("{major}.{minor}"))),
+        ("layout", json!(hex(&described.fingerprint))),
+        ("sdk", json!(described.sdk)),
+        ("rustc", json!(described.rustc)),
+        ("target", json!(described.target)),
+        ("panic", json!(described.panic)),
+        ("libraries", json!(described.linkage.needed)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+/// What an operator should know of plugins that can be loaded.
+pub(super) fn cautions(registry: &Registry) -> Vec<String> {
+    let one = |plugin: &Arc<PluginFile>| {
+        let why = plugin::caution(&plugin::describe(&plugin.source).ok()?)?;
+        Some(format!("plugin `{}` in {}: {why}", plugin.manifest.id, plugin.source.display()))
+    };
+    registry.plugins.iter().filter_map(one).collect()
 }
 
 /// Whether its workers are held to what its manifest asks for, which is up to the kernel.
