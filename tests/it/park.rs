@@ -82,7 +82,7 @@ async fn health_and_cost_do_not_wait_behind_a_request() {
     assert_eq!(costs, (1..=20).map(|n| Ok(n * 1000)).collect::<Vec<_>>());
     instance.health().await.unwrap();
     let failure = instance.cost(Bytes::from("{}").into()).await.unwrap_err();
-    assert_eq!(failure.kind, FailureKind::InvalidRequest, "{failure}");
+    assert_eq!(failure.kind, FailureKind::NotUsable, "{failure}");
     first_event(&mut answer).await;
 }
 

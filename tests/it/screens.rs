@@ -82,6 +82,9 @@ fn without_what_changes(line: &str) -> String {
         ["cpu", budget, unit, ..] => format!("cpu {budget} {unit} (measured)\n"),
         ["DEVICE", "BUDGET", ..] => format!("{}\n", words.join(" ")),
         ["sha256", _] => "sha256 (hash)\n".to_owned(),
+        ["layout", _] => "layout (fingerprint)\n".to_owned(),
+        ["rustc", "rustc", ..] => "rustc (compiler)\n".to_owned(),
+        ["target", _] => "target (machine)\n".to_owned(),
         _ => line.to_owned(),
     }
 }

@@ -146,7 +146,7 @@ async fn wrong_options_and_errors_of_the_plugin_are_its_own_words() {
 
     let instance = bench.loaded("aihost/faulty", json!({})).await;
     let output = ask_for(&instance, 1, "{}".to_owned(), UNHURRIED);
-    assert_eq!(collect(output).await.1.unwrap_err().kind, FailureKind::InvalidRequest);
+    assert_eq!(collect(output).await.1.unwrap_err().kind, FailureKind::NotUsable);
     collect(ask(&instance, 2, "x", None)).await.1.unwrap();
 }
 
@@ -351,8 +351,10 @@ async fn a_reader_that_does_not_read_is_not_the_plugins_stall() {
 #[tokio::test]
 async fn a_worker_that_hangs_is_killed_when_its_grace_is_over() {
     let mut bench = Bench::new();
-    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate"})).await;
-    let output = ask(&instance, 1, "x", None);
+    let instance = bench.loaded("aihost/faulty", json!({"fault": "hang_generate", "after_tokens": 1})).await;
+    let mut output = ask(&instance, 1, "x", None);
+    // One that was asked to go before its request came would have nothing to wait for.
+    first_event(&mut output).await;
     let stopping = instance.stop(Duration::from_millis(300));
     let ((), (_, end)) = tokio::join!(stopping, collect(output));
     assert_eq!(end.unwrap_err().kind, FailureKind::ShuttingDown);

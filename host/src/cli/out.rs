@@ -59,6 +59,17 @@ fn shown(text: &str) -> String {
     text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
 }
 
+/// Prints a name in a column of this width and a text beside it, which goes on below itself where a terminal has no room.
+pub(super) fn named(name_columns: usize, name: &str, text: &str) -> Result<(), CliError> {
+    let room = width().map_or(usize::MAX, |columns| columns.saturating_sub(name_columns + 1));
+    let lines = table::wrap(text, room).into_iter().enumerate();
+    let shown = lines.map(|(number, text)| {
+        let name = if number == 0 { name } else { "" };
+        format!("{name:<name_columns$} {text}").trim_end().to_owned()
+    });
+    line(&shown.collect::<Vec<_>>().join("\n"))
+}
+
 /// Writes a table to stdout, as wide as a terminal is. What is no terminal gets all of it.
 pub(super) fn table(columns: &[Column], rows: Vec<Vec<String>>) -> Result<(), CliError> {
     let rows: Vec<Vec<String>> =

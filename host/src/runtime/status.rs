@@ -46,6 +46,9 @@ impl Loop {
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
         let hashed = self.hashing_progress(&model.id);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
+        // It is looked for at each request, and the failure of none is kept.
+        let no_plugin = self.usable_plugin(model).err().filter(|_| instances.is_empty());
+        let no_plugin = no_plugin.map(|why| (why.to_string(), said_to_clients(why))).unzip();
         ModelStatus {
             state,
             device: first.map(|(_, known)| known.device.to_string()),
@@ -60,8 +63,8 @@ impl Loop {
             wakes: self.records.wakes(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
-            error: failure.as_ref().map(Failure::to_string).or_else(|| refused(model)),
-            client_error: failure.map(|failure| failure.client_message().to_owned()).or_else(|| unusable(model)),
+            error: failure.as_ref().map(Failure::to_string).or_else(|| refused(model)).or(no_plugin.0),
+            client_error: failure.map(said_to_clients).or_else(|| unusable(model)).or(no_plugin.1),
             note: first.and_then(|(id, _)| self.plugin_note(model, *id)),
             ..cold(model)
         }
@@ -104,6 +107,10 @@ impl Loop {
         let devices = look_at_devices(&self.state, &self.residents);
         spawn_blocking(move || send(reply, measure_devices(devices)));
     }
+}
+
+fn said_to_clients(failure: Failure) -> String {
+    failure.client_message().to_owned()
 }
 
 /// Why it is not what models.yaml says of it.

@@ -18,6 +18,8 @@ use crate::domain::{hex, nearest, printable};
 use crate::plugin::{self, PluginFile, Registry};
 use crate::worker::{Schemas, is_confinement_available};
 
+/// Columns that the longest name of a plugin's properties takes.
+const NAME_COLUMNS: usize = 16;
 const COLUMNS: [Column; 6] = [
     Column::whole("ID"),
     Column::whole("VERSION"),
@@ -233,7 +235,7 @@ fn info(registry: &Registry, paths: &Paths, id: &str, as_json: bool) -> Result<(
                 Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
                 other => other.to_string(),
             };
-            out::line(format!("{name:<16} {}", printable(&text)).trim_end())?;
+            out::named(NAME_COLUMNS, name, &printable(&text))?;
         }
         match schemas.get(plugin).map(|schema| option_rows(&schema)) {
             Ok(rows) if rows.is_empty() => {}
