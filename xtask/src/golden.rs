@@ -38,7 +38,11 @@ pub(crate) fn run() -> Result {
     fs::create_dir_all(&folder).doing(format_args!("make {}", folder.display()))?;
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| format!("{home}/.cargo")));
     let home = home.doing("find cargo's folder: neither CARGO_HOME nor HOME is set")?;
-    let places = [(home, "/cargo"), (workspace::root().display().to_string(), "/aihost")];
+    // The last that fits counts: sources of a registry lie in a folder that is named by it.
+    let mut places = vec![(home.clone(), "/cargo"), (workspace::root().display().to_string(), "/aihost")];
+    let registries = Path::new(&home).join("registry/src");
+    let entries = fs::read_dir(&registries).doing(format_args!("read {}", registries.display()))?;
+    places.extend(entries.flatten().map(|entry| (entry.path().display().to_string(), "/crates")));
     let flags: Vec<String> = places.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")).collect();
     let mut files = Vec::new();
     for example in EXAMPLES {
