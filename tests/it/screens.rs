@@ -64,7 +64,7 @@ impl Here {
     fn shown(&self, text: &str) -> String {
         let same = format!("/folder/{}", "x".repeat(FOLDER_BYTES - "/folder/".len()));
         let text = text.replace(&*self.root.display().to_string(), &same).replace("\r\n", "\n");
-        text.split_inclusive('\n').map(without_what_changes).collect()
+        without_hashes(&text).split_inclusive('\n').map(without_what_changes).collect()
     }
 
     fn command(&self, args: &[String]) -> Command {
@@ -73,6 +73,19 @@ impl Here {
         command.env("PATH", "/usr/bin:/bin").env("HOME", &self.root).env("TERM", "xterm");
         command
     }
+}
+
+/// The same text with zeros where the beginning of a file's hash stands, `(3dfcd903)`.
+fn without_hashes(text: &str) -> String {
+    let hash = |rest: &str| {
+        rest.len() > 9 && rest.as_bytes()[8] == b')' && rest.bytes().take(8).all(|c| c.is_ascii_hexdigit())
+    };
+    let mut parts = text.split('(');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |said, rest| match hash(rest) {
+        true => said + "(00000000" + &rest[8..],
+        false => said + "(" + rest,
+    })
 }
 
 /// A line without what is measured now, which is of another length each time, and without a file's hash.
