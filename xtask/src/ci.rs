@@ -8,7 +8,8 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, variants, workspace};
+use crate::workspace::{self, Workspace};
+use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, variants};
 
 /// The package that is published.
 const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
@@ -152,7 +153,13 @@ fn package() -> Result<Outcome> {
     if !shell::output(&mut git)?.is_empty() {
         return Ok(Outcome::NotRun("cargo packs only what is committed; commit plugin-api/".to_owned()));
     }
-    passed(shell::run(shell::cargo().args(["package", "--package", PUBLISHED[0], "--package", PUBLISHED[1]])))
+    // Cargo keeps what it unpacked of a version, by the folder where it was packed: another content is packed in another folder.
+    let mut content = Command::new("git");
+    content.current_dir(workspace::root()).args(["-c", "safe.directory=*", "rev-parse", "HEAD:plugin-api"]);
+    let folder = Workspace::read()?.staging().join("package").join(shell::output(&mut content)?.trim());
+    let mut package = shell::cargo();
+    package.args(["package", "--package", PUBLISHED[0], "--package", PUBLISHED[1], "--target-dir"]).arg(folder);
+    passed(shell::run(&mut package))
 }
 
 fn tests() -> Result<Outcome> {
