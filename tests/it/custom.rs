@@ -64,12 +64,7 @@ async fn an_answer_streams_and_ends_with_its_client() {
         seen += std::str::from_utf8(&counting.chunk().await.unwrap().expect("more")).unwrap();
     }
     drop(counting);
-    let active = async || {
-        let models: Value =
-            client().get(format!("{}/admin/status", server.base())).send().await.unwrap().json().await.unwrap();
-        models.as_array().unwrap().iter().find(|model| model["id"] == "mirror").unwrap()["active"].clone()
-    };
-    eventually(async || match active().await {
+    eventually(async || match server.status("mirror", "active").await {
         Value::Number(none) if none.as_u64() == Some(0) => Ok(()),
         other => Err(format!("{other} requests go on")),
     })

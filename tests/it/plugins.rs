@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aihost_tests::server::{Server, Setup, text};
+use aihost_tests::server::{Server, Setup, aihost, text};
 use aihost_tests::{eventually, fixture, wait_for};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
@@ -280,6 +280,15 @@ async fn a_library_beside_a_plugin_loads_and_is_replaced_with_it() {
     };
     let first = beside(&mapped(&server).await);
     assert!(first.starts_with(&shadow), "{first}");
+
+    let folders = ["PLUGINS", "STATE"]
+        .map(|name| (format!("AIHOST_{name}_DIR"), server.folder().join(name.to_lowercase()).display().to_string()));
+    let env = folders.each_ref().map(|(name, folder)| (name.as_str(), folder.as_str()));
+    let config = server.folder().join("models.yaml").display().to_string();
+    let (code, told, _) = aihost(&["plugins", "info", "aihost/echo", "--json", "--config", &config], &env);
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!((code, &told[0]["beside"]), (0, &json!([library])), "{told}");
+    assert!(told[0]["libraries"].as_array().expect("what it needs").contains(&json!("libgcc_x.so.1")), "{told}");
 
     content.push(0);
     install(&library, &content);

@@ -3,7 +3,6 @@
 use aihost_tests::eventually;
 use aihost_tests::server::{Server, Setup, client};
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
 
 fn start(options: &str) -> Server {
     let yaml = format!(
@@ -22,12 +21,6 @@ async fn ask(server: &Server, method: Method, path: &str, body: Vec<u8>) -> reqw
         .send()
         .await
         .expect("an answer")
-}
-
-async fn pid(server: &Server) -> Value {
-    let models: Value =
-        client().get(format!("{}/admin/status", server.base())).send().await.unwrap().json().await.unwrap();
-    models[0]["pid"].clone()
 }
 
 #[tokio::test]
@@ -82,11 +75,11 @@ async fn what_an_engine_breaks_off_is_no_whole_answer() {
 async fn an_engine_whose_server_is_gone_is_started_anew() {
     let server = start("");
     assert_eq!(ask(&server, Method::GET, "/echo", Vec::new()).await.status(), 201);
-    let before = pid(&server).await;
+    let before = server.status("origin", "pid").await;
     assert_eq!(ask(&server, Method::POST, "/close", Vec::new()).await.status(), 500);
     // It is asked how it is after what failed, and says that it has ended.
     eventually(async || match ask(&server, Method::GET, "/echo", Vec::new()).await.status() {
-        StatusCode::CREATED if pid(&server).await != before => Ok(()),
+        StatusCode::CREATED if server.status("origin", "pid").await != before => Ok(()),
         other => Err(format!("{other}")),
     })
     .await;

@@ -1,6 +1,7 @@
 //! The command line, one file per subcommand. Data goes to stdout, everything else to stderr.
 
 mod audio;
+mod changes;
 mod check;
 mod client;
 mod completions;

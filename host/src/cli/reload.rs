@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::AccessKind;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::changes::{ChangeNoted, changes, looks};
 use super::failure::CliError;
 use super::signals::Signals;
 use super::vet::{self, Asking, Vet, Wrong};
@@ -20,12 +22,6 @@ use crate::domain::{ModelId, some_names};
 use crate::plugin::Registry;
 use crate::runtime::Handle;
 
-/// Editors write in several steps; the file is read once it has been quiet this long.
-const QUIET: Duration = Duration::from_millis(300);
-/// One that is never quiet is read this often.
-const STORM: Duration = Duration::from_secs(3);
-/// How often the file is looked at without a word from the watch, which does not see through links and mounts.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a file may take to be read and checked; some, on a network or of a driver, never are.
 const READ_LIMIT: Duration = Duration::from_secs(30);
 /// Reads that may still wait for such a file when another one is tried.
@@ -108,26 +104,23 @@ pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle
     let mut reload = Reload { selection, env, file, handle, known, judged, plugins, waiting: Arc::default() };
     reload.describe().await;
     let file = reload.file.clone();
-    let (changed, mut changes) = mpsc::channel(1);
+    let (noted, mut changes) = changes();
     // The folder is watched, not the file: editors replace files, and a watch on the old one would see nothing more.
-    let _watcher = watcher(&file, changed.clone()).inspect_err(
+    let _watcher = watcher(&file, &noted).inspect_err(
         |error| tracing::info!(file = %file.display(), %error, "it cannot be watched, and is looked at every few seconds"),
     );
-    let mut ticks = interval(LOOK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = looks();
     loop {
         tokio::select! {
             () = hangups.next() => reload.apply(Asked::Told).await,
-            Some(()) = changes.recv() => {
-                let quiet = async { while timeout(QUIET, changes.recv()).await.is_ok_and(|change| change.is_some()) {} };
-                // A file that is touched for ever is read all the same.
-                let _storm = timeout(STORM, quiet).await;
+            Some(()) = changes.next() => {
+                changes.quiet().await;
                 reload.apply(Asked::Changed).await;
             }
             // What entries say may be right, or wrong, by another file of their plugin.
             Ok(()) = others.changed() => reload.apply(Asked::Plugins).await,
             // By its content: two edits within a tick of the kernel's clock look alike from outside.
-            _ = ticks.tick() => reload.apply(Asked::Changed).await,
+            _ = looks.tick() => reload.apply(Asked::Changed).await,
         }
     }
 }
@@ -301,17 +294,11 @@ impl Reload {
     }
 }
 
-fn watcher(file: &Path, changed: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+fn watcher(file: &Path, noted: &ChangeNoted) -> notify::Result<RecommendedWatcher> {
     let name = file.file_name().map(ToOwned::to_owned);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        let meant = event.is_ok_and(|event| {
-            !matches!(
-                event.kind,
-                EventKind::Access(notify::event::AccessKind::Open(_) | notify::event::AccessKind::Read)
-            ) && event.paths.iter().any(|path| path.file_name() == name.as_deref())
-        });
-        // Full means a change is noted already.
-        if meant && changed.try_send(()).is_err() {}
+    let mut watcher = noted.watcher(move |event| {
+        !matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Read))
+            && event.paths.iter().any(|path| path.file_name() == name.as_deref())
     })?;
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     watcher.watch(folder, RecursiveMode::NonRecursive)?;

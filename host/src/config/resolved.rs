@@ -191,6 +191,11 @@ impl Config {
 }
 
 impl ModelConfig {
+    /// Whether this is its name, or an alias of it.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.id.as_str() == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
     /// Whether instances of both are the same. Names, limits and policy take effect without a reload.
     pub fn is_made_like(&self, other: &Self) -> bool {
         self.kind == other.kind

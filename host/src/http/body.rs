@@ -96,6 +96,25 @@ pub(super) struct RawBody {
 }
 
 impl RawBody {
+    /// Takes it in, within its limits.
+    async fn receive(request: Request, app: &App) -> Result<Self, ApiError> {
+        let class = request.extensions().get().map_or_else(Class::default, Caller::class);
+        let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
+        let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
+        let limit = app.handle.config().limits.bodies;
+        let mut arriving = Arriving::of(request, app)?;
+        let mut bytes = Vec::with_capacity(arriving.announced);
+        while let Some(piece) = arriving.next().await? {
+            held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
+            bytes.extend_from_slice(&piece);
+            // A long one that comes as fast as it is taken is taken in turn with whatever else the runtime has to do.
+            if bytes.len() > INLINE_READ_BYTES {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(Self { bytes: bytes.into(), class, held })
+    }
+
     /// Reads it as JSON, where that holds nobody up.
     pub(super) async fn read<T: Send + 'static>(
         self,
@@ -126,7 +145,7 @@ impl FromRequest<App> for JsonBody {
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_encoding(&request)?;
         check_content_type(&request)?;
-        RawBody::from_request(request, app).await.map(Self)
+        RawBody::receive(request, app).await.map(Self)
     }
 }
 
@@ -135,21 +154,7 @@ impl FromRequest<App> for RawBody {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_encoding(&request)?;
-        let class = request.extensions().get().map_or_else(Class::default, Caller::class);
-        let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
-        let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
-        let limit = app.handle.config().limits.bodies;
-        let mut arriving = Arriving::of(request, app)?;
-        let mut bytes = Vec::with_capacity(arriving.announced);
-        while let Some(piece) = arriving.next().await? {
-            held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
-            bytes.extend_from_slice(&piece);
-            // A long one that comes as fast as it is taken is taken in turn with whatever else the runtime has to do.
-            if bytes.len() > INLINE_READ_BYTES {
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok(Self { bytes: bytes.into(), class, held })
+        Self::receive(request, app).await
     }
 }
 

@@ -59,7 +59,7 @@ const OWN_PREFIXES: [&str; 8] =
     ["access-control-", "keep-alive", "openai-", "proxy-", "traceparent", "x-accel-", "x-ratelimit-", "x-request-id"];
 
 /// Answers what no route answers: the model whose endpoint it is, if there is one for this caller.
-pub(super) async fn answer(State(app): State<App>, caller: Caller, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: Request) -> Result<Response, ApiError> {
     let config = app.handle.config();
     let path = request.uri().path().to_owned();
     let (endpoint, models) = at(&config, &caller, &path);
@@ -72,7 +72,6 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, request: Requ
     asked.query = request.uri().query().unwrap_or_default().to_owned();
     let delivery = replay(request.method(), request.headers());
     visible(request.headers(), &mut asked);
-    let mut request = request;
     request.extensions_mut().insert(BodySize::Files);
     let body = RawBody::from_request(request, &app).await?;
     let model = choose(&models, endpoint, &asked.query, &body).await?.id.clone();
@@ -120,9 +119,7 @@ async fn choose<'a>(
     if let [only] = models {
         return Ok(only);
     }
-    let is_called =
-        |model: &ModelConfig, name: &str| model.id.as_str() == name || model.aliases.iter().any(|alias| alias == name);
-    let named = |name: &str| models.iter().find(|model| is_called(model, name)).copied();
+    let named = |name: &str| models.iter().find(|model| model.is_called(name)).copied();
     let by_query = query.split('&').find_map(|pair| named(pair.strip_prefix("model=")?));
     if let Some(model) = by_query {
         return Ok(model);

@@ -17,8 +17,7 @@ pub(super) fn seen<'a>(config: &'a Config, caller: &Caller) -> impl Iterator<Ite
 /// were not there.
 pub(super) fn by_name<'a>(config: &'a Config, caller: &Caller, name: &str) -> Result<&'a ModelConfig, ApiError> {
     let by_id = config.models.get(name).filter(|model| caller.sees(model.id.as_str()));
-    let is_called = |model: &&ModelConfig| model.aliases.iter().any(|alias| alias == name);
-    if let Some(model) = by_id.or_else(|| seen(config, caller).find(is_called)) {
+    if let Some(model) = by_id.or_else(|| seen(config, caller).find(|model| model.is_called(name))) {
         caller.access().asks_for(&model.id);
         return Ok(model);
     }

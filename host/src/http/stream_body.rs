@@ -60,12 +60,7 @@ impl<W: StreamWriter> StreamBody<W> {
     /// Begins the reply with what there is after this long, or once that is a piece. If it is all, the reply has its length; a
     /// failure that comes before is a plain refusal.
     pub(super) async fn into_response_within(mut self, wait: Duration) -> Result<Response, Failure> {
-        let filled = std::future::poll_fn(|cx| {
-            while !self.has_ended && self.out.len() < self.piece_bytes {
-                self.has_ended = ready!(self.writer.poll_write(cx, &mut self.out))?.is_break();
-            }
-            Poll::Ready(Ok(()))
-        });
+        let filled = std::future::poll_fn(|cx| self.fill_piece(cx));
         match timeout(wait, filled).await {
             Ok(filled) => filled?,
             Err(_elapsed) => {}
@@ -73,8 +68,7 @@ impl<W: StreamWriter> StreamBody<W> {
         if self.has_ended {
             return Ok(Body::from(self.out).into_response());
         }
-        let [_, unbuffered] = headers("");
-        Ok(([unbuffered], Body::from_stream(self)).into_response())
+        Ok(([unbuffered()], Body::from_stream(self)).into_response())
     }
 
     /// What is ready; if that is nothing for long, a comment.
@@ -92,12 +86,16 @@ impl<W: StreamWriter> StreamBody<W> {
 
     /// Takes in all that is ready; `Pending` only if that is nothing.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        match self.fill_piece(cx) {
+            Poll::Pending if !self.out.is_empty() => Poll::Ready(Ok(())),
+            filled => filled,
+        }
+    }
+
+    /// Takes in a piece, or all that there is; `Pending` until then.
+    fn fill_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         while !self.has_ended && self.out.len() < self.piece_bytes {
-            match self.writer.poll_write(cx, &mut self.out) {
-                Poll::Ready(written) => self.has_ended = written?.is_break(),
-                Poll::Pending if self.out.is_empty() => return Poll::Pending,
-                Poll::Pending => break,
-            }
+            self.has_ended = ready!(self.writer.poll_write(cx, &mut self.out))?.is_break();
         }
         Poll::Ready(Ok(()))
     }
@@ -129,10 +127,12 @@ impl<W: StreamWriter> Stream for StreamBody<W> {
     }
 }
 
-/// Headers of a reply that leaves as it is made: nobody on the way may wait for more.
+/// Headers of a reply that leaves as it is made.
 pub(super) fn headers(content_type: &'static str) -> [(HeaderName, HeaderValue); 2] {
-    [
-        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ]
+    [(header::CONTENT_TYPE, HeaderValue::from_static(content_type)), unbuffered()]
+}
+
+/// Nobody on the way may wait for more.
+fn unbuffered() -> (HeaderName, HeaderValue) {
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
 }

@@ -23,6 +23,6 @@ pub use libraries::search_libraries;
 pub use loader::{LoadError, OpenPlugin, open};
 pub use news::News;
 pub use permission::{Permission, permissions};
-pub use registry::{PluginFile, Registry, RegistryError, Rejected};
+pub use registry::{PluginFile, Registry, RegistryError, Rejected, kind_served};
 pub use scan::Seen;
 pub use shadow::sweep as sweep_copies;

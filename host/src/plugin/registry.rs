@@ -14,7 +14,7 @@ use crate::domain::{Kind, excerpt, nearest};
 
 /// Most bytes of the reason why a file is not usable.
 const REASON_BYTES: usize = 1000;
-/// The kind of plugins whose engines answer HTTP themselves, and so whatever is asked.
+/// The kind of plugins whose engines answer HTTP themselves: what is asked is between them and their clients, as with custom ones.
 const UPSTREAM: &str = "upstream";
 /// Digits of a digest that tell it from others, for people.
 const SHORT_DIGITS: usize = 8;
@@ -40,8 +40,7 @@ const FOLDER: &str = "folder";
 impl PluginFile {
     /// Whether it serves models of this kind, by its manifest.
     pub fn serves(&self, kind: Kind) -> bool {
-        let is_upstream = |served: &String| served == UPSTREAM && kind == Kind::Custom;
-        self.manifest.kinds.iter().any(|served| served == kind.name() || is_upstream(served))
+        self.manifest.kinds.iter().any(|served| kind_served(served) == Some(kind))
     }
 
     /// Whether it may read a folder as a whole where others read a file, by its manifest. Of one that names no formats nobody
@@ -70,6 +69,14 @@ impl PluginFile {
     /// Its version and what tells it from other builds of that, for a sentence.
     pub fn build(&self) -> String {
         format!("{} ({})", self.manifest.version, self.short_digest())
+    }
+}
+
+/// The kind of models that a kind of a manifest serves, if this host knows it.
+pub fn kind_served(name: &str) -> Option<Kind> {
+    match name {
+        UPSTREAM => Some(Kind::Custom),
+        name => Kind::ALL.into_iter().find(|kind| kind.name() == name),
     }
 }
 

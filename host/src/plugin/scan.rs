@@ -31,6 +31,13 @@ const SETTLE: Duration = Duration::from_millis(200);
 #[derive(Clone, Debug, Default)]
 pub struct Seen(BTreeMap<PathBuf, SeenFile>);
 
+impl Seen {
+    /// Whether a file is not what it was, or was not there.
+    fn is_news(&self, file: &Path, now: Option<&Identity>) -> bool {
+        now != self.0.get(file).map(|seen| &seen.identity)
+    }
+}
+
 #[derive(Clone, Debug)]
 struct SeenFile {
     identity: Identity,
@@ -124,22 +131,23 @@ impl Registry {
         self.plugins.iter().map(Arc::as_ref).filter(|plugin| is_lost(plugin))
     }
 
+    /// What a plugin's file said of itself when it was looked at.
+    pub fn described(&self, plugin: &PluginFile) -> Option<&Described> {
+        self.seen.0.get(&plugin.source)?.described.as_deref()?.as_ref().ok()
+    }
+
     /// Files that are not what they were at the last look, or were not there.
     pub fn changed(&self) -> Vec<PathBuf> {
         let now = files(&self.folders).unwrap_or_default();
-        let is_news = |file: &&PathBuf| identity(file).as_ref() != self.seen.0.get(*file).map(|seen| &seen.identity);
+        let is_news = |file: &&PathBuf| self.seen.is_news(file, identity(file).as_ref());
         let gone = self.seen.0.keys().filter(|file| file.symlink_metadata().is_err());
         now.iter().filter(is_news).chain(gone).cloned().collect()
     }
 
     /// Files that were not so before, and change while they are looked at.
     fn unsettled(&self, files: &[PathBuf]) -> BTreeSet<PathBuf> {
-        let is_news = |file: &&PathBuf| {
-            let known = self.seen.0.get(*file).map(|seen| &seen.identity);
-            identity(file).as_ref() != known
-        };
-        let news: Vec<(&PathBuf, Option<Identity>)> =
-            files.iter().filter(is_news).map(|file| (file, identity(file))).collect();
+        let now = files.iter().map(|file| (file, identity(file)));
+        let news: Vec<_> = now.filter(|(file, now)| self.seen.is_news(file, now.as_ref())).collect();
         if !news.is_empty() {
             std::thread::sleep(SETTLE);
         }

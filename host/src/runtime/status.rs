@@ -47,7 +47,7 @@ impl Loop {
         let hashed = self.hashing_progress(&model.id);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         // It is looked for at each request, and the failure of none is kept.
-        let no_plugin = self.usable_plugin(model).err().filter(|_| instances.is_empty());
+        let no_plugin = instances.is_empty().then(|| self.usable_plugin(model).err()).flatten();
         let no_plugin = no_plugin.map(|why| (why.to_string(), said_to_clients(why))).unzip();
         ModelStatus {
             state,

@@ -260,11 +260,11 @@ impl Task for Upstream {
     type Finish = ();
     type Summary = CustomFinish;
 
-    fn output(_request: &CustomRequest, outlet: Outlet) -> CustomOutput {
-        CustomOutput::new(outlet)
+    fn output(request: &CustomRequest, outlet: Outlet) -> CustomOutput {
+        Custom::output(request, outlet)
     }
 
     fn finish(output: &CustomOutput, result: Result<()>) -> Result<CustomFinish> {
-        output.finish(result)
+        Custom::finish(output, result)
     }
 }

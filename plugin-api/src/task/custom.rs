@@ -91,7 +91,8 @@ pub struct CustomFinish {
 }
 
 impl CustomFinish {
-    pub(crate) fn new(reason: FinishReason, bytes: u64) -> Self {
+    /// An answer of so many bytes.
+    pub fn new(reason: FinishReason, bytes: u64) -> Self {
         Self { reason, bytes }
     }
 }

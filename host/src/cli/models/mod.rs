@@ -63,10 +63,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
 
 /// The entry of this name or alias.
 pub(super) fn known<'a>(config: &'a Config, name: &str) -> Result<&'a ModelConfig, CliError> {
-    let found = config
-        .models
-        .values()
-        .find(|model| model.id.as_str() == name || model.aliases.iter().any(|alias| alias == name));
+    let found = config.models.values().find(|model| model.is_called(name));
     found.ok_or_else(|| {
         let names = config
             .models

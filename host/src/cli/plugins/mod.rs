@@ -15,7 +15,7 @@ use super::table::Column;
 use super::{CommandContext, heap, out, with_runtime};
 use crate::config::{self, Paths, option_rows};
 use crate::domain::{hex, nearest, printable};
-use crate::plugin::{self, PluginFile, Registry};
+use crate::plugin::{self, Described, PluginFile, Registry};
 use crate::worker::{Schemas, is_confinement_available};
 
 /// Columns that the longest name of a plugin's properties takes.
@@ -147,7 +147,7 @@ fn doubt_of<'a>(registry: &'a Registry, plugin: &PluginFile) -> Option<&'a str> 
 }
 
 fn list_json(registry: &Registry) -> Vec<Value> {
-    let usable = registry.plugins.iter().map(|plugin| describe(plugin));
+    let usable = registry.plugins.iter().map(|plugin| describe(registry, plugin));
     let rejected = registry
         .rejected
         .iter()
@@ -155,28 +155,27 @@ fn list_json(registry: &Registry) -> Vec<Value> {
     usable.chain(rejected).collect()
 }
 
-fn describe(plugin: &PluginFile) -> Value {
+fn describe(registry: &Registry, plugin: &PluginFile) -> Value {
     let mut value = serde_json::to_value(&plugin.manifest).unwrap_or_default();
     if let Value::Object(object) = &mut value {
         object.insert("file".to_owned(), json!(plugin.source));
         object.insert("sha256".to_owned(), json!(plugin.sha256));
-        let libraries: Vec<_> = plugin.copy.libraries().collect();
-        if !libraries.is_empty() {
-            object.insert("libraries".to_owned(), json!(libraries));
+        let beside: Vec<_> = plugin.copy.libraries().collect();
+        if !beside.is_empty() {
+            object.insert("beside".to_owned(), json!(beside));
         }
         object.insert("status".to_owned(), json!("ok"));
         object.insert("usable".to_owned(), json!(true));
         object.insert("confinement".to_owned(), json!(confinement()));
-        object.extend(built(plugin));
+        object.extend(registry.described(plugin).map(built).into_iter().flatten());
     }
     value
 }
 
-/// How its file was built, as that says itself.
-fn built(plugin: &PluginFile) -> Vec<(String, Value)> {
-    let Ok(described) = plugin::describe(&plugin.source) else { return Vec::new() };
+/// How a file was built, as it says itself.
+fn built(described: &Described) -> impl Iterator<Item = (String, Value)> {
     let (major, minor) = described.abi;
-    [
+    let said = [
         ("abi", json!(format!("{major}.{minor}"))),
         ("layout", json!(hex(&described.fingerprint))),
         ("sdk", json!(described.sdk)),
@@ -184,15 +183,14 @@ fn built(plugin: &PluginFile) -> Vec<(String, Value)> {
         ("target", json!(described.target)),
         ("panic", json!(described.panic)),
         ("libraries", json!(described.linkage.needed)),
-    ]
-    .map(|(name, value)| (name.to_owned(), value))
-    .to_vec()
+    ];
+    said.into_iter().map(|(name, value)| (name.to_owned(), value))
 }
 
 /// What an operator should know of plugins that can be loaded.
 pub(super) fn cautions(registry: &Registry) -> Vec<String> {
     let one = |plugin: &Arc<PluginFile>| {
-        let why = plugin::caution(&plugin::describe(&plugin.source).ok()?)?;
+        let why = plugin::caution(registry.described(plugin)?)?;
         Some(format!("plugin `{}` in {}: {why}", plugin.manifest.id, plugin.source.display()))
     };
     registry.plugins.iter().filter_map(one).collect()
@@ -219,7 +217,7 @@ fn info(registry: &Registry, paths: &Paths, id: &str, as_json: bool) -> Result<(
     let schemas = Schemas::new(Path::new("/proc/self/exe"), &paths.state, paths.sharing);
     if as_json {
         let with_options = |plugin: &&Arc<PluginFile>| {
-            let mut value = describe(plugin);
+            let mut value = describe(registry, plugin);
             value["options_schema"] = schemas.get(plugin).map_or(Value::Null, |schema| (*schema).clone());
             value
         };
@@ -229,7 +227,7 @@ fn info(registry: &Registry, paths: &Paths, id: &str, as_json: bool) -> Result<(
         if number > 0 {
             out::line("")?;
         }
-        for (name, value) in describe(plugin).as_object().into_iter().flatten() {
+        for (name, value) in describe(registry, plugin).as_object().into_iter().flatten() {
             let text = match value {
                 Value::String(text) => text.clone(),
                 Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),

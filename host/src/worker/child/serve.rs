@@ -29,6 +29,9 @@ use crate::plugin;
 /// Steps that may wait for the one before; the host sends one at a time.
 const MAX_WAITING_STEPS: usize = 4;
 
+/// What a plugin counts that counts nothing.
+const NO_METRICS: &[u8] = b"[]";
+
 /// A step in the instance's life.
 enum QueuedStep {
     Start(Box<Start>),
@@ -246,10 +249,9 @@ impl ServerState {
 
     /// Says where its engine answers, if it is one that does so itself.
     fn tell_upstream(&self, model: &RawModelBox) -> Result<(), Error> {
-        let Some(extension) = model.extension(extension_id::UPSTREAM.into()).into_option() else { return Ok(()) };
-        let json = extension.call(b"null".as_slice().into()).into_result()?;
+        let Some(json) = ask(model, extension_id::UPSTREAM) else { return Ok(()) };
         let wrong = |why: String| Error::internal(format!("the plugin does not say where its engine answers: {why}"));
-        let upstream: UpstreamAddress = serde_json::from_slice(&json).map_err(|e| wrong(e.to_string()))?;
+        let upstream: UpstreamAddress = serde_json::from_slice(&json?).map_err(|e| wrong(e.to_string()))?;
         check_upstream(&upstream).map_err(wrong)?;
         self.outbox.send(&ToHost::Upstream(upstream));
         Ok(())
@@ -282,22 +284,18 @@ impl ServerState {
     }
 
     fn tell_metrics(&self) {
-        let extension = self.model.get().and_then(|model| model.extension(extension_id::METRICS.into()).into_option());
-        let Some(extension) = extension else {
-            return self.outbox.send(&ToHost::Metrics(Bytes::from_static(b"[]")));
-        };
-        let told: Result<Bytes, Error> = match extension.call(b"null".as_slice().into()).into_result() {
-            Ok(json) if json.len() > METRICS_BYTES => {
+        let told = match self.model.get().and_then(|model| ask(model, extension_id::METRICS)) {
+            None => Ok(Bytes::from_static(NO_METRICS)),
+            Some(Ok(json)) if json.len() > METRICS_BYTES => {
                 Err(Error::internal(format!("they have {} bytes, where {METRICS_BYTES} may be", json.len())))
             }
-            Ok(json) => Ok(json.into_vec().into()),
-            Err(error) => Err(error.into()),
+            Some(told) => told,
         };
         match told {
             Ok(json) => self.outbox.send(&ToHost::Metrics(json)),
             Err(error) => {
                 self.log.say(2, &format!("the plugin's metrics are not shown: {}", error.message()), 0);
-                self.outbox.send(&ToHost::Metrics(Bytes::from_static(b"[]")));
+                self.outbox.send(&ToHost::Metrics(Bytes::from_static(NO_METRICS)));
             }
         }
     }
@@ -341,6 +339,13 @@ fn limit_on_cpu(load: &LoadRequest, bytes: u64) {
     if load.device.parse() == Ok(Device::Cpu) {
         limit_data(bytes);
     }
+}
+
+/// What an extension of the model's answers; nothing if it has none of this id.
+fn ask(model: &RawModelBox, id: &str) -> Option<Result<Bytes, Error>> {
+    let extension = model.extension(id.into()).into_option()?;
+    let answer = extension.call(b"null".as_slice().into()).into_result();
+    Some(answer.map(|json| json.into_vec().into()).map_err(Error::from))
 }
 
 /// A task as it crosses.

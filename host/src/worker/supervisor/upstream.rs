@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
-use aihost_plugin_api::{CustomHead, CustomRequest, RequestInfo, UpstreamAddress};
+use aihost_plugin_api::{CustomFinish, CustomHead, CustomRequest, FinishReason, RequestInfo, UpstreamAddress};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Request, Response, header};
 use hyper_util::rt::TokioIo;
-use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -109,7 +108,7 @@ async fn forward(answer: Response<Incoming>, output: &mpsc::Sender<Output>) -> R
         bytes += data.len() as u64;
         output.send(Output::Bytes(data)).await.map_err(|_| gone())?;
     }
-    serde_json::to_vec(&json!({"reason": "stop", "bytes": bytes})).map(Bytes::from).map_err(internal)
+    serde_json::to_vec(&CustomFinish::new(FinishReason::Stop, bytes)).map(Bytes::from).map_err(internal)
 }
 
 fn head(status: u16, headers: &HeaderMap) -> CustomHead {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::failure::CliError;
 use crate::config::{self, Config, ConfigError, Env, Paths, Problem, Selection, Sharing};
 use crate::domain::{Device, Kind, ModelId, some_names};
-use crate::plugin::Described;
+use crate::plugin::{Described, kind_served};
 
 /// What one plugin is tried with.
 #[derive(Debug)]
@@ -37,11 +37,7 @@ impl Trial<'_> {
     /// What the plugin serves.
     pub(super) fn kind(&self) -> Result<Kind, CliError> {
         let manifest = &self.described.manifest;
-        let kind = manifest.kinds.first().and_then(|kind| match kind.as_str() {
-            // What an engine answers by itself is its own affair, as what a custom one answers.
-            "upstream" => Some(Kind::Custom),
-            kind => Kind::ALL.into_iter().find(|known| known.name() == kind),
-        });
+        let kind = manifest.kinds.first().and_then(|kind| kind_served(kind));
         kind.ok_or_else(|| {
             CliError::failed(format!(
                 "plugin `{}` serves {}, which this host does not know",
