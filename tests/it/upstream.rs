@@ -1,8 +1,15 @@
 //! Plugins of kind `upstream`: what is asked at their endpoint reaches the server that their engine is.
 
-use aihost_tests::eventually;
+use aihost::domain::RequestId;
+use aihost::worker::{Output, Task};
 use aihost_tests::server::{Server, Setup, client};
+use aihost_tests::{eventually, wait_for};
+use bytes::Bytes;
 use reqwest::{Method, StatusCode};
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use super::bench::{Bench, Limits};
 
 fn start(options: &str) -> Server {
     let yaml = format!(
@@ -62,6 +69,31 @@ async fn a_client_that_leaves_is_gone_from_the_engine() {
         if told.contains(&format!("{counted} 0.0")) { Ok(()) } else { Err(told) }
     })
     .await;
+}
+
+/// Most bytes of an engine's answer in one output: so many of them wait for a client that does not read.
+const OUTPUT_BYTES: usize = 64 << 10;
+
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_kept_as_far_as_outputs_may_wait() {
+    let bench = Bench::with(&["origin"], Limits::default());
+    let instance = bench.loaded("aihost/origin", json!({})).await;
+    let header = json!({"method": "POST", "path": "/echo", "query": "", "headers": {}}).to_string();
+    let body = Bytes::from(vec![b'x'; 24 << 20]);
+    let task = Task { header: header.into(), blocks: vec![body.clone()], info: Bytes::new() };
+    let (_cancel, cancelled) = oneshot::channel();
+    let mut output = instance.generate(RequestId(1), task, cancelled);
+    wait_for("as many outputs as may wait", || (output.len() == output.max_capacity()).then_some(())).await;
+    let (mut largest, mut bytes) = (0, 0);
+    let end = loop {
+        match output.recv().await.expect("an end") {
+            Output::Bytes(piece) => (largest, bytes) = (largest.max(piece.len()), bytes + piece.len()),
+            Output::Done(end) => break end,
+            Output::Event(_) | Output::Progress { .. } => {}
+        }
+    };
+    end.unwrap();
+    assert!(bytes > body.len() && largest <= OUTPUT_BYTES, "{bytes} bytes, {largest} of them in one output");
 }
 
 #[tokio::test]

@@ -24,6 +24,8 @@ use crate::domain::{Failure, FailureKind};
 
 /// How long an engine may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Most bytes of an engine's answer that are taken at once: so many outputs wait for a client that does not read.
+const PIECE_BYTES: usize = 64 << 10;
 /// What a body is of which its engine does not say.
 const UNKNOWN_MEDIA: &str = "application/octet-stream";
 
@@ -57,7 +59,9 @@ async fn pass(upstream: &UpstreamAddress, task: Task, output: &mpsc::Sender<Outp
     };
     // A packet at once: the only thing lost is a little of the system's time.
     let _ = stream.set_nodelay(true);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(silent)?;
+    let mut speaking = http1::Builder::new();
+    speaking.max_buf_size(PIECE_BYTES);
+    let (mut sender, connection) = speaking.handshake(TokioIo::new(stream)).await.map_err(silent)?;
     let answering = async {
         let answer = sender.send_request(request).await.map_err(silent)?;
         forward(answer, output).await
