@@ -61,6 +61,8 @@ pub enum Device {
     Cpu,
     /// `cuda:N`.
     Cuda(u16),
+    /// `remote`: wherever it is that others run a model. Nothing of this host is there.
+    Remote,
 }
 
 /// Before the number of a graphics card.
@@ -74,6 +76,7 @@ impl Device {
         match self {
             Self::Cpu => "cpu",
             Self::Cuda(_) => "cuda",
+            Self::Remote => "remote",
         }
     }
 
@@ -88,6 +91,7 @@ impl fmt::Display for Device {
         match self {
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(number) => write!(f, "{CUDA}{number}"),
+            Self::Remote => f.write_str("remote"),
         }
     }
 }
@@ -272,6 +276,8 @@ named! {
         WorkerDied = "worker_died",
         /// This very request made workers die; it is not tried again for a while.
         Suspected = "suspected",
+        /// The server that answers for the model does not, or breaks off.
+        Unreachable = "unreachable",
         /// Took too long.
         TimedOut = "timed_out",
         /// The host is shutting down, or the model was unloaded by force.

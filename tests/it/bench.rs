@@ -78,6 +78,7 @@ impl Bench {
             load: serde_json::from_value(json!({"files": {}, "device": "cpu"})).unwrap(),
             start_timeout: self.limits.start,
             silence: self.limits.silence,
+            busy: None,
             log: Arc::clone(&self.log),
         }
     }
@@ -162,7 +163,7 @@ pub(super) async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Resu
                 let event: Value = serde_json::from_slice(&event).unwrap();
                 text.push_str(event["text"].as_str().unwrap());
             }
-            Output::Bytes(_) | Output::Progress { .. } => {}
+            Output::Bytes(_) | Output::Progress { .. } | Output::Http(_) => {}
             Output::Done(end) => return (text, end.map(|summary| serde_json::from_slice(&summary).unwrap())),
         }
     }

@@ -57,6 +57,7 @@ mod queue;
 mod recovery;
 /// A changed models.yaml.
 mod reload;
+mod remote;
 /// What commands show on terminals.
 mod screens;
 /// The main job with a real model.

@@ -138,7 +138,9 @@ fn device(device: &DeviceConfig) -> CheckedDevice {
 fn routes(config: &Config) -> Vec<CheckedRoute> {
     let mut by_endpoint: BTreeMap<&str, Vec<&ModelConfig>> = BTreeMap::new();
     for model in config.models.values() {
-        if let Some(endpoint) = model.endpoint.as_deref().filter(|path| http::is_served(path, model.kind)) {
+        if let Some(endpoint) =
+            model.endpoint.as_deref().filter(|path| model.http.has_endpoint || http::is_served(path, model.kind))
+        {
             by_endpoint.entry(endpoint).or_default().push(model);
         }
     }
@@ -265,9 +267,7 @@ mod tests {
         let chat = "/v1/chat/completions".to_owned();
         assert_eq!(shown(&config), [(chat.clone(), vec!["chat".to_owned(), "other".to_owned()])]);
         for (kind, endpoint) in [
-            (Kind::Embedding, "/v1/embeddings"),
-            (Kind::Speech, "/v1/audio/speech"),
-            (Kind::Transcription, "/v1/audio/transcriptions"),
+            (Kind::Embedding, "/v1/audio/speech"),
             (Kind::Custom, "/health"),
             (Kind::Text, "/v1/audio/generations"),
             (Kind::Text, "/health"),

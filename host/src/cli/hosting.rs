@@ -15,12 +15,12 @@ use super::client::reachable;
 use super::failure::CliError;
 use super::out;
 use super::vet::{self, Asking, Vet, Wrong};
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, Env, ModelConfig};
 use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
-use crate::store::Digests;
-use crate::worker::{WorkerPlacement, protect_host};
+use crate::store::{Digests, Trust};
+use crate::worker::{HostPlacement, WorkerPlacement, protect_host};
 
 /// How long connections may stay open once every request has its answer.
 const CONNECTIONS_LIMIT: Duration = Duration::from_secs(2);
@@ -45,7 +45,7 @@ pub(super) struct Hosted {
 
 impl Hosted {
     /// Binds, finds plugins, and starts serving.
-    pub(super) async fn start(mut config: Config) -> Result<Self, CliError> {
+    pub(super) async fn start(mut config: Config, env: &Env) -> Result<Self, CliError> {
         crate::http::raise_descriptors();
         protect_host();
         let listener = bind(config.listen).await?;
@@ -55,7 +55,7 @@ impl Hosted {
         for rejected in registry.rejected.iter().chain(&registry.doubts) {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
         }
-        for model in config.models.values() {
+        for model in config.models.values().filter(|model| model.http.remote.is_none()) {
             if let Err(error) = registry.find(&model.plugin, model.plugin_version.as_ref()) {
                 tracing::warn!(model = %model.id, "{error}");
             }
@@ -65,7 +65,10 @@ impl Hosted {
         let vet = Vet::new(Arc::clone(&registry), &config);
         let (wrong, _) = vet.refuse_wrong(&mut config, Asking::Nobody);
         vet::tell(&config, &wrong, &Wrong::new());
-        let placement = Arc::new(WorkerPlacement { executable: PathBuf::from("/proc/self/exe") });
+        let workers = WorkerPlacement { executable: PathBuf::from("/proc/self/exe") };
+        let env = env.clone();
+        let tls = Arc::new(move || Trust::from_env(&env).map(|trust| trust.config));
+        let placement = Arc::new(HostPlacement { workers, tls });
         let config = Arc::new(config);
         let runtime = runtime::start(Arc::clone(&config), Arc::clone(&registry), placement);
         let start_block = start_block(&config, &registry, address, runtime.budgets());
@@ -128,7 +131,10 @@ pub(super) enum FirstStep {
 
 /// The model that answers where none is named comes before the others.
 fn first_step(config: &Config, registry: &Registry) -> FirstStep {
-    let with_plugin = |model: &&ModelConfig| registry.find(&model.plugin, model.plugin_version.as_ref()).is_ok();
+    let with_plugin = |model: &&ModelConfig| {
+        let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
+        model.http.remote.is_some() || plugin().is_ok()
+    };
     let mut models: Vec<&ModelConfig> = config.models.values().filter(with_plugin).collect();
     models.sort_by_key(|model| !model.default);
     let digests = Digests::of(&config.paths.state);
@@ -246,7 +252,7 @@ mod tests {
             "listen: 127.0.0.1:0\nplugins_dir: {here}\nmodels_dir: {here}\nstate_dir: {here}/state\nmodels: {{}}\n"
         );
         let config = parse(&text, &folder.join("models.yaml"), &Selection::default(), &Env::default()).unwrap();
-        Hosted::start(config).await.unwrap_or_else(|error| panic!("{error}"))
+        Hosted::start(config, &Env::default()).await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// What each probe answers on connections that may be open already; nothing where none can be made.

@@ -180,7 +180,7 @@ async fn connect(context: &CommandContext, arguments: &Arguments) -> Result<(Ser
     super::models::known(&config, &arguments.model)?;
     telemetry::init(LogFormat::Text, Some(context.env.log_filter().unwrap_or("warn"))).map_err(CliError::usage)?;
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-    let hosted = Hosted::start(Config { listen, ..config.clone() }).await?;
+    let hosted = Hosted::start(Config { listen, ..config.clone() }, &context.env).await?;
     let server = Server::of_contact(&Contact { listen: hosted.address, ..Contact::of(&config) }, None)?;
     Ok((server, Some(hosted)))
 }

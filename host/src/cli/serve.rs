@@ -85,7 +85,7 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     let file = config.file.clone();
     let watchdog = Watchdog::start(Signals::of_server)?;
     let mut hosted = tokio::select! {
-        hosted = Hosted::start(config) => hosted?,
+        hosted = Hosted::start(config, &context.env) => hosted?,
         () = ends.next() => return Ok(()),
     };
     watchdog.hosts(hosted.handle());

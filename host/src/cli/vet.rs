@@ -99,6 +99,9 @@ impl Vet {
 
     /// The key by which an entry cannot work at all, and why: its plugin or its files.
     fn obstacle(&self, model: &ModelConfig, config: &Config) -> Option<(&'static str, String)> {
+        if model.http.remote.is_some() {
+            return None;
+        }
         let plugin = match self.registry.find(&model.plugin, model.plugin_version.as_ref()) {
             Ok(plugin) => plugin,
             Err(error) => return Some(("plugin", error.to_string())),

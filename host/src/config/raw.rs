@@ -11,6 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use super::api_key::Scope;
+use super::raw_service::{RawBusy, RawRoutes};
 use super::schema::{Count, Size, Span};
 
 /// Reads the text of a models.yaml.
@@ -200,7 +201,7 @@ pub(super) struct RawDevice(pub(super) DeviceKeys);
 pub(super) struct RawModel {
     /// The model's name, where `models:` is a list.
     pub(super) name: Option<Text>,
-    /// text, image or audio. Must be there.
+    /// text, image, audio, embedding, speech, transcription or custom. Must be there.
     #[serde(rename = "type")]
     pub(super) kind: Option<Text>,
     /// Plugin id, optionally `@` and a semver range.
@@ -245,12 +246,38 @@ pub(super) struct RawModel {
     pub(super) memory: Option<Text>,
     /// Devices it may use. Default: all of the kind that comes first in the list above among those its plugin supports.
     pub(super) devices: Option<OneOrMany<Text>>,
-    /// A server that files for the original name; read in order to be refused by name.
-    #[schemars(skip)]
+    /// A Python service to start, relative to models.yaml, to the folder above it, or to the working folder. Implies `plugin: vllm`.
     pub(super) service_script: Option<PathBuf>,
-    /// The port of `service_script`.
-    #[schemars(skip)]
+    /// A server to start: a text, or a list of its words. `{port}`, `{model_path}`, `{device}` and `{memory}` are filled in. Implies `plugin: vllm`.
+    pub(super) command: Option<OneOrMany<Text>>,
+    /// The port of the server that is started. Default: one that is free.
+    #[schemars(with = "Option<Count>")]
     pub(super) port: Option<Text>,
+    /// The path at which it says that it is ready. Default: /health.
+    pub(super) health: Option<Text>,
+    /// Its environment, beside what it has anyway.
+    pub(super) env: Option<BTreeMap<String, Text>>,
+    /// What it needs of Python, as pip writes it. Default: a `requirements.txt` beside the script.
+    pub(super) requirements: Option<OneOrMany<Text>>,
+    /// Seconds from asking it to end to ending it, at most 25. Default: 10.
+    #[schemars(with = "Option<Count>")]
+    pub(super) stop_timeout: Option<Text>,
+    /// Where a server that runs elsewhere answers: one address, or several that serve the same.
+    pub(super) url: Option<OneOrMany<Text>>,
+    /// The key that such a server asks for: a text, or `env:NAME`.
+    pub(super) api_key: Option<Text>,
+    /// Requests at once at each address. Default: 64.
+    #[schemars(with = "Option<Count>")]
+    pub(super) concurrency: Option<Text>,
+    /// How often a request that had no answer is sent again, to another address if there is one. Default: 2.
+    #[schemars(with = "Option<Count>")]
+    pub(super) retries: Option<Text>,
+    /// The name by which its engine knows the model, which requests are sent with. Default: the entry's name.
+    pub(super) engine_model: Option<Text>,
+    /// How an engine that answers before its work is done says that it works: comfyui, a1111, sd-server, or a mapping.
+    pub(super) busy: Option<RawBusy>,
+    /// Serve the engine's own paths below `/upstream/NAME`: `true`, or those that begin like one of a list. Default: false.
+    pub(super) upstream_routes: Option<RawRoutes>,
 }
 
 /// Where a file comes from: exactly one of `hf`, `pip`, `url`, `path` and `parts`.

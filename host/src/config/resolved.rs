@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::api_key::ApiKey;
+use super::http::HttpConfig;
 use super::ownership::Sharing;
 use super::source::Source;
 use crate::domain::{ByteSize, Device, Kind, ModelId};
@@ -133,6 +134,8 @@ pub struct ModelConfig {
     pub files: BTreeMap<String, FileConfig>,
     /// The plugin's own options.
     pub options: serde_json::Value,
+    /// How it is asked, if it answers HTTP itself.
+    pub http: HttpConfig,
     /// Other names.
     pub aliases: Vec<String>,
     /// Idle time after which it is unloaded; `None` means never.
@@ -202,6 +205,7 @@ impl ModelConfig {
             && (&self.plugin, &self.plugin_version) == (&other.plugin, &other.plugin_version)
             && (&self.files, &self.options) == (&other.files, &other.options)
             && (&self.memory, &self.devices) == (&other.memory, &other.devices)
+            && (&self.http.remote, &self.http.busy) == (&other.http.remote, &other.http.busy)
     }
 
     /// Refuses what is new of this entry: instances are made as by the one before, all else is as it says.
@@ -212,7 +216,7 @@ impl ModelConfig {
         }
         (self.kind, self.plugin, self.plugin_version) = (before.kind, before.plugin, before.plugin_version);
         (self.files, self.options) = (before.files, before.options);
-        (self.memory, self.devices) = (before.memory, before.devices);
+        (self.memory, self.devices, self.http) = (before.memory, before.devices, before.http);
         self.refusal = Some(Refusal::Change(why));
     }
 }

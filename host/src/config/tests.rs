@@ -1,12 +1,18 @@
 //! Configurations, good and bad, as data: a bad one is a file in `testdata`, its first lines say what the error must contain.
 
 use std::path::Path;
+use std::time::Duration;
 
-use super::{Config, ConfigError, Env, Location, Scope, Selection, Source, default_folders, json_schema, parse};
+use super::{
+    BusyProbe, Config, ConfigError, Env, Location, Scope, Selection, Source, default_folders, json_schema, parse,
+};
 use crate::domain::{Class, ModelId};
 
 fn read(text: &str) -> Result<Config, ConfigError> {
-    let env = Env::with("/here", [("HOME", "/home/me"), ("AIHOST_MODELS_DIR", "/m"), ("GOOD_KEY", "k1, k2")]);
+    let env = Env::with(
+        "/here",
+        [("HOME", "/home/me"), ("AIHOST_MODELS_DIR", "/m"), ("GOOD_KEY", "k1, k2"), ("ONE_KEY", "k-one")],
+    );
     parse(text, Path::new("/here/models.yaml"), &Selection::default(), &env)
 }
 
@@ -51,15 +57,105 @@ fn the_example_at_the_root_loads() {
 }
 
 #[test]
-fn what_an_original_file_starts_is_refused_by_name() {
-    let map = "models:\n  llama:\n    type: text\n    service_script: models/vllm/server.py\n    port: 8001\n    startup_time: 120\n    endpoint: /v1/chat/completions\n  flux:\n    type: image\n    service_script: models/flux/server.py\n    port: 8002\n    startup_time: 60\n    endpoint: /v1/images/generations\n";
-    let list = "version: '1.0'\nmodels:\n  - name: llama\n    type: text\n    service_script: models/vllm/server.py\n    port: 8001\n  - name: flux\n    type: image\n    service_script: models/flux/server.py\n    port: 8002\n";
+fn what_an_original_file_starts_is_started_by_the_plugin_for_it() {
+    let map = "models:\n  llama:\n    type: text\n    service_script: models/vllm/server.py\n    port: 8001\n    startup_time: 120\n    endpoint: /v1/chat/completions\n  mine:\n    type: custom\n    service_script: models/mine/server.py\n    port: 8002\n    startup_time: 60\n    endpoint: /v1/mine/generate\n";
+    let list = "version: '1.0'\nmodels:\n  - name: llama\n    type: text\n    service_script: models/vllm/server.py\n    port: 8001\n    startup_time: 120\n    endpoint: /v1/chat/completions\n  - name: mine\n    type: custom\n    service_script: models/mine/server.py\n    port: 8002\n    startup_time: 60\n    endpoint: /v1/mine/generate\n";
     for text in [map, list] {
-        let problems = read(text).expect_err("it starts servers").problems;
-        let said: Vec<_> =
-            problems.iter().map(|problem| (problem.value.as_deref(), problem.message.as_str())).collect();
-        let refused = "is not supported yet: this version starts no servers of others";
-        assert_eq!(said, [(Some("models/vllm/server.py"), refused), (Some("models/flux/server.py"), refused)]);
+        let config = read(text).expect("valid");
+        let llama = &config.models[&ModelId::from("llama")];
+        let options =
+            serde_json::json!({"service_script": "/here/models/vllm/server.py", "working_dir": "/here", "port": 8001});
+        assert_eq!((llama.plugin.as_str(), &llama.options), ("vllm", &options));
+        assert_eq!(llama.load_timeout, Duration::from_secs(120));
+        let mine = &config.models[&ModelId::from("mine")];
+        assert_eq!(mine.endpoint.as_deref(), Some("/v1/mine/generate"));
+        assert!(mine.http.has_endpoint && mine.http.remote.is_none());
+    }
+}
+
+#[test]
+fn a_script_is_found_beside_the_file_above_it_or_where_the_host_was_started() {
+    let tree = tempfile::tempdir().unwrap();
+    let tree = tree.path().canonicalize().unwrap();
+    let (orchestrator, working) = (tree.join("model-orchestrator"), tree.join("elsewhere"));
+    let text = "models: {a: {type: custom, service_script: models/a/server.py, endpoint: /v1/a}}\n";
+    let env = Env::with(working.clone(), [("HOME", "/home/me")]);
+    let found = |wanted: &Path| {
+        let config = parse(text, &orchestrator.join("models.yaml"), &Selection::default(), &env).expect("valid");
+        let options = &config.models[&ModelId::from("a")].options;
+        assert_eq!(options["service_script"], wanted.join("models/a/server.py").display().to_string());
+        assert_eq!(options["working_dir"], wanted.display().to_string());
+        options.get("requirements_file").is_some()
+    };
+    std::fs::create_dir_all(&orchestrator).unwrap();
+    assert!(!found(&orchestrator), "nowhere");
+    for folder in [&working, &tree, &orchestrator] {
+        std::fs::create_dir_all(folder.join("models/a")).unwrap();
+        std::fs::write(folder.join("models/a/server.py"), "").unwrap();
+        assert!(!found(folder));
+        std::fs::write(folder.join("models/a/requirements.txt"), "").unwrap();
+        assert!(found(folder));
+    }
+}
+
+#[test]
+fn servers_of_others_are_said_in_full() {
+    let entry = |keys: &str| {
+        let config = read(&format!("models: {{a: {{type: text, {keys}}}}}\n")).expect(keys);
+        config.models[&ModelId::from("a")].clone()
+    };
+    let started = entry(
+        "command: [serve, --port, '{port}'], health: /ready, env: {A: 1}, stop_timeout: 3, requirements: [x==1], busy: comfyui, upstream_routes: true, engine_model: own, memory: 1GiB",
+    );
+    let options = serde_json::json!({"command": ["serve", "--port", "{port}"], "health": "/ready", "env": {"A": "1"}, "stop_timeout": 3, "requirements": ["x==1"], "working_dir": "/here"});
+    assert_eq!(started.options, options);
+    assert_eq!(started.http.busy, BusyProbe::built_in("comfyui"));
+    assert_eq!((started.http.routes, started.http.engine_model.as_deref()), (vec!["/".to_owned()], Some("own")));
+    let remote = entry(
+        "url: ['https://a.b/v1/', 'http://c:1'], api_key: 'env:ONE_KEY', concurrency: 3, retries: 0, options: {engine: openai}",
+    );
+    let config = remote.http.remote.expect("elsewhere");
+    assert_eq!(config.urls, ["https://a.b/v1", "http://c:1"]);
+    assert_eq!((config.concurrency, config.retries), (3, 0));
+    assert_eq!(config.api_key.as_ref().map(|key| key.0.as_str()), Some("k-one"));
+    assert!(!format!("{config:?}").contains("k-one"), "a key is shown");
+    let busy = entry("command: x, busy: {path: /q, json: a.b, values: [on]}").http.busy.expect("a probe");
+    assert_eq!((busy.path.as_str(), busy.json, busy.values), ("/q", vec!["a.b".to_owned()], vec!["on".to_owned()]));
+}
+
+#[test]
+fn what_cannot_be_meant_of_a_server_of_others_is_said() {
+    for (keys, key, message) in [
+        ("command: x, service_script: y", "command", "stands beside `service_script`"),
+        ("command: ''", "command", "is empty"),
+        ("command: []", "command", "is empty"),
+        ("command: x, port: 0", "port", "is not a whole number from 1 to 65535"),
+        ("command: x, health: nope", "health", "is not an HTTP path"),
+        ("command: x, stop_timeout: 26", "stop_timeout", "is not a whole number from 0 to 25"),
+        ("command: x, options: {port: 1}, port: 2", "options.port", "is said by a key of the entry itself"),
+        ("plugin: p, port: 1", "port", "there is none"),
+        ("plugin: p, env: {}", "env", "there is none"),
+        ("plugin: p, api_key: x", "api_key", "no `url:` says where"),
+        ("url: nope", "url", "is not an address of HTTP"),
+        ("url: []", "url", "is an empty list"),
+        ("url: ['http://a', 'http://a/']", "url[1]", "is listed already"),
+        ("url: 'http://u:p@a'", "url", "a key goes into `api_key:`"),
+        ("url: 'http://a', command: x", "command", "takes nothing here"),
+        ("url: 'http://a', memory: 1GiB", "memory", "takes nothing here"),
+        ("url: 'http://a', plugin: candle-llm", "plugin", "no plugin serves what runs elsewhere"),
+        ("url: 'http://a', options: {x: 1}", "options.x", "is no option of a server that runs elsewhere"),
+        ("url: 'http://a', api_key: 'env:NOT_SET'", "api_key", "is not set"),
+        ("url: 'http://a', api_key: 'a b'", "api_key", "is no key that can be sent"),
+        ("command: x, busy: comfy", "busy", "is not an engine whose way to say so is known"),
+        ("command: x, busy: {path: q, json: a}", "busy.path", "is not an HTTP path"),
+        ("command: x, busy: {path: /q}", "busy.json", "nothing says what means busy"),
+        ("command: x, upstream_routes: [api]", "upstream_routes[0]", "is not an HTTP path"),
+    ] {
+        let problems = read(&format!("models: {{a: {{type: text, {keys}}}}}\n")).expect_err(keys).problems;
+        let said = problems.iter().find(|problem| problem.message.contains(message));
+        let said = said.unwrap_or_else(|| panic!("{keys}: {problems:?}"));
+        assert_eq!(said.key.as_deref(), Some(format!("models.a.{key}").as_str()), "{keys}");
+        assert!(said.hint.is_some() || message.contains("whole number"), "{keys}");
     }
 }
 

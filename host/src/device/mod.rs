@@ -45,7 +45,7 @@ pub fn complaints() -> Vec<String> {
 /// The devices that are here, those first that are good for most.
 pub fn present() -> Vec<Device> {
     let answers = |device: &Device| {
-        let answers = ordinal(*device).and_then(gpu::memory).is_some();
+        let answers = measured(*device).is_some();
         if !answers {
             complain(format!("{device} does not say what memory it has, so it is not used"));
         }
@@ -58,17 +58,10 @@ pub fn present() -> Vec<Device> {
 /// The budget of a device that names none: bytes, or `None` if the device is not here.
 pub fn measured_budget(device: Device) -> Option<u64> {
     let percent = |bytes: u64, percent| bytes.saturating_mul(percent) / 100;
-    match ordinal(device) {
-        Some(gpu) => gpu::memory(gpu).map(|memory| percent(memory.total, GPU_BUDGET_PERCENT)),
-        None => Some(percent(cpu_available(), CPU_BUDGET_PERCENT)),
-    }
-}
-
-/// The number of a graphics card.
-fn ordinal(device: Device) -> Option<usize> {
     match device {
-        Device::Cpu => None,
-        Device::Cuda(number) => Some(usize::from(number)),
+        Device::Cuda(gpu) => gpu::memory(gpu.into()).map(|memory| percent(memory.total, GPU_BUDGET_PERCENT)),
+        Device::Cpu => Some(percent(cpu_available(), CPU_BUDGET_PERCENT)),
+        Device::Remote => None,
     }
 }
 
@@ -88,9 +81,10 @@ fn cpu_memory() -> Option<Memory> {
 /// What a device has and what is free of it now; `None` where that cannot be measured. A card that does not answer is waited
 /// for half a second, once.
 pub fn measured(device: Device) -> Option<Memory> {
-    match ordinal(device) {
-        Some(gpu) => gpu::memory(gpu),
-        None => cpu_memory().filter(|memory| memory.free > 0),
+    match device {
+        Device::Cuda(gpu) => gpu::memory(gpu.into()),
+        Device::Cpu => cpu_memory().filter(|memory| memory.free > 0),
+        Device::Remote => None,
     }
 }
 
@@ -102,9 +96,10 @@ pub fn measured_free(device: Device) -> Option<u64> {
 /// Bytes of a device that a process holds; `None` where that cannot be told: a driver may not say, or know the process by
 /// another number, as from outside a container.
 pub fn held_by(device: Device, pid: u32) -> Option<u64> {
-    match ordinal(device) {
-        Some(gpu) => gpu::held_by(gpu, pid),
-        None => charged_to(pid),
+    match device {
+        Device::Cuda(gpu) => gpu::held_by(gpu.into(), pid),
+        Device::Cpu => charged_to(pid),
+        Device::Remote => None,
     }
 }
 

@@ -92,7 +92,7 @@ impl StreamWriter for AudioStream {
                 return Poll::Ready(Ok(ControlFlow::Break(())));
             }
             Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
-            Some(Output::Event(_)) => {}
+            Some(Output::Event(_) | Output::Http(_)) => {}
             None => return Poll::Ready(Err(broken_off())),
         }
         Poll::Ready(Ok(ControlFlow::Continue(())))

@@ -3,11 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use subtle::ConstantTimeEq;
 
 use super::caller::Caller;
 use super::error::ApiError;
+use super::upstream;
 use crate::config::{ApiKey, Config, Scope};
 
 /// Paths that answer without a key, and beyond the most connections: probes send none, and must see that a host is well and
@@ -23,24 +24,30 @@ pub(super) enum Access {
     AnyKey,
     /// Keys of this scope.
     Scoped(Scope),
+    /// The same, for a browser's page: its key may stand in the address once, and in a cookie.
+    Page(Scope),
 }
 
 /// Who asks, if whoever sends these headers may at all.
-pub(super) fn identify(config: &Config, access: Access, headers: &HeaderMap) -> Result<Caller, ApiError> {
+pub(super) fn identify(config: &Config, access: Access, uri: &Uri, headers: &HeaderMap) -> Result<Caller, ApiError> {
     if access == Access::Open {
         return Ok(Caller::anyone());
     }
     if config.api_keys.is_empty() {
         return check_sender(config.listen, headers).map(|()| Caller::anyone());
     }
-    key_of(headers).and_then(|key| accepted(&config.api_keys, key)).map(Caller::of).ok_or_else(ApiError::bad_key)
+    let key = match access {
+        Access::Page(_) => key_of(headers).or_else(|| upstream::key_of(uri, headers)),
+        Access::Open | Access::AnyKey | Access::Scoped(_) => key_of(headers),
+    };
+    key.and_then(|key| accepted(&config.api_keys, key)).map(Caller::of).ok_or_else(ApiError::bad_key)
 }
 
 /// Whether they may ask for this.
 pub(super) fn authorize(caller: &Caller, access: Access) -> Result<(), ApiError> {
     match access {
-        Access::Scoped(scope) if !caller.may(scope) => Err(ApiError::missing_scope(scope)),
-        Access::Open | Access::AnyKey | Access::Scoped(_) => Ok(()),
+        Access::Scoped(scope) | Access::Page(scope) if !caller.may(scope) => Err(ApiError::missing_scope(scope)),
+        Access::Open | Access::AnyKey | Access::Scoped(_) | Access::Page(_) => Ok(()),
     }
 }
 

@@ -1,14 +1,18 @@
 //! Reading a request's body or path, within limits of bytes and time, with every refusal in the envelope.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::BodyDataStream;
+use axum::body::{BodyDataStream, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::header;
 use axum::http::request::Parts;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
+use hyper::body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -97,7 +101,11 @@ pub(super) struct RawBody {
 
 impl RawBody {
     /// Takes it in, within its limits.
-    async fn receive(request: Request, app: &App) -> Result<Self, ApiError> {
+    pub(super) async fn receive(mut request: Request, app: &App) -> Result<Self, ApiError> {
+        // Somebody took it in before.
+        if let Some(body) = request.extensions_mut().remove::<Self>() {
+            return Ok(body);
+        }
         let class = request.extensions().get().map_or_else(Class::default, Caller::class);
         let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
         let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
@@ -158,6 +166,94 @@ impl FromRequest<App> for RawBody {
     }
 }
 
+/// A body that is passed on as it comes, within its limits.
+pub(super) struct ArrivingBody {
+    /// What was read of it before.
+    read: Option<Bytes>,
+    arriving: Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>,
+    problem: BodyProblem,
+    /// Bytes that it has, if its client says so.
+    length: Option<u64>,
+    /// What is kept of it counts until the end of its answer.
+    held: Arc<HeldBytes>,
+    held_limit: ByteSize,
+}
+
+/// What is wrong with a body that was passed on.
+#[derive(Clone, Default)]
+pub(super) struct BodyProblem(Arc<Mutex<Option<ApiError>>>);
+
+impl BodyProblem {
+    /// What was wrong, for the first who asks.
+    pub(super) fn take(&self) -> Option<ApiError> {
+        self.0.lock().take()
+    }
+}
+
+impl ArrivingBody {
+    /// A request's body.
+    pub(super) fn of(request: Request, app: &App) -> Result<Self, ApiError> {
+        let length = HttpBody::size_hint(request.body()).exact();
+        let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
+        let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
+        let held_limit = app.handle.config().limits.bodies;
+        let arriving = Arriving::of(request, app)?;
+        let pieces = futures_util::stream::unfold(arriving, async |mut arriving| {
+            let piece = arriving.next().await.transpose()?;
+            Some((piece, arriving))
+        });
+        Ok(Self { read: None, arriving: Box::pin(pieces), problem: BodyProblem::default(), length, held, held_limit })
+    }
+
+    /// The next piece of it.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        self.arriving.next().await.transpose()
+    }
+
+    /// So many bytes of it are kept.
+    pub(super) async fn keep(&mut self, bytes: usize) -> Result<(), ApiError> {
+        self.held.add(bytes, self.held_limit).await.map_err(|_| ApiError::no_room_for_body())
+    }
+
+    /// The same body with this before what has not been read; `length` is what it has by now.
+    pub(super) fn behind(self, read: Bytes, length: Option<u64>) -> Self {
+        Self { read: Some(read), length, ..self }
+    }
+
+    /// Bytes that it has, if its client says so.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// What will turn out to be wrong with it.
+    pub(super) fn problem(&self) -> BodyProblem {
+        self.problem.clone()
+    }
+}
+
+impl HttpBody for ArrivingBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(read) = self.read.take().filter(|read| !read.is_empty()) {
+            return Poll::Ready(Some(Ok(Frame::data(read))));
+        }
+        Poll::Ready(match std::task::ready!(self.arriving.as_mut().poll_next(cx)) {
+            Some(Ok(piece)) => Some(Ok(Frame::data(piece))),
+            Some(Err(error)) => {
+                *self.problem.0.lock() = Some(error);
+                Some(Err(std::io::Error::other("the body did not come as it should")))
+            }
+            None => None,
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
 /// A body that nobody looks at. It is taken in, so that the client is done with sending when the answer comes.
 pub(super) struct Unread;
 
@@ -186,7 +282,7 @@ impl FromRequestParts<App> for Name {
 }
 
 /// JSON, or nothing said. Anything else is refused: a form post is what a hostile page can send without a preflight.
-fn check_content_type(request: &Request) -> Result<(), ApiError> {
+pub(super) fn check_content_type(request: &Request) -> Result<(), ApiError> {
     let Some(value) = request.headers().get(header::CONTENT_TYPE) else { return Ok(()) };
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
@@ -197,7 +293,7 @@ fn check_content_type(request: &Request) -> Result<(), ApiError> {
 }
 
 /// Bodies are read as they are.
-fn check_encoding(request: &Request) -> Result<(), ApiError> {
+pub(super) fn check_encoding(request: &Request) -> Result<(), ApiError> {
     if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(ApiError::encoded());
     }

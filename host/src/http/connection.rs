@@ -17,6 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +79,8 @@ enum ProtocolEnd {
     TimedOut(Phase),
     /// Its place is needed.
     Evicted,
+    /// Both sides speak something else from here on.
+    Switched,
 }
 
 impl Serving {
@@ -94,6 +97,13 @@ impl Serving {
         let end = self.exchange(&socket, stall_timeout + STALL_GRACE).await;
         let refusal = match (end, socket.refused()) {
             (ProtocolEnd::Evicted, _) => return,
+            (ProtocolEnd::Switched, _) => {
+                tokio::select! {
+                    () = socket.bridged() => {}
+                    () = socket.evicted() => return,
+                }
+                None
+            }
             (ProtocolEnd::TimedOut(Phase::Head), _) => Some(ApiError::head_stalled(HEAD_TIMEOUT)),
             (_, Some(status)) => Some(ApiError::bad_head(status)),
             // What it does not refuse itself is the begin of HTTP/2.
@@ -121,7 +131,8 @@ impl Serving {
         let router = TowerToHyperService::new(self.router.clone());
         let answering = Arc::clone(socket);
         let service = service_fn(move |request| answer(Arc::clone(&answering), router.clone(), request));
-        let mut connection = pin!(self.protocol.serve_connection(TokioIo::new(SocketIo(Arc::clone(socket))), service));
+        let mut connection =
+            pin!(self.protocol.serve_connection(TokioIo::new(SocketIo(Arc::clone(socket))), service).with_upgrades());
         let mut evicted = pin!(socket.evicted());
         let mut stopping = pin!(self.stopping.cancelled());
         let mut asked_to_stop = false;
@@ -141,6 +152,7 @@ impl Serving {
                         tracing::debug!(%error, "a connection broke");
                         ProtocolEnd::Over
                     }
+                    Ok(()) if socket.phase().0 == Phase::Switched => ProtocolEnd::Switched,
                     Ok(()) => ProtocolEnd::Over,
                 });
             }
@@ -164,6 +176,7 @@ fn deadline(socket: &ClientSocket, stall_timeout: Duration) -> Option<Instant> {
     match phase {
         Phase::Fresh | Phase::Head => Some(since + HEAD_TIMEOUT),
         Phase::Idle => Some(since + IDLE_TIMEOUT),
+        Phase::Switched => None,
         Phase::Body | Phase::Answer | Phase::Closing => socket.stalled().map(|since| since + stall_timeout),
     }
 }
@@ -217,8 +230,18 @@ async fn answer(
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let held = response.extensions_mut().remove::<Arc<HeldBytes>>();
+    let bridge = response.extensions_mut().remove::<Bridge>();
     let place = response.extensions_mut().remove::<Arc<Place>>();
     let line = response.extensions_mut().remove::<Arc<AccessLine>>();
+    if let Some(bridge) = bridge.and_then(|bridge| bridge.take()) {
+        socket.switches();
+        let (socket, place) = (Arc::clone(&socket), place.clone());
+        tokio::spawn(async move {
+            bridge.await;
+            drop(place);
+            socket.bridge_ended();
+        });
+    }
     let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     let comment = is_events.then_some(COMMENT);
     Ok(response.map(|body| AnswerBody { socket, body, gone, comment, line, _held: held, _place: place }))
@@ -256,6 +279,21 @@ impl HttpBody for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         self.socket.body_over(self.is_whole || self.body.is_end_stream());
+    }
+}
+
+/// What carries a connection on that leaves HTTP, among an answer's extensions.
+#[derive(Clone)]
+pub(super) struct Bridge(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
+
+impl Bridge {
+    /// Begins once the answer is sent, and ends with the connection.
+    pub(super) fn new(carry: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(carry.boxed()))))
+    }
+
+    fn take(&self) -> Option<BoxFuture<'static, ()>> {
+        self.0.lock().take()
     }
 }
 

@@ -166,6 +166,7 @@ fn waits(socket: &ClientSocket) -> Option<(u8, Instant)> {
     match phase {
         Phase::Fresh | Phase::Idle | Phase::Head | Phase::Closing => Some((0, since)),
         Phase::Body => slow(since).then_some((1, since)),
+        Phase::Switched => None,
         Phase::Answer => socket.stalled().filter(|since| slow(*since)).map(|since| (2, since)),
     }
 }

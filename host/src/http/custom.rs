@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aihost_plugin_api::{CustomHead, CustomRequest};
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,17 +15,19 @@ use tokio::sync::mpsc;
 
 use super::app::App;
 use super::auth::{self, Access};
-use super::body::{BodySize, RawBody};
+use super::body::{ArrivingBody, BodySize, RawBody};
 use super::caller::Caller;
+use super::divert::{Diverted, Head, Taken};
 use super::error::ApiError;
 use super::generate::broken_off;
 use super::openai::explain;
+use super::proxy::{self, Outgoing, OutgoingBody};
 use super::resolve;
 use super::stream_body::{StreamBody, StreamWriter};
 use super::wire;
 use crate::config::{Config, ModelConfig, Scope};
 use crate::domain::{Failure, FailureKind, Kind};
-use crate::runtime::{OutputMode, Submission};
+use crate::runtime::{Handle, OutputMode, Submission};
 use crate::worker::{Output, Task};
 
 /// Bytes after which a piece is sent even if more is ready.
@@ -34,6 +36,10 @@ const PIECE_BYTES: usize = 64 * 1024;
 const WHOLE_WAIT: Duration = Duration::from_millis(2);
 /// Headers of a request that its plugin sees, beside those that begin with `x-`.
 const SEEN: [HeaderName; 3] = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::CONTENT_TYPE];
+/// Beginnings of the paths of APIs that engines may speak beyond this host.
+const API_PREFIXES: [&str; 1] = ["/v1/"];
+/// Bytes of a body up to which it is taken in before it is sent on.
+const WHOLE_BYTES: u64 = 256 << 10;
 /// Parts of names of headers that carry what opens something.
 const SECRETS: [&str; 6] = ["auth", "cookie", "key", "password", "secret", "token"];
 /// Headers of an answer that are the host's to say, or between it and the client's connection; and cookies, which would be sent
@@ -62,25 +68,41 @@ const OWN_PREFIXES: [&str; 8] =
 pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: Request) -> Result<Response, ApiError> {
     let config = app.handle.config();
     let path = request.uri().path().to_owned();
-    let (endpoint, models) = at(&config, &caller, &path);
+    let (endpoint, models) = at(&app.handle, &config, &caller, &path);
     if models.is_empty() {
-        return Err(ApiError::unknown_path(request.method().as_str(), &path));
+        return elsewhere(app, &config, &caller, request).await;
     }
     auth::authorize(&caller, Access::Scoped(Scope::Use))?;
+    if let [only] = models.as_slice()
+        && app.handle.speaks_http(only)
+    {
+        caller.access().asks_for(&only.id);
+        request.extensions_mut().insert(BodySize::Files);
+        return pass(&app, &caller, only, endpoint, request).await;
+    }
     let mut asked = CustomRequest::default();
     (asked.method, asked.path) = (request.method().as_str().to_owned(), path[endpoint.len()..].to_owned());
     asked.query = request.uri().query().unwrap_or_default().to_owned();
     let delivery = replay(request.method(), request.headers());
     visible(request.headers(), &mut asked);
     request.extensions_mut().insert(BodySize::Files);
-    let body = RawBody::from_request(request, &app).await?;
-    let model = choose(&models, endpoint, &asked.query, &body).await?.id.clone();
+    let (parts, body) = request.into_parts();
+    let body = RawBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
+    let model = choose(&models, endpoint, &asked.query, &body).await?;
+    if app.handle.speaks_http(model) {
+        caller.access().asks_for(&model.id);
+        let mut again = Request::from_parts(parts, Body::empty());
+        again.extensions_mut().insert(body);
+        return pass(&app, &caller, model, endpoint, again).await;
+    }
+    let model = model.id.clone();
     caller.access().asks_for(&model);
     let blocks = if body.bytes.is_empty() { Vec::new() } else { vec![body.bytes] };
     let task = Task { header: wire::json(&asked).into(), blocks, ..Task::default() };
+    let ask = task.into();
     let (class, access) = (caller.class(), caller.access().clone());
     let submission =
-        Submission { model: model.clone(), kind: Kind::Custom, task, class, keep_alive: None, delivery, access };
+        Submission { model: model.clone(), kind: Kind::Custom, ask, class, keep_alive: None, delivery, access };
     let result = match app.handle.submit(submission).await {
         Ok(answer) => respond(answer.output).await,
         Err(failure) => Err(failure),
@@ -91,10 +113,64 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
     }
 }
 
+/// What is at no endpoint: another of OpenAI's paths, of a model that is named and whose engine may have it.
+async fn elsewhere(app: App, config: &Config, caller: &Caller, mut request: Request) -> Result<Response, ApiError> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let unknown = || ApiError::unknown_path(method.as_str(), &path);
+    let is_api = API_PREFIXES.iter().any(|prefix| path.starts_with(prefix));
+    if !is_api || app.handle.speaking_http(config).is_empty() {
+        return Err(unknown());
+    }
+    auth::authorize(caller, Access::Scoped(Scope::Use))?;
+    request.extensions_mut().insert(BodySize::Files);
+    match (Diverted { app, wanted: None }).take(config, request).await? {
+        Taken::Answered(response) => Ok(response),
+        Taken::Left(_) => Err(unknown()),
+    }
+}
+
+/// Passes a request on to the engine of a model, at the path that it has there.
+async fn pass(
+    app: &App,
+    caller: &Caller,
+    model: &ModelConfig,
+    endpoint: &str,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let mut head = Head::of(&request);
+    if !model.http.has_endpoint {
+        head.target = head.target[endpoint.len()..].to_owned();
+        if !head.target.starts_with('/') {
+            head.target.insert(0, '/');
+        }
+    }
+    let repeatable = proxy::is_repeatable(request.method(), request.headers());
+    let body = whole_or_streamed(app, request).await?;
+    let delivery = match &body {
+        OutgoingBody::Whole(_) if repeatable => OutputMode::Streamed,
+        _ => OutputMode::Once,
+    };
+    let outgoing = Outgoing { upgrade, ..head.outgoing(body, delivery, caller.class(), None) };
+    proxy::ask(app, caller, model, outgoing).await
+}
+
+/// A short body is taken in, so that it can be sent once more; a long one is passed on as it comes.
+pub(super) async fn whole_or_streamed(app: &App, request: Request) -> Result<OutgoingBody, ApiError> {
+    let is_here = request.extensions().get::<RawBody>().is_some();
+    let length = request.body().size_hint().exact();
+    if is_here || length.is_some_and(|length| length <= WHOLE_BYTES) {
+        return RawBody::receive(request, app).await.map(|body| OutgoingBody::Whole(body.bytes));
+    }
+    ArrivingBody::of(request, app).map(OutgoingBody::Streamed)
+}
+
 /// The longest endpoint that this path is at or below, and the models that have it.
-fn at<'a>(config: &'a Config, caller: &Caller, path: &str) -> (&'a str, Vec<&'a ModelConfig>) {
+fn at<'a>(handle: &Handle, config: &'a Config, caller: &Caller, path: &str) -> (&'a str, Vec<&'a ModelConfig>) {
     let (mut longest, mut models) = ("", Vec::new());
-    for model in resolve::seen(config, caller).filter(|model| model.kind == Kind::Custom) {
+    // One whose engine answers HTTP itself may have an endpoint of its own, whatever it makes.
+    let has_its_own = |model: &&ModelConfig| model.kind == Kind::Custom || handle.speaks_http(model);
+    for model in resolve::seen(config, caller).filter(has_its_own) {
         let Some(endpoint) = model.endpoint.as_deref() else { continue };
         let is_below = path.strip_prefix(endpoint).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if !is_below || endpoint.len() < longest.len() {
@@ -161,7 +237,9 @@ async fn respond(mut output: mpsc::Receiver<Output>) -> Result<Response, Failure
             Some(Output::Event(json)) => break read_head(&json)?,
             Some(Output::Progress { .. }) => {}
             Some(Output::Done(Err(failure))) => return Err(failure),
-            Some(Output::Bytes(_) | Output::Done(Ok(_))) => return Err(wrong("the plugin's answer has no head")),
+            Some(Output::Bytes(_) | Output::Http(_) | Output::Done(Ok(_))) => {
+                return Err(wrong("the plugin's answer has no head"));
+            }
             None => return Err(broken_off()),
         }
     };
@@ -209,7 +287,7 @@ impl StreamWriter for CustomStream {
     fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<ControlFlow<()>, Failure>> {
         match ready!(self.output.poll_recv(cx)) {
             Some(Output::Bytes(bytes)) => out.extend_from_slice(&bytes),
-            Some(Output::Progress { .. }) => {}
+            Some(Output::Progress { .. } | Output::Http(_)) => {}
             Some(Output::Event(_)) => return Poll::Ready(Err(wrong("the plugin began its answer twice"))),
             Some(Output::Done(Ok(_))) => return Poll::Ready(Ok(ControlFlow::Break(()))),
             Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),

@@ -95,7 +95,7 @@ impl Gate {
     /// Who asks, and what they were counted for.
     fn admit(&self, request: &Request, line: &AccessLine) -> Result<(Caller, Leave), ApiError> {
         let Self { app, access } = self;
-        let identified = auth::identify(&app.handle.config(), *access, request.headers());
+        let identified = auth::identify(&app.handle.config(), *access, request.uri(), request.headers());
         let caller = identified?;
         if let Some(key) = caller.key() {
             line.of_key(&key.name);

@@ -387,6 +387,7 @@ impl ApiError {
             FailureKind::Suspected => {
                 new(StatusCode::INTERNAL_SERVER_ERROR, SERVER).code("request_suspected").never_retry()
             }
+            FailureKind::Unreachable => new(StatusCode::BAD_GATEWAY, SERVER).code("engine_unreachable"),
             FailureKind::TimedOut => new(StatusCode::GATEWAY_TIMEOUT, SERVER).code("timed_out"),
             FailureKind::ShuttingDown => new(StatusCode::SERVICE_UNAVAILABLE, SERVER).code("shutting_down"),
             FailureKind::Cancelled => new(cancelled(), INVALID).code("cancelled"),

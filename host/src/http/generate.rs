@@ -218,7 +218,7 @@ impl Generation {
         };
         let (class, keep_alive) = (self.job.class, self.job.keep_alive);
         let (model, access) = (self.model.clone(), self.access.clone());
-        Submission { model, kind: Kind::Text, task: task.into(), class, keep_alive, delivery, access }
+        Submission { model, kind: Kind::Text, ask: task.into(), class, keep_alive, delivery, access }
     }
 
     fn poll_choice(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<Result<TextUpdate, Failure>> {
@@ -239,8 +239,8 @@ impl Generation {
                 }
                 Some(Output::Done(Ok(json))) => self.finish(at, read(&json)?)?,
                 Some(Output::Done(Err(failure))) => return Poll::Ready(Err(failure)),
-                // A text has neither.
-                Some(Output::Bytes(_) | Output::Progress { .. }) => continue,
+                // A text has none of these.
+                Some(Output::Bytes(_) | Output::Progress { .. } | Output::Http(_)) => continue,
                 None => return Poll::Ready(Err(broken_off())),
             };
             return Poll::Ready(Ok(update));

@@ -48,7 +48,7 @@ impl ImageOutput {
                 Some(Output::Progress { done, total }) => return Ok(ImageUpdate::Progress { done, total }),
                 Some(Output::Done(Ok(summary))) => return self.finish(&summary),
                 Some(Output::Done(Err(failure))) => return Err(failure),
-                Some(Output::Event(_)) => {}
+                Some(Output::Event(_) | Output::Http(_)) => {}
                 None => return Err(broken_off()),
             }
         }

@@ -17,6 +17,7 @@ mod caller;
 mod connection;
 mod connections;
 mod custom;
+mod divert;
 mod edge;
 mod error;
 mod generate;
@@ -24,7 +25,9 @@ mod image_output;
 mod image_stream;
 mod listen;
 mod listing;
+mod multipart;
 mod openai;
+mod proxy;
 mod quota;
 mod redact;
 mod request_fields;
@@ -36,6 +39,8 @@ mod stream_body;
 mod tally;
 mod text_stream;
 mod trace_parent;
+mod upstream;
+mod websocket;
 mod wire;
 
 #[cfg(test)]

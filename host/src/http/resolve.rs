@@ -73,7 +73,7 @@ pub(super) fn unnamed<'a>(
     }
 }
 
-fn wrong_kind(model: &ModelConfig, endpoint: &str) -> ApiError {
+pub(super) fn wrong_kind(model: &ModelConfig, endpoint: &str) -> ApiError {
     let mut message =
         format!("the model `{}` is of kind {} and does not answer {endpoint}", model.id, model.kind.name());
     if let Some(own) = model.endpoint.as_deref().filter(|own| *own != endpoint) {

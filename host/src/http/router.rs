@@ -3,16 +3,18 @@
 use axum::extract::Request;
 use axum::http::Method;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
 
 use super::app::App;
 use super::auth::Access;
 use super::body::BodySize;
+use super::divert::{Diverted, divert};
 use super::edge::Gate;
 use super::error::ApiError;
-use super::openai::{audio, chat, completions, images, models};
-use super::{admin, artifacts, custom, edge};
+use super::openai::{audio, chat, completions, images, models, others};
+use super::resolve::Wanted;
+use super::{admin, artifacts, custom, edge, upstream};
 use crate::config::Scope;
 use crate::domain::Kind;
 use crate::runtime::Handle;
@@ -25,8 +27,15 @@ pub fn router(handle: Handle) -> Router {
 /// All endpoints over what they share.
 pub(super) fn over(app: App) -> Router {
     let gate = |access| from_fn_with_state(Gate { app: app.clone(), access }, edge::edge);
-    let add = |router: Router<App>, Route { path, access, body, methods, .. }: Route| {
+    let add = |router: Router<App>, Route { path, access, body, methods, wanted, .. }: Route| {
         let methods = methods.fallback(wrong_method);
+        let methods = match wanted {
+            Some(_) => {
+                let diverted = Diverted { app: app.clone(), wanted };
+                methods.layer(from_fn_with_state(diverted, divert))
+            }
+            None => methods,
+        };
         let methods = match body {
             Some(size) => methods.layer(Extension(size)),
             None => methods,
@@ -43,7 +52,7 @@ pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
     if kind == Kind::Custom {
         return routes().iter().all(|route| route.path != path);
     }
-    routes().iter().any(|route| route.path == path && route.models == Some(kind))
+    routes().iter().any(|route| route.path == path && route.wanted.is_some_and(|wanted| wanted.kind == kind))
 }
 
 /// One path of the router.
@@ -51,30 +60,35 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// Whom it is open to.
     pub(super) access: Access,
-    /// The method that it answers; where that is GET, HEAD as well.
+    /// The method that it answers; where that is GET, HEAD as well; `None` for every one.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "axum's own table answers; this one is for whoever walks all routes")
     )]
-    pub(super) method: Method,
+    pub(super) method: Option<Method>,
     /// How large a body it reads; `None` if it reads none.
     pub(super) body: Option<BodySize>,
-    /// The kind of the models that answer here; `None` if the host answers by itself.
-    models: Option<Kind>,
+    /// The models that answer here; `None` if the host answers by itself.
+    wanted: Option<Wanted<'static>>,
     methods: MethodRouter<App>,
 }
 
 impl Route {
     fn get(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Method::GET, body: None, models: None, methods }
+        Self { path, access, method: Some(Method::GET), body: None, wanted: None, methods }
     }
 
     fn post(path: &'static str, access: Access, body: BodySize, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Method::POST, body: Some(body), models: None, methods }
+        Self { path, access, method: Some(Method::POST), body: Some(body), wanted: None, methods }
     }
 
-    fn of_models(self, kind: Kind) -> Self {
-        Self { models: Some(kind), ..self }
+    fn any(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
+        Self { path, access, method: None, body: None, wanted: None, methods }
+    }
+
+    /// Where the models of a kind answer, at the path that it goes by.
+    fn of_models(self, kind: Kind, endpoint: &'static str) -> Self {
+        Self { wanted: Some(Wanted { kind, endpoint }), ..self }
     }
 }
 
@@ -82,19 +96,32 @@ const OPEN: Access = Access::Open;
 const USE: Access = Access::Scoped(Scope::Use);
 const OPERATE: Access = Access::Scoped(Scope::Operate);
 const METRICS: Access = Access::Scoped(Scope::Metrics);
+const PAGE: Access = Access::Page(Scope::Use);
+/// Where a request for text means the models that answer there.
+const CHAT: &str = "/v1/chat/completions";
 
 /// Every path, which is all that is routed.
 pub(super) fn routes() -> Vec<Route> {
+    let text = |path, methods| Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Text, CHAT);
+    let files = |path, kind, methods| Route::post(path, USE, BodySize::Files, methods).of_models(kind, path);
+    let prompt = |path, kind, methods| Route::post(path, USE, BodySize::Prompt, methods).of_models(kind, path);
+    let others = |path, kind| Route::post(path, USE, BodySize::Files, post(others::create)).of_models(kind, path);
     vec![
-        Route::post("/v1/chat/completions", USE, BodySize::Text, post(chat::create)).of_models(Kind::Text),
-        Route::post("/chat/completions", USE, BodySize::Text, post(chat::create)).of_models(Kind::Text),
-        Route::post("/v1/completions", USE, BodySize::Text, post(completions::create)).of_models(Kind::Text),
-        Route::post("/completions", USE, BodySize::Text, post(completions::create)).of_models(Kind::Text),
-        Route::post("/v1/audio/generations", USE, BodySize::Prompt, post(audio::create)).of_models(Kind::Audio),
-        Route::post("/v1/audio/speech", USE, BodySize::Prompt, post(audio::speech)),
-        Route::post("/v1/images/generations", USE, BodySize::Prompt, post(images::create)).of_models(Kind::Image),
-        Route::post("/v1/images/edits", USE, BodySize::Files, post(images::unserved)),
-        Route::post("/v1/images/variations", USE, BodySize::Files, post(images::unserved)),
+        text("/v1/chat/completions", post(chat::create)),
+        text("/chat/completions", post(chat::create)),
+        text("/v1/completions", post(completions::create)),
+        text("/completions", post(completions::create)),
+        prompt("/v1/audio/generations", Kind::Audio, post(audio::create)),
+        prompt("/v1/audio/speech", Kind::Speech, post(others::create)),
+        others("/v1/audio/transcriptions", Kind::Transcription),
+        others("/v1/audio/translations", Kind::Transcription),
+        others("/v1/embeddings", Kind::Embedding),
+        others("/v1/rerank", Kind::Embedding),
+        others("/v1/moderations", Kind::Text),
+        prompt("/v1/images/generations", Kind::Image, post(images::create)),
+        files("/v1/images/edits", Kind::Image, post(images::unserved)),
+        files("/v1/images/variations", Kind::Image, post(images::unserved)),
+        Route::any("/upstream/{*rest}", PAGE, any(upstream::answer)),
         Route::get("/artifacts/{name}", USE, get(artifacts::get)),
         Route::get("/v1/models", USE, get(models::list)),
         Route::get("/v1/models/{*id}", USE, get(models::retrieve)),

@@ -41,6 +41,8 @@ pub(super) enum Phase {
     Body,
     /// It waits for an answer or reads one.
     Answer,
+    /// It speaks something else than HTTP with the engine of a model.
+    Switched,
     /// Nothing that matters: what it still sends is thrown away.
     Closing,
 }
@@ -53,6 +55,7 @@ pub(super) struct ClientSocket {
     pub(super) address: IpAddr,
     state: Mutex<SocketState>,
     evicted: Notify,
+    bridged: Notify,
 }
 
 #[derive(Debug)]
@@ -96,7 +99,7 @@ impl ClientSocket {
             probed: 0,
             refused: None,
         };
-        Self { stream, address, state: Mutex::new(state), evicted: Notify::new() }
+        Self { stream, address, state: Mutex::new(state), evicted: Notify::new(), bridged: Notify::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, SocketState> {
@@ -163,7 +166,25 @@ impl ClientSocket {
 
     /// The answer is over.
     pub(super) fn answered(&self) {
-        self.state().enter(Phase::Idle);
+        let mut state = self.state();
+        if state.phase != Phase::Switched {
+            state.enter(Phase::Idle);
+        }
+    }
+
+    /// The answer is the last that is one of HTTP.
+    pub(super) fn switches(&self) {
+        self.state().enter(Phase::Switched);
+    }
+
+    /// What was spoken instead is over.
+    pub(super) fn bridge_ended(&self) {
+        self.bridged.notify_one();
+    }
+
+    /// Resolves when it is.
+    pub(super) async fn bridged(&self) {
+        self.bridged.notified().await;
     }
 
     /// Whether the client has ended its side, and nothing was sent since that would tell whether it is there.

@@ -40,7 +40,17 @@ const FOLDER: &str = "folder";
 impl PluginFile {
     /// Whether it serves models of this kind, by its manifest.
     pub fn serves(&self, kind: Kind) -> bool {
-        self.manifest.kinds.iter().any(|served| kind_served(served) == Some(kind))
+        self.answers_http() || self.manifest.kinds.iter().any(|served| kind_served(served) == Some(kind))
+    }
+
+    /// Whether its engines answer HTTP themselves, whatever they serve, by its manifest.
+    pub fn answers_http(&self) -> bool {
+        self.manifest.kinds.iter().any(|served| served == UPSTREAM)
+    }
+
+    /// Whether its engines are programs of their own, of whose memory it knows nothing.
+    pub fn runs_programs(&self) -> bool {
+        self.answers_http() && self.manifest.permissions.iter().any(|name| name == "subprocess")
     }
 
     /// Whether it may read a folder as a whole where others read a file, by its manifest. Of one that names no formats nobody

@@ -71,6 +71,11 @@ impl AccessEntry {
         (&self.0.trace, self.0.owner.get().map_or("", String::as_str))
     }
 
+    /// The trace that its client named, as W3C's `traceparent`; empty if it named none.
+    pub fn trace(&self) -> &str {
+        &self.0.trace
+    }
+
     /// The client's own id, or the one that it was given; empty if no client asks.
     pub fn id(&self) -> &str {
         &self.0.id
@@ -129,7 +134,7 @@ impl AccessEntry {
         if failure.kind == FailureKind::WorkerDied {
             self.0.facts.lock().worker_died = true;
         }
-        if failure.kind == FailureKind::Internal {
+        if matches!(failure.kind, FailureKind::Internal | FailureKind::Unreachable) {
             self.0.facts.lock().is_fault = true;
         }
     }

@@ -7,11 +7,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access::AccessEntry;
 use super::survey::DeviceStatus;
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, ModelConfig};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::plugin::Registry;
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
-use crate::worker::{Followed, Output, Task};
+use crate::worker::{Ask, Followed, Output};
 
 /// A request that is to be served.
 #[derive(Clone, Debug)]
@@ -21,7 +22,7 @@ pub struct Submission {
     /// The kind of the task.
     pub kind: Kind,
     /// What is asked, of this kind.
-    pub task: Task,
+    pub ask: Ask,
     /// Whether other work goes first.
     pub class: Class,
     /// How long its model stays afterwards, if the request says so; within what the operator allows once it is submitted.
@@ -121,6 +122,11 @@ pub struct ModelStatus {
     pub aliases: Vec<String>,
 }
 
+fn answers_http(model: &ModelConfig, registry: &Registry) -> bool {
+    let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
+    model.http.remote.is_some() || plugin().is_ok_and(|plugin| plugin.answers_http())
+}
+
 /// What to submit, or why not: the result of asking for a model.
 pub type Submitted = Result<Answer, Failure>;
 
@@ -171,12 +177,28 @@ pub enum Command {
 pub struct Handle {
     commands: mpsc::Sender<Command>,
     config: watch::Receiver<Arc<Config>>,
+    plugins: watch::Receiver<Arc<Registry>>,
 }
 
 impl Handle {
     /// A handle on a loop that receives `commands`.
-    pub fn new(commands: mpsc::Sender<Command>, config: watch::Receiver<Arc<Config>>) -> Self {
-        Self { commands, config }
+    pub fn new(
+        commands: mpsc::Sender<Command>,
+        config: watch::Receiver<Arc<Config>>,
+        plugins: watch::Receiver<Arc<Registry>>,
+    ) -> Self {
+        Self { commands, config, plugins }
+    }
+
+    /// The models of a configuration whose engines answer HTTP themselves.
+    pub fn speaking_http<'a>(&self, config: &'a Config) -> Vec<&'a ModelConfig> {
+        let registry = Arc::clone(&self.plugins.borrow());
+        config.models.values().filter(|model| answers_http(model, &registry)).collect()
+    }
+
+    /// Whether the engine of a model answers HTTP itself.
+    pub fn speaks_http(&self, model: &ModelConfig) -> bool {
+        answers_http(model, &self.plugins.borrow())
     }
 
     /// The configuration in force. Take it once per request: it may be another the next time.

@@ -65,9 +65,29 @@ impl Loop {
     pub(super) fn start(&mut self, id: InstanceId, model: &ModelId) {
         self.residents.begin_step(id);
         self.residents.is_checked(id, Arc::default());
-        if !self.look_before_start(id, model) {
+        if self.config.models.get(model).is_some_and(|entry| entry.http.remote.is_some()) {
+            self.reach(id, model);
+        } else if !self.look_before_start(id, model) {
             self.bring_up(id);
         }
+    }
+
+    /// A model that others run comes up.
+    fn reach(&mut self, id: InstanceId, model: &ModelId) {
+        let entry = self.config.models.get(model);
+        let usable = entry.map(|entry| self.usable_plugin(entry)).transpose().map(drop);
+        let remote = entry.and_then(|entry| entry.http.remote.clone());
+        let gone = || Failure::new(FailureKind::UnknownModel, format!("there is no model `{model}`"));
+        let remote = usable.and_then(|()| remote.ok_or_else(gone));
+        let (placement, events, exits) =
+            (Arc::clone(&self.backends.placement), self.senders.events.clone(), self.senders.exits.clone());
+        tokio::spawn(async move {
+            let started = match remote {
+                Ok(remote) => placement.reach(id, remote, exits).await,
+                Err(failure) => Err(failure),
+            };
+            post(&events, Internal::Stepped(id, Stepped::Started(started))).await;
+        });
     }
 
     /// Its worker comes up, by what is in force now.
@@ -109,7 +129,8 @@ impl Loop {
         device: Device,
         log: Arc<ModelLog>,
     ) -> Result<StartSpec, Failure> {
-        let plugin = self.usable_plugin(model)?;
+        let no_plugin = || Failure::new(FailureKind::NoPlugin, format!("`{}` names no plugin", model.id));
+        let plugin = self.usable_plugin(model)?.ok_or_else(no_plugin)?;
         if !plugin.runs_on(device.kind()) {
             let message = format!(
                 "plugin `{}` runs on {}, not on {device}; choose other `devices:` for `{}`",
@@ -131,13 +152,17 @@ impl Loop {
             start_timeout: START_TIMEOUT,
             log,
             silence: self.config.limits.worker_silence,
+            busy: model.http.busy.clone(),
         })
     }
 
-    /// The plugin that an entry names, if its entry can be loaded at all.
-    pub(super) fn usable_plugin(&self, model: &ModelConfig) -> Result<Arc<PluginFile>, Failure> {
+    /// The plugin that an entry names, if its entry can be loaded at all; nothing if others run it.
+    pub(super) fn usable_plugin(&self, model: &ModelConfig) -> Result<Option<Arc<PluginFile>>, Failure> {
         if let Some(Refusal::Entry(why)) = &model.refusal {
             return Err(Failure::new(FailureKind::NotUsable, why.clone()));
+        }
+        if model.http.remote.is_some() {
+            return Ok(None);
         }
         let plugin = self
             .plugins
@@ -154,7 +179,7 @@ impl Loop {
             );
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
-        Ok(plugin)
+        Ok(Some(plugin))
     }
 
     fn load(&mut self, id: InstanceId, granted: u64) {
@@ -182,9 +207,12 @@ impl Loop {
     /// client would find out whether it works.
     fn canary(&mut self, id: InstanceId) -> Option<(RequestId, Task)> {
         let model = &self.state.instances().get(&id)?.model;
-        let kind = self.config.models.get(model)?.kind;
+        let entry = self.config.models.get(model)?;
+        // Of an engine that answers HTTP itself, what is asked for a kind depends on the engine.
+        let speaks_tasks = self.residents.plugin(id).is_some_and(|plugin| !plugin.answers_http());
+        let kind = entry.kind;
         let due = self.records.take_died(model) && !self.requests.awaits(model);
-        let task = canary_task(kind).filter(|_| due)?;
+        let task = canary_task(kind).filter(|_| due && speaks_tasks)?;
         Some((self.requests.ids.next(), task))
     }
 
@@ -226,10 +254,11 @@ impl Loop {
         let lease = Lease {
             request,
             instance,
-            task: job.task(self.config.limits.request_timeout),
+            ask: job.ask(self.config.limits.request_timeout),
             terms: self.lease_terms(job.delivery),
             workspace: self.workspace(id, &job.model),
-            meter: self.observer.meter(request, job.access.clone()),
+            // What only holds its model is no request of anybody's.
+            meter: if job.is_hold() { None } else { self.observer.meter(request, job.access.clone()) },
         };
         job.access.begins();
         self.requests.lease(request, job, id, self.clock.now());
@@ -302,7 +331,7 @@ async fn run_canary(
 ) -> Result<(), Failure> {
     // Dropped at the deadline, which cancels.
     let (_cancel, cancelled) = oneshot::channel();
-    let mut outputs = instance.generate(request, task, cancelled);
+    let mut outputs = instance.generate(request, task.into(), cancelled);
     let canary = async {
         while let Some(output) = outputs.recv().await {
             if let Output::Done(done) = output {

@@ -24,8 +24,8 @@ struct Rehearsal {
     /// Thousandths of its weights that are there, and of its files that are hashed.
     loaded: Option<u32>,
     hashed: Option<u32>,
-    /// What would start it, or why nothing can.
-    plugin: Result<Arc<PluginFile>, Failure>,
+    /// What would start it, if it is not run by others, or why nothing can.
+    plugin: Result<Option<Arc<PluginFile>>, Failure>,
     /// What is to be said of its plugin's file.
     note: Option<String>,
     /// Its devices, and what instances of this host hold there.
@@ -74,7 +74,8 @@ impl Rehearsal {
         // Whoever is refused anyway is told why by those who refuse.
         let is_started = self.world.instance_of(model).is_none() && plan.outcome != Outcome::Refused;
         let obstacle = || match &self.plugin {
-            Ok(plugin) => locate_for(plugin, &self.entry, &self.state_dir).err(),
+            Ok(Some(plugin)) => locate_for(plugin, &self.entry, &self.state_dir).err(),
+            Ok(None) => None,
             Err(why) => Some(why.clone()),
         };
         if let Some(why) = is_started.then(obstacle).flatten() {

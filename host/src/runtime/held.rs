@@ -42,7 +42,7 @@ impl HeldOutputs {
         let (kind, content) = match output {
             Output::Event(content) => (OutputKind::Event, content),
             Output::Bytes(content) => (OutputKind::Bytes, content),
-            Output::Progress { .. } | Output::Done(_) => return false,
+            Output::Progress { .. } | Output::Http(_) | Output::Done(_) => return false,
         };
         let more = content.len() + size_of::<(OutputKind, usize)>();
         if self.share.bytes() + more > HELD_BYTES_MAX || !self.share.take(more) {

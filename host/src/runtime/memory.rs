@@ -21,8 +21,14 @@ impl Loop {
     /// Bytes that an instance is given at least: what its entry says, else what its plugin plans or, if that was more,
     /// what it was seen to hold. A peak beyond the budget asks for all of it: it ran there before.
     pub(super) fn need(&mut self, id: InstanceId, plan: MemoryPlan) -> u64 {
-        let planned = plan.required.saturating_add(plan.workspace_max);
+        let mut planned = plan.required.saturating_add(plan.workspace_max);
         let key = self.peak_key(id);
+        let is_unknown = || key.as_ref().is_none_or(|(key, ..)| self.devices.peaks.known(key).is_none());
+        if planned == 0 && self.is_program(id) && is_unknown() {
+            // Nobody knows what it takes: it is alone on its device until that is seen.
+            let device = self.state.instances().get(&id).map(|known| known.device);
+            planned = device.map_or(0, |device| self.state.budget(device));
+        }
         let needed = key.as_ref().map_or(planned, |(key, device, memory_static)| {
             let seen = self.devices.peaks.need(key, planned, *memory_static);
             seen.min(planned.max(self.state.budget(*device)))
@@ -93,10 +99,21 @@ impl Loop {
         Mapped { files: hasher.finish(), bytes }
     }
 
+    /// Whether it is a program of which its plugin plans nothing, so that what it takes is learned.
+    fn is_program(&self, id: InstanceId) -> bool {
+        self.residents.plugin(id).is_some_and(|plugin| plugin.runs_programs())
+    }
+
     /// What an instance may hold that was given so many bytes.
     pub(super) fn allowance(&self, id: InstanceId, granted: u64) -> Allowance {
         let plan = self.residents.planned(id).map(|planned| planned.plan).unwrap_or_default();
         let planned = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
+        let known = self.state.instances().get(&id);
+        if let Some(known) = known.filter(|_| self.is_program(id) && self.fixed_memory(id).is_none()) {
+            // What was seen of it is no limit that anybody set.
+            let budget = self.state.budget(known.device).max(granted);
+            return Allowance { planned: budget, granted: budget, mapped: 0 };
+        }
         // What `memory:` of the entry says is its plan.
         let planned = self.fixed_memory(id).unwrap_or(planned).min(granted);
         Allowance { planned, granted, mapped: plan.mapped.min(granted) }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::access::AccessEntry;
 use crate::domain::{Failure, FailureKind, ModelId};
 use crate::telemetry::{self, Direction, Metric, Metrics};
-use crate::worker::Output;
+use crate::worker::{HttpOutput, Output};
 
 /// Outputs that are looked at as they pass.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ impl Meter {
 
     fn see(&mut self, output: &Output) {
         match output {
-            Output::Progress { .. } => {}
-            Output::Event(_) | Output::Bytes(_) => {
+            Output::Progress { .. } | Output::Http(HttpOutput::Head(_) | HttpOutput::Trailers(_)) => {}
+            Output::Event(_) | Output::Bytes(_) | Output::Http(HttpOutput::Switched(_)) => {
                 if !self.begun {
                     self.begun = true;
                     let elapsed = self.arrived.elapsed();
@@ -99,11 +99,11 @@ impl Meter {
                     self.access.first_output(elapsed);
                 }
             }
-            Output::Done(Ok(summary)) => {
+            Output::Done(Ok(summary)) | Output::Http(HttpOutput::Answered(summary)) => {
                 self.outcome.get_or_insert(telemetry::OK);
                 self.tokens(summary);
             }
-            Output::Done(Err(failure)) => self.failed(failure),
+            Output::Done(Err(failure)) | Output::Http(HttpOutput::Unsent(failure)) => self.failed(failure),
         }
     }
 

@@ -96,8 +96,8 @@ pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Pl
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let (shutdown, ending) = watch::channel(Ending::No);
     let (in_force, watched) = watch::channel(config);
-    let handle = Handle::new(commands, watched);
     let (plugins, registered) = watch::channel(registry);
+    let handle = Handle::new(commands, watched, registered.clone());
     let (owner, internal) = run::Loop::new(in_force, plugins, placement);
     let budgets = owner.budgets();
     let task = tokio::spawn(owner.run(internal, inbox, ending));

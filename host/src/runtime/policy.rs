@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::plugins::Running;
-use crate::config::{Config, ModelConfig};
+use crate::config::{Config, ModelConfig, RemoteConfig};
 use crate::device;
 use crate::domain::Device;
 use crate::plugin::{PluginFile, Registry};
@@ -32,6 +32,10 @@ pub(super) fn policy(config: &Config, registry: &Registry, running: &Running, fo
     let host_memory = Device::Cpu;
     let mut devices: BTreeMap<Device, DevicePolicy> = devices.collect();
     devices.entry(host_memory).or_insert_with(|| DevicePolicy { budget: measured(host_memory), loaded_max: None });
+    if config.models.values().any(|model| model.http.remote.is_some()) {
+        // Whoever runs them knows what they have room for.
+        devices.insert(Device::Remote, DevicePolicy { budget: u64::MAX, loaded_max: None });
+    }
     let of_model = |model: &ModelConfig| {
         let plugin = running.get(&model.id).filter(|plugin| plugin.manifest.id == model.plugin).cloned();
         let plugin = plugin.or_else(|| registry.find(&model.plugin, model.plugin_version.as_ref()).ok());
@@ -50,9 +54,17 @@ pub(super) fn policy(config: &Config, registry: &Registry, running: &Running, fo
 }
 
 fn model_policy(model: &ModelConfig, config: &Config, plugin: Option<&PluginFile>) -> ModelPolicy {
-    let leases_max =
+    let per_address = |remote: &RemoteConfig| {
+        let addresses = u32::try_from(remote.urls.len()).unwrap_or(u32::MAX);
+        usize::try_from(remote.concurrency.saturating_mul(addresses)).unwrap_or(usize::MAX)
+    };
+    let elsewhere = model.http.remote.as_ref().map(per_address);
+    let here =
         plugin.map_or(LEASES_DEFAULT, |plugin| usize::try_from(plugin.manifest.max_concurrency).unwrap_or(1).max(1));
-    let devices = if model.devices.is_empty() {
+    let leases_max = elsewhere.unwrap_or(here);
+    let devices = if elsewhere.is_some() {
+        vec![Device::Remote]
+    } else if model.devices.is_empty() {
         let all: Vec<Device> = config.devices.iter().map(|device| device.id).collect();
         plugin.and_then(|plugin| usable(&all, &plugin.manifest.devices)).unwrap_or(all)
     } else {

@@ -15,7 +15,7 @@ use super::requests::RequestIds;
 use super::workspace::{Part, Workspace};
 use crate::domain::{Failure, FailureKind, RequestId};
 use crate::worker::awake::timeout;
-use crate::worker::{CancelCause, InstanceHandle, Output, Task};
+use crate::worker::{Ask, CancelCause, HttpOutput, InstanceHandle, Output};
 
 /// Outputs that may wait for one client.
 const OUTPUTS_MAX: usize = 64;
@@ -39,8 +39,8 @@ pub struct Lease {
     pub request: RequestId,
     /// The instance that serves it.
     pub instance: Arc<dyn InstanceHandle>,
-    /// The task as JSON.
-    pub task: Task,
+    /// What is asked of it.
+    pub ask: Ask,
     /// What it is held to.
     pub terms: LeaseTerms,
     /// What it may take memory from beside the loaded model.
@@ -165,8 +165,8 @@ async fn leave(mut attempt: Attempt, events: &mpsc::Sender<Internal>) {
 
 impl Lease {
     /// A lease that nobody counts, of a request that takes no memory of its own.
-    pub fn new(request: RequestId, instance: Arc<dyn InstanceHandle>, task: Task, terms: LeaseTerms) -> Self {
-        Self { request, instance, task, terms, workspace: None, meter: None }
+    pub fn new(request: RequestId, instance: Arc<dyn InstanceHandle>, ask: Ask, terms: LeaseTerms) -> Self {
+        Self { request, instance, ask, terms, workspace: None, meter: None }
     }
 
     /// Its client left before it could begin.
@@ -180,12 +180,12 @@ impl Lease {
 /// Serves until the instance says it is done. The client leaving, stalling or running out of time cancels, but does not
 /// end the lease: only the instance does.
 pub async fn carry(lease: Lease, client: mpsc::Sender<Output>) -> LeaseEnd {
-    let Lease { request, instance, task, terms, workspace, meter } = lease;
+    let Lease { request, instance, ask, terms, workspace, meter } = lease;
     let mut clocks = Clocks::start(terms);
     let workspace_part = tokio::select! {
         biased;
         () = client.closed() => Err(Failure::new(FailureKind::Cancelled, CLIENT_LEFT)),
-        workspace_part = reserve_workspace(&*instance, &task, workspace) => workspace_part,
+        workspace_part = reserve_workspace(&*instance, &ask, workspace) => workspace_part,
         _ = clocks.overdue() => Err(Failure::new(FailureKind::Busy, NO_WORKSPACE)),
     };
     let _part = match workspace_part {
@@ -199,7 +199,7 @@ pub async fn carry(lease: Lease, client: mpsc::Sender<Output>) -> LeaseEnd {
         }
     };
     let (cancel, cancelled) = oneshot::channel();
-    let outputs = Metered::new(instance.generate(request, task, cancelled), meter);
+    let outputs = Metered::new(instance.generate(request, ask, cancelled), meter);
     clocks.worker_asked();
     let mut delivering = Delivering::new(client, outputs, cancel, terms);
     loop {
@@ -270,6 +270,35 @@ impl Delivering {
 
     /// Passes an output on, or holds it back; how the lease ended, if that was the last.
     async fn deliver(&mut self, output: Output) -> Option<LeaseEnd> {
+        if let Output::Http(HttpOutput::Answered(summary)) = output {
+            // The lease goes on for what the engine still does.
+            let done = Output::Done(Ok(summary));
+            self.untouched = false;
+            let outputs: Vec<Output> = self.held.take().chain([done]).collect();
+            let client = self.client.take();
+            let terms = self.terms;
+            // In a task of its own: the lease does not wait until the client reads.
+            tokio::spawn(async move {
+                for output in outputs {
+                    if !tell(client.clone(), output, &terms).await {
+                        return;
+                    }
+                }
+            });
+            return None;
+        }
+        if let Output::Http(HttpOutput::Unsent(failure)) = output {
+            return match self.client.take() {
+                // Nobody has seen it: another worker may be asked, whatever it is.
+                Some(waiting) if self.untouched && failure.kind == FailureKind::WorkerDied => {
+                    Some(LeaseEnd::Lost(waiting, failure))
+                }
+                client => {
+                    self.client = client;
+                    Box::pin(self.deliver(Output::Done(Err(failure)))).await
+                }
+            };
+        }
         if let Output::Progress { .. } = output {
             // Not part of the answer: a request that only told how far it is can be tried again, and a client who is
             // behind does without.
@@ -305,10 +334,11 @@ impl Delivering {
 /// Sets aside what a request needs; its plugin says what that is.
 async fn reserve_workspace(
     instance: &dyn InstanceHandle,
-    task: &Task,
+    ask: &Ask,
     workspace: Option<Workspace>,
 ) -> Result<Option<Part>, Failure> {
-    let Some(workspace) = workspace else { return Ok(None) };
+    // An engine that answers HTTP itself says nothing of what a request costs.
+    let (Some(workspace), Ask::Task(task)) = (workspace, ask) else { return Ok(None) };
     let cost = instance.cost(task.clone()).await?;
     workspace.take(cost).await.map(Some)
 }
@@ -355,7 +385,7 @@ mod tests {
         fn generate(
             &self,
             _request: RequestId,
-            _task: Task,
+            _ask: Ask,
             _cancelled: oneshot::Receiver<CancelCause>,
         ) -> mpsc::Receiver<Output> {
             self.0.lock().unwrap().take().unwrap()
@@ -388,7 +418,7 @@ mod tests {
         let output = OutputLimits { first: hour, stall: hour };
         let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery };
         let instance = Arc::new(SilentInstance(Mutex::new(Some(outputs))));
-        let ended = carry(Lease::new(RequestId(1), instance, Task::default(), terms), client).await;
+        let ended = carry(Lease::new(RequestId(1), instance, Ask::Hold, terms), client).await;
         assert!(received.try_recv().is_ok(), "the client was not told");
         matches!(ended, LeaseEnd::Lost(..))
     }

@@ -12,7 +12,7 @@ use super::access::AccessEntry;
 use super::api::{KeepAlive, OutputMode, Submission};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId};
 use crate::scheduler::{Again, Want};
-use crate::worker::Task;
+use crate::worker::{Ask, Task};
 
 /// Deaths of a worker with one request that was tried again alone on it, after which the request is the suspect.
 const DEATHS_ALONE_MAX: u32 = 2;
@@ -28,7 +28,7 @@ const SUSPECTS_MAX: usize = 1024;
 pub(super) struct Job {
     pub(super) model: ModelId,
     pub(super) kind: Kind,
-    pub(super) task: Task,
+    ask: Ask,
     class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
     pub(super) delivery: OutputMode,
@@ -69,13 +69,14 @@ struct Suspect {
 
 impl Job {
     pub(super) fn new(submission: Submission) -> Self {
-        let Submission { model, kind, task, class, keep_alive, delivery, access } = submission;
+        let Submission { model, kind, ask, class, keep_alive, delivery, access } = submission;
         access.asks_for(&model);
-        Self { model, kind, task, class, keep_alive, delivery, access, again: None, deaths_alone: 0 }
+        Self { model, kind, ask, class, keep_alive, delivery, access, again: None, deaths_alone: 0 }
     }
 
-    /// The task as its plugin gets it, with what is said of whoever asks and of how long it may run.
-    pub(super) fn task(&self, time_limit: Duration) -> Task {
+    /// What is asked, as its plugin gets it: with what is said of whoever asks and of how long it may run.
+    pub(super) fn ask(&self, time_limit: Duration) -> Ask {
+        let Ask::Task(task) = &self.ask else { return self.ask.clone() };
         let (trace, owner) = self.access.origin();
         let mut info = RequestInfo::default();
         (info.id, info.class) = (self.access.id().to_owned(), self.class.name().to_owned());
@@ -83,7 +84,12 @@ impl Job {
         info.time_limit_ms = u64::try_from(time_limit.as_millis()).ok();
         // Plain data, for which serialising cannot fail.
         let info = serde_json::to_vec(&info).unwrap_or_default().into();
-        Task { info, ..self.task.clone() }
+        Task { info, ..task.clone() }.into()
+    }
+
+    /// Whether it asks for nothing but its lease.
+    pub(super) fn is_hold(&self) -> bool {
+        matches!(self.ask, Ask::Hold)
     }
 
     pub(super) fn want(&self) -> Want {
@@ -96,7 +102,7 @@ impl Job {
 
     fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&self.model, &self.task).hash(&mut hasher);
+        (&self.model, &self.ask).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -165,7 +171,7 @@ mod tests {
         let submission = Submission {
             model: "a".into(),
             kind: Kind::Text,
-            task: Bytes::from_static(b"{}").into(),
+            ask: Bytes::from_static(b"{}").into(),
             class: Class::Batch,
             keep_alive: None,
             delivery: OutputMode::Streamed,
@@ -188,7 +194,7 @@ mod tests {
         let Verdict::Refused(failure) = judged else { panic!("tried for ever") };
         assert!(failure.message.contains("it crashed"), "{failure}");
         assert!(suspects.refusal(&Job::new(submission.clone())).is_some());
-        let other = Submission { task: Bytes::from_static(b"{\"x\":1}").into(), ..submission.clone() };
+        let other = Submission { ask: Bytes::from_static(b"{\"x\":1}").into(), ..submission.clone() };
         assert_eq!(suspects.refusal(&Job::new(other)), None);
         tokio::time::advance(SUSPECT_FOR).await;
         assert_eq!(suspects.refusal(&Job::new(submission)), None);

@@ -70,7 +70,7 @@ pub(super) fn look_at_devices(state: &State, residents: &Residents) -> Vec<Devic
             instances: holders.map(|(id, known)| holder(*id, known)).collect(),
         }
     };
-    state.policy().devices.iter().map(look).collect()
+    state.policy().devices.iter().filter(|(device, _)| **device != Device::Remote).map(look).collect()
 }
 
 /// Measures them, all at once: a card that does not answer costs half a second, however many there are.

@@ -1,5 +1,6 @@
 //! Where plugin code runs, behind one trait: the runtime knows instances, not processes.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +8,16 @@ use std::time::Duration;
 use aihost_plugin_api::{LoadRequest, MemoryPlan, Metric};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
-use tokio::sync::{mpsc, oneshot};
+use hyper::upgrade::Upgraded;
+use hyper::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::ask::Ask;
 use super::limits::grant_margin;
 use super::log::ModelLog;
 use super::protocol::Task;
+use crate::config::{BusyProbe, RemoteConfig};
 use crate::domain::{ByteSize, Device, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
 
@@ -36,6 +42,8 @@ pub struct StartSpec {
     pub silence: Duration,
     /// Where the worker and its plugin log to.
     pub log: Arc<ModelLog>,
+    /// How an engine that answers HTTP itself is seen to work on, once it has answered.
+    pub busy: Option<BusyProbe>,
 }
 
 /// What an instance may hold on its device, bytes.
@@ -66,6 +74,16 @@ pub trait Placement: Send + Sync + 'static {
     /// When its process is gone, for whatever reason and even if `start` fails, `Exit` is sent on `exits` exactly once.
     fn start(&self, spec: StartSpec, exits: mpsc::Sender<Exit>) -> BoxFuture<'static, Started>;
 
+    /// Brings up a model that others run, which takes nothing here. `Exit` is sent once it is let go.
+    fn reach(
+        &self,
+        _instance: InstanceId,
+        _remote: RemoteConfig,
+        _exits: mpsc::Sender<Exit>,
+    ) -> BoxFuture<'static, Started> {
+        Box::pin(ready(Err(Failure::new(FailureKind::NotUsable, "models that others run cannot be reached from here"))))
+    }
+
     /// Bytes of a device that are free now, as measured; nothing if they cannot be.
     fn capacity(&self, _device: Device) -> Option<u64> {
         None
@@ -78,12 +96,12 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>>;
 
     /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`], once `generate` of the
-    /// plugin has returned. A cause on `cancelled`, or dropping its sender, asks the plugin to end early; one that does not
-    /// within 10 s costs the worker.
+    /// plugin has returned, or an engine has answered and works no more. A cause on `cancelled`, or dropping its sender, asks
+    /// the plugin to end early; one that does not within 10 s costs the worker.
     fn generate(
         &self,
         request: RequestId,
-        task: Task,
+        ask: Ask,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output>;
 
@@ -170,8 +188,65 @@ pub enum Output {
         /// Of this many.
         total: u64,
     },
+    /// What an engine that answers HTTP itself gives beside the bytes of its body.
+    Http(HttpOutput),
     /// The end: the task's summary as JSON, or why there is none.
     Done(Result<Bytes, Failure>),
+}
+
+/// What an engine that answers HTTP itself gives beside the bytes of its body.
+#[derive(Clone, Debug)]
+pub enum HttpOutput {
+    /// How its answer begins.
+    Head(HttpHead),
+    /// What it says behind the body.
+    Trailers(HeaderMap),
+    /// From here on it speaks something else.
+    Switched(EngineConnection),
+    /// The client has its whole answer, of which this is the summary, and the engine works on: the lease goes on without it.
+    Answered(Bytes),
+    /// It was never asked: whoever else serves the model may be, whatever it is.
+    Unsent(Failure),
+}
+
+/// The head of an answer of HTTP.
+#[derive(Clone, Debug)]
+pub struct HttpHead {
+    /// Its status.
+    pub status: StatusCode,
+    /// All its headers.
+    pub headers: Box<HeaderMap>,
+}
+
+impl HttpHead {
+    pub(super) fn new(status: StatusCode, headers: HeaderMap) -> Self {
+        Self { status, headers: Box::new(headers) }
+    }
+}
+
+/// A connection to an engine that has left HTTP. It is there for the first who takes it.
+#[derive(Clone)]
+pub struct EngineConnection {
+    connection: Arc<Mutex<Option<Upgraded>>>,
+    /// Turns true when the engine is about to go.
+    leaving: watch::Receiver<bool>,
+}
+
+impl EngineConnection {
+    pub(super) fn new(connection: Upgraded, leaving: watch::Receiver<bool>) -> Self {
+        Self { connection: Arc::new(Mutex::new(Some(connection))), leaving }
+    }
+
+    /// The connection, and what turns true when the engine is about to go.
+    pub fn take(&self) -> Option<(Upgraded, watch::Receiver<bool>)> {
+        Some((self.connection.lock().take()?, self.leaving.clone()))
+    }
+}
+
+impl fmt::Debug for EngineConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a connection")
+    }
 }
 
 /// A worker is gone.
@@ -215,8 +290,8 @@ pub enum ExitReason {
     Unreleased(String),
 }
 
-impl std::fmt::Display for ExitReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asked => f.write_str("stopped as asked"),
             Self::Exited(code) => write!(f, "exited by itself with code {code}"),

@@ -73,7 +73,9 @@ async fn send(path: &str, body: Bytes) -> (u16, Bytes) {
     let (_in_force, watched) = watch::channel(Arc::clone(&CONFIG));
     let answering = tokio::spawn(answer(inbox));
     let request = Request::post(path).header("content-type", "application/json").body(Body::from(body));
-    let response = aihost::http::router(Handle::new(commands, watched)).oneshot(request.expect("a request")).await;
+    let response = aihost::http::router(Handle::new(commands, watched, watch::channel(Arc::default()).1))
+        .oneshot(request.expect("a request"))
+        .await;
     let response = response.expect("an answer");
     let status = response.status().as_u16();
     let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a whole answer");
@@ -97,7 +99,8 @@ async fn answer(mut inbox: mpsc::Receiver<Command>) {
 
 /// Reads the task as its plugin would.
 fn serve(submission: &Submission) -> Submitted {
-    let task = &submission.task.header;
+    let task = submission.ask.as_task().expect("no engine of these answers HTTP itself");
+    let task = &task.header;
     match submission.model.as_str() {
         "flux" => reads::<ImageRequest>(task),
         "music" => reads::<AudioRequest>(task),

@@ -1,7 +1,7 @@
 //! The path of a custom model: one that is the host's to give away.
 
 /// Paths that the host answers itself, or that belong to APIs it speaks.
-const HOST_PATHS: [&str; 29] = [
+const HOST_PATHS: [&str; 31] = [
     "/admin",
     "/api",
     "/artifacts",
@@ -29,7 +29,9 @@ const HOST_PATHS: [&str; 29] = [
     "/v1/images",
     "/v1/messages",
     "/v1/models",
+    "/v1/moderations",
     "/v1/realtime",
+    "/v1/rerank",
     "/v1/responses",
 ];
 

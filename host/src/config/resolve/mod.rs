@@ -9,6 +9,7 @@ mod limits;
 mod location;
 mod models;
 mod policy;
+mod service;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -63,9 +64,11 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
         unguarded(&mut check, listen, context.running);
     }
     let models = match raw.models {
-        Some(models) => {
-            models::resolve(&mut check, models, &models::Surroundings::new(&defaults, &devices, &paths, base))
-        }
+        Some(models) => models::resolve(
+            &mut check,
+            models,
+            &models::Surroundings::new(&defaults, &devices, &paths, base, context.env),
+        ),
         None => {
             check
                 .fail(&root.key("models"), None, "is missing: there is nothing to serve")

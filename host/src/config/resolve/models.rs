@@ -5,16 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::endpoint::{self, Unusable};
+use super::service::{self, Service};
 use super::{Checker, files, location, policy};
+use crate::config::env::Env;
 use crate::config::locate::KeyPath;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
 use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
 use crate::domain::{ByteSize, Device, Kind, ModelId, nearest, some_names};
 
-/// Types that an endpoint of this version serves.
-const KINDS: [Kind; 4] = [Kind::Text, Kind::Image, Kind::Audio, Kind::Custom];
-/// Types that have a name and no endpoint yet.
-const UNSERVED: [Kind; 3] = [Kind::Embedding, Kind::Speech, Kind::Transcription];
 /// The load deadline where none is typed.
 const STARTUP_TIME: Duration = Duration::from_secs(120);
 
@@ -26,6 +24,7 @@ pub(super) struct Surroundings<'a> {
     budgets: HashMap<Device, Option<ByteSize>>,
     paths: &'a Paths,
     base: &'a Path,
+    env: &'a Env,
 }
 
 impl<'a> Surroundings<'a> {
@@ -34,9 +33,10 @@ impl<'a> Surroundings<'a> {
         devices: &'a [DeviceConfig],
         paths: &'a Paths,
         base: &'a Path,
+        env: &'a Env,
     ) -> Self {
         let budgets = devices.iter().map(|device| (device.id, device.memory)).collect();
-        Self { defaults, devices, budgets, paths, base }
+        Self { defaults, devices, budgets, paths, base, env }
     }
 }
 
@@ -160,9 +160,10 @@ impl Entry<'_, '_> {
         let typed_kind = self.kind(raw.kind.as_ref());
         // One that is none is told already.
         let kind = typed_kind.unwrap_or(Kind::Custom);
-        self.unsupported(&raw);
         let (plugin, plugin_version) = self.plugin(&raw);
-        let options = self.options(&raw);
+        let mut options = self.options(&raw);
+        let Surroundings { base, env, .. } = *self.around;
+        let http = Service { check: self.check, key: &key, raw: &raw, base, env }.resolve(&mut options);
         let replicas = self
             .check
             .number(&key.key("replicas"), raw.replicas.as_ref(), 1..=64)
@@ -195,6 +196,7 @@ impl Entry<'_, '_> {
                 &location::Folders { models: &self.around.paths.models, base: self.around.base },
             ),
             options,
+            http,
             aliases: raw
                 .aliases
                 .map(|aliases| aliases.items.into_iter().map(|alias| alias.0).collect())
@@ -211,20 +213,16 @@ impl Entry<'_, '_> {
 
     fn kind(&mut self, typed: Option<&Text>) -> Option<Kind> {
         let key = self.key.key("type");
-        let names = KINDS.map(Kind::name);
+        let names = || Kind::ALL.into_iter().map(Kind::name);
+        let all = || format!("say one of {}", names().collect::<Vec<_>>().join(", "));
         let Some(Text(typed)) = typed else {
-            self.check.fail(&key, None, "is missing").hint(format!("say one of {}", names.join(", ")));
+            self.check.fail(&key, None, "is missing").hint(all());
             return None;
         };
-        let kind = KINDS.into_iter().find(|kind| kind.name() == typed);
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == typed);
         if kind.is_none() {
-            let served = || format!("this version serves {}", names.join(", "));
-            if UNSERVED.iter().any(|kind| kind.name() == typed) {
-                self.check.fail(&key, Some(typed), "is a type that no endpoint serves yet").hint(served());
-            } else {
-                let hint = nearest(typed, names).map_or_else(served, |name| format!("did you mean `{name}`?"));
-                self.check.fail(&key, Some(typed), "is not a type").hint(hint);
-            }
+            let hint = nearest(typed, names()).map_or_else(all, |name| format!("did you mean `{name}`?"));
+            self.check.fail(&key, Some(typed), "is not a type").hint(hint);
         }
         kind
     }
@@ -232,8 +230,10 @@ impl Entry<'_, '_> {
     fn plugin(&mut self, raw: &RawModel) -> (String, Option<semver::VersionReq>) {
         let key = self.key.key("plugin");
         let Some(Text(typed)) = &raw.plugin else {
-            // That a script cannot run it is said already.
-            if raw.service_script.is_none() {
+            if service::starts_one(raw) {
+                return (service::PLUGIN.to_owned(), None);
+            }
+            if raw.url.is_none() {
                 let hint = "name a plugin; `aihost plugins list` shows them";
                 self.check.fail(&key, None, "is missing: nothing says what runs this model").hint(hint);
             }
@@ -274,19 +274,6 @@ impl Entry<'_, '_> {
             }
         }
         serde_json::Value::Object(serde_json::Map::new())
-    }
-
-    /// Keys of files for the original, which started programs: they are told apart from a slip of the pen.
-    fn unsupported(&mut self, raw: &RawModel) {
-        let hint = "name a plugin that runs the model instead; `aihost plugins list` shows them";
-        if let Some(script) = &raw.service_script {
-            let sentence = "is not supported yet: this version starts no servers of others";
-            self.check.fail(&self.key.key("service_script"), script.to_str(), sentence).hint(hint);
-        } else if let Some(Text(port)) = &raw.port {
-            let sentence = "is the port of a `service_script`, and there is none";
-            let hint = "leave it out: the host's own port is `listen:`";
-            self.check.fail(&self.key.key("port"), Some(port), sentence).hint(hint);
-        }
     }
 
     fn endpoint(&mut self, typed: Option<&Text>, kind: Kind) -> Option<String> {
@@ -366,6 +353,9 @@ fn standard_endpoint(kind: Kind) -> Option<&'static str> {
         Kind::Text => Some("/v1/chat/completions"),
         Kind::Image => Some("/v1/images/generations"),
         Kind::Audio => Some("/v1/audio/generations"),
-        Kind::Embedding | Kind::Speech | Kind::Transcription | Kind::Custom => None,
+        Kind::Embedding => Some("/v1/embeddings"),
+        Kind::Speech => Some("/v1/audio/speech"),
+        Kind::Transcription => Some("/v1/audio/transcriptions"),
+        Kind::Custom => None,
     }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/audio/generations`: music and other audio from a description; and `POST /v1/audio/speech`, which no model serves.
+//! `POST /v1/audio/generations`: music and other audio from a description.
 
 use aihost_plugin_api::task::AudioBlock;
 use axum::extract::State;
@@ -26,7 +26,6 @@ use crate::worker::Output;
 
 const PATH: &str = "/v1/audio/generations";
 const WANTED: Wanted<'_> = Wanted { kind: Kind::Audio, endpoint: PATH };
-const SPEECH_PATH: &str = "/v1/audio/speech";
 /// Most samples of one piece, all channels together: 512 MiB. The request's own limit is far below it at any usual rate.
 const MAX_SAMPLES: usize = 128 << 20;
 
@@ -62,20 +61,6 @@ pub(in crate::http) async fn create(
     }
 }
 
-/// Says what a client of OpenAI's speech endpoint should ask instead.
-pub(in crate::http) async fn speech(
-    State(app): State<App>,
-    caller: Caller,
-    body: JsonBody,
-) -> Result<Response, ApiError> {
-    let name = body.read(wire::parse_name).await?;
-    let config = app.handle.config();
-    let wanted = Wanted { kind: Kind::Speech, endpoint: SPEECH_PATH };
-    let model = resolve::for_request(&config, &caller, name.as_deref(), wanted)?;
-    let message = format!("the model `{}` is of kind speech, which this host does not serve yet", model.id);
-    Err(Failure::new(FailureKind::WrongKind, message).into())
-}
-
 /// Asks for one request's pieces.
 struct AudioSubmitter<'a> {
     handle: &'a Handle,
@@ -99,7 +84,7 @@ impl AudioSubmitter<'_> {
         let submission = Submission {
             model,
             kind: Kind::Audio,
-            task: task.into(),
+            ask: task.into(),
             class,
             keep_alive,
             delivery,
@@ -137,7 +122,7 @@ impl AudioSubmitter<'_> {
                     return Ok(audio);
                 }
                 Some(Output::Done(Err(failure))) => return Err(failure),
-                Some(Output::Event(_) | Output::Progress { .. }) => {}
+                Some(Output::Event(_) | Output::Progress { .. } | Output::Http(_)) => {}
                 None => return Err(broken_off()),
             }
         }

@@ -105,7 +105,7 @@ impl ImageSubmitter<'_> {
         let submission = Submission {
             model: model.clone(),
             kind: Kind::Image,
-            task: task.into(),
+            ask: task.into(),
             class,
             keep_alive,
             delivery,

@@ -5,6 +5,7 @@ pub(super) mod chat;
 pub(super) mod completions;
 pub(super) mod images;
 pub(super) mod models;
+pub(super) mod others;
 
 use aihost_plugin_api::task::Usage;
 use axum::http::header;

@@ -7,16 +7,22 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 25] = [
+const TABLE: [(&str, &str, &str); 31] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
     ("POST", "/completions", "use"),
     ("POST", "/v1/audio/generations", "use"),
     ("POST", "/v1/audio/speech", "use"),
+    ("POST", "/v1/audio/transcriptions", "use"),
+    ("POST", "/v1/audio/translations", "use"),
+    ("POST", "/v1/embeddings", "use"),
+    ("POST", "/v1/rerank", "use"),
+    ("POST", "/v1/moderations", "use"),
     ("POST", "/v1/images/generations", "use"),
     ("POST", "/v1/images/edits", "use"),
     ("POST", "/v1/images/variations", "use"),
+    ("ANY", "/upstream/{*rest}", "use"),
     ("GET", "/artifacts/{name}", "use"),
     ("GET", "/v1/models", "use"),
     ("GET", "/v1/models/{*id}", "use"),
@@ -53,7 +59,7 @@ fn wanted(row: (&str, &str, &str), opens: Option<&[Scope]>, method: &str) -> Opt
     let (answered, _, whom) = row;
     let is_open = whom == "everybody" || opens.is_some_and(|scopes| scopes.iter().any(|scope| scope.name() == whom));
     match (is_open, opens) {
-        (true, _) if method == answered || (method == "HEAD" && answered == "GET") => None,
+        (true, _) if answered == "ANY" || method == answered || (method == "HEAD" && answered == "GET") => None,
         (true, _) => Some(405),
         (false, None) => Some(401),
         (false, Some(_)) => Some(403),
@@ -62,7 +68,7 @@ fn wanted(row: (&str, &str, &str), opens: Option<&[Scope]>, method: &str) -> Opt
 
 fn asked(method: &str, path: &str, key: &str) -> Request<Body> {
     // Whatever a path has at its end.
-    let path = path.replace("{name}", "a").replace("{*id}", "a").replace("{*model}", "a");
+    let path = path.replace("{name}", "a").replace("{*id}", "a").replace("{*model}", "a").replace("{*rest}", "a");
     let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
     if key.is_empty() { request } else { with_key(request, key) }
 }
@@ -77,7 +83,10 @@ fn keyed() -> Config {
 
 #[test]
 fn every_route_has_a_row_and_every_row_a_route() {
-    let routed: Vec<_> = routes().iter().map(|route| (route.method.to_string(), route.path)).collect();
+    let routed: Vec<_> = routes()
+        .iter()
+        .map(|route| (route.method.as_ref().map_or("ANY".to_owned(), ToString::to_string), route.path))
+        .collect();
     let rows: Vec<_> = TABLE.iter().map(|(method, path, _)| ((*method).to_owned(), *path)).collect();
     assert_eq!(routed.len(), rows.len());
     let (routed, rows): (BTreeSet<_>, BTreeSet<_>) = (routed.into_iter().collect(), rows.into_iter().collect());

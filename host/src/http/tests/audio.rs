@@ -31,7 +31,7 @@ fn finished(reason: &str) -> Output {
 
 /// Plays the tone of the task's seed in three blocks, with progress between.
 fn play(_: usize, submission: &Submission) -> Result<Vec<Output>, Failure> {
-    let task: Value = serde_json::from_slice(&submission.task.header).unwrap();
+    let task: Value = serde_json::from_slice(&submission.ask.as_task().unwrap().header).unwrap();
     let tone = tone(task["seed"].as_u64().unwrap_or(0));
     let mut outputs = Vec::new();
     for (i, samples) in tone.chunks(6000).enumerate() {

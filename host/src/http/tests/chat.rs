@@ -69,7 +69,7 @@ async fn choices_begin_in_order_and_differ_in_seed() {
 #[tokio::test]
 async fn more_choices_than_fit_at_once_keep_their_places() {
     let host = Host::new(|_, submission| {
-        let task: Value = serde_json::from_slice(&submission.task.header).unwrap();
+        let task: Value = serde_json::from_slice(&submission.ask.as_task().unwrap().header).unwrap();
         Ok(vec![text(&task["sampling"]["seed"].to_string()), done("length")])
     });
     let json = host.post("/v1/chat/completions", &chat(&json!({"n": 20, "seed": 0}))).await.json();

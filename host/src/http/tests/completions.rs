@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn prompts_and_choices_are_numbered_in_rows() {
     let host = Host::new(|_, submission| {
-        let task: Value = serde_json::from_slice(&submission.task.header).unwrap();
+        let task: Value = serde_json::from_slice(&submission.ask.as_task().unwrap().header).unwrap();
         Ok(vec![text(&task["input"].to_string()), done("length")])
     });
     let body = json!({"model": "a", "prompt": ["x", [1, 2]], "n": 2});

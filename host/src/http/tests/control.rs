@@ -117,7 +117,11 @@ async fn readiness_waits_for_preloaded_models() {
 async fn a_runtime_that_is_gone_is_503() {
     let (commands, received) = mpsc::channel(1);
     drop(received);
-    let router = crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1));
+    let router = crate::http::router(Handle::new(
+        commands,
+        tokio::sync::watch::channel(Arc::new(config())).1,
+        super::no_plugins(),
+    ));
     for (path, status) in [("/health", 503), ("/readyz", 503), ("/ping", 503), ("/livez", 503), ("/v1/models", 200)] {
         let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(reply.status(), status, "{path}");
@@ -128,7 +132,11 @@ async fn a_runtime_that_is_gone_is_503() {
 async fn a_runtime_that_does_not_answer_is_503_too() {
     let (commands, _received) = mpsc::channel(1);
     let config = configured([ModelConfig { preload: true, ..model("b", Kind::Text) }]);
-    let router = crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1));
+    let router = crate::http::router(Handle::new(
+        commands,
+        tokio::sync::watch::channel(Arc::new(config)).1,
+        super::no_plugins(),
+    ));
     for (path, status) in [("/health", 503), ("/readyz", 503), ("/ping", 503), ("/livez", 200)] {
         let reply = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(reply.status(), status, "{path}");

@@ -108,7 +108,7 @@ async fn a_plugin_sees_the_request_and_nothing_that_opens_anything() {
     });
     assert_eq!(task, wanted);
     let submitted = host.submitted.lock().unwrap().pop().unwrap();
-    assert_eq!(submitted.task.blocks, [Bytes::from_static(b"\0\x01raw")]);
+    assert_eq!(submitted.ask.as_task().unwrap().blocks, [Bytes::from_static(b"\0\x01raw")]);
     assert_eq!((submitted.kind, submitted.delivery), (Kind::Custom, OutputMode::Once));
 }
 
@@ -202,7 +202,7 @@ async fn a_failure_before_the_answer_is_a_refusal_and_one_within_it_breaks_it_of
             let _ = reply.send(Ok(Answer { request: RequestId(1), output }));
         }
     });
-    let router = crate::http::router(Handle::new(commands, watch::channel(Arc::new(served())).1));
+    let router = crate::http::router(Handle::new(commands, watch::channel(Arc::new(served())).1, super::no_plugins()));
     let response = router.oneshot(asked("GET", "/v1/my", "")).await.unwrap();
     assert_eq!(response.status(), 200, "what has begun is passed on while more is made");
     assert!(!response.headers().contains_key("content-length"));

@@ -36,7 +36,7 @@ fn finished(reason: &str, seed: u64) -> Output {
 
 /// Draws the stripes of the task's seed, with progress and as many unfinished images as it asks for.
 fn draw(_: usize, submission: &Submission) -> Result<Vec<Output>, Failure> {
-    let task: Value = serde_json::from_slice(&submission.task.header).unwrap();
+    let task: Value = serde_json::from_slice(&submission.ask.as_task().unwrap().header).unwrap();
     let (seed, partials) = (task["seed"].as_u64().unwrap(), task["partial_images"].as_u64().unwrap() as u32);
     let mut outputs = Vec::new();
     for index in 0..partials {

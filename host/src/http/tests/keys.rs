@@ -310,7 +310,7 @@ async fn clients_are_not_shown_where_things_lie_and_operators_are() {
             }
         }
     });
-    let router = crate::http::router(Handle::new(commands, watch::channel(Arc::new(config())).1));
+    let router = crate::http::router(Handle::new(commands, watch::channel(Arc::new(config())).1, super::no_plugins()));
     let body = json!({"model": "a"}).to_string();
     for (request, is_whole) in [
         (post("/models/load", body.clone()), true),

@@ -154,13 +154,17 @@ fn router_answering(config: Config, answers: impl IntoIterator<Item = mpsc::Rece
             }
         }
     });
-    crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1))
+    crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1, super::no_plugins()))
 }
 
 /// The asks of one request, held until the test grants them.
 async fn asks(body: Value) -> (mpsc::Receiver<Command>, tokio::task::JoinHandle<(u16, String)>) {
     let (commands, received) = mpsc::channel(64);
-    let router = crate::http::router(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1));
+    let router = crate::http::router(Handle::new(
+        commands,
+        tokio::sync::watch::channel(Arc::new(config())).1,
+        super::no_plugins(),
+    ));
     let reply = tokio::spawn(async move {
         let reply = router.oneshot(post(CHAT, body.to_string())).await.unwrap();
         let status = reply.status().as_u16();
@@ -237,7 +241,7 @@ async fn tasks_of_large_prompts_are_made_one_by_one() {
     let mut tasks = Vec::new();
     while tasks.len() < 3 {
         let Command::Submit(submission, ask) = received.recv().await.unwrap() else { panic!("no submission") };
-        tasks.push(submission.task);
+        tasks.push(submission.ask.as_task().unwrap().clone());
         grant(ask, vec![done("stop")]);
     }
     assert_eq!(reply.await.unwrap().0, 200);
@@ -247,7 +251,7 @@ async fn tasks_of_large_prompts_are_made_one_by_one() {
     let mut tasks = Vec::new();
     while tasks.len() < 3 {
         let Command::Submit(submission, ask) = received.recv().await.unwrap() else { panic!("no submission") };
-        tasks.push(submission.task);
+        tasks.push(submission.ask.as_task().unwrap().clone());
         grant(ask, vec![done("stop")]);
     }
     assert_eq!(reply.await.unwrap().0, 200);

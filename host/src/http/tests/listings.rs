@@ -33,7 +33,7 @@ fn listing(models: usize) -> (Router, Arc<AtomicUsize>) {
         }
     });
     let config = Arc::new(configured((0..models).map(preloaded)));
-    (crate::http::router(Handle::new(commands, tokio::sync::watch::channel(config).1)), looks)
+    (crate::http::router(Handle::new(commands, tokio::sync::watch::channel(config).1, super::no_plugins())), looks)
 }
 
 async fn get(router: &Router, path: &str) -> (u16, Bytes) {

@@ -33,6 +33,7 @@ use tower::ServiceExt;
 
 use crate::config::{ApiKey, Config, Limits, ModelConfig, Paths, Scope};
 use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
+use crate::plugin::Registry;
 use crate::runtime::{Answer, Command, Handle, ModelStatus, Submission};
 use crate::worker::{Followed, Output};
 
@@ -53,6 +54,11 @@ struct Reply {
     body: String,
 }
 
+/// What is in force where nobody has put a plugin.
+fn no_plugins() -> watch::Receiver<Arc<Registry>> {
+    watch::channel(Arc::default()).1
+}
+
 impl Host {
     fn new(script: Script) -> Self {
         Self::with(config(), script)
@@ -63,7 +69,7 @@ impl Host {
         let submitted = Arc::default();
         tokio::spawn(fake_loop(received, script, Arc::clone(&submitted)));
         let (config, in_force) = watch::channel(Arc::new(config));
-        Self { router: super::router(Handle::new(commands, in_force)), submitted, config }
+        Self { router: super::router(Handle::new(commands, in_force, no_plugins())), submitted, config }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {
@@ -84,7 +90,10 @@ impl Host {
     /// The tasks as the plugin would read them.
     fn tasks(&self) -> Vec<Value> {
         let submitted = self.submitted.lock().unwrap();
-        submitted.iter().map(|submission| serde_json::from_slice(&submission.task.header).unwrap()).collect()
+        submitted
+            .iter()
+            .map(|submission| serde_json::from_slice(&submission.ask.as_task().unwrap().header).unwrap())
+            .collect()
     }
 }
 
@@ -314,6 +323,7 @@ fn with_key(mut request: Request<Body>, key: &str) -> Request<Body> {
 
 fn model(id: &str, kind: Kind) -> ModelConfig {
     ModelConfig {
+        http: crate::config::HttpConfig::default(),
         id: id.into(),
         kind,
         plugin: "echo".into(),
@@ -404,5 +414,5 @@ fn handle_answering(output: mpsc::Receiver<Output>) -> (Handle, oneshot::Receive
             let _ = arrived.send(());
         }
     });
-    (Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1), arrival)
+    (Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1, no_plugins()), arrival)
 }

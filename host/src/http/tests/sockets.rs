@@ -32,7 +32,7 @@ async fn rest(client: &mut TcpStream) -> String {
 async fn host(config: Config, script: Script) -> Listening {
     let (commands, received) = mpsc::channel(64);
     tokio::spawn(fake_loop(received, script, Arc::default()));
-    listening(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1)).await
+    listening(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1, super::no_plugins())).await
 }
 
 impl Listening {
@@ -189,7 +189,8 @@ async fn who_is_being_answered_keeps_its_place_and_one_too_many_is_told() {
     let (commands, mut received) = mpsc::channel(8);
     let mut config = config();
     (config.limits.connections, config.limits.connections_per_peer) = (Some(4), Some(2));
-    let host = listening(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1)).await;
+    let host =
+        listening(Handle::new(commands, tokio::sync::watch::channel(Arc::new(config)).1, super::no_plugins())).await;
     let request = asking(&format!("POST {CHAT}"), &chat(&json!({})).to_string());
     let mut waiting = Vec::new();
     let mut asks = Vec::new();

@@ -70,6 +70,11 @@ impl<'a> Fields<'a> {
         found.map(|(_, value)| *value).filter(|value| value.get() != "null")
     }
 
+    /// The value, even if it is null.
+    pub(in crate::http) fn found(&self, key: &str) -> Option<&'a RawValue> {
+        self.found.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+    }
+
     /// The value, which must be there.
     pub(in crate::http) fn required(&self, key: &str) -> Result<&'a RawValue, ApiError> {
         self.get(key).ok_or_else(|| ApiError::missing(self.path(key)))

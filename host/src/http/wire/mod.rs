@@ -25,7 +25,7 @@ pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
-pub(super) use terms::parse_name;
+pub(super) use terms::{parse_name, parse_named};
 
 /// The keys that are read of each kind of object.
 pub(super) mod keys {

@@ -6,6 +6,7 @@ use super::ReceivedBody;
 use super::fields::{Fields, Keys, text, wrong_type};
 use crate::config::parse_duration;
 use crate::domain::shown;
+use crate::http::divert::Named;
 use crate::http::error::ApiError;
 use crate::runtime::{Class, KeepAlive};
 
@@ -28,6 +29,23 @@ pub(in crate::http) fn prompt(fields: &Fields<'_>) -> Result<String, ApiError> {
 /// A body of which only the model's name is read.
 pub(in crate::http) fn parse_name(body: &ReceivedBody<'_>) -> Result<Option<String>, ApiError> {
     model(&Fields::root(body, NAME_KEYS)?)
+}
+
+/// What is read of a body that goes on to an engine as it is.
+const NAMED_KEYS: Keys = &["model", "stream", "service_tier", "keep_alive"];
+
+/// What matters of a body that goes on to an engine as it is.
+pub(in crate::http) fn parse_named(body: &ReceivedBody<'_>) -> Result<Named, ApiError> {
+    let fields = Fields::root(body, NAMED_KEYS)?;
+    // A `null` is there as well, and is written over.
+    let at = fields.found("model").map(|value| {
+        let start = value.get().as_ptr() as usize - body.text.as_ptr() as usize;
+        start..start + value.get().len()
+    });
+    let streams = fields.get("stream").is_some_and(|value| value.get() == "true");
+    // What an engine means by these words may be something else.
+    let (class, keep_alive) = (class(&fields).unwrap_or(body.class), keep_alive(&fields).unwrap_or_default());
+    Ok(Named { model: model(&fields)?, at, streams, class, keep_alive })
 }
 
 /// The model's name, if one was given.

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::worker::{
-    CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started, Task,
+    Ask, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started, Task,
 };
 
 /// Tokens of every answer.
@@ -538,15 +538,16 @@ impl InstanceHandle for FakeInstance {
     fn generate(
         &self,
         request: RequestId,
-        task: Task,
+        ask: Ask,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(8);
         let (world, id) = (self.world.clone(), self.id);
+        let task = ask.as_task().map(|task| task.header.clone()).unwrap_or_default();
         tokio::spawn(async move {
             let end = tokio::select! {
                 end = world.clone().generate_one(id, request, &sender, cancelled) => end,
-                end = world.clone().poisoned(id, &task.header) => end,
+                end = world.clone().poisoned(id, &task) => end,
             };
             world.change(id, |life| life.open.remove(&request));
             let _client_gone = sender.send(Output::Done(end)).await;

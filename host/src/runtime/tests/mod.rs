@@ -95,7 +95,7 @@ impl Host {
         let submission = Submission {
             model: model.into(),
             kind,
-            task: Bytes::from(task).into(),
+            ask: Bytes::from(task).into(),
             class,
             delivery,
             keep_alive: None,
@@ -125,7 +125,9 @@ async fn read(model: &str, mut output: tokio::sync::mpsc::Receiver<Output>) -> A
         match output.recv().await {
             None => return Answer::Wrong("the answer has no end"),
             Some(Output::Event(name)) if name == model.as_bytes() => tokens += 1,
-            Some(Output::Event(_) | Output::Bytes(_)) => return Answer::Wrong("another model's answer"),
+            Some(Output::Event(_) | Output::Bytes(_) | Output::Http(_)) => {
+                return Answer::Wrong("another model's answer");
+            }
             Some(Output::Progress { .. }) => {}
             Some(Output::Done(end)) => break end,
         }

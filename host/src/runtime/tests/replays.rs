@@ -38,12 +38,12 @@ fn host(leases_max: u32) -> Host {
 /// A request for an answer in one piece, which its worker dies of after so many milliseconds, if any.
 fn ask(host: &Host, poison_ms: Option<u64>) -> JoinHandle<Timed> {
     let task = serde_json::json!({"number": fake::unique(), "poison_ms": poison_ms}).to_string();
-    let task = Bytes::from(task).into();
+    let ask = Bytes::from(task).into();
     let (class, delivery) = (Class::Interactive, OutputMode::Gathered);
     let submission = Submission {
         model: "a".into(),
         kind: Kind::Text,
-        task,
+        ask,
         class,
         delivery,
         keep_alive: None,

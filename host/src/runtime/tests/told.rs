@@ -82,7 +82,7 @@ async fn ask(host: &Host, model: &'static str, id: &str) -> Option<String> {
     let submission = Submission {
         model: model.into(),
         kind: Kind::Audio,
-        task: Bytes::from(format!("{{\"number\":{}}}", fake::unique())).into(),
+        ask: Bytes::from(format!("{{\"number\":{}}}", fake::unique())).into(),
         class: Class::Interactive,
         keep_alive: None,
         delivery: OutputMode::Streamed,

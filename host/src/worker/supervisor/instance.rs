@@ -9,8 +9,9 @@ use aihost_plugin_api::Metric;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::super::ask::Ask;
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
 use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
@@ -21,6 +22,7 @@ use super::process::Process;
 use super::socket::WorkerSocket;
 use super::step::InstanceStep;
 use super::watch::Watched;
+use crate::config::BusyProbe;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 
 /// What the tasks of one worker share.
@@ -37,6 +39,10 @@ pub(super) struct Supervised {
     pub(super) task_bytes: AtomicU64,
     /// What it may hold, and was seen to.
     pub(super) watched: Mutex<Watched>,
+    /// How its engine is seen to work on once it has answered, if it answers HTTP itself.
+    pub(super) busy: Option<BusyProbe>,
+    /// Turns true when it is about to go.
+    pub(super) leaving: watch::Sender<bool>,
     /// What is wrong with its plugin's metrics, as far as that stands in the log.
     pub(super) metrics_told: Mutex<BTreeSet<String>>,
 }
@@ -79,15 +85,15 @@ impl InstanceHandle for WorkerInstance {
     fn generate(
         &self,
         request: RequestId,
-        task: Task,
+        ask: Ask,
         cancelled: oneshot::Receiver<CancelCause>,
     ) -> mpsc::Receiver<Output> {
         let (sender, receiver) = mpsc::channel(OUTPUT_QUEUE);
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(async move {
-            let bytes = task.size() as u64;
+            let bytes = ask.size() as u64;
             shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
-            shared.generate(request.0, task, sender, cancelled).await;
+            shared.generate(request.0, ask, sender, cancelled).await;
             shared.task_bytes.fetch_sub(bytes, Ordering::Relaxed);
         });
         receiver
@@ -101,6 +107,7 @@ impl InstanceHandle for WorkerInstance {
 
     fn stop(&self, grace: Duration) -> BoxFuture<'static, ()> {
         let shared = Arc::clone(&self.shared);
+        shared.leaving.send_replace(true);
         let task = self.runtime.spawn(async move {
             // Without a grace it is not even asked: its requests are to learn why they end, not that they were cancelled.
             if grace.is_zero() {

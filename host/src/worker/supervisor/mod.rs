@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use rustix::process::Pid;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
+use tokio::sync::watch::Sender as WatchSender;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
@@ -35,6 +36,7 @@ use super::limits::{CLOSED_SOCKET_GRACE, DRAIN_LIMIT, WorkerLimits};
 use super::log::ModelLog;
 use super::placement::{Exit, ExitReason, Placement, StartSpec, Started};
 use super::protocol::{Hello, Start, ToWorker};
+use crate::config::BusyProbe;
 use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId};
 use instance::{Supervised, WorkerInstance};
@@ -104,8 +106,9 @@ async fn start(executable: PathBuf, limits: WorkerLimits, spec: StartSpec, exits
             return Err(failure);
         }
     };
-    let worker =
-        Worker { model: spec.model, instance: spec.instance, device, limits, silence: spec.silence, log: spec.log };
+    let StartSpec { model, instance, silence, log, busy, .. } = &spec;
+    let (model, instance, silence) = (model.clone(), *instance, *silence);
+    let worker = Worker { model, instance, device, limits, silence, log: Arc::clone(log), busy: busy.clone() };
     let shared = supervise(spawned, worker, exits).map_err(failed)?;
     let start = Start {
         plugin: spec.plugin.copy.path().to_owned(),
@@ -134,11 +137,12 @@ struct Worker {
     limits: WorkerLimits,
     silence: Duration,
     log: Arc<ModelLog>,
+    busy: Option<BusyProbe>,
 }
 
 /// Starts the tasks that belong to a process: its reader, its output, and the one that waits for its end.
 fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>) -> std::io::Result<Arc<Supervised>> {
-    let Worker { model, instance, device, limits, silence, log } = worker;
+    let Worker { model, instance, device, limits, silence, log, busy } = worker;
     let spawn::Spawned { mut child, mark, socket } = spawned;
     let connected = socket.set_nonblocking(true).and_then(|()| UnixStream::from_std(socket));
     let socket = match connected {
@@ -163,6 +167,8 @@ fn supervise(spawned: spawn::Spawned, worker: Worker, exits: mpsc::Sender<Exit>)
         step_lock: tokio::sync::Mutex::default(),
         task_bytes: AtomicU64::new(0),
         watched: Mutex::new(Watched::new(device, mark.clone())),
+        busy,
+        leaving: WatchSender::new(false),
         metrics_told: Mutex::default(),
     });
     watch::add(&shared);

@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::ask::Ask;
 use super::super::awake::timeout;
 use super::super::limits::CREDIT_STEP_BYTES;
 use super::super::placement::{CancelCause, ExitReason, Output};
-use super::super::protocol::{Loading, Task, ToWorker};
+use super::super::protocol::{Loading, ToWorker};
 use super::failure;
 use super::instance::Supervised;
 use super::socket::{Inbound, Incoming};
@@ -18,13 +19,20 @@ impl Supervised {
     pub(super) async fn generate(
         &self,
         request: u64,
-        task: Task,
+        ask: Ask,
         output: mpsc::Sender<Output>,
         mut cancelled: oneshot::Receiver<CancelCause>,
     ) {
-        if let Some(upstream) = self.socket.upstream() {
-            return done(&output, self.ask_upstream(&upstream, task, &output, &mut cancelled).await).await;
-        }
+        let task = match (ask, self.socket.engine()) {
+            (Ask::Hold, _) => return self.hold(output, cancelled).await,
+            (Ask::Http(ask), Some(engine)) => return self.ask_engine(&engine, &ask, output, cancelled).await,
+            (Ask::Task(task), None) => task,
+            // The plugin was replaced meanwhile by one of another kind.
+            (Ask::Http(_), None) | (Ask::Task(_), Some(_)) => {
+                let message = "the model is served in another way by now; send the request again";
+                return done(&output, Err(Failure::new(FailureKind::Busy, message))).await;
+            }
+        };
         let Some(mut incoming) = self.socket.open(request) else {
             let reason = self.process.gone().await;
             return done(&output, Err(self.exit_failure(&reason))).await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aihost_plugin_api::MemoryPlan;
 use aihost_plugin_api::abi::event_kind;
-use aihost_plugin_api::{MemoryPlan, UpstreamAddress};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::awake::timeout;
 use super::super::limits::{ERROR_BYTES, HARD_CREDIT_BYTES, MAX_EVENTS_ON_THE_WAY, event_cost};
+use super::super::origin::Origin;
 use super::super::placement::{ExitReason, Output};
 use super::super::protocol::{
     Assembler, CHUNK_BYTES, Decoder, Frame, Loading, PROTOCOL_VERSION, PluginError, ProtocolError, ToHost, ToWorker,
@@ -22,6 +23,7 @@ use super::super::protocol::{
 };
 use super::super::upstream::check_upstream;
 use super::log::Log;
+use super::upstream::engine_at;
 use crate::domain::excerpt;
 
 /// What the worker says about one request.
@@ -90,7 +92,7 @@ pub(super) struct WorkerSocket {
     /// Those who wait for what the plugin counts. The worker is asked by the first of them.
     metrics: Mutex<Vec<oneshot::Sender<Bytes>>>,
     /// Where requests go instead, once the worker has said so.
-    upstream: Mutex<Option<Arc<UpstreamAddress>>>,
+    engine: Mutex<Option<Origin>>,
     /// Why the instance could not be released, once the worker was asked to go.
     release: Mutex<Release>,
 }
@@ -116,7 +118,7 @@ impl WorkerSocket {
             doing: Mutex::new("start"),
             progress: watch::Sender::new(Loading::default()),
             metrics: Mutex::default(),
-            upstream: Mutex::default(),
+            engine: Mutex::default(),
             release: Mutex::default(),
         }
     }
@@ -200,8 +202,8 @@ impl WorkerSocket {
     }
 
     /// Where requests go instead of to the worker, if its engine answers HTTP itself.
-    pub(super) fn upstream(&self) -> Option<Arc<UpstreamAddress>> {
-        self.upstream.lock().clone()
+    pub(super) fn engine(&self) -> Option<Origin> {
+        self.engine.lock().clone()
     }
 
     /// Opens a request; nothing if the worker is gone.
@@ -306,7 +308,7 @@ impl WorkerSocket {
             ToHost::Log(record) => log.record(&record),
             ToHost::Upstream(upstream) => {
                 check_upstream(&upstream)?;
-                *self.upstream.lock() = Some(Arc::new(upstream));
+                *self.engine.lock() = Some(engine_at(&upstream)?);
             }
             ToHost::Metrics(json) => {
                 for waiter in self.metrics.lock().drain(..) {

@@ -19,7 +19,7 @@ use crate::cli::signals::{self, Signals};
 use crate::cli::vet::{Asking, Vet};
 use crate::cli::watchdog::Watchdog;
 use crate::cli::{CommandContext, out};
-use crate::config::Config;
+use crate::config::{Config, Env};
 use crate::domain::{Device, Failure, FailureKind, ModelId};
 use crate::plugin::{self, DescribeError, Described, Registry};
 use crate::runtime::AccessEntry;
@@ -66,7 +66,7 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: &Arguments)
     let mut ends = Signals::of_server_or_terminal()?;
     let watchdog = Watchdog::start(Signals::of_server_or_terminal)?;
     let mut hosted = tokio::select! {
-        hosted = host(&trial, config) => hosted?,
+        hosted = host(&trial, config, &context.env) => hosted?,
         () = ends.next() => return Err(CliError::Interrupted),
     };
     watchdog.hosts(hosted.handle());
@@ -102,7 +102,7 @@ fn describe(file: &Path) -> Result<Described, CliError> {
 }
 
 /// A host for it, once nothing is wrong that can be told without loading it.
-async fn host(trial: &Trial<'_>, config: Config) -> Result<Hosted, CliError> {
+async fn host(trial: &Trial<'_>, config: Config, env: &Env) -> Result<Hosted, CliError> {
     let checked = config.clone();
     let vetted = tokio::task::spawn_blocking(move || {
         let paths = &checked.paths;
@@ -119,7 +119,7 @@ async fn host(trial: &Trial<'_>, config: Config) -> Result<Hosted, CliError> {
     if let Some(error) = wrong.into_values().next() {
         return Err(trial.refused(&error));
     }
-    Hosted::start(config).await
+    Hosted::start(config, env).await
 }
 
 fn options(typed: &str) -> Result<Map<String, Value>, CliError> {

@@ -1,0 +1,261 @@
+//! Requests to OpenAI's paths that are for a model whose engine answers HTTP itself: they go there as they are, but for the
+//! model's name, and nothing that this host knows of such requests is held against them. All others go on to their handler.
+
+use std::ops::Range;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::{Bytes, BytesMut};
+
+use super::app::App;
+use super::body::{ArrivingBody, RawBody, check_content_type, check_encoding};
+use super::caller::Caller;
+use super::error::ApiError;
+use super::multipart::{self, Form};
+use super::proxy::{self, Outgoing, OutgoingBody};
+use super::resolve::{self, Wanted};
+use super::wire;
+use crate::config::{Config, ModelConfig};
+use crate::domain::{Class, Kind};
+use crate::runtime::{KeepAlive, OutputMode};
+
+/// A path whose requests may be for such a model.
+#[derive(Clone)]
+pub(super) struct Diverted {
+    pub(super) app: App,
+    /// The models that a request means which names none; `None` where it must name one.
+    pub(super) wanted: Option<Wanted<'static>>,
+}
+
+/// What a body of JSON says that matters here.
+pub(super) struct Named {
+    /// The model, if it names one.
+    pub(super) model: Option<String>,
+    /// Where that lies, quotes and all.
+    pub(super) at: Option<Range<usize>>,
+    pub(super) streams: bool,
+    pub(super) class: Class,
+    pub(super) keep_alive: Option<KeepAlive>,
+}
+
+/// Stands before handlers.
+pub(super) async fn divert(State(diverted): State<Diverted>, request: Request, next: Next) -> Response {
+    let config = diverted.app.handle.config();
+    if diverted.app.handle.speaking_http(&config).is_empty() {
+        return next.run(request).await;
+    }
+    match diverted.take(&config, request).await {
+        Ok(Taken::Answered(response)) => response,
+        Ok(Taken::Left(request)) => next.run(request).await,
+        Err(error) => error.into_response(),
+    }
+}
+
+/// What became of a request.
+pub(super) enum Taken {
+    Answered(Response),
+    /// It is for somebody else.
+    Left(Request),
+}
+
+impl Diverted {
+    /// Answers it, if it is for a model whose engine answers HTTP itself.
+    pub(super) async fn take(&self, config: &Config, request: Request) -> Result<Taken, ApiError> {
+        let Some(caller) = request.extensions().get::<Caller>().cloned() else { return Ok(Taken::Left(request)) };
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if let Some(boundary) = content_type.and_then(multipart::boundary).map(str::to_owned) {
+            return self.take_form(config, &caller, request, &boundary).await;
+        }
+        let has_body = !request.body().is_end_stream();
+        if !has_body || check_encoding(&request).is_err() || check_content_type(&request).is_err() {
+            return self.take_query(config, &caller, request).await;
+        }
+        let head = Head::of(&request);
+        let (parts, body) = request.into_parts();
+        let body = RawBody::receive(Request::from_parts(parts.clone(), body), &self.app).await?;
+        let named = body.clone().read(wire::parse_named).await;
+        // Whoever answers says what is wrong with it.
+        let named = named.ok().or_else(|| head.model.clone().map(Named::by_query));
+        let model = named
+            .as_ref()
+            .and_then(|named| self.find(config, &caller, named.model.as_deref().or(head.model.as_deref())));
+        let (Some(named), Some(model)) = (named, model) else {
+            let mut request = Request::from_parts(parts, Body::empty());
+            request.extensions_mut().insert(body);
+            return Ok(Taken::Left(request));
+        };
+        caller.access().asks_for(&model.id);
+        let bytes = with_model(&body.bytes, &named, engine_name(model));
+        let delivery = match (named.streams, head.is_replayable(model)) {
+            (_, false) => OutputMode::Once,
+            (true, true) => OutputMode::Streamed,
+            (false, true) => OutputMode::Gathered,
+        };
+        let class = named.class.max(caller.class());
+        let outgoing = head.outgoing(OutgoingBody::Whole(bytes), delivery, class, named.keep_alive);
+        proxy::ask(&self.app, &caller, model, outgoing).await.map(Taken::Answered)
+    }
+
+    /// A form: read until its model is known, and passed on as it comes.
+    async fn take_form(
+        &self,
+        config: &Config,
+        caller: &Caller,
+        request: Request,
+        boundary: &str,
+    ) -> Result<Taken, ApiError> {
+        let head = Head::of(&request);
+        let form = Form::read(ArrivingBody::of(request, &self.app)?, boundary).await?;
+        let name = form.model().map(str::to_owned).or_else(|| head.model.clone());
+        let model = match self.find(config, caller, name.as_deref()) {
+            Some(model) => model,
+            None => return Err(self.nobody(config, caller, name.as_deref(), &head)),
+        };
+        caller.access().asks_for(&model.id);
+        let body = OutgoingBody::Streamed(form.with_model(engine_name(model)));
+        let outgoing = head.outgoing(body, OutputMode::Once, caller.class(), None);
+        proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
+    }
+
+    /// What only its query says anything of.
+    async fn take_query(&self, config: &Config, caller: &Caller, request: Request) -> Result<Taken, ApiError> {
+        let head = Head::of(&request);
+        let Some(model) = head.model.as_deref().and_then(|name| self.find(config, caller, Some(name))) else {
+            return Ok(Taken::Left(request));
+        };
+        caller.access().asks_for(&model.id);
+        let delivery = if head.method.is_idempotent() { OutputMode::Streamed } else { OutputMode::Once };
+        let body = OutgoingBody::Streamed(ArrivingBody::of(request, &self.app)?);
+        let outgoing = head.outgoing(body, delivery, caller.class(), None);
+        proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
+    }
+
+    /// The model that is meant, if its engine answers HTTP itself.
+    fn find<'a>(&self, config: &'a Config, caller: &Caller, name: Option<&str>) -> Option<&'a ModelConfig> {
+        let handle = &self.app.handle;
+        let model = match (name, self.wanted) {
+            (Some(name), _) => resolve::seen(config, caller).find(|model| model.is_called(name)),
+            (None, Some(Wanted { kind, endpoint })) => {
+                resolve::unnamed(resolve::seen(config, caller), kind, endpoint).ok()
+            }
+            (None, None) => None,
+        };
+        model.filter(|model| handle.speaks_http(model))
+    }
+
+    /// Why a form is for nobody here.
+    fn nobody(&self, config: &Config, caller: &Caller, name: Option<&str>, head: &Head) -> ApiError {
+        match name {
+            Some(name) => match resolve::by_name(config, caller, name) {
+                Ok(model) => resolve::wrong_kind(model, &head.path),
+                Err(unknown) => unknown,
+            },
+            None => ApiError::missing_model("name it in the form's field `model`"),
+        }
+    }
+}
+
+/// What there is of a request beside its body.
+pub(super) struct Head {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) target: String,
+    headers: HeaderMap,
+    /// The model that its query names.
+    model: Option<String>,
+}
+
+impl Head {
+    pub(super) fn of(request: &Request) -> Self {
+        let uri = request.uri();
+        let query = uri.query().unwrap_or_default();
+        let model = query.split('&').find_map(|pair| pair.strip_prefix("model=")).filter(|name| !name.is_empty());
+        Self {
+            method: request.method().clone(),
+            path: uri.path().to_owned(),
+            target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+            headers: request.headers().clone(),
+            model: model.map(str::to_owned),
+        }
+    }
+
+    /// Whether a worker that died of it is no reason not to ask another.
+    fn is_replayable(&self, model: &ModelConfig) -> bool {
+        model.kind != Kind::Custom || proxy::is_repeatable(&self.method, &self.headers)
+    }
+
+    pub(super) fn outgoing(
+        &self,
+        body: OutgoingBody,
+        delivery: OutputMode,
+        class: Class,
+        keep_alive: Option<KeepAlive>,
+    ) -> Outgoing {
+        let mut headers = proxy::forwarded(&self.headers);
+        // What passes is read for what it cost.
+        headers.remove(header::ACCEPT_ENCODING);
+        let (method, target) = (self.method.clone(), self.target.clone());
+        Outgoing { method, target, headers, body, delivery, class, keep_alive, upgrade: None }
+    }
+}
+
+impl Named {
+    fn by_query(model: String) -> Self {
+        Self { model: Some(model), at: None, streams: false, class: Class::default(), keep_alive: None }
+    }
+}
+
+/// The name by which its engine knows a model.
+pub(super) fn engine_name(model: &ModelConfig) -> &str {
+    model.http.engine_model.as_deref().unwrap_or(model.id.as_str())
+}
+
+/// A body of JSON that names the model so.
+fn with_model(body: &Bytes, named: &Named, name: &str) -> Bytes {
+    if named.at.is_some() && named.model.as_deref() == Some(name) {
+        return body.clone();
+    }
+    let quoted = serde_json::to_string(name).unwrap_or_default();
+    let mut written = BytesMut::with_capacity(body.len() + quoted.len() + 16);
+    match &named.at {
+        Some(at) => {
+            written.extend_from_slice(&body[..at.start]);
+            written.extend_from_slice(quoted.as_bytes());
+            written.extend_from_slice(&body[at.end..]);
+        }
+        None => {
+            let Some(open) = body.iter().position(|byte| *byte == b'{') else { return body.clone() };
+            let is_empty = body[open + 1..].trim_ascii_start().starts_with(b"}");
+            written.extend_from_slice(&body[..=open]);
+            written.extend_from_slice(b"\"model\":");
+            written.extend_from_slice(quoted.as_bytes());
+            written.extend_from_slice(if is_empty { b"" } else { b"," });
+            written.extend_from_slice(&body[open + 1..]);
+        }
+    }
+    written.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_name_changes() {
+        for (body, wanted) in [
+            (r#"{"model":"alias","a":1}"#, r#"{"model":"own","a":1}"#),
+            (r#" {"a":{"model":"x"}, "model" : "alias" }"#, r#" {"a":{"model":"x"}, "model" : "own" }"#),
+            (r#"{"a":1}"#, r#"{"model":"own","a":1}"#),
+            (r#"{ }"#, r#"{"model":"own" }"#),
+            (r#"{"model":"own"}"#, r#"{"model":"own"}"#),
+            (r#"{"model":null,"a":1}"#, r#"{"model":"own","a":1}"#),
+        ] {
+            let received = wire::ReceivedBody { text: body, class: Class::default() };
+            let named = wire::parse_named(&received).unwrap();
+            assert_eq!(with_model(&Bytes::from(body), &named, "own"), wanted, "{body}");
+        }
+    }
+}

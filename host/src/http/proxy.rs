@@ -1,0 +1,318 @@
+//! Requests to models whose engines answer HTTP themselves: what is sent on, what comes back, and what of either is between
+//! one side and this host alone. Bodies stream both ways and nothing of them is looked at here.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
+use hyper::upgrade::OnUpgrade;
+use tokio::sync::mpsc;
+
+use super::app::App;
+use super::body::ArrivingBody;
+use super::caller::Caller;
+use super::connection::Bridge;
+use super::error::ApiError;
+use super::generate::broken_off;
+use super::openai::explain;
+use super::websocket::{self, Holder};
+use crate::config::ModelConfig;
+use crate::domain::{Class, Failure, FailureKind};
+use crate::runtime::{Answer, KeepAlive, OutputMode, Submission};
+use crate::worker::{Ask, AskBody, EngineConnection, HttpAsk, HttpHead, HttpOutput, Output};
+
+/// Headers between two neighbours, which say nothing to those behind them.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+/// Headers of a request that are for this host, or that are made anew.
+const FOR_US: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    HeaderName::from_static("x-api-key"),
+];
+/// Headers of an answer that are this host's to say.
+const OURS: [HeaderName; 7] = [
+    header::CACHE_CONTROL,
+    header::DATE,
+    header::SERVER,
+    header::SET_COOKIE,
+    header::STRICT_TRANSPORT_SECURITY,
+    header::X_CONTENT_TYPE_OPTIONS,
+    HeaderName::from_static("x-request-id"),
+];
+/// The same, by how they begin.
+const OUR_PREFIXES: [&str; 3] = ["access-control-", "openai-", "x-ratelimit-"];
+
+/// What is sent on.
+pub(super) struct Outgoing {
+    pub(super) method: Method,
+    /// Path and query at the engine.
+    pub(super) target: String,
+    /// As they came, or what [`forwarded`] left of them.
+    pub(super) headers: HeaderMap,
+    pub(super) body: OutgoingBody,
+    pub(super) delivery: OutputMode,
+    pub(super) class: Class,
+    pub(super) keep_alive: Option<KeepAlive>,
+    /// The client's side, if it wants to speak something else.
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
+/// What a request carries.
+pub(super) enum OutgoingBody {
+    Whole(Bytes),
+    /// It comes while it is sent, after these bytes.
+    Streamed(ArrivingBody),
+}
+
+/// Asks the engine of a model, and answers as it does.
+pub(super) async fn ask(
+    app: &App,
+    caller: &Caller,
+    model: &ModelConfig,
+    outgoing: Outgoing,
+) -> Result<Response, ApiError> {
+    let Outgoing { method, target, mut headers, body, delivery, class, keep_alive, upgrade } = outgoing;
+    let access = caller.access().clone();
+    let [id, trace] = [access.id(), access.trace()].map(|text| HeaderValue::try_from(text).ok());
+    for (name, value) in [("x-request-id", id), ("traceparent", trace)] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    let is_head = method == Method::HEAD;
+    let (body, problem) = match body {
+        OutgoingBody::Whole(bytes) => (AskBody::Whole(bytes), None),
+        OutgoingBody::Streamed(arriving) => {
+            let problem = arriving.problem();
+            (AskBody::streamed(arriving.map_err(Into::into).boxed_unsync()), Some(problem))
+        }
+    };
+    let time_limit = app.handle.config().limits.request_timeout;
+    let http = HttpAsk { method, target, headers, body, time_limit };
+    let submission = Submission {
+        model: model.id.clone(),
+        kind: model.kind,
+        ask: Ask::Http(Arc::new(http)),
+        class,
+        keep_alive,
+        delivery,
+        access,
+    };
+    let holder = Holder { handle: app.handle.clone(), hold: Submission { ask: Ask::Hold, ..submission.clone() } };
+    let answered = match app.handle.submit(submission).await {
+        Ok(answer) => respond(answer, upgrade, holder, is_head).await,
+        Err(failure) => Err(failure),
+    };
+    match answered {
+        Ok(response) => Ok(response),
+        // What was wrong with the body explains why its engine has no answer to it.
+        Err(failure) => match problem.and_then(|problem| problem.take()) {
+            Some(error) => Err(error),
+            None => Err(explain(app, failure, &model.id, "body").await),
+        },
+    }
+}
+
+/// Waits until the answer begins, so that an early failure is a plain refusal.
+async fn respond(
+    mut answer: Answer,
+    upgrade: Option<OnUpgrade>,
+    holder: Holder,
+    is_head: bool,
+) -> Result<Response, Failure> {
+    let HttpHead { status, mut headers } = loop {
+        match answer.output.recv().await {
+            Some(Output::Http(HttpOutput::Head(head))) => break head,
+            Some(Output::Progress { .. }) => {}
+            Some(Output::Done(Err(failure))) => return Err(failure),
+            Some(_) => return Err(Failure::new(FailureKind::Internal, "the engine's answer has no head")),
+            None => return Err(broken_off()),
+        }
+    };
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let switched = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| switch_headers(&headers));
+    let to_drop: Vec<HeaderName> = headers.keys().filter(|name| !is_passed_on(&headers, name)).cloned().collect();
+    for name in to_drop {
+        headers.remove(name);
+    }
+    if !is_head {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    if let Some(switched) = switched {
+        let connection = take_connection(&mut answer).await?;
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = status;
+        *response.headers_mut() = *headers;
+        response.headers_mut().extend(switched);
+        if let Some(client) = upgrade {
+            response.extensions_mut().insert(Bridge::new(websocket::bridge(client, connection, holder)));
+        }
+        return Ok(response);
+    }
+    let left = length.filter(|_| !is_head);
+    let mut response = Response::new(Body::new(AnsweredBody { output: answer.output, left, is_over: false }));
+    *response.status_mut() = status;
+    *response.headers_mut() = *headers;
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// What both sides of a connection that leaves HTTP must read.
+fn switch_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for name in [header::CONNECTION, header::UPGRADE] {
+        if let Some(value) = headers.get(&name) {
+            kept.insert(name, value.clone());
+        }
+    }
+    kept
+}
+
+async fn take_connection(answer: &mut Answer) -> Result<EngineConnection, Failure> {
+    loop {
+        match answer.output.recv().await {
+            Some(Output::Http(HttpOutput::Switched(connection))) => return Ok(connection),
+            Some(Output::Progress { .. }) => {}
+            Some(Output::Done(Err(failure))) => return Err(failure),
+            Some(_) => return Err(Failure::new(FailureKind::Internal, "the engine switched to nothing")),
+            None => return Err(broken_off()),
+        }
+    }
+}
+
+/// What an engine may be told of a request's headers.
+pub(super) fn forwarded(headers: &HeaderMap) -> HeaderMap {
+    let named = named_in_connection(headers);
+    let is_between = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
+    let kept = headers.iter().filter(|(name, _)| !is_between(name) && !FOR_US.contains(name));
+    let mut forwarded: HeaderMap = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+    if let Some(upgrade) = headers.get(header::UPGRADE) {
+        forwarded.insert(header::UPGRADE, upgrade.clone());
+        forwarded.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    forwarded
+}
+
+fn is_passed_on(headers: &HeaderMap, name: &HeaderName) -> bool {
+    let is_ours = OURS.contains(name) || OUR_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
+    !is_ours && !HOP_BY_HOP.contains(name) && !named_in_connection(headers).contains(name)
+}
+
+/// The headers that a sender says are for its neighbour alone.
+fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
+/// Whether it may be asked of another worker when one died of it: by HTTP, if asking twice is as good as once.
+pub(super) fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
+    method.is_idempotent() || headers.contains_key("idempotency-key")
+}
+
+/// The body of an answer, as it comes.
+struct AnsweredBody {
+    output: mpsc::Receiver<Output>,
+    /// Bytes that are still to come, if their engine said how many there are.
+    left: Option<u64>,
+    is_over: bool,
+}
+
+impl HttpBody for AnsweredBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        loop {
+            let failure = match ready!(self.output.poll_recv(cx)) {
+                Some(Output::Bytes(bytes)) => {
+                    self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
+                }
+                Some(Output::Http(HttpOutput::Trailers(trailers))) => {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                Some(Output::Done(Ok(_))) => {
+                    self.is_over = true;
+                    return Poll::Ready(None);
+                }
+                Some(Output::Done(Err(failure))) => failure,
+                Some(Output::Progress { .. } | Output::Event(_) | Output::Http(_)) => continue,
+                None => broken_off(),
+            };
+            self.is_over = true;
+            // A body of any kind has no way to say that it is not whole.
+            return Poll::Ready(Some(Err(std::io::Error::other(failure.to_string()))));
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn what_is_between_neighbours_or_opens_something_goes_no_further() {
+        let asked = headers(&[
+            ("authorization", "Bearer k"),
+            ("x-api-key", "k"),
+            ("cookie", "aihost=k"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("connection", "close, x-mine"),
+            ("x-mine", "1"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("content-type", "a/b"),
+            ("x-other", "2"),
+        ]);
+        assert_eq!(names(&forwarded(&asked)), ["content-type", "x-other"]);
+        let switching = headers(&[("connection", "Upgrade"), ("upgrade", "websocket"), ("sec-websocket-key", "k")]);
+        assert_eq!(names(&forwarded(&switching)), ["connection", "sec-websocket-key", "upgrade"]);
+        let answered = headers(&[
+            ("server", "x"),
+            ("set-cookie", "a=b"),
+            ("access-control-allow-origin", "*"),
+            ("connection", "x-hop"),
+            ("x-hop", "1"),
+            ("keep-alive", "1"),
+            ("etag", "e"),
+        ]);
+        let kept: Vec<&HeaderName> = answered.keys().filter(|name| is_passed_on(&answered, name)).collect();
+        assert_eq!(kept, ["etag"]);
+    }
+}

@@ -1,0 +1,188 @@
+//! A server that answers HTTP for a model: what is asked goes there, and what comes back becomes outputs, streaming both ways.
+//! Whoever leaves closes the connection, which is how servers learn of it. It knows nothing of workers, queues and clients.
+
+mod answer;
+mod busy;
+mod usage;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
+
+use super::ask::{AskBody, HttpAsk, HttpBody};
+use crate::domain::{Failure, FailureKind};
+
+pub(super) use answer::{Answered, Outlet};
+pub(super) use busy::until_idle;
+
+/// How long a server may take to accept a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Most bytes of an answer that are taken at once: so many outputs wait for a client that does not read.
+const PIECE_BYTES: usize = 64 << 10;
+/// How long a connection is kept for the next request.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// Connections that are kept for later.
+const IDLE_MAX: usize = 64;
+
+/// Where a model's engine answers. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Origin {
+    client: Client<HttpsConnector<HttpConnector>, HttpBody>,
+    /// Scheme and authority, such as `http://127.0.0.1:8188`.
+    base: Arc<str>,
+    /// What stands before each path.
+    prefix: Arc<str>,
+    /// What each request is sent with.
+    headers: Arc<HeaderMap>,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// It was not sent: it may be asked of another.
+    Unsent(Failure),
+    /// Nobody knows what came of it.
+    Broken(Failure),
+}
+
+impl NoAnswer {
+    pub(super) fn failure(self) -> Failure {
+        match self {
+            Self::Unsent(failure) | Self::Broken(failure) => failure,
+        }
+    }
+}
+
+impl Origin {
+    /// A server at `base`, `http://HOST:PORT` or with `https`, which each request is sent to with these headers.
+    /// `tls`: whose certificates are trusted.
+    pub(super) fn new(base: &str, prefix: &str, headers: &BTreeMap<String, String>, tls: ClientConfig) -> Self {
+        let headers = headers.iter().filter_map(|(name, value)| {
+            Some((HeaderName::try_from(name.as_str()).ok()?, HeaderValue::try_from(value.as_str()).ok()?))
+        });
+        Self {
+            client: client(tls),
+            base: base.into(),
+            prefix: prefix.trim_end_matches('/').into(),
+            headers: Arc::new(headers.collect()),
+        }
+    }
+
+    /// Asks; what is answered is still to be passed on. Dropped, it closes the connection.
+    pub(super) async fn ask(&self, ask: &HttpAsk) -> Result<Response<Incoming>, NoAnswer> {
+        let request = self.request(ask).map_err(NoAnswer::Unsent)?;
+        self.client.request(request).await.map_err(|error| silent(&error))
+    }
+
+    /// The same without passing anything on: a small answer of JSON.
+    pub(super) async fn look(&self, target: &str) -> Option<serde_json::Value> {
+        let (method, target, headers) = (Method::GET, target.to_owned(), HeaderMap::new());
+        let body = AskBody::Whole(Bytes::new());
+        let ask = HttpAsk { method, target, headers, body, time_limit: CONNECT_LIMIT };
+        let answer = self.client.request(self.request(&ask).ok()?).await.ok()?;
+        answer::json(answer).await
+    }
+
+    /// Whether requests are sent with a key of this host's.
+    pub(super) fn has_key(&self) -> bool {
+        self.headers.contains_key(header::AUTHORIZATION)
+    }
+
+    /// Where a request goes.
+    pub(super) fn target(&self, ask: &HttpAsk) -> String {
+        format!("{}{}{}", self.base, self.prefix, self.below_prefix(&ask.target))
+    }
+
+    /// What is sent.
+    fn request(&self, ask: &HttpAsk) -> Result<Request<HttpBody>, Failure> {
+        let target = self.target(ask);
+        let wrong = |why: &dyn fmt::Display| {
+            Failure::new(FailureKind::InvalidRequest, format!("the path cannot be asked for: {why}"))
+        };
+        let uri = Uri::try_from(target).map_err(|error| wrong(&error))?;
+        let body = ask.body.to_send().ok_or_else(|| {
+            Failure::new(FailureKind::Internal, "the request's body was sent to another engine, and is gone")
+        })?;
+        let mut request = Request::new(body);
+        *request.method_mut() = ask.method.clone();
+        *request.headers_mut() = ask.headers.clone();
+        // A page of ours is a page of the engine's own: it checks where what asks it comes from.
+        if request.headers().contains_key(header::ORIGIN)
+            && let Ok(origin) = HeaderValue::try_from(&*self.base)
+        {
+            request.headers_mut().insert(header::ORIGIN, origin);
+        }
+        for (name, value) in self.headers.iter() {
+            request.headers_mut().insert(name, value.clone());
+        }
+        *request.uri_mut() = uri;
+        Ok(request)
+    }
+
+    /// Whoever names a server by the beginning of its API's paths does not mean that beginning twice.
+    fn below_prefix<'a>(&self, target: &'a str) -> &'a str {
+        let last = self.prefix.rsplit_once('/').map(|(_, last)| last).unwrap_or_default();
+        let rest = target.strip_prefix('/').and_then(|target| target.strip_prefix(last));
+        match rest {
+            Some(rest) if last == API_VERSION && rest.starts_with(['/', '?']) => rest,
+            _ => target,
+        }
+    }
+}
+
+fn silent(error: &legacy::Error) -> NoAnswer {
+    let why = root_of(error);
+    let failure = Failure::new(FailureKind::Unreachable, format!("the engine does not answer: {why}"));
+    if error.is_connect() { NoAnswer::Unsent(failure) } else { NoAnswer::Broken(failure) }
+}
+
+/// Passes an answer on. Dropped, it closes the connection.
+pub(super) async fn forward(answer: Response<Incoming>, to: &Outlet) -> Result<Answered, NoAnswer> {
+    answer::forward(answer, to).await.map_err(NoAnswer::Broken)
+}
+
+/// What OpenAI's paths begin with, and base addresses of its clients end with.
+const API_VERSION: &str = "v1";
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Its headers may be keys.
+        write!(f, "{}{}", self.base, self.prefix)
+    }
+}
+
+fn client(tls: ClientConfig) -> Client<HttpsConnector<HttpConnector>, HttpBody> {
+    let mut tcp = HttpConnector::new();
+    tcp.set_connect_timeout(Some(CONNECT_LIMIT));
+    tcp.set_nodelay(true);
+    tcp.enforce_http(false);
+    let connector =
+        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_LIMIT)
+        .pool_max_idle_per_host(IDLE_MAX)
+        .http1_max_buf_size(PIECE_BYTES)
+        .build(connector)
+}
+
+/// The innermost reason of an error, which is the one that says something.
+fn root_of(error: &dyn Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}

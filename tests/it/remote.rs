@@ -1,0 +1,331 @@
+//! Models that others run, behind `url:`: whatever is asked of them reaches their server as it was sent, and what that answers
+//! reaches the client as it comes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use aihost_tests::eventually;
+use aihost_tests::server::{Server, Setup, client};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+/// A server that somebody else runs.
+struct Elsewhere {
+    port: u16,
+    state: Arc<Seen>,
+}
+
+struct Seen {
+    requests: AtomicUsize,
+    status: AtomicUsize,
+    /// Clients that were answered and are still there.
+    open: AtomicUsize,
+    /// Pieces of the stream that may be sent.
+    pieces: Semaphore,
+}
+
+impl Elsewhere {
+    async fn start() -> Self {
+        let state = Arc::new(Seen {
+            requests: AtomicUsize::new(0),
+            status: AtomicUsize::new(200),
+            open: AtomicUsize::new(0),
+            pieces: Semaphore::new(0),
+        });
+        let router =
+            Router::new().route("/v1/chat/completions", any(chat)).fallback(any(echo)).with_state(Arc::clone(&state));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { port, state }
+    }
+
+    fn requests(&self) -> usize {
+        self.state.requests.load(Ordering::SeqCst)
+    }
+}
+
+/// Gives back what it was sent: head as JSON, then the body.
+async fn echo(State(seen): State<Arc<Seen>>, request: Request) -> Response {
+    seen.requests.fetch_add(1, Ordering::SeqCst);
+    let (parts, body) = request.into_parts();
+    let status = StatusCode::from_u16(seen.status.load(Ordering::SeqCst) as u16).unwrap();
+    let headers: serde_json::Map<String, Value> = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), json!(String::from_utf8_lossy(value.as_bytes()))))
+        .collect();
+    let head = json!({"method": parts.method.as_str(), "target": parts.uri.to_string(), "headers": headers});
+    let head = Bytes::from(format!("{head}\n"));
+    let body = futures_util::stream::iter([Ok(head)]).chain(body.into_data_stream());
+    (status, [("x-engine", "1"), ("server", "engine"), ("set-cookie", "a=b")], Body::from_stream(body)).into_response()
+}
+
+/// A stream of text, piece by piece as the test says; `usage` at its end.
+async fn chat(State(seen): State<Arc<Seen>>, request: Request) -> Response {
+    struct Open(Arc<Seen>);
+    impl Drop for Open {
+        fn drop(&mut self) {
+            self.0.open.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let body = axum::body::to_bytes(request.into_body(), usize::MAX).await.unwrap();
+    let asked: Value = serde_json::from_slice(&body).unwrap();
+    seen.requests.fetch_add(1, Ordering::SeqCst);
+    let usage = json!({"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10});
+    if asked["stream"] != true {
+        return axum::Json(json!({"model": asked["model"], "asked": asked, "usage": usage})).into_response();
+    }
+    seen.open.fetch_add(1, Ordering::SeqCst);
+    let open = Open(Arc::clone(&seen));
+    let pieces = futures_util::stream::unfold((open, 0), move |(open, number)| {
+        let usage = usage.clone();
+        async move {
+            open.0.pieces.acquire().await.unwrap().forget();
+            let event = match number {
+                0..3 => json!({"choices": [{"delta": {"content": format!("{number}")}}], "usage": null}),
+                3 => json!({"choices": [], "usage": usage}),
+                _ => return None,
+            };
+            Some((Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n")), (open, number + 1)))
+        }
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
+}
+
+fn front(models: &str) -> Server {
+    Server::start(&Setup { yaml: format!("models:\n{models}"), ..Setup::default() })
+}
+
+async fn post(server: &Server, path: &str, body: Value) -> reqwest::Response {
+    client().post(format!("{}{path}", server.base())).json(&body).send().await.expect("an answer")
+}
+
+/// The head that an engine gave back, and the body behind it.
+async fn echoed(answer: reqwest::Response) -> (Value, Bytes) {
+    let all = answer.bytes().await.unwrap();
+    let end = all.iter().position(|byte| *byte == b'\n').expect("a head");
+    (serde_json::from_slice(&all[..end]).unwrap(), all.slice(end + 1..))
+}
+
+#[tokio::test]
+async fn a_chat_reaches_its_server_as_it_was_sent_and_streams_back() {
+    let pod = Elsewhere::start().await;
+    let front = front(&format!(
+        "  far: {{type: text, url: 'http://127.0.0.1:{}/v1', engine_model: own/name, aliases: [gpt-4o]}}\n",
+        pod.port
+    ));
+    let body = json!({"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "image_url"}]}], "unknown": {"a": [1]}, "n": 99});
+    let answer = post(&front, "/v1/chat/completions", body.clone()).await;
+    assert_eq!(answer.status(), 200);
+    let answer: Value = answer.json().await.unwrap();
+    let mut wanted = body.clone();
+    wanted["model"] = json!("own/name");
+    assert_eq!(answer["asked"], wanted);
+
+    let streaming = json!({"messages": [], "stream": true});
+    let mut answer = post(&front, "/v1/chat/completions", streaming).await;
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    for number in 0..3 {
+        // Each piece comes before the next one is made.
+        pod.state.pieces.add_permits(1);
+        let piece = answer.chunk().await.unwrap().expect("a piece");
+        assert!(String::from_utf8_lossy(&piece).contains(&format!("\"content\":\"{number}\"")), "{piece:?}");
+    }
+    pod.state.pieces.add_permits(2);
+    while answer.chunk().await.unwrap().is_some() {}
+    let metrics = client().get(format!("{}/metrics", front.base())).send().await.unwrap().text().await.unwrap();
+    for line in [
+        "aihost_tokens_total{model=\"far\",direction=\"in\"} 14",
+        "aihost_tokens_total{model=\"far\",direction=\"out\"} 6",
+        "aihost_requests_total{model=\"far\",outcome=\"ok\"} 2",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert_eq!(front.status("far", "device").await, json!("remote"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_gone_from_the_server() {
+    let pod = Elsewhere::start().await;
+    let front = front(&format!("  far: {{type: text, url: 'http://127.0.0.1:{}'}}\n", pod.port));
+    let mut answer = post(&front, "/v1/chat/completions", json!({"messages": [], "stream": true})).await;
+    pod.state.pieces.add_permits(1);
+    answer.chunk().await.unwrap().expect("a piece");
+    assert_eq!(pod.state.open.load(Ordering::SeqCst), 1);
+    drop(answer);
+    eventually(async || match pod.state.open.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        open => Err(format!("{open} are open")),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn any_path_of_openai_is_asked_by_the_model_it_names() {
+    let pod = Elsewhere::start().await;
+    let front = front(&format!(
+        "  vectors: {{type: embedding, url: 'http://127.0.0.1:{port}'}}\n  ears: {{type: transcription, url: 'http://127.0.0.1:{port}', aliases: [whisper-1]}}\n  voice: {{type: speech, url: 'http://127.0.0.1:{port}'}}\n",
+        port = pod.port
+    ));
+    for path in
+        ["/v1/embeddings", "/v1/rerank", "/v1/moderations", "/v1/audio/speech", "/v1/responses", "/v1/something/new"]
+    {
+        let (head, body) = echoed(post(&front, path, json!({"input": "x", "model": "vectors"})).await).await;
+        assert_eq!((head["method"].as_str(), head["target"].as_str()), (Some("POST"), Some(path)));
+        assert_eq!(body, r#"{"input":"x","model":"vectors"}"#);
+    }
+    // Those that name none mean the only one of their kind.
+    let (head, body) = echoed(post(&front, "/v1/audio/speech", json!({"input": "x"})).await).await;
+    assert_eq!(head["target"], "/v1/audio/speech");
+    assert_eq!(body, r#"{"model":"voice","input":"x"}"#);
+    let file: Vec<u8> = (0..3_u32 << 20).map(|n| (n * 7 % 251) as u8).collect();
+    let form = |before: &str, after: &str| {
+        let mut form = before.as_bytes().to_vec();
+        form.extend(b"--xyz\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\r\n");
+        form.extend(&file);
+        form.extend(b"\r\n");
+        form.extend(after.as_bytes());
+        form.extend(b"--xyz--\r\n");
+        form
+    };
+    let named = |name: &str| format!("--xyz\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n");
+    for (sent, wanted) in [
+        (form(&named("whisper-1"), ""), form(&named("ears"), "")),
+        (form("", &named("whisper-1")), form("", &named("ears"))),
+        (form(&named("ears"), &named("other")), form(&named("ears"), &named("other"))),
+    ] {
+        let request = client().post(format!("{}/v1/audio/transcriptions", front.base()));
+        let request = request.header("content-type", "multipart/form-data; boundary=\"xyz\"").body(sent);
+        let (head, body) = echoed(request.send().await.unwrap()).await;
+        assert_eq!(head["headers"]["content-length"], json!(wanted.len().to_string()));
+        assert!(body == wanted, "another form came");
+    }
+    // And by the query, whatever the body is.
+    let url = format!("{}/v1/audio/translations?model=ears", front.base());
+    let (head, body) = echoed(client().post(url).body("raw").send().await.unwrap()).await;
+    assert_eq!((head["target"].as_str(), &body[..]), (Some("/v1/audio/translations?model=ears"), &b"raw"[..]));
+    for (path, body, code) in [
+        ("/v1/embeddings", json!({"model": "nobody"}), "model_not_found"),
+        ("/v1/something/new", json!({"a": 1}), "unknown_url"),
+    ] {
+        let refused: Value = post(&front, path, body).await.json().await.unwrap();
+        assert_eq!(refused["error"]["code"], code, "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn keys_and_cookies_stay_here_and_the_servers_own_is_sent() {
+    let pod = Elsewhere::start().await;
+    let setup = Setup {
+        yaml: format!(
+            "api_keys: [a-key-of-this-host-0]\nmodels:\n  far: {{type: embedding, url: 'http://127.0.0.1:{}', api_key: 'env:POD_KEY'}}\n",
+            pod.port
+        ),
+        env: vec![("POD_KEY".to_owned(), "a-key-of-the-pod".to_owned())],
+        ..Setup::default()
+    };
+    let front = Server::start(&setup);
+    let ask = async || {
+        let request = client().post(format!("{}/v1/embeddings", front.base())).bearer_auth("a-key-of-this-host-0");
+        let request = request.header("cookie", "c=d").header("x-request-id", "mine-9").header("x-other", "1");
+        request.json(&json!({"model": "far"})).send().await.unwrap()
+    };
+    let answer = ask().await;
+    let told = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!((told("x-engine").as_deref(), told("server"), told("set-cookie")), (Some("1"), None, None));
+    let (head, _) = echoed(answer).await;
+    let sent = &head["headers"];
+    assert_eq!(sent["authorization"], "Bearer a-key-of-the-pod");
+    assert_eq!((&sent["cookie"], &sent["x-api-key"]), (&Value::Null, &Value::Null));
+    assert_eq!((sent["x-request-id"].as_str(), sent["x-other"].as_str()), (Some("mine-9"), Some("1")));
+    // One that is refused there is no fault of who asks here.
+    pod.state.status.store(401, Ordering::SeqCst);
+    let refused = ask().await;
+    assert_eq!(refused.status(), 502);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"]["code"], "engine_unreachable");
+    let log = front.logged("does not take this host's key").await;
+    assert!(log.contains("api_key:") && !log.contains("a-key-of-the-pod"), "{log}");
+    pod.state.status.store(404, Ordering::SeqCst);
+    assert_eq!(ask().await.status(), 404, "what it says otherwise is passed on");
+}
+
+#[tokio::test]
+async fn one_that_does_not_answer_costs_a_try_and_all_that_do_not_cost_a_sentence() {
+    let pod = Elsewhere::start().await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let front = front(&format!(
+        "  both: {{type: embedding, url: ['http://127.0.0.1:{gone}', 'http://127.0.0.1:{}']}}\n  none: {{type: embedding, url: 'http://127.0.0.1:{gone}', retries: 1}}\n",
+        pod.port
+    ));
+    for number in 1..=4 {
+        assert_eq!(post(&front, "/v1/embeddings", json!({"model": "both"})).await.status(), 200);
+        assert_eq!(pod.requests(), number);
+    }
+    let refused = post(&front, "/v1/embeddings", json!({"model": "none"})).await;
+    assert_eq!(refused.status(), 502);
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["error"]["message"], "the service behind this model does not answer; try again later");
+    let log = front.logged("none").await;
+    assert!(log.contains("Connection refused") || log.contains("connection refused"), "{log}");
+    // A server that has too much to do is one that another may stand in for; what the last of them says is passed on.
+    pod.state.status.store(503, Ordering::SeqCst);
+    let before = pod.requests();
+    let busy = post(&front, "/v1/embeddings", json!({"model": "both"})).await;
+    assert_eq!((busy.status().as_u16(), pod.requests()), (503, before + 2));
+}
+
+#[tokio::test]
+async fn what_runs_elsewhere_takes_no_place_and_evicts_nobody() {
+    let pod = Elsewhere::start().await;
+    let yaml = format!(
+        "devices: [{{id: cpu, memory: 64MiB, max_loaded: 1}}]\nmodels:\n  here: {{type: text, plugin: aihost/echo}}\n  far: {{type: embedding, url: 'http://127.0.0.1:{}'}}\n",
+        pod.port
+    );
+    let server = Server::start(&Setup { yaml, plugins: vec!["echo"], ..Setup::default() });
+    let chat = json!({"model": "here", "messages": [{"role": "user", "content": "a b"}]});
+    assert_eq!(post(&server, "/v1/chat/completions", chat.clone()).await.status(), 200);
+    assert_eq!(post(&server, "/v1/embeddings", json!({"model": "far"})).await.status(), 200);
+    assert_eq!(post(&server, "/v1/chat/completions", chat).await.status(), 200);
+    assert_eq!(server.status("here", "loads").await, json!(1));
+    assert_eq!(server.status("here", "state").await, json!("hot"));
+    assert_eq!(server.status("far", "state").await, json!("hot"));
+    let devices: Value =
+        client().get(format!("{}/admin/devices", server.base())).send().await.unwrap().json().await.unwrap();
+    assert!(!devices.to_string().contains("remote"), "{devices}");
+}
+
+#[tokio::test]
+async fn one_host_before_another_answers_as_that_does() {
+    let pod = Server::start(&Setup {
+        yaml: "models:\n  talk: {type: text, plugin: aihost/echo}\n".to_owned(),
+        plugins: vec!["echo"],
+        ..Setup::default()
+    });
+    let front = front(&format!("  far: {{type: text, url: '{}', engine_model: talk}}\n", pod.base()));
+    let chat =
+        |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "a b c"}], "stream": true});
+    let direct = post(&pod, "/v1/chat/completions", chat("talk")).await.text().await.unwrap();
+    let through = post(&front, "/v1/chat/completions", chat("far")).await.text().await.unwrap();
+    let contents = |stream: &str| -> String {
+        let events = stream.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("data: ")?).ok());
+        events
+            .map(|event: Value| event["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    assert!(!contents(&direct).is_empty() && contents(&direct) == contents(&through), "{direct}\n{through}");
+    drop(pod);
+    let refused = tokio::time::timeout(Duration::from_secs(20), post(&front, "/v1/chat/completions", chat("far")));
+    assert_eq!(refused.await.expect("at once").status(), 502);
+}
