@@ -145,7 +145,8 @@ fn leak(stand: &Stand) {
     }
     let path = std::env::current_exe().unwrap_or_default();
     let mut child = Command::new("sh");
-    child.args(["-c", "trap '' TERM; exec \"$0\" --sleep"]).arg(path).stdin(Stdio::null());
+    child.args(["-c", "trap '' TERM; exec \"$0\" --sleep \"$@\""]).arg(path).args(&stand.arguments);
+    child.stdin(Stdio::null());
     if stand.is("--leak-bare") {
         child.env_clear();
     }
