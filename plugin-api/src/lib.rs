@@ -15,7 +15,8 @@ pub mod task;
 
 pub use sdk::{
     Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails, ErrorKind, Flow, Image,
-    ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, Reply, Result, Text, TextOutput, Upstream, testing,
+    ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result, Text, TextOutput, Upstream,
+    testing,
 };
 pub use task::{
     AudioFinish, AudioFormat, AudioRequest, CustomFinish, CustomHead, CustomRequest, FinishReason, ImageFinish,

@@ -60,6 +60,8 @@ mod reload;
 mod remote;
 /// What commands show on terminals.
 mod screens;
+/// Python services and their environments.
+mod services;
 /// The main job with a real model.
 mod smollm2;
 /// Folders that fail a running host.
@@ -72,4 +74,6 @@ mod tiers;
 mod told;
 /// Workers and the protocol, without the host around them.
 mod upstream;
+/// Engine processes: started, watched, ended, whatever they do.
+mod vllm;
 mod worker;

@@ -28,6 +28,11 @@ pub fn deny() -> PathBuf {
     built("fixture_deny")
 }
 
+/// An engine process that speaks HTTP, and fails as its arguments say.
+pub fn stand_in() -> PathBuf {
+    built("fixture_stand_in")
+}
+
 /// The small real model, SmolLM2-135M-Instruct: the file that `AIHOST_SMOLLM2` names, else the one that `cargo xtask up` fetched.
 ///
 /// # Panics

@@ -271,7 +271,6 @@ mod tests {
             (Kind::Custom, "/health"),
             (Kind::Text, "/v1/audio/generations"),
             (Kind::Text, "/health"),
-            (Kind::Image, "/v1/images/edits"),
         ] {
             let other = config.models.get_mut("other").unwrap();
             (other.kind, other.endpoint) = (kind, Some(endpoint.to_owned()));

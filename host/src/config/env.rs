@@ -5,6 +5,21 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::Device;
 
+/// Variables that say how packages are fetched, in small or capital letters.
+const FETCHING: [&str; 9] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NETRC",
+];
+/// Beginnings of such variables.
+const FETCHING_PREFIXES: [&str; 2] = ["PIP_", "UV_"];
+
 /// The environment as it was when it was taken.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
@@ -181,6 +196,17 @@ impl Env {
     /// `XDG_DATA_HOME`, else `~/.local/share`.
     pub fn data_home(&self) -> Option<PathBuf> {
         self.home_folder("XDG_DATA_HOME", ".local/share")
+    }
+
+    /// What says where packages are fetched from: proxies, certificates, and the settings of installers (`PIP_*`, `UV_*`). For
+    /// the programs that plugins start to prepare a model.
+    pub fn fetching(&self) -> BTreeMap<String, String> {
+        let says = |name: &str| {
+            let prefixed = FETCHING_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            prefixed || FETCHING.iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
+        };
+        let kept = self.variables.iter().filter(|(name, _)| says(name));
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     fn either_case(&self, name: &str) -> Option<&str> {

@@ -111,6 +111,11 @@ impl Paths {
     pub fn plugin_folders(&self) -> Vec<PathBuf> {
         [&self.plugins].into_iter().chain(&self.installed_plugins).cloned().collect()
     }
+
+    /// The folder in which a plugin may do as it likes.
+    pub fn plugin_folder(&self, plugin: &str) -> PathBuf {
+        self.state.join("plugin-data").join(plugin.replace('/', "_"))
+    }
 }
 
 /// One entry of `models:`.

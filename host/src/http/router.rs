@@ -27,8 +27,8 @@ pub fn router(handle: Handle) -> Router {
 /// All endpoints over what they share.
 pub(super) fn over(app: App) -> Router {
     let gate = |access| from_fn_with_state(Gate { app: app.clone(), access }, edge::edge);
-    let add = |router: Router<App>, Route { path, access, body, methods, wanted, .. }: Route| {
-        let methods = methods.fallback(wrong_method);
+    let add = |router: Router<App>, Route { path, access, method, body, methods, wanted }: Route| {
+        let methods = if method.is_some() { methods.fallback(wrong_method) } else { methods };
         let methods = match wanted {
             Some(_) => {
                 let diverted = Diverted { app: app.clone(), wanted };
@@ -61,10 +61,6 @@ pub(super) struct Route {
     /// Whom it is open to.
     pub(super) access: Access,
     /// The method that it answers; where that is GET, HEAD as well; `None` for every one.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "axum's own table answers; this one is for whoever walks all routes")
-    )]
     pub(super) method: Option<Method>,
     /// How large a body it reads; `None` if it reads none.
     pub(super) body: Option<BodySize>,

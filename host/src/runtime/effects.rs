@@ -148,7 +148,7 @@ impl Loop {
             plugin,
             options: model.options.clone(),
             load,
-            own_folder: Some(self.config.paths.state.join("plugin-data").join(model.plugin.replace('/', "_"))),
+            own_folder: Some(self.config.paths.plugin_folder(&model.plugin)),
             start_timeout: START_TIMEOUT,
             log,
             silence: self.config.limits.worker_silence,

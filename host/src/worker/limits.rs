@@ -86,6 +86,10 @@ pub(super) const METRICS_WAIT: Duration = Duration::from_millis(500);
 
 /// Bytes of memory that a worker may hold before it has a grant: to start, to open its plugin, to plan.
 pub(super) const START_BYTES: u64 = 256 << 20;
+/// Bytes of memory that a worker may hold that prepares a model: installers, and the compilers that they start.
+pub(super) const PREPARE_BYTES: u64 = 16 << 30;
+/// How long that may take: large packages come over slow lines.
+pub(super) const PREPARE_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Bytes by which a worker may pass its grant at least; 10 % of it if that is more.
 const GRANT_MARGIN_BYTES: u64 = 64 << 20;
 /// One part in this many of a grant by which it may be passed.

@@ -1,5 +1,6 @@
 //! Where plugin code runs, behind one trait: the runtime knows instances, not processes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -126,6 +127,12 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// the worker is killed.
     fn cost(&self, _task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         Box::pin(ready(Ok(0)))
+    }
+
+    /// Has its plugin make what a load needs beside the model's files. These variables say where things are fetched from. It may
+    /// take a day; dropping the handle kills the worker.
+    fn prepare(&self, _environment: BTreeMap<String, String>) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(ready(Ok(())))
     }
 
     /// What its plugin counts now; nothing if it does not say at once. Whatever else is under way.

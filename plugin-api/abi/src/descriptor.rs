@@ -115,6 +115,9 @@ pub struct Manifest {
     /// Whether memory no longer grows after load: nothing is allocated, and nothing allocated is touched for the first time.
     #[serde(default)]
     pub memory_static: bool,
+    /// Whether it makes something before a model's first load, when its files are fetched.
+    #[serde(default)]
+    pub prepares: bool,
     /// What it may do beside reading its model's files: `network`, `subprocess`, `files`. A host that does not know one of them
     /// does not load the plugin.
     #[serde(default)]

@@ -71,6 +71,9 @@ pub mod extension_id {
     /// Asked of a model that is loaded or awake: where its engine answers HTTP, as `{address, prefix, headers}`. In: `null`. A model
     /// that has it is sent no requests.
     pub const UPSTREAM: &str = "aihost.upstream/1";
+    /// Asked of a model that is not loaded, if its plugin's manifest says `prepares`: to make what loading needs beside the
+    /// model's files. In: `{load, environment}`. Out: `null`. It may take hours.
+    pub const PREPARE: &str = "aihost.prepare/1";
 }
 
 /// The plugin calls the host: where a request's answer goes. Any thread; never blocks. Once the request has ended, by

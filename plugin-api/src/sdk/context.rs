@@ -1,5 +1,6 @@
 //! What the host tells a running call, and what the call tells the host.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -93,6 +94,20 @@ impl RawCallback for Once {
         let callback = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A panic must not leave through the host's frames.
         let _caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| callback.map(|call| call())));
+    }
+}
+
+/// What is known to a plugin that prepares a model. What it prints and logs is shown to whoever waits for it.
+#[derive(Clone, Debug, Default)]
+pub struct PrepareContext {
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+impl PrepareContext {
+    /// Variables of whoever asked that say where things are fetched from (proxies, certificates, indexes of packages): for the
+    /// programs that are started to fetch them.
+    pub fn environment(&self) -> &BTreeMap<String, String> {
+        &self.environment
     }
 }
 

@@ -13,6 +13,7 @@
 /// | `max_concurrency` | requests that an instance serves at once | 1 |
 /// | `parks` | whether [`park`](crate::Engine::park) works | `false` |
 /// | `memory_static` | whether memory no longer grows after a load | `false` |
+/// | `prepares` | whether [`prepare`](crate::Plugin::prepare) makes something | `false` |
 /// | `permissions` | `["network", "subprocess", "files"]`: what it may do beside reading its model's files | none |
 ///
 /// The kind is that of the engine's [`Task`](crate::Engine::Task). Version, authors, license and description are Cargo.toml's.

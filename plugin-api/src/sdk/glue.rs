@@ -10,7 +10,7 @@ use abi_stable::std_types::{RArc, ROption, RResult, RSlice, RStr, RVec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::context::{Context, LoadContext};
+use super::context::{Context, LoadContext, PrepareContext};
 use super::job::{self, Job};
 use super::logging;
 use super::plugin::{Engine, Plugin, Task, Upstream};
@@ -19,7 +19,7 @@ use crate::abi::{
     RawContextArc, RawError, RawExtension, RawExtension_TO, RawExtensionArc, RawHostArc, RawModel, RawModel_TO,
     RawModelBox, RawRequest, RawSinkArc, extension_id,
 };
-use crate::task::{Description, LoadRequest};
+use crate::task::{Description, LoadRequest, PrepareRequest};
 
 /// The root module's `describe`.
 pub fn describe<P: Plugin>() -> RVec<u8> {
@@ -35,7 +35,7 @@ pub fn instantiate<P: Plugin>(host: RawHostArc, options: RSlice<'_, u8>) -> RRes
         let options: P::Options = serde_json::from_slice(options.as_slice())
             .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options: {e}")))?;
         let glue = Glue {
-            plugin: Mutex::new(Some(P::new(options)?)),
+            plugin: Arc::new(Mutex::new(Some(P::new(options)?))),
             engine: Arc::default(),
             poisoned: AtomicBool::new(false),
             host: Arc::clone(&host),
@@ -47,8 +47,11 @@ pub fn instantiate<P: Plugin>(host: RawHostArc, options: RSlice<'_, u8>) -> RRes
 /// Where the engine is while the model is loaded.
 type EngineSlot<P> = Arc<RwLock<Option<Arc<<P as Plugin>::Engine>>>>;
 
+/// Where the plugin is until the instance is dropped.
+type PluginSlot<P> = Arc<Mutex<Option<P>>>;
+
 struct Glue<P: Plugin> {
-    plugin: Mutex<Option<P>>,
+    plugin: PluginSlot<P>,
     engine: EngineSlot<P>,
     poisoned: AtomicBool,
     host: Arc<RawHostArc>,
@@ -75,8 +78,7 @@ impl<P: Plugin> Glue<P> {
     }
 
     fn with_plugin<T>(&self, body: impl FnOnce(&P) -> Result<T>) -> Result<T> {
-        let plugin = self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
-        body(plugin.as_ref().ok_or_else(|| Error::internal("the instance was dropped"))?)
+        with_plugin(&self.plugin, body)
     }
 
     fn engine(&self) -> Result<Arc<P::Engine>> {
@@ -153,6 +155,10 @@ impl<P: Plugin> RawModel for Glue<P> {
                     encode(&engine.ok_or_else(|| Error::internal("the model is not loaded"))?.upstream()?)
                 }))
             }
+            extension_id::PREPARE => {
+                let preparing = Preparing::<P> { plugin: Arc::clone(&self.plugin), host: Arc::clone(&self.host) };
+                ROption::RSome(RawExtension_TO::from_ptr(RArc::new(preparing), TD_Opaque))
+            }
             _ => ROption::RNone,
         }
     }
@@ -181,6 +187,28 @@ impl<P: Plugin> RawExtension for Asking<P> {
             (self.ask)(self.engine.read().unwrap_or_else(PoisonError::into_inner).clone())
         })
     }
+}
+
+/// The extension that has the plugin prepare a model.
+struct Preparing<P: Plugin> {
+    plugin: PluginSlot<P>,
+    host: Arc<RawHostArc>,
+}
+
+impl<P: Plugin> RawExtension for Preparing<P> {
+    fn call(&self, input: RSlice<'_, u8>) -> RResult<RVec<u8>, RawError> {
+        guard(|| {
+            let _scope = logging::enter(&self.host, 0);
+            let PrepareRequest { load, environment } = decode(input)?;
+            with_plugin(&self.plugin, |plugin| plugin.prepare(&load, &PrepareContext { environment }))?;
+            encode(&())
+        })
+    }
+}
+
+fn with_plugin<P: Plugin, T>(slot: &PluginSlot<P>, body: impl FnOnce(&P) -> Result<T>) -> Result<T> {
+    let plugin = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    body(plugin.as_ref().ok_or_else(|| Error::internal("the instance was dropped"))?)
 }
 
 impl<P: Plugin> Drop for Glue<P> {

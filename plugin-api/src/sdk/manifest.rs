@@ -16,6 +16,7 @@ pub struct ManifestSource<'a> {
     pub max_concurrency: u32,
     pub parks: bool,
     pub memory_static: bool,
+    pub prepares: bool,
     pub permissions: &'a [&'a str],
     pub features: &'a [&'a str],
 }
@@ -39,6 +40,7 @@ impl<'a> ManifestSource<'a> {
         max_concurrency: 1,
         parks: false,
         memory_static: false,
+        prepares: false,
         permissions: &[],
         features: FEATURES,
     };
@@ -134,6 +136,8 @@ impl<'a> ManifestSource<'a> {
         out.raw(if self.parks { "true" } else { "false" });
         out.raw(",\"memory_static\":");
         out.raw(if self.memory_static { "true" } else { "false" });
+        out.raw(",\"prepares\":");
+        out.raw(if self.prepares { "true" } else { "false" });
         out.raw(",\"permissions\":");
         out.texts(self.permissions);
         out.raw(",\"features\":");
@@ -244,6 +248,7 @@ mod tests {
         formats: &["gguf"],
         max_concurrency: 1_203,
         parks: true,
+        prepares: true,
         ..ManifestSource::DEFAULT
     };
 
@@ -258,7 +263,7 @@ mod tests {
             (read.kinds, read.devices, read.formats),
             (owned(GOOD.kinds), owned(GOOD.devices), owned(GOOD.formats))
         );
-        assert_eq!((read.max_concurrency, read.parks, read.memory_static), (1_203, true, false));
+        assert_eq!((read.max_concurrency, read.parks, read.memory_static, read.prepares), (1_203, true, false, true));
         assert!(read.permissions.is_empty());
     }
 

@@ -24,7 +24,7 @@ mod text_output;
 mod utf8;
 
 pub use audio_output::AudioOutput;
-pub use context::{Context, Flow, LoadContext};
+pub use context::{Context, Flow, LoadContext, PrepareContext};
 pub use custom_output::CustomOutput;
 pub use error::{Error, ErrorDetails, ErrorKind, Result};
 pub use image_output::ImageOutput;

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::audio_output::AudioOutput;
-use super::context::{Context, LoadContext};
+use super::context::{Context, LoadContext, PrepareContext};
 use super::custom_output::CustomOutput;
 use super::image_output::ImageOutput;
 use super::job::Job;
@@ -57,6 +57,17 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 
     /// What loading will need, from file headers and options alone: nothing is allocated.
     fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan>;
+
+    /// Makes what a load needs beside the model's files, such as an environment of another language's packages. Called by
+    /// `aihost models pull`, in a worker of its own, before anything is loaded, and only if the manifest says `prepares: true`.
+    /// Blocks, for hours if need be; the worker may be killed at any moment, and what was left half made must do no harm. Every
+    /// line that it and what it starts print is shown to whoever waits.
+    ///
+    /// # Errors
+    /// Whatever kept it from that, with what to do.
+    fn prepare(&self, _load: &LoadRequest, _ctx: &PrepareContext) -> Result<()> {
+        Ok(())
+    }
 
     /// Loads the model within `load.granted` bytes, reporting progress. Blocks.
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<Self::Engine>;

@@ -19,8 +19,8 @@ use crate::abi::{
 };
 use crate::task::{
     AudioBlock, AudioFinish, AudioRequest, CustomFinish, CustomHead, CustomRequest, ImageBlock, ImageFinish,
-    ImageHeader, ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Metric, RequestInfo, TextEvent, TextFinish,
-    TextRequest, UpstreamAddress,
+    ImageHeader, ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Metric, PrepareRequest, RequestInfo, TextEvent,
+    TextFinish, TextRequest, UpstreamAddress,
 };
 
 /// A loaded plugin under test. Requests may be made from several threads at once.
@@ -161,6 +161,13 @@ impl MockHost {
         serde_json::from_slice(&plan).map_err(Error::internal)
     }
 
+    /// Has the plugin prepare the model, as `aihost models pull` does, with these variables.
+    pub fn prepare(&self, environment: &[(&str, &str)]) -> Result<()> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let request = PrepareRequest { load: self.load.clone(), environment };
+        self.ask(extension_id::PREPARE, &request)
+    }
+
     /// Plans, grants what is preferred and what requests take, loads and warms up, as a host does.
     pub fn load(&mut self) -> Result<()> {
         let plan = self.plan()?;
@@ -240,10 +247,15 @@ impl MockHost {
     }
 
     fn extension<T: DeserializeOwned>(&self, id: &str) -> Result<T> {
+        self.ask(id, &())
+    }
+
+    fn ask<T: DeserializeOwned>(&self, id: &str, input: &impl Serialize) -> Result<T> {
         let ROption::RSome(extension) = self.model.0.extension(id.into()) else {
             return Err(Error::new(ErrorKind::Unsupported, format!("the plugin has no `{id}`")));
         };
-        read(&extension.call(b"null".as_slice().into()).into_result()?)
+        let input = serde_json::to_vec(input).map_err(Error::internal)?;
+        read(&extension.call(input.as_slice().into()).into_result()?)
     }
 
     /// Whether the engine can still serve, by its own account.

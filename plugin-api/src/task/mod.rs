@@ -97,6 +97,23 @@ fn one() -> usize {
     1
 }
 
+/// What the host hands to a plugin that is to prepare a model. It crosses as JSON; members that a reader does not know are
+/// ignored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct PrepareRequest {
+    /// The model's files, and the device on which it will be loaded; nothing is granted.
+    pub load: LoadRequest,
+    /// Variables of whoever asked that say where things are fetched from: proxies, certificates, indexes of packages.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+builders! {
+    PrepareRequest:
+    load(LoadRequest), environment(BTreeMap<String, String>),
+}
+
 /// Bytes an instance needs on its device, known before anything is allocated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]

@@ -2,6 +2,7 @@
 
 mod control;
 mod list;
+mod prepare;
 mod pull;
 
 use clap::Subcommand;
@@ -22,7 +23,7 @@ pub(super) struct Arguments {
 enum Command {
     /// List the entries of models.yaml, whether their files are here, and their state if the server is up.
     List(Listing),
-    /// Fetch a model's files. What is here already is not fetched again.
+    /// Fetch a model's files, and have its plugin prepare what else it needs. What is here already is not fetched again.
     Pull(pull::Arguments),
     /// Load a model on a running server.
     Load(Named),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
-use super::known;
+use super::{known, prepare};
 use crate::cli::failure::CliError;
 use crate::cli::{CommandContext, out};
 use crate::config::ModelConfig;
@@ -41,7 +41,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     let here = if arguments.force { AlreadyHere::Replaced } else { AlreadyHere::Kept };
     let mut failed = Vec::new();
     for model in models {
-        match pull(&puller, model, here).await {
+        let pulled = async {
+            pull(&puller, model, here).await?;
+            prepare::prepare(&config, &context.env, model).await
+        };
+        match pulled.await {
             // Other models may still be had.
             Err(error @ CliError::Failed { .. }) => {
                 out::note(&format!("error: model `{}`: {error}", model.id));

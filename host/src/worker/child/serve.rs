@@ -8,12 +8,12 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use aihost_plugin_api::abi::{RawModelBox, RawRequest, extension_id};
-use aihost_plugin_api::task::MemoryUsage;
+use aihost_plugin_api::task::{MemoryUsage, PrepareRequest};
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan, UpstreamAddress};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::super::limits::{DRAIN_LIMIT, METRICS_BYTES, START_BYTES, SUMMARY_BYTES};
+use super::super::limits::{DRAIN_LIMIT, METRICS_BYTES, PREPARE_BYTES, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, Task, ToHost, ToWorker};
 use super::super::upstream::check_upstream;
 use super::limit::limit_data;
@@ -32,6 +32,9 @@ const MAX_WAITING_STEPS: usize = 4;
 /// What a plugin counts that counts nothing.
 const NO_METRICS: &[u8] = b"[]";
 
+/// What goes into an extension that takes nothing.
+const NOTHING: &[u8] = b"null";
+
 /// A step in the instance's life.
 enum QueuedStep {
     Start(Box<Start>),
@@ -40,6 +43,7 @@ enum QueuedStep {
     Unpark,
     Health,
     Cost(Task),
+    Prepare(BTreeMap<String, String>),
     Shutdown,
 }
 
@@ -98,6 +102,7 @@ impl Server {
             ToWorker::Unpark => self.step(QueuedStep::Unpark)?,
             ToWorker::Health => self.step(QueuedStep::Health)?,
             ToWorker::Cost(task) => self.step(QueuedStep::Cost(task))?,
+            ToWorker::Prepare(environment) => self.step(QueuedStep::Prepare(environment))?,
             ToWorker::Generate(request, task) => self.generate(request, task),
             ToWorker::Metrics => self.metrics(),
             ToWorker::Cancel(request) => {
@@ -187,6 +192,10 @@ impl ServerState {
                 QueuedStep::Unpark => self.unpark().map(ToHost::Stepped),
                 QueuedStep::Health => self.health().map(|()| ToHost::Stepped(0)),
                 QueuedStep::Cost(task) => self.cost(&task).map(ToHost::Stepped),
+                QueuedStep::Prepare(environment) => {
+                    limit_on_cpu(&load, PREPARE_BYTES);
+                    self.prepare(&load, environment).map(|()| ToHost::Stepped(0))
+                }
                 QueuedStep::Shutdown => self.shut_down(),
             };
             match answer {
@@ -249,7 +258,7 @@ impl ServerState {
 
     /// Says where its engine answers, if it is one that does so itself.
     fn tell_upstream(&self, model: &RawModelBox) -> Result<(), Error> {
-        let Some(json) = ask(model, extension_id::UPSTREAM) else { return Ok(()) };
+        let Some(json) = ask(model, extension_id::UPSTREAM, NOTHING) else { return Ok(()) };
         let wrong = |why: String| Error::internal(format!("the plugin does not say where its engine answers: {why}"));
         let upstream: UpstreamAddress = serde_json::from_slice(&json?).map_err(|e| wrong(e.to_string()))?;
         check_upstream(&upstream).map_err(wrong)?;
@@ -263,6 +272,13 @@ impl ServerState {
 
     fn cost(&self, task: &Task) -> Result<u64, Error> {
         Ok(self.model()?.cost(raw(task)).into_result()?)
+    }
+
+    fn prepare(&self, load: &LoadRequest, environment: BTreeMap<String, String>) -> Result<(), Error> {
+        let request = PrepareRequest::default().load(load.clone()).environment(environment);
+        let input = serde_json::to_vec(&request).map_err(Error::internal)?;
+        let nothing = || Error::new(ErrorKind::Unsupported, "the plugin says that it prepares models, and does not");
+        ask(self.model()?, extension_id::PREPARE, &input).ok_or_else(nothing)?.map(drop)
     }
 
     fn submit(&self, call: &Arc<Call>, task: &Task) -> Result<(), Error> {
@@ -284,7 +300,7 @@ impl ServerState {
     }
 
     fn tell_metrics(&self) {
-        let told = match self.model.get().and_then(|model| ask(model, extension_id::METRICS)) {
+        let told = match self.model.get().and_then(|model| ask(model, extension_id::METRICS, NOTHING)) {
             None => Ok(Bytes::from_static(NO_METRICS)),
             Some(Ok(json)) if json.len() > METRICS_BYTES => {
                 Err(Error::internal(format!("they have {} bytes, where {METRICS_BYTES} may be", json.len())))
@@ -342,9 +358,9 @@ fn limit_on_cpu(load: &LoadRequest, bytes: u64) {
 }
 
 /// What an extension of the model's answers; nothing if it has none of this id.
-fn ask(model: &RawModelBox, id: &str) -> Option<Result<Bytes, Error>> {
+fn ask(model: &RawModelBox, id: &str, input: &[u8]) -> Option<Result<Bytes, Error>> {
     let extension = model.extension(id.into()).into_option()?;
-    let answer = extension.call(b"null".as_slice().into()).into_result();
+    let answer = extension.call(input.into()).into_result();
     Some(answer.map(|json| json.into_vec().into()).map_err(Error::from))
 }
 

@@ -1,5 +1,7 @@
 //! Messages each way, and their bytes. Control is JSON; events and answers are the plugin's own bytes.
 
+use std::collections::BTreeMap;
+
 use aihost_plugin_api::{ErrorDetails, LoadRequest, MemoryPlan, UpstreamAddress};
 use bytes::{Buf, Bytes};
 use serde::de::DeserializeOwned;
@@ -137,6 +139,9 @@ pub(crate) enum ToWorker {
     Cost(Task),
     /// Say what the plugin counts. Answered by `Metrics`, if at all, whatever step is under way.
     Metrics,
+    /// Make what a load needs beside the model's files; these variables say where things are fetched from. Answered by
+    /// `Stepped` or `Failed`.
+    Prepare(BTreeMap<String, String>),
 }
 
 /// Worker to host.
@@ -183,6 +188,7 @@ impl ToWorker {
             Self::Health => (9, 0, Bytes::new()),
             Self::Cost(task) => return (10, 0, task.encode()),
             Self::Metrics => (11, 0, Bytes::new()),
+            Self::Prepare(environment) => (12, 0, json(environment)),
         };
         (kind, request, payload.into())
     }
@@ -202,6 +208,7 @@ impl ToWorker {
             9 => Self::Health,
             10 => Self::Cost(Task::decode(frame.kind, frame.payload)?),
             11 => Self::Metrics,
+            12 => Self::Prepare(parse(&frame)?),
             kind => return Err(unknown(kind)),
         })
     }
@@ -355,6 +362,7 @@ mod tests {
             Just(ToWorker::Health),
             task().prop_map(ToWorker::Cost),
             Just(ToWorker::Metrics),
+            prop::collection::btree_map("[A-Z_]{1,9}", ".*", 0..3).prop_map(ToWorker::Prepare),
         ]
     }
 

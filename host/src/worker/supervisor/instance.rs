@@ -1,6 +1,6 @@
 //! One instance in a worker, as the runtime sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::ask::Ask;
 use super::super::awake::timeout;
-use super::super::limits::{OUTPUT_QUEUE, TERMINATE_GRACE, WorkerLimits};
+use super::super::limits::{OUTPUT_QUEUE, PREPARE_BYTES, TERMINATE_GRACE, WorkerLimits};
 use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
 use super::super::protocol::{PluginError, Task};
 use super::failure;
@@ -80,6 +80,11 @@ impl InstanceHandle for WorkerInstance {
     fn cost(&self, task: Task) -> BoxFuture<'static, Result<u64, Failure>> {
         let cost = self.step(InstanceStep::cost(task, &self.shared.limits), |bytes| bytes);
         Box::pin(async move { cost.await.map_err(failure::of_request) })
+    }
+
+    fn prepare(&self, environment: BTreeMap<String, String>) -> BoxFuture<'static, Result<(), Failure>> {
+        self.allow(Allowance { planned: PREPARE_BYTES, granted: PREPARE_BYTES, mapped: 0 });
+        self.step(InstanceStep::prepare(environment), |_| ())
     }
 
     fn generate(

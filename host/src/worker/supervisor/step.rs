@@ -1,11 +1,12 @@
 //! Steps of an instance's life: one at a time, each with a limit whose overrun costs the worker.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aihost_plugin_api::MemoryPlan;
 
 use super::super::awake::{Instant, sleep_until};
-use super::super::limits::WorkerLimits;
+use super::super::limits::{PREPARE_LIMIT, WorkerLimits};
 use super::super::placement::ExitReason;
 use super::super::protocol::{Start, Task, ToWorker};
 use super::instance::Supervised;
@@ -50,6 +51,10 @@ impl InstanceStep {
 
     pub(super) fn cost(task: Task, limits: &WorkerLimits) -> Self {
         Self::plain(ToWorker::Cost(task), "cost", limits.step)
+    }
+
+    pub(super) fn prepare(environment: BTreeMap<String, String>) -> Self {
+        Self::plain(ToWorker::Prepare(environment), "prepare", PREPARE_LIMIT)
     }
 
     fn takes_memory(&self) -> bool {

@@ -1,0 +1,140 @@
+//! An engine that serves: started, waited for, asked how it is, and ended with all that came of it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use aihost_plugin_api::{Error, ErrorKind, LoadContext, Result, Upstream, UpstreamAddress};
+
+use super::environment::Environment;
+use super::health::{self, Health};
+use super::launch::Launch;
+use super::options::Options;
+use super::port::Listener;
+use super::process::{End, Process};
+use super::tail;
+
+/// Between two questions to an engine that starts.
+const POLL: Duration = Duration::from_millis(50);
+/// How long an engine that starts may take to answer one.
+const START_LIMIT: Duration = Duration::from_secs(2);
+/// How long one that serves may take: it may be busy.
+const SERVE_LIMIT: Duration = Duration::from_secs(20);
+/// How often it is said that an engine still starts.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// Lines of an engine's standard error in a sentence on its end.
+const TOLD_LINES: usize = 10;
+/// Bytes of them.
+const TOLD_BYTES: usize = 560;
+
+/// A running engine. Dropping it ends it.
+#[derive(Debug)]
+pub struct Engine {
+    process: Process,
+    port: u16,
+    health: String,
+    prefix: String,
+    stop_timeout: Duration,
+    /// Not swept while it is in use.
+    _environment: Option<Environment>,
+}
+
+impl Engine {
+    /// Starts an engine and waits until its health is good.
+    pub(crate) fn start(
+        launch: &Launch,
+        options: &Options,
+        environment: Option<Environment>,
+        ctx: &LoadContext,
+    ) -> Result<Self> {
+        tracing::info!("starting on port {}: {}", launch.port, launch.shown());
+        let process = Process::start(&mut launch.command(), launch.port).map_err(|e| {
+            let why = format!("{} cannot be started: {e}", launch.program().display());
+            Error::new(ErrorKind::Unsupported, why)
+        })?;
+        let engine = Self {
+            process,
+            port: launch.port,
+            health: options.health.clone(),
+            prefix: options.prefix.clone(),
+            stop_timeout: options.stop_timeout(),
+            _environment: environment,
+        };
+        engine.await_health(ctx)?;
+        engine.process.serve()?;
+        Ok(engine)
+    }
+
+    fn await_health(&self, ctx: &LoadContext) -> Result<()> {
+        let begun = Instant::now();
+        let mut told = begun;
+        loop {
+            if let Some(end) = self.process.end() {
+                return Err(self.ended(end));
+            }
+            ctx.check()?;
+            let health = health::ask(self.address(), &self.health, START_LIMIT);
+            match &health {
+                Health::Good => return self.check_listener(),
+                Health::Strange(_) => {
+                    let why = format!("the engine's {} {}; see `health` and `port`", self.health, health.told());
+                    return Err(Error::new(ErrorKind::Unsupported, why));
+                }
+                Health::Bad(_) | Health::Silent(_) if told.elapsed() >= TELL_INTERVAL => {
+                    told = Instant::now();
+                    let seconds = begun.elapsed().as_secs();
+                    tracing::info!("still starting after {seconds} s: its {} {}", self.health, health.told());
+                }
+                Health::Bad(_) | Health::Silent(_) => {}
+            }
+            self.process.wait(POLL);
+        }
+    }
+
+    /// Whether it is the engine that answers, and not someone who held the port before.
+    fn check_listener(&self) -> Result<()> {
+        match self.process.listener() {
+            Listener::Own | Listener::Unknown => Ok(()),
+            Listener::Other(who) => {
+                let who = who.unwrap_or_else(|| "another process".to_owned());
+                let why = format!(
+                    "port {} is answered by {who}, which is not the engine that was started; give the entry another `port:`",
+                    self.port
+                );
+                Err(Error::new(ErrorKind::Unsupported, why))
+            }
+        }
+    }
+
+    fn ended(&self, end: End) -> Error {
+        let said = match tail::last(&self.process.last_lines(), TOLD_LINES, TOLD_BYTES) {
+            said if said.is_empty() => "it said nothing on its standard error".to_owned(),
+            said => format!("it said last: {said}"),
+        };
+        Error::internal(format!("the engine {} before it was ready; {said}", end.told()))
+    }
+
+    fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+}
+
+impl aihost_plugin_api::Engine for Engine {
+    type Task = Upstream;
+
+    fn health(&self) -> Result<()> {
+        match health::ask(self.address(), &self.health, SERVE_LIMIT) {
+            Health::Good => Ok(()),
+            bad => Err(Error::internal(format!("the engine's {} {}", self.health, bad.told()))),
+        }
+    }
+
+    fn upstream(&self) -> Result<UpstreamAddress> {
+        Ok(UpstreamAddress::on_port(self.port).below(&self.prefix))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.process.stop(self.stop_timeout);
+    }
+}
