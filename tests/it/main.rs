@@ -17,6 +17,7 @@ mod connections;
 mod custom;
 /// The end of a host.
 mod ending;
+mod engines;
 /// A plugin that misbehaves costs one worker.
 mod faults;
 /// The first minutes: `init`, what it says next, and that every command sees the same folders.

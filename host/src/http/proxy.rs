@@ -167,8 +167,9 @@ async fn respond(
         }
         return Ok(response);
     }
-    let left = length.filter(|_| !is_head);
-    let mut response = Response::new(Body::new(AnsweredBody { output: answer.output, left, is_over: false }));
+    let is_empty = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let left = if is_empty { Some(0) } else { length };
+    let mut response = Response::new(Body::new(AnsweredBody { output: Some(answer.output), left }));
     *response.status_mut() = status;
     *response.headers_mut() = *headers;
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
@@ -229,10 +230,10 @@ pub(super) fn is_repeatable(method: &Method, headers: &HeaderMap) -> bool {
 
 /// The body of an answer, as it comes.
 struct AnsweredBody {
-    output: mpsc::Receiver<Output>,
+    /// `None` once it is over.
+    output: Option<mpsc::Receiver<Output>>,
     /// Bytes that are still to come, if their engine said how many there are.
     left: Option<u64>,
-    is_over: bool,
 }
 
 impl HttpBody for AnsweredBody {
@@ -240,11 +241,9 @@ impl HttpBody for AnsweredBody {
     type Error = std::io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if self.is_over {
-            return Poll::Ready(None);
-        }
         loop {
-            let failure = match ready!(self.output.poll_recv(cx)) {
+            let Some(output) = &mut self.output else { return Poll::Ready(None) };
+            let failure = match ready!(output.poll_recv(cx)) {
                 Some(Output::Bytes(bytes)) => {
                     self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -253,21 +252,34 @@ impl HttpBody for AnsweredBody {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Some(Output::Done(Ok(_))) => {
-                    self.is_over = true;
+                    self.output = None;
                     return Poll::Ready(None);
                 }
                 Some(Output::Done(Err(failure))) => failure,
                 Some(Output::Progress { .. } | Output::Event(_) | Output::Http(_)) => continue,
                 None => broken_off(),
             };
-            self.is_over = true;
+            self.output = None;
             // A body of any kind has no way to say that it is not whole.
             return Poll::Ready(Some(Err(std::io::Error::other(failure.to_string()))));
         }
     }
 
+    fn is_end_stream(&self) -> bool {
+        self.output.is_none() || self.left == Some(0)
+    }
+
     fn size_hint(&self) -> SizeHint {
         self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for AnsweredBody {
+    /// Who has all the bytes that there are has not left: the end of the answer is still on its way.
+    fn drop(&mut self) {
+        if let (Some(mut output), Some(0)) = (self.output.take(), self.left) {
+            tokio::spawn(async move { while output.recv().await.is_some() {} });
+        }
     }
 }
 

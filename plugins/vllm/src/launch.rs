@@ -55,7 +55,6 @@ impl Launch {
         }
         let (program, arguments) = match program {
             Program::Script(script) => {
-                readable(&script)?;
                 let python = environment.map_or_else(|| options.python.clone().into(), |made| made.join("bin/python"));
                 (python, vec![script.into_os_string()])
             }
@@ -124,6 +123,14 @@ fn python_path(script: &Path, working: Option<&Path>) -> OsString {
     let before = std::env::var_os("PYTHONPATH").unwrap_or_default();
     folders.extend(std::env::split_paths(&before).filter(|path| !path.as_os_str().is_empty()));
     std::env::join_paths(folders).unwrap_or_default()
+}
+
+/// Whether what is to be started can be, as far as that needs no environment.
+pub(crate) fn check(options: &Options) -> Result<()> {
+    match options.program().map_err(Error::internal)? {
+        Program::Script(script) => readable(&script),
+        Program::Command(_) => Ok(()),
+    }
 }
 
 fn readable(script: &Path) -> Result<()> {

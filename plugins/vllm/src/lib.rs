@@ -58,6 +58,7 @@ impl Plugin for Supervisor {
     }
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<Engine> {
+        launch::check(&self.options)?;
         let environment = match Needs::of(&self.options)? {
             Some(needs) => Some(Environments::within(own_folder()?).find(&needs)?),
             None => None,

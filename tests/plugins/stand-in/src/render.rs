@@ -58,6 +58,7 @@ impl Renders {
         queue.running = None;
         queue.done.push(number);
         drop(queue);
+        eprintln!("render {number} is done");
         self.news.notify_all();
     }
 
