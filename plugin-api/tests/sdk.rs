@@ -36,7 +36,8 @@ impl Plugin for Sayer {
 
     fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
         maybe_panic(&self.0, "plan");
-        Ok(MemoryPlan::new(1).preferred(2))
+        let other = (self.0 == "several").then(|| ("cuda:1".to_owned(), 5));
+        Ok(MemoryPlan::new(1).preferred(2).others(other.into_iter().collect()))
     }
 
     fn load(&self, _: &LoadRequest, ctx: &LoadContext) -> Result<Engaged> {
@@ -143,6 +144,13 @@ fn a_panic_in_drop_does_not_leave_the_plugin() {
     let mut dropped = host("drop").unwrap();
     dropped.load().unwrap();
     drop(dropped);
+}
+
+#[test]
+fn a_plan_of_several_devices_is_refused_as_by_a_host() {
+    let error = host("several").unwrap().load().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("5 bytes on cuda:1"), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod describing;
 mod memory;
 mod noise;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -184,6 +185,8 @@ pub struct Options {
     bytes: u64,
     /// Bytes that `plan` requires; a mebibyte if nothing is said.
     plan: Option<u64>,
+    /// Bytes that it requires on other devices.
+    others: BTreeMap<String, u64>,
     /// The fault happens only while this file does not exist, and creates it.
     once_file: Option<PathBuf>,
     /// A file that a test creates when it has seen enough: it ends an answer that is all progress, and a fault in mid-answer
@@ -237,7 +240,7 @@ impl Plugin for Faulty {
         }
         let required = self.0.plan.unwrap_or(DEFAULT_PLAN);
         let mapped = if self.0.due(Fault::LieOfMapped) { self.0.bytes } else { 0 };
-        Ok(MemoryPlan::new(required).mapped(mapped))
+        Ok(MemoryPlan::new(required).mapped(mapped).others(self.0.others.clone()))
     }
 
     fn load(&self, _load: &LoadRequest, _ctx: &LoadContext) -> Result<Loaded> {
