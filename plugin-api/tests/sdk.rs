@@ -57,6 +57,9 @@ impl Engine for Engaged {
         if text == "stop" {
             return Err(Error::new(ErrorKind::Stopped, "as I like"));
         }
+        if text == "cancel" {
+            return Ok(FinishReason::Cancelled);
+        }
         if text == "shout" {
             tracing::warn!(tensor = ?vec![0.5; 8 << 20], "{}", "x".repeat(8 << 20));
             panic!("{}", "y".repeat(8 << 20));
@@ -176,7 +179,10 @@ fn a_stop_that_nobody_asked_for_is_the_plugins_error_not_the_clients_leaving() {
     let error = host.generate(&ask("stop", &[])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(error.message().contains("nobody asked for"), "{error}");
+    let error = host.generate(&ask("cancel", &[])).unwrap_err();
+    assert!(error.kind() == ErrorKind::Internal && error.message().contains("nobody asked for"), "{error}");
     host.cancel();
+    assert_eq!(host.generate(&ask("cancel", &[])).unwrap().finish.reason, FinishReason::Cancelled);
     assert_eq!(host.generate(&ask("stop", &[])).unwrap().finish.reason, FinishReason::Cancelled);
 }
 
