@@ -443,6 +443,9 @@ mod tests {
             let registry = Registry::scan(&[folder], dir.path(), Sharing::Refused).unwrap();
             let error = registry.find("candle-llm", None).unwrap_err().to_string();
             assert!(error.contains("no plugins in") && error.contains("cargo xtask build-plugins"), "{error}");
+            // Nobody else's plugin is in our releases.
+            let error = registry.find("acme/parrot", None).unwrap_err().to_string();
+            assert!(error.ends_with("put the file of plugin `acme/parrot` there"), "{error}");
         }
     }
 

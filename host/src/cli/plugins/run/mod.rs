@@ -79,7 +79,7 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: &Arguments)
     let folders = plugins.borrow().folders.clone();
     let watch = plugin_watch::watch(folders, Signals::of_terminal()?, hosted.handle());
     let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
-    let follow = rebuilt::follow(plugins, model.clone(), hosted.handle());
+    let follow = rebuilt::follow(described.manifest.id.clone(), plugins, model.clone(), hosted.handle());
     let _follow = AbortOnDropHandle::new(tokio::spawn(follow));
     let begun = tokio::select! {
         loaded = handle.load(model.clone(), AccessEntry::default()) => loaded.map_err(|failure| unloaded(&failure)),

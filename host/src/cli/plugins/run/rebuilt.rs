@@ -10,12 +10,12 @@ use crate::domain::ModelId;
 use crate::plugin::Registry;
 use crate::runtime::{AccessEntry, Handle};
 
-/// Unloads the model whenever another build of its plugin is there. Requests that run end on the one before.
-pub(super) async fn follow(mut plugins: watch::Receiver<Arc<Registry>>, model: ModelId, handle: Handle) {
-    let mut known = digest(&plugins.borrow_and_update());
+/// Unloads the model whenever another build of its plugin, of this id, is there. Requests that run end on the one before.
+pub(super) async fn follow(id: String, mut plugins: watch::Receiver<Arc<Registry>>, model: ModelId, handle: Handle) {
+    let mut known = digest(&plugins.borrow_and_update(), &id);
     while plugins.changed().await.is_ok() {
-        let now = digest(&plugins.borrow_and_update());
-        // While it is being written there may be none.
+        let now = digest(&plugins.borrow_and_update(), &id);
+        // While it is being written there may be none; a plugin of another id is said to be that by the next load.
         if now.is_none() || now == known {
             continue;
         }
@@ -27,7 +27,7 @@ pub(super) async fn follow(mut plugins: watch::Receiver<Arc<Registry>>, model: M
     }
 }
 
-/// What tells the only plugin from another build of it.
-fn digest(registry: &Registry) -> Option<String> {
-    registry.plugins.first().map(|plugin| plugin.copy.digest().to_owned())
+/// What tells the plugin from another build of it.
+fn digest(registry: &Registry, id: &str) -> Option<String> {
+    registry.find(id, None).ok().map(|plugin| plugin.copy.digest().to_owned())
 }
