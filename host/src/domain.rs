@@ -72,7 +72,7 @@ const CUDA_DIGITS_MAX: usize = 3;
 
 impl Device {
     /// `cpu` or `cuda`, as manifests name what a plugin runs on.
-    pub fn kind(self) -> &'static str {
+    pub const fn kind(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
             Self::Cuda(_) => "cuda",

@@ -3,25 +3,28 @@
 //! A plugin is a `cdylib` that implements [`Plugin`] and [`Engine`] and names itself with [`export_plugin!`]:
 //! no `unsafe`, no FFI. Panics, cancellation, logging, stop strings and UTF-8 assembly are the SDK's business.
 //!
-//! This crate knows no HTTP, no scheduler and no engine. Rooms: [`abi`] is what crosses the boundary, [`task`] is what
-//! is asked and answered, [`sdk`] is what authors use.
+//! Every name has one public path: that at the root of this crate; [`testing`] is for an author's tests, [`abi`] for hosts.
+//! This crate knows no HTTP, no scheduler and no engine.
 
 #![warn(missing_docs)]
 
 pub use aihost_plugin_abi as abi;
 
-pub mod sdk;
+mod sdk;
+/// By which a host names what crosses.
+#[doc(hidden)]
 pub mod task;
 
 pub use sdk::{
     Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails, ErrorKind, Flow, Image,
-    ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result, Text, TextOutput, Upstream,
-    testing,
+    ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result, StopMatcher, Task, Text,
+    TextOutput, Upstream, Utf8Assembler, testing,
 };
 pub use task::{
-    AudioFinish, AudioFormat, AudioRequest, CustomFinish, CustomHead, CustomRequest, FinishReason, ImageFinish,
-    ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Message, Metric, MetricKind, RequestInfo, Sampling, TextFinish,
-    TextInput, TextRequest, UpstreamAddress, Usage,
+    AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest, CustomFinish, CustomHead, CustomRequest,
+    Description, FinishReason, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry,
+    MemoryPlan, MemoryUsage, Message, Metric, MetricKind, Request, RequestInfo, Sampling, TextEvent, TextFinish,
+    TextInput, TextRequest, TokenLogprob, UpstreamAddress, Usage,
 };
 
 #[doc(hidden)]
@@ -30,4 +33,6 @@ pub mod private {
     pub use abi_stable;
     pub use schemars;
     pub use serde_json;
+
+    pub use crate::sdk::{glue, manifest};
 }

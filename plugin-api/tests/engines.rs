@@ -227,9 +227,8 @@ fn pauses_tool_calls_and_blocks_arrive() {
 
 #[test]
 fn what_a_newer_build_says_is_read_as_unknown() {
-    let event: aihost_plugin_api::task::TextEvent =
-        serde_json::from_value(json!({"type": "hologram", "x": 1})).unwrap();
-    assert_eq!(event, aihost_plugin_api::task::TextEvent::Unknown);
+    let event: aihost_plugin_api::TextEvent = serde_json::from_value(json!({"type": "hologram", "x": 1})).unwrap();
+    assert_eq!(event, aihost_plugin_api::TextEvent::Unknown);
     let reason: FinishReason = serde_json::from_value(json!("bored")).unwrap();
     assert_eq!(reason, FinishReason::Unknown);
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
-use aihost_plugin_api::task::{
+use aihost_plugin_api::{
     AudioFinish, AudioHeader, AudioRequest, Description, ImageFinish, ImageHeader, ImageRequest, LoadRequest,
     LogprobEntry, MemoryPlan, MemoryUsage, Message, Sampling, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
 };
@@ -74,7 +74,13 @@ fn what_loads_a_model_crosses_as_it_did() {
         r#"{"files":{"model":"/m"},"device":"cpu"}"#,
         r#"{"files":{"model":"/m"},"device":"cpu","threads":1,"granted":0}"#,
     );
-    fills_in::<MemoryPlan>(r#"{"required":3}"#, r#"{"required":3,"preferred":0,"workspace_max":0,"mapped":0}"#);
+    fills_in::<MemoryPlan>(
+        r#"{"required":3}"#,
+        r#"{"required":3,"preferred":0,"workspace_max":0,"mapped":0,"pinned":0}"#,
+    );
+    keeps::<MemoryPlan>(
+        r#"{"required":3,"preferred":3,"workspace_max":0,"mapped":0,"pinned":2,"others":{"cuda:1":5}}"#,
+    );
     keeps::<MemoryUsage>(r#"{"device":3,"host":2}"#);
     keeps::<Description>(r#"{"options_schema":{"type":"object"}}"#);
 }

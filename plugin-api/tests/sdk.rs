@@ -36,7 +36,8 @@ impl Plugin for Sayer {
 
     fn plan(&self, _: &LoadRequest) -> Result<MemoryPlan> {
         maybe_panic(&self.0, "plan");
-        Ok(MemoryPlan::new(1).preferred(2))
+        let other = (self.0 == "several").then(|| ("cuda:1".to_owned(), 5));
+        Ok(MemoryPlan::new(1).preferred(2).others(other.into_iter().collect()))
     }
 
     fn load(&self, _: &LoadRequest, ctx: &LoadContext) -> Result<Engaged> {
@@ -55,6 +56,9 @@ impl Engine for Engaged {
         let TextInput::Prompt { text, .. } = request.input else { return Err(Error::invalid_request("prompts only")) };
         if text == "stop" {
             return Err(Error::new(ErrorKind::Stopped, "as I like"));
+        }
+        if text == "cancel" {
+            return Ok(FinishReason::Cancelled);
         }
         if text == "shout" {
             tracing::warn!(tensor = ?vec![0.5; 8 << 20], "{}", "x".repeat(8 << 20));
@@ -146,6 +150,13 @@ fn a_panic_in_drop_does_not_leave_the_plugin() {
 }
 
 #[test]
+fn a_plan_of_several_devices_is_refused_as_by_a_host() {
+    let error = host("several").unwrap().load().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("5 bytes on cuda:1"), "{error}");
+}
+
+#[test]
 fn wrong_options_are_named() {
     let error = MockHost::new::<Sayer>(json!({"panics_in": "x"}), &[]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidOptions);
@@ -168,7 +179,10 @@ fn a_stop_that_nobody_asked_for_is_the_plugins_error_not_the_clients_leaving() {
     let error = host.generate(&ask("stop", &[])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);
     assert!(error.message().contains("nobody asked for"), "{error}");
+    let error = host.generate(&ask("cancel", &[])).unwrap_err();
+    assert!(error.kind() == ErrorKind::Internal && error.message().contains("nobody asked for"), "{error}");
     host.cancel();
+    assert_eq!(host.generate(&ask("cancel", &[])).unwrap().finish.reason, FinishReason::Cancelled);
     assert_eq!(host.generate(&ask("stop", &[])).unwrap().finish.reason, FinishReason::Cancelled);
 }
 

@@ -13,6 +13,8 @@ use aihost_tests::{PATIENCE, binary, fixture, wait_for};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use super::plugins::{echo, install, sha256};
+
 const GUIDE: &str = include_str!("../../docs/PLUGIN_GUIDE.md");
 /// What begins the last command of a section, which serves.
 const RUN: &str = "aihost plugins run ";
@@ -239,6 +241,36 @@ async fn a_plugin_that_cannot_be_run_leaves_nothing_and_says_why_in_a_sentence()
         (names(here.path()) == BTreeSet::from(["notes.so".to_owned()])).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_built_again_while_it_is_run_answers_the_next_request() {
+    let here = tempfile::tempdir().expect("a temporary folder");
+    let file = here.path().join("echo.so");
+    let builds = ["0.1.0", "0.2.0"].map(echo);
+    install(&file, &builds[0]);
+    let mut run = Run::start("aihost plugins run echo.so", here.path());
+    let line = run.curl();
+    assert!(done(&line, here.path()).contains("Hello there"));
+    let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let worker = || {
+        let models: Value =
+            serde_json::from_str(&done(&format!("curl -s http://{address}/admin/status"), here.path())).ok()?;
+        models[0]["pid"].as_u64()
+    };
+    let maps = |pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let first = worker().expect("it is loaded");
+    assert!(maps(first).contains(&sha256(&builds[0])));
+    // What is no plugin leaves the build before in force, and what is one takes its place with no word of ours.
+    install(&file, b"half of a library");
+    assert!(done(&line, here.path()).contains("Hello there"));
+    install(&file, &builds[1]);
+    wait_for("the worker of the build before is gone", || (worker() != Some(first)).then_some(())).await;
+    assert!(done(&line, here.path()).contains("Hello there"));
+    let second = worker().expect("it is loaded again");
+    assert!(maps(second).contains(&sha256(&builds[1])), "the new build is not what answers");
+    let (status, wrote) = run.end(Signal::INT);
+    assert!(status.success() && wrote.contains("was built anew"), "{status}: {wrote}");
 }
 
 /// Every line of program text below a folder, as one: what a sentence is made of stands in one piece.

@@ -45,6 +45,24 @@ async fn panics() {
 }
 
 #[tokio::test]
+async fn a_load_blames_no_client_and_is_stopped_by_nobody() {
+    check("{fault: stop_in_new}", 500, &["nobody asked for", "stopped, as asked"]).await;
+    check("{fault: stop_in_load}", 500, &["nobody asked for", "stopped, as asked"]).await;
+    check("{fault: blame_in_load}", 500, &["n is blamed, as asked"]).await;
+}
+
+#[tokio::test]
+async fn a_panic_after_a_requests_end_is_not_the_next_ones() {
+    let server = server("{fault: panic_after_end}");
+    for _ in 0..5 {
+        let (status, body) = server.chat("bad", "x").await;
+        assert_eq!((status, text(&body)), (200, "word ".repeat(8).as_str()), "{body}");
+    }
+    let told = server.logged("its plugin panicked").await;
+    assert!(!told.contains("exited by itself"), "{told}");
+}
+
+#[tokio::test]
 async fn abort() {
     check("{fault: abort}", 500, &["SIGABRT"]).await;
 }

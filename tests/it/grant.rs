@@ -206,3 +206,23 @@ async fn the_kernel_would_choose_a_worker_before_the_host() {
     let soft = limit("Max data size").split_whitespace().nth(3).map(str::to_owned);
     assert!(soft.as_deref().is_some_and(|soft| soft.parse::<u64>().is_ok()), "{}", limit("Max data size"));
 }
+
+#[tokio::test]
+async fn a_plan_on_another_device_is_refused_with_its_numbers_before_anything_is_loaded() {
+    let yaml = "devices: [{id: cpu, memory: 1GiB}]
+models:
+  a: {type: text, plugin: aihost/faulty, options: {others: {'cuda:7': 5368709120}}}
+  b: {type: text, plugin: aihost/faulty}
+";
+    let server = Server::start(&Setup { yaml: yaml.into(), plugins: vec!["faulty"], ..Setup::default() });
+    let (status, told) = server.post("/models/load", &json!({"model": "a"})).await;
+    let told = told["error"]["message"].as_str().expect("a sentence").to_owned();
+    assert_eq!(status, 500, "{told}");
+    assert!(told.contains("`a` needs 5.0 GiB on cuda:7 beside cpu") && told.contains("one device; choose"), "{told}");
+    // A client is told no numbers, and the next model is served.
+    let (_, shown) = server.chat("a", "hi").await;
+    let shown = shown["error"]["message"].as_str().expect("a sentence").to_owned();
+    assert!(!shown.contains("GiB") && !shown.contains("cuda"), "{shown}");
+    assert_eq!(server.chat("b", "hi").await.0, 200);
+    assert_eq!(server.status("a", "state").await, "failed");
+}

@@ -21,7 +21,7 @@ fn place(server: &Server) -> PathBuf {
 }
 
 /// The fixture `echo` as it is, with another version in its manifest.
-fn echo(version: &str) -> Vec<u8> {
+pub(super) fn echo(version: &str) -> Vec<u8> {
     let mut bytes = fs::read(fixture("echo")).unwrap();
     let (known, stated) =
         (r#""id":"aihost/echo","version":"0.1.0""#, format!(r#""id":"aihost/echo","version":"{version}""#));
@@ -36,12 +36,12 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 }
 
 /// As installers do: the whole file takes the old one's place.
-fn install(file: &Path, bytes: &[u8]) {
+pub(super) fn install(file: &Path, bytes: &[u8]) {
     let fresh = file.with_extension("fresh");
     fs::write(&fresh, bytes).and_then(|()| fs::rename(&fresh, file)).unwrap();
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, bytes).unwrap();

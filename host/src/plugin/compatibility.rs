@@ -5,7 +5,11 @@
 use aihost_plugin_api::abi::{ABI_MAJOR, ABI_MINOR, Descriptor, FINGERPRINT};
 
 use super::descriptor::{Described, text};
-use crate::domain::excerpt;
+use super::registry::kind_served;
+use crate::domain::{Device, excerpt, some_names};
+
+/// Kinds of devices, as manifests name them.
+const DEVICES: [&str; 2] = [Device::Cpu.kind(), Device::Cuda(0).kind()];
 
 /// Bytes that a sentence repeats of how a plugin panics.
 const PANIC_BYTES: usize = 8;
@@ -30,6 +34,22 @@ pub fn incompatible(described: &Described) -> Option<String> {
             "its ABI layout {} is not this host's {} (ABI 0 is a preview: both must be equal); {rebuild}",
             short(&described.fingerprint),
             short(&FINGERPRINT)
+        ));
+    }
+    let manifest = &described.manifest;
+    if !manifest.kinds.iter().any(|kind| kind_served(kind).is_some()) {
+        let kinds = some_names(manifest.kinds.iter().map(String::as_str));
+        return Some(format!(
+            "it serves {kinds}, which this host does not know; update the host, or take an older build of the plugin"
+        ));
+    }
+    if !manifest.devices.iter().any(|kind| DEVICES.contains(&kind.as_str())) {
+        let devices = some_names(manifest.devices.iter().map(String::as_str));
+        let named =
+            if manifest.devices.is_empty() { "names no devices".to_owned() } else { format!("runs on {devices}") };
+        return Some(format!(
+            "it {named}, and this host knows {}; correct `devices:` of its `export_plugin!` and rebuild it",
+            DEVICES.join(" and ")
         ));
     }
     None

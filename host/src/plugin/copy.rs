@@ -49,10 +49,22 @@ impl Identity {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopyIdentity {
     pub(super) plugin: Identity,
+    /// The file that it is a copy of: the one that people know.
+    pub(super) source: PathBuf,
     /// The folder of a plugin that has libraries beside it: all of them lie below it, as they lay to one another.
     pub(super) folder: Option<PathBuf>,
     /// These libraries.
-    pub(super) beside: Vec<(PathBuf, Identity)>,
+    pub(super) beside: Vec<LibraryIdentity>,
+}
+
+/// The same of a library beside a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LibraryIdentity {
+    /// Where its copy lies.
+    pub(super) path: PathBuf,
+    /// The file that it is a copy of.
+    pub(super) source: PathBuf,
+    pub(super) identity: Identity,
 }
 
 /// The private copy of a plugin, with the libraries beside it that it needs.
@@ -113,8 +125,16 @@ impl PluginCopy {
     /// It is not what was registered, and there is nothing to make it of: a sentence that says what to do.
     pub fn ready(&self) -> Result<CopyIdentity, String> {
         let plugin = self.plugin.ready()?;
-        let beside = self.beside.iter().map(|library| Ok((library.path.clone(), library.ready()?)));
-        Ok(CopyIdentity { plugin, folder: self.folder.clone(), beside: beside.collect::<Result<_, String>>()? })
+        let beside = self.beside.iter().map(|library| {
+            let (path, source) = (library.path.clone(), library.source.clone());
+            Ok(LibraryIdentity { path, source, identity: library.ready()? })
+        });
+        Ok(CopyIdentity {
+            plugin,
+            source: self.plugin.source.clone(),
+            folder: self.folder.clone(),
+            beside: beside.collect::<Result<_, String>>()?,
+        })
     }
 }
 

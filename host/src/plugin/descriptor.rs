@@ -304,6 +304,28 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_serves_nothing_here_or_runs_nowhere_is_refused_by_name() {
+        let bytes = section(MANIFEST);
+        let (header, manifest) = split(&bytes).unwrap();
+        let described = read_header(header, manifest).unwrap();
+        let manifest = |kinds: &str, devices: &str| {
+            let json = format!(r#"{{"id":"a/b","version":"1.0.0","kinds":[{kinds}],"devices":[{devices}]}}"#);
+            Described { manifest: Manifest::parse(json.as_bytes()).unwrap(), ..described.clone() }
+        };
+        for sound in [manifest("\"text\"", "\"cpu\""), manifest("\"x\",\"upstream\"", "\"tpu\",\"cuda\"")] {
+            assert_eq!(incompatible(&sound), None);
+        }
+        for (wrong, wanted) in [
+            (manifest("\"hologram\"", "\"cpu\""), "it serves hologram, which this host does not know; update the host"),
+            (manifest("\"text\"", "\"gpu\""), "it runs on gpu, and this host knows cpu and cuda; correct `devices:`"),
+            (manifest("\"text\"", ""), "it names no devices, and this host knows cpu and cuda"),
+        ] {
+            let told = incompatible(&wrong).unwrap();
+            assert!(told.contains(wanted), "{told}");
+        }
+    }
+
+    #[test]
     fn what_is_no_plugin_is_named_so() {
         let dir = tempfile::tempdir().unwrap();
         let own = std::env::current_exe().unwrap();

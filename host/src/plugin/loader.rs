@@ -83,22 +83,69 @@ impl OpenPlugin {
 /// # Errors
 /// When it is another file, the system cannot load it, or its layout is not this host's.
 pub fn open(file: &Path, identity: &CopyIdentity) -> Result<OpenPlugin, LoadError> {
-    let opened = match &identity.folder {
-        None => {
-            let opened = descriptor(file, &identity.plugin)?;
-            map(file, &opened)?;
-            opened
+    let mut names = Names::of(file, identity);
+    let root = map_copy(file, identity, &mut names).and_then(|opened| root_of(&opened, file));
+    let root = root.map_err(|error| LoadError::new(names.shown(&error.sentence), names.shown(&error.full)))?;
+    Ok(OpenPlugin { root, file: identity.source.clone() })
+}
+
+/// What private copies are called for people: by the files that they were made of.
+struct Names(Vec<(String, String)>);
+
+impl Names {
+    fn of(file: &Path, identity: &CopyIdentity) -> Self {
+        let mut names = Self(Vec::new());
+        for library in &identity.beside {
+            names.are(&library.path, &library.source);
         }
-        Some(folder) => {
-            let kept = kept_open(folder)?;
-            let opened = look_below(&kept, folder, file, identity)?;
-            map(file, &opened)?;
-            // What was reached by a name while it was opened is looked at once more; a descriptor is what it is.
-            look_below(&kept, folder, file, identity)?
+        names.are(file, &identity.source);
+        if let Some(folder) = &identity.folder {
+            names.are(folder, &origin(folder, file, &identity.source));
         }
+        names
+    }
+
+    /// The first that fits counts, so files come before the folder that they lie in.
+    fn are(&mut self, path: &Path, shown: &Path) {
+        self.0.push((path.display().to_string(), shown.display().to_string()));
+    }
+
+    /// The same where the copy, or its folder, was opened by another path.
+    fn are_opened(&mut self, path: &Path, opened: &Path) {
+        self.0.insert(0, (opened.display().to_string(), path.display().to_string()));
+    }
+
+    fn shown(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (path, shown)| text.replace(path, shown))
+    }
+}
+
+/// The folder that the folder of a copy stands for.
+fn origin(folder: &Path, file: &Path, source: &Path) -> PathBuf {
+    let depth = file.strip_prefix(folder).map_or(1, |place| place.components().count());
+    source.ancestors().nth(depth).or(source.parent()).unwrap_or(source).to_owned()
+}
+
+/// Maps the copy, and keeps it: the path by which it was opened.
+fn map_copy(file: &Path, identity: &CopyIdentity, names: &mut Names) -> Result<PathBuf, LoadError> {
+    let Some(folder) = &identity.folder else {
+        let opened = descriptor(file, &identity.plugin)?;
+        names.are_opened(file, &opened);
+        map(file, &opened)?;
+        return Ok(opened);
     };
+    let kept = kept_open(folder)?;
+    names.are_opened(folder, &kept);
+    let opened = look_below(&kept, folder, file, identity)?;
+    map(file, &opened)?;
+    // What was reached by a name while it was opened is looked at once more; a descriptor is what it is.
+    look_below(&kept, folder, file, identity)
+}
+
+/// The root module of what is mapped, if its layout is this host's.
+fn root_of(opened: &Path, file: &Path) -> Result<Root, LoadError> {
     // Mapped and kept already: this finds the same object, whatever flags it asks for.
-    let header = lib_header_from_path(&opened).map_err(|e| {
+    let header = lib_header_from_path(opened).map_err(|e| {
         let full = format!("{e:#?}");
         LoadError::new(
             format!(
@@ -133,7 +180,7 @@ pub fn open(file: &Path, identity: &CopyIdentity) -> Result<OpenPlugin, LoadErro
             format!("{e:#?}"),
         )
     })?;
-    Ok(OpenPlugin { root: Root(root), file: file.to_owned() })
+    Ok(Root(root))
 }
 
 /// Opens the file and keeps it open for good: a path by which the system's loader opens what was looked at, whatever lies
@@ -155,8 +202,8 @@ fn kept_open(folder: &Path) -> Result<PathBuf, LoadError> {
 /// Whether the plugin and its libraries are what they should be. The path of the plugin below `kept`.
 fn look_below(kept: &Path, folder: &Path, file: &Path, identity: &CopyIdentity) -> Result<PathBuf, LoadError> {
     let below = |path: &Path| kept.join(path.strip_prefix(folder).unwrap_or(path));
-    for (library, identity) in &identity.beside {
-        looked_at(&below(library), library, identity)?;
+    for library in &identity.beside {
+        looked_at(&below(&library.path), &library.path, &library.identity)?;
     }
     let plugin = below(file);
     looked_at(&plugin, file, &identity.plugin)?;
@@ -216,22 +263,60 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::copy::LibraryIdentity;
     use super::*;
 
+    /// What nobody but the host knows lies under `shadow`, `kept` or a number.
     #[test]
-    fn what_is_no_library_is_one_sentence() {
+    fn what_is_no_library_is_one_sentence_that_names_the_file_people_know() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a.so");
-        std::fs::write(&file, b"no library").unwrap();
-        let plugin = Identity::of(&file.metadata().unwrap());
-        let identity = CopyIdentity { plugin, ..CopyIdentity::default() };
-        let error = open(&file, &identity).unwrap_err();
-        assert!(error.to_string().contains("cannot load") && error.to_string().contains("file too short"), "{error}");
-        assert_eq!(error.to_string().lines().count(), 1);
-        assert!(!error.explain().is_empty());
-        std::fs::write(&file, b"another").unwrap();
-        let error = open(&file, &identity).unwrap_err();
-        assert!(error.to_string().contains("changed after it was hashed"), "{error}");
+        let (folder, source) = (dir.path().join("kept"), Path::new("/plugins/sub/own.so"));
+        std::fs::create_dir_all(folder.join("sub")).unwrap();
+        let alone = dir.path().join("shadow.so");
+        let below = folder.join("sub/own.so");
+        for (file, folder) in [(&alone, None), (&below, Some(folder.clone()))] {
+            std::fs::write(file, b"no library").unwrap();
+            let plugin = Identity::of(&file.metadata().unwrap());
+            let identity = CopyIdentity { plugin, source: source.into(), folder, ..CopyIdentity::default() };
+            let is_known = |text: &str| !["shadow", "kept", "/fd/"].iter().any(|private| text.contains(private));
+            let error = open(file, &identity).unwrap_err();
+            let sentence = error.to_string();
+            assert!(sentence.contains("cannot load /plugins/sub/own.so: file too short"), "{sentence}");
+            assert!(is_known(&sentence) && sentence.lines().count() == 1, "{sentence}");
+            assert!(is_known(error.explain()) && !error.explain().is_empty(), "{}", error.explain());
+            std::fs::write(file, b"another").unwrap();
+            let sentence = open(file, &identity).unwrap_err().to_string();
+            assert!(
+                sentence.contains("own.so: it was changed after it was hashed") && is_known(&sentence),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_copy_is_called_by_what_it_was_made_of() {
+        let (folder, file) = (Path::new("/state/shadow/ab"), Path::new("/state/shadow/ab/plugins/a.so"));
+        let library = LibraryIdentity {
+            path: folder.join("lib/libdeep.so"),
+            source: "/srv/plugins/../lib/libdeep.so.1".into(),
+            identity: Identity::default(),
+        };
+        let identity = CopyIdentity {
+            source: "/srv/plugins/a.so".into(),
+            folder: Some(folder.into()),
+            beside: vec![library],
+            ..CopyIdentity::default()
+        };
+        let mut names = Names::of(file, &identity);
+        names.are_opened(folder, Path::new("/proc/self/fd/7"));
+        for (told, wanted) in [
+            ("/proc/self/fd/7/plugins/a.so: no", "/srv/plugins/a.so: no"),
+            ("/state/shadow/ab/lib/libdeep.so: no", "/srv/plugins/../lib/libdeep.so.1: no"),
+            ("/proc/self/fd/7/plugins/../lib/libdeep.so: no", "/srv/plugins/../lib/libdeep.so: no"),
+            ("libother.so: no", "libother.so: no"),
+        ] {
+            assert_eq!(names.shown(told), wanted);
+        }
     }
 
     #[test]

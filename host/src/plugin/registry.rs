@@ -10,7 +10,7 @@ use semver::Version;
 
 use super::copy::PluginCopy;
 use super::scan::Seen;
-use crate::domain::{Kind, excerpt, nearest};
+use crate::domain::{Kind, excerpt, nearest, some_names};
 
 /// Most bytes of the reason why a file is not usable.
 const REASON_BYTES: usize = 1000;
@@ -194,13 +194,13 @@ impl Registry {
             [one, rest @ ..] => format!(" ({} files were rejected, the first: {})", rest.len() + 1, one.reason),
         };
         if ids.is_empty() {
-            return format!(
-                "no plugins in {folder}{bad}; put the file of plugin `{id}` there (a release has it, `cargo xtask build-plugins` builds it)"
-            );
+            // A bare name is one of ours; whoever wrote another's knows where it is from.
+            let from = if id.contains('/') { "" } else { " (a release has it, `cargo xtask build-plugins` builds it)" };
+            return format!("no plugins in {folder}{bad}; put the file of plugin `{id}` there{from}");
         }
         let guess =
             nearest(id, ids.iter().copied()).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
-        format!("no plugin `{id}` in {folder}, which has {}{bad}{guess}", ids.join(", "))
+        format!("no plugin `{id}` in {folder}, which has {}{bad}{guess}", some_names(ids))
     }
 }
 

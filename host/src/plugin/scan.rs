@@ -443,6 +443,9 @@ mod tests {
             let registry = Registry::scan(&[folder], dir.path(), Sharing::Refused).unwrap();
             let error = registry.find("candle-llm", None).unwrap_err().to_string();
             assert!(error.contains("no plugins in") && error.contains("cargo xtask build-plugins"), "{error}");
+            // Nobody else's plugin is in our releases.
+            let error = registry.find("acme/parrot", None).unwrap_err().to_string();
+            assert!(error.ends_with("put the file of plugin `acme/parrot` there"), "{error}");
         }
     }
 
@@ -645,6 +648,7 @@ mod tests {
         }
         let error = crate::plugin::open(copy.path(), &identity).unwrap_err().to_string();
         assert!(error.contains("does not export a plugin"), "its libraries were not found: {error}");
+        assert!(error.starts_with(&folder.arg("a.so")), "it names what nobody knows: {error}");
         for file in ["lib", "libnear.so"] {
             fs::rename(moved.join(file), folder.at(file)).unwrap();
         }
@@ -656,10 +660,11 @@ mod tests {
         assert!(first.plugins[0].copy.ready().is_ok(), "the copies before are whole");
         // A copy that was changed is made anew, and is not opened as it is.
         let identity = now.plugins[0].copy.ready().unwrap();
-        let (copied, _) = identity.beside[1].clone();
+        let copied = identity.beside[1].path.clone();
         fs::remove_file(&copied).and_then(|()| fs::write(&copied, b"evil")).unwrap();
         let error = crate::plugin::open(now.plugins[0].copy.path(), &identity).unwrap_err().to_string();
-        assert!(error.contains("libdeep.so.1: it was changed"), "{error}");
+        let named = format!("{}: it was changed", folder.arg("lib/libdeep.so.1"));
+        assert!(error.contains(&named) && !error.contains(&folder.state().display().to_string()), "{error}");
         now.plugins[0].copy.ready().unwrap();
         assert_eq!(fs::read(&copied).unwrap(), fs::read(folder.at("lib/libdeep.so.1")).unwrap());
 

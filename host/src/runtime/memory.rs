@@ -38,21 +38,6 @@ impl Loop {
         self.fixed_memory(id).unwrap_or(needed)
     }
 
-    /// Says what in a plan cannot be meant. It is taken for the nearest that can.
-    pub(super) fn doubt(&self, model: &ModelId, plan: MemoryPlan) {
-        let MemoryPlan { required, preferred, mapped, .. } = plan;
-        for (name, bytes, wrong) in [
-            // None at all is a plugin that would take what it requires.
-            ("preferred", preferred, preferred > 0 && preferred < required),
-            ("mapped", mapped, mapped > required),
-        ] {
-            if wrong {
-                let (bytes, required) = (ByteSize(bytes), ByteSize(required));
-                tracing::warn!(%model, "its plugin plans `{name}` of {bytes} beside `required` of {required}, which cannot be");
-            }
-        }
-    }
-
     /// Where peaks are measured: in the host's own memory. Elsewhere a process's share of a device cannot be told.
     fn peak_key(&self, id: InstanceId) -> Option<(Key, Device, bool)> {
         let known = self.state.instances().get(&id).filter(|known| known.device.is_host_memory())?;
@@ -106,7 +91,7 @@ impl Loop {
 
     /// What an instance may hold that was given so many bytes.
     pub(super) fn allowance(&self, id: InstanceId, granted: u64) -> Allowance {
-        let plan = self.residents.planned(id).map(|planned| planned.plan).unwrap_or_default();
+        let plan = self.residents.planned(id).map(|planned| planned.plan.clone()).unwrap_or_default();
         let planned = plan.preferred.max(plan.required).saturating_add(plan.workspace_max);
         let known = self.state.instances().get(&id);
         if let Some(known) = known.filter(|_| self.is_program(id) && self.fixed_memory(id).is_none()) {
@@ -181,18 +166,25 @@ impl Loop {
     /// The same on the devices that a model may use.
     pub(super) fn measure(&mut self, model: &ModelId) {
         let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
-        for device in devices {
-            let (Some(free), Some(held)) = (self.backends.placement.capacity(device), self.held_on(device)) else {
-                continue;
-            };
-            let (bytes, budget) = (free.saturating_add(held), self.state.budget(device));
-            let had_less = self.state.measured(device).is_some_and(|before| before < budget);
-            if bytes < budget && !had_less {
-                let (bytes, budget) = (ByteSize(bytes), ByteSize(budget));
-                tracing::warn!(%device, "only {bytes} of its budget of {budget} can be had: others hold the rest");
-            }
-            self.step(Event::Measured(device, bytes));
+        devices.into_iter().for_each(|device| self.measure_device(device));
+    }
+
+    /// The same on one device. What is pinned of the host's memory beside cards is there for nobody else.
+    pub(super) fn measure_device(&mut self, device: Device) {
+        let budget = self.state.budget(device);
+        let most = if device.is_host_memory() { budget.saturating_sub(self.pinned()) } else { budget };
+        let before = self.state.measured(device);
+        let bytes = match (self.backends.placement.capacity(device), self.held_on(device)) {
+            (Some(free), Some(held)) if most < budget => free.saturating_add(held).min(most),
+            (Some(free), Some(held)) => free.saturating_add(held),
+            _ if most < budget || before.is_some() && device.is_host_memory() => most,
+            _ => return,
+        };
+        if bytes < most && before.is_none_or(|before| before >= most) {
+            let (bytes, most) = (ByteSize(bytes), ByteSize(most));
+            tracing::warn!(%device, "only {bytes} of its budget of {most} can be had: others hold the rest");
         }
+        self.step(Event::Measured(device, bytes));
     }
 
     /// Bytes that this host's instances hold on a device; `None` while that cannot be told.

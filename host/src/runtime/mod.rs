@@ -22,6 +22,7 @@ mod memory;
 mod meter;
 mod observe;
 mod peaks;
+mod plans;
 mod plugin_looks;
 mod plugins;
 mod policy;

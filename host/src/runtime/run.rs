@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aihost_plugin_api::MemoryPlan;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Ending;
@@ -351,14 +352,12 @@ impl Loop {
         let known = self.state.instances().get(&id).filter(|known| known.state == ModelState::Starting);
         match (started, known.map(|known| known.model.clone())) {
             (Ok((instance, plan)), Some(model)) => {
-                self.doubt(&model, plan);
+                self.doubt(id, &model, &plan);
                 self.residents.is_up(id, instance);
-                let required = self.need(id, plan);
-                let preferred = plan.preferred.saturating_add(plan.workspace_max).max(required);
-                let preferred = self.fixed_memory(id).unwrap_or(preferred);
-                self.measure(&model);
-                let mapped = self.mapped(id, plan.mapped.min(required));
-                self.step(Event::Planned { instance: id, required, preferred, mapped });
+                match self.refused_plan(id, &model, &plan) {
+                    Some(failure) => self.step(Event::Failed(id, failure)),
+                    None => self.planned(id, &model, plan),
+                }
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
             (Ok((instance, _)), None) => drop(instance),
@@ -375,6 +374,19 @@ impl Loop {
                 self.records.told.forget(id);
             }
         }
+    }
+
+    fn planned(&mut self, id: InstanceId, model: &ModelId, plan: MemoryPlan) {
+        let (mapped, pinned) = (plan.mapped, plan.pinned);
+        let preferred = plan.preferred.saturating_add(plan.workspace_max);
+        let required = self.need(id, plan);
+        let preferred = self.fixed_memory(id).unwrap_or(preferred.max(required));
+        self.measure(model);
+        if pinned > 0 {
+            self.measure_device(self.state.policy().host_memory);
+        }
+        let mapped = self.mapped(id, mapped.min(required));
+        self.step(Event::Planned { instance: id, required, preferred, mapped });
     }
 
     fn loaded(&mut self, id: InstanceId, loaded: Result<u64, Failure>) {
@@ -411,7 +423,11 @@ impl Loop {
         if matches!(reason, ExitReason::BeyondGrant { .. }) {
             self.unlearn(id);
         }
+        let had_pinned = self.residents.planned(id).is_some_and(|planned| planned.plan.pinned > 0);
         self.residents.remove(id);
+        if had_pinned {
+            self.measure_device(self.state.policy().host_memory);
+        }
         let message = format!("the worker of `{model}` {reason}");
         self.step(Event::Exited(id, Failure::new(FailureKind::WorkerDied, message)));
         self.records.told.forget(id);

@@ -2,7 +2,7 @@
 //! Nothing here decides. Measuring may take a moment, so it is done beside the loop.
 
 use crate::device;
-use crate::domain::{Device, ModelState};
+use crate::domain::{Device, InstanceId, ModelState};
 use crate::scheduler::State;
 
 use super::residents::Residents;
@@ -14,7 +14,7 @@ pub struct DeviceStatus {
     pub device: Device,
     /// What instances may hold there together.
     pub budget: u64,
-    /// What is set aside for them.
+    /// What is set aside for them: in the host's memory, what is parked there and pinned beside cards as well.
     pub reserved: u64,
     /// What they hold. On a card whose driver does not tell processes apart: what their plugins say.
     pub held: Option<u64>,
@@ -50,7 +50,11 @@ pub(super) fn look_at_devices(state: &State, residents: &Residents) -> Vec<Devic
         let is_host = *device == host_memory;
         let here = || state.instances().iter().filter(|(_, known)| known.device == *device);
         let reserved = here().map(|(_, known)| known.reserved).sum::<u64>();
-        let parked = state.instances().values().map(|known| known.held).filter(|_| is_host).sum::<u64>();
+        let beside = |(id, known): (&InstanceId, &crate::scheduler::Instance)| {
+            let pinned = residents.planned(*id).filter(|_| !known.device.is_host_memory());
+            known.held.max(pinned.map_or(0, |planned| planned.plan.pinned))
+        };
+        let beside = state.instances().iter().filter(|_| is_host).map(beside).fold(0, u64::saturating_add);
         let holder = |id, known: &crate::scheduler::Instance| {
             let handle = residents.handle(id);
             let said = residents.planned(id).map(|planned| planned.held).filter(|bytes| *bytes > 0);
@@ -66,7 +70,7 @@ pub(super) fn look_at_devices(state: &State, residents: &Residents) -> Vec<Devic
         DeviceLook {
             device: *device,
             budget: policy.budget,
-            reserved: reserved.saturating_add(parked),
+            reserved: reserved.saturating_add(beside),
             instances: holders.map(|(id, known)| holder(*id, known)).collect(),
         }
     };

@@ -110,7 +110,7 @@ impl State {
     pub(super) fn parks(&self, id: InstanceId) -> bool {
         let Some(instance) = self.instances.get(&id) else { return false };
         self.policy.models.get(&instance.model).is_some_and(|policy| policy.parks)
-            && !self.history.get(&instance.model).is_some_and(|known| known.stays_out)
+            && !self.history.get(&instance.model).is_some_and(|known| known.keeps_out(id))
             && (instance.device == self.policy.host_memory
                 || self.free(self.policy.host_memory, |_, _| Holds::All).bytes >= self.held_parked(instance))
     }
@@ -143,13 +143,18 @@ impl State {
         let most = self.free(device, |other, known| self.unless_pinned(other == id, known));
         let waited = self.now.since(self.oldest_waiter(&instance.model)?);
         (!most.fits(instance.needs()) && waited >= OTHERS_WAIT_MS).then(|| {
+            let others = match device == self.policy.host_memory {
+                true => "other programs use it, or models on cards have pinned it; stop those",
+                false => "other programs use it; stop them",
+            };
             let message = format!(
-                "`{}` needs {} on {device}, where only {} are to be had because other programs use it; stop them, or choose smaller options",
+                "`{}` needs {} on {device}, where only {} are to be had because {others}, or choose smaller options",
                 instance.model,
                 ByteSize(instance.needs().bytes),
                 ByteSize(most.bytes)
             );
-            let shown = format!("`{}` needs more memory than other programs leave now; try again later", instance.model);
+            let shown =
+                format!("`{}` needs more memory than other programs leave now; try again later", instance.model);
             Failure::new(FailureKind::OutOfMemory, message).for_clients(shown)
         })
     }

@@ -80,8 +80,10 @@ pub(super) struct LoadHistory {
     pub(super) need: Need,
     /// Bytes of host memory it held when it was last parked.
     pub(super) held: Option<u64>,
-    /// Its last park or wake failed: it is not parked again.
-    pub(super) stays_out: bool,
+    /// The newest instance whose park or wake failed: of what is made of the same files, none is parked again.
+    pub(super) stays_out: Option<InstanceId>,
+    /// The first instance that is made of the files that are there now, if others lay there before.
+    pub(super) renewed: Option<InstanceId>,
     /// Its last load ran out of memory, and others were evicted for another try.
     pub(super) retried: bool,
     /// When requests were last on trial here whose worker had died.
@@ -322,7 +324,7 @@ impl State {
             ModelState::Stopping => {}
             // Whoever waits gets a fresh worker instead.
             ModelState::Parking | ModelState::Parked | ModelState::Unparking => {
-                self.history.entry(model).or_default().stays_out = true;
+                self.history.entry(model).or_default().stays_out(id);
                 self.stop(id, EvictionCause::Failed, effects);
             }
             ModelState::Hot | ModelState::Draining => self.drain(id, EvictionCause::Failed, effects),
@@ -348,7 +350,7 @@ impl State {
             }
             // Whoever waits gets a fresh worker.
             ModelState::Parking | ModelState::Unparking => {
-                self.history.entry(instance.model).or_default().stays_out = true
+                self.history.entry(instance.model).or_default().stays_out(id);
             }
             _ => {}
         }
@@ -427,7 +429,11 @@ impl State {
     fn renew(&mut self, models: &BTreeSet<ModelId>, effects: &mut Vec<Effect>) {
         let is_up = |model: &ModelId| self.instances.values().any(|instance| instance.model == *model);
         let (up, gone): (BTreeSet<ModelId>, BTreeSet<ModelId>) = models.iter().cloned().partition(is_up);
-        up.iter().for_each(|model| self.forgive(model, effects));
+        let next = InstanceId(self.next_instance + 1);
+        for model in &up {
+            self.forgive(model, effects);
+            self.history.entry(model.clone()).or_default().renewed = Some(next);
+        }
         self.forget(&gone, effects);
     }
 
@@ -498,6 +504,10 @@ impl State {
     pub(super) fn start(&mut self, model: &ModelId, device: Device, effects: &mut Vec<Effect>) {
         self.next_instance += 1;
         let id = InstanceId(self.next_instance);
+        if let Some(known) = self.history.get_mut(model).filter(|known| known.renewed == Some(id)) {
+            // What another build held while it was parked is nothing to this one.
+            known.held = None;
+        }
         let instance = Instance {
             model: model.clone(),
             device,
@@ -564,6 +574,19 @@ impl State {
             instance.enter(ModelState::Parking, now);
             effects.push(Effect::Park(id, cause));
         }
+    }
+}
+
+impl LoadHistory {
+    /// A park or a wake of this instance failed.
+    fn stays_out(&mut self, id: InstanceId) {
+        self.stays_out = self.stays_out.max(Some(id));
+    }
+
+    /// Whether an instance is made of files whose instances cannot park.
+    pub(super) fn keeps_out(&self, id: InstanceId) -> bool {
+        let is_of_now = |id: InstanceId| self.renewed.is_none_or(|first| id >= first);
+        self.stays_out.is_some_and(|failed| is_of_now(failed) || !is_of_now(id))
     }
 }
 

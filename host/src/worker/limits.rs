@@ -11,6 +11,8 @@ pub(super) const WORKER_VARIABLE: &str = "AIHOST_WORKER_MARK";
 
 /// The code a worker exits with that has lost its socket.
 pub(super) const LOST_CONNECTION_CODE: i32 = 86;
+/// With which a worker ends whose plugin panicked where there was nobody left to tell.
+pub(super) const PANICKED_CODE: i32 = 87;
 
 /// How often a worker says that it is there.
 pub(super) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);

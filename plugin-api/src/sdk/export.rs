@@ -64,34 +64,34 @@ macro_rules! __export_plugin {
     (@export $plugin:ty, $($key:ident: $value:tt),* $(,)?) => {
         #[allow(unreachable_pub, reason = "the symbols the host looks for; the macro is the only one to write them")]
         const _: () = {
-            const MANIFEST: $crate::sdk::manifest::ManifestSource<'static> = $crate::sdk::manifest::ManifestSource {
+            const MANIFEST: $crate::private::manifest::ManifestSource<'static> = $crate::private::manifest::ManifestSource {
                 $($key: $crate::__export_plugin!(@value $value),)*
-                ..$crate::sdk::manifest::ManifestSource {
+                ..$crate::private::manifest::ManifestSource {
                     version: env!("CARGO_PKG_VERSION"),
                     authors: env!("CARGO_PKG_AUTHORS"),
                     license: env!("CARGO_PKG_LICENSE"),
                     description: env!("CARGO_PKG_DESCRIPTION"),
-                    ..$crate::sdk::manifest::ManifestSource::DEFAULT
+                    ..$crate::private::manifest::ManifestSource::DEFAULT
                 }
             }
-            .of_kind(&<<<$plugin as $crate::Plugin>::Engine as $crate::Engine>::Task as $crate::sdk::Task>::KIND)
+            .of_kind(&<<<$plugin as $crate::Plugin>::Engine as $crate::Engine>::Task as $crate::Task>::KIND)
             .checked();
 
             // SAFETY: a section of its own name, of plain bytes; nothing else writes into it.
             #[unsafe(link_section = ".aihost.plugin")]
             #[used]
             static DESCRIPTOR: $crate::abi::Descriptor<{ MANIFEST.json_bytes() }> =
-                $crate::abi::Descriptor::new($crate::sdk::manifest::SDK_VERSION, MANIFEST.json());
+                $crate::abi::Descriptor::new($crate::private::manifest::SDK_VERSION, MANIFEST.json());
 
             extern "C" fn describe() -> $crate::private::abi_stable::std_types::RVec<u8> {
-                $crate::sdk::glue::describe::<$plugin>()
+                $crate::private::glue::describe::<$plugin>()
             }
 
             extern "C" fn instantiate(
                 host: $crate::abi::RawHostArc,
                 options: $crate::private::abi_stable::std_types::RSlice<'_, u8>,
             ) -> $crate::private::abi_stable::std_types::RResult<$crate::abi::RawModelBox, $crate::abi::RawError> {
-                $crate::sdk::glue::instantiate::<$plugin>(host, options)
+                $crate::private::glue::instantiate::<$plugin>(host, options)
             }
 
             fn root() -> $crate::abi::Root_Ref {

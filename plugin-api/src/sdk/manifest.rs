@@ -62,6 +62,10 @@ impl<'a> ManifestSource<'a> {
             "`devices` are at most 32 names in a-z, 0-9, `-`, `_`, `.`, of at most 64 bytes"
         );
         assert!(
+            !self.devices.is_empty() && are_devices(self.devices),
+            "`devices` names what it runs on: \"cpu\", \"cuda\" or both"
+        );
+        assert!(
             are_names(self.formats),
             "`formats` are at most 32 names in a-z, 0-9, `-`, `_`, `.`, of at most 64 bytes"
         );
@@ -154,6 +158,18 @@ const fn is_same(a: &str, b: &str) -> bool {
         i += 1;
     }
     i == a.len() && i == b.len()
+}
+
+/// Whether they are kinds of devices that hosts of this SDK have.
+const fn are_devices(texts: &[&str]) -> bool {
+    let mut i = 0;
+    while i < texts.len() {
+        if !is_same(texts[i], "cpu") && !is_same(texts[i], "cuda") {
+            return false;
+        }
+        i += 1;
+    }
+    true
 }
 
 const fn are_names(texts: &[&str]) -> bool {
@@ -265,6 +281,20 @@ mod tests {
         );
         assert_eq!((read.max_concurrency, read.parks, read.memory_static, read.prepares), (1_203, true, false, true));
         assert!(read.permissions.is_empty());
+    }
+
+    #[test]
+    fn a_plugin_runs_on_devices_that_there_are() {
+        for (devices, is_sound) in [
+            (&["cpu"][..], true),
+            (&["cuda", "cpu"], true),
+            (&["gpu"], false),
+            (&["cpu", "cuda:0"], false),
+            (&[], false),
+        ] {
+            let checked = std::panic::catch_unwind(|| ManifestSource { devices, ..GOOD }.checked());
+            assert_eq!(checked.is_ok(), is_sound, "{devices:?}");
+        }
     }
 
     proptest! {

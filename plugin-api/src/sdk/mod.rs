@@ -15,8 +15,7 @@ mod logging;
 mod logits;
 #[doc(hidden)]
 pub mod manifest;
-#[doc(hidden)]
-pub mod outlet;
+mod outlet;
 mod plugin;
 mod stop;
 pub mod testing;

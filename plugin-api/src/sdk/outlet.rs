@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::context::{Context, Flow};
 use super::{Error, ErrorKind, Result};
 use crate::abi::RawSinkArc;
+use crate::task::FinishReason;
 
 /// How often a blocked push looks whether the client has caught up.
 const PAUSE_POLL: Duration = Duration::from_millis(2);
@@ -75,6 +76,19 @@ impl Outlet {
             }
             _ => Err(error),
         }
+    }
+
+    /// Why a call ended, by what its engine returned. That it was cancelled counts only if it was.
+    ///
+    /// # Errors
+    /// As [`stopped`](Self::stopped).
+    pub(super) fn reason(&self, result: Result<FinishReason>) -> Result<FinishReason> {
+        match result {
+            Ok(FinishReason::Cancelled) => self.stopped(Error::stopped())?,
+            Ok(reason) => return Ok(reason),
+            Err(error) => self.stopped(error)?,
+        }
+        Ok(FinishReason::Cancelled)
     }
 
     fn going_on(&self, flow: Flow) -> Result<Flow> {

@@ -168,9 +168,14 @@ impl MockHost {
         self.ask(extension_id::PREPARE, &request)
     }
 
-    /// Plans, grants what is preferred and what requests take, loads and warms up, as a host does.
+    /// Plans, grants what is preferred and what requests take, loads and warms up, as a host does. A plan that names other
+    /// devices is refused.
     pub fn load(&mut self) -> Result<()> {
         let plan = self.plan()?;
+        if let Some((other, bytes)) = plan.others.iter().find(|(_, bytes)| **bytes > 0) {
+            let message = format!("the plan has {bytes} bytes on {other}, and a host gives an instance one device");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         self.load_within(plan.preferred.saturating_add(plan.workspace_max))
     }
 

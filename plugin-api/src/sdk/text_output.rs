@@ -149,8 +149,7 @@ impl TextOutput {
         let reason = match result {
             _ if matched => FinishReason::Stop,
             _ if is_cut => FinishReason::Length,
-            Ok(reason) => reason,
-            Err(error) => self.outlet.stopped(error).map(|()| FinishReason::Cancelled)?,
+            result => self.outlet.reason(result)?,
         };
         if reason != FinishReason::Cancelled {
             let _ = self.push(event);

@@ -114,8 +114,8 @@ builders! {
     load(LoadRequest), environment(BTreeMap<String, String>),
 }
 
-/// Bytes an instance needs on its device, known before anything is allocated.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Bytes an instance needs, known before anything is allocated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub struct MemoryPlan {
     /// The least it can load with: weights and the smallest caches. Bytes on the device.
@@ -129,11 +129,19 @@ pub struct MemoryPlan {
     /// Part of `required` that is a file mapped in place, shared with other instances of the same file.
     #[serde(default)]
     pub mapped: u64,
+    /// Bytes of page-locked host memory beside the device: staging buffers, weights that are streamed from there. On a CPU the
+    /// device is the host's memory, and such bytes are part of `required`.
+    #[serde(default)]
+    pub pinned: u64,
+    /// Bytes on other devices, by their names (`cuda:1`). A host that gives an instance one device refuses the plan, with the
+    /// numbers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub others: BTreeMap<String, u64>,
 }
 
 builders! {
     MemoryPlan:
-    required(u64), preferred(u64), workspace_max(u64), mapped(u64),
+    required(u64), preferred(u64), workspace_max(u64), mapped(u64), pinned(u64), others(BTreeMap<String, u64>),
 }
 
 impl MemoryPlan {

@@ -9,10 +9,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{
-    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text,
-    TextInput, TextOutput, TextRequest,
+    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, Plugin, Result,
+    Text, TextInput, TextOutput, TextRequest,
 };
 use aihost_support::Gguf;
 

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use aihost_plugin_api::task::{LogprobEntry, TokenLogprob};
-use aihost_plugin_api::{Context, FinishReason, Flow, Result, TextOutput};
+use aihost_plugin_api::{Context, FinishReason, Flow, LogprobEntry, Result, TextOutput, TokenLogprob};
 
 use crate::model::{KvCache, Logits, Model};
 use crate::sampler::{Sampler, logprobs};

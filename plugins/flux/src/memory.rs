@@ -1,7 +1,6 @@
 //! What a model and a request take, before they take it, and which weights stay in memory.
 
-use aihost_plugin_api::MemoryPlan;
-use aihost_plugin_api::task::MemoryUsage;
+use aihost_plugin_api::{MemoryPlan, MemoryUsage};
 use aihost_support::attention::Attention;
 use aihost_support::checkpoint::{Checkpoint, Layers};
 use aihost_support::dense::{Residency, panel_bytes};

@@ -1,7 +1,6 @@
 //! The engine behind the plugin interface: checks requests, makes codes, and sends samples as soon as they are final.
 
-use aihost_plugin_api::task::MemoryUsage;
-use aihost_plugin_api::{Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, Error, Result};
+use aihost_plugin_api::{Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, Error, MemoryUsage, Result};
 use rayon::ThreadPool;
 
 use crate::compose::{Composition, GenerationProgress, Windows};

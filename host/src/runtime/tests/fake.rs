@@ -72,6 +72,8 @@ pub(super) struct World {
     /// Bytes that requests may take together beside a loaded model, and that each takes.
     workspace: u64,
     cost: u64,
+    /// What models plan that differ from all others.
+    plans: BTreeMap<ModelId, MemoryPlan>,
 }
 
 #[derive(Debug, Default)]
@@ -149,12 +151,18 @@ impl World {
     pub(super) fn new(faults: Faults, order: Order, budget: u64) -> Self {
         let milliseconds = Duration::from_millis;
         let times = Times { start: milliseconds(4), load: milliseconds(20), token: milliseconds(5) };
-        Self { ledger: Arc::default(), times, faults, order, budget, workspace: 0, cost: 0 }
+        Self { ledger: Arc::default(), times, faults, order, budget, workspace: 0, cost: 0, plans: BTreeMap::new() }
     }
 
     /// Requests that cost something.
     pub(super) fn with_cost(mut self, workspace: u64, cost: u64) -> Self {
         (self.workspace, self.cost) = (workspace, cost);
+        self
+    }
+
+    /// A model that plans something of its own.
+    pub(super) fn with_plan(mut self, model: &str, plan: MemoryPlan) -> Self {
+        self.plans.insert(model.into(), plan);
         self
     }
 
@@ -280,8 +288,9 @@ impl World {
         if self.fails("start: no process") {
             return Err(Failure::new(FailureKind::Internal, "cannot start a worker"));
         }
+        let model = spec.model;
         let life = Life {
-            model: spec.model,
+            model: model.clone(),
             leases_max: spec.plugin.manifest.max_concurrency as usize,
             phase: Phase::Up,
             held: 0,
@@ -309,8 +318,8 @@ impl World {
         if self.fails("planned: it dies") {
             self.die_soon(id);
         }
-        let workspace_max = self.workspace;
-        let plan = MemoryPlan::new(NEED).workspace_max(workspace_max);
+        let own = self.plans.get(&model).cloned();
+        let plan = own.unwrap_or_else(|| MemoryPlan::new(NEED).workspace_max(self.workspace));
         Ok((Arc::new(FakeInstance { id, world: self }), plan))
     }
 

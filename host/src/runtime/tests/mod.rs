@@ -6,6 +6,7 @@ mod fake;
 mod faults;
 mod health;
 mod limits;
+mod plans;
 mod reconfigure;
 mod replays;
 mod storm;
@@ -57,12 +58,12 @@ struct Told {
 }
 
 impl Host {
-    /// `models` use the plugins `fake`, and `parker` which also parks; both serve `leases_max` requests at once.
+    /// `models` use the plugins `fake`, `parker` which also parks, and `carded` which runs on cards alone; all serve `leases_max` requests at once.
     fn start(world: World, leases_max: u32, yaml: &str) -> Self {
         let plugin = |id: &str| {
-            let parks = id == "parker";
+            let (parks, device) = (id == "parker", if id == "carded" { "cuda" } else { "cpu" });
             let manifest = format!(
-                r#"{{"id":"{id}","version":"1.0.0","kinds":["text","audio"],"devices":["cpu"],"max_concurrency":{leases_max},"parks":{parks}}}"#
+                r#"{{"id":"{id}","version":"1.0.0","kinds":["text","audio"],"devices":["{device}"],"max_concurrency":{leases_max},"parks":{parks}}}"#
             );
             Arc::new(PluginFile {
                 manifest: Manifest::parse(manifest.as_bytes()).unwrap(),
@@ -73,7 +74,7 @@ impl Host {
             })
         };
         // Of no folder, so that none is looked at.
-        let registry = Registry { plugins: vec![plugin("fake"), plugin("parker")], ..Registry::default() };
+        let registry = Registry { plugins: ["fake", "parker", "carded"].map(plugin).into(), ..Registry::default() };
         let env = Env::with("/here", [("HOME", "/home/me")]);
         let config = config::parse(yaml, Path::new("/here/models.yaml"), &Selection::default(), &env).unwrap();
         let runtime = super::start(Arc::new(config), Arc::new(registry), Arc::new(world.clone()));

@@ -91,6 +91,44 @@ fn a_park_that_fails_ends_the_worker_and_is_not_tried_again() {
 }
 
 #[test]
+fn a_park_that_failed_is_tried_again_once_the_model_is_made_of_other_files() {
+    let mut state = State::new(parking(&["a"], 100, None));
+    let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };
+    let leaked = Failure::new(FailureKind::NotUsable, "its memory did not come back");
+    let is_parked = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Park(..)));
+    let mut now = 0;
+    let mut step = |event| {
+        now += 1;
+        state.step(Millis(now), event)
+    };
+    let hot = |id| {
+        let planned =
+            Event::Planned { instance: InstanceId(id), required: 10, preferred: 10, mapped: Mapped::default() };
+        [request(id), planned, Event::Loaded(InstanceId(id)), Event::Done(RequestId(id))]
+    };
+    let renewed = || Event::Renew(Arc::new(["a".into()].into()));
+    hot(1).into_iter().for_each(|event| drop(step(event)));
+    assert!(is_parked(&step(Event::Park("a".into()))));
+    step(Event::Failed(InstanceId(1), leaked.clone()));
+    step(Event::Exited(InstanceId(1), leaked.clone()));
+    hot(2).into_iter().for_each(|event| drop(step(event)));
+    // Another file lies there by now; what is up is made of the one before, which cannot park.
+    step(renewed());
+    assert!(!is_parked(&step(Event::Park("a".into()))));
+    step(Event::Unload { model: "a".into(), cut_after_ms: None });
+    step(Event::Exited(InstanceId(2), leaked.clone()));
+    hot(3).into_iter().for_each(|event| drop(step(event)));
+    assert!(is_parked(&step(Event::Park("a".into()))), "another file pays for the one before");
+    // One that is parked when its file is replaced, and then fails, is no word on the next.
+    step(Event::Parked { instance: InstanceId(3), held: 1 });
+    step(renewed());
+    step(Event::Failed(InstanceId(3), leaked.clone()));
+    step(Event::Exited(InstanceId(3), leaked));
+    hot(4).into_iter().for_each(|event| drop(step(event)));
+    assert!(is_parked(&step(Event::Park("a".into()))), "the old file's failure is held against the new one");
+}
+
+#[test]
 fn a_wake_that_fails_is_a_cold_start() {
     let mut state = State::new(parking(&["a"], 100, None));
     let request = |id| Event::Request { id: RequestId(id), model: "a".into(), want: Want::Serve, keep: None };

@@ -104,12 +104,19 @@ impl Call {
         }
     }
 
-    /// The plugin's call has returned, perhaps with an error that ends the request.
-    pub(super) fn returned(&self, result: Result<(), Error>) {
+    /// The plugin's call has returned, perhaps with an error that ends the request. The error, if the end had been said before:
+    /// then it is about the plugin and not about the request.
+    pub(super) fn returned(&self, result: Result<(), Error>) -> Option<Error> {
+        let mut late = None;
         if let Err(error) = result {
-            self.end(Err(error));
+            self.has_ended.store(true, Ordering::Release);
+            self.settle(|ending| match ending.end {
+                Some(_) => late = Some(error),
+                None => ending.end = Some(Err(error)),
+            });
         }
         self.settle(|ending| ending.has_returned = true);
+        late
     }
 
     /// The first end that is said is the request's.
@@ -285,14 +292,15 @@ mod tests {
         assert_eq!(sink.push(0, [].as_slice().into()), STOP, "nothing follows an end");
         assert!(told.try_recv().is_err(), "its call goes on");
         sink.fail(Error::internal("late").into());
-        call.returned(Ok(()));
+        let late = call.returned(Err(Error::internal("later still")));
         assert_eq!(told.try_recv().unwrap(), summary());
+        assert_eq!(late.unwrap().message(), "later still");
         drop(sink);
         assert!(told.try_recv().is_err(), "told twice");
 
         let (call, told) = request();
         let sink = call.sink();
-        call.returned(Ok(()));
+        assert!(call.returned(Ok(())).is_none());
         assert!(told.try_recv().is_err(), "its plugin goes on");
         let thread = std::thread::spawn(move || sink.finish(b"{}".as_slice().into()));
         thread.join().unwrap();
@@ -304,10 +312,10 @@ mod tests {
         let (call, told) = request();
         drop(call.sink());
         assert!(told.try_recv().is_err(), "its call may say why");
-        call.returned(Err(Error::invalid_request("no")));
+        assert!(call.returned(Err(Error::invalid_request("no"))).is_none());
         assert_eq!(told.try_recv().unwrap().unwrap_err().message(), "no");
         let (call, told) = request();
-        call.returned(Ok(()));
+        assert!(call.returned(Ok(())).is_none());
         drop(call.sink());
         assert!(told.try_recv().unwrap().unwrap_err().message().contains("without an answer"));
     }

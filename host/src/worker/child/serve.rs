@@ -13,14 +13,14 @@ use aihost_plugin_api::{Error, ErrorKind, LoadRequest, MemoryPlan, UpstreamAddre
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::super::limits::{DRAIN_LIMIT, METRICS_BYTES, PREPARE_BYTES, START_BYTES, SUMMARY_BYTES};
+use super::super::limits::{DRAIN_LIMIT, METRICS_BYTES, PANICKED_CODE, PREPARE_BYTES, START_BYTES, SUMMARY_BYTES};
 use super::super::protocol::{PROTOCOL_VERSION, PluginError, Start, Task, ToHost, ToWorker};
 use super::super::upstream::check_upstream;
 use super::limit::limit_data;
 use super::log::Log;
 use super::objects::{Call, host};
 use super::outbox::Outbox;
-use super::sys::trim_heap;
+use super::sys::{self, trim_heap};
 use super::threads::Threads;
 use crate::device;
 use crate::domain::Device;
@@ -60,6 +60,9 @@ struct ServerState {
     max_concurrency: OnceLock<usize>,
     /// Between park and unpark, when no request may reach the plugin.
     parked: AtomicBool,
+    /// The plugin panicked in a request. This process is about to end: what comes now is left unanswered, so that its host tries it
+    /// elsewhere.
+    panicked: AtomicBool,
 }
 
 /// Takes messages; never blocks on the plugin.
@@ -74,8 +77,9 @@ impl Server {
         let loading = Call::step(Arc::clone(&outbox), Arc::clone(&log));
         let (model, max_concurrency) = (OnceLock::new(), OnceLock::new());
         let (calls, idle) = (Mutex::default(), Condvar::new());
-        let parked = AtomicBool::new(false);
-        let shared = Arc::new(ServerState { outbox, log, model, calls, idle, loading, max_concurrency, parked });
+        let (parked, panicked) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared =
+            Arc::new(ServerState { outbox, log, model, calls, idle, loading, max_concurrency, parked, panicked });
         let (steps, queue) = sync_channel(MAX_WAITING_STEPS);
         let life = Arc::clone(&shared);
         let live = move || {
@@ -136,6 +140,9 @@ impl Server {
     }
 
     fn generate(&self, request: u64, task: Task) {
+        if self.shared.panicked.load(Ordering::Acquire) {
+            return;
+        }
         let shared = Arc::clone(&self.shared);
         let on_end = move |end| shared.end(request, end);
         let (outbox, log) = (Arc::clone(&self.shared.outbox), Arc::clone(&self.shared.log));
@@ -158,13 +165,20 @@ impl Server {
         let taken = Arc::clone(&call);
         let run = move || {
             let submitted = shared.submit(&call, &task);
-            call.returned(submitted);
+            let has_panicked = submitted.as_ref().is_err_and(|error| error.kind() == ErrorKind::Panicked);
+            // Of the first it is told; another one may only have come too late.
+            if has_panicked && shared.panicked.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            if let Some(error) = call.returned(submitted) {
+                shared.failed_late(&error, call.id);
+            }
         };
         if let Err(e) = self.threads.run(run) {
             let message = format!(
                 "the system has no thread for a request ({e}); fewer threads, or a higher limit of processes, would do"
             );
-            taken.returned(Err(Error::new(ErrorKind::Internal, message)));
+            let _untold = taken.returned(Err(Error::new(ErrorKind::Internal, message)));
         }
     }
 }
@@ -313,6 +327,16 @@ impl ServerState {
                 self.log.say(2, &format!("the plugin's metrics are not shown: {}", error.message()), 0);
                 self.outbox.send(&ToHost::Metrics(Bytes::from_static(NO_METRICS)));
             }
+        }
+    }
+
+    /// A request's end was said, and its call failed after that. The answer stands. One whose plugin panicked is of no use to
+    /// the next request, which would be told of a panic that is not its own.
+    fn failed_late(&self, error: &Error, request: u64) {
+        self.log.say(2, &format!("the plugin failed after it had ended a request: {}", error.message()), request);
+        if error.kind() == ErrorKind::Panicked {
+            self.outbox.drain(DRAIN_LIMIT);
+            sys::leave(PANICKED_CODE);
         }
     }
 

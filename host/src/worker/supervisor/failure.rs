@@ -30,6 +30,22 @@ pub(super) fn of_plugin(error: PluginError) -> Failure {
     failure
 }
 
+/// A failure of a step of an instance's life, whatever its plugin calls it: no client asked for it, so none is to blame, and none
+/// has left.
+pub(super) fn of_step(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::InvalidRequest | FailureKind::ContextLength => {
+            Failure { kind: FailureKind::NotUsable, details: None, ..failure }
+        }
+        FailureKind::Cancelled => {
+            let message =
+                format!("the plugin gave up as if it had been stopped, which nobody asked for: {}", failure.message);
+            Failure::new(FailureKind::Internal, message)
+        }
+        _ => failure,
+    }
+}
+
 /// A failure of one request. What a plugin says of it is said to whoever asked, whatever its kind would mean of a load.
 pub(super) fn of_request(failure: Failure) -> Failure {
     match failure.for_clients {
@@ -85,5 +101,18 @@ mod tests {
             assert_eq!(of_plugin(PluginError::new(kind.code(), "why")), Failure::new(wanted, "why"));
         }
         assert_eq!(of_plugin(PluginError::new(999, "")).kind, FailureKind::Internal);
+    }
+
+    #[test]
+    fn no_client_is_blamed_for_a_step() {
+        for (kind, wanted) in [
+            (FailureKind::InvalidRequest, FailureKind::NotUsable),
+            (FailureKind::ContextLength, FailureKind::NotUsable),
+            (FailureKind::Cancelled, FailureKind::Internal),
+            (FailureKind::OutOfMemory, FailureKind::OutOfMemory),
+        ] {
+            let failure = of_step(Failure::new(kind, "why"));
+            assert!(failure.kind == wanted && failure.message.ends_with("why"), "{failure:?}");
+        }
     }
 }

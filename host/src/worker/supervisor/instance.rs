@@ -193,6 +193,12 @@ impl Supervised {
         }
         failure::of_plugin(error)
     }
+
+    /// The same of a step that is no client's. One that the host itself broke off is no fault.
+    pub(super) fn step_failed(&self, error: PluginError) -> Failure {
+        let failure = self.plugin_failed(error);
+        if self.process.is_asked() { failure } else { failure::of_step(failure) }
+    }
 }
 
 fn gone_with_host() -> Failure {

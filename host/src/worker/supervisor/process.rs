@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::super::awake::Instant;
-use super::super::limits::{EXIT_POLL, LOST_CONNECTION_CODE, TERMINATE_GRACE, TERMINATE_POLL};
+use super::super::limits::{EXIT_POLL, LOST_CONNECTION_CODE, PANICKED_CODE, TERMINATE_GRACE, TERMINATE_POLL};
 use super::super::placement::ExitReason;
 use super::super::proc::{Living, living};
 use crate::device;
@@ -206,6 +206,7 @@ fn reason(exit: Option<i32>, signal: Option<i32>, allocation_failed: bool, by_me
         (Some(LOST_CONNECTION_CODE), _) => {
             ExitReason::Misbehaved("its plugin closed the connection to the host".to_owned())
         }
+        (Some(PANICKED_CODE), _) => ExitReason::Panicked,
         (Some(code), _) => ExitReason::Exited(code),
         (_, Some(libc::SIGABRT)) if allocation_failed => ExitReason::OutOfMemory,
         (_, Some(libc::SIGABRT)) => ExitReason::Aborted,

@@ -61,6 +61,11 @@ impl InstanceStep {
         matches!(self.message, ToWorker::Start(_) | ToWorker::Load(_) | ToWorker::Unpark)
     }
 
+    /// Whether there is a client whose request it is about.
+    fn is_for_a_request(&self) -> bool {
+        matches!(self.message, ToWorker::Cost(_))
+    }
+
     fn plain(message: ToWorker, name: &'static str, limit: Duration) -> Self {
         Self { message, name, limit, extension: 1, advice: "" }
     }
@@ -102,7 +107,8 @@ impl Supervised {
                     // What took memory is measured before anyone counts on it.
                     Ok(Ok(answer)) if step.takes_memory() => self.within_grant(answer).await,
                     Ok(Ok(answer)) => Ok(answer),
-                    Ok(Err(error)) => Err(self.plugin_failed(error)),
+                    Ok(Err(error)) if step.is_for_a_request() => Err(self.plugin_failed(error)),
+                    Ok(Err(error)) => Err(self.step_failed(error)),
                     Err(_) => Err(self.exit_failure(&self.process.gone().await)),
                 },
                 Ok(()) = progress.changed() => {

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use aihost_plugin_api::task::MemoryUsage;
 use aihost_plugin_api::{
-    Context, Engine, Error, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text, TextInput,
-    TextOutput, TextRequest,
+    Context, Engine, Error, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, Plugin, Result, Text,
+    TextInput, TextOutput, TextRequest,
 };
 
 /// The entry's `options:`.

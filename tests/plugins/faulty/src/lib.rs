@@ -6,11 +6,12 @@ mod describing;
 mod memory;
 mod noise;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use aihost_plugin_api::{
-    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text,
+    Context, Engine, Error, ErrorKind, FinishReason, Job, LoadContext, LoadRequest, MemoryPlan, Plugin, Result, Text,
     TextOutput, TextRequest,
 };
 
@@ -40,6 +41,14 @@ pub enum Fault {
     LoadOutOfMemory,
     /// `new` panics.
     PanicInNew,
+    /// `new` says that it was stopped, which nobody asked for.
+    StopInNew,
+    /// `load` says the same.
+    StopInLoad,
+    /// `load` blames a request, and there is none.
+    BlameInLoad,
+    /// `submit` panics after it has ended its request well.
+    PanicAfterEnd,
     /// `plan` panics.
     PanicInPlan,
     /// `plan` never returns.
@@ -184,6 +193,8 @@ pub struct Options {
     bytes: u64,
     /// Bytes that `plan` requires; a mebibyte if nothing is said.
     plan: Option<u64>,
+    /// Bytes that it requires on other devices.
+    others: BTreeMap<String, u64>,
     /// The fault happens only while this file does not exist, and creates it.
     once_file: Option<PathBuf>,
     /// A file that a test creates when it has seen enough: it ends an answer that is all progress, and a fault in mid-answer
@@ -221,6 +232,9 @@ impl Plugin for Faulty {
 
     fn new(options: Options) -> Result<Self> {
         assert!(!options.due(Fault::PanicInNew), "a panic in new, as asked");
+        if options.due(Fault::StopInNew) {
+            return Err(Error::new(ErrorKind::Stopped, "stopped, as asked"));
+        }
         if options.fault == Fault::StdoutNoise {
             noise::both();
         }
@@ -237,13 +251,19 @@ impl Plugin for Faulty {
         }
         let required = self.0.plan.unwrap_or(DEFAULT_PLAN);
         let mapped = if self.0.due(Fault::LieOfMapped) { self.0.bytes } else { 0 };
-        Ok(MemoryPlan::new(required).mapped(mapped))
+        Ok(MemoryPlan::new(required).mapped(mapped).others(self.0.others.clone()))
     }
 
     fn load(&self, _load: &LoadRequest, _ctx: &LoadContext) -> Result<Loaded> {
         assert!(!self.0.due(Fault::PanicInLoad), "a panic in load, as asked");
         if self.0.due(Fault::LoadError) {
             return Err(Error::new(ErrorKind::CorruptFile, "the weights are damaged, as asked; pull them again"));
+        }
+        if self.0.due(Fault::StopInLoad) {
+            return Err(Error::new(ErrorKind::Stopped, "stopped, as asked"));
+        }
+        if self.0.due(Fault::BlameInLoad) {
+            return Err(Error::invalid_request("n is blamed, as asked"));
         }
         if self.0.due(Fault::LoadOutOfMemory) {
             return Err(Error::new(ErrorKind::OutOfMemory, "the device has no room, as asked"));
@@ -277,6 +297,11 @@ impl Plugin for Faulty {
 
 impl Engine for Loaded {
     type Task = Text;
+
+    fn submit(&self, job: Job<Text>) {
+        job.run(|request, output, ctx| self.generate(request, output, ctx));
+        assert!(!self.0.due(Fault::PanicAfterEnd), "a panic after the end, as asked");
+    }
 
     fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         output.prompt(1, 0);

@@ -7,7 +7,7 @@ use crate::domain::excerpt;
 /// Whose a plugin is whose author named no vendor: a bare name is one of aihost's own.
 const VENDOR: &str = "example";
 /// What Rust keeps for itself, cargo for its folders, and the plugin's own dependencies.
-const TAKEN: [&str; 67] = [
+const TAKEN: [&str; 68] = [
     "abstract",
     "as",
     "async",
@@ -71,6 +71,7 @@ const TAKEN: [&str; 67] = [
     "serde",
     "serde_json",
     "schemars",
+    "tracing",
     "abi_stable",
     "aihost",
     "aihost_plugin_api",

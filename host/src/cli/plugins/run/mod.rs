@@ -2,6 +2,7 @@
 //! that is made up; its state is in a temporary folder.
 
 mod folder;
+mod rebuilt;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::folder::TemporaryFolder;
 use self::trial::Trial;
@@ -18,7 +20,7 @@ use crate::cli::serve::{self, LogFormatArgument};
 use crate::cli::signals::{self, Signals};
 use crate::cli::vet::{Asking, Vet};
 use crate::cli::watchdog::Watchdog;
-use crate::cli::{CommandContext, out};
+use crate::cli::{CommandContext, out, plugin_watch};
 use crate::config::{Config, Env};
 use crate::domain::{Device, Failure, FailureKind, ModelId};
 use crate::plugin::{self, DescribeError, Described, Registry};
@@ -73,6 +75,12 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: &Arguments)
     let handle = hosted.handle();
     let model = ModelId::new(trial.model())
         .ok_or_else(|| CliError::failed(format!("`{}` cannot be the name of a model", trial.model())))?;
+    let plugins = hosted.plugins();
+    let folders = plugins.borrow().folders.clone();
+    let watch = plugin_watch::watch(folders, Signals::of_terminal()?, hosted.handle());
+    let _watch = AbortOnDropHandle::new(tokio::spawn(watch));
+    let follow = rebuilt::follow(described.manifest.id.clone(), plugins, model.clone(), hosted.handle());
+    let _follow = AbortOnDropHandle::new(tokio::spawn(follow));
     let begun = tokio::select! {
         loaded = handle.load(model.clone(), AccessEntry::default()) => loaded.map_err(|failure| unloaded(&failure)),
         () = ends.next() => Err(CliError::Interrupted),
@@ -83,7 +91,7 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: &Arguments)
         return Err(error);
     }
     out::note(&format!(
-        "{} {} serves on http://{}, alone; Ctrl-C ends it. Ask it:",
+        "{} {} serves on http://{}, alone; Ctrl-C ends it, and a new build is seen. Ask it:",
         described.manifest.id, described.manifest.version, hosted.address
     ));
     out::line(&trial.curl(trial.kind()?, &model, hosted.address))?;
