@@ -168,9 +168,10 @@ async fn what_cannot_be_started_is_one_sentence() {
     let mut at_held = engine.options("");
     at_held["port"] = json!(port);
     let own = format!("(process {})", std::process::id());
+    let plain = tempfile::NamedTempFile::new().unwrap();
     for (options, words) in [
         (json!({"command": "no-such-program --port {port}"}), "there is no program `no-such-program`"),
-        (json!({"command": ["/etc/hostname"]}), "/etc/hostname is not executable"),
+        (json!({"command": [plain.path()]}), "is not executable"),
         (json!({"command": ["sh", "{model_path}"]}), "the model has no file `model`"),
         (at_held.clone(), format!("port {port} is held").as_str()),
     ] {
