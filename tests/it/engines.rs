@@ -119,14 +119,12 @@ async fn a_socket_holds_its_engine_while_it_is_used_and_is_told_when_that_goes()
     socket.say(1, "hello").await;
     assert_eq!(socket.hear().await, Some((1, b"hello".to_vec())));
     // Somebody else wants the device: while something was said of late, they wait.
-    let begun = std::time::Instant::now();
     let talking = talk(&server);
     tokio::pin!(talking);
     let early = timeout(HOLD / 2, &mut talking).await;
     assert!(early.is_err(), "its engine was taken from a socket in use");
     // Pings go to and fro every second, and are no use.
     assert_eq!(timeout(PATIENCE + HOLD, &mut talking).await.expect("a turn"), 200);
-    assert!(begun.elapsed() >= HOLD / 2);
     assert_eq!(socket.hear().await, Some((8, 1012_u16.to_be_bytes().to_vec())), "the engine went without a word");
     assert_eq!(socket.hear().await, None);
     // Whoever connects again wakes it.

@@ -84,6 +84,10 @@ impl<'de> Deserialize<'de> for RawRoutes {
 }
 
 impl JsonSchema for RawBusy {
+    fn inline_schema() -> bool {
+        true
+    }
+
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "BusyProbe".into()
     }

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 
 use super::caller::Caller;
 use super::error::ApiError;
-use super::upstream;
+use super::page_key;
 use crate::config::{ApiKey, Config, Scope};
 
 /// Paths that answer without a key, and beyond the most connections: probes send none, and must see that a host is well and
@@ -37,7 +37,7 @@ pub(super) fn identify(config: &Config, access: Access, uri: &Uri, headers: &Hea
         return check_sender(config.listen, headers).map(|()| Caller::anyone());
     }
     let key = match access {
-        Access::Page(_) => key_of(headers).or_else(|| upstream::key_of(uri, headers)),
+        Access::Page(_) => key_of(headers).or_else(|| page_key::key_of(uri, headers)),
         Access::Open | Access::AnyKey | Access::Scoped(_) => key_of(headers),
     };
     key.and_then(|key| accepted(&config.api_keys, key)).map(Caller::of).ok_or_else(ApiError::bad_key)

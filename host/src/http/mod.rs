@@ -27,6 +27,7 @@ mod listen;
 mod listing;
 mod multipart;
 mod openai;
+mod page_key;
 mod proxy;
 mod quota;
 mod redact;

@@ -48,17 +48,17 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
         endpoint("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),
         endpoint("/v1/audio/speech", BodySize::Prompt, keys::NAME, &[]),
-        endpoint("/v1/audio/transcriptions", BodySize::Files, keys::NAME, &[]),
-        endpoint("/v1/audio/translations", BodySize::Files, keys::NAME, &[]),
-        endpoint("/v1/embeddings", BodySize::Files, keys::NAME, &[]),
-        endpoint("/v1/rerank", BodySize::Files, keys::NAME, &[]),
-        endpoint("/v1/moderations", BodySize::Files, keys::NAME, &[]),
         endpoint("/v1/images/generations", BodySize::Prompt, keys::IMAGE, &[]),
         endpoint("/v1/images/edits", BodySize::Files, &[], &[]),
         endpoint("/v1/images/variations", BodySize::Files, &[], &[]),
         endpoint("/models/load", BodySize::Command, admin::KEYS, &[]),
         endpoint("/models/unload", BodySize::Command, admin::KEYS, &[]),
         endpoint("/models/park", BodySize::Command, admin::KEYS, &[]),
+        endpoint("/v1/audio/transcriptions", BodySize::Files, keys::NAME, &[]),
+        endpoint("/v1/audio/translations", BodySize::Files, keys::NAME, &[]),
+        endpoint("/v1/embeddings", BodySize::Files, keys::NAME, &[]),
+        endpoint("/v1/rerank", BodySize::Files, keys::NAME, &[]),
+        endpoint("/v1/moderations", BodySize::Files, keys::NAME, &[]),
     ]
 }
 

@@ -10,6 +10,7 @@ use super::body::BodySize;
 use super::caller::Caller;
 use super::custom::whole_or_streamed;
 use super::error::ApiError;
+use super::page_key::{COOKIE, QUERY, cookies, in_query, pairs};
 use super::proxy::{self, Outgoing, OutgoingBody};
 use super::resolve;
 use crate::domain::{Failure, FailureKind};
@@ -17,10 +18,6 @@ use crate::runtime::OutputMode;
 
 /// What stands before the name.
 pub(super) const PREFIX: &str = "/upstream/";
-/// The cookie that holds a key.
-const COOKIE: &str = "aihost_key";
-/// The member of a query that is one.
-const QUERY: &str = "key";
 
 /// Passes a request on to the engine that it names.
 pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: Request) -> Result<Response, ApiError> {
@@ -69,24 +66,6 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
     let mut response = proxy::ask(&app, &caller, model, outgoing).await?;
     below(response.headers_mut(), &base);
     Ok(response)
-}
-
-/// The key that comes with a request for a page: in its query, or in its cookie.
-pub(super) fn key_of<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
-    in_query(uri).or_else(|| cookies(headers).find(|(name, _)| *name == COOKIE).map(|(_, value)| value))
-}
-
-fn in_query(uri: &Uri) -> Option<&str> {
-    pairs(uri).find_map(|pair| pair.strip_prefix(QUERY)?.strip_prefix('='))
-}
-
-fn pairs(uri: &Uri) -> impl Iterator<Item = &str> {
-    uri.query().into_iter().flat_map(|query| query.split('&'))
-}
-
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let values = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(';')).filter_map(|cookie| cookie.trim().split_once('='))
 }
 
 /// What the engine sees of the query.

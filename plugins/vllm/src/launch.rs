@@ -244,7 +244,8 @@ mod tests {
             (serde_json::json!({"command": ["./plain"], "working_dir": folder.path()}), "is not executable"),
             (serde_json::json!({"command": ["sh"], "working_dir": "/nowhere"}), "there is no folder /nowhere"),
         ] {
-            let error = launch(options.clone(), None).expect_err(&options.to_string());
+            let typed: Options = serde_json::from_value(options.clone()).unwrap();
+            let error = check(&typed).and_then(|()| launch(options.clone(), None)).expect_err(&options.to_string());
             assert!(error.message().contains(words), "{error}");
         }
         let options: Options = serde_json::from_value(serde_json::json!({"command": "sh {model_path}"})).unwrap();

@@ -212,11 +212,12 @@ impl Shared {
     fn end_alike(&self, pid: Pid, end: End, tail: &Tail) -> ! {
         // What it said last comes before what is said of it.
         let _ = tail.lines(LAST_WORDS_WAIT);
+        self.kill();
         let line =
             format!("the engine (process {}) {} unasked, and its worker with it\n", pid.as_raw_pid(), end.told());
-        // Straight to where the host looks for last words.
+        // Straight to where the host looks for last words, and last: what this process's own reader takes a moment before the
+        // end goes with it.
         let _ = io::stderr().write_all(line.as_bytes());
-        self.kill();
         match end {
             End::Exited(LOST_CONNECTION_CODE) => std::process::exit(1),
             End::Exited(code) => std::process::exit(code),

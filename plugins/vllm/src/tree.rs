@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A process that has not ended; a zombie is its parent's business.
+/// A process as it was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Living {
     pub(crate) pid: Pid,
@@ -14,6 +14,9 @@ pub(crate) struct Living {
     pub(crate) group: i32,
     /// Ticks from the machine's start to its own.
     pub(crate) begun: u64,
+    /// Whether it has ended, and waits for its parent. Processes are seen one after the other, and one that was its child then
+    /// may have been adopted by the time that it is looked at.
+    is_zombie: bool,
 }
 
 impl Living {
@@ -22,9 +25,9 @@ impl Living {
         let pid = Pid::from_raw(stat.split(' ').next()?.parse().ok()?)?;
         // The name may hold anything, brackets included; the last one ends it.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let alive = !matches!(*fields.first()?, "Z" | "X");
+        let is_zombie = matches!(*fields.first()?, "Z" | "X");
         let number = |at: usize| fields.get(at)?.parse().ok();
-        alive.then_some(Self { pid, parent: number(1)?, group: number(2)?, begun: fields.get(19)?.parse().ok()? })
+        Some(Self { pid, parent: number(1)?, group: number(2)?, begun: fields.get(19)?.parse().ok()?, is_zombie })
     }
 }
 
@@ -33,7 +36,9 @@ pub(crate) fn descendants(of: Pid, but: &[Pid]) -> Vec<Living> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
     let others = stats.filter_map(|stat| Living::of(&stat)).filter(|process| !but.contains(&process.pid));
-    below(of, others.collect())
+    let mut found = below(of, others.collect());
+    found.retain(|process| !process.is_zombie);
+    found
 }
 
 fn below(of: Pid, mut others: Vec<Living>) -> Vec<Living> {
@@ -86,18 +91,20 @@ mod tests {
     }
 
     #[test]
-    fn names_may_hold_anything_and_the_dead_are_left_out() {
+    fn names_may_hold_anything_and_the_dead_are_told_apart() {
         let rest = "0 -1 4194560 1 2 3 4 5 6 7 8 9 10 11 0 777 1 2";
         let found = Living::of(&format!("71 (a) ) b) S 1 70 70 {rest}")).unwrap();
         assert_eq!((found.pid, found.parent, found.group, found.begun), (pid(71), 1, 70, 777));
-        for stat in [format!("71 (dead) Z 1 70 70 {rest}"), "71 (cut) S 1 70".to_owned(), String::new()] {
-            assert_eq!(Living::of(&stat), None, "{stat}");
+        assert!(!found.is_zombie && Living::of(&format!("71 (dead) Z 1 70 70 {rest}")).unwrap().is_zombie);
+        for stat in ["71 (cut) S 1 70", ""] {
+            assert_eq!(Living::of(stat), None, "{stat}");
         }
     }
 
     #[test]
     fn what_comes_of_a_process_is_found_in_any_order() {
-        let process = |number: i32, parent: i32| Living { pid: pid(number), parent, group: 1, begun: 0 };
+        let process =
+            |number: i32, parent: i32| Living { pid: pid(number), parent, group: 1, begun: 0, is_zombie: false };
         let all = vec![process(5, 4), process(4, 2), process(9, 1), process(3, 2), process(2, 1)];
         let found: BTreeSet<i32> = below(pid(2), all).iter().map(|process| process.pid.as_raw_pid()).collect();
         assert_eq!(found, BTreeSet::from([3, 4, 5]));

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 /// Every endpoint that reads a body, as `aihost docs requests` lists them. An input's first byte says which one it is for.
-pub(crate) const ENDPOINTS: [&str; 12] = [
+pub(crate) const ENDPOINTS: [&str; 17] = [
     "/v1/chat/completions",
     "/chat/completions",
     "/v1/completions",
@@ -31,6 +31,11 @@ pub(crate) const ENDPOINTS: [&str; 12] = [
     "/models/load",
     "/models/unload",
     "/models/park",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/v1/moderations",
 ];
 /// Commands that may wait for the loop on paper.
 const COMMANDS: usize = 64;

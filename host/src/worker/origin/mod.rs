@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aihost_plugin_api::UpstreamAddress;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -19,7 +20,8 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::ClientConfig;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
 
 use super::ask::{AskBody, HttpAsk, HttpBody};
 use crate::domain::{Failure, FailureKind};
@@ -93,6 +95,20 @@ impl Origin {
         let ask = HttpAsk { method, target, headers, body, time_limit: CONNECT_LIMIT };
         let answer = self.client.request(self.request(&ask).ok()?).await.ok()?;
         answer::json(answer).await
+    }
+
+    /// Where an engine answers that runs on this machine.
+    ///
+    /// # Errors
+    /// When the library of TLS, which is not used on the way to it, cannot be set up.
+    pub(super) fn on_this_machine(upstream: &UpstreamAddress) -> Result<Self, String> {
+        // Nothing is encrypted, and nobody needs to be trusted.
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS cannot be set up: {error}"))?
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Ok(Self::new(&format!("http://{}", upstream.address), &upstream.prefix, &upstream.headers, tls))
     }
 
     /// Whether requests are sent with a key of this host's.

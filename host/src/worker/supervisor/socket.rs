@@ -23,7 +23,6 @@ use super::super::protocol::{
 };
 use super::super::upstream::check_upstream;
 use super::log::Log;
-use super::upstream::engine_at;
 use crate::domain::excerpt;
 
 /// What the worker says about one request.
@@ -308,7 +307,7 @@ impl WorkerSocket {
             ToHost::Log(record) => log.record(&record),
             ToHost::Upstream(upstream) => {
                 check_upstream(&upstream)?;
-                *self.engine.lock() = Some(engine_at(&upstream)?);
+                *self.engine.lock() = Some(Origin::on_this_machine(&upstream)?);
             }
             ToHost::Metrics(json) => {
                 for waiter in self.metrics.lock().drain(..) {

@@ -1,13 +1,9 @@
 //! A request to an engine that answers HTTP itself, under the eyes of the worker that runs it: it ends with the worker, and is
 //! over when the engine works no more.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::UpstreamAddress;
 use bytes::Bytes;
-use rustls::crypto::ring;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::interval;
 
@@ -23,17 +19,6 @@ use crate::domain::{Failure, FailureKind};
 const DYING_LIMIT: Duration = Duration::from_millis(250);
 /// How often a request that waits for its engine says that it is not stuck.
 const SIGN_EVERY: Duration = Duration::from_secs(5);
-
-/// Where an engine answers that runs on this machine.
-pub(super) fn engine_at(upstream: &UpstreamAddress) -> Result<Origin, String> {
-    // Nothing is encrypted on the way to it, and nobody needs to be trusted.
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    Ok(Origin::new(&format!("http://{}", upstream.address), &upstream.prefix, &upstream.headers, tls))
-}
 
 impl Supervised {
     /// Serves one request; the last thing on `output` is its end.
