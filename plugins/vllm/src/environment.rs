@@ -321,7 +321,8 @@ fn with_pip(installer: &Installer<'_>, python: &Python, folder: &Path, wanted: &
 
 fn uninstallable(python: &Python, why: &str) -> Error {
     let version = python.version();
-    let advice = "correct its requirements, or see that the package index can be reached";
+    let (why, advice) =
+        (why.trim_end_matches('.'), "correct its requirements, or see that the package index can be reached");
     Error::new(
         ErrorKind::Unsupported,
         format!("what it needs cannot be installed with Python {version}: {why}; {advice}"),

@@ -32,13 +32,24 @@ impl Living {
 }
 
 /// Everything that comes of a process, but for those named and what comes of them.
+///
+/// The system lists processes first and tells of each later: one that has ended by then may have started another that is not on
+/// the list. So nothing counts as left only once those that have ended had ended when the list was made.
 pub(crate) fn descendants(of: Pid, but: &[Pid]) -> Vec<Living> {
+    let mut ended = BTreeSet::new();
+    loop {
+        let (dead, found): (Vec<_>, Vec<_>) = below(of, listed(but)).into_iter().partition(|process| process.is_zombie);
+        let before = std::mem::replace(&mut ended, dead.iter().map(|process| process.pid.as_raw_pid()).collect());
+        if !found.is_empty() || ended.is_subset(&before) {
+            return found;
+        }
+    }
+}
+
+fn listed(but: &[Pid]) -> Vec<Living> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let stats = entries.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
-    let others = stats.filter_map(|stat| Living::of(&stat)).filter(|process| !but.contains(&process.pid));
-    let mut found = below(of, others.collect());
-    found.retain(|process| !process.is_zombie);
-    found
+    stats.filter_map(|stat| Living::of(&stat)).filter(|process| !but.contains(&process.pid)).collect()
 }
 
 fn below(of: Pid, mut others: Vec<Living>) -> Vec<Living> {
