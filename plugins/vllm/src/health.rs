@@ -35,7 +35,9 @@ fn exchange(address: SocketAddr, path: &str, until: Instant) -> io::Result<Healt
     let mut stream = TcpStream::connect_timeout(&address, left(until)?)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left(until)?))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nConnection: close\r\n\r\n")?;
+    // In one piece: whoever answers to a part of it and closes would have the rest come back as a broken connection.
+    let asked = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nConnection: close\r\n\r\n");
+    stream.write_all(asked.as_bytes())?;
     let mut head = Vec::new();
     let mut piece = [0; 4096];
     loop {
