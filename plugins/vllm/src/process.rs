@@ -23,6 +23,8 @@ use super::tree::{self, Living};
 const END_POLL: Duration = Duration::from_millis(20);
 /// How long killed processes may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(2);
+/// How long the line that tells of an engine's end may be on its way.
+const LAST_LINE_WAIT: Duration = Duration::from_millis(50);
 /// How long the last words of a process that has ended may take to come through its pipe.
 const LAST_WORDS_WAIT: Duration = Duration::from_millis(300);
 /// Between two looks for what has left this process's group.
@@ -218,6 +220,8 @@ impl Shared {
         // Straight to where the host looks for last words, and last: what this process's own reader takes a moment before the
         // end goes with it.
         let _ = io::stderr().write_all(line.as_bytes());
+        // What the reader did take is on its way to the host.
+        thread::sleep(LAST_LINE_WAIT);
         match end {
             End::Exited(LOST_CONNECTION_CODE) => std::process::exit(1),
             End::Exited(code) => std::process::exit(code),

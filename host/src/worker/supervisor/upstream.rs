@@ -16,7 +16,7 @@ use crate::config::BusyProbe;
 use crate::domain::{Failure, FailureKind};
 
 /// How long after an engine's last word the end of its worker counts as the reason for it.
-const DYING_LIMIT: Duration = Duration::from_millis(250);
+const DYING_LIMIT: Duration = Duration::from_secs(1);
 /// How often a request that waits for its engine says that it is not stuck.
 const SIGN_EVERY: Duration = Duration::from_secs(5);
 
