@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
@@ -29,6 +29,7 @@ pub(crate) fn answer(
             say(client, "201 Created\r\nX-Mine: 7", "x/y", &echoed)?;
         }
         (_, "/count") => count(client)?,
+        (_, "/clock") => clock(client)?,
         (_, "/exit") => {
             say(client, "200 OK", "text/plain", b"it exits")?;
             std::process::exit(asked.query("code").and_then(|code| code.parse().ok()).unwrap_or(0));
@@ -105,6 +106,17 @@ fn count(mut client: &TcpStream) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
+}
+
+/// Says every 10 ms what its clock shows, nanoseconds since 1970, so that a client sees how long that was on its way.
+fn clock(mut client: &TcpStream) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    client.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")?;
+    loop {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        client.write_all(format!("data: {}\n\n", now.as_nanos()).as_bytes())?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn tell(client: &TcpStream, body: &Value) -> io::Result<()> {

@@ -1,0 +1,149 @@
+"""What the host adds on the way to an engine that speaks HTTP: one client, and 64 streams at once.
+
+    cargo build --release -p aihost -p aihost-vllm -p aihost-fixture-stand-in
+    python3 tests/bench/proxied.py target/release [--rounds 5]
+
+The same engine is asked at its own port and through the host, A B B A. A request is a small POST over one connection that is kept
+open; a stream is an event every 10 ms that says when it was sent, so that its lag is known. Prints medians of the rounds, and the
+least and most of them.
+"""
+
+import argparse
+import json
+import os
+import selectors
+import shutil
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+
+REQUESTS, STREAMS, SECONDS = 1000, 64, 4.0
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Host:
+    def __init__(self, build):
+        self.folder = tempfile.TemporaryDirectory()
+        at = lambda name: os.path.join(self.folder.name, name)
+        os.mkdir(at("plugins"), 0o755)
+        shutil.copy(os.path.join(build, "libvllm.so"), at("plugins/vllm.so"))
+        self.port, self.engine = free_port(), free_port()
+        command = json.dumps([os.path.abspath(os.path.join(build, "fixture_stand_in")), "--port", "{port}"])
+        with open(at("models.yaml"), "w") as file:
+            file.write(f"listen: 127.0.0.1:{self.port}\n")
+            file.write("".join(f"{key}_dir: {at(key)}\n" for key in ("plugins", "models", "state")))
+            file.write(f"models:\n  far: {{type: custom, endpoint: /v1/far, command: {command}, port: {self.engine}, ")
+            file.write("memory: 64MiB, upstream_routes: true}\n")
+        self.log = open(at("log"), "w")
+        command = [os.path.join(build, "aihost"), "serve", "--config", at("models.yaml")]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    raise SystemExit(open(at("log")).read())
+                time.sleep(0.05)
+
+    def end(self):
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
+        self.folder.cleanup()
+
+
+def connect(port):
+    client = socket.create_connection(("127.0.0.1", port), timeout=60)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def requests(port, path):
+    """Microseconds of each request."""
+    client, body = connect(port), b'{"model": "far"}'
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    sent, times = head.encode() + body, []
+    for _ in range(REQUESTS):
+        begun = time.perf_counter()
+        client.sendall(sent)
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += client.recv(65536)
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        if b" 200 " not in head:
+            raise SystemExit(answer)
+        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        while len(rest) < length:
+            rest += client.recv(65536)
+        times.append((time.perf_counter() - begun) * 1e6)
+    client.close()
+    return sorted(times)
+
+
+def streams(port, path):
+    """Milliseconds that each event was on its way."""
+    selector, lags = selectors.DefaultSelector(), []
+    for _ in range(STREAMS):
+        client = connect(port)
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.setblocking(False)
+        selector.register(client, selectors.EVENT_READ)
+    begun = time.monotonic()
+    while (now := time.monotonic()) < begun + SECONDS:
+        for key, _ in selector.select(1):
+            piece, heard = key.fileobj.recv(65536), time.time_ns()
+            if now < begun + 1:
+                continue
+            for line in piece.split(b"\n"):
+                if line.startswith(b"data: ") and len(line) > 12:
+                    lags.append((heard - int(line[6:])) / 1e6)
+    for key in list(selector.get_map().values()):
+        key.fileobj.close()
+    return sorted(lags)
+
+
+def at(values, share):
+    return values[min(len(values) - 1, int(len(values) * share))]
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("build")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    host = Host(arguments.build)
+    try:
+        arms = {"direct": (host.engine, ""), "through the host": (host.port, "/upstream/far")}
+        requests(host.port, "/upstream/far/v1/x")
+        names = [("request p50, us", 0), ("request p99, us", 1), ("64 streams p50, ms", 2), ("64 streams p99, ms", 3)]
+        found = {arm: [] for arm in arms}
+        for round_ in range(arguments.rounds):
+            order = list(arms) if round_ % 2 == 0 else list(reversed(arms))
+            for arm in order:
+                port, prefix = arms[arm]
+                asked, lagged = requests(port, prefix + "/v1/x"), streams(port, prefix + "/clock")
+                found[arm].append([at(asked, 0.5), at(asked, 0.99), at(lagged, 0.5), at(lagged, 0.99)])
+    finally:
+        host.end()
+    print("| what | direct | through the host | added |\n|---|---|---|---|")
+    for name, column in names:
+        cells = []
+        for arm in arms:
+            values = [row[column] for row in found[arm]]
+            cells.append((statistics.median(values), min(values), max(values)))
+        added = statistics.median(b[column] - a[column] for a, b in zip(found["direct"], found["through the host"]))
+        shown = " | ".join(f"{middle:.2f} ({least:.2f}-{most:.2f})" for middle, least, most in cells)
+        print(f"| {name} | {shown} | {added:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
