@@ -14,10 +14,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// A host with an image engine and a text model, of which one fits at a time.
+/// A host with an image engine, which is ended and not parked, and a text model, of which one fits at a time.
 fn host(more: &str) -> Server {
+    with_engine(more, ", park: false")
+}
+
+fn with_engine(more: &str, keys: &str) -> Server {
     let yaml = format!(
-        "devices: [{{id: cpu, memory: 256MiB, max_loaded: 1}}]\ndefaults: {{max_wait: 50ms, quantum: 10ms}}\n{more}models:\n  comfy: {{type: custom, endpoint: /render, command: ['{}', --port, '{{port}}'], memory: 64MiB, busy: comfyui, upstream_routes: true, stop_timeout: 2}}\n  talk: {{type: text, plugin: aihost/echo}}\n",
+        "devices: [{{id: cpu, memory: 256MiB, max_loaded: 1}}]\ndefaults: {{max_wait: 50ms, quantum: 10ms}}\n{more}models:\n  comfy: {{type: custom, endpoint: /render, command: ['{}', --port, '{{port}}'], memory: 64MiB, busy: comfyui, upstream_routes: true, stop_timeout: 2{keys}}}\n  talk: {{type: text, plugin: aihost/echo}}\n",
         stand_in().display()
     );
     Server::start(&Setup { yaml, plugins: vec!["vllm", "echo"], ..Setup::default() })
@@ -62,6 +66,21 @@ async fn work_that_its_client_left_is_done_all_the_same_and_not_longer_than_a_re
     // One that takes for ever is not waited for.
     assert_eq!(client().post(url(600.0)).body("{}").send().await.unwrap().status(), 200);
     assert_eq!(timeout(PATIENCE, talk(&server)).await.expect("it is served"), 200);
+}
+
+#[tokio::test]
+async fn one_that_gives_its_memory_back_is_parked_and_goes_on_where_it_was() {
+    let server = with_engine("", "");
+    let stats = async || -> Value {
+        let url = format!("{}/upstream/comfy/system_stats", server.base());
+        client().get(url).send().await.unwrap().json().await.unwrap()
+    };
+    assert_eq!(stats().await["freed"], 0);
+    let pid = server.status("comfy", "pid").await;
+    assert_eq!(talk(&server).await, 200);
+    assert_eq!(server.status("comfy", "state").await, json!("parked"));
+    assert_eq!(stats().await["freed"], 1, "it was asked for its memory");
+    assert_eq!((server.status("comfy", "pid").await, server.status("comfy", "wakes").await), (pid, json!(1)));
 }
 
 /// A websocket by hand.

@@ -1,4 +1,4 @@
-//! `variants`: a plugin built in every way that an author may choose, each loaded and asked by the built host.
+//! `variants`: an author's plugin built in every way that they may choose, each loaded and asked by the built host.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -9,8 +9,8 @@ use crate::error::{Doing, Error, Result};
 use crate::workspace::{Profile, Workspace};
 use crate::{shell, table};
 
-/// What is built: an example of the SDK, the same that `aihost plugins new` begins a crate with.
-const EXAMPLE: &str = "text";
+/// What is built: a crate as `aihost plugins new` begins it, with what it takes to be used and nothing that tests it.
+const CRATE: &str = "variant";
 /// What it is to answer the line that `aihost plugins run` prints.
 const ANSWER: &str = "Hello there";
 
@@ -36,13 +36,20 @@ const VARIANTS: [Variant; 5] = [
 pub(crate) fn run() -> Result {
     let workspace = Workspace::read()?;
     workspace.build_host(Profile::Dev, &[])?;
-    let target = workspace.staging().join("variants");
+    let (host, target) = (workspace.host(Profile::Dev), workspace.staging().join("variants"));
+    let author = target.join("author");
+    // What an earlier run left is of an earlier SDK.
+    if author.exists() {
+        fs::remove_dir_all(&author).doing(format_args!("clear {}", author.display()))?;
+    }
+    fs::create_dir_all(&author).doing(format_args!("make {}", author.display()))?;
+    shell::run(Command::new(&host).args(["plugins", "new", CRATE, "--kind", "text"]).current_dir(&author))?;
     let mut rows = vec![table::row(["variant", "size", "result"])];
     for variant in VARIANTS {
-        let built = build(variant, EXAMPLE, &target, &[])?;
+        let built = build_crate(variant, &author.join(CRATE), &target)?;
         let file = target.join(format!("{}.so", variant.name));
         let size = fs::copy(&built, &file).doing(format_args!("copy {}", built.display()))?;
-        ask(&workspace.host(Profile::Dev), &file)?;
+        ask(&host, &file)?;
         rows.push(vec![
             variant.name.to_owned(),
             format!("{:.1} MB", size as f64 / 1e6),
@@ -51,6 +58,15 @@ pub(crate) fn run() -> Result {
     }
     print!("{}", table::render(&rows));
     Ok(())
+}
+
+/// Builds an author's crate in a target folder of its own; the file.
+fn build_crate(variant: Variant, folder: &Path, target: &Path) -> Result<PathBuf> {
+    let mut command = shell::cargo();
+    command.args(["build", "--profile", variant.profile]).arg("--manifest-path").arg(folder.join("Cargo.toml"));
+    shell::run(command.arg("--target-dir").arg(target).envs(variant.settings.iter().copied()))?;
+    let profile = if variant.profile == "dev" { "debug" } else { variant.profile };
+    Ok(target.join(profile).join(format!("lib{CRATE}.so")))
 }
 
 /// Builds an example of the SDK in a target folder of its own; the file.

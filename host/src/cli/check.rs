@@ -9,7 +9,7 @@ use super::failure::CliError;
 use super::table::Column;
 use super::vet::{self, Asking, Vet, Wrong, wrong_kind};
 use super::{CommandContext, out};
-use crate::config::{Config, ConfigError, DeviceConfig, ModelConfig, Paths};
+use crate::config::{Config, ConfigError, DeviceConfig, ModelConfig, Paths, REMOTE};
 use crate::domain::ByteSize;
 use crate::plugin::Registry;
 use crate::store::{Digests, Presence, presence};
@@ -174,6 +174,7 @@ fn examine(
             Some(why) => problems.push(why),
             None => plugin_version = Some(plugin.manifest.version.clone()),
         },
+        Err(_) if model.http.remote.is_some() => {}
         Err(error) => problems.push(error.to_string()),
     }
     let located = match &plugin {
@@ -225,6 +226,7 @@ fn print(report: &Report, wrong: &Wrong) -> Result<(), CliError> {
     let models = report.models.iter().map(|model| {
         let plugin = match &model.plugin_version {
             Some(version) => format!("{} {version}", model.plugin),
+            None if model.plugin == REMOTE => REMOTE.to_owned(),
             None => format!("{} (not usable)", model.plugin),
         };
         vec![model.name.clone(), model.kind.to_owned(), model.aliases.join(", "), plugin, model.files.to_owned()]

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// What stands for the plugin of a model that others run.
+pub const REMOTE: &str = "remote";
+
 /// How a model that answers HTTP itself is asked. What holds for others is all of it absent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HttpConfig {

@@ -35,7 +35,7 @@ pub use api_key::{ApiKey, Rate, Scope};
 pub use contact::Contact;
 pub use env::Env;
 pub use error::{ConfigError, Problem};
-pub use http::{BusyProbe, HttpConfig, RemoteConfig, Secret};
+pub use http::{BusyProbe, HttpConfig, REMOTE, RemoteConfig, Secret};
 pub use options::{EntryFaults, option_rows};
 pub use ownership::Sharing;
 pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Refusal, TEXT_BODY_BYTES};

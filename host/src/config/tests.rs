@@ -107,7 +107,7 @@ fn servers_of_others_are_said_in_full() {
     let started = entry(
         "command: [serve, --port, '{port}'], health: /ready, env: {A: 1}, stop_timeout: 3, requirements: [x==1], busy: comfyui, upstream_routes: true, engine_model: own, memory: 1GiB",
     );
-    let options = serde_json::json!({"command": ["serve", "--port", "{port}"], "health": "/ready", "env": {"A": "1"}, "stop_timeout": 3, "requirements": ["x==1"], "working_dir": "/here"});
+    let options = serde_json::json!({"command": ["serve", "--port", "{port}"], "health": "/ready", "env": {"A": "1"}, "stop_timeout": 3, "requirements": ["x==1"], "working_dir": "/here", "free": {"path": "/free", "body": {"unload_models": true, "free_memory": true}}});
     assert_eq!(started.options, options);
     assert_eq!(started.http.busy, BusyProbe::built_in("comfyui"));
     assert_eq!((started.http.routes, started.http.engine_model.as_deref()), (vec!["/".to_owned()], Some("own")));

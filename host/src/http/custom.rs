@@ -34,6 +34,8 @@ use crate::worker::{Output, Task};
 const PIECE_BYTES: usize = 64 * 1024;
 /// How long an answer that has begun is waited for to be whole, so that a short one has its length.
 const WHOLE_WAIT: Duration = Duration::from_millis(2);
+/// Most bytes of an answer's headers; common clients read no more.
+const HEAD_BYTES: usize = 16 << 10;
 /// Headers of a request that its plugin sees, beside those that begin with `x-`.
 const SEEN: [HeaderName; 3] = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::CONTENT_TYPE];
 /// Beginnings of the paths of APIs that engines may speak beyond this host.
@@ -256,6 +258,10 @@ async fn respond(mut output: mpsc::Receiver<Output>) -> Result<Response, Failure
 fn read_head(json: &[u8]) -> Result<Response, Failure> {
     let head: CustomHead =
         serde_json::from_slice(json).map_err(|error| wrong(format!("the plugin's answer has no head: {error}")))?;
+    let bytes: usize = head.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes + head.content_type.len() > HEAD_BYTES {
+        return Err(wrong("the plugin's answer has a head larger than clients read"));
+    }
     let status = StatusCode::from_u16(head.status).ok().filter(|status| status.as_u16() >= 200);
     let status =
         status.ok_or_else(|| wrong(format!("the plugin answered with status {}, which is none", head.status)))?;

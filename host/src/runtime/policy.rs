@@ -76,9 +76,14 @@ fn model_policy(model: &ModelConfig, config: &Config, plugin: Option<&PluginFile
         pin: model.pin,
         priority: model.priority,
         keep: model.keep_alive.map_or(Keep::Forever, |idle| Keep::For(milliseconds(idle))),
-        parks: model.park && plugin.is_some_and(|plugin| plugin.manifest.parks),
+        parks: model.park && plugin.is_some_and(|plugin| parks(plugin, model)),
         replicas: usize::try_from(model.replicas).unwrap_or(usize::MAX).max(1),
     }
+}
+
+/// Whether instances of a model can park. Of a program the entry knows whether it can be asked to.
+fn parks(plugin: &PluginFile, model: &ModelConfig) -> bool {
+    plugin.manifest.parks && (!plugin.runs_programs() || model.options.get("free").is_some())
 }
 
 /// The devices that are of the same kind as the first that a plugin supports.

@@ -8,7 +8,7 @@ use aihost_plugin_api::{Error, ErrorKind, LoadContext, Result, Upstream, Upstrea
 use super::environment::Environment;
 use super::health::{self, Health};
 use super::launch::Launch;
-use super::options::Options;
+use super::options::{FreeCall, Options};
 use super::port::Listener;
 use super::process::{End, Process};
 use super::tail;
@@ -33,6 +33,7 @@ pub struct Engine {
     port: u16,
     health: String,
     prefix: String,
+    free: Option<FreeCall>,
     stop_timeout: Duration,
     /// Not swept while it is in use.
     _environment: Option<Environment>,
@@ -56,6 +57,7 @@ impl Engine {
             port: launch.port,
             health: options.health.clone(),
             prefix: options.prefix.clone(),
+            free: options.free.clone(),
             stop_timeout: options.stop_timeout(),
             _environment: environment,
         };
@@ -126,6 +128,21 @@ impl aihost_plugin_api::Engine for Engine {
             Health::Good => Ok(()),
             bad => Err(Error::internal(format!("the engine's {} {}", self.health, bad.told()))),
         }
+    }
+
+    fn park(&self) -> Result<()> {
+        let Some(FreeCall { path, body }) = &self.free else {
+            return Err(Error::new(ErrorKind::Unsupported, "no `free` says how this engine gives its memory back"));
+        };
+        match health::post(self.address(), path, &body.to_string(), SERVE_LIMIT) {
+            Health::Good => Ok(()),
+            bad => Err(Error::internal(format!("the engine's {path} {}", bad.told()))),
+        }
+    }
+
+    /// It takes its memory again by itself, for whoever asks it.
+    fn unpark(&self, _ctx: &LoadContext) -> Result<()> {
+        self.health()
     }
 
     fn upstream(&self) -> Result<UpstreamAddress> {

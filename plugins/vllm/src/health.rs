@@ -1,4 +1,4 @@
-//! One question to an engine's health: a GET over a fresh connection, within a time limit, of which the status alone counts.
+//! One question to an engine, such as for its health: a fresh connection, within a time limit, and the status alone counts.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +22,22 @@ pub(crate) enum Health {
 
 /// Asks. Takes no longer than `limit`.
 pub(crate) fn ask(address: SocketAddr, path: &str, limit: Duration) -> Health {
-    match exchange(address, path, Instant::now() + limit) {
+    send(address, "GET", path, "", limit)
+}
+
+/// Sends a body of JSON, of whose answer the status counts as well.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &str, limit: Duration) -> Health {
+    send(address, "POST", path, body, limit)
+}
+
+fn send(address: SocketAddr, method: &str, path: &str, body: &str, limit: Duration) -> Health {
+    let what = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    let asked =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\n{what}Connection: close\r\n\r\n{body}");
+    match exchange(address, &asked, Instant::now() + limit) {
         Ok(health) => health,
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Health::Silent(format!("no answer in {} s", limit.as_secs()))
@@ -31,12 +46,11 @@ pub(crate) fn ask(address: SocketAddr, path: &str, limit: Duration) -> Health {
     }
 }
 
-fn exchange(address: SocketAddr, path: &str, until: Instant) -> io::Result<Health> {
+fn exchange(address: SocketAddr, asked: &str, until: Instant) -> io::Result<Health> {
     let mut stream = TcpStream::connect_timeout(&address, left(until)?)?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left(until)?))?;
     // In one piece: whoever answers to a part of it and closes would have the rest come back as a broken connection.
-    let asked = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: */*\r\nConnection: close\r\n\r\n");
     stream.write_all(asked.as_bytes())?;
     let mut head = Vec::new();
     let mut piece = [0; 4096];

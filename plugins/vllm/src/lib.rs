@@ -81,6 +81,7 @@ aihost_plugin_api::export_plugin! {
     id: "vllm",
     devices: ["cpu", "cuda"],
     max_concurrency: 256,
+    parks: true,
     prepares: true,
     permissions: ["network", "subprocess", "files"],
 }

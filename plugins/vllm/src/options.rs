@@ -48,9 +48,22 @@ pub struct Options {
     pub(crate) python: String,
     /// The absolute path of the folder that it is started in; left out, the script's own, or the plugin's.
     pub(crate) working_dir: Option<PathBuf>,
+    /// How it is asked to give its memory back while nobody uses it, and stays: it is parked so instead of being ended.
+    pub(crate) free: Option<FreeCall>,
     /// Seconds from SIGTERM to SIGKILL.
     #[schemars(range(max = 25))]
     pub(crate) stop_timeout: u64,
+}
+
+/// A request to an engine that gives its memory back.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FreeCall {
+    /// Where it is sent, as a POST.
+    pub(crate) path: String,
+    /// What it says, as JSON.
+    #[serde(default)]
+    pub(crate) body: serde_json::Value,
 }
 
 /// Kinds of engines.
@@ -86,6 +99,7 @@ impl Default for Options {
             requirements_file: None,
             python: PYTHON.to_owned(),
             working_dir: None,
+            free: None,
             stop_timeout: STOP_TIMEOUT_S,
         }
     }
@@ -115,7 +129,9 @@ impl Options {
                 return Err(format!("`{name}` is not an absolute path"));
             }
         }
-        for (name, path) in [("health", self.health.as_str()), ("prefix", self.prefix.as_str())] {
+        let free = self.free.iter().map(|free| ("free", free.path.as_str()));
+        for (name, path) in [("health", self.health.as_str()), ("prefix", self.prefix.as_str())].into_iter().chain(free)
+        {
             let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
             if !is_plain || !(path.starts_with('/') || (name == "prefix" && path.is_empty())) {
                 return Err(format!("`{name}` is `{}`; it is a path, from `/` on", path.escape_debug()));
@@ -220,6 +236,7 @@ mod tests {
             (json!({"command": "a", "health": "health"}), "`health` is `health`"),
             (json!({"command": "a", "health": "/h\r\nx: y"}), "`health` is `/h\\r\\nx: y`"),
             (json!({"command": "a", "prefix": "v1"}), "`prefix` is `v1`"),
+            (json!({"command": "a", "free": {"path": "x"}}), "`free` is `x`"),
             (json!({"command": "a", "stop_timeout": 26}), "of at most 25"),
             (json!({"command": "a", "requirements": ["a\n-e b"]}), "more than one line"),
             (json!({"command": "a", "port": 0}), "nonzero"),

@@ -8,6 +8,7 @@ use super::endpoint::{self, Unusable};
 use super::service::{self, Service};
 use super::{Checker, files, location, policy};
 use crate::config::env::Env;
+use crate::config::http::REMOTE;
 use crate::config::locate::KeyPath;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
 use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
@@ -229,14 +230,15 @@ impl Entry<'_, '_> {
 
     fn plugin(&mut self, raw: &RawModel) -> (String, Option<semver::VersionReq>) {
         let key = self.key.key("plugin");
+        if raw.url.is_some() {
+            return (REMOTE.to_owned(), None);
+        }
         let Some(Text(typed)) = &raw.plugin else {
             if service::starts_one(raw) {
                 return (service::PLUGIN.to_owned(), None);
             }
-            if raw.url.is_none() {
-                let hint = "name a plugin; `aihost plugins list` shows them";
-                self.check.fail(&key, None, "is missing: nothing says what runs this model").hint(hint);
-            }
+            let hint = "name a plugin; `aihost plugins list` shows them";
+            self.check.fail(&key, None, "is missing: nothing says what runs this model").hint(hint);
             return (String::new(), None);
         };
         let (id, range) = typed.split_once('@').map_or((typed.as_str(), None), |(id, range)| (id, Some(range)));

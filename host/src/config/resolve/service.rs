@@ -20,6 +20,8 @@ const CONCURRENCY: u32 = 64;
 const RETRIES: i64 = 2;
 /// Longest time from asking a server to end to ending it, seconds.
 const STOP_TIMEOUT_MAX_S: i64 = 25;
+/// The engine that can be asked for its memory.
+const COMFYUI: &str = "comfyui";
 /// The file beside a script that says what it needs.
 const REQUIREMENTS: &str = "requirements.txt";
 
@@ -224,6 +226,11 @@ impl Service<'_, '_> {
             told.insert("stop_timeout".into(), json!(seconds));
         }
         let Some(options) = options.as_object_mut() else { return };
+        if matches!(&raw.busy, Some(RawBusy::Known(Text(name))) if name == COMFYUI) && !options.contains_key("free") {
+            // It keeps its process and gives back what it holds.
+            let body = json!({"unload_models": true, "free_memory": true});
+            told.insert("free".into(), json!({"path": "/free", "body": body}));
+        }
         for (key, value) in told {
             if options.contains_key(&key) {
                 self.check

@@ -175,7 +175,7 @@ async fn an_answer_is_what_its_plugin_says_but_for_what_is_the_hosts_to_say() {
 
 #[tokio::test]
 async fn a_failure_before_the_answer_is_a_refusal_and_one_within_it_breaks_it_off() {
-    let refused: [(Script, u16, &str); 7] = [
+    let refused: [(Script, u16, &str); 8] = [
         (|_, _| Err(Failure::new(FailureKind::QueueFull, "full")), 429, "rate_limit_exceeded"),
         (|_, _| Ok(vec![failed(FailureKind::InvalidRequest)]), 400, ""),
         (
@@ -187,6 +187,14 @@ async fn a_failure_before_the_answer_is_a_refusal_and_one_within_it_breaks_it_of
         (|_, _| Ok(vec![end()]), 500, "internal_error"),
         (|_, _| Ok(vec![head(&json!({"status": 99, "content_type": "a/b"}))]), 500, "internal_error"),
         (|_, _| Ok(vec![head(&json!({"status": 200, "content_type": "a\nb"}))]), 500, "internal_error"),
+        (
+            |_, _| {
+                let headers = json!({"x-long": "x".repeat(20 << 10)});
+                Ok(vec![head(&json!({"status": 200, "content_type": "a/b", "headers": headers}))])
+            },
+            500,
+            "internal_error",
+        ),
     ];
     for (number, (script, status, code)) in refused.into_iter().enumerate() {
         let reply = Host::with(served(), script).send(asked("GET", "/v1/my", "")).await;
