@@ -41,7 +41,9 @@ class Host:
             file.write("".join(f"{key}_dir: {at(key)}\n" for key in ("plugins", "models", "state")))
             file.write(f"models:\n  far: {{type: custom, endpoint: /v1/far, command: {command}, port: {self.engine}, ")
             file.write("memory: 64MiB, upstream_routes: true}\n")
-        self.log = open(at("log"), "w")
+        # Not beside models.yaml: that folder is watched.
+        os.mkdir(at("logs"))
+        self.log = open(at("logs/log"), "w")
         command = [os.path.join(build, "aihost"), "serve", "--config", at("models.yaml")]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 20
@@ -51,7 +53,7 @@ class Host:
                 break
             except OSError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise SystemExit(open(at("log")).read())
+                    raise SystemExit(open(at("logs/log")).read())
                 time.sleep(0.05)
 
     def end(self):
@@ -70,7 +72,7 @@ def connect(port):
 def requests(port, path):
     """Microseconds of each request."""
     client, body = connect(port), b'{"model": "far"}'
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     sent, times = head.encode() + body, []
     for _ in range(REQUESTS):
         begun = time.perf_counter()
@@ -94,7 +96,7 @@ def streams(port, path):
     selector, lags = selectors.DefaultSelector(), []
     for _ in range(STREAMS):
         client = connect(port)
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         client.setblocking(False)
         selector.register(client, selectors.EVENT_READ)
     begun = time.monotonic()

@@ -31,6 +31,8 @@ pub(super) use busy::until_idle;
 
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long a server may not even say that it has what it was sent.
+const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are taken at once: so many outputs wait for a client that does not read.
 const PIECE_BYTES: usize = 64 << 10;
 /// How long a connection is kept for the next request.
@@ -183,6 +185,11 @@ fn client(tls: ClientConfig) -> Client<HttpsConnector<HttpConnector>, HttpBody> 
     let mut tcp = HttpConnector::new();
     tcp.set_connect_timeout(Some(CONNECT_LIMIT));
     tcp.set_nodelay(true);
+    // A machine that is gone says nothing: what it does not take is noticed, and so is its silence on a connection that waits.
+    tcp.set_tcp_user_timeout(Some(GONE_LIMIT));
+    tcp.set_keepalive(Some(GONE_LIMIT / 2));
+    tcp.set_keepalive_interval(Some(GONE_LIMIT / 2));
+    tcp.set_keepalive_retries(Some(2));
     tcp.enforce_http(false);
     let connector =
         HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
