@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::{Notify, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::runtime::{Answer, Handle, Submission};
 use crate::worker::EngineConnection;
@@ -18,6 +18,9 @@ use crate::worker::EngineConnection;
 const PIECE_BYTES: usize = 16 << 10;
 /// How long both sides may say nothing before the model may go.
 const HOLD_AFTER: Duration = Duration::from_secs(10);
+/// How long an engine is heard once its client has ended its side: it is most likely gone, and an engine that does not notice
+/// must not keep its place.
+const HALF_CLOSED_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client has to take the last word.
 const LAST_WORD_LIMIT: Duration = Duration::from_secs(2);
 /// A frame that ends a websocket, unmasked as servers send it: 1012, the service restarts.
@@ -41,35 +44,44 @@ pub(super) async fn bridge(client: OnUpgrade, engine: EngineConnection, holder: 
     let said = Arc::<Notify>::default();
     // The connection was asked for just now.
     said.notify_one();
+    let stall_limit = holder.handle.config().limits.stream_stall_timeout;
     tokio::select! {
-        _ = pass(from_client, to_engine, &said) => {}
-        () = answer(from_engine, to_client, &said, leaving) => {}
+        _ = pass(from_client, to_engine, &said, stall_limit) => {}
+        () = answer((from_engine, to_client), &said, leaving, stall_limit) => {}
         () = hold(holder, &said) => {}
     }
 }
 
-type Reader = ReadHalf<TokioIo<Upgraded>>;
-type Writer = WriteHalf<TokioIo<Upgraded>>;
-
 /// From the client to the engine.
-async fn pass(mut from: Reader, mut to: Writer, said: &Notify) -> io::Result<()> {
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    said: &Notify,
+    stall_limit: Duration,
+) -> io::Result<()> {
     let (mut frames, mut piece) = (Frames::default(), vec![0; PIECE_BYTES]);
     loop {
         let read = from.read(&mut piece).await?;
         if read == 0 {
             to.shutdown().await?;
             // What the engine still says is heard.
-            return std::future::pending().await;
+            sleep(HALF_CLOSED_LIMIT).await;
+            return Ok(());
         }
         if frames.say_something(&piece[..read]) {
             said.notify_one();
         }
-        to.write_all(&piece[..read]).await?;
+        timeout(stall_limit, to.write_all(&piece[..read])).await??;
     }
 }
 
 /// From the engine to the client, and a last word if it goes without one.
-async fn answer(mut from: Reader, mut to: Writer, said: &Notify, mut leaving: watch::Receiver<bool>) {
+async fn answer(
+    (mut from, mut to): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    said: &Notify,
+    mut leaving: watch::Receiver<bool>,
+    stall_limit: Duration,
+) {
     let (mut frames, mut piece) = (Frames::default(), vec![0; PIECE_BYTES]);
     let last_word = loop {
         let read = tokio::select! {
@@ -83,7 +95,14 @@ async fn answer(mut from: Reader, mut to: Writer, said: &Notify, mut leaving: wa
         if frames.say_something(&piece[..read]) {
             said.notify_one();
         }
-        if to.write_all(&piece[..read]).await.is_err() {
+        let written = async {
+            tokio::select! {
+                written = timeout(stall_limit, to.write_all(&piece[..read])) => written.is_ok_and(|sent| sent.is_ok()),
+                // One that does not read is not waited for longer than for the last word.
+                () = left(leaving.clone()) => false,
+            }
+        };
+        if !written.await {
             return;
         }
     };
@@ -91,6 +110,13 @@ async fn answer(mut from: Reader, mut to: Writer, said: &Notify, mut leaving: wa
         let _sent = timeout(LAST_WORD_LIMIT, to.write_all(&last_word)).await;
     }
     let _flushed = timeout(LAST_WORD_LIMIT, to.flush()).await;
+}
+
+/// Resolves when its engine has gone for as long as a client has for the last word.
+async fn left(mut leaving: watch::Receiver<bool>) {
+    // Whoever drops the sender has left too.
+    drop(leaving.wait_for(|leaves| *leaves).await);
+    sleep(LAST_WORD_LIMIT).await;
 }
 
 /// Holds the model while something is said.
@@ -178,6 +204,8 @@ fn payload(head: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{DuplexStream, duplex};
+
     use super::*;
 
     fn frame(kind: u8, payload: &[u8], is_masked: bool) -> Vec<u8> {
@@ -215,6 +243,51 @@ mod tests {
             let mut frames = Frames::default();
             frames.say_something(&frame(0x8, &[3, 232], is_masked));
             assert!(!frames.may_be_followed(), "it was closed");
+        }
+    }
+
+    /// Both ends of a connection of which nothing is read at the far one.
+    fn connection() -> (DuplexStream, DuplexStream) {
+        duplex(8)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_engine_that_does_not_notice_that_its_client_is_gone_keeps_it_no_longer() {
+        let (client, from_client) = connection();
+        let (to_engine, _engine) = connection();
+        drop(client);
+        let hour = Duration::from_secs(3600);
+        let passed = timeout(hour, pass(from_client, to_engine, &Notify::new(), hour)).await;
+        assert!(passed.expect("it ends").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_read_is_waited_for_in_bounds() {
+        let limit = Duration::from_secs(60);
+        let hour = Duration::from_secs(3600);
+        let (mut talks, from_client) = connection();
+        let (to_engine, _engine) = connection();
+        let talking = tokio::spawn(async move { talks.write_all(&[0x82; 64]).await });
+        let passed = timeout(hour, pass(from_client, to_engine, &Notify::new(), limit)).await;
+        assert!(passed.expect("it ends").is_err(), "the engine does not read");
+        drop(talking);
+
+        let leaving = watch::Sender::new(false);
+        for leaves in [false, true] {
+            let (mut talks, from_engine) = connection();
+            let (to_client, _client) = connection();
+            let talking = tokio::spawn(async move { talks.write_all(&[0x82; 64]).await });
+            // The first piece lies before a client that does not read.
+            let begun = tokio::time::Instant::now();
+            let stall_limit = if leaves { hour * 2 } else { limit };
+            let said = Notify::new();
+            let answering = answer((from_engine, to_client), &said, leaving.subscribe(), stall_limit);
+            let mut answering = std::pin::pin!(timeout(hour, answering));
+            assert!(timeout(Duration::from_secs(1), &mut answering).await.is_err(), "it waits");
+            leaving.send_replace(leaves);
+            answering.await.expect("it ends");
+            assert!(begun.elapsed() <= limit, "{leaves}");
+            drop(talking);
         }
     }
 }
