@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::interval;
 
@@ -29,6 +30,11 @@ impl Supervised {
         output: mpsc::Sender<Output>,
         cancelled: oneshot::Receiver<CancelCause>,
     ) {
+        if let Some(reason) = self.process.gone().now_or_never() {
+            // Nothing of it was sent, and a body that streams is still whole.
+            let _ = output.send(Output::Http(HttpOutput::Unsent(self.exit_failure(&reason)))).await;
+            return;
+        }
         let until = Instant::now() + ask.time_limit;
         let outlet = Outlet { output: output.clone(), leaving: self.leaving.subscribe() };
         let asked = async {
