@@ -139,8 +139,33 @@ fn is_field(head: &[u8]) -> bool {
         name.trim().eq_ignore_ascii_case("content-disposition").then_some(value)
     });
     let Some(disposition) = disposition else { return false };
-    disposition.split(';').map(str::trim).any(|parameter| {
-        let named = parameter.split_once('=').filter(|(name, _)| name.trim().eq_ignore_ascii_case("name"));
-        named.is_some_and(|(_, value)| value.trim().trim_matches('"') == FIELD)
-    })
+    // What stands between quotes, such as the name of a file, is no parameter.
+    let mut is_quoted = false;
+    let parameters = disposition.split(|c| {
+        is_quoted ^= c == '"';
+        c == ';' && !is_quoted
+    });
+    let mut named = parameters.filter_map(|parameter| parameter.split_once('='));
+    let name = named.find(|(name, _)| name.trim().eq_ignore_ascii_case("name"));
+    name.is_some_and(|(_, value)| value.trim().trim_matches('"') == FIELD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_what_is_called_so() {
+        for (disposition, is) in [
+            ("form-data; name=\"model\"", true),
+            ("form-data; filename=\"x\"; NAME=model", true),
+            ("form-data; name=\"file\"; filename=\"a; name=model\"", false),
+            ("form-data; filename=\"a; name=model\"; name=\"model\"", true),
+            ("form-data; name=\"model2\"", false),
+            ("form-data", false),
+        ] {
+            let head = format!("\r\nContent-Type: text/plain\r\nContent-Disposition: {disposition}");
+            assert_eq!(is_field(head.as_bytes()), is, "{disposition}");
+        }
+    }
 }
