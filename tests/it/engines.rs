@@ -205,6 +205,15 @@ async fn a_page_is_opened_by_a_key_once_and_by_its_cookie_from_then_on() {
     assert_eq!(status, 101);
     socket.say(1, "x").await;
     assert_eq!(socket.hear().await, Some((1, b"x".to_vec())));
+    // Another page of the same site, which the browser sends it for as well, is not this host's.
+    let own = format!("http://{}", server.base().strip_prefix("http://").unwrap());
+    for (origin, status) in [(own.as_str(), 200), ("http://127.0.0.1:1", 401), ("null", 401)] {
+        let asked = browser.post(format!("{}/upstream/comfy/free", server.base())).header(COOKIE, &cookie);
+        assert_eq!(asked.header("origin", origin).send().await.unwrap().status(), status, "{origin}");
+        let headers = format!("Cookie: {cookie}\r\nOrigin: {origin}\r\n");
+        let (opened, _) = Socket::open(&server, "/upstream/comfy/ws", &headers).await;
+        assert_eq!(opened, if status == 200 { 101 } else { status }, "{origin}");
+    }
     // A cookie of a page opens nothing else, and a page only what its entry opens.
     assert_eq!(get("/v1/models", &cookie).await.status(), 401);
     let moved = get("/upstream/comfy", &cookie).await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use aihost_tests::eventually;
-use aihost_tests::server::{Server, Setup, client};
+use aihost_tests::server::{Server, Setup, client, prepare};
+use aihost_tests::{PATIENCE, binary, eventually};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -16,7 +16,8 @@ use axum::routing::any;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 /// A server that somebody else runs.
@@ -328,4 +329,128 @@ async fn one_host_before_another_answers_as_that_does() {
     drop(pod);
     let refused = tokio::time::timeout(Duration::from_secs(20), post(&front, "/v1/chat/completions", chat("far")));
     assert_eq!(refused.await.expect("at once").status(), 502);
+}
+
+/// A server that answers each request, by what its target ends with, in bytes of its own.
+async fn answering(answers: &'static [(&'static str, &'static str)]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = stream.read_u8().await else { return };
+                    head.push(byte);
+                }
+                let head = String::from_utf8(head).unwrap();
+                let target = head.split(' ').nth(1).unwrap();
+                let (_, answer) = answers.iter().find(|(end, _)| target.ends_with(end)).expect(target);
+                let answer = answer.replace("PORT", &port.to_string()).replace("TARGET", target);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                // What left HTTP says back what it hears, until its client ends.
+                let mut heard = [0; 64];
+                while let Ok(read @ 1..) = stream.read(&mut heard).await {
+                    let _gone = stream.write_all(&heard[..read]).await;
+                }
+            });
+        }
+    });
+    port
+}
+
+/// What is answered to these bytes, until its end or this one.
+async fn said_to(server: &Server, request: &str, end: &str) -> String {
+    let mut stream = TcpStream::connect(server.base().strip_prefix("http://").unwrap()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut said = Vec::new();
+    while !(said.ends_with(end.as_bytes()) && !end.is_empty()) {
+        let Ok(byte) = tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("an answer") else { break };
+        said.push(byte);
+    }
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test]
+async fn answers_are_passed_on_as_http_means_them() {
+    let port = answering(&[
+        ("/both", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"),
+        (
+            "/trailers",
+            "HTTP/1.1 200 OK\r\nTrailer: x-sum\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 77\r\n\r\n",
+        ),
+        ("/moved", "HTTP/1.1 307 T\r\nLocation: http://127.0.0.1:PORT/page/?a=1\r\nContent-Length: 0\r\n\r\n"),
+        ("/away", "HTTP/1.1 307 T\r\nLocation: https://elsewhere.example/x\r\nContent-Length: 0\r\n\r\n"),
+        ("/switch", "HTTP/1.1 101 S\r\nUpgrade: own\r\nConnection: upgrade\r\n\r\n"),
+    ])
+    .await;
+    let front = front(&format!("  far: {{type: text, url: 'http://127.0.0.1:{port}', upstream_routes: true}}\n"));
+    let get = async |path: &str, more: &str, end: &str| {
+        let request = format!("GET /upstream/far/{path} HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
+        said_to(&front, &request, end).await
+    };
+    let both = get("both", "Connection: close\r\n", "").await;
+    assert!(both.contains("hello") && !both.to_ascii_lowercase().contains("content-length"), "{both}");
+    let trailers = get("trailers", "TE: trailers\r\nConnection: TE, close\r\n", "").await;
+    assert!(trailers.ends_with("0\r\nx-sum: 77\r\n\r\n"), "{trailers}");
+    let moved = get("moved", "Connection: close\r\n", "").await;
+    assert!(moved.contains("location: /upstream/far/page/?a=1\r\n"), "{moved}");
+    let away = get("away", "Connection: close\r\n", "").await;
+    assert!(away.contains("location: https://elsewhere.example/x\r\n"), "{away}");
+    let unasked = get("switch", "Connection: close\r\n", "").await;
+    assert!(unasked.starts_with("HTTP/1.1 502 "), "{unasked}");
+}
+
+#[tokio::test]
+async fn a_socket_of_any_path_is_carried_to_the_model_that_its_query_names() {
+    let switch = "HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: upgrade\r\nX-Target: TARGET\r\n\r\nhello";
+    let port = answering(Vec::leak(vec![("", switch)])).await;
+    let front = front(&format!(
+        "  far: {{type: text, url: 'http://127.0.0.1:{port}', engine_model: own/name, aliases: [org/gpt]}}\n"
+    ));
+    let request = "GET /v1/realtime?model=org%2Fgpt&a=1 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let said = said_to(&front, request, "hello").await;
+    assert!(said.starts_with("HTTP/1.1 101 ") && said.ends_with("\r\n\r\nhello"), "{said}");
+    assert!(said.contains("x-target: /v1/realtime?model=own/name&a=1\r\n"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_request_means_is_what_was_looked_at() {
+    let pod = Elsewhere::start().await;
+    let front = front(&format!(
+        "  far: {{type: text, url: 'http://127.0.0.1:{}/v1', aliases: [gpt], upstream_routes: [/page]}}\n",
+        pod.port
+    ));
+    for path in ["/upstream/far/page/../x", "/upstream/far/page/%2e%2E/x", "/v1/x/..%2f../y?model=far"] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let refused = said_to(&front, &request, "").await;
+        assert!(refused.starts_with("HTTP/1.1 400 "), "{path}: {refused}");
+    }
+    assert_eq!(pod.requests(), 0);
+    let ask = async |body: &str| {
+        let url = format!("{}/v1/embeddings?model=gpt", front.base());
+        client().post(url).header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()
+    };
+    // A name that cannot be read here might be by the engine.
+    for body in [r#"{"model": "other", "model": 7}"#, "\u{feff}{\"model\": \"other\"}", r#"{"model": "other" "#] {
+        assert_eq!(ask(body).await.status(), 400, "{body}");
+    }
+    let (head, body) = echoed(ask(r#"[{"a": 1}]"#).await).await;
+    assert_eq!((head["target"].as_str(), &body[..]), (Some("/v1/embeddings?model=far"), &br#"[{"a": 1}]"#[..]));
+    // Where nobody is asked for a key, what an engine calls one is its own.
+    let url = format!("{}/upstream/far/page?key=a&b=1", front.base());
+    let (head, _) = echoed(client().get(url).send().await.unwrap()).await;
+    assert_eq!(head["target"], "/v1/page?key=a&b=1");
+}
+
+#[test]
+fn a_model_that_runs_elsewhere_lacks_nothing_here() {
+    let (folder, _) = prepare(&Setup {
+        yaml: "models:\n  far: {type: text, url: 'http://127.0.0.1:1'}\n".to_owned(),
+        ..Setup::default()
+    });
+    let mut check = std::process::Command::new(binary());
+    let checked = check.arg("check").arg("--config").arg(folder.path().join("models.yaml")).output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+    assert!(checked.status.success() && !said.contains("not usable") && !said.contains("warning"), "{said}");
 }

@@ -139,7 +139,7 @@ async fn pass(
     endpoint: &str,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = proxy::upgrade_of(&mut request);
     let mut head = Head::of(&request);
     if !model.http.has_endpoint {
         head.target = head.target[endpoint.len()..].to_owned();

@@ -13,8 +13,10 @@ use bytes::{Bytes, BytesMut};
 use super::app::App;
 use super::body::{ArrivingBody, RawBody, check_content_type, check_encoding};
 use super::caller::Caller;
+use super::custom::whole_or_streamed;
 use super::error::ApiError;
 use super::multipart::{self, Form};
+use super::page_key::{pairs, percent_decoded};
 use super::proxy::{self, Outgoing, OutgoingBody};
 use super::resolve::{self, Wanted};
 use super::wire;
@@ -76,9 +78,17 @@ impl Diverted {
         let head = Head::of(&request);
         let (parts, body) = request.into_parts();
         let body = RawBody::receive(Request::from_parts(parts.clone(), body), &self.app).await?;
-        let named = body.clone().read(wire::parse_named).await;
-        // Whoever answers says what is wrong with it.
-        let named = named.ok().or_else(|| head.model.clone().map(Named::by_query));
+        let named = match (body.clone().read(wire::parse_named).await, head.model.clone()) {
+            (Ok(named), _) => Some(named),
+            // What it says of a model cannot be read here, and might be by the engine.
+            (Err(wrong), Some(name)) if is_object(&body.bytes) => match self.find(config, &caller, Some(&name)) {
+                Some(_) => return Err(wrong),
+                None => None,
+            },
+            (Err(_), Some(name)) => Some(Named::by_query(name)),
+            // Whoever answers says what is wrong with it.
+            (Err(_), None) => None,
+        };
         let model = named
             .as_ref()
             .and_then(|named| self.find(config, &caller, named.model.as_deref().or(head.model.as_deref())));
@@ -95,6 +105,7 @@ impl Diverted {
             (false, true) => OutputMode::Gathered,
         };
         let class = named.class.max(caller.class());
+        let head = head.naming(engine_name(model));
         let outgoing = head.outgoing(OutgoingBody::Whole(bytes), delivery, class, named.keep_alive);
         proxy::ask(&self.app, &caller, model, outgoing).await.map(Taken::Answered)
     }
@@ -116,20 +127,24 @@ impl Diverted {
         };
         caller.access().asks_for(&model.id);
         let body = OutgoingBody::Streamed(form.with_model(engine_name(model)));
+        let head = head.naming(engine_name(model));
         let outgoing = head.outgoing(body, OutputMode::Once, caller.class(), None);
         proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
     }
 
     /// What only its query says anything of.
-    async fn take_query(&self, config: &Config, caller: &Caller, request: Request) -> Result<Taken, ApiError> {
+    async fn take_query(&self, config: &Config, caller: &Caller, mut request: Request) -> Result<Taken, ApiError> {
         let head = Head::of(&request);
         let Some(model) = head.model.as_deref().and_then(|name| self.find(config, caller, Some(name))) else {
             return Ok(Taken::Left(request));
         };
         caller.access().asks_for(&model.id);
-        let delivery = if head.method.is_idempotent() { OutputMode::Streamed } else { OutputMode::Once };
-        let body = OutgoingBody::Streamed(ArrivingBody::of(request, &self.app)?);
-        let outgoing = head.outgoing(body, delivery, caller.class(), None);
+        let head = head.naming(engine_name(model));
+        let upgrade = proxy::upgrade_of(&mut request);
+        let body = whole_or_streamed(&self.app, request).await?;
+        let is_repeatable = head.method.is_idempotent() && matches!(body, OutgoingBody::Whole(_));
+        let delivery = if is_repeatable { OutputMode::Streamed } else { OutputMode::Once };
+        let outgoing = Outgoing { upgrade, ..head.outgoing(body, delivery, caller.class(), None) };
         proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
     }
 
@@ -171,15 +186,26 @@ pub(super) struct Head {
 impl Head {
     pub(super) fn of(request: &Request) -> Self {
         let uri = request.uri();
-        let query = uri.query().unwrap_or_default();
-        let model = query.split('&').find_map(|pair| pair.strip_prefix("model=")).filter(|name| !name.is_empty());
+        let model = pairs(uri).find_map(named_by).filter(|name| !name.is_empty());
         Self {
             method: request.method().clone(),
             path: uri.path().to_owned(),
             target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
             headers: request.headers().clone(),
-            model: model.map(str::to_owned),
+            model,
         }
+    }
+
+    /// The same with this name in its query, if there is one in it.
+    fn naming(mut self, name: &str) -> Self {
+        let Some((path, query)) = self.target.split_once('?') else { return self };
+        let pair = |pair: &str| match named_by(pair) {
+            Some(is) if is != name => format!("model={}", encoded(name)),
+            _ => pair.to_owned(),
+        };
+        let query: Vec<String> = query.split('&').map(pair).collect();
+        self.target = format!("{path}?{}", query.join("&"));
+        self
     }
 
     /// Whether a worker that died of it is no reason not to ask another.
@@ -200,6 +226,25 @@ impl Head {
         let (method, target) = (self.method.clone(), self.target.clone());
         Outgoing { method, target, headers, body, delivery, class, keep_alive, upgrade: None }
     }
+}
+
+/// The model that a member of a query names.
+fn named_by(pair: &str) -> Option<String> {
+    let (name, value) = pair.split_once('=')?;
+    let value = (percent_decoded(name) == b"model").then(|| percent_decoded(value))?;
+    Some(String::from_utf8_lossy(&value).into_owned())
+}
+
+/// A name as it stands in a query.
+fn encoded(name: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/:@".contains(&byte);
+    let one = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    name.bytes().map(one).collect()
+}
+
+/// Whether a body is meant to be an object of JSON, by how it begins. Some readers skip a mark of the byte order.
+fn is_object(body: &[u8]) -> bool {
+    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii_start().starts_with(b"{")
 }
 
 impl Named {
@@ -227,7 +272,9 @@ fn with_model(body: &Bytes, named: &Named, name: &str) -> Bytes {
             written.extend_from_slice(&body[at.end..]);
         }
         None => {
-            let Some(open) = body.iter().position(|byte| *byte == b'{') else { return body.clone() };
+            let Some(open) = body.iter().position(|byte| *byte == b'{').filter(|_| is_object(body)) else {
+                return body.clone();
+            };
             let is_empty = body[open + 1..].trim_ascii_start().starts_with(b"}");
             written.extend_from_slice(&body[..=open]);
             written.extend_from_slice(b"\"model\":");
@@ -256,6 +303,29 @@ mod tests {
             let received = wire::ReceivedBody { text: body, class: Class::default() };
             let named = wire::parse_named(&received).unwrap();
             assert_eq!(with_model(&Bytes::from(body), &named, "own"), wanted, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_goes_on_as_it_is() {
+        for body in [r#"[{"a":1}]"#, r#""{""#, "7"] {
+            assert_eq!(with_model(&Bytes::from(body), &Named::by_query("alias".to_owned()), "own"), body);
+        }
+        assert!([" {", "{", "\u{feff}{"].iter().all(|body| is_object(body.as_bytes())));
+    }
+
+    #[test]
+    fn a_name_in_the_query_becomes_the_engines() {
+        for (target, name, wanted) in [
+            ("/v1/x?a=1&model=org%2Falias&b", Some("org/alias"), "/v1/x?a=1&model=own/na%20me&b"),
+            ("/v1/x?mod%65l=a&model=b", Some("a"), "/v1/x?model=own/na%20me&model=own/na%20me"),
+            ("/v1/x?model=", None, "/v1/x?model=own/na%20me"),
+            ("/v1/x?models=a&x", None, "/v1/x?models=a&x"),
+            ("/v1/x", None, "/v1/x"),
+        ] {
+            let head = Head::of(&Request::builder().uri(target).body(Body::empty()).unwrap());
+            assert_eq!(head.model.as_deref(), name, "{target}");
+            assert_eq!(head.naming("own/na me").target, wanted);
         }
     }
 }

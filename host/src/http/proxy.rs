@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, HttpBody};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use super::connection::Bridge;
 use super::error::ApiError;
 use super::generate::broken_off;
 use super::openai::explain;
+use super::page_key::percent_decoded;
 use super::websocket::{self, Holder};
 use crate::config::ModelConfig;
 use crate::domain::{Class, Failure, FailureKind};
@@ -90,6 +92,14 @@ pub(super) async fn ask(
     outgoing: Outgoing,
 ) -> Result<Response, ApiError> {
     let Outgoing { method, target, mut headers, body, delivery, class, keep_alive, upgrade } = outgoing;
+    if goes_back(&target) {
+        let message = "the path has `.` or `..` in it, which means another one; write that";
+        return Err(ApiError::malformed(message));
+    }
+    if upgrade.is_none() {
+        headers.remove(header::UPGRADE);
+        headers.remove(header::CONNECTION);
+    }
     let access = caller.access().clone();
     let [id, trace] = [access.id(), access.trace()].map(|text| HeaderValue::try_from(text).ok());
     for (name, value) in [("x-request-id", id), ("traceparent", trace)] {
@@ -131,6 +141,12 @@ pub(super) async fn ask(
     }
 }
 
+/// Whether a path means another one than it says: what was looked at here is then not what its engine would answer at.
+fn goes_back(target: &str) -> bool {
+    let path = target.split('?').next().unwrap_or_default();
+    percent_decoded(path).split(|byte| b"/\\".contains(byte)).any(|segment| matches!(segment, b"." | b".."))
+}
+
 /// Waits until the answer begins, so that an early failure is a plain refusal.
 async fn respond(
     mut answer: Answer,
@@ -147,7 +163,9 @@ async fn respond(
             None => return Err(broken_off()),
         }
     };
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    // Where a body comes in chunks, a length beside them says nothing.
+    let length = headers.get(header::CONTENT_LENGTH).filter(|_| !headers.contains_key(header::TRANSFER_ENCODING));
+    let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let switched = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| switch_headers(&headers));
     let to_drop: Vec<HeaderName> = headers.keys().filter(|name| !is_passed_on(&headers, name)).cloned().collect();
     for name in to_drop {
@@ -158,13 +176,14 @@ async fn respond(
     }
     if let Some(switched) = switched {
         let connection = take_connection(&mut answer).await?;
+        let Some(client) = upgrade else {
+            return Err(Failure::new(FailureKind::Unreachable, "the engine left HTTP, and nobody had asked it to"));
+        };
         let mut response = Response::new(Body::empty());
         *response.status_mut() = status;
         *response.headers_mut() = *headers;
         response.headers_mut().extend(switched);
-        if let Some(client) = upgrade {
-            response.extensions_mut().insert(Bridge::new(websocket::bridge(client, connection, holder)));
-        }
+        response.extensions_mut().insert(Bridge::new(websocket::bridge(client, connection, holder)));
         return Ok(response);
     }
     let is_empty = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -205,16 +224,34 @@ pub(super) fn forwarded(headers: &HeaderMap) -> HeaderMap {
     let is_between = |name: &HeaderName| HOP_BY_HOP.contains(name) || named.contains(name);
     let kept = headers.iter().filter(|(name, _)| !is_between(name) && !FOR_US.contains(name));
     let mut forwarded: HeaderMap = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-    if let Some(upgrade) = headers.get(header::UPGRADE) {
+    if let Some(upgrade) = switches_to(headers) {
         forwarded.insert(header::UPGRADE, upgrade.clone());
         forwarded.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
     forwarded
 }
 
+/// What a client would rather speak, if that can be carried: bytes both ways. Another version of HTTP, which some clients offer
+/// with any request, is between two neighbours.
+fn switches_to(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let is_http = |value: &HeaderValue| {
+        let named = value.to_str().unwrap_or_default().split(',').map(|name| name.trim().to_ascii_lowercase());
+        named.into_iter().any(|name| name.starts_with("h2") || name.starts_with("http/"))
+    };
+    headers.get(header::UPGRADE).filter(|upgrade| !is_http(upgrade))
+}
+
+/// The client's side of a request that would rather speak something else.
+pub(super) fn upgrade_of(request: &mut Request) -> Option<OnUpgrade> {
+    switches_to(request.headers())?;
+    Some(hyper::upgrade::on(request))
+}
+
 fn is_passed_on(headers: &HeaderMap, name: &HeaderName) -> bool {
     let is_ours = OURS.contains(name) || OUR_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
-    !is_ours && !HOP_BY_HOP.contains(name) && !named_in_connection(headers).contains(name)
+    // Trailers are passed on, to clients who take them, where their names stand before the body.
+    let is_between = HOP_BY_HOP.contains(name) && *name != header::TRAILER;
+    !is_ours && !is_between && !named_in_connection(headers).contains(name)
 }
 
 /// The headers that a sender says are for its neighbour alone.
@@ -323,8 +360,25 @@ mod tests {
             ("x-hop", "1"),
             ("keep-alive", "1"),
             ("etag", "e"),
+            ("trailer", "x-sum"),
         ]);
         let kept: Vec<&HeaderName> = answered.keys().filter(|name| is_passed_on(&answered, name)).collect();
-        assert_eq!(kept, ["etag"]);
+        assert_eq!(kept, ["etag", "trailer"]);
+        // Java's client offers it with every request.
+        let other_http =
+            headers(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "x")]);
+        assert_eq!(names(&forwarded(&other_http)), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_path_is_what_it_says() {
+        for plain in ["/", "/a/b", "/a..b/.c/d.", "/a?x=/../y", "/a%2fb", "//a", "/a/...", "/%"] {
+            assert!(!goes_back(plain), "{plain}");
+        }
+        for back in
+            ["/..", "/a/../b", "/a/%2e%2E/b", "/a/.%2e?x", "/a%2f..%2fb", "/a/./b", "/a\\..\\b", "/a%5c..", "/a/.."]
+        {
+            assert!(goes_back(back), "{back}");
+        }
     }
 }

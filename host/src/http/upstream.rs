@@ -37,7 +37,9 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
     };
     caller.access().asks_for(&model.id);
     let base = format!("{PREFIX}{}", &rest[..length]);
-    if let Some(welcome) = welcome(&request, &base) {
+    // Where nobody is asked for a key, what its address calls one is the engine's.
+    let has_keys = !config.api_keys.is_empty();
+    if let Some(welcome) = has_keys.then(|| welcome(&request, &base)).flatten() {
         return Ok(welcome);
     }
     let path = &rest[length..];
@@ -52,11 +54,12 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
         return Err(Failure::new(FailureKind::WrongKind, whole).for_clients(message).into());
     }
     request.extensions_mut().insert(BodySize::Files);
-    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = proxy::upgrade_of(&mut request);
     let method = request.method().clone();
     let mut headers = proxy::forwarded(request.headers());
     headers.extend(cookies_of_its_own(request.headers()));
-    let query = without_key(request.uri());
+    let query =
+        if has_keys { without_key(request.uri()) } else { request.uri().query().unwrap_or_default().to_owned() };
     let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
     let body = whole_or_streamed(&app, request).await?;
     let is_repeatable = method.is_idempotent() && matches!(body, OutgoingBody::Whole(_));

@@ -35,8 +35,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const GONE_LIMIT: Duration = Duration::from_secs(10);
 /// Most bytes of an answer that are taken at once: so many outputs wait for a client that does not read.
 const PIECE_BYTES: usize = 64 << 10;
-/// How long a connection is kept for the next request.
-const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a connection is kept for the next request: not as long as servers keep theirs, of which most do for 5 s. What is
+/// sent in the moment in which a server closes is lost, and may not be sent again unless it is repeatable.
+const IDLE_LIMIT: Duration = Duration::from_secs(4);
 /// Connections that are kept for later.
 const IDLE_MAX: usize = 64;
 
@@ -87,7 +88,32 @@ impl Origin {
     /// Asks; what is answered is still to be passed on. Dropped, it closes the connection.
     pub(super) async fn ask(&self, ask: &HttpAsk) -> Result<Response<Incoming>, NoAnswer> {
         let request = self.request(ask).map_err(NoAnswer::Unsent)?;
-        self.client.request(request).await.map_err(|error| silent(&error))
+        let mut answer = self.client.request(request).await.map_err(|error| silent(&error))?;
+        self.hide(answer.headers_mut());
+        Ok(answer)
+    }
+
+    /// Its own address, which says nothing to those who ask this host, becomes the path that they know.
+    fn hide(&self, headers: &mut HeaderMap) {
+        let path = headers.get(header::LOCATION).and_then(|value| self.path_of(value.to_str().ok()?));
+        if let Some(path) = path.and_then(|path| HeaderValue::try_from(path).ok()) {
+            headers.insert(header::LOCATION, path);
+        }
+    }
+
+    /// The path by which this host is asked for a place of the server's, `http://HOST:PORT/path` or `/path`.
+    fn path_of(&self, location: &str) -> Option<String> {
+        let is_end = |rest: &&str| rest.is_empty() || rest.starts_with(['/', '?', '#']);
+        let rest = match location.strip_prefix(&*self.base).filter(is_end) {
+            Some(rest) => rest,
+            None if location.starts_with('/') && !location.starts_with("//") => location,
+            None => return None,
+        };
+        // Below one that ends with what API's paths begin with, these are asked for by all of them.
+        let version = format!("/{API_VERSION}");
+        let prefix = self.prefix.strip_suffix(&*version).unwrap_or(&self.prefix);
+        let path = rest.strip_prefix(prefix).filter(is_end).unwrap_or(rest);
+        Some(if path.starts_with('/') { path.to_owned() } else { format!("/{path}") })
     }
 
     /// The same without passing anything on: a small answer of JSON.
@@ -208,4 +234,32 @@ fn root_of(error: &dyn Error) -> String {
         inner = source;
     }
     inner.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_sends_nobody_to_an_address_that_this_host_alone_knows() {
+        for (prefix, location, path) in [
+            ("", "http://127.0.0.1:81/a/?x=1", Some("/a/?x=1")),
+            ("", "http://127.0.0.1:81", Some("/")),
+            ("", "http://127.0.0.1:81?x", Some("/?x")),
+            ("", "/a", Some("/a")),
+            ("/p", "http://127.0.0.1:81/p/a", Some("/a")),
+            ("/p", "/p", Some("/")),
+            ("/p", "/pa/b", Some("/pa/b")),
+            ("/p/v1", "/p/v1/a", Some("/v1/a")),
+            ("", "http://127.0.0.1:8188/a", None),
+            ("", "http://127.0.0.1:81.example/a", None),
+            ("", "https://elsewhere/a", None),
+            ("", "//elsewhere/a", None),
+            ("", "a/b", None),
+        ] {
+            let address = "127.0.0.1:81".parse().unwrap();
+            let origin = Origin::on_this_machine(&UpstreamAddress::at(address).below(prefix)).unwrap();
+            assert_eq!(origin.path_of(location).as_deref(), path, "{prefix} {location}");
+        }
+    }
 }
