@@ -202,7 +202,9 @@ impl ArrivingBody {
             let piece = arriving.next().await.transpose()?;
             Some((piece, arriving))
         });
-        Ok(Self { read: None, arriving: Box::pin(pieces), problem: BodyProblem::default(), length, held, held_limit })
+        // Whoever reads it on may ask for more behind its end.
+        let arriving = Box::pin(pieces.fuse());
+        Ok(Self { read: None, arriving, problem: BodyProblem::default(), length, held, held_limit })
     }
 
     /// The next piece of it.
