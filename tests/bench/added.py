@@ -10,45 +10,22 @@ stands for an engine, so what is measured is the host's. Prints medians and the 
 import argparse
 import http.client
 import json
-import os
-import shutil
-import socket
 import statistics
-import subprocess
-import tempfile
 import time
+
+import hosting
 
 REQUESTS, STREAMS, STREAM_TOKENS, SWAPS = 600, 8, 8000, 80
 FIGURES = [("request", "us"), ("token", "us"), ("request with its swap", "ms")]
 
 
-class Host:
+class Echoes(hosting.Host):
+    """Two echoes in one place."""
+
     def __init__(self, build):
-        self.folder = tempfile.TemporaryDirectory()
-        at = lambda name: os.path.join(self.folder.name, name)
-        os.mkdir(at("plugins"), 0o755)
-        shutil.copy(os.path.join(build, "libfixture_echo.so"), at("plugins/echo.so"))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
         entry = "{type: text, plugin: aihost/echo, options: {memory: 1000000}}"
-        with open(at("models.yaml"), "w") as file:
-            file.write(f"listen: 127.0.0.1:{self.port}\n")
-            file.write("".join(f"{key}_dir: {at(key)}\n" for key in ("plugins", "models", "state")))
-            file.write("devices: [{id: cpu, max_loaded: 1}]\ndefaults: {quantum: 1ms}\n")
-            file.write(f"models:\n  a: {entry}\n  b: {entry}\n")
-        command = [os.path.join(build, "aihost"), "serve", "--config", at("models.yaml")]
-        self.log = open(at("log"), "w")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise SystemExit(open(at("log")).read())
-                time.sleep(0.05)
+        yaml = f"devices: [{{id: cpu, max_loaded: 1}}]\ndefaults: {{quantum: 1ms}}\nmodels:\n  a: {entry}\n  b: {entry}\n"
+        super().__init__(build, {"echo": "libfixture_echo.so"}, yaml)
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
     def ask(self, model, prompt, **more):
@@ -72,19 +49,13 @@ class Host:
         swap = statistics.median(self.ask("ba"[n % 2], words) for n in range(SWAPS))
         return [request * 1e6, stream / STREAM_TOKENS * 1e6, swap * 1e3]
 
-    def end(self):
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
-        self.folder.cleanup()
-
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("builds", nargs="+", help="one folder or two")
     arguments.add_argument("--rounds", type=int, default=5)
     asked = arguments.parse_args()
-    hosts = [Host(build) for build in asked.builds[:2]]
+    hosts = [Echoes(build) for build in asked.builds[:2]]
     for host in hosts:
         host.measure()
     rounds = {host: [] for host in hosts}

@@ -12,55 +12,23 @@ import argparse
 import json
 import os
 import selectors
-import shutil
 import socket
 import statistics
-import subprocess
-import tempfile
 import time
+
+import hosting
 
 REQUESTS, STREAMS, SECONDS = 1000, 64, 4.0
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+class Engine(hosting.Host):
+    """The stand-in, which has a port of its own beside the way through the host."""
 
-
-class Host:
     def __init__(self, build):
-        self.folder = tempfile.TemporaryDirectory()
-        at = lambda name: os.path.join(self.folder.name, name)
-        os.mkdir(at("plugins"), 0o755)
-        shutil.copy(os.path.join(build, "libvllm.so"), at("plugins/vllm.so"))
-        self.port, self.engine = free_port(), free_port()
+        self.engine = hosting.free_port()
         command = json.dumps([os.path.abspath(os.path.join(build, "fixture_stand_in")), "--port", "{port}"])
-        with open(at("models.yaml"), "w") as file:
-            file.write(f"listen: 127.0.0.1:{self.port}\n")
-            file.write("".join(f"{key}_dir: {at(key)}\n" for key in ("plugins", "models", "state")))
-            file.write(f"models:\n  far: {{type: custom, endpoint: /v1/far, command: {command}, port: {self.engine}, ")
-            file.write("memory: 64MiB, upstream_routes: true}\n")
-        # Not beside models.yaml: that folder is watched.
-        os.mkdir(at("logs"))
-        self.log = open(at("logs/log"), "w")
-        command = [os.path.join(build, "aihost"), "serve", "--config", at("models.yaml")]
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise SystemExit(open(at("logs/log")).read())
-                time.sleep(0.05)
-
-    def end(self):
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
-        self.folder.cleanup()
+        entry = f"{{type: custom, endpoint: /v1/far, command: {command}, port: {self.engine}, memory: 64MiB, upstream_routes: true}}"
+        super().__init__(build, {"vllm": "libvllm.so"}, f"models:\n  far: {entry}\n")
 
 
 def connect(port):
@@ -122,7 +90,7 @@ def main():
     parser.add_argument("build")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    host = Host(arguments.build)
+    host = Engine(arguments.build)
     try:
         arms = {"direct": (host.engine, ""), "through the host": (host.port, "/upstream/far")}
         requests(host.port, "/upstream/far/v1/x")

@@ -142,10 +142,8 @@ async fn pass(
     let upgrade = proxy::upgrade_of(&mut request);
     let mut head = Head::of(&request);
     if !model.http.has_endpoint {
+        // Nothing but what is below it: an engine tells its endpoint from the same with a slash behind it.
         head.target = head.target[endpoint.len()..].to_owned();
-        if !head.target.starts_with('/') {
-            head.target.insert(0, '/');
-        }
     }
     let repeatable = proxy::is_repeatable(request.method(), request.headers());
     let body = whole_or_streamed(app, request).await?;

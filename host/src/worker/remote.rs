@@ -403,6 +403,10 @@ mod tests {
             ("https://a.b/openai/v1", "/v1", "https://a.b/openai/v1/v1"),
             ("https://a.b/v1", "/v1x/y", "https://a.b/v1/v1x/y"),
             ("http://a.b:1/x", "/v1/y", "http://a.b:1/x/v1/y"),
+            ("http://a.b:1/x", "", "http://a.b:1/x"),
+            ("http://a.b:1/x", "?a=1", "http://a.b:1/x?a=1"),
+            ("http://a.b:1", "", "http://a.b:1/"),
+            ("http://a.b:1", "?a=1", "http://a.b:1/?a=1"),
         ] {
             assert_eq!(asks(url, target), wanted);
         }

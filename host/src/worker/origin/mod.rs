@@ -146,7 +146,9 @@ impl Origin {
 
     /// Where a request goes.
     pub(super) fn target(&self, ask: &HttpAsk) -> String {
-        format!("{}{}{}", self.base, self.prefix, self.below_prefix(&ask.target))
+        let below = self.below_prefix(&ask.target);
+        let root = if self.prefix.is_empty() && !below.starts_with('/') { "/" } else { "" };
+        format!("{}{}{root}{below}", self.base, self.prefix)
     }
 
     /// What is sent.
