@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::services::seed;
+
 /// A host with an image engine, which is ended and not parked, and a text model, of which one fits at a time.
 fn host(more: &str) -> Server {
     with_engine(more, ", park: false")
@@ -262,19 +264,6 @@ fn a_server_that_cannot_be_started_is_a_sentence_of_its_command() {
     });
 }
 
-/// Copies a folder.
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
-}
-
 /// The folders and the port that an original file does not name.
 fn at_home(command: &mut Command, home: &Path) {
     for (name, folder) in
@@ -291,11 +280,10 @@ async fn a_tree_of_the_original_is_served_as_it_stands() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
-    let tree = home.path().join("tree");
-    copy_tree(&Path::new(env!("CARGO_MANIFEST_DIR")).join("seed"), &tree);
+    let tree = seed();
     std::fs::create_dir_all(home.path().join("plugins")).unwrap();
     std::fs::copy(fixture("vllm"), home.path().join("plugins/vllm.so")).unwrap();
-    let config = tree.join("model-orchestrator/models.yaml");
+    let config = tree.path().join("model-orchestrator/models.yaml");
     let mut pull = Command::new(binary());
     at_home(pull.args(["models", "pull", "--all", "--config"]).arg(&config), home.path());
     let pulled = tokio::task::spawn_blocking(move || pull.output().unwrap()).await.unwrap();

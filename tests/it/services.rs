@@ -189,7 +189,7 @@ async fn what_cannot_be_installed_is_one_sentence_of_the_installers_own() {
 }
 
 /// A copy of `tests/seed`, which the services may write into.
-fn seed() -> tempfile::TempDir {
+pub(super) fn seed() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("seed");
     copy(&from, folder.path());

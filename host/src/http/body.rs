@@ -107,8 +107,7 @@ impl RawBody {
             return Ok(body);
         }
         let class = request.extensions().get().map_or_else(Class::default, Caller::class);
-        let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
-        let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
+        let held = held_by(&request, app);
         let limit = app.handle.config().limits.bodies;
         let mut arriving = Arriving::of(request, app)?;
         let mut bytes = Vec::with_capacity(arriving.announced);
@@ -194,8 +193,7 @@ impl ArrivingBody {
     /// A request's body.
     pub(super) fn of(request: Request, app: &App) -> Result<Self, ApiError> {
         let length = HttpBody::size_hint(request.body()).exact();
-        let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
-        let held = held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(&request))));
+        let held = held_by(&request, app);
         let held_limit = app.handle.config().limits.bodies;
         let arriving = Arriving::of(request, app)?;
         let pieces = futures_util::stream::unfold(arriving, async |mut arriving| {
@@ -281,6 +279,12 @@ impl FromRequestParts<App> for Name {
             Err(_) => Err(ApiError::malformed("the path is not UTF-8 once decoded")),
         }
     }
+}
+
+/// Where the bytes of a request are counted.
+fn held_by(request: &Request, app: &App) -> Arc<HeldBytes> {
+    let held = request.extensions().get::<Arc<HeldBytes>>().cloned();
+    held.unwrap_or_else(|| Arc::new(app.bodies.begin(peer_of(request))))
 }
 
 /// JSON, or nothing said. Anything else is refused: a form post is what a hostile page can send without a preflight.

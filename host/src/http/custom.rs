@@ -38,8 +38,8 @@ const WHOLE_WAIT: Duration = Duration::from_millis(2);
 const HEAD_BYTES: usize = 16 << 10;
 /// Headers of a request that its plugin sees, beside those that begin with `x-`.
 const SEEN: [HeaderName; 3] = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::CONTENT_TYPE];
-/// Beginnings of the paths of APIs that engines may speak beyond this host.
-const API_PREFIXES: [&str; 1] = ["/v1/"];
+/// What the paths begin with of APIs that engines may speak beyond this host.
+const API_PREFIX: &str = "/v1/";
 /// Bytes of a body up to which it is taken in before it is sent on.
 const WHOLE_BYTES: u64 = 256 << 10;
 /// Parts of names of headers that carry what opens something.
@@ -119,8 +119,7 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
 async fn elsewhere(app: App, config: &Config, caller: &Caller, mut request: Request) -> Result<Response, ApiError> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let unknown = || ApiError::unknown_path(method.as_str(), &path);
-    let is_api = API_PREFIXES.iter().any(|prefix| path.starts_with(prefix));
-    if !is_api || app.handle.speaking_http(config).is_empty() {
+    if !path.starts_with(API_PREFIX) || !app.handle.may_speak_http(config) {
         return Err(unknown());
     }
     auth::authorize(caller, Access::Scoped(Scope::Use))?;

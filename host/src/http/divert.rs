@@ -46,7 +46,7 @@ pub(super) struct Named {
 /// Stands before handlers.
 pub(super) async fn divert(State(diverted): State<Diverted>, request: Request, next: Next) -> Response {
     let config = diverted.app.handle.config();
-    if diverted.app.handle.speaking_http(&config).is_empty() {
+    if !diverted.app.handle.may_speak_http(&config) {
         return next.run(request).await;
     }
     match diverted.take(&config, request).await {
@@ -142,8 +142,7 @@ impl Diverted {
         let head = head.naming(engine_name(model));
         let upgrade = proxy::upgrade_of(&mut request);
         let body = whole_or_streamed(&self.app, request).await?;
-        let is_repeatable = head.method.is_idempotent() && matches!(body, OutgoingBody::Whole(_));
-        let delivery = if is_repeatable { OutputMode::Streamed } else { OutputMode::Once };
+        let delivery = body.delivery(&head.method);
         let outgoing = Outgoing { upgrade, ..head.outgoing(body, delivery, caller.class(), None) };
         proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
     }
@@ -175,8 +174,8 @@ impl Diverted {
 
 /// What there is of a request beside its body.
 pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) path: String,
+    method: Method,
+    path: String,
     pub(super) target: String,
     headers: HeaderMap,
     /// The model that its query names.
@@ -254,7 +253,7 @@ impl Named {
 }
 
 /// The name by which its engine knows a model.
-pub(super) fn engine_name(model: &ModelConfig) -> &str {
+fn engine_name(model: &ModelConfig) -> &str {
     model.http.engine_model.as_deref().unwrap_or(model.id.as_str())
 }
 

@@ -27,7 +27,7 @@ use super::websocket::{self, Holder};
 use crate::config::ModelConfig;
 use crate::domain::{Class, Failure, FailureKind};
 use crate::runtime::{Answer, KeepAlive, OutputMode, Submission};
-use crate::worker::{Ask, AskBody, EngineConnection, HttpAsk, HttpHead, HttpOutput, Output};
+use crate::worker::{Ask, AskBody, HttpAsk, HttpHead, HttpOutput, Output};
 
 /// Headers between two neighbours, which say nothing to those behind them.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -82,6 +82,17 @@ pub(super) enum OutgoingBody {
     Whole(Bytes),
     /// It comes while it is sent, after these bytes.
     Streamed(ArrivingBody),
+}
+
+impl OutgoingBody {
+    /// When what is answered to it is passed on. What can be sent twice, by a method for which twice is as good as once, may be
+    /// asked of another worker when one died of it.
+    pub(super) fn delivery(&self, method: &Method) -> OutputMode {
+        match self {
+            Self::Whole(_) if method.is_idempotent() => OutputMode::Streamed,
+            Self::Whole(_) | Self::Streamed(_) => OutputMode::Once,
+        }
+    }
 }
 
 /// Asks the engine of a model, and answers as it does.
@@ -154,15 +165,7 @@ async fn respond(
     holder: Holder,
     is_head: bool,
 ) -> Result<Response, Failure> {
-    let HttpHead { status, mut headers } = loop {
-        match answer.output.recv().await {
-            Some(Output::Http(HttpOutput::Head(head))) => break head,
-            Some(Output::Progress { .. }) => {}
-            Some(Output::Done(Err(failure))) => return Err(failure),
-            Some(_) => return Err(Failure::new(FailureKind::Internal, "the engine's answer has no head")),
-            None => return Err(broken_off()),
-        }
-    };
+    let HttpOutput::Head(HttpHead { status, mut headers }) = next(&mut answer).await? else { return Err(no_head()) };
     // Where a body comes in chunks, a length beside them says nothing.
     let length = headers.get(header::CONTENT_LENGTH).filter(|_| !headers.contains_key(header::TRANSFER_ENCODING));
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
@@ -174,25 +177,44 @@ async fn respond(
     if !is_head {
         headers.remove(header::CONTENT_LENGTH);
     }
-    if let Some(switched) = switched {
-        let connection = take_connection(&mut answer).await?;
-        let Some(client) = upgrade else {
-            return Err(Failure::new(FailureKind::Unreachable, "the engine left HTTP, and nobody had asked it to"));
-        };
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = status;
-        *response.headers_mut() = *headers;
-        response.headers_mut().extend(switched);
-        response.extensions_mut().insert(Bridge::new(websocket::bridge(client, connection, holder)));
-        return Ok(response);
-    }
-    let is_empty = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    let left = if is_empty { Some(0) } else { length };
-    let mut response = Response::new(Body::new(AnsweredBody { output: Some(answer.output), left }));
+    let mut response = match switched {
+        Some(switched) => {
+            let HttpOutput::Switched(connection) = next(&mut answer).await? else { return Err(no_head()) };
+            let Some(client) = upgrade else {
+                return Err(Failure::new(FailureKind::Unreachable, "the engine left HTTP, and nobody had asked it to"));
+            };
+            headers.extend(switched);
+            let mut response = Response::new(Body::empty());
+            response.extensions_mut().insert(Bridge::new(websocket::bridge(client, connection, holder)));
+            response
+        }
+        None => {
+            let is_empty = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            let left = if is_empty { Some(0) } else { length };
+            headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+            Response::new(Body::new(AnsweredBody { output: Some(answer.output), left }))
+        }
+    };
     *response.status_mut() = status;
     *response.headers_mut() = *headers;
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// What an engine gives before its body.
+async fn next(answer: &mut Answer) -> Result<HttpOutput, Failure> {
+    loop {
+        match answer.output.recv().await {
+            Some(Output::Http(output)) => return Ok(output),
+            Some(Output::Progress { .. }) => {}
+            Some(Output::Done(Err(failure))) => return Err(failure),
+            Some(Output::Event(_) | Output::Bytes(_) | Output::Done(Ok(_))) => return Err(no_head()),
+            None => return Err(broken_off()),
+        }
+    }
+}
+
+fn no_head() -> Failure {
+    Failure::new(FailureKind::Internal, "the engine's answer has no head")
 }
 
 /// What both sides of a connection that leaves HTTP must read.
@@ -204,18 +226,6 @@ fn switch_headers(headers: &HeaderMap) -> HeaderMap {
         }
     }
     kept
-}
-
-async fn take_connection(answer: &mut Answer) -> Result<EngineConnection, Failure> {
-    loop {
-        match answer.output.recv().await {
-            Some(Output::Http(HttpOutput::Switched(connection))) => return Ok(connection),
-            Some(Output::Progress { .. }) => {}
-            Some(Output::Done(Err(failure))) => return Err(failure),
-            Some(_) => return Err(Failure::new(FailureKind::Internal, "the engine switched to nothing")),
-            None => return Err(broken_off()),
-        }
-    }
 }
 
 /// What an engine may be told of a request's headers.

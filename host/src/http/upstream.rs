@@ -11,10 +11,9 @@ use super::caller::Caller;
 use super::custom::whole_or_streamed;
 use super::error::ApiError;
 use super::page_key::{COOKIE, QUERY, cookies, in_query, pairs};
-use super::proxy::{self, Outgoing, OutgoingBody};
+use super::proxy::{self, Outgoing};
 use super::resolve;
 use crate::domain::{Failure, FailureKind};
-use crate::runtime::OutputMode;
 
 /// What stands before the name.
 pub(super) const PREFIX: &str = "/upstream/";
@@ -62,8 +61,7 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
         if has_keys { without_key(request.uri()) } else { request.uri().query().unwrap_or_default().to_owned() };
     let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
     let body = whole_or_streamed(&app, request).await?;
-    let is_repeatable = method.is_idempotent() && matches!(body, OutgoingBody::Whole(_));
-    let delivery = if is_repeatable { OutputMode::Streamed } else { OutputMode::Once };
+    let delivery = body.delivery(&method);
     let class = caller.class();
     let outgoing = Outgoing { method, target, headers, body, delivery, class, keep_alive: None, upgrade };
     let mut response = proxy::ask(&app, &caller, model, outgoing).await?;

@@ -122,11 +122,6 @@ pub struct ModelStatus {
     pub aliases: Vec<String>,
 }
 
-fn answers_http(model: &ModelConfig, registry: &Registry) -> bool {
-    let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
-    model.http.remote.is_some() || plugin().is_ok_and(|plugin| plugin.answers_http())
-}
-
 /// What to submit, or why not: the result of asking for a model.
 pub type Submitted = Result<Answer, Failure>;
 
@@ -190,15 +185,18 @@ impl Handle {
         Self { commands, config, plugins }
     }
 
-    /// The models of a configuration whose engines answer HTTP themselves.
-    pub fn speaking_http<'a>(&self, config: &'a Config) -> Vec<&'a ModelConfig> {
-        let registry = Arc::clone(&self.plugins.borrow());
-        config.models.values().filter(|model| answers_http(model, &registry)).collect()
+    /// Whether the engine of any model may answer HTTP itself. It is asked for each request, and looks at names alone.
+    pub fn may_speak_http(&self, config: &Config) -> bool {
+        let registry = self.plugins.borrow();
+        let named = |id: &str| registry.plugins.iter().any(|plugin| plugin.manifest.id == id && plugin.answers_http());
+        config.models.values().any(|model| model.http.remote.is_some() || named(&model.plugin))
     }
 
     /// Whether the engine of a model answers HTTP itself.
     pub fn speaks_http(&self, model: &ModelConfig) -> bool {
-        answers_http(model, &self.plugins.borrow())
+        let registry = self.plugins.borrow();
+        let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
+        model.http.remote.is_some() || plugin().is_ok_and(|plugin| plugin.answers_http())
     }
 
     /// The configuration in force. Take it once per request: it may be another the next time.

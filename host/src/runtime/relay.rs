@@ -270,35 +270,16 @@ impl Delivering {
 
     /// Passes an output on, or holds it back; how the lease ended, if that was the last.
     async fn deliver(&mut self, output: Output) -> Option<LeaseEnd> {
-        if let Output::Http(HttpOutput::Answered(summary)) = output {
-            // The lease goes on for what the engine still does.
-            let done = Output::Done(Ok(summary));
-            self.untouched = false;
-            let outputs: Vec<Output> = self.held.take().chain([done]).collect();
-            let client = self.client.take();
-            let terms = self.terms;
-            // In a task of its own: the lease does not wait until the client reads.
-            tokio::spawn(async move {
-                for output in outputs {
-                    if !tell(client.clone(), output, &terms).await {
-                        return;
-                    }
-                }
-            });
-            return None;
-        }
-        if let Output::Http(HttpOutput::Unsent(failure)) = output {
-            return match self.client.take() {
-                // Nobody has seen it: another worker may be asked, whatever it is.
-                Some(waiting) if self.untouched && failure.kind == FailureKind::WorkerDied => {
-                    Some(LeaseEnd::Lost(waiting, failure))
-                }
-                client => {
-                    self.client = client;
-                    Box::pin(self.deliver(Output::Done(Err(failure)))).await
-                }
-            };
-        }
+        let (output, goes_on) = match output {
+            // The client has its end, and the lease goes on for what the engine still does.
+            Output::Http(HttpOutput::Answered(summary)) => (Output::Done(Ok(summary)), true),
+            output => (output, false),
+        };
+        let (output, may_be_asked_again) = match output {
+            // Nobody has seen it: another worker may be asked, whatever it is.
+            Output::Http(HttpOutput::Unsent(failure)) => (Output::Done(Err(failure)), true),
+            output => (output, self.terms.delivery != OutputMode::Once),
+        };
         if let Output::Progress { .. } = output {
             // Not part of the answer: a request that only told how far it is can be tried again, and a client who is
             // behind does without.
@@ -309,7 +290,7 @@ impl Delivering {
         }
         if let (Output::Done(Err(failure)), Some(waiting), true) = (&output, &self.client, self.untouched)
             && failure.kind == FailureKind::WorkerDied
-            && self.terms.delivery != OutputMode::Once
+            && may_be_asked_again
         {
             return Some(LeaseEnd::Lost(waiting.clone(), failure.clone()));
         }
@@ -324,6 +305,10 @@ impl Delivering {
             }
         }
         if !done {
+            return None;
+        }
+        if goes_on {
+            self.client = None;
             return None;
         }
         self.outputs.end();

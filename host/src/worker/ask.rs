@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, Method, header};
+use hyper::{HeaderMap, Method};
 use parking_lot::Mutex;
 
 use super::protocol::Task;
+use crate::domain::{Failure, FailureKind};
 
 /// What a body is broken off by.
 pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
@@ -40,7 +41,7 @@ pub struct HttpAsk {
     pub headers: HeaderMap,
     /// What it carries.
     pub body: AskBody,
-    /// How long it may take, and what it begins.
+    /// How long it may take, with all that it begins.
     pub time_limit: Duration,
 }
 
@@ -102,15 +103,15 @@ impl Hash for Ask {
     }
 }
 
+/// What was asked cannot be asked of what serves the model by now.
+pub(super) fn misdirected() -> Failure {
+    Failure::new(FailureKind::Busy, "the model is served in another way by now; send the request again")
+}
+
 impl HttpAsk {
     /// Whether something may be under way once it is answered.
     pub(super) fn begins_work(&self) -> bool {
         !self.method.is_safe()
-    }
-
-    /// Whether both sides will speak something else on its connection.
-    pub fn is_upgrade(&self) -> bool {
-        self.headers.contains_key(header::UPGRADE)
     }
 }
 

@@ -14,9 +14,9 @@ use rustls::ClientConfig;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, interval};
+use tokio::time::Instant;
 
-use super::ask::{Ask, AskBody, HttpAsk};
+use super::ask::{Ask, AskBody, HttpAsk, misdirected};
 use super::limits::OUTPUT_QUEUE;
 use super::origin::{self, Answered, NoAnswer, Origin, Outlet};
 use super::placement::{CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started};
@@ -28,8 +28,6 @@ use crate::domain::{Device, Failure, FailureKind, InstanceId, RequestId};
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The longest of such pauses.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How often a request that waits says that it is not stuck.
-const SIGN_EVERY: Duration = Duration::from_secs(5);
 
 /// The model, as the runtime sees it. Dropping it ends it.
 #[derive(Debug)]
@@ -118,11 +116,7 @@ fn reach(
 ) -> (Arc<dyn InstanceHandle>, MemoryPlan) {
     let key = config.api_key.as_ref().map(|key| ("authorization".to_owned(), format!("Bearer {}", key.0)));
     let headers: BTreeMap<String, String> = key.into_iter().collect();
-    let address = |url: &String| {
-        let at = url.find("://").map_or(0, |scheme| scheme + "://".len());
-        let (base, prefix) = url.split_at(url[at..].find('/').map_or(url.len(), |slash| at + slash));
-        Address { origin: Origin::new(base, prefix, &headers, tls.clone()), state: Mutex::default() }
-    };
+    let address = |url: &String| Address { origin: Origin::new(url, &headers, tls.clone()), state: Mutex::default() };
     let all = config.urls.iter().map(address).collect();
     let shared = Arc::new(Addresses { all, retries: config.retries, leaving: watch::Sender::new(false) });
     let exit = Exit { instance, reason: ExitReason::Asked };
@@ -203,17 +197,10 @@ impl Addresses {
                 Err(failure) => Output::Done(Err(failure)),
             },
             Ask::Hold => {
-                let mut signs = interval(SIGN_EVERY);
-                while !output.is_closed() {
-                    signs.tick().await;
-                    let _told = output.try_send(Output::Progress { done: 0, total: 0 });
-                }
+                origin::wait(output).await;
                 Output::Done(Ok(Bytes::new()))
             }
-            Ask::Task(_) => {
-                let message = "the model is served in another way by now; send the request again";
-                Output::Done(Err(Failure::new(FailureKind::Busy, message)))
-            }
+            Ask::Task(_) => Output::Done(Err(misdirected())),
         }
     }
 
@@ -337,25 +324,15 @@ impl HttpAsk {
 #[cfg(test)]
 mod tests {
     use hyper::{HeaderMap, Method};
-    use rustls::RootCertStore;
-    use rustls::crypto::ring;
 
     use super::*;
 
-    fn no_tls() -> ClientConfig {
-        ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth()
+    fn origin_at(url: &str) -> Origin {
+        Origin::new(url, &BTreeMap::new(), origin::trusting_nobody().unwrap())
     }
 
     fn addresses(count: usize) -> Addresses {
-        let config = no_tls();
-        let address = |n| Address {
-            origin: Origin::new(&format!("http://127.0.0.1:{n}"), "", &BTreeMap::new(), config.clone()),
-            state: Mutex::default(),
-        };
+        let address = |n| Address { origin: origin_at(&format!("http://127.0.0.1:{n}")), state: Mutex::default() };
         Addresses { all: (1..=count).map(address).collect(), retries: 2, leaving: watch::Sender::new(false) }
     }
 
@@ -384,9 +361,6 @@ mod tests {
     #[test]
     fn a_base_address_ends_where_paths_begin() {
         let asks = |url: &str, target: &str| {
-            let config = no_tls();
-            let at = url.find("://").unwrap() + 3;
-            let (base, prefix) = url.split_at(url[at..].find('/').map_or(url.len(), |slash| at + slash));
             let ask = HttpAsk {
                 method: Method::POST,
                 target: target.to_owned(),
@@ -394,7 +368,7 @@ mod tests {
                 body: AskBody::Whole(Bytes::new()),
                 time_limit: PAUSE_MAX,
             };
-            Origin::new(base, prefix, &BTreeMap::new(), config).target(&ask)
+            origin_at(url).target(&ask)
         };
         for (url, target, wanted) in [
             ("https://a.b", "/v1/chat/completions", "https://a.b/v1/chat/completions"),

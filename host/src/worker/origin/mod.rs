@@ -23,7 +23,11 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
 
+use tokio::sync::mpsc;
+use tokio::time::interval;
+
 use super::ask::{AskBody, HttpAsk, HttpBody};
+use super::placement::Output;
 use crate::domain::{Failure, FailureKind};
 
 pub(super) use answer::{Answered, Outlet};
@@ -38,6 +42,8 @@ const PIECE_BYTES: usize = 64 << 10;
 /// How long a connection is kept for the next request: not as long as servers keep theirs, of which most do for 5 s. What is
 /// sent in the moment in which a server closes is lost, and may not be sent again unless it is repeatable.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
+/// How often a request that waits says that it is not stuck.
+const SIGN_EVERY: Duration = Duration::from_secs(5);
 /// Connections that are kept for later.
 const IDLE_MAX: usize = 64;
 
@@ -71,9 +77,11 @@ impl NoAnswer {
 }
 
 impl Origin {
-    /// A server at `base`, `http://HOST:PORT` or with `https`, which each request is sent to with these headers.
-    /// `tls`: whose certificates are trusted.
-    pub(super) fn new(base: &str, prefix: &str, headers: &BTreeMap<String, String>, tls: ClientConfig) -> Self {
+    /// A server at `http://HOST:PORT/PREFIX`, or with `https`, which each request is sent to with these headers. `tls`: whose
+    /// certificates are trusted.
+    pub(super) fn new(url: &str, headers: &BTreeMap<String, String>, tls: ClientConfig) -> Self {
+        let authority = url.find("://").map_or(0, |scheme| scheme + "://".len());
+        let (base, prefix) = url.split_at(url[authority..].find('/').map_or(url.len(), |slash| authority + slash));
         let headers = headers.iter().filter_map(|(name, value)| {
             Some((HeaderName::try_from(name.as_str()).ok()?, HeaderValue::try_from(value.as_str()).ok()?))
         });
@@ -130,13 +138,9 @@ impl Origin {
     /// # Errors
     /// When the library of TLS, which is not used on the way to it, cannot be set up.
     pub(super) fn on_this_machine(upstream: &UpstreamAddress) -> Result<Self, String> {
+        let UpstreamAddress { address, prefix, headers, .. } = upstream;
         // Nothing is encrypted, and nobody needs to be trusted.
-        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| format!("TLS cannot be set up: {error}"))?
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        Ok(Self::new(&format!("http://{}", upstream.address), &upstream.prefix, &upstream.headers, tls))
+        Ok(Self::new(&format!("http://{address}{prefix}"), headers, trusting_nobody()?))
     }
 
     /// Whether requests are sent with a key of this host's.
@@ -185,6 +189,26 @@ impl Origin {
             Some(rest) if last == API_VERSION && rest.starts_with(['/', '?']) => rest,
             _ => target,
         }
+    }
+}
+
+/// For connections that are not encrypted.
+///
+/// # Errors
+/// When the library of TLS cannot be set up.
+pub(super) fn trusting_nobody() -> Result<ClientConfig, String> {
+    let versions = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    Ok(versions.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+/// Says now and then that whoever waits is not stuck, for as long as somebody may hear it.
+pub(super) async fn wait(output: &mpsc::Sender<Output>) {
+    let mut signs = interval(SIGN_EVERY);
+    while !output.is_closed() {
+        signs.tick().await;
+        let _told = output.try_send(Output::Progress { done: 0, total: 0 });
     }
 }
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::ask::Ask;
+use super::super::ask::{Ask, misdirected};
 use super::super::awake::timeout;
 use super::super::limits::CREDIT_STEP_BYTES;
 use super::super::placement::{CancelCause, ExitReason, Output};
@@ -28,10 +28,7 @@ impl Supervised {
             (Ask::Http(ask), Some(engine)) => return self.ask_engine(&engine, &ask, output, cancelled).await,
             (Ask::Task(task), None) => task,
             // The plugin was replaced meanwhile by one of another kind.
-            (Ask::Http(_), None) | (Ask::Task(_), Some(_)) => {
-                let message = "the model is served in another way by now; send the request again";
-                return done(&output, Err(Failure::new(FailureKind::Busy, message))).await;
-            }
+            (Ask::Http(_), None) | (Ask::Task(_), Some(_)) => return done(&output, Err(misdirected())).await,
         };
         let Some(mut incoming) = self.socket.open(request) else {
             let reason = self.process.gone().await;

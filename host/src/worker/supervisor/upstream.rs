@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::interval;
 
 use super::super::ask::HttpAsk;
 use super::super::awake::{Instant, sleep_until, timeout};
@@ -18,8 +17,6 @@ use crate::domain::{Failure, FailureKind};
 
 /// How long after an engine's last word the end of its worker counts as the reason for it.
 const DYING_LIMIT: Duration = Duration::from_secs(1);
-/// How often a request that waits for its engine says that it is not stuck.
-const SIGN_EVERY: Duration = Duration::from_secs(5);
 
 impl Supervised {
     /// Serves one request; the last thing on `output` is its end.
@@ -81,14 +78,11 @@ impl Supervised {
     }
 
     /// Keeps the instance where it is until it is told otherwise.
-    pub(super) async fn hold(&self, output: mpsc::Sender<Output>, mut cancelled: oneshot::Receiver<CancelCause>) {
-        let mut signs = interval(SIGN_EVERY);
-        loop {
-            tokio::select! {
-                _ = &mut cancelled => break,
-                _ = self.process.gone() => break,
-                _ = signs.tick() => drop(output.try_send(Output::Progress { done: 0, total: 0 })),
-            }
+    pub(super) async fn hold(&self, output: mpsc::Sender<Output>, cancelled: oneshot::Receiver<CancelCause>) {
+        tokio::select! {
+            _ = cancelled => {}
+            _ = self.process.gone() => {}
+            () = origin::wait(&output) => {}
         }
         let _ = output.send(Output::Done(Ok(Bytes::new()))).await;
     }
