@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
+use rustix::fs::statvfs;
 use sha2::{Digest, Sha256};
 
 use super::installer::{self, Installer, Python};
@@ -28,6 +29,8 @@ const KEPT: usize = 8;
 const DIGITS: usize = 16;
 /// Most bytes of a file of requirements.
 const FILE_BYTES: u64 = 1 << 20;
+/// Bytes that even the smallest environment takes and more.
+const ROOM_BYTES: u64 = 64 << 20;
 /// How deep files of requirements may name one another.
 const DEPTH_MAX: usize = 8;
 /// When an environment was used last; locked by who uses it.
@@ -155,7 +158,7 @@ impl Environments {
         let cleared = remove(&temporary).and_then(|()| fs::create_dir_all(&temporary));
         cleared.map_err(|e| self.unwritable(&e))?;
         let installer = Installer { environment, folder: needs.folder.as_deref(), temporary: &temporary };
-        let made = self.install(needs, &installer);
+        let made = self.install(needs, &installer).map_err(|error| self.for_want_of_room(error, self.room()));
         // It is cleared the next time as well.
         let _ = remove(&temporary);
         let hash = made?;
@@ -292,6 +295,22 @@ impl Environments {
         self.folder.join("venvs").join(format!("{hash}.incomplete"))
     }
 
+    /// Bytes that are free where environments are kept.
+    fn room(&self) -> Option<u64> {
+        let disk = statvfs(&self.folder).ok()?;
+        Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// An installer's failure on a disk that is as good as full, whose own words are of what it came to and not of why.
+    fn for_want_of_room(&self, error: Error, free: Option<u64>) -> Error {
+        let Some(free) = free.filter(|free| *free < ROOM_BYTES) else { return error };
+        let (folder, free) = (self.folder.display(), free >> 20);
+        let why = format!(
+            "{folder} has {free} MiB free, too little for an environment: free some, or give another `state_dir:`; {error}"
+        );
+        Error::new(error.kind(), why)
+    }
+
     fn unwritable(&self, error: &io::Error) -> Error {
         let why =
             format!("environments cannot be kept in {}: {error}; see its disk and who owns it", self.folder.display());
@@ -367,6 +386,17 @@ mod tests {
 
     fn needs(options: Value) -> Needs {
         Needs::of(&serde_json::from_value(options).unwrap()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_full_disk_is_told_before_what_its_installer_makes_of_it() {
+        let environments = Environments::within("/state".into());
+        let said = || Error::new(ErrorKind::Unsupported, "install python3-venv");
+        let told = environments.for_want_of_room(said(), Some(3 << 20));
+        assert!(told.message().starts_with("/state has 3 MiB free") && told.message().contains("state_dir"), "{told}");
+        for free in [None, Some(ROOM_BYTES)] {
+            assert_eq!(environments.for_want_of_room(said(), free).message(), said().message());
+        }
     }
 
     #[test]
