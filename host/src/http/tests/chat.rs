@@ -109,6 +109,19 @@ async fn tool_calls_and_reasoning_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_models_own_is_no_text_and_reaches_the_client() {
+    let host = Host::new(|_, _| {
+        let piece = |text: &str| event(&json!({"type": "refusal", "text": text}));
+        Ok(vec![piece("I would "), piece("rather not"), done("stop")])
+    });
+    let message = host.post("/v1/chat/completions", &chat(&json!({}))).await.json()["choices"][0]["message"].clone();
+    assert_eq!(message, json!({"role": "assistant", "content": null, "refusal": "I would rather not"}));
+    let events = events(&host.post("/v1/chat/completions", &chat(&json!({"stream": true}))).await.body);
+    let deltas: Vec<_> = events.iter().map(|event| event["choices"][0]["delta"].clone()).collect();
+    assert_eq!(deltas[1..3], [json!({"refusal": "I would "}), json!({"refusal": "rather not"})]);
+}
+
+#[tokio::test]
 async fn logprobs_are_mapped() {
     let host = Host::new(|_, _| {
         let other = json!({"token": "b", "bytes": [98], "logprob": -9999.0});

@@ -35,6 +35,7 @@ pub(in crate::http) trait TextShape: Send + 'static {
 pub(in crate::http) struct Choice {
     text: String,
     reasoning: String,
+    refusal: String,
     calls: Vec<ToolCall>,
     /// Where in `calls` the call with a number is.
     places: BTreeMap<u32, usize>,
@@ -52,6 +53,7 @@ impl Choice {
                 self.logprobs.extend(logprobs);
             }
             TextEvent::Reasoning { text, .. } => self.reasoning.push_str(&text),
+            TextEvent::Refusal { text, .. } => self.refusal.push_str(&text),
             TextEvent::ToolCall { index, id, name, .. } => {
                 let function = FunctionCall { name, arguments: String::new() };
                 self.places.entry(index).or_insert(self.calls.len());
@@ -134,6 +136,9 @@ impl TextShape for ChatShape {
             }
             TextEvent::Reasoning { text, .. } if !text.is_empty() => {
                 self.delta(out, index, &Delta::Reasoning { reasoning_content: text });
+            }
+            TextEvent::Refusal { text, .. } if !text.is_empty() => {
+                self.delta(out, index, &Delta::Refusal { refusal: text });
             }
             TextEvent::ToolCall { index: at, id, name, .. } => {
                 let function = FunctionDelta { name: Some(name), arguments: "" };
@@ -280,6 +285,7 @@ enum Delta<'a> {
     Role { role: &'a str, content: Option<&'a str> },
     Content { content: &'a str },
     Reasoning { reasoning_content: &'a str },
+    Refusal { refusal: &'a str },
     Tools { tool_calls: [ToolCallDelta<'a>; 1] },
     End {},
 }
@@ -294,11 +300,12 @@ struct ChatChoice<'a> {
 
 impl<'a> ChatChoice<'a> {
     fn new(index: usize, choice: &'a Choice, has_logprobs: bool) -> Self {
-        let only_calls = choice.text.is_empty() && !choice.calls.is_empty();
+        let refusal = (!choice.refusal.is_empty()).then_some(choice.refusal.as_str());
+        let has_no_text = choice.text.is_empty() && (!choice.calls.is_empty() || refusal.is_some());
         let message = ChatMessage {
             role: "assistant",
-            content: (!only_calls).then_some(&choice.text),
-            refusal: None,
+            content: (!has_no_text).then_some(&choice.text),
+            refusal,
             reasoning_content: (!choice.reasoning.is_empty()).then_some(&choice.reasoning),
             tool_calls: &choice.calls,
         };
