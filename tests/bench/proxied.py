@@ -1,11 +1,11 @@
 """What the host adds on the way to an engine that speaks HTTP: one client, and 64 streams at once.
 
     cargo build --release -p aihost -p aihost-vllm -p aihost-fixture-stand-in
-    python3 tests/bench/proxied.py target/release [--rounds 5]
+    python3 tests/bench/proxied.py target/release [OTHER/target/release] [--rounds 5] [--requests-only]
 
-The same engine is asked at its own port and through the host, A B B A. A request is a small POST over one connection that is kept
-open; a stream is an event every 10 ms that says when it was sent, so that its lag is known. Prints medians of the rounds, and the
-least and most of them.
+The same engine is asked at its own port and through the host, A B B A; two builds take turns as well. A request is a small POST over
+one connection that is kept open; a stream is an event every 10 ms that says when it was sent, so that its lag is known. Prints medians
+of the rounds, and the least and most of them.
 """
 
 import argparse
@@ -86,33 +86,37 @@ def at(values, share):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("build")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("builds", nargs="+", help="one folder or two")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests-only", action="store_true", help="no streams, which take 8 s a round")
     arguments = parser.parse_args()
-    host = Engine(arguments.build)
+    hosts = [Engine(build) for build in arguments.builds[:2]]
+    names = [("request p50, us", 0), ("request p99, us", 1), ("64 streams p50, ms", 2), ("64 streams p99, ms", 3)]
+    if arguments.requests_only:
+        names = names[:2]
+    arms = [(host, port, path) for host in hosts for port, path in [(host.engine, ""), (host.port, "/upstream/far")]]
+    found = [[] for _ in arms]
     try:
-        arms = {"direct": (host.engine, ""), "through the host": (host.port, "/upstream/far")}
-        requests(host.port, "/upstream/far/v1/x")
-        names = [("request p50, us", 0), ("request p99, us", 1), ("64 streams p50, ms", 2), ("64 streams p99, ms", 3)]
-        found = {arm: [] for arm in arms}
+        for host in hosts:
+            requests(host.port, "/upstream/far/v1/x")
         for round_ in range(arguments.rounds):
-            order = list(arms) if round_ % 2 == 0 else list(reversed(arms))
-            for arm in order:
-                port, prefix = arms[arm]
-                asked, lagged = requests(port, prefix + "/v1/x"), streams(port, prefix + "/clock")
+            order = list(range(len(arms)))
+            for arm in order if round_ % 2 == 0 else reversed(order):
+                _, port, prefix = arms[arm]
+                asked = requests(port, prefix + "/v1/x")
+                lagged = streams(port, prefix + "/clock") if len(names) > 2 else [0]
                 found[arm].append([at(asked, 0.5), at(asked, 0.99), at(lagged, 0.5), at(lagged, 0.99)])
     finally:
-        host.end()
-    print("| what | direct | through the host | added |\n|---|---|---|---|")
-    for name, column in names:
-        cells = []
-        for arm in arms:
-            values = [row[column] for row in found[arm]]
-            cells.append((statistics.median(values), min(values), max(values)))
-        added = statistics.median(b[column] - a[column] for a, b in zip(found["direct"], found["through the host"]))
-        shown = " | ".join(f"{middle:.2f} ({least:.2f}-{most:.2f})" for middle, least, most in cells)
-        print(f"| {name} | {shown} | {added:.2f} |")
+        for host in hosts:
+            host.end()
+    for letter, direct, through in zip("AB", found[::2], found[1::2]):
+        print(f"| {letter} | direct | through the host | added |\n|---|---|---|---|")
+        for name, column in names:
+            values = [sorted(row[column] for row in rows) for rows in (direct, through)]
+            shown = " | ".join(f"{statistics.median(v):.2f} ({v[0]:.2f}-{v[-1]:.2f})" for v in values)
+            added = statistics.median(b[column] - a[column] for a, b in zip(direct, through))
+            print(f"| {name} | {shown} | {added:.2f} |")
 
 
 if __name__ == "__main__":

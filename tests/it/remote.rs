@@ -1,6 +1,7 @@
 //! Models that others run, behind `url:`: whatever is asked of them reaches their server as it was sent, and what that answers
 //! reaches the client as it comes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,8 +44,8 @@ impl Elsewhere {
             open: AtomicUsize::new(0),
             pieces: Semaphore::new(0),
         });
-        let router =
-            Router::new().route("/v1/chat/completions", any(chat)).fallback(any(echo)).with_state(Arc::clone(&state));
+        let router = Router::new().route("/v1/chat/completions", any(chat)).route("/v1/audio/whole", any(read));
+        let router = router.fallback(any(echo)).with_state(Arc::clone(&state));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -70,6 +71,15 @@ async fn echo(State(seen): State<Arc<Seen>>, request: Request) -> Response {
     let head = Bytes::from(format!("{head}\n"));
     let body = futures_util::stream::iter([Ok(head)]).chain(body.into_data_stream());
     (status, [("x-engine", "1"), ("server", "engine"), ("set-cookie", "a=b")], Body::from_stream(body)).into_response()
+}
+
+/// Answers once it has read all that it was sent.
+async fn read(State(seen): State<Arc<Seen>>, request: Request) -> StatusCode {
+    seen.requests.fetch_add(1, Ordering::SeqCst);
+    match axum::body::to_bytes(request.into_body(), usize::MAX).await {
+        Ok(_) => StatusCode::OK,
+        Err(_) => StatusCode::BAD_REQUEST,
+    }
 }
 
 /// A stream of text, piece by piece as the test says; `usage` at its end.
@@ -98,7 +108,7 @@ async fn chat(State(seen): State<Arc<Seen>>, request: Request) -> Response {
                 3 => json!({"choices": [], "usage": usage}),
                 _ => return None,
             };
-            Some((Ok::<_, std::convert::Infallible>(format!("data: {event}\n\n")), (open, number + 1)))
+            Some((Ok::<_, Infallible>(format!("data: {event}\n\n")), (open, number + 1)))
         }
     });
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
@@ -204,7 +214,6 @@ async fn any_path_of_openai_is_asked_by_the_model_it_names() {
     for (sent, wanted) in [
         (form(&named("whisper-1"), ""), form(&named("ears"), "")),
         (form("", &named("whisper-1")), form("", &named("ears"))),
-        (form(&named("ears"), &named("other")), form(&named("ears"), &named("other"))),
     ] {
         let request = client().post(format!("{}/v1/audio/transcriptions", front.base()));
         let request = request.header("content-type", "multipart/form-data; boundary=\"xyz\"").body(sent);
@@ -212,6 +221,18 @@ async fn any_path_of_openai_is_asked_by_the_model_it_names() {
         assert_eq!(head["headers"]["content-length"], json!(wanted.len().to_string()));
         assert!(body == wanted, "another form came");
     }
+    // Which of two an engine heeds is not known here, however far apart they are and whatever they say.
+    let seen = pod.requests();
+    for sent in [form(&named("ears"), &named("other")), form(&(named("ears") + &named("ears")), "")] {
+        let request = client().post(format!("{}/v1/audio/transcriptions", front.base()));
+        let refused =
+            request.header("content-type", "multipart/form-data; boundary=xyz").body(sent).send().await.unwrap();
+        assert_eq!(refused.status(), 400);
+        let refused: Value = refused.json().await.unwrap();
+        assert_eq!(refused["error"]["message"], "the form has two fields `model`; name one model");
+        assert_eq!(refused["error"]["param"], "model");
+    }
+    assert!(pod.requests() <= seen + 1, "one of them was refused before it was sent");
     // One in which no name is found up to its end means the only one of the kind, and goes on as it is.
     let bare = "--xyz\ncontent-disposition: form-data; name=\"file\"\n\nx\n--xyz--\n";
     let request = client().post(format!("{}/v1/audio/transcriptions", front.base()));
@@ -291,6 +312,69 @@ async fn one_that_does_not_answer_costs_a_try_and_all_that_do_not_cost_a_sentenc
     let before = pod.requests();
     let busy = post(&front, "/v1/embeddings", json!({"model": "both"})).await;
     assert_eq!((busy.status().as_u16(), pod.requests()), (503, before + 2));
+}
+
+#[tokio::test]
+async fn what_is_sent_while_it_comes_is_sent_to_the_next_where_nobody_heard_it() {
+    let pod = Elsewhere::start().await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let front = front(&format!(
+        "  ears: {{type: transcription, url: ['http://127.0.0.1:{gone}', 'http://127.0.0.1:{}']}}\n",
+        pod.port
+    ));
+    let file = "x".repeat(1 << 20);
+    let form = format!("--xyz\r\ncontent-disposition: form-data; name=\"file\"\r\n\r\n{file}\r\n--xyz--\r\n");
+    let pieces: Vec<_> = form.as_bytes().chunks(100_000).map(|piece| Ok::<_, Infallible>(piece.to_vec())).collect();
+    let request = client().post(format!("{}/v1/audio/transcriptions", front.base()));
+    let request = request.header("content-type", "multipart/form-data; boundary=xyz");
+    let body = reqwest::Body::wrap_stream(futures_util::stream::iter(pieces));
+    let answer = request.body(body).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let (_, body) = echoed(answer).await;
+    assert!(body == form, "another form came");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_no_fault_of_its_server() {
+    let (first, second) = (Elsewhere::start().await, Elsewhere::start().await);
+    let front = front(&format!(
+        "  ears: {{type: transcription, url: ['http://127.0.0.1:{}', 'http://127.0.0.1:{}']}}\n",
+        first.port, second.port
+    ));
+    let send = async |form: String| {
+        let request = client().post(format!("{}/v1/audio/whole", front.base()));
+        let request = request.header("content-type", "multipart/form-data; boundary=xyz");
+        request.body(form).send().await.unwrap().status().as_u16()
+    };
+    let named = |name: &str| format!("--xyz\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\nears\r\n");
+    let file = format!("{}{}\r\n", named("file").trim_end(), "x".repeat(4 << 20));
+    let refused = [named("model"), file.clone(), named("model"), "--xyz--\r\n".to_owned()].concat();
+    assert_eq!(send(refused).await, 400);
+    assert_eq!(first.requests(), 1, "it was on its way");
+    assert_eq!(send([named("model"), file, "--xyz--\r\n".to_owned()].concat()).await, 200);
+    assert_eq!((first.requests(), second.requests()), (2, 0), "a server was left alone for what a client did");
+}
+
+/// How long it may take to connect, and what is left of patience with what comes then.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn one_that_takes_connections_and_says_nothing_costs_no_more_than_a_connection_may() {
+    let pod = Elsewhere::start().await;
+    // Whoever connects is in its queue.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = format!("https://{}", mute.local_addr().unwrap());
+    let front = front(&format!(
+        "  both: {{type: embedding, url: ['{mute}', 'http://127.0.0.1:{}']}}\n  none: {{type: embedding, url: '{mute}', retries: 0}}\n",
+        pod.port
+    ));
+    let begun = std::time::Instant::now();
+    let asked = async |model: &str| post(&front, "/v1/embeddings", json!({"model": model})).await.status().as_u16();
+    let statuses = tokio::join!(asked("both"), asked("none"));
+    assert_eq!(statuses, (200, 502));
+    assert!((CONNECT_LIMIT..CONNECT_LIMIT * 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    let log = front.logged("there is no connection to it after 10 s").await;
+    assert!(log.contains(&mute), "{log}");
 }
 
 #[tokio::test]
@@ -438,9 +522,14 @@ async fn what_a_request_means_is_what_was_looked_at() {
         client().post(url).header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()
     };
     // A name that cannot be read here might be by the engine.
-    for body in [r#"{"model": "other", "model": 7}"#, "\u{feff}{\"model\": \"other\"}", r#"{"model": "other" "#] {
+    let several = r#"{"model": "other", "mod\u0065l": "far"}"#;
+    for body in
+        [several, r#"{"model": "other", "model": 7}"#, "\u{feff}{\"model\": \"other\"}", r#"{"model": "other" "#]
+    {
         assert_eq!(ask(body).await.status(), 400, "{body}");
     }
+    let refused: Value = ask(several).await.json().await.unwrap();
+    assert_eq!(refused["error"]["message"], "the body has `model` more than once; name one model");
     let (head, body) = echoed(ask(r#"[{"a": 1}]"#).await).await;
     assert_eq!((head["target"].as_str(), &body[..]), (Some("/v1/embeddings?model=far"), &br#"[{"a": 1}]"#[..]));
     // Where nobody is asked for a key, what an engine calls one is its own.

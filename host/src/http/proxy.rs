@@ -170,7 +170,8 @@ async fn respond(
     let length = headers.get(header::CONTENT_LENGTH).filter(|_| !headers.contains_key(header::TRANSFER_ENCODING));
     let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
     let switched = (status == StatusCode::SWITCHING_PROTOCOLS).then(|| switch_headers(&headers));
-    let to_drop: Vec<HeaderName> = headers.keys().filter(|name| !is_passed_on(&headers, name)).cloned().collect();
+    let named = named_in_connection(&headers);
+    let to_drop: Vec<HeaderName> = headers.keys().filter(|name| !is_passed_on(&named, name)).cloned().collect();
     for name in to_drop {
         headers.remove(name);
     }
@@ -257,11 +258,12 @@ pub(super) fn upgrade_of(request: &mut Request) -> Option<OnUpgrade> {
     Some(hyper::upgrade::on(request))
 }
 
-fn is_passed_on(headers: &HeaderMap, name: &HeaderName) -> bool {
+/// Whether a header of an answer goes on; `named`: those that its sender names in `Connection`.
+fn is_passed_on(named: &[HeaderName], name: &HeaderName) -> bool {
     let is_ours = OURS.contains(name) || OUR_PREFIXES.iter().any(|prefix| name.as_str().starts_with(prefix));
     // Trailers are passed on, to clients who take them, where their names stand before the body.
     let is_between = HOP_BY_HOP.contains(name) && *name != header::TRAILER;
-    !is_ours && !is_between && !named_in_connection(headers).contains(name)
+    !is_ours && !is_between && !named.contains(name)
 }
 
 /// The headers that a sender says are for its neighbour alone.
@@ -372,7 +374,8 @@ mod tests {
             ("etag", "e"),
             ("trailer", "x-sum"),
         ]);
-        let kept: Vec<&HeaderName> = answered.keys().filter(|name| is_passed_on(&answered, name)).collect();
+        let named = named_in_connection(&answered);
+        let kept: Vec<&HeaderName> = answered.keys().filter(|name| is_passed_on(&named, name)).collect();
         assert_eq!(kept, ["etag", "trailer"]);
         // Java's client offers it with every request.
         let other_http =

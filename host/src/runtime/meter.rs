@@ -4,18 +4,17 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::access::AccessEntry;
 use crate::domain::{Failure, FailureKind, ModelId};
 use crate::telemetry::{self, Direction, Metric, Metrics};
-use crate::worker::{HttpOutput, Output};
+use crate::worker::{HttpOutput, Output, Outputs};
 
 /// Outputs that are looked at as they pass.
 #[derive(Debug)]
 pub(super) struct Metered {
-    outputs: mpsc::Receiver<Output>,
+    outputs: Outputs,
     /// `None` if nobody keeps count.
     meter: Option<Meter>,
 }
@@ -49,7 +48,7 @@ struct Usage {
 }
 
 impl Metered {
-    pub(super) fn new(outputs: mpsc::Receiver<Output>, meter: Option<Meter>) -> Self {
+    pub(super) fn new(outputs: Outputs, meter: Option<Meter>) -> Self {
         Self { outputs, meter }
     }
 

@@ -356,7 +356,7 @@ mod tests {
 
     use super::super::clocks::OutputLimits;
     use super::*;
-    use crate::worker::Loaded;
+    use crate::worker::{Loaded, Outputs};
 
     /// Does nothing; its outputs come from the test.
     #[derive(Debug)]
@@ -367,13 +367,8 @@ mod tests {
             Box::pin(async { Ok(Loaded::default()) })
         }
 
-        fn generate(
-            &self,
-            _request: RequestId,
-            _ask: Ask,
-            _cancelled: oneshot::Receiver<CancelCause>,
-        ) -> mpsc::Receiver<Output> {
-            self.0.lock().unwrap().take().unwrap()
+        fn generate(&self, _request: RequestId, _ask: Ask, _cancelled: oneshot::Receiver<CancelCause>) -> Outputs {
+            self.0.lock().unwrap().take().unwrap().into()
         }
 
         fn progress(&self) -> Option<u32> {

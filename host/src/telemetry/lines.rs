@@ -19,6 +19,8 @@ use tracing_subscriber::fmt::MakeWriter;
 pub(super) const LINES_MAX: usize = 8_192;
 /// Bytes that may wait to be written.
 pub(super) const BYTES_MAX: usize = 4 << 20;
+/// How long the thread sleeps once everything is written: lines that come one after another wake it once, not each.
+const NAP: Duration = Duration::from_millis(5);
 /// Between two looks at a stderr that takes nothing at the moment.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -101,6 +103,16 @@ impl Shared {
         self.queue.lock()
     }
 
+    /// Whether the line that the thread holds was the last.
+    fn is_done(&self) -> bool {
+        let mut queue = self.queue();
+        queue.writing = !queue.is_told();
+        if !queue.writing {
+            self.rest.notify_all();
+        }
+        !queue.writing
+    }
+
     /// The next line, once there is one; an empty one where there is only a loss to tell.
     fn next(&self) -> Line {
         let mut queue = self.queue();
@@ -163,6 +175,9 @@ impl<S: Write> SinkThread<S> {
         loop {
             let line = self.lines.0.next();
             self.write_line(&line);
+            if self.lines.0.is_done() {
+                thread::sleep(NAP);
+            }
         }
     }
 

@@ -128,6 +128,13 @@ impl AskBody {
             Self::Streamed(body) => body.lock().take(),
         }
     }
+
+    /// Nothing of it was sent.
+    pub(super) fn put_back(&self, unsent: HttpBody) {
+        if let Self::Streamed(body) = self {
+            *body.lock() = Some(unsent);
+        }
+    }
 }
 
 impl fmt::Debug for AskBody {

@@ -13,6 +13,7 @@ mod origin;
 mod placement;
 mod proc;
 mod protocol;
+mod quiet;
 mod remote;
 mod schemas;
 mod supervisor;
@@ -27,7 +28,7 @@ pub use limits::WorkerLimits;
 pub use log::{Followed, ModelLog};
 pub use placement::{
     Allowance, CancelCause, EngineConnection, Exit, ExitReason, HttpHead, HttpOutput, InstanceHandle, Loaded, Output,
-    Placement, StartSpec, Started,
+    Outputs, Placement, StartSpec, Started,
 };
 pub use protocol::Task;
 #[doc(hidden)]

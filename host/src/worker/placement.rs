@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use aihost_plugin_api::{LoadRequest, MemoryPlan, Metric};
@@ -15,9 +17,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::ask::Ask;
-use super::limits::grant_margin;
+use super::limits::{OUTPUT_QUEUE, grant_margin};
 use super::log::ModelLog;
 use super::protocol::Task;
+use super::quiet;
 use crate::config::{BusyProbe, RemoteConfig};
 use crate::domain::{ByteSize, Device, Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::plugin::PluginFile;
@@ -91,20 +94,62 @@ pub trait Placement: Send + Sync + 'static {
     }
 }
 
+/// What an instance gives to one request.
+pub struct Outputs {
+    outputs: mpsc::Receiver<Output>,
+    /// What makes them, if whoever reads them does that.
+    work: Option<BoxFuture<'static, ()>>,
+}
+
+impl Outputs {
+    /// Those of a request that is served by whoever reads them: there is no task between the two that would have to be woken for
+    /// each. Dropping them ends it.
+    pub(super) fn made_by<F: Future<Output = ()> + Send + 'static>(
+        work: impl FnOnce(mpsc::Sender<Output>) -> F,
+    ) -> Self {
+        let (output, outputs) = mpsc::channel(OUTPUT_QUEUE);
+        Self { outputs, work: Some(Box::pin(work(output))) }
+    }
+
+    /// The next one; nothing behind the last.
+    pub async fn recv(&mut self) -> Option<Output> {
+        poll_fn(|cx| {
+            let Some(work) = &mut self.work else { return self.outputs.poll_recv(cx) };
+            // All that is sent is sent while this is polled.
+            if let Poll::Ready(output) = quiet::look(cx, |quiet| self.outputs.poll_recv(quiet)) {
+                return Poll::Ready(output);
+            }
+            if work.as_mut().poll(cx).is_ready() {
+                self.work = None;
+                return self.outputs.poll_recv(cx);
+            }
+            quiet::look(cx, |quiet| self.outputs.poll_recv(quiet))
+        })
+        .await
+    }
+}
+
+impl From<mpsc::Receiver<Output>> for Outputs {
+    fn from(outputs: mpsc::Receiver<Output>) -> Self {
+        Self { outputs, work: None }
+    }
+}
+
+impl fmt::Debug for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outputs").field("outputs", &self.outputs).finish_non_exhaustive()
+    }
+}
+
 /// One instance. Dropping the last handle kills it.
 pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// Loads within `granted` bytes and warms up. Fails with the plugin's own reason, or after `deadline` without progress.
     fn load(&self, granted: u64, deadline: Duration) -> BoxFuture<'static, Result<Loaded, Failure>>;
 
-    /// Serves one request. Events arrive on the returned channel, the last one is [`Output::Done`], once `generate` of the
+    /// Serves one request, as far as that is read on. The last of what it gives is [`Output::Done`], once `generate` of the
     /// plugin has returned, or an engine has answered and works no more. A cause on `cancelled`, or dropping its sender, asks
     /// the plugin to end early; one that does not within 10 s costs the worker.
-    fn generate(
-        &self,
-        request: RequestId,
-        ask: Ask,
-        cancelled: oneshot::Receiver<CancelCause>,
-    ) -> mpsc::Receiver<Output>;
+    fn generate(&self, request: RequestId, ask: Ask, cancelled: oneshot::Receiver<CancelCause>) -> Outputs;
 
     /// Has the plugin give device memory back, keeping what makes waking quick; no request may be open. Not done within
     /// 30 s, the worker is killed.
@@ -313,6 +358,33 @@ impl fmt::Display for ExitReason {
             Self::Panicked => f.write_str("was killed because its plugin panicked"),
             Self::Misbehaved(what) => write!(f, "was killed: {what}"),
             Self::Unreleased(why) => write!(f, "stopped as asked, but its release failed: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quiet::tests::{BUDGET, having_spent};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_outputs_arrive_wherever_the_budget_of_their_reader_ends() {
+        const MANY: usize = 3 * OUTPUT_QUEUE;
+        for spent in 0..BUDGET {
+            let mut outputs = Outputs::made_by(|output| async move {
+                for _ in 0..MANY {
+                    output.send(Output::Bytes(Bytes::new())).await.unwrap();
+                }
+            });
+            let reading = async {
+                let mut read = 0;
+                while outputs.recv().await.is_some() {
+                    read += 1;
+                }
+                read
+            };
+            let read = tokio::time::timeout(Duration::from_secs(60), having_spent(spent, reading)).await;
+            assert_eq!(read.unwrap_or_else(|_| panic!("they stop after {spent}")), MANY);
         }
     }
 }

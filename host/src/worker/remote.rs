@@ -17,9 +17,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::ask::{Ask, AskBody, HttpAsk, misdirected};
-use super::limits::OUTPUT_QUEUE;
 use super::origin::{self, Answered, NoAnswer, Origin, Outlet};
-use super::placement::{CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started};
+use super::placement::{
+    CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Outputs, Placement, StartSpec, Started,
+};
 use super::supervisor::WorkerPlacement;
 use crate::config::RemoteConfig;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, RequestId};
@@ -145,15 +146,9 @@ impl InstanceHandle for RemoteInstance {
         Box::pin(ready(Ok(Loaded::default())))
     }
 
-    fn generate(
-        &self,
-        _request: RequestId,
-        ask: Ask,
-        cancelled: oneshot::Receiver<CancelCause>,
-    ) -> mpsc::Receiver<Output> {
-        let (output, receiver) = mpsc::channel(OUTPUT_QUEUE);
+    fn generate(&self, _request: RequestId, ask: Ask, cancelled: oneshot::Receiver<CancelCause>) -> Outputs {
         let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(async move {
+        Outputs::made_by(move |output| async move {
             let mut leaving = shared.leaving.subscribe();
             let last = tokio::select! {
                 biased;
@@ -167,8 +162,7 @@ impl InstanceHandle for RemoteInstance {
             };
             // Whoever asked may have left.
             let _ = output.send(last).await;
-        });
-        receiver
+        })
     }
 
     fn progress(&self) -> Option<u32> {
@@ -211,11 +205,11 @@ impl Addresses {
         loop {
             let (number, place) = self.choose(&tried)?;
             let origin = &place.0.origin;
-            let failure = match origin.ask(ask).await {
+            let (failure, may_be_sent_again) = match origin.ask(ask).await {
                 Ok(answer) if is_refusal(answer.status()) && tries > 0 && ask.is_repeatable() => {
                     place.0.failed();
                     let status = answer.status();
-                    Failure::new(FailureKind::Unreachable, format!("{origin:?} answers {status}"))
+                    (Failure::new(FailureKind::Unreachable, format!("{origin:?} answers {status}")), true)
                 }
                 Ok(answer) if origin.has_key() && is_key_refused(answer.status()) => {
                     let message = format!(
@@ -233,19 +227,18 @@ impl Addresses {
                 }
                 Err(NoAnswer::Unsent(failure)) => {
                     place.0.failed();
-                    about(origin, failure)
+                    (about(origin, failure), true)
                 }
                 Err(NoAnswer::Broken(failure)) => {
-                    place.0.failed();
+                    if failure.kind == FailureKind::Unreachable {
+                        place.0.failed();
+                    }
                     let failure = about(origin, failure);
                     // It may have been done all the same.
-                    if !ask.method.is_idempotent() {
-                        return Err(failure);
-                    }
-                    failure
+                    (failure, ask.method.is_idempotent() && ask.is_repeatable())
                 }
             };
-            if tries == 0 || !ask.is_repeatable() || failure.kind != FailureKind::Unreachable {
+            if tries == 0 || !may_be_sent_again || failure.kind != FailureKind::Unreachable {
                 return Err(failure);
             }
             tries -= 1;
@@ -315,7 +308,7 @@ fn about(origin: &Origin, failure: Failure) -> Failure {
 }
 
 impl HttpAsk {
-    /// Whether it can be sent once more.
+    /// Whether it can be sent once more when it was sent.
     fn is_repeatable(&self) -> bool {
         matches!(self.body, AskBody::Whole(_))
     }
@@ -371,16 +364,16 @@ mod tests {
             origin_at(url).target(&ask)
         };
         for (url, target, wanted) in [
-            ("https://a.b", "/v1/chat/completions", "https://a.b/v1/chat/completions"),
-            ("https://a.b/v1", "/v1/chat/completions", "https://a.b/v1/chat/completions"),
-            ("https://a.b/v1/", "/v1/models?a=1", "https://a.b/v1/models?a=1"),
-            ("https://a.b/openai/v1", "/v1", "https://a.b/openai/v1/v1"),
-            ("https://a.b/v1", "/v1x/y", "https://a.b/v1/v1x/y"),
-            ("http://a.b:1/x", "/v1/y", "http://a.b:1/x/v1/y"),
-            ("http://a.b:1/x", "", "http://a.b:1/x"),
-            ("http://a.b:1/x", "?a=1", "http://a.b:1/x?a=1"),
-            ("http://a.b:1", "", "http://a.b:1/"),
-            ("http://a.b:1", "?a=1", "http://a.b:1/?a=1"),
+            ("https://a.b", "/v1/chat/completions", "/v1/chat/completions"),
+            ("https://a.b/v1", "/v1/chat/completions", "/v1/chat/completions"),
+            ("https://a.b/v1/", "/v1/models?a=1", "/v1/models?a=1"),
+            ("https://a.b/openai/v1", "/v1", "/openai/v1/v1"),
+            ("https://a.b/v1", "/v1x/y", "/v1/v1x/y"),
+            ("http://a.b:1/x", "/v1/y", "/x/v1/y"),
+            ("http://a.b:1/x", "", "/x"),
+            ("http://a.b:1/x", "?a=1", "/x?a=1"),
+            ("http://a.b:1", "", "/"),
+            ("http://a.b:1", "?a=1", "/?a=1"),
         ] {
             assert_eq!(asks(url, target), wanted);
         }

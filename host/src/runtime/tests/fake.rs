@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, RequestId};
 use crate::worker::{
-    Ask, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Placement, StartSpec, Started, Task,
+    Ask, CancelCause, Exit, ExitReason, InstanceHandle, Loaded, Output, Outputs, Placement, StartSpec, Started, Task,
 };
 
 /// Tokens of every answer.
@@ -544,12 +544,7 @@ impl InstanceHandle for FakeInstance {
         Box::pin(self.world.clone().load_one(self.id, granted, deadline))
     }
 
-    fn generate(
-        &self,
-        request: RequestId,
-        ask: Ask,
-        cancelled: oneshot::Receiver<CancelCause>,
-    ) -> mpsc::Receiver<Output> {
+    fn generate(&self, request: RequestId, ask: Ask, cancelled: oneshot::Receiver<CancelCause>) -> Outputs {
         let (sender, receiver) = mpsc::channel(8);
         let (world, id) = (self.world.clone(), self.id);
         let task = ask.as_task().map(|task| task.header.clone()).unwrap_or_default();
@@ -561,7 +556,7 @@ impl InstanceHandle for FakeInstance {
             world.change(id, |life| life.open.remove(&request));
             let _client_gone = sender.send(Output::Done(end)).await;
         });
-        receiver
+        receiver.into()
     }
 
     fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {

@@ -5,13 +5,13 @@ use std::time::Duration;
 use aihost_plugin_api::FinishReason;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::super::placement::{EngineConnection, HttpHead, HttpOutput, Output};
+use super::connection::{AnswerBody, root_of};
 use super::usage::{Tokens, UsageReader};
 use crate::domain::{Failure, FailureKind};
 
@@ -54,7 +54,7 @@ struct Named {
 }
 
 /// Passes an answer on.
-pub(super) async fn forward(answer: Response<Incoming>, to: &Outlet) -> Result<Answered, Failure> {
+pub(super) async fn forward(answer: Response<AnswerBody>, to: &Outlet) -> Result<Answered, Failure> {
     let status = answer.status();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         return switch(answer, to).await;
@@ -91,17 +91,17 @@ pub(super) async fn forward(answer: Response<Incoming>, to: &Outlet) -> Result<A
 }
 
 /// From here on both sides speak something else: the connection is handed over.
-async fn switch(mut answer: Response<Incoming>, to: &Outlet) -> Result<Answered, Failure> {
+async fn switch(mut answer: Response<AnswerBody>, to: &Outlet) -> Result<Answered, Failure> {
     let switching = hyper::upgrade::on(&mut answer);
     let head = HttpHead::new(answer.status(), std::mem::take(answer.headers_mut()));
-    let connection = switching.await.map_err(|error| broken(&error))?;
+    let connection = answer.into_body().until(switching).await.map_err(|error| broken(&error))?;
     say(&to.output, HttpOutput::Head(head)).await?;
     say(&to.output, HttpOutput::Switched(EngineConnection::new(connection, to.leaving.clone()))).await?;
     Ok(Answered { summary: summary(0, None), job: None })
 }
 
 /// A small answer of JSON, if it is one.
-pub(super) async fn json(answer: Response<Incoming>) -> Option<serde_json::Value> {
+pub(super) async fn json(answer: Response<AnswerBody>) -> Option<serde_json::Value> {
     if !answer.status().is_success() {
         return None;
     }
@@ -124,7 +124,7 @@ async fn tell(output: &mpsc::Sender<Output>, what: Output) -> Result<(), Failure
 }
 
 fn broken(error: &hyper::Error) -> Failure {
-    let why = super::root_of(error);
+    let why = root_of(error);
     Failure::new(FailureKind::Unreachable, format!("the engine broke its answer off: {why}"))
 }
 

@@ -3,26 +3,20 @@
 
 mod answer;
 mod busy;
+mod connection;
 mod usage;
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aihost_plugin_api::UpstreamAddress;
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{self, Client};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore};
-
 use tokio::sync::mpsc;
 use tokio::time::interval;
 
@@ -30,29 +24,22 @@ use super::ask::{AskBody, HttpAsk, HttpBody};
 use super::placement::Output;
 use crate::domain::{Failure, FailureKind};
 
+use connection::{AnswerBody, CONNECT_LIMIT, Connections, SendFailure, root_of};
+
 pub(super) use answer::{Answered, Outlet};
 pub(super) use busy::until_idle;
 
-/// How long a server may take to accept a connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-/// How long a server may not even say that it has what it was sent.
-const GONE_LIMIT: Duration = Duration::from_secs(10);
-/// Most bytes of an answer that are taken at once: so many outputs wait for a client that does not read.
-const PIECE_BYTES: usize = 64 << 10;
-/// How long a connection is kept for the next request: not as long as servers keep theirs, of which most do for 5 s. What is
-/// sent in the moment in which a server closes is lost, and may not be sent again unless it is repeatable.
-const IDLE_LIMIT: Duration = Duration::from_secs(4);
 /// How often a request that waits says that it is not stuck.
 const SIGN_EVERY: Duration = Duration::from_secs(5);
-/// Connections that are kept for later.
-const IDLE_MAX: usize = 64;
 
 /// Where a model's engine answers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Origin {
-    client: Client<HttpsConnector<HttpConnector>, HttpBody>,
+    connections: Arc<Connections>,
     /// Scheme and authority, such as `http://127.0.0.1:8188`.
     base: Arc<str>,
+    /// Whom it is asked as.
+    host: HeaderValue,
     /// What stands before each path.
     prefix: Arc<str>,
     /// What each request is sent with.
@@ -85,8 +72,11 @@ impl Origin {
         let headers = headers.iter().filter_map(|(name, value)| {
             Some((HeaderName::try_from(name.as_str()).ok()?, HeaderValue::try_from(value.as_str()).ok()?))
         });
+        // One that is none cannot be connected to, which is told when it is tried.
+        let server = Uri::try_from(base).unwrap_or_default();
         Self {
-            client: client(tls),
+            host: host(&server),
+            connections: Arc::new(Connections::to(server, tls)),
             base: base.into(),
             prefix: prefix.trim_end_matches('/').into(),
             headers: Arc::new(headers.collect()),
@@ -94,11 +84,29 @@ impl Origin {
     }
 
     /// Asks; what is answered is still to be passed on. Dropped, it closes the connection.
-    pub(super) async fn ask(&self, ask: &HttpAsk) -> Result<Response<Incoming>, NoAnswer> {
-        let request = self.request(ask).map_err(NoAnswer::Unsent)?;
-        let mut answer = self.client.request(request).await.map_err(|error| silent(&error))?;
-        self.hide(answer.headers_mut());
-        Ok(answer)
+    pub(super) async fn ask(&self, ask: &HttpAsk) -> Result<Response<AnswerBody>, NoAnswer> {
+        loop {
+            let connection = self.connections.get().await.map_err(|why| NoAnswer::Unsent(silent(&why)))?;
+            let request = self.request(ask).map_err(NoAnswer::Unsent)?;
+            let SendFailure { error, unsent, was_kept } = match self.connections.send(connection, request).await {
+                Ok(mut answer) => {
+                    self.hide(answer.headers_mut());
+                    return Ok(answer);
+                }
+                Err(failed) => failed,
+            };
+            // Whoever sent it knows what was wrong.
+            if error.is_user() {
+                let message = format!("the request's body broke off: {}", root_of(&error));
+                return Err(NoAnswer::Broken(Failure::new(FailureKind::InvalidRequest, message)));
+            }
+            let failure = silent(&root_of(&error));
+            let Some(request) = unsent else { return Err(NoAnswer::Broken(failure)) };
+            ask.body.put_back(request.into_body());
+            if !was_kept {
+                return Err(NoAnswer::Unsent(failure));
+            }
+        }
     }
 
     /// Its own address, which says nothing to those who ask this host, becomes the path that they know.
@@ -129,8 +137,7 @@ impl Origin {
         let (method, target, headers) = (Method::GET, target.to_owned(), HeaderMap::new());
         let body = AskBody::Whole(Bytes::new());
         let ask = HttpAsk { method, target, headers, body, time_limit: CONNECT_LIMIT };
-        let answer = self.client.request(self.request(&ask).ok()?).await.ok()?;
-        answer::json(answer).await
+        answer::json(self.ask(&ask).await.ok()?).await
     }
 
     /// Where an engine answers that runs on this machine.
@@ -148,11 +155,11 @@ impl Origin {
         self.headers.contains_key(header::AUTHORIZATION)
     }
 
-    /// Where a request goes.
+    /// The path and query that are asked for.
     pub(super) fn target(&self, ask: &HttpAsk) -> String {
         let below = self.below_prefix(&ask.target);
         let root = if self.prefix.is_empty() && !below.starts_with('/') { "/" } else { "" };
-        format!("{}{}{root}{below}", self.base, self.prefix)
+        format!("{}{root}{below}", self.prefix)
     }
 
     /// What is sent.
@@ -174,6 +181,7 @@ impl Origin {
         {
             request.headers_mut().insert(header::ORIGIN, origin);
         }
+        request.headers_mut().insert(header::HOST, self.host.clone());
         for (name, value) in self.headers.iter() {
             request.headers_mut().insert(name, value.clone());
         }
@@ -212,14 +220,21 @@ pub(super) async fn wait(output: &mpsc::Sender<Output>) {
     }
 }
 
-fn silent(error: &legacy::Error) -> NoAnswer {
-    let why = root_of(error);
-    let failure = Failure::new(FailureKind::Unreachable, format!("the engine does not answer: {why}"));
-    if error.is_connect() { NoAnswer::Unsent(failure) } else { NoAnswer::Broken(failure) }
+fn silent(why: &str) -> Failure {
+    Failure::new(FailureKind::Unreachable, format!("the engine does not answer: {why}"))
+}
+
+/// The name of a server as requests say it.
+fn host(server: &Uri) -> HeaderValue {
+    let is_usual =
+        matches!((server.scheme_str(), server.port_u16()), (Some("http"), Some(80)) | (Some("https"), Some(443)));
+    let authority = server.authority().map_or("", |authority| authority.as_str());
+    let host = if is_usual { server.host().unwrap_or_default() } else { authority };
+    HeaderValue::try_from(host).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// Passes an answer on. Dropped, it closes the connection.
-pub(super) async fn forward(answer: Response<Incoming>, to: &Outlet) -> Result<Answered, NoAnswer> {
+pub(super) async fn forward(answer: Response<AnswerBody>, to: &Outlet) -> Result<Answered, NoAnswer> {
     answer::forward(answer, to).await.map_err(NoAnswer::Broken)
 }
 
@@ -231,35 +246,6 @@ impl fmt::Debug for Origin {
         // Its headers may be keys.
         write!(f, "{}{}", self.base, self.prefix)
     }
-}
-
-fn client(tls: ClientConfig) -> Client<HttpsConnector<HttpConnector>, HttpBody> {
-    let mut tcp = HttpConnector::new();
-    tcp.set_connect_timeout(Some(CONNECT_LIMIT));
-    tcp.set_nodelay(true);
-    // A machine that is gone says nothing: what it does not take is noticed, and so is its silence on a connection that waits.
-    tcp.set_tcp_user_timeout(Some(GONE_LIMIT));
-    tcp.set_keepalive(Some(GONE_LIMIT / 2));
-    tcp.set_keepalive_interval(Some(GONE_LIMIT / 2));
-    tcp.set_keepalive_retries(Some(2));
-    tcp.enforce_http(false);
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_LIMIT)
-        .pool_max_idle_per_host(IDLE_MAX)
-        .http1_max_buf_size(PIECE_BYTES)
-        .build(connector)
-}
-
-/// The innermost reason of an error, which is the one that says something.
-fn root_of(error: &dyn Error) -> String {
-    let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 #[cfg(test)]

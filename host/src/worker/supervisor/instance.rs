@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::super::ask::Ask;
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, PREPARE_BYTES, TERMINATE_GRACE, WorkerLimits};
-use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Output};
+use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Outputs};
 use super::super::protocol::{PluginError, Task};
 use super::failure;
 use super::log::Log;
@@ -87,21 +87,20 @@ impl InstanceHandle for WorkerInstance {
         self.step(InstanceStep::prepare(environment), |_| ())
     }
 
-    fn generate(
-        &self,
-        request: RequestId,
-        ask: Ask,
-        cancelled: oneshot::Receiver<CancelCause>,
-    ) -> mpsc::Receiver<Output> {
-        let (sender, receiver) = mpsc::channel(OUTPUT_QUEUE);
+    fn generate(&self, request: RequestId, ask: Ask, cancelled: oneshot::Receiver<CancelCause>) -> Outputs {
         let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(async move {
-            let bytes = ask.size() as u64;
-            shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
-            shared.generate(request.0, ask, sender, cancelled).await;
-            shared.task_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        });
-        receiver
+        let is_task = ask.as_task().is_some();
+        let serve = move |output| async move {
+            let _open = OpenBytes::of(&shared, ask.size() as u64);
+            shared.generate(request.0, ask, output, cancelled).await;
+        };
+        if !is_task {
+            return Outputs::made_by(serve);
+        }
+        // In a task of its own: what a worker says is taken in however slowly it is read.
+        let (output, outputs) = mpsc::channel(OUTPUT_QUEUE);
+        self.runtime.spawn(serve(output));
+        outputs.into()
     }
 
     fn progress(&self) -> Option<u32> {
@@ -160,6 +159,22 @@ impl InstanceHandle for WorkerInstance {
 
     fn allow(&self, allowance: Allowance) {
         self.shared.watched().allow(allowance);
+    }
+}
+
+/// The bytes of a request that is open.
+struct OpenBytes<'a>(&'a Supervised, u64);
+
+impl<'a> OpenBytes<'a> {
+    fn of(shared: &'a Supervised, bytes: u64) -> Self {
+        shared.task_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Self(shared, bytes)
+    }
+}
+
+impl Drop for OpenBytes<'_> {
+    fn drop(&mut self) {
+        self.0.task_bytes.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
