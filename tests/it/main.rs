@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
+mod apart;
 /// Music and other audio.
 mod audio;
 /// An author's first minutes.

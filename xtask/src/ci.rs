@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "full")]
     fast: bool,
     /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
-    /// a minute of each fuzz target, and the hostile arm of the soak.
+    /// a minute of each fuzz target, the hostile arm of the soak, a hundred long renders, and a host before another in two network namespaces.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -47,7 +47,7 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
 const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
-const FULL_STEPS: [Step; 7] = [
+const FULL_STEPS: [Step; 9] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
@@ -55,6 +55,8 @@ const FULL_STEPS: [Step; 7] = [
     ("gpu-check", gpu_rehearsal),
     ("fuzz", brief_fuzz),
     ("soak --hostile", hostile_soak),
+    ("renders", renders),
+    ("vps and pod", vps_and_pod),
 ];
 
 /// Runs every step, even after one failed, and prints a table last.
@@ -176,6 +178,30 @@ fn brief_soak() -> Result<Outcome> {
 
 fn hostile_soak() -> Result<Outcome> {
     passed(soak::run_hostile())
+}
+
+/// About two minutes.
+fn renders() -> Result<Outcome> {
+    passed(test::run_ignored("engines::of_a_hundred_renders_of_twenty_seconds_none_is_cut", &[]))
+}
+
+/// Two machines are two network namespaces, of which this makes the first.
+fn vps_and_pod() -> Result<Outcome> {
+    if shell::probe("ip", &["-V"]).is_none() || shell::probe("nsenter", &["--version"]).is_none() {
+        return Ok(Outcome::NotRun("`ip` or `nsenter` is missing; install iproute2 and util-linux".to_owned()));
+    }
+    // Whoever is not root may be in a namespace of users of their own.
+    let ways: [&[&str]; 2] = [&["--net"], &["--map-root-user", "--net"]];
+    let link = ["ip", "link", "add", "a", "type", "veth", "peer", "name", "b"];
+    let works = |way: &&&[&str]| shell::probe("unshare", &[**way, &link].concat()).is_some();
+    let Some(way) = ways.iter().find(works) else {
+        let why = "network namespaces cannot be made here; run it as root, in a container with CAP_SYS_ADMIN and CAP_NET_ADMIN";
+        return Ok(Outcome::NotRun(why.to_owned()));
+    };
+    passed(test::run_ignored(
+        "apart::a_host_before_another_serves_it_and_tells_when_it_is_gone",
+        &[&["unshare"], *way].concat(),
+    ))
 }
 
 /// A minute of each target.

@@ -18,6 +18,22 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// A program that becomes another, with this folder and environment.
+pub(crate) fn below(program: &str, arguments: &[&str], other: &Command) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).arg(other.get_program()).args(other.get_args());
+    if let Some(folder) = other.get_current_dir() {
+        command.current_dir(folder);
+    }
+    for (name, value) in other.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
+}
+
 /// Whether cargo sets this variable for the package whose program it runs.
 fn is_of_package(variable: &str) -> bool {
     ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"].iter().any(|start| variable.starts_with(start))

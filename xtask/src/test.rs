@@ -38,6 +38,17 @@ pub(crate) fn run(options: &Options) -> Result {
     result
 }
 
+/// Runs one integration test that plain runs leave out, below a program that prepares for it if there is need.
+pub(crate) fn run_ignored(name: &str, below: &[&str]) -> Result {
+    Workspace::read()?.build_all(Profile::Dev)?;
+    let test = ["test", "--workspace", "--test", "it", "--", "--ignored", "--exact", "--nocapture", name];
+    let mut command = match below {
+        [] => shell::cargo(),
+        [program, arguments @ ..] => shell::below(program, arguments, &shell::cargo()),
+    };
+    shell::run(command.args(test).env(BUILT_VARIABLE, "1"))
+}
+
 /// The small real model: the one that the environment names, else fetched through the host's own command.
 pub(crate) fn small_model(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(MODEL_VARIABLE).filter(|path| !path.is_empty()) {
