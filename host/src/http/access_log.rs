@@ -153,7 +153,7 @@ impl AccessLine {
     pub(super) fn answers(&self, status: StatusCode, cause: Option<&Cause>) {
         self.log.tally.answered(status);
         self.status.get_or_init(|| status.as_u16());
-        if let Some(Cause { code, message }) = cause {
+        if let Some(Cause { code, message, .. }) = cause {
             self.code.get_or_init(|| code.clone());
             self.entry.failed(message);
         }

@@ -77,7 +77,8 @@ impl BodySize {
     }
 }
 
-/// A body of JSON, not read yet.
+/// A body of JSON, not read yet. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct JsonBody(RawBody);
 
 impl JsonBody {

@@ -17,7 +17,7 @@ use super::app::App;
 use super::auth::{self, Access};
 use super::body::{ArrivingBody, BodySize, RawBody};
 use super::caller::Caller;
-use super::divert::{Diverted, Head, Taken};
+use super::divert::{Diverted, EnginePath, Head, Taken};
 use super::error::ApiError;
 use super::generate::broken_off;
 use super::openai::explain;
@@ -124,7 +124,7 @@ async fn elsewhere(app: App, config: &Config, caller: &Caller, mut request: Requ
     }
     auth::authorize(caller, Access::Scoped(Scope::Use))?;
     request.extensions_mut().insert(BodySize::Files);
-    match (Diverted { app, wanted: None }).take(config, request).await? {
+    match (Diverted { app, wanted: None, at: EnginePath::Same }).take(config, request).await? {
         Taken::Answered(response) => Ok(response),
         Taken::Left(_) => Err(unknown()),
     }

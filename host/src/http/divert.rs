@@ -14,6 +14,7 @@ use super::app::App;
 use super::body::{ArrivingBody, RawBody, check_content_type, check_encoding};
 use super::caller::Caller;
 use super::custom::whole_or_streamed;
+use super::engine_routes::{self, is_no_route};
 use super::error::ApiError;
 use super::multipart::{self, Form};
 use super::page_key::{pairs, percent_decoded};
@@ -30,6 +31,19 @@ pub(super) struct Diverted {
     pub(super) app: App,
     /// The models that a request means which names none; `None` where it must name one.
     pub(super) wanted: Option<Wanted<'static>>,
+    /// Where engines have what is asked for, if that is elsewhere or may be nowhere.
+    pub(super) at: EnginePath,
+}
+
+/// Where engines answer what a path here answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum EnginePath {
+    /// At the same path.
+    Same,
+    /// At this one.
+    At(&'static str),
+    /// At this one, or nowhere: then it is asked of them in another way.
+    Maybe(&'static str),
 }
 
 /// What a body of JSON says that matters here.
@@ -98,6 +112,16 @@ impl Diverted {
             return Ok(Taken::Left(request));
         };
         caller.access().asks_for(&model.id);
+        let leave = |parts| {
+            let mut request = Request::from_parts(parts, Body::empty());
+            request.extensions_mut().insert(body.clone());
+            Taken::Left(request)
+        };
+        if let EnginePath::Maybe(path) = self.at
+            && engine_routes::lacks(&self.app, model, path).await
+        {
+            return Ok(leave(parts));
+        }
         let bytes = with_model(&body.bytes, &named, engine_name(model));
         let delivery = match (named.streams, head.is_replayable(model)) {
             (_, false) => OutputMode::Once,
@@ -105,9 +129,16 @@ impl Diverted {
             (false, true) => OutputMode::Gathered,
         };
         let class = named.class.max(caller.class());
-        let head = head.naming(engine_name(model));
+        let head = head.at(self.at).naming(engine_name(model));
         let outgoing = head.outgoing(OutgoingBody::Whole(bytes), delivery, class, named.keep_alive);
-        proxy::ask(&self.app, &caller, model, outgoing).await.map(Taken::Answered)
+        let response = proxy::ask(&self.app, &caller, model, outgoing).await?;
+        match self.at {
+            EnginePath::Maybe(path) if is_no_route(response.status()) => {
+                engine_routes::learn(&self.app, model, path).await;
+                Ok(leave(parts))
+            }
+            _ => Ok(Taken::Answered(response)),
+        }
     }
 
     /// A form: read until its model is known, and passed on as it comes.
@@ -195,6 +226,15 @@ impl Head {
         }
     }
 
+    /// The same at the path that an engine has for it.
+    fn at(mut self, at: EnginePath) -> Self {
+        if let EnginePath::At(path) | EnginePath::Maybe(path) = at {
+            let query = self.target.split_once('?').map(|(_, query)| format!("?{query}"));
+            self.target = format!("{path}{}", query.unwrap_or_default());
+        }
+        self
+    }
+
     /// The same with this name in its query, if there is one in it.
     fn naming(mut self, name: &str) -> Self {
         let Some((path, query)) = self.target.split_once('?') else { return self };
@@ -253,7 +293,7 @@ impl Named {
 }
 
 /// The name by which its engine knows a model.
-fn engine_name(model: &ModelConfig) -> &str {
+pub(super) fn engine_name(model: &ModelConfig) -> &str {
     model.http.engine_model.as_deref().unwrap_or(model.id.as_str())
 }
 

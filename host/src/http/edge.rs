@@ -14,6 +14,7 @@ use super::auth::{self, Access};
 use super::caller::Caller;
 use super::connections::peer_of;
 use super::error::{ApiError, Cause};
+use super::error_form::ErrorForm;
 use super::quota::Leave;
 use super::trace_parent::{TRACE_PARENT, TraceParent};
 use crate::runtime::AccessEntry;
@@ -38,6 +39,7 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
     let entry = AccessEntry::traced(id.to_str().unwrap_or_default(), header);
     let line = Arc::new(gate.app.access_log.begin(&request, entry, trace.as_ref().map(|trace| trace.trace_id.clone())));
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let form = ErrorForm::of(request.uri().path());
     let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
     let mut response = if is_preflight {
@@ -49,6 +51,9 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
         gate.pass(request, next, &line).await
     };
     let cause = response.extensions_mut().remove::<Cause>();
+    if let Some(cause) = &cause {
+        form.write(&mut response, cause, &id);
+    }
     line.answers(response.status(), cause.as_ref());
     // The end of the answer is the end of the request.
     response.extensions_mut().insert(line);
@@ -63,6 +68,9 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
         allow_preflight(headers, asked_headers);
     }
     keep_private(headers);
+    if form == ErrorForm::Anthropic {
+        headers.insert("request-id", id.clone());
+    }
     headers.insert("x-request-id", id);
     headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
     let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);

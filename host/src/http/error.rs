@@ -55,6 +55,8 @@ pub(super) struct ApiError {
 pub(super) struct Cause {
     pub(super) code: Cow<'static, str>,
     pub(super) message: String,
+    /// The message as clients read it.
+    pub(super) shown: String,
 }
 
 /// Whether the client's library should try again by itself.
@@ -100,6 +102,16 @@ impl ApiError {
     /// What the log says of it, together with its code.
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// What people read.
+    pub(super) fn message(&self) -> Cow<'_, str> {
+        plain(&self.message, MESSAGE_BYTES)
+    }
+
+    /// The field that is to blame.
+    pub(super) fn param_name(&self) -> Option<Cow<'_, str>> {
+        self.param.as_deref().map(|param| plain(param, PARAM_BYTES))
     }
 
     /// What programs tell it by.
@@ -300,6 +312,21 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID, message).code("unknown_url")
     }
 
+    /// No such response, or it is no longer kept.
+    pub(super) fn unknown_response(id: &str) -> Self {
+        let message = format!(
+            "the response `{}` is not kept here; responses are kept for an hour, unless `store` is false: send the whole conversation as `input`",
+            crate::domain::shown(id)
+        );
+        Self::malformed(message).param("previous_response_id").code("previous_response_not_found")
+    }
+
+    /// The same, asked for by itself.
+    pub(super) fn no_response(id: &str) -> Self {
+        let refused = Self { status: StatusCode::NOT_FOUND, ..Self::unknown_response(id) };
+        refused.param("response_id").code("response_not_found")
+    }
+
     /// No such file, or it is no longer kept.
     pub(super) fn unknown_artifact(name: &str) -> Self {
         let message = format!("there is no file `{name}`; files are kept for a while, then they are gone");
@@ -322,10 +349,57 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready").retry_after_s(RETRY_QUEUE_S)
     }
 
+    /// What an engine refuses, in its own words as far as they can be read.
+    pub(super) fn of_engine(status: StatusCode, retry_after_s: Option<u32>, said: &[u8]) -> Self {
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => RATE_LIMIT,
+            status if status.is_client_error() => INVALID,
+            _ => SERVER,
+        };
+        // An answer that is no refusal is none either.
+        let is_refusal = status.is_client_error() || status.is_server_error();
+        let status = if is_refusal { status } else { StatusCode::BAD_GATEWAY };
+        let json: Value = serde_json::from_slice(said).unwrap_or_default();
+        let error = &json["error"];
+        let words = [&error["message"], error, &json["detail"], &json["message"]];
+        let message = words.into_iter().find_map(Value::as_str).map_or_else(
+            || format!("the engine answered with status {}: {}", status.as_u16(), String::from_utf8_lossy(said)),
+            str::to_owned,
+        );
+        let refused = Self { retry_after_s, ..Self::new(status, kind, message) };
+        let refused = match error["code"].as_str() {
+            Some(code) => refused.code(code.to_owned()),
+            None => refused,
+        };
+        match error["param"].as_str() {
+            Some(param) => refused.param(param),
+            None => refused,
+        }
+    }
+
+    /// As what broke an answer that has begun.
+    pub(super) fn into_failure(self) -> Failure {
+        let kind = match self.status {
+            StatusCode::TOO_MANY_REQUESTS => FailureKind::Busy,
+            status if status.is_client_error() => FailureKind::InvalidRequest,
+            _ => FailureKind::Unreachable,
+        };
+        Failure::new(kind, self.message)
+    }
+
+    /// The same of a body that was made from another: its paths are those of the other.
+    pub(super) fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let Some(param) = self.param.as_deref() else { return self };
+        let Some(theirs) = rename(param) else { return self };
+        let quoted = |path: &str| format!("`{path}`");
+        self.message = self.message.replace(&quoted(param), &quoted(&theirs)).into();
+        self.param = Some(theirs.into());
+        self
+    }
+
     /// The envelope as JSON, for a body or a stream's last event.
     pub(super) fn json(&self) -> Vec<u8> {
-        let message = plain(&self.message, MESSAGE_BYTES);
-        let param = self.param.as_deref().map(|param| plain(param, PARAM_BYTES));
+        let (message, param) = (self.message(), self.param_name());
         let inner = EnvelopeError {
             message: &message,
             r#type: self.kind,
@@ -432,7 +506,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let json = HeaderValue::from_static("application/json");
         let mut response = (self.status, [(header::CONTENT_TYPE, json)], self.json()).into_response();
-        let cause = Cause { code: self.code_name(), message: self.whole.unwrap_or(self.message).into() };
+        let (code, shown) = (self.code_name(), self.message().into_owned());
+        let cause = Cause { code, message: self.whole.unwrap_or(self.message).into(), shown };
         response.extensions_mut().insert(cause);
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {

@@ -9,10 +9,11 @@ use axum::{Extension, Router};
 use super::app::App;
 use super::auth::Access;
 use super::body::BodySize;
-use super::divert::{Diverted, divert};
+use super::divert::{Diverted, EnginePath, divert};
 use super::edge::Gate;
 use super::error::ApiError;
-use super::openai::{audio, chat, completions, images, models, others};
+use super::anthropic::messages;
+use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
 use super::resolve::Wanted;
 use super::{admin, artifacts, custom, edge, upstream};
 use crate::config::Scope;
@@ -27,11 +28,11 @@ pub fn router(handle: Handle) -> Router {
 /// All endpoints over what they share.
 pub(super) fn over(app: App) -> Router {
     let gate = |access| from_fn_with_state(Gate { app: app.clone(), access }, edge::edge);
-    let add = |router: Router<App>, Route { path, access, method, body, methods, wanted }: Route| {
+    let add = |router: Router<App>, Route { path, access, method, body, methods, wanted, at }: Route| {
         let methods = if method.is_some() { methods.fallback(wrong_method) } else { methods };
         let methods = match wanted {
             Some(_) => {
-                let diverted = Diverted { app: app.clone(), wanted };
+                let diverted = Diverted { app: app.clone(), wanted, at };
                 methods.layer(from_fn_with_state(diverted, divert))
             }
             None => methods,
@@ -66,20 +67,27 @@ pub(super) struct Route {
     pub(super) body: Option<BodySize>,
     /// The models that answer here; `None` if the host answers by itself.
     wanted: Option<Wanted<'static>>,
+    /// Where engines that speak HTTP answer the same.
+    at: EnginePath,
     methods: MethodRouter<App>,
 }
 
 impl Route {
     fn get(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Some(Method::GET), body: None, wanted: None, methods }
+        Self { path, access, method: Some(Method::GET), body: None, wanted: None, at: EnginePath::Same, methods }
     }
 
     fn post(path: &'static str, access: Access, body: BodySize, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Some(Method::POST), body: Some(body), wanted: None, methods }
+        Self { path, access, method: Some(Method::POST), body: Some(body), wanted: None, at: EnginePath::Same, methods }
     }
 
     fn any(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: None, body: None, wanted: None, methods }
+        Self { path, access, method: None, body: None, wanted: None, at: EnginePath::Same, methods }
+    }
+
+    /// Where engines answer the same, if that is not where this is.
+    fn at(self, at: EnginePath) -> Self {
+        Self { at, ..self }
     }
 
     /// Where the models of a kind answer, at the path that it goes by.
@@ -99,14 +107,24 @@ const CHAT: &str = "/v1/chat/completions";
 /// Every path, which is all that is routed.
 pub(super) fn routes() -> Vec<Route> {
     let text = |path, methods| Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Text, CHAT);
+    // What engines may lack becomes a conversation for those that do.
+    let made = |path, methods| text(path, methods).at(EnginePath::Maybe(path));
     let files = |path, kind, methods| Route::post(path, USE, BodySize::Files, methods).of_models(kind, path);
     let prompt = |path, kind, methods| Route::post(path, USE, BodySize::Prompt, methods).of_models(kind, path);
     let others = |path, kind| Route::post(path, USE, BodySize::Files, post(others::create)).of_models(kind, path);
     vec![
         text("/v1/chat/completions", post(chat::create)),
-        text("/chat/completions", post(chat::create)),
-        text("/v1/completions", post(completions::create)),
-        text("/completions", post(completions::create)),
+        text("/chat/completions", post(chat::create)).at(EnginePath::At(CHAT)),
+        made("/v1/completions", post(completions::create)),
+        text("/completions", post(completions::create)).at(EnginePath::Maybe(completions::PATH)),
+        made("/v1/chat/completions/input_tokens", post(chat::input_tokens)),
+        made("/v1/responses", post(responses::create)),
+        made("/v1/responses/input_tokens", post(responses::input_tokens)),
+        Route::any("/v1/responses/{id}", USE, get(responses::retrieve).delete(responses::delete)),
+        made("/v1/messages", post(messages::create)),
+        made("/v1/messages/count_tokens", post(messages::count_tokens)),
+        made("/tokenize", post(tokens::tokenize)),
+        made("/detokenize", post(tokens::detokenize)),
         prompt("/v1/audio/generations", Kind::Audio, post(audio::create)),
         prompt("/v1/audio/speech", Kind::Speech, post(others::create)),
         prompt("/v1/images/generations", Kind::Image, post(images::create)),

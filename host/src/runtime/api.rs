@@ -199,6 +199,13 @@ impl Handle {
         model.http.remote.is_some() || plugin().is_ok_and(|plugin| plugin.answers_http())
     }
 
+    /// Whether the plugin of a model tells the tokens of a prompt.
+    pub fn tells_tokens(&self, model: &ModelConfig) -> bool {
+        let registry = self.plugins.borrow();
+        let plugin = registry.find(&model.plugin, model.plugin_version.as_ref());
+        plugin.is_ok_and(|plugin| plugin.manifest.features.iter().any(|feature| feature == "tokens"))
+    }
+
     /// The configuration in force. Take it once per request: it may be another the next time.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())

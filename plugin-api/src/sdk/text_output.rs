@@ -141,20 +141,20 @@ impl TextOutput {
     }
 
     pub(crate) fn finish(&self, result: Result<FinishReason>) -> Result<TextFinish> {
-        let (event, matched, is_cut, usage) = self.with(|state| {
+        let (event, stop, is_cut, usage) = self.with(|state| {
             let mut text = if state.stop.matched() { String::new() } else { state.utf8.finish() };
             text = state.stop.push(&text) + &state.stop.finish();
-            (state.take_event(text), state.stop.matched(), state.is_cut, state.usage)
+            (state.take_event(text), state.stop.which(), state.is_cut, state.usage)
         });
         let reason = match result {
-            _ if matched => FinishReason::Stop,
+            _ if stop.is_some() => FinishReason::Stop,
             _ if is_cut => FinishReason::Length,
             result => self.outlet.reason(result)?,
         };
         if reason != FinishReason::Cancelled {
             let _ = self.push(event);
         }
-        Ok(TextFinish { reason, usage })
+        Ok(TextFinish { reason, usage, stop })
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut TextState) -> T) -> T {

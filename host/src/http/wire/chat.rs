@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, Readable, text};
-use super::{ReceivedBody, TextJob, sampling, write_json};
+use super::reply::ChatShape;
+use super::{Asked, ReceivedBody, TextAsk, TextJob, TextWork, sampling, write_json};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -34,8 +35,17 @@ pub(in crate::http) const TOOL_KEYS: Keys = &["type", "function"];
 /// What is read of a function and of a call of one.
 pub(in crate::http) const FUNCTION_KEYS: Keys = &["name", "parameters", "arguments"];
 
+/// A request to `POST /v1/chat/completions` that a plugin answers.
+pub(in crate::http) fn read(body: &ReceivedBody<'_>, _asked: &Asked) -> Result<TextAsk, ApiError> {
+    let job = parse(body)?;
+    let (delivery, has_logprobs) = (job.terms.delivery, job.common.logprobs.is_some());
+    Ok(TextAsk::new(TextWork::Plugin(Box::new(job)), move |model, created| {
+        ChatShape::new(delivery, has_logprobs, model, created)
+    }))
+}
+
 /// Checks a body.
-pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<TextJob, ApiError> {
+pub(super) fn parse(body: &ReceivedBody<'_>) -> Result<TextJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     let mut input = Vec::new();
     let mut values_left = TOOL_VALUES_MAX;

@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::ReceivedBody;
 use crate::domain::{Class, beginning};
@@ -122,6 +123,14 @@ impl<'a> Fields<'a> {
         let message = format!("`{path}` must be from {} to {}, not {integer}", range.start(), range.end());
         Err(ApiError::invalid(path, message))
     }
+}
+
+/// A body whole, for one that is made from it: of a key that is there twice the last counts, and `null` is absent.
+pub(in crate::http) fn object(body: &ReceivedBody<'_>) -> Result<Map<String, Value>, ApiError> {
+    let mut object: Map<String, Value> = serde_json::from_str(body.text)
+        .map_err(|error| ApiError::malformed(format!("the body is not an object of JSON: {error}")))?;
+    object.retain(|_, value| !value.is_null());
+    Ok(object)
 }
 
 /// An array and where it lies.

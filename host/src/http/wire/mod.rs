@@ -6,26 +6,40 @@ mod chunk;
 mod completion;
 mod fields;
 mod image;
+mod messages;
+mod messages_reply;
 mod reply;
+mod responses;
+mod responses_reply;
 mod sampling;
 mod status;
 mod terms;
+mod tokens;
+mod translated;
+
+use std::sync::Arc;
 
 use aihost_plugin_api::task::{Sampling, TextRequest};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
+use super::conversations::Conversations;
 use crate::runtime::{Class, KeepAlive};
 
 pub(super) use audio::{
     AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming, parse as parse_audio,
 };
-pub(super) use chat::parse as parse_chat;
-pub(super) use completion::parse as parse_completion;
+pub(super) use chat::read as read_chat;
+pub(super) use completion::read as read_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
-pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
+pub(super) use messages::{read as read_messages, read_to_count as read_messages_to_count};
+pub(super) use messages_reply::error as messages_error;
+pub(super) use reply::{Choice, TextShape};
+pub(super) use responses::read as read_responses;
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
 pub(super) use terms::{parse_name, parse_named};
+pub(super) use tokens::{parse_with_pieces, read as read_tokenize, read_ids as read_detokenize};
 
 /// The keys that are read of each kind of object.
 pub(super) mod keys {
@@ -35,10 +49,17 @@ pub(super) mod keys {
     };
     pub(in crate::http) use super::completion::KEYS as COMPLETION;
     pub(in crate::http) use super::image::KEYS as IMAGE;
+    pub(in crate::http) use super::messages::{
+        BLOCK_KEYS as BLOCK, KEYS as MESSAGES, MESSAGE_KEYS as MESSAGES_MESSAGE, TOOL_KEYS as MESSAGES_TOOL,
+    };
+    pub(in crate::http) use super::responses::{
+        ITEM_KEYS as ITEM, KEYS as RESPONSES, PART_KEYS as ITEM_PART, TOOL_KEYS as RESPONSES_TOOL,
+    };
     pub(in crate::http) use super::sampling::{
         RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT, STREAM_OPTIONS_KEYS as STREAM_OPTIONS,
     };
     pub(in crate::http) use super::terms::NAME_KEYS as NAME;
+    pub(in crate::http) use super::tokens::KEYS as TOKENIZE;
 }
 
 /// Most choices one request may ask for, over all its prompts.
@@ -53,15 +74,11 @@ pub(super) struct ReceivedBody<'a> {
     pub(super) class: Class,
 }
 
-/// A request for text, of either endpoint.
+/// What is said of a request for text, whoever answers it.
 #[derive(Clone, Debug)]
-pub(super) struct TextJob {
+pub(super) struct TextTerms {
     /// The model's name, if one was given.
     pub(super) model: Option<String>,
-    /// The JSON of one [`TextInput`](aihost_plugin_api::task::TextInput) per prompt, at least one.
-    pub(super) inputs: Vec<String>,
-    /// What holds for all of them. Its own input is empty.
-    pub(super) common: TextRequest,
     /// Choices per prompt.
     pub(super) n: usize,
     /// How the answer is sent.
@@ -72,14 +89,92 @@ pub(super) struct TextJob {
     pub(super) keep_alive: Option<KeepAlive>,
 }
 
+/// A request for text that a plugin is to answer.
+#[derive(Clone, Debug)]
+pub(super) struct TextJob {
+    /// What holds whoever answers.
+    pub(super) terms: TextTerms,
+    /// The JSON of one [`TextInput`](aihost_plugin_api::task::TextInput) per prompt, at least one.
+    pub(super) inputs: Vec<String>,
+    /// What holds for all of them. Its own input is empty.
+    pub(super) common: TextRequest,
+}
+
+/// A request for text that an engine is to answer at its chat route.
+#[derive(Clone, Debug)]
+pub(super) struct ChatJob {
+    /// What holds whoever answers.
+    pub(super) terms: TextTerms,
+    /// A body for each prompt, but for the model's name, which it lacks; at least one.
+    pub(super) chats: Vec<Map<String, Value>>,
+}
+
+/// Who is to answer a request for text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answerer {
+    /// A plugin.
+    Plugin,
+    /// An engine that speaks HTTP.
+    Engine,
+}
+
+/// What is known of a request for text before it is read.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) answerer: Answerer,
+    /// Conversations that may go on.
+    pub(super) conversations: Arc<Conversations>,
+    /// The name of the key that it came with.
+    pub(super) key: Option<String>,
+}
+
+/// A request for text, as one of them takes it.
+#[derive(Clone, Debug)]
+pub(super) enum TextWork {
+    /// For a plugin.
+    Plugin(Box<TextJob>),
+    /// For an engine.
+    Engine(Box<ChatJob>),
+}
+
+/// A request for text, read.
+pub(super) struct TextAsk {
+    pub(super) work: TextWork,
+    /// Makes the shape of its answer, from the model's name and the time in seconds since 1970.
+    pub(super) shape: ShapeOf,
+}
+
+/// What makes the shape of an answer.
+pub(super) type ShapeOf = Box<dyn FnOnce(&str, u64) -> Box<dyn TextShape> + Send>;
+
+impl TextWork {
+    /// What holds whoever answers.
+    pub(super) fn terms(&self) -> &TextTerms {
+        match self {
+            Self::Plugin(job) => &job.terms,
+            Self::Engine(job) => &job.terms,
+        }
+    }
+}
+
+impl TextAsk {
+    /// A request with this shape of answer.
+    pub(super) fn new<S: TextShape + 'static>(
+        work: TextWork,
+        shape: impl FnOnce(&str, u64) -> S + Send + 'static,
+    ) -> Self {
+        Self { work, shape: Box::new(move |model, created| Box::new(shape(model, created))) }
+    }
+}
+
 impl TextJob {
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
-        let (prompt, choice) = (choice / self.n, choice % self.n);
-        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, .. } = &self.common;
+        let (prompt, choice) = (choice / self.terms.n, choice % self.terms.n);
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize, .. } = &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let sampling = &sampling.clone().seed(seed);
-        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos };
+        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize };
         let input = &self.inputs[prompt];
         let mut task = Vec::with_capacity(input.len() + 512);
         task.extend_from_slice(b"{\"input\":");
@@ -100,6 +195,12 @@ struct TaskRest<'a> {
     logprobs: &'a Option<u32>,
     echo: &'a bool,
     ignore_eos: &'a bool,
+    #[serde(skip_serializing_if = "is_false")]
+    tokenize: &'a bool,
+}
+
+fn is_false(flag: &&bool) -> bool {
+    !**flag
 }
 
 /// How an answer is sent.
