@@ -110,7 +110,9 @@ impl Kept {
     fn make_room(&mut self, key: &Option<String>, mut bytes: usize) {
         let mut of_key = Vec::new();
         for id in &self.order {
-            let Some(conversation) = self.by_id.get(id).filter(|conversation| conversation.key == *key) else { continue };
+            let Some(conversation) = self.by_id.get(id).filter(|conversation| conversation.key == *key) else {
+                continue;
+            };
             if bytes == 0 {
                 break;
             }
@@ -162,7 +164,9 @@ mod tests {
         all.keep(Some("a".into()), "r1", turns(1), &json!({"id": "r1"}));
         all.keep(None, "r2", turns(1), &json!({"id": "r2"}));
         assert!(all.get(Some("a"), "r1").is_some() && all.get(None, "r2").is_some());
-        assert!(all.get(None, "r1").is_none() && all.get(Some("b"), "r1").is_none() && all.get(Some("a"), "r2").is_none());
+        assert!(
+            all.get(None, "r1").is_none() && all.get(Some("b"), "r1").is_none() && all.get(Some("a"), "r2").is_none()
+        );
         assert!(!all.forget(None, "r1") && all.forget(None, "r2") && !all.forget(None, "r2"));
         tokio::time::advance(KEPT_FOR - Duration::from_secs(1)).await;
         assert!(all.get(Some("a"), "r1").is_some());

@@ -170,8 +170,8 @@ impl ChatReader {
         Ok(())
     }
 
-    /// No more of it comes. Whether there are updates still.
-    pub(super) fn end(&mut self) -> Result<bool, Failure> {
+    /// No more of it comes.
+    pub(super) fn end(&mut self) -> Result<(), Failure> {
         if !self.rest.is_empty() || !self.data.is_empty() {
             let rest = std::mem::take(&mut self.rest);
             if self.is_stream {
@@ -182,11 +182,10 @@ impl ChatReader {
                 self.event()?;
             }
         }
-        let has_updates = !self.updates.is_empty();
-        if !has_updates && self.choices.iter().any(|choice| !choice.has_ended) {
+        if self.choices.iter().any(|choice| !choice.has_ended) {
             return Err(strange("an answer that ends before its `finish_reason`"));
         }
-        Ok(has_updates)
+        Ok(())
     }
 
     /// A line of server-sent events.
@@ -336,9 +335,8 @@ mod tests {
             rest = later;
             updates.extend(std::iter::from_fn(|| reader.next()).map(|update| format!("{update:?}")));
         }
-        while reader.end()? {
-            updates.extend(std::iter::from_fn(|| reader.next()).map(|update| format!("{update:?}")));
-        }
+        reader.end()?;
+        updates.extend(std::iter::from_fn(|| reader.next()).map(|update| format!("{update:?}")));
         Ok((updates, reader.usage()))
     }
 

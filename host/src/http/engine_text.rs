@@ -51,6 +51,8 @@ enum Stage {
 struct Reading {
     answer: Answer,
     chat: ChatReader,
+    /// Whether all of it has come.
+    is_whole: bool,
 }
 
 /// Whom to ask, and for whom.
@@ -123,20 +125,20 @@ impl TextUpdates for EngineText {
                 let first = (self.prompts - 1 - self.chats.len()) * self.n;
                 return Poll::Ready(Some(Ok(update.behind(first))));
             }
+            if reading.is_whole {
+                let told = reading.chat.usage();
+                self.next_chat(told);
+                continue;
+            }
             let read = match std::task::ready!(reading.answer.output.poll_recv(cx)) {
                 Some(Output::Bytes(bytes)) => {
                     self.event_bytes += bytes.len();
                     reading.chat.see(&bytes)
                 }
-                Some(Output::Done(Ok(_))) => match reading.chat.end() {
-                    Ok(true) => continue,
-                    Ok(false) => {
-                        let told = reading.chat.usage();
-                        self.next_chat(told);
-                        continue;
-                    }
-                    Err(failure) => Err(failure),
-                },
+                Some(Output::Done(Ok(_))) => {
+                    reading.is_whole = true;
+                    reading.chat.end()
+                }
                 Some(Output::Done(Err(failure))) => Err(failure),
                 Some(Output::Event(_) | Output::Progress { .. } | Output::Http(_)) => continue,
                 None => Err(broken_off()),
@@ -182,7 +184,7 @@ impl Asker {
             return Err(ApiError::of_engine(head.status, retry_after(&head), &said));
         }
         let chat = ChatReader::new(is_stream(&head), terms.n, stops);
-        Ok(Reading { answer, chat })
+        Ok(Reading { answer, chat, is_whole: false })
     }
 }
 
@@ -221,4 +223,3 @@ async fn refusal(answer: &mut Answer) -> Vec<u8> {
     }
     said
 }
-

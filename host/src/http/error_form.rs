@@ -35,7 +35,9 @@ impl ErrorForm {
 
     /// The same answer in this form.
     pub(super) fn write(self, response: &mut Response, cause: &Cause, request_id: &HeaderValue) {
-        let Some(json) = self.json(response.status(), &cause.shown, request_id.to_str().unwrap_or_default()) else { return };
+        let Some(json) = self.json(response.status(), &cause.shown, request_id.to_str().unwrap_or_default()) else {
+            return;
+        };
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(wire::json(&json));
     }

@@ -175,8 +175,7 @@ fn submission(
     let time_limit = app.handle.config().limits.request_timeout;
     let http = HttpAsk { method, target, headers, body, time_limit };
     let (model, kind) = (model.id.clone(), model.kind);
-    let submission =
-        Submission { model, kind, ask: Ask::Http(Arc::new(http)), class, keep_alive, delivery, access };
+    let submission = Submission { model, kind, ask: Ask::Http(Arc::new(http)), class, keep_alive, delivery, access };
     Ok((submission, problem))
 }
 

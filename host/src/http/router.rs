@@ -6,13 +6,13 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
 
+use super::anthropic::messages;
 use super::app::App;
 use super::auth::Access;
 use super::body::BodySize;
 use super::divert::{Diverted, EnginePath, divert};
 use super::edge::Gate;
 use super::error::ApiError;
-use super::anthropic::messages;
 use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
 use super::resolve::Wanted;
 use super::{admin, artifacts, custom, edge, upstream};
@@ -28,8 +28,8 @@ pub fn router(handle: Handle) -> Router {
 /// All endpoints over what they share.
 pub(super) fn over(app: App) -> Router {
     let gate = |access| from_fn_with_state(Gate { app: app.clone(), access }, edge::edge);
-    let add = |router: Router<App>, Route { path, access, method, body, methods, wanted, at }: Route| {
-        let methods = if method.is_some() { methods.fallback(wrong_method) } else { methods };
+    let add = |router: Router<App>, Route { path, access, answered, body, methods, wanted, at }: Route| {
+        let methods = if answered.is_empty() { methods } else { methods.fallback(wrong_method) };
         let methods = match wanted {
             Some(_) => {
                 let diverted = Diverted { app: app.clone(), wanted, at };
@@ -61,8 +61,8 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// Whom it is open to.
     pub(super) access: Access,
-    /// The method that it answers; where that is GET, HEAD as well; `None` for every one.
-    pub(super) method: Option<Method>,
+    /// The methods that it answers; where GET is among them, HEAD as well; none for every one.
+    pub(super) answered: Vec<Method>,
     /// How large a body it reads; `None` if it reads none.
     pub(super) body: Option<BodySize>,
     /// The models that answer here; `None` if the host answers by itself.
@@ -74,15 +74,29 @@ pub(super) struct Route {
 
 impl Route {
     fn get(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Some(Method::GET), body: None, wanted: None, at: EnginePath::Same, methods }
+        Self { path, access, answered: vec![Method::GET], body: None, wanted: None, at: EnginePath::Same, methods }
     }
 
     fn post(path: &'static str, access: Access, body: BodySize, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Some(Method::POST), body: Some(body), wanted: None, at: EnginePath::Same, methods }
+        Self {
+            path,
+            access,
+            answered: vec![Method::POST],
+            body: Some(body),
+            wanted: None,
+            at: EnginePath::Same,
+            methods,
+        }
     }
 
     fn any(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: None, body: None, wanted: None, at: EnginePath::Same, methods }
+        Self { path, access, answered: Vec::new(), body: None, wanted: None, at: EnginePath::Same, methods }
+    }
+
+    /// With this method as well.
+    fn and(mut self, method: Method) -> Self {
+        self.answered.push(method);
+        self
     }
 
     /// Where engines answer the same, if that is not where this is.
@@ -120,7 +134,7 @@ pub(super) fn routes() -> Vec<Route> {
         made("/v1/chat/completions/input_tokens", post(chat::input_tokens)),
         made("/v1/responses", post(responses::create)),
         made("/v1/responses/input_tokens", post(responses::input_tokens)),
-        Route::any("/v1/responses/{id}", USE, get(responses::retrieve).delete(responses::delete)),
+        Route::get("/v1/responses/{id}", USE, get(responses::retrieve).delete(responses::delete)).and(Method::DELETE),
         made("/v1/messages", post(messages::create)),
         made("/v1/messages/count_tokens", post(messages::count_tokens)),
         made("/tokenize", post(tokens::tokenize)),

@@ -67,12 +67,7 @@ pub(super) async fn tokens(
 }
 
 /// How many tokens the prompt of a request has, which is not answered.
-pub(super) async fn count(
-    app: App,
-    caller: Caller,
-    api: &'static TextApi,
-    body: JsonBody,
-) -> Result<u32, ApiError> {
+pub(super) async fn count(app: App, caller: Caller, api: &'static TextApi, body: JsonBody) -> Result<u32, ApiError> {
     Ok(told(app, caller, api, body).await?.1.prompt_tokens)
 }
 
@@ -181,5 +176,6 @@ async fn whole(
     let is_long = share.bytes() > INLINE_WRITE_BYTES;
     let write = move || WholeAnswer { text: shape.whole(&choices, usage), _share: share };
     let answer = if is_long { run_blocking(move || Ok(write())).await? } else { write() };
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], Bytes::from_owner(answer)).into_response())
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], Bytes::from_owner(answer))
+        .into_response())
 }

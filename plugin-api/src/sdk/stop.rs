@@ -22,7 +22,8 @@ impl StopMatcher {
             return String::new();
         }
         self.held.push_str(text);
-        let places = self.stops.iter().enumerate().filter_map(|(i, (_, stop))| Some((self.held.find(stop.as_str())?, i)));
+        let places =
+            self.stops.iter().enumerate().filter_map(|(i, (_, stop))| Some((self.held.find(stop.as_str())?, i)));
         if let Some((at, which)) = places.min() {
             self.matched = Some(self.stops[which].0);
             self.held.truncate(at);

@@ -162,7 +162,7 @@ async fn wrong_completion_fields_are_named() {
         (json!({"prompt": [1, "x"]}), "invalid_type", "prompt[1]"),
         (json!({"prompt": ["x", [-1]]}), "invalid_type", "prompt[1][0]"),
         (json!({"prompt": "x", "logprobs": 6}), "invalid_value", "logprobs"),
-        (json!({"prompt": "x", "suffix": "y"}), "unsupported_parameter", "suffix"),
+        (json!({"prompt": [1], "suffix": "y"}), "unsupported_parameter", "suffix"),
         (json!({"prompt": "x", "best_of": 2}), "unsupported_parameter", "best_of"),
         (json!({"prompt": vec!["x"; 9], "n": 128}), "invalid_value", "n"),
     ] {

@@ -9,6 +9,7 @@ mod completions;
 mod control;
 mod custom;
 mod edge;
+mod engine_text;
 mod errors;
 mod fuzz;
 mod images;
@@ -16,6 +17,8 @@ mod keys;
 mod limits;
 mod listings;
 mod live;
+mod messages;
+mod responses;
 mod sockets;
 
 use std::path::PathBuf;
@@ -397,6 +400,17 @@ fn plain(text: &str) -> String {
         piece.replace_range(..digits, "0");
     }
     pieces.join("\"created\":")
+}
+
+/// A streamed answer that breaks off behind its first text.
+async fn broken_off(path: &str, body: &Value) -> String {
+    let (outputs, receiver) = mpsc::channel(4);
+    outputs.send(text("Hel")).await.unwrap();
+    let reply = answering(receiver).oneshot(post(path, body.to_string())).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    outputs.send(failed(FailureKind::WorkerDied)).await.unwrap();
+    let body = axum::body::to_bytes(reply.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
 }
 
 /// A router whose only request is answered by this channel.

@@ -70,7 +70,12 @@ fn chats(body: &ReceivedBody<'_>, job: TextJob) -> Result<ChatJob, ApiError> {
         let text = match input {
             TextInput::Prompt { text, .. } => text,
             TextInput::FillIn { .. } => return Err(not_for("suffix")),
-            _ => return Err(ApiError::unsupported("prompt", "the engine of this model answers conversations only; send the prompt as text, not as tokens")),
+            _ => {
+                return Err(ApiError::unsupported(
+                    "prompt",
+                    "the engine of this model answers conversations only; send the prompt as text, not as tokens",
+                ));
+            }
         };
         let mut chat = common.clone();
         chat.insert("messages".to_owned(), json!([{"role": "user", "content": text}]));

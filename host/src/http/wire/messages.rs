@@ -248,7 +248,10 @@ fn address(source: &Fields<'_>) -> Result<String, ApiError> {
             Ok(format!("data:{media_type};base64,{data}"))
         }
         "url" => Ok(source.required_text("url")?.into_owned()),
-        other => Err(unsupported(source, &format!("`{}` is neither base64 nor url, and no files are kept here", shown(other)))),
+        other => Err(unsupported(
+            source,
+            &format!("`{}` is neither base64 nor url, and no files are kept here", shown(other)),
+        )),
     }
 }
 
@@ -264,12 +267,16 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
             let tool = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
             let kind = tool.text("type")?.filter(|kind| kind != "custom");
             if let Some(kind) = kind {
-                let what = format!("nothing here runs tools of type `{}`; describe it by `input_schema` and run it yourself", shown(&kind));
+                let what = format!(
+                    "nothing here runs tools of type `{}`; describe it by `input_schema` and run it yourself",
+                    shown(&kind)
+                );
                 return Err(unsupported(&tool, &what));
             }
             let mut function = Map::new();
             function.insert("name".to_owned(), tool.required_text("name")?.into());
-            for (theirs, ours) in [("description", "description"), ("input_schema", "parameters"), ("strict", "strict")] {
+            for (theirs, ours) in [("description", "description"), ("input_schema", "parameters"), ("strict", "strict")]
+            {
                 if let Some(sent) = tool.get(theirs) {
                     function.insert(ours.to_owned(), value(sent));
                 }
@@ -312,7 +319,11 @@ fn thinking(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> 
             }
         };
         chat.set("chat_template_kwargs", "thinking", json!({"enable_thinking": thinks}));
-        chat.set_some("thinking_budget_tokens", "thinking.budget_tokens", thinking.integer("budget_tokens", 0..=i64::from(u32::MAX))?);
+        chat.set_some(
+            "thinking_budget_tokens",
+            "thinking.budget_tokens",
+            thinking.integer("budget_tokens", 0..=i64::from(u32::MAX))?,
+        );
     }
     let config = fields.object("output_config", OUTPUT_KEYS)?;
     let mut format = fields.object("output_format", FORMAT_KEYS)?;

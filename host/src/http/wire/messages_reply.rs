@@ -112,7 +112,11 @@ impl TextShape for MessagesShape {
             }
             TextEvent::ToolCall { index, id, name, .. } => {
                 self.close(out);
-                self.saying(out, Open::Call(*index), || json!({"type": "tool_use", "id": id, "name": name, "input": {}}));
+                self.saying(
+                    out,
+                    Open::Call(*index),
+                    || json!({"type": "tool_use", "id": id, "name": name, "input": {}}),
+                );
             }
             // What comes late for a call that is over has no place in this API: one block goes on at a time.
             TextEvent::ToolArguments { index, fragment, .. } if self.open == Some(Open::Call(*index)) => {

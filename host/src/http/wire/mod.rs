@@ -171,7 +171,8 @@ impl TextJob {
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.terms.n, choice % self.terms.n);
-        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize, .. } = &self.common;
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize, .. } =
+            &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let sampling = &sampling.clone().seed(seed);
         let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize };
@@ -264,13 +265,15 @@ mod tests {
             .echo(true)
             .ignore_eos(true);
         let job = TextJob {
-            model: None,
+            terms: TextTerms {
+                model: None,
+                n: 2,
+                delivery: TextDelivery::Whole,
+                class: Class::Interactive,
+                keep_alive: None,
+            },
             inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
             common: common.clone(),
-            n: 2,
-            delivery: TextDelivery::Whole,
-            class: Class::Interactive,
-            keep_alive: None,
         };
         let task: serde_json::Value = serde_json::from_slice(&job.task(3)).expect("a task");
         let sampling = common.sampling.clone().seed(8);

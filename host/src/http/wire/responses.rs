@@ -67,8 +67,7 @@ pub(in crate::http) const ITEM_KEYS: Keys =
 pub(in crate::http) const PART_KEYS: Keys =
     &["type", "text", "refusal", "image_url", "detail", "file_id", "file_data", "file_url", "filename", "input_audio"];
 /// What is read of a tool and of a choice of one.
-pub(in crate::http) const TOOL_KEYS: Keys =
-    &["type", "name", "description", "parameters", "strict", "mode", "tools"];
+pub(in crate::http) const TOOL_KEYS: Keys = &["type", "name", "description", "parameters", "strict", "mode", "tools"];
 const TEXT_KEYS: Keys = &["format", "verbosity"];
 const FORMAT_KEYS: Keys = &["type", "name", "schema", "strict", "description"];
 const REASONING_KEYS: Keys = &["effort", "summary"];
@@ -206,7 +205,9 @@ fn part(part: &Fields<'_>) -> Result<Value, ApiError> {
         "refusal" => json!({"type": "text", "text": part.required_text("refusal")?}),
         "input_image" => {
             let Some(url) = part.text("image_url")? else {
-                return Err(unsupported("an image is sent as `image_url`, an address or a data URL; no files are kept here"));
+                return Err(unsupported(
+                    "an image is sent as `image_url`, an address or a data URL; no files are kept here",
+                ));
             };
             json!({"type": "image_url", "image_url": {"url": url, "detail": part.text("detail")?.unwrap_or("auto".into())}})
         }
@@ -269,7 +270,11 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
         chat.set("tools", "tools", tools);
     }
     let Some(choice) = fields.get("tool_choice") else { return Ok(()) };
-    let choice = if choice.get().starts_with('{') { named(&Fields::of(choice, "tool_choice", TOOL_KEYS)?)? } else { value(choice) };
+    let choice = if choice.get().starts_with('{') {
+        named(&Fields::of(choice, "tool_choice", TOOL_KEYS)?)?
+    } else {
+        value(choice)
+    };
     chat.set("tool_choice", "tool_choice", choice);
     Ok(())
 }

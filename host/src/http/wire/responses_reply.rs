@@ -173,7 +173,8 @@ impl ResponsesShape {
     }
 
     fn call(&mut self, out: &mut Vec<u8>, number: u32, call_id: &str, name: &str) {
-        if let Some(at) = self.items.iter().rposition(|item| item.is_open() && !matches!(item.of, ItemOf::Call { .. })) {
+        if let Some(at) = self.items.iter().rposition(|item| item.is_open() && !matches!(item.of, ItemOf::Call { .. }))
+        {
             self.close(out, at);
         }
         let call = ItemOf::Call { call_id: call_id.to_owned(), name: name.to_owned(), arguments: String::new() };
@@ -353,7 +354,8 @@ impl Item {
         let status = self.status;
         match &self.of {
             ItemOf::Reasoning { text } => {
-                let content: &[Value] = if text.is_empty() { &[] } else { &[json!({"type": "reasoning_text", "text": text})] };
+                let content: &[Value] =
+                    if text.is_empty() { &[] } else { &[json!({"type": "reasoning_text", "text": text})] };
                 json!({"id": self.id, "type": "reasoning", "summary": [], "content": content, "encrypted_content": null, "status": status})
             }
             ItemOf::Message { parts } => {
@@ -388,9 +390,7 @@ fn whole(arguments: &str) -> &str {
 }
 
 fn logprob(token: &TokenLogprob) -> Value {
-    let entry = |entry: &aihost_plugin_api::task::LogprobEntry| {
-        json!({"token": entry.token, "logprob": finite(entry.logprob), "bytes": entry.bytes})
-    };
+    let entry = |entry: &aihost_plugin_api::task::LogprobEntry| json!({"token": entry.token, "logprob": finite(entry.logprob), "bytes": entry.bytes});
     let mut json = entry(&token.chosen);
     json["top_logprobs"] = token.top.iter().map(entry).collect();
     json

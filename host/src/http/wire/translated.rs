@@ -93,11 +93,13 @@ impl Translated {
         let body = ReceivedBody { text: &text, class };
         let work = match asked.answerer {
             Answerer::Plugin => chat::parse(&body).map(|job| TextWork::Plugin(Box::new(job))),
-            Answerer::Engine => Fields::root(&body, chat::KEYS).and_then(|fields| sampling::terms(&fields, 1)).map(|terms| {
-                let mut chat = std::mem::take(&mut self.chat);
-                chat.remove("keep_alive");
-                TextWork::Engine(Box::new(ChatJob { terms, chats: vec![chat] }))
-            }),
+            Answerer::Engine => {
+                Fields::root(&body, chat::KEYS).and_then(|fields| sampling::terms(&fields, 1)).map(|terms| {
+                    let mut chat = std::mem::take(&mut self.chat);
+                    chat.remove("keep_alive");
+                    TextWork::Engine(Box::new(ChatJob { terms, chats: vec![chat] }))
+                })
+            }
         };
         work.map_err(|error| error.renamed(|path| self.source(path)))
     }
