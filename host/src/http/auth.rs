@@ -13,7 +13,7 @@ use crate::config::{ApiKey, Config, Scope};
 
 /// Paths that answer without a key, and beyond the most connections: probes send none, and must see that a host is well and
 /// merely has much to do.
-pub(super) const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/ping"];
+pub(super) const PROBES: [&str; 5] = ["/", "/health", "/livez", "/readyz", "/ping"];
 
 /// Whom a path is open to, where keys are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

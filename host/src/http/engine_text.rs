@@ -19,14 +19,16 @@ use super::generate::{TextUpdate, TextUpdates, broken_off};
 use super::proxy::{self, Outgoing, OutgoingBody};
 use super::wire::{self, ChatJob, TextDelivery};
 use crate::config::ModelConfig;
-use crate::domain::Failure;
-use crate::runtime::{Answer, OutputMode};
-use crate::worker::{HttpHead, HttpOutput, Output};
+use crate::domain::{Class, Failure, FailureKind};
+use crate::runtime::{Answer, KeepAlive, OutputMode};
+use crate::worker::{HttpHead, Output};
 
 /// Where engines answer conversations.
 const CHAT: &str = "/v1/chat/completions";
 /// Bytes of a refusal that are read for what it says.
 const REFUSAL_BYTES: usize = 64 << 10;
+/// Bytes of an answer that is read whole.
+const ANSWER_BYTES: usize = 64 << 20;
 
 /// One request's choices under way at an engine: one chat after the other, each with its `n` choices.
 pub(super) struct EngineText {
@@ -163,24 +165,12 @@ impl Asker {
         if streams {
             chat.insert("stream_options".to_owned(), json!({"include_usage": true}));
         }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let accepted = if streams { super::sse::CONTENT_TYPE } else { "application/json" };
-        headers.insert(header::ACCEPT, HeaderValue::from_static(accepted));
-        let outgoing = Outgoing {
-            method: Method::POST,
-            target: CHAT.to_owned(),
-            headers,
-            body: OutgoingBody::Whole(wire::json(&chat).into()),
-            delivery: if streams { OutputMode::Streamed } else { OutputMode::Gathered },
-            class: terms.class.max(caller.class()),
-            keep_alive: terms.keep_alive,
-            upgrade: None,
-        };
+        let delivery = if streams { OutputMode::Streamed } else { OutputMode::Gathered };
+        let outgoing = outgoing(CHAT, &chat, delivery, terms.class.max(caller.class()), terms.keep_alive);
         let stops = stops(&chat);
         let (head, mut answer) = proxy::open(&app, &caller, &model, outgoing).await?;
         if head.status != StatusCode::OK {
-            let said = refusal(&mut answer).await;
+            let said = said(&mut answer, REFUSAL_BYTES).await;
             return Err(ApiError::of_engine(head.status, retry_after(&head), &said));
         }
         let chat = ChatReader::new(is_stream(&head), terms.n, stops);
@@ -196,6 +186,51 @@ fn stops(chat: &Map<String, Value>) -> Vec<String> {
     }
 }
 
+/// Asks the engine of a model at a route, and reads what it says as JSON.
+pub(super) async fn ask_json(
+    app: &App,
+    caller: &Caller,
+    model: &ModelConfig,
+    path: &str,
+    mut body: Map<String, Value>,
+) -> Result<Value, ApiError> {
+    body.insert("model".to_owned(), engine_name(model).into());
+    let outgoing = outgoing(path, &body, OutputMode::Gathered, caller.class(), None);
+    let (head, mut answer) = proxy::open(app, caller, model, outgoing).await?;
+    let said = said(&mut answer, ANSWER_BYTES).await;
+    if head.status != StatusCode::OK {
+        return Err(ApiError::of_engine(head.status, retry_after(&head), &said));
+    }
+    serde_json::from_slice(&said).map_err(|error| {
+        Failure::new(FailureKind::Unreachable, format!("the engine sent what is no JSON: {error}")).into()
+    })
+}
+
+/// A body of JSON for a route of an engine.
+fn outgoing(
+    path: &str,
+    body: &Map<String, Value>,
+    delivery: OutputMode,
+    class: Class,
+    keep_alive: Option<KeepAlive>,
+) -> Outgoing {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let accepted = if delivery == OutputMode::Streamed { super::sse::CONTENT_TYPE } else { "application/json" };
+    headers.insert(header::ACCEPT, HeaderValue::from_static(accepted));
+    let body = OutgoingBody::Whole(wire::json(body).into());
+    Outgoing {
+        method: Method::POST,
+        target: path.to_owned(),
+        headers,
+        body,
+        delivery,
+        class,
+        keep_alive,
+        upgrade: None,
+    }
+}
+
 fn is_stream(head: &HttpHead) -> bool {
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     kind.trim_start().to_ascii_lowercase().starts_with(super::sse::CONTENT_TYPE)
@@ -205,20 +240,20 @@ fn retry_after(head: &HttpHead) -> Option<u32> {
     head.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// The beginning of what an engine says to a request that it refuses.
-async fn refusal(answer: &mut Answer) -> Vec<u8> {
+/// What an engine says, at most so many bytes of it.
+async fn said(answer: &mut Answer, most: usize) -> Vec<u8> {
     let mut said: Vec<u8> = Vec::new();
     while let Some(output) = answer.output.recv().await {
         match output {
             Output::Bytes(bytes) => {
-                let left = REFUSAL_BYTES - said.len();
+                let left = most - said.len();
                 said.extend_from_slice(&bytes[..bytes.len().min(left)]);
-                if said.len() == REFUSAL_BYTES {
+                if said.len() == most {
                     break;
                 }
             }
             Output::Done(_) => break,
-            Output::Http(HttpOutput::Trailers(_)) | Output::Event(_) | Output::Progress { .. } | Output::Http(_) => {}
+            Output::Http(_) | Output::Event(_) | Output::Progress { .. } => {}
         }
     }
     said

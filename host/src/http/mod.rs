@@ -32,6 +32,7 @@ mod image_stream;
 mod listen;
 mod listing;
 mod multipart;
+mod ollama;
 mod openai;
 mod page_key;
 mod proxy;

@@ -50,6 +50,8 @@ const MESSAGES_INNER: Nested = &[
     ("tool_choice", keys::MESSAGES_TOOL),
 ];
 
+const OLLAMA_INNER: Nested = &[("messages[]", keys::OLLAMA_MESSAGE)];
+
 /// All of them.
 pub(crate) fn request_fields() -> Vec<RequestFields> {
     let endpoint = |path, size: BodySize, keys: Keys, nested: Nested| {
@@ -67,6 +69,11 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/v1/responses/input_tokens", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
         endpoint("/v1/messages", BodySize::Text, keys::MESSAGES, MESSAGES_INNER),
         endpoint("/v1/messages/count_tokens", BodySize::Text, keys::MESSAGES, MESSAGES_INNER),
+        endpoint("/api/chat", BodySize::Text, keys::OLLAMA, OLLAMA_INNER),
+        endpoint("/api/generate", BodySize::Text, keys::OLLAMA, OLLAMA_INNER),
+        endpoint("/api/show", BodySize::Command, keys::SHOWN, &[]),
+        endpoint("/api/embed", BodySize::Text, keys::OLLAMA_EMBED, &[]),
+        endpoint("/api/embeddings", BodySize::Text, keys::OLLAMA_EMBED, &[]),
         endpoint("/tokenize", BodySize::Text, keys::TOKENIZE, TEXT_INNER),
         endpoint("/detokenize", BodySize::Text, keys::TOKENIZE, TEXT_INNER),
         endpoint("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),

@@ -13,6 +13,7 @@ use super::body::BodySize;
 use super::divert::{Diverted, EnginePath, divert};
 use super::edge::Gate;
 use super::error::ApiError;
+use super::ollama::{embed, generate, models as tags};
 use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
 use super::resolve::Wanted;
 use super::{admin, artifacts, custom, edge, upstream};
@@ -123,6 +124,10 @@ pub(super) fn routes() -> Vec<Route> {
     let text = |path, methods| Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Text, CHAT);
     // What engines may lack becomes a conversation for those that do.
     let made = |path, methods| text(path, methods).at(EnginePath::Maybe(path));
+    let embedded = |path, methods| {
+        let route = Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Embedding, "/v1/embeddings");
+        route.at(EnginePath::Maybe(path))
+    };
     let files = |path, kind, methods| Route::post(path, USE, BodySize::Files, methods).of_models(kind, path);
     let prompt = |path, kind, methods| Route::post(path, USE, BodySize::Prompt, methods).of_models(kind, path);
     let others = |path, kind| Route::post(path, USE, BodySize::Files, post(others::create)).of_models(kind, path);
@@ -137,6 +142,16 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/v1/responses/{id}", USE, get(responses::retrieve).delete(responses::delete)).and(Method::DELETE),
         made("/v1/messages", post(messages::create)),
         made("/v1/messages/count_tokens", post(messages::count_tokens)),
+        made("/api/chat", post(generate::chat)),
+        made("/api/generate", post(generate::generate)),
+        Route::post("/api/show", USE, BodySize::Command, post(tags::show)),
+        embedded("/api/embed", post(embed::embed)),
+        embedded("/api/embeddings", post(embed::embeddings)),
+        Route::get("/api/tags", USE, get(tags::tags)),
+        Route::get("/api/ps", USE, get(tags::ps)),
+        Route::get("/api/version", USE, get(tags::version)),
+        Route::get("/running", USE, get(tags::running)),
+        Route::get("/", OPEN, get(tags::root)),
         made("/tokenize", post(tokens::tokenize)),
         made("/detokenize", post(tokens::detokenize)),
         prompt("/v1/audio/generations", Kind::Audio, post(audio::create)),

@@ -263,7 +263,9 @@ async fn a_body_is_held_to_its_limit_and_read_as_it_is() {
 
 #[test]
 fn no_endpoint_gets_into_the_way_of_a_route() {
-    for path in routes().into_iter().map(|route| route.path.split("/{").next().unwrap().to_owned()) {
+    // The root is no path of an endpoint at all.
+    let paths = routes().into_iter().map(|route| route.path.split("/{").next().unwrap().to_owned());
+    for path in paths.filter(|path| path != "/") {
         let yaml = format!("models:\n  a: {{type: custom, plugin: p, endpoint: {path}}}\n");
         let file = std::path::Path::new("/etc/aihost/models.yaml");
         let error = parse(&yaml, file, &Default::default(), &Default::default()).map(|_| ()).unwrap_err().to_string();

@@ -18,8 +18,10 @@ mod limits;
 mod listings;
 mod live;
 mod messages;
+mod ollama;
 mod responses;
 mod sockets;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

@@ -8,6 +8,8 @@ mod fields;
 mod image;
 mod messages;
 mod messages_reply;
+mod ollama;
+mod ollama_reply;
 mod reply;
 mod responses;
 mod responses_reply;
@@ -35,10 +37,13 @@ pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use messages::{read as read_messages, read_to_count as read_messages_to_count};
 pub(super) use messages_reply::error as messages_error;
+pub(super) use ollama::{
+    parse_bare, parse_embed, read_chat as read_ollama_chat, read_generate as read_ollama_generate,
+};
 pub(super) use reply::{Choice, TextShape};
 pub(super) use responses::read as read_responses;
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
-pub(super) use terms::{parse_name, parse_named};
+pub(super) use terms::{parse_name, parse_named, parse_shown};
 pub(super) use tokens::{parse_with_pieces, read as read_tokenize, read_ids as read_detokenize};
 
 /// The keys that are read of each kind of object.
@@ -52,13 +57,16 @@ pub(super) mod keys {
     pub(in crate::http) use super::messages::{
         BLOCK_KEYS as BLOCK, KEYS as MESSAGES, MESSAGE_KEYS as MESSAGES_MESSAGE, TOOL_KEYS as MESSAGES_TOOL,
     };
+    pub(in crate::http) use super::ollama::{
+        EMBED_KEYS as OLLAMA_EMBED, KEYS as OLLAMA, MESSAGE_KEYS as OLLAMA_MESSAGE,
+    };
     pub(in crate::http) use super::responses::{
         ITEM_KEYS as ITEM, KEYS as RESPONSES, PART_KEYS as ITEM_PART, TOOL_KEYS as RESPONSES_TOOL,
     };
     pub(in crate::http) use super::sampling::{
         RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT, STREAM_OPTIONS_KEYS as STREAM_OPTIONS,
     };
-    pub(in crate::http) use super::terms::NAME_KEYS as NAME;
+    pub(in crate::http) use super::terms::{NAME_KEYS as NAME, SHOWN_KEYS as SHOWN};
     pub(in crate::http) use super::tokens::KEYS as TOKENIZE;
 }
 
