@@ -54,7 +54,8 @@ pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
     if kind == Kind::Custom {
         return routes().iter().all(|route| route.path != path);
     }
-    routes().iter().any(|route| route.path == path && route.wanted.is_some_and(|wanted| wanted.kind == kind))
+    let serves = |route: &Route| route.body.is_some() && route.wanted.is_some_and(|wanted| wanted.kind == kind);
+    routes().iter().any(|route| route.path == path && serves(route))
 }
 
 /// One path of the router.
@@ -163,6 +164,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/artifacts/{name}", USE, get(artifacts::get)),
         Route::get("/v1/models", USE, get(models::list)),
         Route::get("/v1/models/{*id}", USE, get(models::retrieve)),
+        Route::get("/props", USE, get(models::props)).of_models(Kind::Text, CHAT),
         Route::get("/models", USE, get(admin::models)),
         Route::post("/models/load", OPERATE, BodySize::Command, post(admin::load)),
         Route::post("/models/unload", OPERATE, BodySize::Command, post(admin::unload)),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use aihost_plugin_api::ModelFacts;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -16,10 +17,11 @@ use super::super::app::App;
 use super::super::body::JsonBody;
 use super::super::caller::Caller;
 use super::super::error::ApiError;
+use super::super::openai::models::capabilities;
 use super::super::resolve;
 use super::super::wire;
 use crate::config::{Config, ModelConfig};
-use crate::domain::{Kind, ModelState};
+use crate::domain::ModelState;
 use crate::runtime::ModelStatus;
 
 /// The version of Ollama whose API this is: clients ask before they use what is newer.
@@ -33,9 +35,9 @@ pub(in crate::http) async fn version() -> Json<Value> {
 /// `GET /api/tags`: every model that there is for whoever asks.
 pub(in crate::http) async fn tags(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
     let (config, modified) = (app.handle.config(), time(app.started_s));
-    let seen_by = caller.clone();
+    let (seen_by, handle) = (caller.clone(), app.handle.clone());
     let write = move |config: Arc<Config>| {
-        let models = resolve::seen(&config, &seen_by).map(|model| tag(model, &modified));
+        let models = resolve::seen(&config, &seen_by).map(|model| tag(model, &handle.facts(model), &modified));
         Ok(wire::json(&json!({"models": models.collect::<Vec<_>>()})))
     };
     let list = app.listings.tags.get(&app, &caller, async { Ok(config) }, write).await?;
@@ -51,14 +53,15 @@ pub(in crate::http) async fn show(
     let name = body.read(wire::parse_shown).await?.ok_or_else(|| ApiError::missing("model"))?;
     let config = app.handle.config();
     let model = resolve::by_name(&config, &caller, &name)?;
+    let facts = app.handle.facts(model);
     Ok(Json(json!({
         "license": "",
         "modelfile": format!("# an entry of models.yaml\nFROM {}\n", model.id),
         "parameters": "",
-        "template": "",
-        "details": details(model),
-        "model_info": {"general.architecture": model.plugin, "general.basename": model.id},
-        "capabilities": capabilities(model.kind),
+        "details": details(model, &facts),
+        "template": facts.chat_template.as_deref().unwrap_or_default(),
+        "model_info": info(model, &facts),
+        "capabilities": capabilities(model.kind, &facts),
         "modified_at": time(app.started_s),
     })))
 }
@@ -66,10 +69,13 @@ pub(in crate::http) async fn show(
 /// `GET /api/ps`: those that are loaded.
 pub(in crate::http) async fn ps(State(app): State<App>, caller: Caller) -> Result<Response, ApiError> {
     let (handle, config, modified) = (app.handle.clone(), app.handle.config(), time(app.started_s));
-    let seen_by = caller.clone();
+    let (seen_by, known) = (caller.clone(), app.handle.clone());
     let write = move |models: Vec<ModelStatus>| {
         let up = models.iter().filter(|status| is_up(status) && seen_by.sees(status.id.as_str()));
-        let entries = up.filter_map(|status| Some(loaded(config.models.get(&status.id)?, status, &modified)));
+        let entries = up.filter_map(|status| {
+            let model = config.models.get(&status.id)?;
+            Some(loaded(model, status, &known.facts(model), &modified))
+        });
         Ok(wire::json(&json!({"models": entries.collect::<Vec<_>>()})))
     };
     Ok(json_reply(app.listings.loaded.get(&app, &caller, async move { handle.models().await }, write).await?))
@@ -107,8 +113,11 @@ fn json_reply(list: Bytes) -> Response {
 }
 
 /// A model that is loaded.
-fn loaded(model: &ModelConfig, status: &ModelStatus, modified: &str) -> Value {
-    let mut entry = tag(model, modified);
+fn loaded(model: &ModelConfig, status: &ModelStatus, facts: &ModelFacts, modified: &str) -> Value {
+    let mut entry = tag(model, facts, modified);
+    if let Some(context) = facts.context_length {
+        entry["context_length"] = context.into();
+    }
     let on_card = status.device.as_deref().is_some_and(|device| device != "cpu");
     entry["size"] = status.measured.unwrap_or_default().max(status.memory).into();
     entry["size_vram"] = if on_card { status.memory } else { 0 }.into();
@@ -120,27 +129,47 @@ fn is_up(model: &ModelStatus) -> bool {
     matches!(model.state, ModelState::Hot | ModelState::Draining)
 }
 
-fn tag(model: &ModelConfig, modified: &str) -> Value {
+fn tag(model: &ModelConfig, facts: &ModelFacts, modified: &str) -> Value {
     // There is no manifest whose digest that could be; an entry keeps its own.
     let digest: String = Sha256::digest(model.id.as_str()).iter().map(|byte| format!("{byte:02x}")).collect();
     json!({
-        "name": model.id, "model": model.id, "modified_at": modified, "size": 0, "digest": digest, "details": details(model),
+        "name": model.id, "model": model.id, "modified_at": modified, "size": facts.bytes.unwrap_or_default(),
+        "digest": digest, "details": details(model, facts),
     })
 }
 
-fn details(model: &ModelConfig) -> Value {
+fn details(model: &ModelConfig, facts: &ModelFacts) -> Value {
+    let family = facts.architecture.as_deref().unwrap_or(&model.plugin);
     json!({
-        "parent_model": "", "format": "", "family": model.plugin, "families": [model.plugin], "parameter_size": "",
-        "quantization_level": "",
+        "parent_model": "", "format": "", "family": family, "families": [family],
+        "parameter_size": facts.parameters.map(rounded).unwrap_or_default(),
+        "quantization_level": facts.quantization.as_deref().unwrap_or_default(),
     })
 }
 
-fn capabilities(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::Text => &["completion"],
-        Kind::Embedding => &["embedding"],
-        _ => &[],
+/// So many weights, as people say it: `135M`, `8.0B`.
+fn rounded(parameters: u64) -> String {
+    match parameters {
+        0..1_000_000_000 => format!("{}M", parameters / 1_000_000),
+        _ => format!("{}.{}B", parameters / 1_000_000_000, parameters / 100_000_000 % 10),
     }
+}
+
+/// What is known of the weights, under the names of GGUF's metadata.
+fn info(model: &ModelConfig, facts: &ModelFacts) -> Value {
+    let family = facts.architecture.as_deref().unwrap_or(&model.plugin);
+    let mut info = json!({"general.architecture": family, "general.basename": model.id});
+    for (name, value) in [
+        ("general.parameter_count".to_owned(), facts.parameters),
+        (format!("{family}.context_length"), facts.context_length.map(u64::from)),
+        (format!("{family}.embedding_length"), facts.embedding_length.map(u64::from)),
+        (format!("{family}.vocab_size"), facts.vocabulary.map(u64::from)),
+    ] {
+        if let Some(value) = value {
+            info[name] = value.into();
+        }
+    }
+    info
 }
 
 /// When a model that nobody asks for would go.

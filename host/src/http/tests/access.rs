@@ -7,7 +7,7 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 49] = [
+const TABLE: [(&str, &str, &str); 50] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
@@ -44,6 +44,7 @@ const TABLE: [(&str, &str, &str); 49] = [
     ("GET", "/artifacts/{name}", "use"),
     ("GET", "/v1/models", "use"),
     ("GET", "/v1/models/{*id}", "use"),
+    ("GET", "/props", "use"),
     ("GET", "/models", "use"),
     ("POST", "/models/load", "operate"),
     ("POST", "/models/unload", "operate"),
