@@ -49,7 +49,7 @@ enum Task {
     Install(install::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, two minutes of soak.
+    /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, conformance, two minutes of soak.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),

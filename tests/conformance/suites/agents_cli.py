@@ -24,6 +24,8 @@ analytics.enabled = false
 name = "host"
 base_url = "{BASE}"
 wire_api = "responses"
+request_max_retries = 0
+stream_max_retries = 0
 """)
     # Nothing of the developer's: no keys, no folders, no settings.
     environment = {"PATH": os.environ["PATH"], "HOME": home, "CODEX_HOME": home, "IS_SANDBOX": "1", **settings}
@@ -35,7 +37,8 @@ wire_api = "responses"
 
 def claude(words):
     quiet = dict.fromkeys(("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER", "DISABLE_ERROR_REPORTING"), "1")
-    return run("claude", "-p", words, "--allowedTools", "Bash", ANTHROPIC_BASE_URL=URL, ANTHROPIC_API_KEY=KEY, ANTHROPIC_MODEL=MODEL, **quiet)
+    return run("claude", "-p", words, "--allowedTools", "Bash", ANTHROPIC_BASE_URL=URL, ANTHROPIC_API_KEY=KEY, ANTHROPIC_MODEL=MODEL,
+               CLAUDE_CODE_MAX_RETRIES="0", **quiet)
 
 
 def codex(words):
