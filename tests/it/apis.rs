@@ -159,3 +159,31 @@ async fn idle(server: &Server, open: &AtomicUsize, model: &str) {
     })
     .await;
 }
+
+#[tokio::test]
+async fn tokens_are_told_without_a_word_of_an_answer() {
+    let (port, _open) = engine().await;
+    let server = host(port);
+    let (status, told) = server.post("/tokenize", &json!({"model": "near", "content": "one two one two"})).await;
+    assert_eq!((status, &told), (200, &json!({"tokens": [0, 1, 0, 2], "count": 4})));
+    let (_, told) = server.post("/tokenize", &json!({"model": "near", "prompt": "two", "with_pieces": true})).await;
+    assert_eq!(told["tokens"], json!([{"id": 2, "piece": "two"}]));
+    let (_, told) = server.post("/detokenize", &json!({"model": "near", "tokens": [0, 1, 0]})).await;
+    assert_eq!(told["content"], "one two one ");
+    let (status, told) = server.post("/detokenize", &json!({"model": "near", "tokens": [99]})).await;
+    assert_eq!((status, &told["error"]["param"]), (400, &json!("tokens")));
+    let message = json!([{"role": "user", "content": "one two three"}]);
+    for (path, body) in [
+        ("/v1/chat/completions/input_tokens", json!({"model": "near", "messages": message})),
+        ("/v1/responses/input_tokens", json!({"model": "near", "input": "one two three"})),
+        ("/v1/messages/count_tokens", json!({"model": "near", "messages": message})),
+    ] {
+        let (status, told) = server.post(path, &body).await;
+        assert_eq!((status, &told["input_tokens"]), (200, &json!(3)), "{path}: {told}");
+    }
+    let (status, told) = server.post("/tokenize", &json!({"model": "far", "content": "x"})).await;
+    assert_eq!((status, &told["error"]["param"]), (400, &json!("model")), "{told}");
+    let completion = json!({"model": "near", "prompt": "def f(", "suffix": "):"});
+    let (status, answer) = server.post("/v1/completions", &completion).await;
+    assert_eq!((status, &answer["choices"][0]["text"]), (200, &json!("def f(")), "{answer}");
+}

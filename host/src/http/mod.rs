@@ -34,6 +34,7 @@ mod listing;
 mod multipart;
 mod ollama;
 mod openai;
+mod openapi;
 mod page_key;
 mod proxy;
 mod quota;

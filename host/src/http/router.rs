@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::ollama::{embed, generate, models as tags};
 use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
 use super::resolve::Wanted;
-use super::{admin, artifacts, custom, edge, upstream};
+use super::{admin, artifacts, custom, edge, openapi, upstream};
 use crate::config::Scope;
 use crate::domain::Kind;
 use crate::runtime::Handle;
@@ -153,6 +153,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/api/version", USE, get(tags::version)),
         Route::get("/running", USE, get(tags::running)),
         Route::get("/", OPEN, get(tags::root)),
+        Route::get("/openapi.json", USE, get(openapi::openapi)),
+        Route::get("/docs", USE, get(openapi::docs)),
         made("/tokenize", post(tokens::tokenize)),
         made("/detokenize", post(tokens::detokenize)),
         prompt("/v1/audio/generations", Kind::Audio, post(audio::create)),

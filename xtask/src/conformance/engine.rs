@@ -175,7 +175,17 @@ impl Starting<'_> {
         let mut command = Command::new(&program);
         command.arg("--model").arg(test::small_model(self.workspace, self.profile)?);
         command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
-        command.args(["--ctx-size", &(2 * CONTEXT).to_string(), "--parallel", "2", "--threads", "2", "--alias", NAMES[0], "--jinja"]);
+        command.args([
+            "--ctx-size",
+            &(2 * CONTEXT).to_string(),
+            "--parallel",
+            "2",
+            "--threads",
+            "2",
+            "--alias",
+            NAMES[0],
+            "--jinja",
+        ]);
         command.env("LD_LIBRARY_PATH", program.parent().unwrap_or(Path::new(".")));
         Server::start(&mut command, address, &self.folder.join("llama-server.log"))
     }

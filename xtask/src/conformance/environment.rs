@@ -73,7 +73,15 @@ impl Cache {
         self.whole(name, &[&asked, &python], |folder| {
             shell::run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
             let mut install = Command::new(folder.join("bin/python"));
-            install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--requirement"]);
+            install.args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-compile",
+                "--requirement",
+            ]);
             shell::run(install.arg(&requirements))
         })
     }
@@ -174,7 +182,11 @@ impl Suite {
 
     /// The versions of the packages that it tries.
     pub(super) fn versions(&self) -> String {
-        let name = if self.is_node() { format!("node/{}.json", self.environment) } else { format!("requirements/{}.txt", self.environment) };
+        let name = if self.is_node() {
+            format!("node/{}.json", self.environment)
+        } else {
+            format!("requirements/{}.txt", self.environment)
+        };
         let text = fs::read_to_string(file(&name)).unwrap_or_default();
         let version = |package: &String| {
             let pinned = |line: &str| {

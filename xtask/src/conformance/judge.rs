@@ -85,8 +85,15 @@ pub(super) struct Verdict {
 impl Verdict {
     pub(super) fn of(suite: &Suite, engine: Engine, results: &[CaseResult], list: &[Deselected]) -> Self {
         let list: Vec<&Deselected> = list.iter().filter(|entry| entry.is_for(&suite.name, engine)).collect();
-        let mut verdict =
-            Self { suite: suite.clone(), engine, passed: 0, skipped: 0, listed: BTreeMap::new(), failed: Vec::new(), stale: Vec::new() };
+        let mut verdict = Self {
+            suite: suite.clone(),
+            engine,
+            passed: 0,
+            skipped: 0,
+            listed: BTreeMap::new(),
+            failed: Vec::new(),
+            stale: Vec::new(),
+        };
         for result in results {
             let entry = list.iter().find(|entry| entry.names(&result.case));
             match (result.ok, entry) {
@@ -156,17 +163,23 @@ mod tests {
 
     #[test]
     fn what_is_listed_may_fail_and_nothing_else() {
-        let list = "[{suite: s, cases: ['a*'], kind: not-ours, reason: r}, {suite: s, cases: [b], kind: not-yet, reason: r}]";
-        let found = verdict(&[("a[1]", Some(false)), ("a[2]", Some(false)), ("b", Some(false)), ("c", Some(true)), ("d", None)], list);
+        let list =
+            "[{suite: s, cases: ['a*'], kind: not-ours, reason: r}, {suite: s, cases: [b], kind: not-yet, reason: r}]";
+        let found = verdict(
+            &[("a[1]", Some(false)), ("a[2]", Some(false)), ("b", Some(false)), ("c", Some(true)), ("d", None)],
+            list,
+        );
         assert_eq!((found.passed, found.applicable(), found.skipped, found.broken()), (1, 2, 1, 0));
         assert_eq!((found.listed[&Kind::NotOurs], found.listed[&Kind::NotYet]), (2, 1));
-        let found = verdict(&[("a", Some(false)), ("c", Some(false))], "[{suite: s, cases: [a], kind: ruling, reason: r}]");
+        let found =
+            verdict(&[("a", Some(false)), ("c", Some(false))], "[{suite: s, cases: [a], kind: ruling, reason: r}]");
         assert_eq!((found.broken(), found.told().as_str()), (1, "failed: c: \n"));
     }
 
     #[test]
     fn an_entry_that_is_not_true_is_told() {
-        let list = "[{suite: s, cases: [a], kind: not-yet, reason: r}, {suite: s, cases: [gone], kind: ruling, reason: r}]";
+        let list =
+            "[{suite: s, cases: [a], kind: not-yet, reason: r}, {suite: s, cases: [gone], kind: ruling, reason: r}]";
         let found = verdict(&[("a", Some(true))], list);
         assert_eq!(found.told(), "stale: a: passes, and is listed as not yet\nstale: gone: no such case\n");
         // What a small model says may be right by chance; what is of another suite or engine is not looked at.

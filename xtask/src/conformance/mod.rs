@@ -84,7 +84,8 @@ pub(crate) fn run(options: &Options) -> Result {
     }
     let mut verdicts = Vec::new();
     for engine in engines(options) {
-        let suites: Vec<_> = suites.iter().zip(&environments).filter(|(suite, _)| suite.engines.contains(&engine)).collect();
+        let suites: Vec<_> =
+            suites.iter().zip(&environments).filter(|(suite, _)| suite.engines.contains(&engine)).collect();
         if suites.is_empty() {
             continue;
         }

@@ -104,7 +104,13 @@ fn row(verdict: &Verdict) -> Vec<String> {
 fn listed(entry: &Deselected) -> String {
     let engines: Vec<String> = entry.engines.iter().map(ToString::to_string).collect();
     let engines = if engines.is_empty() { "all".to_owned() } else { engines.join(", ") };
-    line(&[entry.suite.clone(), format!("`{}`", entry.cases.join("`, `")), engines, entry.kind.word().to_owned(), entry.reason.clone()])
+    line(&[
+        entry.suite.clone(),
+        format!("`{}`", entry.cases.join("`, `")),
+        engines,
+        entry.kind.word().to_owned(),
+        entry.reason.clone(),
+    ])
 }
 
 fn line(cells: &[String]) -> String {
@@ -114,8 +120,10 @@ fn line(cells: &[String]) -> String {
 
 /// The rows of a page, by their first two cells.
 fn parse(page: &str) -> BTreeMap<(String, String), Vec<String>> {
-    let table = page.lines().skip_while(|line| !line.starts_with("| ---")).skip(1).take_while(|line| line.starts_with('|'));
-    let cells = table.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
+    let table =
+        page.lines().skip_while(|line| !line.starts_with("| ---")).skip(1).take_while(|line| line.starts_with('|'));
+    let cells =
+        table.map(|line| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>());
     cells.filter(|row| row.len() == COLUMNS.len()).map(|row| ((row[0].clone(), row[1].clone()), row)).collect()
 }
 
@@ -125,7 +133,9 @@ mod tests {
 
     #[test]
     fn a_run_replaces_its_own_rows_alone() {
-        let row = |suite: &str, passed: &str| [suite, "echo", "w", "v", passed, "0", "0", "0", "0"].map(ToOwned::to_owned).to_vec();
+        let row = |suite: &str, passed: &str| {
+            [suite, "echo", "w", "v", passed, "0", "0", "0", "0"].map(ToOwned::to_owned).to_vec()
+        };
         let key = |suite: &str| (suite.to_owned(), "echo".to_owned());
         let mut page = Page { path: "x".into(), before: String::new(), rows: parse(""), list: String::new() };
         page.rows.insert(key("b"), row("b", "1 of 2"));

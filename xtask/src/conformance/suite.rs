@@ -97,7 +97,8 @@ impl Suite {
         let (send, lines) = mpsc::channel();
         let stdout = child.stdout.take();
         std::thread::spawn(move || {
-            for line in stdout.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(std::io::Result::ok) {
+            for line in stdout.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(std::io::Result::ok)
+            {
                 let _ = send.send(line);
             }
         });
@@ -120,7 +121,10 @@ impl Suite {
         let status = child.wait().doing(format_args!("wait for {}", self.script))?;
         if is_over && (!status.success() || results.is_empty()) {
             let cases = results.len();
-            results.push(CaseResult::broken(format!("ended with {status} after {cases} cases; its log is {}", log.display())));
+            results.push(CaseResult::broken(format!(
+                "ended with {status} after {cases} cases; its log is {}",
+                log.display()
+            )));
         }
         Ok(results)
     }

@@ -7,7 +7,7 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 50] = [
+const TABLE: [(&str, &str, &str); 52] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
@@ -28,6 +28,8 @@ const TABLE: [(&str, &str, &str); 50] = [
     ("GET", "/api/version", "use"),
     ("GET", "/running", "use"),
     ("GET", "/", "everybody"),
+    ("GET", "/openapi.json", "use"),
+    ("GET", "/docs", "use"),
     ("POST", "/tokenize", "use"),
     ("POST", "/detokenize", "use"),
     ("POST", "/v1/audio/generations", "use"),

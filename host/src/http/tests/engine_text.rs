@@ -144,7 +144,7 @@ async fn parts_that_no_plugin_reads_go_on_to_an_engine() {
 
 #[tokio::test]
 async fn a_route_that_an_engine_has_is_its_own_affair() {
-    let has_all = |_: usize, _: &Submission| Ok(answered(200, "application/json", "{\"mine\":1}"));
+    let has_all = |_: usize, _: &Submission| Ok(answered(200, "text/plain", "{\"mine\":1}"));
     let host = Host::with(remote(), has_all);
     for path in ["/v1/responses", "/v1/messages", "/v1/completions", "/tokenize", "/v1/messages/count_tokens"] {
         let reply = host.post(path, &json!({"model": "far", "anything": true})).await;

@@ -8,6 +8,7 @@ mod chat;
 mod completions;
 mod control;
 mod custom;
+mod documented;
 mod edge;
 mod engine_text;
 mod errors;
@@ -78,9 +79,14 @@ impl Host {
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {
+        let (parts, body) = request.into_parts();
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        let sent = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let request = Request::from_parts(parts, Body::from(sent.clone()));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        documented::check(&method, &path, &sent, &parts, &bytes);
         Reply { status: parts.status, headers: parts.headers, body: plain(std::str::from_utf8(&bytes).unwrap()) }
     }
 
@@ -399,7 +405,9 @@ fn plain(text: &str) -> String {
     let mut pieces = out.split("\"created\":").map(str::to_owned).collect::<Vec<_>>();
     for piece in pieces.iter_mut().skip(1) {
         let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
-        piece.replace_range(..digits, "0");
+        if digits > 0 {
+            piece.replace_range(..digits, "0");
+        }
     }
     pieces.join("\"created\":")
 }

@@ -37,10 +37,8 @@ pub(in crate::http) const SHOWN_KEYS: Keys = &["model", "name"];
 /// The model that a body asks about: Ollama's older clients call it `name`.
 pub(in crate::http) fn parse_shown(body: &ReceivedBody<'_>) -> Result<Option<String>, ApiError> {
     let fields = Fields::root(body, SHOWN_KEYS)?;
-    Ok(match model(&fields)? {
-        Some(model) => Some(model),
-        None => fields.text("name")?.map(Cow::into_owned),
-    })
+    let older = fields.text("name")?;
+    Ok(model(&fields)?.or(older.map(Cow::into_owned)))
 }
 
 /// What is read of a body that goes on to an engine as it is.

@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aihost_plugin_api::{
-    Context, Engine, Error, FinishReason, Flow, LoadContext, LoadRequest, LogprobEntry, MemoryPlan, MemoryUsage, Plugin,
-    Result, Text, TextInput, TextOutput, TextRequest, TokenLogprob,
+    Context, Engine, Error, FinishReason, Flow, LoadContext, LoadRequest, LogprobEntry, MemoryPlan, MemoryUsage,
+    Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token, TokenLogprob,
 };
 use script::Act;
 
@@ -65,6 +65,8 @@ pub struct Loaded {
     options: Options,
     /// What stands for weights; nothing while parked.
     weights: Mutex<Option<Vec<u8>>>,
+    /// Words that it was asked for as tokens.
+    vocabulary: Mutex<Vec<String>>,
 }
 
 impl Plugin for Echo {
@@ -82,7 +84,11 @@ impl Plugin for Echo {
     fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
         take(self.0.load_ms, ctx)?;
         pass(self.0.load_gate.as_deref(), || ctx.check())?;
-        Ok(Loaded { options: self.0.clone(), weights: Mutex::new(Some(weights(&self.0))) })
+        Ok(Loaded {
+            options: self.0.clone(),
+            weights: Mutex::new(Some(weights(&self.0))),
+            vocabulary: Mutex::default(),
+        })
     }
 }
 
@@ -109,6 +115,25 @@ impl Engine for Loaded {
             }
         }
         Ok(if most < wanted { FinishReason::Length } else { FinishReason::Stop })
+    }
+
+    /// Words are its tokens, numbered as they are met.
+    fn tokens(&self, input: &TextInput) -> Result<Vec<Token>> {
+        let mut vocabulary = self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let TextInput::Tokens { tokens, .. } = input {
+            let known = |id: &u32| Some(Token::new(*id, vocabulary.get(*id as usize)?.as_bytes()));
+            let unknown = || Error::invalid_request("a token is not in the vocabulary").at("tokens");
+            return tokens.iter().map(known).collect::<Option<_>>().ok_or_else(unknown);
+        }
+        let text = last_message(input.clone())?;
+        let mut number = |word: &str| match vocabulary.iter().position(|known| known == word) {
+            Some(at) => at as u32,
+            None => {
+                vocabulary.push(word.to_owned());
+                vocabulary.len() as u32 - 1
+            }
+        };
+        Ok(text.split_inclusive(' ').map(|word| Token::new(number(word), word)).collect())
     }
 
     fn cost(&self, request: &TextRequest) -> Result<u64> {
@@ -147,7 +172,9 @@ impl Loaded {
         let mut calls = 0;
         for act in script::acts(&request.input, message) {
             match act {
-                Act::Say(text) => text.split_inclusive(' ').try_for_each(|word| self.say(word, request, output, ctx))?,
+                Act::Say(text) => {
+                    text.split_inclusive(' ').try_for_each(|word| self.say(word, request, output, ctx))?
+                }
                 Act::Think(text) => output.reasoning(&text).map(drop)?,
                 Act::Refuse(text) => output.refusal(&text).map(drop)?,
                 Act::Call { name, arguments } => {
@@ -221,6 +248,7 @@ fn last_message(input: TextInput) -> Result<String> {
             messages.into_iter().rev().find(|message| message.role == "user").map_or_else(String::new, |m| m.content)
         }
         TextInput::Prompt { text, .. } => text,
+        TextInput::FillIn { prefix, .. } => prefix,
         TextInput::Tokens { tokens, .. } => tokens.iter().map(|token| format!("<{token}> ")).collect(),
         newer => return Err(newer.unsupported()),
     })
