@@ -164,6 +164,8 @@ fn pass(gate: Option<&Path>, check: impl Fn() -> Result<()>) -> Result<()> {
 
 fn last_message(input: TextInput) -> Result<String> {
     Ok(match input {
+        // What it goes on with.
+        TextInput::Chat { mut messages, continue_final: true, .. } => messages.pop().unwrap_or_default().content,
         TextInput::Chat { messages, .. } => {
             messages.into_iter().rev().find(|message| message.role == "user").map_or_else(String::new, |m| m.content)
         }
