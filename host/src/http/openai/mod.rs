@@ -38,11 +38,13 @@ async fn answer<S: TextShape + Unpin>(
     app: App,
     caller: &Caller,
     endpoint: TextEndpoint<S>,
-    job: TextJob,
+    mut job: TextJob,
 ) -> Result<Response, ApiError> {
     let config = app.handle.config();
     let wanted = Wanted { kind: Kind::Text, endpoint: endpoint.path };
-    let model = resolve::for_request(&config, caller, job.model.as_deref(), wanted)?.id.clone();
+    let model = resolve::for_request(&config, caller, job.model.as_deref(), wanted)?;
+    job.default_max_tokens(model.default_max_tokens);
+    let model = model.id.clone();
     let shape = (endpoint.shape)(&job, model.as_str(), unix_seconds());
     let delivery = job.delivery;
     let mut generation = Generation::new(app.handle.clone(), model.clone(), caller.access().clone(), job);

@@ -73,6 +73,11 @@ pub(super) struct TextJob {
 }
 
 impl TextJob {
+    /// Has answers end after so many tokens, unless the request says after how many.
+    pub(super) fn default_max_tokens(&mut self, tokens: u32) {
+        self.common.max_tokens.get_or_insert(tokens);
+    }
+
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.n, choice % self.n);
