@@ -16,6 +16,8 @@ mod bucket;
 mod caller;
 mod connection;
 mod connections;
+mod content_coding;
+mod cors;
 mod custom;
 mod divert;
 mod edge;
