@@ -17,6 +17,7 @@ use super::app::App;
 use super::auth::{self, Access};
 use super::body::{ArrivingBody, BodySize, RawBody};
 use super::caller::Caller;
+use super::content_coding::unpack;
 use super::divert::{Diverted, EnginePath, Head, Taken};
 use super::error::ApiError;
 use super::generate::broken_off;
@@ -88,6 +89,7 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
     let delivery = replay(request.method(), request.headers());
     visible(request.headers(), &mut asked);
     request.extensions_mut().insert(BodySize::Files);
+    unpack(&mut request)?;
     let (parts, body) = request.into_parts();
     let body = RawBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
     let model = choose(&models, endpoint, &asked.query, &body).await?;

@@ -11,8 +11,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 
 use super::app::App;
-use super::body::{ArrivingBody, RawBody, check_content_type, check_encoding};
+use super::body::{ArrivingBody, RawBody, check_content_type};
 use super::caller::Caller;
+use super::content_coding::unpack;
 use super::custom::whole_or_streamed;
 use super::engine_routes::{self, is_no_route};
 use super::error::ApiError;
@@ -79,14 +80,15 @@ pub(super) enum Taken {
 
 impl Diverted {
     /// Answers it, if it is for a model whose engine answers HTTP itself.
-    pub(super) async fn take(&self, config: &Config, request: Request) -> Result<Taken, ApiError> {
+    pub(super) async fn take(&self, config: &Config, mut request: Request) -> Result<Taken, ApiError> {
         let Some(caller) = request.extensions().get::<Caller>().cloned() else { return Ok(Taken::Left(request)) };
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if let Some(boundary) = content_type.and_then(multipart::boundary).map(str::to_owned) {
+            unpack(&mut request)?;
             return self.take_form(config, &caller, request, &boundary).await;
         }
         let has_body = !request.body().is_end_stream();
-        if !has_body || check_encoding(&request).is_err() || check_content_type(&request).is_err() {
+        if !has_body || check_content_type(&request).is_err() || unpack(&mut request).is_err() {
             return self.take_query(config, &caller, request).await;
         }
         let head = Head::of(&request);

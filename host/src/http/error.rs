@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::bucket::RateLeft;
+use super::content_coding::TAKEN;
 use super::redact::for_clients;
 use crate::config::Scope;
-use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, steers};
+use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, shown, steers};
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
@@ -27,8 +28,10 @@ const RETRY_ROOM_S: u32 = 2;
 const MESSAGE_BYTES: usize = 700;
 /// Bytes that a field's path may take in an error's JSON.
 const PARAM_BYTES: usize = 128;
-/// What clients look for to tell an overflow from other bad requests (LiteLLM, LangChain).
+/// What clients look for to tell an overflow from other bad requests: LangChain for its code, LiteLLM for either of the others.
+const OVERFLOW_CODE: &str = "context_length_exceeded";
 const OVERFLOW_PHRASE: &str = "exceeds the available context size";
+const CONTEXT_PHRASE: &str = "maximum context length is";
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
@@ -45,6 +48,7 @@ pub(super) struct ApiError {
     retry_after_s: Option<u32>,
     retry: Retry,
     loading: Option<Box<Value>>,
+    overflow: Option<Overflow>,
     rate: Option<Box<RateLeft>>,
     /// The message as operators read it, where clients read another.
     whole: Option<Box<str>>,
@@ -68,6 +72,15 @@ enum Retry {
     Never,
 }
 
+/// How much too long a prompt is, as llama.cpp says it.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Overflow {
+    /// Where it was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_prompt_tokens: Option<u32>,
+    n_ctx: u32,
+}
+
 #[derive(Serialize)]
 struct Envelope<'a> {
     error: EnvelopeError<'a>,
@@ -81,6 +94,8 @@ struct EnvelopeError<'a> {
     code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     loading: Option<&'a Value>,
+    #[serde(flatten)]
+    overflow: Option<Overflow>,
 }
 
 impl ApiError {
@@ -94,6 +109,7 @@ impl ApiError {
             retry_after_s: None,
             retry: Retry::Unsaid,
             loading: None,
+            overflow: None,
             rate: None,
             whole: None,
         }
@@ -144,6 +160,11 @@ impl ApiError {
     pub(super) fn param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into().into());
         self
+    }
+
+    /// What is left of a key's rate.
+    pub(super) fn with_rate(self, rate: Option<RateLeft>) -> Self {
+        Self { rate: rate.map(Box::new).or(self.rate), ..self }
     }
 
     /// How far the load is that the client is waiting for.
@@ -198,9 +219,10 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, shown).code("request_too_large").in_whole(message)
     }
 
-    /// The body is packed in some way.
-    pub(super) fn encoded() -> Self {
-        let message = "bodies are read as they are; send this one without `Content-Encoding`";
+    /// The body is packed in a way that nobody here knows.
+    pub(super) fn encoded(coding: &str) -> Self {
+        let coding = shown(coding);
+        let message = format!("the body's Content-Encoding is `{coding}`; this host takes {TAKEN}, or none");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, message).code("unsupported_encoding")
     }
 
@@ -262,6 +284,12 @@ impl ApiError {
             _ => "this is no HTTP/1.1 request",
         };
         Self::new(status, INVALID, message).code("bad_head")
+    }
+
+    /// An `Expect` header that asks for what nobody here knows.
+    pub(super) fn unmet() -> Self {
+        let message = "the Expect header asks for what this host does not know; it knows `100-continue`";
+        Self::new(StatusCode::EXPECTATION_FAILED, INVALID, message).code("unknown_expectation")
     }
 
     /// No key, or one that is not accepted.
@@ -406,6 +434,7 @@ impl ApiError {
             param: param.as_deref(),
             code: self.code.as_deref(),
             loading: self.loading.as_deref(),
+            overflow: self.overflow,
         };
         super::wire::json(&Envelope { error: inner })
     }
@@ -430,13 +459,13 @@ impl ApiError {
     /// As whoever runs the host reads it, with all that it says.
     pub(super) fn for_operator(failure: Failure) -> Self {
         let Failure { kind, mut message, details, .. } = failure;
-        if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
-            message = format!("the request {OVERFLOW_PHRASE}: {message}");
+        if kind == FailureKind::ContextLength {
+            message = overflowing(message, details.as_ref().and_then(|details| details.context_tokens));
         }
         let new = |status, kind| Self::new(status, kind, message);
         let error = match kind {
             FailureKind::InvalidRequest => new(StatusCode::BAD_REQUEST, INVALID),
-            FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code("context_length_exceeded"),
+            FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code(OVERFLOW_CODE),
             FailureKind::UnknownModel => new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found"),
             FailureKind::WrongKind => {
                 new(StatusCode::BAD_REQUEST, INVALID).param("model").code("unsupported_endpoint_for_model")
@@ -474,6 +503,8 @@ impl ApiError {
     fn said(mut self, details: FailureDetails) -> Self {
         self.param = details.field.map(Box::from).or(self.param);
         self.code = details.code.map(Cow::from).or(self.code);
+        let overflow = |n_ctx| Overflow { n_prompt_tokens: details.prompt_tokens, n_ctx };
+        self.overflow = details.context_tokens.map(overflow);
         let seconds = details.retry_after_ms.map(|ms| ms.div_ceil(1000).clamp(1, RETRY_MAX_S.into()) as u32);
         self.retry_after_s = seconds.or(self.retry_after_s);
         if seconds.is_some() {
@@ -497,6 +528,21 @@ impl From<ArtifactError> for ApiError {
     }
 }
 
+/// The sentence of an overflow with all that clients look for, before what a plugin says of it: its end may be cut.
+fn overflowing(message: String, context_tokens: Option<u32>) -> String {
+    let mut before = String::new();
+    if !message.contains(OVERFLOW_CODE) {
+        before = format!("{OVERFLOW_CODE}: ");
+    }
+    if let Some(tokens) = context_tokens.filter(|_| !message.contains(CONTEXT_PHRASE)) {
+        before += &format!("this model's {CONTEXT_PHRASE} {tokens} tokens: ");
+    }
+    if !message.contains(OVERFLOW_PHRASE) {
+        before += &format!("the request {OVERFLOW_PHRASE}: ");
+    }
+    before + &message
+}
+
 /// 499, nginx's "client closed request": nobody is there to read it.
 fn cancelled() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
@@ -518,6 +564,9 @@ impl IntoResponse for ApiError {
         }
         if self.retry == Retry::Never {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(TAKEN));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

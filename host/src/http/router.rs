@@ -1,10 +1,15 @@
 //! Which path is answered by what, whom it is open to, and how large a body it reads.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::uri::PathAndQuery;
+use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
+use tower::ServiceExt;
 
 use super::anthropic::messages;
 use super::app::App;
@@ -46,7 +51,52 @@ pub(super) fn over(app: App) -> Router {
     };
     // What is layered here is the fallback alone: routes are added behind it, each with a gate of its own.
     let nowhere = Router::new().fallback(custom::answer).layer(gate(Access::AnyKey));
-    routes().into_iter().fold(nowhere, add).with_state(app.clone())
+    let routed: Router = routes().into_iter().fold(nowhere, add).with_state(app.clone());
+    // A path is what is routed by, so it is set right before.
+    Router::new().fallback_service(routed.map_request(straightened))
+}
+
+/// Paths that are routed, as they are written.
+static PATHS: LazyLock<Vec<&str>> = LazyLock::new(|| routes().into_iter().map(|route| route.path).collect());
+
+/// A request with one slash where its path has several, and with none at its end, if that makes it one of a route: base
+/// addresses are often written with a slash behind them. What is at an engine's or a model's own paths stays as it is.
+fn straightened(mut request: Request) -> Request {
+    let uri = request.uri();
+    let straight = match straight(uri.path()) {
+        Cow::Owned(path) if is_routed(&path) => path,
+        _ => return request,
+    };
+    let target = match uri.query() {
+        Some(query) => format!("{straight}?{query}"),
+        None => straight,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(target).ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn straight(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") && (!path.ends_with('/') || path == "/") {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    Cow::Owned(segments.fold(String::with_capacity(path.len()), |straight, segment| straight + "/" + segment))
+}
+
+/// Whether a path is one of a route where doubled slashes say nothing.
+fn is_routed(path: &str) -> bool {
+    let is_at = |pattern: &&str| match pattern.split_once('{') {
+        None => *pattern == path,
+        Some((before, parameter)) => path.strip_prefix(before).is_some_and(|rest| {
+            let is_rest = parameter.starts_with('*');
+            before != upstream::PREFIX && !rest.is_empty() && (is_rest || !rest.contains('/'))
+        }),
+    };
+    PATHS.iter().any(|pattern| is_at(&pattern))
 }
 
 /// Whether models of this kind answer at this path. Custom ones do wherever no route is.

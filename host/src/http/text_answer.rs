@@ -125,7 +125,8 @@ async fn updates(
     work: TextWork,
 ) -> Result<Box<dyn TextUpdates>, ApiError> {
     Ok(match work {
-        TextWork::Plugin(job) => {
+        TextWork::Plugin(mut job) => {
+            job.default_max_tokens(model.default_max_tokens);
             let (handle, access) = (app.handle.clone(), caller.access().clone());
             Box::new(Generation::new(handle, model.id.clone(), access, *job))
         }

@@ -86,6 +86,10 @@ pub enum TextInput {
         /// Tools in OpenAI's form, for the template.
         #[serde(default)]
         tools: Vec<serde_json::Value>,
+        /// The last message is the assistant's, and the answer goes on with it: the prompt ends with its text, without the mark
+        /// by which a turn ends, and no new turn begins.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        continue_final: bool,
     },
     /// Text, tokenised as it is.
     #[non_exhaustive]
@@ -112,7 +116,12 @@ pub enum TextInput {
 impl TextInput {
     /// A conversation, of at least one message, without tools.
     pub fn chat(messages: Vec<Message>) -> Self {
-        Self::Chat { messages, tools: Vec::new() }
+        Self::Chat { messages, tools: Vec::new(), continue_final: false }
+    }
+
+    /// A conversation whose last message, of the assistant, is to be gone on with.
+    pub fn continued(messages: Vec<Message>) -> Self {
+        Self::Chat { messages, tools: Vec::new(), continue_final: true }
     }
 
     /// Text to continue.

@@ -20,7 +20,7 @@ use crate::model::{KvCache, Model};
 use crate::options::{MAX_SLOTS, Options};
 use crate::sampler::Sampler;
 use crate::sequence::{CHUNK, CHUNK_SCORED, ModelParts, Occupancy, SequenceRequest, Slot, StepOutcome, best_slot};
-use crate::template::ChatTemplate;
+use crate::template::{ChatTemplate, PromptEnd};
 use crate::tokenizer::Tokenizer;
 
 /// Requests that may wait for a slot; the host sends no more than `max_concurrency` at once.
@@ -207,13 +207,14 @@ impl LlmEngine {
     fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
         let tokenizer = &self.parts.tokenizer;
         let ids = match input {
-            TextInput::Chat { messages, tools, .. } => {
+            TextInput::Chat { messages, tools, continue_final, .. } => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
                 })?;
                 let most = self.most_bytes();
-                let text = template.render(messages, tools, most)?;
-                self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {most} bytes")))?)?
+                let end = if *continue_final { PromptEnd::LastMessage } else { PromptEnd::NewTurn };
+                let text = template.render(messages, tools, end, most)?;
+                self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {most} bytes"), None))?)?
             }
             TextInput::Prompt { text, .. } => self.encode(text)?,
             TextInput::Tokens { tokens, .. } => {
@@ -235,7 +236,7 @@ impl LlmEngine {
             );
         }
         if ids.len() >= self.sizes.context {
-            return Err(self.too_long(format_args!("{} tokens", ids.len())));
+            return Err(self.too_long(format_args!("{} tokens", ids.len()), Some(ids.len())));
         }
         Ok(ids)
     }
@@ -246,13 +247,13 @@ impl LlmEngine {
         let (tokenizer, most) = (&self.parts.tokenizer, self.most_bytes());
         if text.len() > most {
             let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
-            return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens")));
+            return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens"), None));
         }
         let encoded = tokenizer.encode_up_to(text, self.sizes.context)?;
         if encoded.is_whole {
             Ok(encoded.ids)
         } else {
-            Err(self.too_long(format_args!("more than {} tokens", self.sizes.context)))
+            Err(self.too_long(format_args!("more than {} tokens", self.sizes.context), None))
         }
     }
 
@@ -261,14 +262,14 @@ impl LlmEngine {
         self.sizes.context.saturating_mul(self.parts.tokenizer.longest())
     }
 
-    fn too_long(&self, has: std::fmt::Arguments<'_>) -> Error {
+    /// `tokens`: those of the prompt, if they were counted.
+    fn too_long(&self, has: std::fmt::Arguments<'_>, tokens: Option<usize>) -> Error {
         let context = self.sizes.context;
-        Error::new(
-            ErrorKind::ContextLength,
-            format!(
-                "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
-            ),
-        )
+        let message = format!(
+            "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
+        );
+        let counted = tokens.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
+        Error::context_length(message, counted, u32::try_from(context).unwrap_or(u32::MAX))
     }
 
     fn checked(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {

@@ -136,6 +136,29 @@ fn serves_from_end_to_end() {
 }
 
 #[test]
+fn what_a_cache_held_is_counted_and_no_more() {
+    let (_folder, host) = host(&gguf(), serde_json::json!({"slots": 1}));
+    let host = host.expect("loads");
+    let usage = |request: &TextRequest| {
+        let usage = host.generate(request).expect("answers").finish.usage;
+        (usage.prompt_tokens, usage.cached_tokens)
+    };
+    for (prompt, cached) in [("hello", 0), ("help", 3), ("help", 3), ("held", 3), ("xyz", 0), ("xyz", 2)] {
+        // The last token of a prompt passes through the model always.
+        assert_eq!(usage(&request(prompt, 1)), (prompt.len() as u32, cached), "{prompt}");
+    }
+    // All of it passes where each of its tokens is scored.
+    assert_eq!(usage(&request("xyz", 1).echo(true).logprobs(0)), (3, 0));
+    // What was generated is in the cache like what was asked.
+    let said = host.generate(&request("ab", 6)).expect("answers");
+    let asked = match TextInput::prompt(format!("ab{}", said.text)) {
+        TextInput::Prompt { text, .. } if said.text.len() == 6 => text,
+        other => panic!("one byte is one token here: {other:?}"),
+    };
+    assert_eq!(usage(&request(&asked, 1)), (8, 7));
+}
+
+#[test]
 fn damaged_files_are_refused_not_fatal() {
     let file = gguf();
     for len in (0..file.len()).step_by(997) {

@@ -18,6 +18,19 @@ async fn whole_answer_has_text_and_usage() {
 }
 
 #[tokio::test]
+async fn an_answer_ends_where_its_request_says_or_its_models_entry() {
+    let mut b = model("b", Kind::Text);
+    b.default_max_tokens = 77;
+    let host = Host::with(configured([model("a", Kind::Text), b]), hello);
+    for asked in [json!({}), json!({"model": "b"}), json!({"model": "b", "max_tokens": 5}), json!({"max_tokens": 5000})]
+    {
+        assert_eq!(host.post("/v1/chat/completions", &chat(&asked)).await.status, 200);
+    }
+    let limits: Vec<_> = host.tasks().iter().map(|task| task["max_tokens"].clone()).collect();
+    assert_eq!(limits, [1024, 77, 5, 5000]);
+}
+
+#[tokio::test]
 async fn stream_is_exact_to_the_byte() {
     let host = Host::new(hello);
     let reply = host.post("/chat/completions", &chat(&json!({"stream": true}))).await;

@@ -5,8 +5,10 @@
 mod access;
 mod audio;
 mod chat;
+mod coding;
 mod completions;
 mod control;
+mod cors;
 mod custom;
 mod documented;
 mod edge;
@@ -275,6 +277,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
         file: None,
         listen: "127.0.0.1:9000".parse().unwrap(),
         api_keys: Vec::new(),
+        cors: Default::default(),
         devices: Vec::new(),
         limits: Limits {
             queue: 8,
@@ -346,6 +349,7 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         options: Value::Null,
         aliases: Vec::new(),
         keep_alive: None,
+        default_max_tokens: 1024,
         pin: false,
         priority: 0,
         replicas: 1,

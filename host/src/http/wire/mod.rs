@@ -176,6 +176,11 @@ impl TextAsk {
 }
 
 impl TextJob {
+    /// Has answers end after so many tokens, unless the request says after how many.
+    pub(super) fn default_max_tokens(&mut self, tokens: u32) {
+        self.common.max_tokens.get_or_insert(tokens);
+    }
+
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.terms.n, choice % self.terms.n);

@@ -210,13 +210,16 @@ pub(in crate::http) struct CompletionShape {
     /// Alternatives asked for.
     logprobs: Option<u32>,
     echo: bool,
-    /// Characters and tokens of each choice so far.
+    /// What was written of each choice so far.
     written: Vec<Written>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
+    /// Characters of its tokens.
     chars: usize,
+    /// Characters of its text.
+    text: usize,
     tokens: usize,
 }
 
@@ -243,9 +246,10 @@ impl CompletionShape {
         }
     }
 
-    fn logprobs(&mut self, index: usize, tokens: &[TokenLogprob]) -> Option<CompletionLogprobs> {
+    fn logprobs(&mut self, index: usize, text: &str, tokens: &[TokenLogprob]) -> Option<CompletionLogprobs> {
         let wanted = self.logprobs?;
         let mut written = self.written[index];
+        written.text += text.chars().count();
         let mut out = CompletionLogprobs::default();
         for token in tokens {
             // Nothing comes before a prompt's first token, so it has no probability.
@@ -254,7 +258,8 @@ impl CompletionShape {
             out.token_logprobs.push((!is_prompt_start).then(|| finite(token.chosen.logprob)));
             let top = || token.top.iter().map(|entry| (entry.token.clone(), finite(entry.logprob))).collect();
             out.top_logprobs.push((!is_prompt_start && wanted > 0).then(top).map(TopByToken));
-            out.text_offset.push(written.chars);
+            // Of a plugin that names halves of characters by themselves, tokens have more characters than their text.
+            out.text_offset.push(written.chars.min(written.text));
             written.chars += token.chosen.token.chars().count();
             written.tokens += 1;
         }
@@ -270,7 +275,7 @@ impl TextShape for CompletionShape {
         if let TextEvent::Text { text, logprobs, .. } = event
             && (!text.is_empty() || !logprobs.is_empty())
         {
-            let logprobs = self.logprobs(index, logprobs);
+            let logprobs = self.logprobs(index, text, logprobs);
             self.chunks.write(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
         }
     }
@@ -287,7 +292,7 @@ impl TextShape for CompletionShape {
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
         let mut replies = Vec::with_capacity(choices.len());
         for (index, choice) in choices.iter().enumerate() {
-            let logprobs = self.logprobs(index, &choice.logprobs);
+            let logprobs = self.logprobs(index, &choice.text, &choice.logprobs);
             replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason: choice.reason() });
         }
         json(&Reply { head: self.identity.head(COMPLETION), choices: replies, usage: UsageReply::from(usage) })

@@ -244,6 +244,8 @@ fn logprob(word: &str, request: &TextRequest) -> Option<TokenLogprob> {
 
 fn last_message(input: TextInput) -> Result<String> {
     Ok(match input {
+        // What it goes on with.
+        TextInput::Chat { mut messages, continue_final: true, .. } => messages.pop().unwrap_or_default().content,
         TextInput::Chat { messages, .. } => {
             messages.into_iter().rev().find(|message| message.role == "user").map_or_else(String::new, |m| m.content)
         }
