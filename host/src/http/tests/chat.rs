@@ -239,3 +239,42 @@ fn events(body: &str) -> Vec<Value> {
     let events = body.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
     events.map(|event| serde_json::from_str(event).unwrap()).collect()
 }
+
+#[tokio::test]
+async fn an_answer_goes_on_from_what_the_assistant_began_only_if_it_is_told_to() {
+    let host = Host::new(hello);
+    let turns = |last: Value| json!([{"role": "user", "content": "who?"}, last]);
+    let begun = json!({"role": "assistant", "content": "It is"});
+    let prefix = json!({"role": "assistant", "content": "It is", "prefix": true});
+    for (extra, continues) in [
+        (json!({"messages": turns(begun.clone())}), false),
+        (json!({"messages": turns(begun.clone()), "continue_final_message": true}), true),
+        (
+            json!({"messages": turns(begun.clone()), "continue_final_message": true, "add_generation_prompt": false}),
+            true,
+        ),
+        (json!({"messages": turns(begun.clone()), "add_generation_prompt": false}), true),
+        (json!({"messages": turns(begun.clone()), "add_generation_prompt": true}), false),
+        (json!({"messages": turns(prefix.clone())}), true),
+        (json!({"messages": turns(prefix), "continue_final_message": false}), false),
+    ] {
+        let reply = host.post("/v1/chat/completions", &chat(&extra)).await;
+        assert_eq!(reply.status, 200, "{extra}: {}", reply.body);
+        let task = host.tasks().pop().unwrap();
+        assert_eq!(task["input"]["continue_final"] == true, continues, "{extra}");
+    }
+    for (extra, param) in [
+        (json!({"continue_final_message": true}), "continue_final_message"),
+        (json!({"add_generation_prompt": false}), "add_generation_prompt"),
+        (
+            json!({"messages": turns(begun), "continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+        ),
+    ] {
+        let reply = host.post("/v1/chat/completions", &chat(&extra)).await;
+        assert_eq!(reply.error(), (400, "invalid_value".into(), param.into()));
+    }
+    let body = json!({"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "It is"}]});
+    assert_eq!(host.post("/v1/messages", &body).await.status, 200);
+    assert_eq!(host.tasks().pop().unwrap()["input"]["continue_final"], true, "Anthropic's API always goes on");
+}

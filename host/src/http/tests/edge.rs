@@ -60,19 +60,23 @@ async fn every_route_refuses_other_methods_by_name() {
     let host = Host::new(hello);
     let mut refused = 0;
     for route in super::super::router::routes() {
-        let Some(answered) = route.method else { continue };
-        let path = route.path.replace("{*id}", "a").replace("{*model}", "a").replace("{name}", "a");
+        if route.answered.is_empty() {
+            continue;
+        }
+        let answered = |method: &str| route.answered.iter().any(|one| *one == method);
+        let parameters = ["{*id}", "{*model}", "{name}", "{id}"];
+        let path = parameters.into_iter().fold(route.path.to_owned(), |path, parameter| path.replace(parameter, "a"));
         for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY", "OPTIONS", "PROPFIND"] {
-            let is_answered = method == answered || (method == "HEAD" && answered == "GET");
-            if is_answered {
+            if answered(method) || (method == "HEAD" && answered("GET")) {
                 continue;
             }
             refused += 1;
             let reply = host.send(request(method, &path, &[])).await;
             assert_eq!(reply.status, 405, "{method} {path}");
-            assert!(reply.header("allow").split(',').any(|one| one.trim() == answered.as_str()), "{method} {path}");
+            let allow: Vec<&str> = reply.header("allow").split(',').map(str::trim).collect();
+            assert!(route.answered.iter().all(|one| allow.contains(&one.as_str())), "{method} {path}: {allow:?}");
             if method != "HEAD" {
-                assert_eq!(reply.error().1, "method_not_allowed", "{method} {path}");
+                assert!(reply.body.contains("see the Allow header"), "{method} {path}: {}", reply.body);
             }
         }
     }
@@ -94,7 +98,7 @@ async fn slashes_too_many_say_nothing_on_the_hosts_own_paths() {
     }
     let reply = host.send(request("PUT", "/v1/models/", &[])).await;
     assert_eq!((reply.status.as_u16(), reply.header("allow")), (405, "GET,HEAD"));
-    for path in ["/", "//", "/v1/", "/v1/nowhere/"] {
+    for path in ["/v1/", "/v1/nowhere/"] {
         assert_eq!(host.get(path).await.error(), (404, "unknown_url".into(), String::new()), "{path}");
     }
     // Keys are asked for as where the path is straight.
