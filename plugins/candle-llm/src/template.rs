@@ -81,6 +81,12 @@ impl ChatTemplate {
         Ok(Self { environment: Arc::new(environment), bos, eos, time: RENDER_TIME })
     }
 
+    /// Whether it has a place for tools.
+    pub fn takes_tools(&self) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains("tools"))
+    }
+
     /// The prompt of a conversation; nothing if it has more than `most_bytes`.
     ///
     /// # Errors
