@@ -49,6 +49,8 @@ for (const [name, model] of Object.entries(MODELS)) {
     const answer = streamText({ model, prompt: CALL_WEATHER, tools, stopWhen: stepCountIs(3), onError: () => {}, ...common });
     equal(await answer.text, "21 degrees in Paris");
   };
+  // OpenAI's chat answers have no reasoning, and this provider looks for none.
+  if (name === "chat") continue;
   scripted[`${name}_reads_reasoning`] = async () => {
     const answer = await generateText({ model, prompt: "think: Let me see.\nsay: Done.", ...common });
     equal([answer.reasoningText, answer.text], ["Let me see.", "Done."]);

@@ -33,5 +33,5 @@ if __name__ == "__main__":
     here = pathlib.Path(__file__)
     sys.path.insert(0, str(here.parent))
     scopes = ["-o", "asyncio_default_test_loop_scope=session", "-o", "asyncio_default_fixture_loop_scope=session"]
-    arguments = ["-o", "asyncio_mode=auto", "-o", "python_files=langchain_standard.py", "-o", "addopts=", "-p", "no:benchmark"]
+    arguments = ["-o", "asyncio_mode=auto", "-o", "python_files=langchain_standard.py", "-o", "addopts=", "--benchmark-disable"]
     harness.run_pytest("langchain-standard", here.parent, [*arguments, *scopes, here.name], strip=here.name + "::TestHost::")

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use aihost_plugin_api::{
     Context, Engine, Error, FinishReason, Flow, LoadContext, LoadRequest, LogprobEntry, MemoryPlan, MemoryUsage,
-    Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token, TokenLogprob,
+    ModelFacts, Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token, TokenLogprob,
 };
 use script::Act;
 
@@ -52,6 +52,9 @@ pub struct Options {
     script: bool,
 }
 
+/// Tokens of prompt and answer together that it says it takes.
+const CONTEXT: u32 = 32768;
+
 /// How often a gate is looked at.
 const GATE_POLL: Duration = Duration::from_millis(5);
 
@@ -78,7 +81,16 @@ impl Plugin for Echo {
     }
 
     fn plan(&self, _load: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::new(self.0.memory))
+        let plan = MemoryPlan::new(self.0.memory);
+        if !self.0.script {
+            return Ok(plan);
+        }
+        let abilities = ["tools", "reasoning", "fill_in"].map(ToOwned::to_owned).to_vec();
+        let facts = ModelFacts::default()
+            .context_length(CONTEXT)
+            .trained_context_length(CONTEXT)
+            .architecture("echo".to_owned());
+        Ok(plan.facts(facts.abilities(abilities)))
     }
 
     fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
@@ -167,7 +179,8 @@ impl Loaded {
     fn act(&self, request: &TextRequest, message: &str, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
         output.prompt(message.split_inclusive(' ').count() as u32, 0);
         if request.echo {
-            output.echo(message, message.split_inclusive(' ').filter_map(|word| logprob(word, request)).collect())?;
+            // It knows no probabilities of a prompt.
+            output.echo(message, Vec::new())?;
         }
         let mut calls = 0;
         for act in script::acts(&request.input, message) {
