@@ -22,6 +22,8 @@ use super::bench::{self, Bench, LOAD_DEADLINE, Limits};
 
 /// How long a load may take that is not to succeed.
 const SHORT_DEADLINE: Duration = Duration::from_secs(2);
+/// The same for one whose health takes as long as it is waited for.
+const SILENT_DEADLINE: Duration = Duration::from_secs(4);
 /// How long an orderly stop may take.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
@@ -151,13 +153,15 @@ async fn what_goes_wrong_at_the_start_is_one_sentence_and_leaves_nothing() {
         ("--chatty 60 --exit 4", LOAD_DEADLINE, "line 59 of a start that goes wrong | the stand-in exits with 4"),
         ("--endless-headers", LOAD_DEADLINE, "the engine's /health is no HTTP: the head of its answer is longer than"),
         ("--endless-lines", LOAD_DEADLINE, "the engine's /health is no HTTP"),
-        ("--never-healthy --leak", SHORT_DEADLINE, "did not finish its load: no progress for 2 s"),
-        ("--silent --ignore-term", SHORT_DEADLINE, "did not finish its load"),
-        ("--deaf", SHORT_DEADLINE, "did not finish its load"),
-        ("--elsewhere", SHORT_DEADLINE, "did not finish its load"),
+        ("--never-healthy --leak", SHORT_DEADLINE, "its /health answers 503; raise `startup_time`"),
+        ("--silent --ignore-term", SILENT_DEADLINE, "its /health does not answer: no answer in 2 s; raise"),
+        ("--deaf", SHORT_DEADLINE, "its /health does not answer: Connection refused"),
+        ("--elsewhere", SHORT_DEADLINE, "its /health does not answer: Connection refused"),
     ] {
         let failure = engine.refused(engine.options(arguments), deadline).await;
         assert!(failure.message.contains(words), "{arguments}: {failure}");
+        let is_given_up = failure.message.contains("did not finish its load: no progress for");
+        assert_eq!(is_given_up, deadline < LOAD_DEADLINE, "{arguments}: {failure}");
         // Nobody else is harmed.
         assert_eq!(bench::collect(bench::ask(&other, 1, "still here", None)).await.0, "still here", "{arguments}");
     }

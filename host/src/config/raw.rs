@@ -269,7 +269,7 @@ pub(super) struct RawModel {
     pub(super) service_script: Option<PathBuf>,
     /// A server to start: a text, or a list of its words. `{port}`, `{model_path}`, `{device}` and `{memory}` are filled in. Implies `plugin: vllm`.
     pub(super) command: Option<OneOrMany<Text>>,
-    /// The port of the server that is started. Default: one that is free.
+    /// The port of the server that is started, which has no `replicas`. Default: one that is free.
     #[schemars(with = "Option<Count>")]
     pub(super) port: Option<Text>,
     /// The path at which it says that it is ready. Default: /health.

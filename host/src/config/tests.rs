@@ -129,6 +129,7 @@ fn what_cannot_be_meant_of_a_server_of_others_is_said() {
         ("command: x, service_script: y", "command", "stands beside `service_script`"),
         ("command: ''", "command", "is empty"),
         ("command: []", "command", "is empty"),
+        ("command: x, port: 1, replicas: 2", "port", "is one port for 2 replicas"),
         ("command: x, port: 0", "port", "is not a whole number from 1 to 65535"),
         ("command: x, health: nope", "health", "is not an HTTP path"),
         ("command: x, stop_timeout: 26", "stop_timeout", "is not a whole number from 0 to 25"),

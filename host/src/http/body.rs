@@ -243,6 +243,12 @@ impl ArrivingBody {
         Self { read: Some(read), length, ..self }
     }
 
+    /// The same body, of which this sees what has not been read before it goes on; what it refuses ends the body.
+    pub(super) fn seen_by(self, mut see: impl FnMut(&[u8]) -> Result<(), ApiError> + Send + 'static) -> Self {
+        let pieces = self.arriving.map(move |piece| piece.and_then(|piece| see(&piece).map(|()| piece)));
+        Self { arriving: Box::pin(pieces), ..self }
+    }
+
     /// Bytes that it has, if its client says so.
     pub(super) fn length(&self) -> Option<u64> {
         self.length

@@ -53,6 +53,8 @@ pub(super) struct Named {
     pub(super) model: Option<String>,
     /// Where that lies, quotes and all.
     pub(super) at: Option<Range<usize>>,
+    /// Whether it says so more than once.
+    pub(super) is_repeated: bool,
     pub(super) streams: bool,
     pub(super) class: Class,
     pub(super) keep_alive: Option<KeepAlive>,
@@ -97,7 +99,7 @@ impl Diverted {
         let named = match (body.clone().read(wire::parse_named).await, head.model.clone()) {
             (Ok(named), _) => Some(named),
             // What it says of a model cannot be read here, and might be by the engine.
-            (Err(wrong), Some(name)) if is_object(&body.bytes) => match self.find(config, &caller, Some(&name)) {
+            (Err(wrong), Some(name)) if may_be_object(&body.bytes) => match self.find(config, &caller, Some(&name)) {
                 Some(_) => return Err(wrong),
                 None => None,
             },
@@ -113,6 +115,10 @@ impl Diverted {
             request.extensions_mut().insert(body);
             return Ok(Taken::Left(request));
         };
+        // Which of several an engine heeds is its own matter, and one of them was looked at.
+        if named.is_repeated {
+            return Err(ApiError::malformed("the body has `model` more than once; name one model").param("model"));
+        }
         caller.access().asks_for(&model.id);
         let leave = |parts| {
             let mut request = Request::from_parts(parts, Body::empty());
@@ -159,7 +165,7 @@ impl Diverted {
             None => return Err(self.nobody(config, caller, name.as_deref(), &head)),
         };
         caller.access().asks_for(&model.id);
-        let body = OutgoingBody::Streamed(form.with_model(engine_name(model)));
+        let body = OutgoingBody::Streamed(form.with_model(engine_name(model))?);
         let head = head.naming(engine_name(model));
         let outgoing = head.outgoing(body, OutputMode::Once, caller.class(), None);
         proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
@@ -283,14 +289,33 @@ fn encoded(name: &str) -> String {
     name.bytes().map(one).collect()
 }
 
-/// Whether a body is meant to be an object of JSON, by how it begins. Some readers skip a mark of the byte order.
+/// Whether a body is an object of JSON, by how it begins.
 fn is_object(body: &[u8]) -> bool {
-    body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body).trim_ascii_start().starts_with(b"{")
+    body.trim_ascii_start().starts_with(b"{")
+}
+
+/// The mark of the byte order in UTF-8 and, either way round, in UTF-16; that of UTF-32 differs from it by zeros.
+const BYTE_ORDER_MARKS: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"];
+
+/// Whether some reader may take a body for an object of JSON: some skip a mark of the byte order, some read UTF-16 and UTF-32.
+fn may_be_object(body: &[u8]) -> bool {
+    let zeros = body.iter().take_while(|byte| **byte == 0).count();
+    let body = &body[zeros..];
+    let mut marks = BYTE_ORDER_MARKS.iter().filter_map(|mark| body.strip_prefix(*mark));
+    let body = marks.next().unwrap_or(body);
+    body.iter().find(|byte| **byte != 0 && !byte.is_ascii_whitespace()) == Some(&b'{')
 }
 
 impl Named {
     fn by_query(model: String) -> Self {
-        Self { model: Some(model), at: None, streams: false, class: Class::default(), keep_alive: None }
+        Self {
+            model: Some(model),
+            at: None,
+            is_repeated: false,
+            streams: false,
+            class: Class::default(),
+            keep_alive: None,
+        }
     }
 }
 
@@ -352,7 +377,19 @@ mod tests {
         for body in [r#"[{"a":1}]"#, r#""{""#, "7"] {
             assert_eq!(with_model(&Bytes::from(body), &Named::by_query("alias".to_owned()), "own"), body);
         }
-        assert!([" {", "{", "\u{feff}{"].iter().all(|body| is_object(body.as_bytes())));
+        let wide = |text: &str| text.encode_utf16().flat_map(u16::to_be_bytes).collect::<Vec<u8>>();
+        for object in [
+            b" {".to_vec(),
+            "\u{feff}{".into(),
+            wide("{\"model\": 1}"),
+            wide("\u{feff}{}"),
+            b"\xff\xfe{\0".into(),
+            b"\xff\xfe\0\0{\0\0\0".into(),
+            b"\0\0\xfe\xff\0\0\0{".into(),
+        ] {
+            assert!(may_be_object(&object), "{object:?}");
+        }
+        assert!(![&b"[{}]"[..], b"7", b"", b"\xff\xfb{"].iter().any(|body| may_be_object(body)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
-//! The name of a model in a form of several parts, found while the form comes in: whatever stands before it is kept, and
-//! nothing is read of what stands behind it.
+//! The name of a model in a form of several parts, found while the form comes in: whatever stands before it is kept, and what
+//! stands behind it passes, if no other name is in it.
+
+use std::ops::Range;
 
 use bytes::BytesMut;
 use memchr::memmem;
@@ -17,11 +19,13 @@ const FIELD: &str = "model";
 
 /// A form whose beginning was read.
 pub(super) struct Form {
-    pub(super) body: ArrivingBody,
+    body: ArrivingBody,
+    /// What stands before each part.
+    delimiter: String,
     /// What was read of it.
     read: BytesMut,
     /// Where the name lies in that, if there is one.
-    name: Option<std::ops::Range<usize>>,
+    name: Option<Range<usize>>,
 }
 
 /// The boundary between the parts of a form, if this is the type of one.
@@ -43,24 +47,23 @@ impl Form {
         let mut read = BytesMut::from(&b"\r\n"[..]);
         let mut from = 0;
         loop {
-            match look(&read, &mut from, delimiter.as_bytes()) {
-                Look::Found(name) => return Ok(Self { body, read, name: Some(name) }),
-                Look::Absent => return Ok(Self { body, read, name: None }),
+            match look(&read, &mut from, delimiter.as_bytes())? {
+                Look::Found(name) => return Ok(Self { body, delimiter, read, name: Some(name) }),
+                Look::Absent => return Ok(Self { body, delimiter, read, name: None }),
                 Look::More => {}
             }
             if read.len() > BEFORE_BYTES {
                 let most = ByteSize(BEFORE_BYTES as u64);
-                return Err(ApiError::malformed(format!(
+                return Err(malformed(format!(
                     "no `model` stands within the first {most} of the form; put it before the files"
-                ))
-                .param(FIELD));
+                )));
             }
             match body.next().await? {
                 Some(piece) => {
                     body.keep(piece.len()).await?;
                     read.extend_from_slice(&piece);
                 }
-                None => return Ok(Self { body, read, name: None }),
+                None => return Ok(Self { body, delimiter, read, name: None }),
             }
         }
     }
@@ -71,63 +74,125 @@ impl Form {
         Some(name.trim()).filter(|name| !name.is_empty())
     }
 
-    /// The form as it is sent on, with this name in place of the one that it has.
-    pub(super) fn with_model(self, name: &str) -> ArrivingBody {
-        let Self { body, mut read, name: range } = self;
+    /// The form as it is sent on, with this name in place of the one that it has. It ends at another one.
+    pub(super) fn with_model(self, name: &str) -> Result<ArrivingBody, ApiError> {
+        let Self { body, delimiter, mut read, name: range } = self;
         let length = body.length();
         // What was put before it to be looked at like any other delimiter.
         let mut before = read.split_off(2);
         let Some(range) = range.map(|range| range.start - 2..range.end - 2) else {
-            return body.behind(before.freeze(), length);
+            return Ok(body.behind(before.freeze(), length));
         };
         let behind = before.split_off(range.end);
+        let mut rest = Rest { delimiter, unread: Vec::new(), is_over: false };
+        rest.see(&behind)?;
         before.truncate(range.start);
         before.extend_from_slice(name.as_bytes());
         before.extend_from_slice(&behind);
         let (was, is) = (range.len() as u64, name.len() as u64);
         let length = length.map(|length| length.saturating_sub(was) + is);
-        body.behind(before.freeze(), length)
+        Ok(body.seen_by(move |piece| rest.see(piece)).behind(before.freeze(), length))
     }
 }
 
+/// What stands behind the name. Which of two names an engine heeds is its own matter, and one of them was looked at here: there
+/// is no second.
+struct Rest {
+    delimiter: String,
+    /// The end of what passed, which may be the beginning of a part.
+    unread: Vec<u8>,
+    /// Whether the last part has passed.
+    is_over: bool,
+}
+
+impl Rest {
+    fn see(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        if self.is_over {
+            return Ok(());
+        }
+        self.unread.extend_from_slice(piece);
+        let mut from = 0;
+        loop {
+            match next_part(&self.unread, &mut from, self.delimiter.as_bytes())? {
+                Part::Head(head) if is_field(&self.unread[head.clone()]) => {
+                    return Err(malformed("the form has two fields `model`; name one model"));
+                }
+                Part::Head(head) => from = head.end + 2,
+                Part::Last => {
+                    (self.is_over, self.unread) = (true, Vec::new());
+                    return Ok(());
+                }
+                Part::Unread => {
+                    self.unread.drain(..from);
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+fn malformed(message: impl Into<String>) -> ApiError {
+    ApiError::malformed(message).param(FIELD)
+}
+
 enum Look {
-    Found(std::ops::Range<usize>),
+    Found(Range<usize>),
     Absent,
     More,
 }
 
 /// Looks for the field from the part that begins at or behind `from`, where the next look begins.
-fn look(read: &[u8], from: &mut usize, delimiter: &[u8]) -> Look {
+fn look(read: &[u8], from: &mut usize, delimiter: &[u8]) -> Result<Look, ApiError> {
     loop {
-        let Some(at) = memmem::find(&read[*from..], delimiter) else {
-            // The end may be the beginning of one.
-            *from = (*from).max(read.len().saturating_sub(delimiter.len()));
-            return Look::More;
+        let head = match next_part(read, from, delimiter)? {
+            Part::Head(head) => head,
+            Part::Last => return Ok(Look::Absent),
+            Part::Unread => return Ok(Look::More),
         };
-        let head = *from + at + delimiter.len();
-        if read[head..].starts_with(b"--") {
-            return Look::Absent;
-        }
-        let Some(length) = memmem::find(&read[head..read.len().min(head + HEAD_BYTES)], b"\r\n\r\n") else {
-            let is_too_long = read.len() - head > HEAD_BYTES;
-            *from += at;
-            return if is_too_long { Look::Absent } else { Look::More };
-        };
-        let value = head + length + 4;
-        if !is_field(&read[head..head + length]) {
-            *from = value - 2;
+        if !is_field(&read[head.clone()]) {
+            *from = head.end + 2;
             continue;
         }
+        let value = head.end + 4;
         // An empty value's delimiter begins with the end of the head.
         return match memmem::find(&read[value - 2..read.len().min(value + HEAD_BYTES)], delimiter) {
-            Some(end) if end >= 2 => Look::Found(value..value + end - 2),
-            Some(_) => Look::Absent,
-            None if read.len() - value > HEAD_BYTES => Look::Absent,
-            None => {
-                *from += at;
-                Look::More
+            Some(end) => Ok(Look::Found(value..value + end.saturating_sub(2))),
+            None if read.len() - value > HEAD_BYTES => {
+                Err(malformed(format!("the form's `model` is longer than {HEAD_BYTES} bytes; name a model")))
             }
+            None => Ok(Look::More),
         };
+    }
+}
+
+/// What comes next in a form.
+enum Part {
+    /// Where the head of a part lies.
+    Head(Range<usize>),
+    /// There is no part any more.
+    Last,
+    /// It is not here yet.
+    Unread,
+}
+
+/// The part that begins at or behind `from`, which is moved to where it does, or where the next look begins.
+fn next_part(read: &[u8], from: &mut usize, delimiter: &[u8]) -> Result<Part, ApiError> {
+    let Some(at) = memmem::find(&read[*from..], delimiter) else {
+        // The end may be the beginning of one.
+        *from = (*from).max(read.len().saturating_sub(delimiter.len()));
+        return Ok(Part::Unread);
+    };
+    *from += at;
+    let head = *from + delimiter.len();
+    if read[head..].starts_with(b"--") {
+        return Ok(Part::Last);
+    }
+    match memmem::find(&read[head..read.len().min(head + HEAD_BYTES)], b"\r\n\r\n") {
+        Some(length) => Ok(Part::Head(head..head + length)),
+        None if read.len() - head > HEAD_BYTES => {
+            Err(malformed(format!("the head of a part of the form is longer than {HEAD_BYTES} bytes")))
+        }
+        None => Ok(Part::Unread),
     }
 }
 
@@ -166,6 +231,30 @@ mod tests {
         ] {
             let head = format!("\r\nContent-Type: text/plain\r\nContent-Disposition: {disposition}");
             assert_eq!(is_field(head.as_bytes()), is, "{disposition}");
+        }
+    }
+
+    #[test]
+    fn a_second_name_is_found_however_the_form_is_cut() {
+        let part = |name: &str, value: &str| {
+            format!("\r\n--xyz\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}")
+        };
+        let file = part("file", &"\r\n--xy\r\n\r\nname=model".repeat(500));
+        let plain = [file.clone(), part("model2", "x"), "\r\n--xyz--\r\n".to_owned()].concat();
+        for (form, is_refused) in [
+            (plain.clone(), false),
+            // What stands behind the last part is in none.
+            (plain.clone() + &part("model", "x"), false),
+            (file.clone() + &part("model", "x") + &plain, true),
+            (part("model", "") + &plain, true),
+            (part("file", "") + "\r\n--xyz\r\nx: " + &"y".repeat(2 * HEAD_BYTES), true),
+        ] {
+            for cut in [1, 2, 3, 7, 64, 1 << 20] {
+                let mut rest = Rest { delimiter: "\r\n--xyz".to_owned(), unread: Vec::new(), is_over: false };
+                let seen = form.as_bytes().chunks(cut).try_for_each(|piece| rest.see(piece));
+                assert_eq!(seen.is_err(), is_refused, "in pieces of {cut}");
+                assert!(rest.unread.len() <= HEAD_BYTES + 64 + cut, "{} bytes are kept", rest.unread.len());
+            }
         }
     }
 }

@@ -19,7 +19,9 @@ const POLL: Duration = Duration::from_millis(50);
 const START_LIMIT: Duration = Duration::from_secs(2);
 /// How long one that serves may take: it may be busy.
 const SERVE_LIMIT: Duration = Duration::from_secs(20);
-/// How often it is said that an engine still starts.
+/// How long an engine may start without a word: many are ready by then.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+/// How often it is said that an engine still starts, if nothing is new.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// Lines of an engine's standard error in a sentence on its end.
 const TOLD_LINES: usize = 10;
@@ -66,9 +68,10 @@ impl Engine {
         Ok(engine)
     }
 
+    /// What is said of a start that goes on is what its host quotes when it gives up: the last answer, whenever that is another.
     fn await_health(&self, ctx: &LoadContext) -> Result<()> {
         let begun = Instant::now();
-        let mut told = begun;
+        let mut told: Option<(Instant, Health)> = None;
         loop {
             if let Some(end) = self.process.end() {
                 return Err(self.ended(end));
@@ -81,12 +84,14 @@ impl Engine {
                     let why = format!("the engine's {} {}; see `health` and `port`", self.health, health.told());
                     return Err(Error::new(ErrorKind::Unsupported, why));
                 }
-                Health::Bad(_) | Health::Silent(_) if told.elapsed() >= TELL_INTERVAL => {
-                    told = Instant::now();
-                    let seconds = begun.elapsed().as_secs();
-                    tracing::info!("still starting after {seconds} s: its {} {}", self.health, health.told());
+                Health::Bad(_) | Health::Silent(_) => {
+                    let is_news = |(at, last): &(Instant, Health)| at.elapsed() >= TELL_INTERVAL || *last != health;
+                    if begun.elapsed() >= TELL_AFTER && told.as_ref().is_none_or(is_news) {
+                        let seconds = begun.elapsed().as_secs();
+                        tracing::info!("still starting after {seconds} s: its {} {}", self.health, health.told());
+                        told = Some((Instant::now(), health));
+                    }
                 }
-                Health::Bad(_) | Health::Silent(_) => {}
             }
             self.process.wait(POLL);
         }

@@ -174,6 +174,15 @@ impl Entry<'_, '_> {
             .check
             .number(&key.key("replicas"), raw.replicas.as_ref(), 1..=64)
             .map_or(1, |n| u32::try_from(n).unwrap_or(1));
+        if let Some(Text(port)) = raw.port.as_ref().filter(|_| replicas > 1) {
+            self.check
+                .fail(
+                    &key.key("port"),
+                    Some(port),
+                    format!("is one port for {replicas} replicas, of which one can listen on it"),
+                )
+                .hint("leave it out: each gets a free one, said by `{port}` and the variable PORT");
+        }
         let keep_alive = match self.check.duration(&key.key("keep_alive"), raw.keep_alive.as_ref()) {
             Some(typed) => typed,
             None => self.keep_alive,

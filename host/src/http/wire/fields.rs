@@ -31,13 +31,14 @@ pub(in crate::http) struct Fields<'a> {
     path: String,
     keys: Keys,
     found: Vec<(&'static str, &'a RawValue)>,
+    repeated: Vec<&'static str>,
     sender: Class,
 }
 
 impl<'a> Fields<'a> {
     /// The body itself.
     pub(in crate::http) fn root(body: &ReceivedBody<'a>, keys: Keys) -> Result<Self, ApiError> {
-        let found = find(body.text, keys).map_err(|error| {
+        let (found, repeated) = find(body.text, keys).map_err(|error| {
             if error.is_data() {
                 ApiError::malformed("the body must be a JSON object")
             } else if let Some(half) = half_pair(body.text) {
@@ -46,7 +47,7 @@ impl<'a> Fields<'a> {
                 ApiError::malformed(format!("the body is not JSON: {error}"))
             }
         })?;
-        Ok(Self { path: String::new(), keys, found, sender: body.class })
+        Ok(Self { path: String::new(), keys, found, repeated, sender: body.class })
     }
 
     /// An object somewhere inside.
@@ -54,8 +55,8 @@ impl<'a> Fields<'a> {
         if !value.get().starts_with('{') {
             return Err(wrong_type(path, "an object", value));
         }
-        let found = find(value.get(), keys).map_err(|error| unreadable(path, value, &error))?;
-        Ok(Self { path: path.to_owned(), keys, found, sender: Class::default() })
+        let (found, repeated) = find(value.get(), keys).map_err(|error| unreadable(path, value, &error))?;
+        Ok(Self { path: path.to_owned(), keys, found, repeated, sender: Class::default() })
     }
 
     /// How urgent all is that whoever sent the body sends.
@@ -78,6 +79,11 @@ impl<'a> Fields<'a> {
     /// The value, even if it is null.
     pub(in crate::http) fn found(&self, key: &str) -> Option<&'a RawValue> {
         self.found.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
+    }
+
+    /// Whether the key is there more than once; the last of its values is the one that is read.
+    pub(in crate::http) fn is_repeated(&self, key: &str) -> bool {
+        self.repeated.contains(&key)
     }
 
     /// The value, which must be there.
@@ -307,8 +313,10 @@ fn whole(value: &RawValue) -> Option<i64> {
     })
 }
 
-/// The known fields of an object; of one that is there twice, the last.
-fn find(text: &str, keys: Keys) -> serde_json::Result<Vec<(&'static str, &RawValue)>> {
+/// The known fields of an object, and those that are there more than once, of which the last counts.
+type Found<'a> = (Vec<(&'static str, &'a RawValue)>, Vec<&'static str>);
+
+fn find(text: &str, keys: Keys) -> serde_json::Result<Found<'_>> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let found = reader.deserialize_map(KnownFields(keys))?;
     reader.end()?;
@@ -318,14 +326,14 @@ fn find(text: &str, keys: Keys) -> serde_json::Result<Vec<(&'static str, &RawVal
 struct KnownFields(Keys);
 
 impl<'a> Visitor<'a> for KnownFields {
-    type Value = Vec<(&'static str, &'a RawValue)>;
+    type Value = Found<'a>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found: Self::Value = Vec::new();
+        let (mut found, mut repeated): Self::Value = (Vec::new(), Vec::new());
         while let Some(key) = map.next_key_seed(KnownKey(self.0))? {
             let Some(key) = key else {
                 map.next_value::<IgnoredAny>()?;
@@ -333,11 +341,16 @@ impl<'a> Visitor<'a> for KnownFields {
             };
             let value = map.next_value()?;
             match found.iter_mut().find(|(known, _)| *known == key) {
-                Some(earlier) => earlier.1 = value,
+                Some(earlier) => {
+                    earlier.1 = value;
+                    if !repeated.contains(&key) {
+                        repeated.push(key);
+                    }
+                }
                 None => found.push((key, value)),
             }
         }
-        Ok(found)
+        Ok((found, repeated))
     }
 }
 

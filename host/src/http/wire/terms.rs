@@ -55,7 +55,8 @@ pub(in crate::http) fn parse_named(body: &ReceivedBody<'_>) -> Result<Named, Api
     let streams = fields.get("stream").is_some_and(|value| value.get() == "true");
     // What an engine means by these words may be something else.
     let (class, keep_alive) = (class(&fields).unwrap_or(body.class), keep_alive(&fields).unwrap_or_default());
-    Ok(Named { model: model(&fields)?, at, streams, class, keep_alive })
+    let is_repeated = fields.is_repeated("model");
+    Ok(Named { model: model(&fields)?, at, is_repeated, streams, class, keep_alive })
 }
 
 /// The model's name, if one was given.

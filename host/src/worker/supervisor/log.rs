@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use rustix::process::Pid;
 use tracing::Level;
 
@@ -25,14 +26,27 @@ pub(super) struct Log {
     prefix: String,
     lines: Arc<ModelLog>,
     allocation_failed: AtomicBool,
+    /// What the plugin said last in the step under way.
+    said: Mutex<String>,
 }
+
+/// Least urgent level of what is quoted of a plugin: information.
+const QUOTED_LEVEL: u32 = 3;
+/// Most bytes of that.
+const QUOTED_BYTES: usize = 400;
 
 /// Where the SDK logs that a plugin panicked.
 const PANIC_TARGET: &str = "aihost_plugin_api::sdk::logging";
 
 impl Log {
     pub(super) fn new(model: ModelId, pid: Pid, lines: Arc<ModelLog>) -> Self {
-        Self { model, prefix: format!("[{}] ", pid.as_raw_pid()), lines, allocation_failed: AtomicBool::new(false) }
+        let (allocation_failed, said) = (AtomicBool::new(false), Mutex::default());
+        Self { model, prefix: format!("[{}] ", pid.as_raw_pid()), lines, allocation_failed, said }
+    }
+
+    /// What the plugin itself said last, for a sentence on a step that came to nothing; what it printed is not meant. Forgets it.
+    pub(super) fn take_said(&self) -> String {
+        std::mem::take(&mut self.said.lock())
     }
 
     /// Whether the worker said that it could not allocate.
@@ -49,6 +63,9 @@ impl Log {
         }
         let space = if fields.is_empty() { "" } else { " " };
         let text = excerpt(&format!("{message}{space}{fields}"), 2 * LOG_LINE_BYTES);
+        if *level <= QUOTED_LEVEL {
+            *self.said.lock() = excerpt(message, QUOTED_BYTES);
+        }
         let model = &self.model;
         macro_rules! forward {
             ($level:ident) => {

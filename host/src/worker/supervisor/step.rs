@@ -94,6 +94,7 @@ impl Supervised {
         if step.extension > 1 {
             self.socket.reset_progress();
         }
+        self.log.take_said();
         let mut progress = self.socket.progress();
         let started = Instant::now();
         let last = started + step.limit * step.extension;
@@ -144,7 +145,11 @@ impl Supervised {
             limit = step.limit.as_secs_f32(),
             took = started.elapsed().as_secs(),
         );
-        Failure::new(FailureKind::TimedOut, format!("{message}{}", step.advice)).for_clients(message)
+        let said = match self.log.take_said() {
+            said if said.is_empty() => said,
+            said => format!("; it said last: {said}"),
+        };
+        Failure::new(FailureKind::TimedOut, format!("{message}{said}{}", step.advice)).for_clients(message)
     }
 
     fn misbehaved(&self, what: &str) -> Failure {
