@@ -4,7 +4,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use aihost_tests::eventually;
 use aihost_tests::server::{Server, Setup, client};
@@ -47,7 +46,6 @@ async fn chat(State(open): State<Arc<AtomicUsize>>, Json(body): Json<Value>) -> 
     };
     if said == "go on" {
         let pieces = futures_util::stream::unfold(open, move |open| async move {
-            tokio::time::sleep(Duration::from_millis(5)).await;
             let more = chunk(json!({"content": "more "}), Value::Null);
             Some((Ok::<_, Infallible>(Bytes::from(more)), open))
         });

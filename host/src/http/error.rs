@@ -47,8 +47,7 @@ pub(super) struct ApiError {
     message: Box<str>,
     retry_after_s: Option<u32>,
     retry: Retry,
-    loading: Option<Box<Value>>,
-    overflow: Option<Overflow>,
+    more: Option<Box<More>>,
     rate: Option<Box<RateLeft>>,
     /// The message as operators read it, where clients read another.
     whole: Option<Box<str>>,
@@ -70,6 +69,14 @@ enum Retry {
     Unsaid,
     /// It cannot heal by waiting.
     Never,
+}
+
+/// What programs are told beside a code.
+#[derive(Clone, Debug)]
+enum More {
+    /// How far the load is that is waited for.
+    Loading(Value),
+    Overflow(Overflow),
 }
 
 /// How much too long a prompt is, as llama.cpp says it.
@@ -108,8 +115,7 @@ impl ApiError {
             message: message.into().into(),
             retry_after_s: None,
             retry: Retry::Unsaid,
-            loading: None,
-            overflow: None,
+            more: None,
             rate: None,
             whole: None,
         }
@@ -169,7 +175,7 @@ impl ApiError {
 
     /// How far the load is that the client is waiting for.
     pub(super) fn loading(mut self, loading: Value) -> Self {
-        self.loading = Some(Box::new(loading));
+        self.more = Some(Box::new(More::Loading(loading)));
         self
     }
 
@@ -433,8 +439,14 @@ impl ApiError {
             r#type: self.kind,
             param: param.as_deref(),
             code: self.code.as_deref(),
-            loading: self.loading.as_deref(),
-            overflow: self.overflow,
+            loading: match self.more.as_deref() {
+                Some(More::Loading(loading)) => Some(loading),
+                _ => None,
+            },
+            overflow: match self.more.as_deref() {
+                Some(More::Overflow(overflow)) => Some(*overflow),
+                _ => None,
+            },
         };
         super::wire::json(&Envelope { error: inner })
     }
@@ -504,7 +516,7 @@ impl ApiError {
         self.param = details.field.map(Box::from).or(self.param);
         self.code = details.code.map(Cow::from).or(self.code);
         let overflow = |n_ctx| Overflow { n_prompt_tokens: details.prompt_tokens, n_ctx };
-        self.overflow = details.context_tokens.map(overflow);
+        self.more = details.context_tokens.map(overflow).map(More::Overflow).map(Box::new).or(self.more);
         let seconds = details.retry_after_ms.map(|ms| ms.div_ceil(1000).clamp(1, RETRY_MAX_S.into()) as u32);
         self.retry_after_s = seconds.or(self.retry_after_s);
         if seconds.is_some() {

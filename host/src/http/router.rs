@@ -96,7 +96,7 @@ fn is_routed(path: &str) -> bool {
             before != upstream::PREFIX && !rest.is_empty() && (is_rest || !rest.contains('/'))
         }),
     };
-    PATHS.iter().any(|pattern| is_at(&pattern))
+    PATHS.iter().any(is_at)
 }
 
 /// Whether models of this kind answer at this path. Custom ones do wherever no route is.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{FinishReason, Message, Sampling, TextInput, TextRequest};
+use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
 use aihost_support::Gguf;
 use candle_llm::LlmPlugin;
 use candle_llm::config::Config;
@@ -131,7 +131,7 @@ fn no_text_ends_in_half_a_character() {
         let request = TextRequest::prompt("🎉".repeat(10)).sampling(Sampling::default().temperature(0.0));
         let answer = host.generate(&request.max_tokens(most).echo(echo).logprobs(2)).expect("answers");
         assert!(!answer.text.contains('\u{fffd}'), "{most}: {}", answer.text);
-        let (mut tokens, mut bytes, mut count) = (String::new(), Vec::new(), 0);
+        let (mut tokens, mut bytes, mut count) = (String::new(), Vec::<u8>::new(), 0);
         for event in &answer.events {
             let TextEvent::Text { logprobs, .. } = event else { continue };
             for TokenLogprob { chosen, .. } in logprobs {

@@ -1,5 +1,6 @@
 //! The shapes on the wire: what clients may send, checked field by field, and what they get. Nothing outside `http` sees them.
 
+mod asked;
 mod audio;
 mod chat;
 mod chunk;
@@ -19,15 +20,13 @@ mod terms;
 mod tokens;
 mod translated;
 
-use std::sync::Arc;
-
 use aihost_plugin_api::task::{Sampling, TextRequest};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::conversations::Conversations;
 use crate::runtime::{Class, KeepAlive};
 
+pub(super) use asked::Asked;
 pub(super) use audio::{
     AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming, parse as parse_audio,
 };
@@ -124,16 +123,6 @@ pub(super) enum Answerer {
     Plugin,
     /// An engine that speaks HTTP.
     Engine,
-}
-
-/// What is known of a request for text before it is read.
-#[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) answerer: Answerer,
-    /// Conversations that may go on.
-    pub(super) conversations: Arc<Conversations>,
-    /// The name of the key that it came with.
-    pub(super) key: Option<String>,
 }
 
 /// A request for text, as one of them takes it.
