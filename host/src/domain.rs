@@ -331,6 +331,10 @@ pub struct FailureDetails {
     pub code: Option<String>,
     /// After how many milliseconds the same request may succeed.
     pub retry_after_ms: Option<u64>,
+    /// Tokens of a prompt that does not fit, where they were counted.
+    pub prompt_tokens: Option<u32>,
+    /// Tokens that prompt and answer may have together.
+    pub context_tokens: Option<u32>,
 }
 
 /// What clients read of a model that its operator must mend.

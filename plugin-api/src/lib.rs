@@ -23,8 +23,8 @@ pub use sdk::{
 pub use task::{
     AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest, CustomFinish, CustomHead, CustomRequest,
     Description, FinishReason, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry,
-    MemoryPlan, MemoryUsage, Message, Metric, MetricKind, Request, RequestInfo, Sampling, TextEvent, TextFinish,
-    TextInput, TextRequest, TokenLogprob, UpstreamAddress, Usage,
+    MemoryPlan, MemoryUsage, Message, Metric, MetricKind, ModelFacts, Request, RequestInfo, Sampling, TextEvent,
+    TextFinish, TextInput, TextRequest, Token, TokenLogprob, UpstreamAddress, Usage,
 };
 
 #[doc(hidden)]

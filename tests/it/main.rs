@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, which is what it is for")]
 
 mod apart;
+/// Every API for every text model.
+mod apis;
 /// Music and other audio.
 mod audio;
 /// An author's first minutes.

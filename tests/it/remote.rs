@@ -253,6 +253,46 @@ async fn any_path_of_openai_is_asked_by_the_model_it_names() {
 }
 
 #[tokio::test]
+async fn a_packed_body_that_is_read_here_goes_on_unpacked_and_any_other_as_it_is() {
+    let pod = Elsewhere::start().await;
+    let front = front(&format!(
+        "  vectors: {{type: embedding, url: 'http://127.0.0.1:{port}', aliases: [ada]}}\n  ears: {{type: transcription, url: 'http://127.0.0.1:{port}'}}\n  own: {{type: custom, url: 'http://127.0.0.1:{port}', endpoint: /v1/own}}\n",
+        port = pod.port
+    ));
+    let form = b"--xyz\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nears\r\n--xyz--\r\n";
+    let form_type = "multipart/form-data; boundary=xyz";
+    let json = br#"{"model":"ada","input":"x"}"#;
+    for (path, kind, sent, wanted) in [
+        ("/v1/embeddings", "application/json", &json[..], &br#"{"model":"vectors","input":"x"}"#[..]),
+        ("/v1/audio/transcriptions", form_type, &form[..], &form[..]),
+    ] {
+        let request = client().post(format!("{}{path}", front.base())).header("content-type", kind);
+        let packed = request.try_clone().unwrap().header("content-encoding", "gzip").body(gzip(sent).await);
+        let (head, body) = echoed(packed.send().await.unwrap()).await;
+        assert_eq!(body, wanted, "{path}");
+        assert!(head["headers"].get("content-encoding").is_none(), "{path}: {head}");
+        // One that is broken is refused, and so is one that is packed in another way where it has to be read.
+        let broken = request.try_clone().unwrap().header("content-encoding", "gzip").body(&sent[..10]);
+        assert_eq!(broken.send().await.unwrap().status(), 400, "{path}");
+    }
+    let strange = client().post(format!("{}/v1/audio/transcriptions", front.base())).header("content-type", form_type);
+    assert_eq!(strange.header("content-encoding", "br").body("x").send().await.unwrap().status(), 415);
+    for (path, coding) in [("/v1/own/any", "gzip"), ("/v1/own", "br"), ("/v1/embeddings?model=vectors", "br")] {
+        let sent = gzip(json).await;
+        let request = client().post(format!("{}{path}", front.base())).header("content-encoding", coding);
+        let (head, body) = echoed(request.body(sent.clone()).send().await.unwrap()).await;
+        assert_eq!((head["headers"]["content-encoding"].as_str(), &body[..]), (Some(coding), &sent[..]), "{path}");
+    }
+}
+
+async fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+    encoder.write_all(bytes).await.unwrap();
+    encoder.shutdown().await.unwrap();
+    encoder.into_inner()
+}
+
+#[tokio::test]
 async fn keys_and_cookies_stay_here_and_the_servers_own_is_sent() {
     let pod = Elsewhere::start().await;
     let setup = Setup {

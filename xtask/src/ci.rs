@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::workspace::{self, Workspace};
-use crate::{build_plugins, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, variants};
+use crate::{build_plugins, conformance, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, variants};
 
 /// The package that is published.
 const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
@@ -46,7 +46,14 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
-const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
+const STEPS: [Step; 6] = [
+    ("doc", doc),
+    ("package", package),
+    ("test", tests),
+    ("docgen", pages),
+    ("conformance", brief_conformance),
+    ("soak", brief_soak),
+];
 const FULL_STEPS: [Step; 9] = [
     ("deny", deny),
     ("advisories", advisories),
@@ -170,6 +177,14 @@ fn tests() -> Result<Outcome> {
 
 fn pages() -> Result<Outcome> {
     passed(docgen::check())
+}
+
+/// The suites of others that fit.
+fn brief_conformance() -> Result<Outcome> {
+    Ok(match conformance::run_briefly()? {
+        conformance::Ran::Whole => Outcome::Passed,
+        conformance::Ran::Not(why) => Outcome::NotRun(why),
+    })
 }
 
 fn brief_soak() -> Result<Outcome> {

@@ -9,6 +9,7 @@ mod abi_snapshot;
 mod bench;
 mod build_plugins;
 mod ci;
+mod conformance;
 mod cuda;
 mod docgen;
 mod error;
@@ -48,7 +49,7 @@ enum Task {
     Install(install::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, two minutes of soak.
+    /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, conformance, two minutes of soak.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
@@ -65,6 +66,8 @@ enum Task {
     Bench(bench::Measure),
     /// Give every reader of bytes that others made one mutated input after another, and look at what each costs.
     Fuzz(fuzz::Options),
+    /// Run the suites and clients of others against a host of this workspace, and write docs/CONFORMANCE.md.
+    Conformance(conformance::Options),
     /// Serve clients of every kind for a while, kill workers under them, and count what went wrong.
     Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Task::Docgen(options) => docgen::run(&options),
         Task::Bench(measure) => bench::run(&measure),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::AbiSnapshot => abi_snapshot::run(),
     };

@@ -12,7 +12,7 @@ use crate::{shell, stage};
 /// Names the model file that tests of the real model read.
 const MODEL_VARIABLE: &str = "AIHOST_SMOLLM2";
 /// Tells tests that what they drive is built, so that they need not see to it.
-const BUILT_VARIABLE: &str = "AIHOST_TESTS_BUILT";
+pub(crate) const BUILT_VARIABLE: &str = "AIHOST_TESTS_BUILT";
 
 /// Which tests.
 #[derive(Debug, Default, Args)]

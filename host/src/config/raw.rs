@@ -32,6 +32,8 @@ pub(super) struct RawConfig {
     pub(super) api_keys: Option<OneOrMany<RawKey>>,
     /// Serve other machines without API keys. Default: false.
     pub(super) allow_unauthenticated: bool,
+    /// Which web pages and apps may use this host, beside pages that are served from its own machine.
+    pub(super) cors: Option<RawCors>,
     /// Use folders and files that other users own or may write, plugins and weights among them: for a volume that keeps no
     /// permissions. Default: false.
     pub(super) allow_shared_folders: bool,
@@ -52,6 +54,17 @@ pub(super) struct RawConfig {
     pub(super) defaults: Option<RawDefaults>,
     /// Models by name, or a list of models that have a `name`.
     pub(super) models: Option<RawModels>,
+}
+
+/// Which web pages and apps may use this host, beside pages that are served from its own machine.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Cors")]
+pub(super) struct RawCors {
+    /// Their origins: https://chat.example.com, https://*.example.com, app://obsidian.md, vscode-webview://*; `"null"` for pages
+    /// that have none, `"*"` for all. Without API keys, whoever is named here may do all that the host does. Default: those of
+    /// apps and editors that have no site: app, capacitor, electron, file, ionic, tauri, vscode-file, vscode-webview.
+    pub(super) origins: Option<OneOrMany<Text>>,
 }
 
 /// Limits that protect the host and its clients.
@@ -136,6 +149,9 @@ pub(super) struct RawDefaults {
     /// The load deadline. Default: 120s.
     #[schemars(with = "Option<Span>")]
     pub(super) startup_time: Option<Text>,
+    /// Most tokens of a text's answer to a request that does not say how many; the context may end it before. Default: 1024.
+    #[schemars(with = "Option<Count>")]
+    pub(super) default_max_tokens: Option<Text>,
 }
 
 /// An API key and what holds for whoever sends it.
@@ -228,6 +244,9 @@ pub(super) struct RawModel {
     /// Idle time after which it is unloaded, or `forever`. Default: that of `defaults`.
     #[schemars(with = "Option<Span>")]
     pub(super) keep_alive: Option<Text>,
+    /// Most tokens of an answer to a request that does not say how many. Default: that of `defaults`.
+    #[schemars(with = "Option<Count>")]
+    pub(super) default_max_tokens: Option<Text>,
     /// Never evicted for another model. Default: false.
     pub(super) pin: bool,
     /// Higher is evicted later. Default: 0.

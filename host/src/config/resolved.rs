@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::api_key::ApiKey;
 use super::http::HttpConfig;
+use super::origin::Cors;
 use super::ownership::Sharing;
 use super::source::Source;
 use crate::domain::{ByteSize, Device, Kind, ModelId};
@@ -24,6 +25,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Accepted API keys; empty means none is asked for.
     pub api_keys: Vec<Arc<ApiKey>>,
+    /// Pages and apps of other origins that may use it.
+    pub cors: Cors,
     /// Devices with their budgets, in order of preference.
     pub devices: Vec<DeviceConfig>,
     /// Host-wide limits.
@@ -145,6 +148,8 @@ pub struct ModelConfig {
     pub aliases: Vec<String>,
     /// Idle time after which it is unloaded; `None` means never.
     pub keep_alive: Option<Duration>,
+    /// Most tokens of an answer to a request that does not say how many.
+    pub default_max_tokens: u32,
     /// Never evicted.
     pub pin: bool,
     /// Higher is evicted later.

@@ -33,6 +33,12 @@ impl Config {
                 ));
             }
         }
+        if self.api_keys.is_empty() && self.cors.allows_all() {
+            found.push(
+                "cors.origins: `*` without `api_keys`: every page that a browser here shows may use this host"
+                    .to_owned(),
+            );
+        }
         let mut weak: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for key in &self.api_keys {
             if let Some(weakness) = key.weakness() {

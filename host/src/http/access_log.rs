@@ -91,13 +91,14 @@ impl AccessLog {
         self.line(entry, trace_id, asked, peer_of(request))
     }
 
-    /// The line of what came to no request that could be routed.
-    pub(super) fn turned_away(self: &Arc<Self>, peer: Peer, why: &ApiError) {
+    /// The line of what came to no request that could be routed, and the id that its answer has.
+    pub(super) fn turned_away(self: &Arc<Self>, peer: Peer, why: &ApiError) -> String {
         let entry = AccessEntry::new(super::wire::new_id("req_"));
         let line = self.line(entry, None, [NOTHING, NOTHING].map(str::to_owned), peer);
         line.answers(why.status(), None);
         line.code.get_or_init(|| why.code_name());
         line.whole();
+        line.entry.id().to_owned()
     }
 
     fn line(
@@ -153,7 +154,7 @@ impl AccessLine {
     pub(super) fn answers(&self, status: StatusCode, cause: Option<&Cause>) {
         self.log.tally.answered(status);
         self.status.get_or_init(|| status.as_u16());
-        if let Some(Cause { code, message }) = cause {
+        if let Some(Cause { code, message, .. }) = cause {
             self.code.get_or_init(|| code.clone());
             self.entry.failed(message);
         }

@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::access_log::AccessLog;
 use super::bodies::Bodies;
+use super::conversations::Conversations;
+use super::engine_routes::EngineRoutes;
 use super::listing::Listings;
 use super::quota::Quotas;
 use crate::runtime::Handle;
@@ -28,6 +30,10 @@ pub(super) struct App {
     pub(super) access_log: Arc<AccessLog>,
     /// Answers that name every model.
     pub(super) listings: Arc<Listings>,
+    /// Responses that may be gone on from.
+    pub(super) conversations: Arc<Conversations>,
+    /// Which routes engines lack.
+    pub(super) engine_routes: Arc<EngineRoutes>,
 }
 
 impl App {
@@ -42,6 +48,8 @@ impl App {
             quotas: Arc::default(),
             access_log: Arc::default(),
             listings: Arc::default(),
+            conversations: Arc::default(),
+            engine_routes: Arc::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Who may ask: API keys, and for a keyless host on loopback the names that belong to this machine. Pure functions.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, Uri, header};
@@ -13,7 +13,7 @@ use crate::config::{ApiKey, Config, Scope};
 
 /// Paths that answer without a key, and beyond the most connections: probes send none, and must see that a host is well and
 /// merely has much to do.
-pub(super) const PROBES: [&str; 4] = ["/health", "/livez", "/readyz", "/ping"];
+pub(super) const PROBES: [&str; 5] = ["/", "/health", "/livez", "/readyz", "/ping"];
 
 /// Whom a path is open to, where keys are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub(super) fn identify(config: &Config, access: Access, uri: &Uri, headers: &Hea
         return Ok(Caller::anyone());
     }
     if config.api_keys.is_empty() {
-        return check_sender(config.listen, headers).map(|()| Caller::anyone());
+        return check_sender(config, headers).map(|()| Caller::anyone());
     }
     let key = match access {
         Access::Page(_) => key_of(headers).or_else(|| page_key::key_of(uri, headers)),
@@ -53,18 +53,24 @@ pub(super) fn authorize(caller: &Caller, access: Access) -> Result<(), ApiError>
 
 /// Whether keys are left out of it: a preflight carries none.
 pub(super) fn admit_preflight(config: &Config, headers: &HeaderMap) -> Result<(), ApiError> {
-    if config.api_keys.is_empty() { check_sender(config.listen, headers) } else { Ok(()) }
+    if config.api_keys.is_empty() { check_sender(config, headers) } else { Ok(()) }
+}
+
+/// Whether answers may be read by whatever has this `Origin`: a page served from this machine, or what `cors:` says.
+pub(super) fn may_read(config: &Config, origin: &str) -> bool {
+    is_local_origin(origin) || config.cors.allows(origin)
 }
 
 /// Whether an `Origin` is a page served from this machine.
-pub(super) fn is_local_origin(origin: &str) -> bool {
+fn is_local_origin(origin: &str) -> bool {
     let rest = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
     rest.and_then(host_name).is_some_and(is_local_name)
 }
 
-/// Refuses a page of another site (CSRF), which is all that stands before a host without keys; and on loopback, which has no
-/// other names than its own, a foreign name that resolves to it (DNS rebinding).
-fn check_sender(listen: SocketAddr, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Refuses a page of another site (CSRF), which is all that stands before a host without keys, unless `cors:` names it; and on
+/// loopback, which has no other names than its own, a foreign name that resolves to it (DNS rebinding), whatever `cors:` says.
+fn check_sender(config: &Config, headers: &HeaderMap) -> Result<(), ApiError> {
+    let listen = config.listen;
     if let Some(host) = headers.get(header::HOST).filter(|_| listen.ip().is_loopback()) {
         let name = host.to_str().ok().and_then(host_name);
         let own = |name: &str| is_local_name(name) || ip_of(name) == Some(listen.ip());
@@ -73,7 +79,9 @@ fn check_sender(listen: SocketAddr, headers: &HeaderMap) -> Result<(), ApiError>
         }
     }
     match headers.get(header::ORIGIN) {
-        Some(origin) if !origin.to_str().is_ok_and(is_local_origin) => Err(ApiError::foreign("Origin")),
+        Some(origin) if !origin.to_str().is_ok_and(|origin| may_read(config, origin)) => {
+            Err(ApiError::foreign("Origin"))
+        }
         _ => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ use super::blocking::run_long;
 use super::bodies::HeldBytes;
 use super::caller::Caller;
 use super::connections::peer_of;
+use super::content_coding::{Codings, Unpacking, WINDOW_BYTES, unpack};
 use super::error::ApiError;
 use super::wire::ReceivedBody;
 use crate::config::TEXT_BODY_BYTES;
@@ -77,7 +78,8 @@ impl BodySize {
     }
 }
 
-/// A body of JSON, not read yet.
+/// A body of JSON, not read yet. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct JsonBody(RawBody);
 
 impl JsonBody {
@@ -109,8 +111,8 @@ impl RawBody {
         let class = request.extensions().get().map_or_else(Class::default, Caller::class);
         let held = held_by(&request, app);
         let limit = app.handle.config().limits.bodies;
-        let mut arriving = Arriving::of(request, app)?;
-        let mut bytes = Vec::with_capacity(arriving.announced);
+        let mut arriving = Pieces::of(request, app)?;
+        let mut bytes = Vec::with_capacity(arriving.announced());
         while let Some(piece) = arriving.next().await? {
             held.add(piece.len(), limit).await.map_err(|_| ApiError::no_room_for_body())?;
             bytes.extend_from_slice(&piece);
@@ -149,8 +151,8 @@ impl RawBody {
 impl FromRequest<App> for JsonBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        check_encoding(&request)?;
+    async fn from_request(mut request: Request, app: &App) -> Result<Self, ApiError> {
+        unpack(&mut request)?;
         check_content_type(&request)?;
         RawBody::receive(request, app).await.map(Self)
     }
@@ -159,8 +161,8 @@ impl FromRequest<App> for JsonBody {
 impl FromRequest<App> for RawBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
-        check_encoding(&request)?;
+    async fn from_request(mut request: Request, app: &App) -> Result<Self, ApiError> {
+        unpack(&mut request)?;
         Self::receive(request, app).await
     }
 }
@@ -187,18 +189,39 @@ impl BodyProblem {
     pub(super) fn take(&self) -> Option<ApiError> {
         self.0.lock().take()
     }
+
+    /// This was wrong; whoever reads the body on is told that something was.
+    fn found(&self, error: ApiError) -> std::io::Error {
+        *self.0.lock() = Some(error);
+        std::io::Error::other("the body did not come as it should")
+    }
 }
 
 impl ArrivingBody {
     /// A request's body.
     pub(super) fn of(request: Request, app: &App) -> Result<Self, ApiError> {
-        let length = HttpBody::size_hint(request.body()).exact();
+        let is_packed = request.extensions().get::<Codings>().is_some();
+        let length = HttpBody::size_hint(request.body()).exact().filter(|_| !is_packed);
         let held = held_by(&request, app);
         let held_limit = app.handle.config().limits.bodies;
-        let arriving = Arriving::of(request, app)?;
-        let pieces = futures_util::stream::unfold(arriving, async |mut arriving| {
-            let piece = arriving.next().await.transpose()?;
-            Some((piece, arriving))
+        let arriving = Pieces::of(request, app)?;
+        let window = Arc::clone(&held);
+        let pieces = futures_util::stream::unfold(arriving, move |mut arriving| {
+            let window = Arc::clone(&window);
+            async move {
+                let piece = match arriving.next().await.transpose()? {
+                    Ok(piece) => {
+                        // What its decoder looks back to.
+                        window
+                            .add(arriving.kept(&piece), held_limit)
+                            .await
+                            .map(|()| piece)
+                            .map_err(|_| ApiError::no_room_for_body())
+                    }
+                    Err(error) => Err(error),
+                };
+                Some((piece, arriving))
+            }
         });
         // Whoever reads it on may ask for more behind its end.
         let arriving = Box::pin(pieces.fuse());
@@ -247,10 +270,7 @@ impl HttpBody for ArrivingBody {
         }
         Poll::Ready(match std::task::ready!(self.arriving.as_mut().poll_next(cx)) {
             Some(Ok(piece)) => Some(Ok(Frame::data(piece))),
-            Some(Err(error)) => {
-                *self.problem.0.lock() = Some(error);
-                Some(Err(std::io::Error::other("the body did not come as it should")))
-            }
+            Some(Err(error)) => Some(Err(self.problem.found(error))),
             None => None,
         })
     }
@@ -304,12 +324,58 @@ pub(super) fn check_content_type(request: &Request) -> Result<(), ApiError> {
     }
 }
 
-/// Bodies are read as they are.
-pub(super) fn check_encoding(request: &Request) -> Result<(), ApiError> {
-    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-        return Err(ApiError::encoded());
+/// A body as it was before its client packed it, piece by piece.
+enum Pieces {
+    Plain(Arriving),
+    Packed {
+        unpacking: Unpacking,
+        /// What was wrong with it before it was unpacked.
+        problem: BodyProblem,
+        announced: usize,
+        limit: ByteSize,
+        /// Bytes that it came to.
+        bytes: u64,
+    },
+}
+
+impl Pieces {
+    fn of(mut request: Request, app: &App) -> Result<Self, ApiError> {
+        let codings = request.extensions_mut().remove::<Codings>();
+        let arriving = Arriving::of(request, app)?;
+        let Some(codings) = codings else { return Ok(Self::Plain(arriving)) };
+        let (limit, announced, problem) = (arriving.limit, arriving.announced, BodyProblem::default());
+        let packed = futures_util::stream::unfold((arriving, problem.clone()), async |(mut arriving, problem)| {
+            let piece = arriving.next().await.transpose()?;
+            Some((piece.map_err(|error| problem.found(error)), (arriving, problem)))
+        });
+        Ok(Self::Packed { unpacking: Unpacking::new(packed.fuse(), &codings), problem, announced, limit, bytes: 0 })
     }
-    Ok(())
+
+    /// Bytes that its client says it has, at most its limit.
+    fn announced(&self) -> usize {
+        match self {
+            Self::Plain(Arriving { announced, .. }) | Self::Packed { announced, .. } => *announced,
+        }
+    }
+
+    /// Bytes by which its last piece made what a decoder looks back to longer.
+    fn kept(&self, piece: &Bytes) -> usize {
+        match self {
+            Self::Packed { bytes, .. } if *bytes <= WINDOW_BYTES => piece.len(),
+            Self::Plain(_) | Self::Packed { .. } => 0,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let (unpacking, problem, limit, bytes) = match self {
+            Self::Plain(arriving) => return arriving.next().await,
+            Self::Packed { unpacking, problem, limit, bytes, .. } => (unpacking, problem, *limit, bytes),
+        };
+        let unsound = |_| ApiError::malformed("the body is not packed as its Content-Encoding says, or not whole");
+        let piece = unpacking.next().await.map_err(|error| problem.take().unwrap_or_else(|| unsound(error)))?;
+        *bytes += piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        if *bytes > limit.0 { Err(ApiError::too_large(limit)) } else { Ok(piece) }
+    }
 }
 
 /// A body on its way, held to its endpoint's size and to a pace.

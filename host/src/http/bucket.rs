@@ -27,27 +27,30 @@ pub(super) struct Bucket {
 impl Bucket {
     /// Takes one, or says how long it takes until there is one. A bucket of another rate than before is full.
     pub(super) fn take(&mut self, rate: Rate, now: Instant) -> Result<RateLeft, (Duration, RateLeft)> {
+        let full_at = self.full_at(rate, now);
+        let each = rate.per / rate.requests;
+        let then = full_at + each;
+        // Not `per`, which it may not divide: a burst is of so many requests and not one more.
+        match (then - now).checked_sub(each * rate.requests) {
+            Some(wait) if !wait.is_zero() => Err((wait, RateLeft::of(rate, full_at - now))),
+            _ => {
+                self.full_at = Some(then);
+                Ok(RateLeft::of(rate, then - now))
+            }
+        }
+    }
+
+    /// What there is, and none of it is taken.
+    pub(super) fn left(&mut self, rate: Rate, now: Instant) -> RateLeft {
+        RateLeft::of(rate, self.full_at(rate, now) - now)
+    }
+
+    /// When all of it is there again, at this rate.
+    fn full_at(&mut self, rate: Rate, now: Instant) -> Instant {
         if self.rate != Some(rate) {
             *self = Self { full_at: None, rate: Some(rate) };
         }
-        let Rate { requests, per } = rate;
-        let each = per / requests;
-        // Not `per`, which it may not divide: a burst is of so many requests and not one more.
-        let all = each * requests;
-        let full_at = self.full_at.map_or(now, |at| at.max(now));
-        let left = |full_at: Instant| {
-            let reset = full_at - now;
-            let remaining = all.saturating_sub(reset).as_nanos() / each.as_nanos().max(1);
-            RateLeft { limit: requests, remaining: u32::try_from(remaining).unwrap_or(requests), reset }
-        };
-        let then = full_at + each;
-        match (then - now).checked_sub(all) {
-            Some(wait) if !wait.is_zero() => Err((wait, left(full_at))),
-            _ => {
-                self.full_at = Some(then);
-                Ok(left(then))
-            }
-        }
+        self.full_at.map_or(now, |at| at.max(now))
     }
 
     /// Whether it is as good as new.
@@ -63,6 +66,13 @@ impl fmt::Display for RateLeft {
 }
 
 impl RateLeft {
+    /// What is there of a rate that is whole again in `reset`.
+    fn of(Rate { requests, per }: Rate, reset: Duration) -> Self {
+        let each = per / requests;
+        let remaining = (each * requests).saturating_sub(reset).as_nanos() / each.as_nanos().max(1);
+        Self { limit: requests, remaining: u32::try_from(remaining).unwrap_or(requests), reset }
+    }
+
     /// Says it as OpenAI does.
     pub(super) fn tell(self, headers: &mut HeaderMap) {
         headers.insert("x-ratelimit-limit-requests", self.limit.into());

@@ -3,7 +3,7 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::access_log::{AccessLine, AccessLog};
 use super::bodies::HeldBytes;
 use super::connections::Peer;
-use super::edge::keep_private;
+use super::edge::{NO_ID, sign};
 use super::error::ApiError;
 use super::quota::Place;
 use super::socket::{ClientSocket, Gone, Linger, Phase, SocketIo};
@@ -110,11 +110,12 @@ impl Serving {
             (ProtocolEnd::BadHead, None) if socket.phase().0 == Phase::Head => Some(ApiError::bad_head(505)),
             _ => None,
         };
-        if let Some(refusal) = &refusal {
-            self.log.turned_away(Peer::of(socket.address), refusal);
-        }
         let may_send_more = refusal.is_some() || !socket.body_is_whole();
-        let last = refusal.map(bytes_of).unwrap_or_default();
+        let told = |refusal| {
+            let id = self.log.turned_away(Peer::of(socket.address), &refusal);
+            bytes_of(refusal, &id)
+        };
+        let last = refusal.map(told).unwrap_or_default();
         let linger = if may_send_more { LINGER } else { Linger { idle: Duration::ZERO, ..LINGER } };
         tokio::select! {
             () = socket.close(&last, linger) => {}
@@ -188,11 +189,15 @@ fn elapsed(mut clock: Pin<&mut Sleep>, deadline: Instant, cx: &mut Context<'_>) 
     clock.poll(cx).is_ready()
 }
 
-/// An answer as bytes, for where the protocol makes none any more.
-pub(super) fn bytes_of(error: ApiError) -> Vec<u8> {
+/// An answer as bytes, for where the protocol makes none any more. `id`: the request's, or whatever came in its place.
+pub(super) fn bytes_of(error: ApiError, id: &str) -> Vec<u8> {
     let body = error.json();
     let mut response = error.into_response();
-    keep_private(response.headers_mut());
+    let headers = response.headers_mut();
+    sign(headers, HeaderValue::try_from(id).unwrap_or(NO_ID), Duration::ZERO);
+    if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())) {
+        headers.insert(header::DATE, date);
+    }
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {
         let line: [&[u8]; 4] = [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"];

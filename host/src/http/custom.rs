@@ -17,7 +17,8 @@ use super::app::App;
 use super::auth::{self, Access};
 use super::body::{ArrivingBody, BodySize, RawBody};
 use super::caller::Caller;
-use super::divert::{Diverted, Head, Taken};
+use super::content_coding::unpack;
+use super::divert::{Diverted, EnginePath, Head, Taken};
 use super::error::ApiError;
 use super::generate::broken_off;
 use super::openai::explain;
@@ -88,6 +89,7 @@ pub(super) async fn answer(State(app): State<App>, caller: Caller, mut request: 
     let delivery = replay(request.method(), request.headers());
     visible(request.headers(), &mut asked);
     request.extensions_mut().insert(BodySize::Files);
+    unpack(&mut request)?;
     let (parts, body) = request.into_parts();
     let body = RawBody::from_request(Request::from_parts(parts.clone(), body), &app).await?;
     let model = choose(&models, endpoint, &asked.query, &body).await?;
@@ -124,7 +126,7 @@ async fn elsewhere(app: App, config: &Config, caller: &Caller, mut request: Requ
     }
     auth::authorize(caller, Access::Scoped(Scope::Use))?;
     request.extensions_mut().insert(BodySize::Files);
-    match (Diverted { app, wanted: None }).take(config, request).await? {
+    match (Diverted { app, wanted: None, at: EnginePath::Same }).take(config, request).await? {
         Taken::Answered(response) => Ok(response),
         Taken::Left(_) => Err(unknown()),
     }

@@ -11,9 +11,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 
 use super::app::App;
-use super::body::{ArrivingBody, RawBody, check_content_type, check_encoding};
+use super::body::{ArrivingBody, RawBody, check_content_type};
 use super::caller::Caller;
+use super::content_coding::unpack;
 use super::custom::whole_or_streamed;
+use super::engine_routes::{self, is_no_route};
 use super::error::ApiError;
 use super::multipart::{self, Form};
 use super::page_key::{pairs, percent_decoded};
@@ -30,6 +32,19 @@ pub(super) struct Diverted {
     pub(super) app: App,
     /// The models that a request means which names none; `None` where it must name one.
     pub(super) wanted: Option<Wanted<'static>>,
+    /// Where engines have what is asked for, if that is elsewhere or may be nowhere.
+    pub(super) at: EnginePath,
+}
+
+/// Where engines answer what a path here answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum EnginePath {
+    /// At the same path.
+    Same,
+    /// At this one.
+    At(&'static str),
+    /// At this one, or nowhere: then it is asked of them in another way.
+    Maybe(&'static str),
 }
 
 /// What a body of JSON says that matters here.
@@ -67,14 +82,15 @@ pub(super) enum Taken {
 
 impl Diverted {
     /// Answers it, if it is for a model whose engine answers HTTP itself.
-    pub(super) async fn take(&self, config: &Config, request: Request) -> Result<Taken, ApiError> {
+    pub(super) async fn take(&self, config: &Config, mut request: Request) -> Result<Taken, ApiError> {
         let Some(caller) = request.extensions().get::<Caller>().cloned() else { return Ok(Taken::Left(request)) };
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if let Some(boundary) = content_type.and_then(multipart::boundary).map(str::to_owned) {
+            unpack(&mut request)?;
             return self.take_form(config, &caller, request, &boundary).await;
         }
         let has_body = !request.body().is_end_stream();
-        if !has_body || check_encoding(&request).is_err() || check_content_type(&request).is_err() {
+        if !has_body || check_content_type(&request).is_err() || unpack(&mut request).is_err() {
             return self.take_query(config, &caller, request).await;
         }
         let head = Head::of(&request);
@@ -104,6 +120,16 @@ impl Diverted {
             return Err(ApiError::malformed("the body has `model` more than once; name one model").param("model"));
         }
         caller.access().asks_for(&model.id);
+        let leave = |parts| {
+            let mut request = Request::from_parts(parts, Body::empty());
+            request.extensions_mut().insert(body.clone());
+            Taken::Left(request)
+        };
+        if let EnginePath::Maybe(path) = self.at
+            && engine_routes::lacks(&self.app, model, path).await
+        {
+            return Ok(leave(parts));
+        }
         let bytes = with_model(&body.bytes, &named, engine_name(model));
         let delivery = match (named.streams, head.is_replayable(model)) {
             (_, false) => OutputMode::Once,
@@ -111,9 +137,16 @@ impl Diverted {
             (false, true) => OutputMode::Gathered,
         };
         let class = named.class.max(caller.class());
-        let head = head.naming(engine_name(model));
+        let head = head.at(self.at).naming(engine_name(model));
         let outgoing = head.outgoing(OutgoingBody::Whole(bytes), delivery, class, named.keep_alive);
-        proxy::ask(&self.app, &caller, model, outgoing).await.map(Taken::Answered)
+        let response = proxy::ask(&self.app, &caller, model, outgoing).await?;
+        match self.at {
+            EnginePath::Maybe(path) if is_no_route(response.status()) => {
+                engine_routes::learn(&self.app, model, path).await;
+                Ok(leave(parts))
+            }
+            _ => Ok(Taken::Answered(response)),
+        }
     }
 
     /// A form: read until its model is known, and passed on as it comes.
@@ -201,6 +234,15 @@ impl Head {
         }
     }
 
+    /// The same at the path that an engine has for it.
+    fn at(mut self, at: EnginePath) -> Self {
+        if let EnginePath::At(path) | EnginePath::Maybe(path) = at {
+            let query = self.target.split_once('?').map(|(_, query)| format!("?{query}"));
+            self.target = format!("{path}{}", query.unwrap_or_default());
+        }
+        self
+    }
+
     /// The same with this name in its query, if there is one in it.
     fn naming(mut self, name: &str) -> Self {
         let Some((path, query)) = self.target.split_once('?') else { return self };
@@ -278,7 +320,7 @@ impl Named {
 }
 
 /// The name by which its engine knows a model.
-fn engine_name(model: &ModelConfig) -> &str {
+pub(super) fn engine_name(model: &ModelConfig) -> &str {
     model.http.engine_model.as_deref().unwrap_or(model.id.as_str())
 }
 

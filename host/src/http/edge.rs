@@ -1,10 +1,10 @@
-//! What holds for every request and reply: admission, CORS, the headers every reply carries, and what a request holds to its end.
+//! What holds for every request and reply: admission, the headers every reply carries, and what a request holds to its end.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -13,13 +13,17 @@ use super::app::App;
 use super::auth::{self, Access};
 use super::caller::Caller;
 use super::connections::peer_of;
+use super::cors::CrossOrigin;
 use super::error::{ApiError, Cause};
+use super::error_form::ErrorForm;
 use super::quota::Leave;
 use super::trace_parent::{TRACE_PARENT, TraceParent};
 use crate::runtime::AccessEntry;
 
 /// Longest request id taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
+/// The id of a request for which none could be made.
+pub(super) const NO_ID: HeaderValue = HeaderValue::from_static("req_0");
 
 /// A route's door.
 #[derive(Clone)]
@@ -37,10 +41,9 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
     let header = trace.as_ref().and_then(|trace| trace.header.to_str().ok()).unwrap_or_default();
     let entry = AccessEntry::traced(id.to_str().unwrap_or_default(), header);
     let line = Arc::new(gate.app.access_log.begin(&request, entry, trace.as_ref().map(|trace| trace.trace_id.clone())));
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
-    let mut response = if is_preflight {
+    let form = ErrorForm::of(request.uri().path());
+    let cross_origin = CrossOrigin::of(&request);
+    let mut response = if cross_origin.as_ref().is_some_and(CrossOrigin::is_preflight) {
         match auth::admit_preflight(&gate.app.handle.config(), request.headers()) {
             Ok(()) => StatusCode::NO_CONTENT.into_response(),
             Err(error) => error.into_response(),
@@ -49,6 +52,9 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
         gate.pass(request, next, &line).await
     };
     let cause = response.extensions_mut().remove::<Cause>();
+    if let Some(cause) = &cause {
+        form.write(&mut response, cause, &id);
+    }
     line.answers(response.status(), cause.as_ref());
     // The end of the answer is the end of the request.
     response.extensions_mut().insert(line);
@@ -56,23 +62,19 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
     if let Some(trace) = trace {
         headers.insert(TRACE_PARENT, trace.header);
     }
-    if let Some(origin) = origin {
-        allow_local_page(headers, origin);
+    if let Some(cross_origin) = cross_origin {
+        cross_origin.tell(&gate.app.handle.config(), headers);
     }
-    if is_preflight {
-        allow_preflight(headers, asked_headers);
+    if form == ErrorForm::Anthropic {
+        headers.insert("request-id", id.clone());
     }
-    keep_private(headers);
-    headers.insert("x-request-id", id);
-    headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
-    let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-    headers.insert("openai-processing-ms", HeaderValue::from(elapsed_ms));
+    sign(headers, id, start.elapsed());
     response
 }
 
 impl Gate {
     /// Hands a request on, if whoever sent it may ask for that, and now.
-    async fn pass(self, mut request: Request, next: Next, line: &AccessLine) -> Response {
+    async fn pass(&self, mut request: Request, next: Next, line: &AccessLine) -> Response {
         let (caller, Leave { place, rate }) = match self.admit(&request, line) {
             Ok(admitted) => admitted,
             Err(error) => return error.into_response(),
@@ -100,39 +102,30 @@ impl Gate {
         if let Some(key) = caller.key() {
             line.of_key(&key.name);
         }
-        auth::authorize(&caller, *access)?;
+        auth::authorize(&caller, *access).map_err(|error| error.with_rate(app.quotas.left(&caller)))?;
         let leave = app.quotas.admit(&caller)?;
+        check_expectation(request).map_err(|error| error.with_rate(leave.rate))?;
         Ok((caller, leave))
     }
 }
 
-/// No browser and no proxy keeps an answer, or takes it for something else than it says it is.
-pub(super) fn keep_private(headers: &mut HeaderMap) {
+/// What every reply carries, whoever makes it. `took`: from its arrival to the head of its answer.
+pub(super) fn sign(headers: &mut HeaderMap, id: HeaderValue, took: Duration) {
+    // No browser and no proxy keeps an answer, or takes it for something else than it says it is.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert("x-request-id", id);
+    headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
+    let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    headers.insert("openai-processing-ms", HeaderValue::from(took_ms));
 }
 
-/// Lets a page read the reply if it was served from this machine; any other gets no leave.
-fn allow_local_page(headers: &mut HeaderMap, origin: HeaderValue) {
-    headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    if origin.to_str().is_ok_and(auth::is_local_origin) {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        let exposed = HeaderValue::from_static(
-            "x-request-id, openai-processing-ms, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests",
-        );
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-    }
-}
-
-fn allow_preflight(headers: &mut HeaderMap, asked: Option<HeaderValue>) {
-    if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
-        return;
-    }
-    let methods = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS");
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-    let allowed = asked.unwrap_or(HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+/// Refuses what a client expects and nobody here knows; one of HTTP/1.0 can expect nothing. What is known is met by the
+/// protocol: it says that it goes on once the body is read.
+fn check_expectation(request: &Request) -> Result<(), ApiError> {
+    let mut expected = request.headers().get_all(header::EXPECT).iter();
+    let is_met = |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue");
+    if request.version() == Version::HTTP_10 || expected.all(is_met) { Ok(()) } else { Err(ApiError::unmet()) }
 }
 
 /// The client's own id if it is short and plain, else a new one.
@@ -144,6 +137,6 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     };
     match headers.get("x-request-id") {
         Some(id) if is_plain(id) => id.clone(),
-        _ => HeaderValue::try_from(super::wire::new_id("req_")).unwrap_or(HeaderValue::from_static("req_0")),
+        _ => HeaderValue::try_from(super::wire::new_id("req_")).unwrap_or(NO_ID),
     }
 }

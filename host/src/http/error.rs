@@ -10,9 +10,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::bucket::RateLeft;
+use super::content_coding::TAKEN;
 use super::redact::for_clients;
 use crate::config::Scope;
-use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, steers};
+use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, shown, steers};
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
@@ -27,8 +28,10 @@ const RETRY_ROOM_S: u32 = 2;
 const MESSAGE_BYTES: usize = 700;
 /// Bytes that a field's path may take in an error's JSON.
 const PARAM_BYTES: usize = 128;
-/// What clients look for to tell an overflow from other bad requests (LiteLLM, LangChain).
+/// What clients look for to tell an overflow from other bad requests: LangChain for its code, LiteLLM for either of the others.
+const OVERFLOW_CODE: &str = "context_length_exceeded";
 const OVERFLOW_PHRASE: &str = "exceeds the available context size";
+const CONTEXT_PHRASE: &str = "maximum context length is";
 
 const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
@@ -44,7 +47,7 @@ pub(super) struct ApiError {
     message: Box<str>,
     retry_after_s: Option<u32>,
     retry: Retry,
-    loading: Option<Box<Value>>,
+    more: Option<Box<More>>,
     rate: Option<Box<RateLeft>>,
     /// The message as operators read it, where clients read another.
     whole: Option<Box<str>>,
@@ -55,6 +58,8 @@ pub(super) struct ApiError {
 pub(super) struct Cause {
     pub(super) code: Cow<'static, str>,
     pub(super) message: String,
+    /// The message as clients read it.
+    pub(super) shown: String,
 }
 
 /// Whether the client's library should try again by itself.
@@ -64,6 +69,23 @@ enum Retry {
     Unsaid,
     /// It cannot heal by waiting.
     Never,
+}
+
+/// What programs are told beside a code.
+#[derive(Clone, Debug)]
+enum More {
+    /// How far the load is that is waited for.
+    Loading(Value),
+    Overflow(Overflow),
+}
+
+/// How much too long a prompt is, as llama.cpp says it.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Overflow {
+    /// Where it was counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_prompt_tokens: Option<u32>,
+    n_ctx: u32,
 }
 
 #[derive(Serialize)]
@@ -79,6 +101,8 @@ struct EnvelopeError<'a> {
     code: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     loading: Option<&'a Value>,
+    #[serde(flatten)]
+    overflow: Option<Overflow>,
 }
 
 impl ApiError {
@@ -91,7 +115,7 @@ impl ApiError {
             message: message.into().into(),
             retry_after_s: None,
             retry: Retry::Unsaid,
-            loading: None,
+            more: None,
             rate: None,
             whole: None,
         }
@@ -100,6 +124,16 @@ impl ApiError {
     /// What the log says of it, together with its code.
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// What people read.
+    pub(super) fn message(&self) -> Cow<'_, str> {
+        plain(&self.message, MESSAGE_BYTES)
+    }
+
+    /// The field that is to blame.
+    pub(super) fn param_name(&self) -> Option<Cow<'_, str>> {
+        self.param.as_deref().map(|param| plain(param, PARAM_BYTES))
     }
 
     /// What programs tell it by.
@@ -134,9 +168,14 @@ impl ApiError {
         self
     }
 
+    /// What is left of a key's rate.
+    pub(super) fn with_rate(self, rate: Option<RateLeft>) -> Self {
+        Self { rate: rate.map(Box::new).or(self.rate), ..self }
+    }
+
     /// How far the load is that the client is waiting for.
     pub(super) fn loading(mut self, loading: Value) -> Self {
-        self.loading = Some(Box::new(loading));
+        self.more = Some(Box::new(More::Loading(loading)));
         self
     }
 
@@ -186,9 +225,10 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID, shown).code("request_too_large").in_whole(message)
     }
 
-    /// The body is packed in some way.
-    pub(super) fn encoded() -> Self {
-        let message = "bodies are read as they are; send this one without `Content-Encoding`";
+    /// The body is packed in a way that nobody here knows.
+    pub(super) fn encoded(coding: &str) -> Self {
+        let coding = shown(coding);
+        let message = format!("the body's Content-Encoding is `{coding}`; this host takes {TAKEN}, or none");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID, message).code("unsupported_encoding")
     }
 
@@ -252,6 +292,12 @@ impl ApiError {
         Self::new(status, INVALID, message).code("bad_head")
     }
 
+    /// An `Expect` header that asks for what nobody here knows.
+    pub(super) fn unmet() -> Self {
+        let message = "the Expect header asks for what this host does not know; it knows `100-continue`";
+        Self::new(StatusCode::EXPECTATION_FAILED, INVALID, message).code("unknown_expectation")
+    }
+
     /// No key, or one that is not accepted.
     pub(super) fn bad_key() -> Self {
         let message =
@@ -300,6 +346,21 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID, message).code("unknown_url")
     }
 
+    /// No such response, or it is no longer kept.
+    pub(super) fn unknown_response(id: &str) -> Self {
+        let message = format!(
+            "the response `{}` is not kept here; responses are kept for an hour, unless `store` is false: send the whole conversation as `input`",
+            crate::domain::shown(id)
+        );
+        Self::malformed(message).param("previous_response_id").code("previous_response_not_found")
+    }
+
+    /// The same, asked for by itself.
+    pub(super) fn no_response(id: &str) -> Self {
+        let refused = Self { status: StatusCode::NOT_FOUND, ..Self::unknown_response(id) };
+        refused.param("response_id").code("response_not_found")
+    }
+
     /// No such file, or it is no longer kept.
     pub(super) fn unknown_artifact(name: &str) -> Self {
         let message = format!("there is no file `{name}`; files are kept for a while, then they are gone");
@@ -322,16 +383,70 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready").retry_after_s(RETRY_QUEUE_S)
     }
 
+    /// What an engine refuses, in its own words as far as they can be read.
+    pub(super) fn of_engine(status: StatusCode, retry_after_s: Option<u32>, said: &[u8]) -> Self {
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => RATE_LIMIT,
+            status if status.is_client_error() => INVALID,
+            _ => SERVER,
+        };
+        // An answer that is no refusal is none either.
+        let is_refusal = status.is_client_error() || status.is_server_error();
+        let status = if is_refusal { status } else { StatusCode::BAD_GATEWAY };
+        let json: Value = serde_json::from_slice(said).unwrap_or_default();
+        let error = &json["error"];
+        let words = [&error["message"], error, &json["detail"], &json["message"]];
+        let message = words.into_iter().find_map(Value::as_str).map_or_else(
+            || format!("the engine answered with status {}: {}", status.as_u16(), String::from_utf8_lossy(said)),
+            str::to_owned,
+        );
+        let refused = Self { retry_after_s, ..Self::new(status, kind, message) };
+        let refused = match error["code"].as_str() {
+            Some(code) => refused.code(code.to_owned()),
+            None => refused,
+        };
+        match error["param"].as_str() {
+            Some(param) => refused.param(param),
+            None => refused,
+        }
+    }
+
+    /// As what broke an answer that has begun.
+    pub(super) fn into_failure(self) -> Failure {
+        let kind = match self.status {
+            StatusCode::TOO_MANY_REQUESTS => FailureKind::Busy,
+            status if status.is_client_error() => FailureKind::InvalidRequest,
+            _ => FailureKind::Unreachable,
+        };
+        Failure::new(kind, self.message)
+    }
+
+    /// The same of a body that was made from another: its paths are those of the other.
+    pub(super) fn renamed(mut self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let Some(param) = self.param.as_deref() else { return self };
+        let Some(theirs) = rename(param) else { return self };
+        let quoted = |path: &str| format!("`{path}`");
+        self.message = self.message.replace(&quoted(param), &quoted(&theirs)).into();
+        self.param = Some(theirs.into());
+        self
+    }
+
     /// The envelope as JSON, for a body or a stream's last event.
     pub(super) fn json(&self) -> Vec<u8> {
-        let message = plain(&self.message, MESSAGE_BYTES);
-        let param = self.param.as_deref().map(|param| plain(param, PARAM_BYTES));
+        let (message, param) = (self.message(), self.param_name());
         let inner = EnvelopeError {
             message: &message,
             r#type: self.kind,
             param: param.as_deref(),
             code: self.code.as_deref(),
-            loading: self.loading.as_deref(),
+            loading: match self.more.as_deref() {
+                Some(More::Loading(loading)) => Some(loading),
+                _ => None,
+            },
+            overflow: match self.more.as_deref() {
+                Some(More::Overflow(overflow)) => Some(*overflow),
+                _ => None,
+            },
         };
         super::wire::json(&Envelope { error: inner })
     }
@@ -356,13 +471,13 @@ impl ApiError {
     /// As whoever runs the host reads it, with all that it says.
     pub(super) fn for_operator(failure: Failure) -> Self {
         let Failure { kind, mut message, details, .. } = failure;
-        if kind == FailureKind::ContextLength && !message.contains(OVERFLOW_PHRASE) {
-            message = format!("the request {OVERFLOW_PHRASE}: {message}");
+        if kind == FailureKind::ContextLength {
+            message = overflowing(message, details.as_ref().and_then(|details| details.context_tokens));
         }
         let new = |status, kind| Self::new(status, kind, message);
         let error = match kind {
             FailureKind::InvalidRequest => new(StatusCode::BAD_REQUEST, INVALID),
-            FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code("context_length_exceeded"),
+            FailureKind::ContextLength => new(StatusCode::BAD_REQUEST, INVALID).code(OVERFLOW_CODE),
             FailureKind::UnknownModel => new(StatusCode::NOT_FOUND, INVALID).param("model").code("model_not_found"),
             FailureKind::WrongKind => {
                 new(StatusCode::BAD_REQUEST, INVALID).param("model").code("unsupported_endpoint_for_model")
@@ -400,6 +515,8 @@ impl ApiError {
     fn said(mut self, details: FailureDetails) -> Self {
         self.param = details.field.map(Box::from).or(self.param);
         self.code = details.code.map(Cow::from).or(self.code);
+        let overflow = |n_ctx| Overflow { n_prompt_tokens: details.prompt_tokens, n_ctx };
+        self.more = details.context_tokens.map(overflow).map(More::Overflow).map(Box::new).or(self.more);
         let seconds = details.retry_after_ms.map(|ms| ms.div_ceil(1000).clamp(1, RETRY_MAX_S.into()) as u32);
         self.retry_after_s = seconds.or(self.retry_after_s);
         if seconds.is_some() {
@@ -423,6 +540,21 @@ impl From<ArtifactError> for ApiError {
     }
 }
 
+/// The sentence of an overflow with all that clients look for, before what a plugin says of it: its end may be cut.
+fn overflowing(message: String, context_tokens: Option<u32>) -> String {
+    let mut before = String::new();
+    if !message.contains(OVERFLOW_CODE) {
+        before = format!("{OVERFLOW_CODE}: ");
+    }
+    if let Some(tokens) = context_tokens.filter(|_| !message.contains(CONTEXT_PHRASE)) {
+        before += &format!("this model's {CONTEXT_PHRASE} {tokens} tokens: ");
+    }
+    if !message.contains(OVERFLOW_PHRASE) {
+        before += &format!("the request {OVERFLOW_PHRASE}: ");
+    }
+    before + &message
+}
+
 /// 499, nginx's "client closed request": nobody is there to read it.
 fn cancelled() -> StatusCode {
     StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
@@ -432,7 +564,8 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let json = HeaderValue::from_static("application/json");
         let mut response = (self.status, [(header::CONTENT_TYPE, json)], self.json()).into_response();
-        let cause = Cause { code: self.code_name(), message: self.whole.unwrap_or(self.message).into() };
+        let (code, shown) = (self.code_name(), self.message().into_owned());
+        let cause = Cause { code, message: self.whole.unwrap_or(self.message).into(), shown };
         response.extensions_mut().insert(cause);
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after_s {
@@ -443,6 +576,9 @@ impl IntoResponse for ApiError {
         }
         if self.retry == Retry::Never {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
+        }
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(TAKEN));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -105,12 +105,52 @@ enum ChoiceStage {
     Answering(Answer),
 }
 
+/// The choices of a request as they come, whoever makes them. Dropping it cancels those that have not ended.
+pub(super) trait TextUpdates: Send {
+    /// How many choices there will be.
+    fn choices(&self) -> usize;
+
+    /// Tokens of the choices that have ended; a prompt counts once, however many choices it has.
+    fn usage(&self) -> Usage;
+
+    /// Bytes that all of them have come to.
+    fn event_bytes(&self) -> usize;
+
+    /// The next update of any choice; `None` once all have ended.
+    fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<TextUpdate, Failure>>>;
+}
+
+/// Waits for the end of every choice. The bytes that they came to count for as long as the share is there.
+pub(super) async fn collect(updates: &mut dyn TextUpdates) -> Result<(Vec<Choice>, BudgetShare), Failure> {
+    let mut choices = vec![Choice::default(); updates.choices()];
+    let mut share = WHOLE_ANSWERS.share();
+    while let Some(update) = std::future::poll_fn(|cx| updates.poll_update(cx)).await {
+        match update? {
+            TextUpdate::Event(index, event) => choices[index].add(event),
+            TextUpdate::Finish(index, finish) => choices[index].finish = Some(finish),
+        }
+        grew_to(updates.event_bytes(), &mut share)?;
+    }
+    Ok((choices, share))
+}
+
 /// What happened to a choice.
+#[derive(Debug)]
 pub(super) enum TextUpdate {
     /// More of it.
     Event(usize, TextEvent),
     /// It ended, and why.
     Finish(usize, TextFinish),
+}
+
+impl TextUpdate {
+    /// The same of a choice that has so many before it.
+    pub(super) fn behind(self, others: usize) -> Self {
+        match self {
+            Self::Event(index, event) => Self::Event(others + index, event),
+            Self::Finish(index, finish) => Self::Finish(others + index, finish),
+        }
+    }
 }
 
 impl Generation {
@@ -131,49 +171,8 @@ impl Generation {
         }
     }
 
-    /// How many choices there will be.
-    pub(super) fn choices(&self) -> usize {
-        self.job.inputs.len() * self.job.n
-    }
-
-    /// Tokens of the choices that have ended; a prompt counts once, however many choices it has.
-    pub(super) fn usage(&self) -> Usage {
-        self.usage
-    }
-
-    /// The next update of any choice; `None` once all have ended.
-    pub(super) fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<TextUpdate, Failure>>> {
-        loop {
-            self.submit_more();
-            if self.active.is_empty() {
-                return Poll::Ready(None);
-            }
-            for offset in 0..self.active.len() {
-                let at = (self.turn + offset) % self.active.len();
-                if let Poll::Ready(update) = self.poll_choice(at, cx) {
-                    self.turn = at + 1;
-                    return Poll::Ready(Some(update));
-                }
-            }
-            // One that was granted just now leaves its place in the queue to the next.
-            if !self.may_submit() {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    /// Runs to the end of every choice. The bytes that they came to count for as long as the share is there.
-    pub(super) async fn collect(&mut self) -> Result<(Vec<Choice>, BudgetShare), Failure> {
-        let mut choices = vec![Choice::default(); self.choices()];
-        let mut share = WHOLE_ANSWERS.share();
-        while let Some(update) = std::future::poll_fn(|cx| self.poll_update(cx)).await {
-            match update? {
-                TextUpdate::Event(index, event) => choices[index].add(event),
-                TextUpdate::Finish(index, finish) => choices[index].finish = Some(finish),
-            }
-            grew_to(self.event_bytes, &mut share)?;
-        }
-        Ok((choices, share))
+    fn choices(&self) -> usize {
+        self.job.inputs.len() * self.job.terms.n
     }
 
     fn may_submit(&self) -> bool {
@@ -199,7 +198,7 @@ impl Generation {
 
     /// A choice's task, and how many bytes it adds. Choices of a prompt without a seed have the same.
     fn task(&mut self, index: usize) -> (Bytes, usize) {
-        let prompt = index / self.job.n;
+        let prompt = index / self.job.terms.n;
         match &self.shared {
             Some((of, task)) if *of == prompt => (task.clone(), 0),
             _ => {
@@ -212,11 +211,11 @@ impl Generation {
     }
 
     fn submission(&self, task: Bytes) -> Submission {
-        let delivery = match self.job.delivery {
+        let delivery = match self.job.terms.delivery {
             TextDelivery::Whole => OutputMode::Gathered,
             TextDelivery::Stream | TextDelivery::StreamWithUsage => OutputMode::Streamed,
         };
-        let (class, keep_alive) = (self.job.class, self.job.keep_alive);
+        let (class, keep_alive) = (self.job.terms.class, self.job.terms.keep_alive);
         let (model, access) = (self.model.clone(), self.access.clone());
         Submission { model, kind: Kind::Text, ask: task.into(), class, keep_alive, delivery, access }
     }
@@ -254,11 +253,45 @@ impl Generation {
         let index = self.active.remove(at).index;
         let usage = finish.usage;
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(usage.completion_tokens);
-        if index.is_multiple_of(self.job.n) {
+        if index.is_multiple_of(self.job.terms.n) {
             self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(usage.prompt_tokens);
             self.usage.cached_tokens = self.usage.cached_tokens.saturating_add(usage.cached_tokens);
         }
         Ok(TextUpdate::Finish(index, finish))
+    }
+}
+
+impl TextUpdates for Generation {
+    fn choices(&self) -> usize {
+        self.choices()
+    }
+
+    fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    fn event_bytes(&self) -> usize {
+        self.event_bytes
+    }
+
+    fn poll_update(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<TextUpdate, Failure>>> {
+        loop {
+            self.submit_more();
+            if self.active.is_empty() {
+                return Poll::Ready(None);
+            }
+            for offset in 0..self.active.len() {
+                let at = (self.turn + offset) % self.active.len();
+                if let Poll::Ready(update) = self.poll_choice(at, cx) {
+                    self.turn = at + 1;
+                    return Poll::Ready(Some(update));
+                }
+            }
+            // One that was granted just now leaves its place in the queue to the next.
+            if !self.may_submit() {
+                return Poll::Pending;
+            }
+        }
     }
 }
 

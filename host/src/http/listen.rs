@@ -103,8 +103,8 @@ pub(super) async fn serve(
                             drop(probed.await);
                         } else {
                             let refusal = no_room(refused);
-                            log.turned_away(Peer::of(address), &refusal);
-                            socket.close(&bytes_of(refusal), SHORT_LINGER).await;
+                            let id = log.turned_away(Peer::of(address), &refusal);
+                            socket.close(&bytes_of(refusal, &id), SHORT_LINGER).await;
                         }
                         drop(turn);
                     });

@@ -49,6 +49,12 @@ pub(super) struct Listings {
     pub(super) router: Listing,
     /// `GET /v1/models`.
     pub(super) models: Listing,
+    /// `GET /api/tags`.
+    pub(super) tags: Listing,
+    /// `GET /api/ps`.
+    pub(super) loaded: Listing,
+    /// `GET /running`.
+    pub(super) running: Listing,
     /// Models that are still being preloaded, by name.
     pub(super) preloading: Listing,
     /// Commands that were answered.

@@ -16,7 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use tokio::sync::mpsc;
 
 use super::app::App;
-use super::body::ArrivingBody;
+use super::body::{ArrivingBody, BodyProblem};
 use super::caller::Caller;
 use super::connection::Bridge;
 use super::error::ApiError;
@@ -100,43 +100,15 @@ pub(super) async fn ask(
     app: &App,
     caller: &Caller,
     model: &ModelConfig,
-    outgoing: Outgoing,
+    mut outgoing: Outgoing,
 ) -> Result<Response, ApiError> {
-    let Outgoing { method, target, mut headers, body, delivery, class, keep_alive, upgrade } = outgoing;
-    if goes_back(&target) {
-        let message = "the path has `.` or `..` in it, which means another one; write that";
-        return Err(ApiError::malformed(message));
-    }
+    let upgrade = outgoing.upgrade.take();
     if upgrade.is_none() {
-        headers.remove(header::UPGRADE);
-        headers.remove(header::CONNECTION);
+        outgoing.headers.remove(header::UPGRADE);
+        outgoing.headers.remove(header::CONNECTION);
     }
-    let access = caller.access().clone();
-    let [id, trace] = [access.id(), access.trace()].map(|text| HeaderValue::try_from(text).ok());
-    for (name, value) in [("x-request-id", id), ("traceparent", trace)] {
-        if let Some(value) = value.filter(|value| !value.is_empty()) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    }
-    let is_head = method == Method::HEAD;
-    let (body, problem) = match body {
-        OutgoingBody::Whole(bytes) => (AskBody::Whole(bytes), None),
-        OutgoingBody::Streamed(arriving) => {
-            let problem = arriving.problem();
-            (AskBody::streamed(arriving.map_err(Into::into).boxed_unsync()), Some(problem))
-        }
-    };
-    let time_limit = app.handle.config().limits.request_timeout;
-    let http = HttpAsk { method, target, headers, body, time_limit };
-    let submission = Submission {
-        model: model.id.clone(),
-        kind: model.kind,
-        ask: Ask::Http(Arc::new(http)),
-        class,
-        keep_alive,
-        delivery,
-        access,
-    };
+    let is_head = outgoing.method == Method::HEAD;
+    let (submission, problem) = submission(app, caller, model, outgoing)?;
     let holder = Holder { handle: app.handle.clone(), hold: Submission { ask: Ask::Hold, ..submission.clone() } };
     let answered = match app.handle.submit(submission).await {
         Ok(answer) => respond(answer, upgrade, holder, is_head).await,
@@ -150,6 +122,61 @@ pub(super) async fn ask(
             None => Err(explain(app, failure, &model.id, "body").await),
         },
     }
+}
+
+/// Asks the engine of a model for an answer that is read here: its head, and what follows.
+pub(super) async fn open(
+    app: &App,
+    caller: &Caller,
+    model: &ModelConfig,
+    outgoing: Outgoing,
+) -> Result<(HttpHead, Answer), ApiError> {
+    let (submission, _whole) = submission(app, caller, model, outgoing)?;
+    let opened = match app.handle.submit(submission).await {
+        Ok(mut answer) => match next(&mut answer).await {
+            Ok(HttpOutput::Head(head)) => Ok((head, answer)),
+            Ok(_) => Err(no_head()),
+            Err(failure) => Err(failure),
+        },
+        Err(failure) => Err(failure),
+    };
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(failure) => Err(explain(app, failure, &model.id, "body").await),
+    }
+}
+
+/// The request for the runtime, and what will turn out to be wrong with a body that is on its way.
+fn submission(
+    app: &App,
+    caller: &Caller,
+    model: &ModelConfig,
+    outgoing: Outgoing,
+) -> Result<(Submission, Option<BodyProblem>), ApiError> {
+    let Outgoing { method, target, mut headers, body, delivery, class, keep_alive, upgrade: _ } = outgoing;
+    if goes_back(&target) {
+        let message = "the path has `.` or `..` in it, which means another one; write that";
+        return Err(ApiError::malformed(message));
+    }
+    let access = caller.access().clone();
+    let [id, trace] = [access.id(), access.trace()].map(|text| HeaderValue::try_from(text).ok());
+    for (name, value) in [("x-request-id", id), ("traceparent", trace)] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    let (body, problem) = match body {
+        OutgoingBody::Whole(bytes) => (AskBody::Whole(bytes), None),
+        OutgoingBody::Streamed(arriving) => {
+            let problem = arriving.problem();
+            (AskBody::streamed(arriving.map_err(Into::into).boxed_unsync()), Some(problem))
+        }
+    };
+    let time_limit = app.handle.config().limits.request_timeout;
+    let http = HttpAsk { method, target, headers, body, time_limit };
+    let (model, kind) = (model.id.clone(), model.kind);
+    let submission = Submission { model, kind, ask: Ask::Http(Arc::new(http)), class, keep_alive, delivery, access };
+    Ok((submission, problem))
 }
 
 /// Whether a path means another one than it says: what was looked at here is then not what its engine would answer at.

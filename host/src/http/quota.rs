@@ -52,12 +52,19 @@ impl Quotas {
             return Ok(Leave::default());
         };
         let usage = self.usage(key);
-        let place =
-            Arc::clone(&usage).begin(key.concurrency).ok_or_else(|| ApiError::too_many_at_once(key.concurrency))?;
+        let too_many = || ApiError::too_many_at_once(key.concurrency).with_rate(self.left(caller));
+        let place = Arc::clone(&usage).begin(key.concurrency).ok_or_else(too_many)?;
         let rate = key.rate.map(|rate| usage.bucket.lock().take(rate, Instant::now()));
         // What was taken of `place` goes back where the rate refuses.
         let rate = rate.transpose().map_err(|(wait, left)| ApiError::too_often(wait, left))?;
         Ok(Leave { place: Some(Arc::new(place)), rate })
+    }
+
+    /// What is left of the rate of this caller's key, if it has one.
+    pub(super) fn left(&self, caller: &Caller) -> Option<RateLeft> {
+        let key = caller.key()?;
+        let rate = key.rate?;
+        Some(self.usage(key).bucket.lock().left(rate, Instant::now()))
     }
 
     fn usage(&self, key: &ApiKey) -> Arc<Usage> {

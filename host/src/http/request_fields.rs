@@ -34,6 +34,24 @@ const CHAT_INNER: Nested = &[
     ("functions[]", keys::FUNCTION),
 ];
 
+const RESPONSES_INNER: Nested = &[
+    ("input[]", keys::ITEM),
+    ("input[].content[]", keys::ITEM_PART),
+    ("input[].output[]", keys::ITEM_PART),
+    ("tools[]", keys::RESPONSES_TOOL),
+    ("tool_choice", keys::RESPONSES_TOOL),
+];
+const MESSAGES_INNER: Nested = &[
+    ("system[]", keys::BLOCK),
+    ("messages[]", keys::MESSAGES_MESSAGE),
+    ("messages[].content[]", keys::BLOCK),
+    ("messages[].content[].content[]", keys::BLOCK),
+    ("tools[]", keys::MESSAGES_TOOL),
+    ("tool_choice", keys::MESSAGES_TOOL),
+];
+
+const OLLAMA_INNER: Nested = &[("messages[]", keys::OLLAMA_MESSAGE)];
+
 /// All of them.
 pub(crate) fn request_fields() -> Vec<RequestFields> {
     let endpoint = |path, size: BodySize, keys: Keys, nested: Nested| {
@@ -46,6 +64,18 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/chat/completions", BodySize::Text, keys::CHAT, CHAT_INNER),
         endpoint("/v1/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
         endpoint("/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
+        endpoint("/v1/chat/completions/input_tokens", BodySize::Text, keys::CHAT, CHAT_INNER),
+        endpoint("/v1/responses", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
+        endpoint("/v1/responses/input_tokens", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
+        endpoint("/v1/messages", BodySize::Text, keys::MESSAGES, MESSAGES_INNER),
+        endpoint("/v1/messages/count_tokens", BodySize::Text, keys::MESSAGES, MESSAGES_INNER),
+        endpoint("/api/chat", BodySize::Text, keys::OLLAMA, OLLAMA_INNER),
+        endpoint("/api/generate", BodySize::Text, keys::OLLAMA, OLLAMA_INNER),
+        endpoint("/api/show", BodySize::Command, keys::SHOWN, &[]),
+        endpoint("/api/embed", BodySize::Text, keys::OLLAMA_EMBED, &[]),
+        endpoint("/api/embeddings", BodySize::Text, keys::OLLAMA_EMBED, &[]),
+        endpoint("/tokenize", BodySize::Text, keys::TOKENIZE, TEXT_INNER),
+        endpoint("/detokenize", BodySize::Text, keys::TOKENIZE, TEXT_INNER),
         endpoint("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),
         endpoint("/v1/audio/speech", BodySize::Prompt, keys::NAME, &[]),
         endpoint("/v1/images/generations", BodySize::Prompt, keys::IMAGE, &[]),

@@ -16,8 +16,12 @@ pub(super) fn seen<'a>(config: &'a Config, caller: &Caller) -> impl Iterator<Ite
 /// The entry of this name or alias, or a refusal with the nearest name. One that is not for this caller is refused as if it
 /// were not there.
 pub(super) fn by_name<'a>(config: &'a Config, caller: &Caller, name: &str) -> Result<&'a ModelConfig, ApiError> {
-    let by_id = config.models.get(name).filter(|model| caller.sees(model.id.as_str()));
-    if let Some(model) = by_id.or_else(|| seen(config, caller).find(|model| model.is_called(name))) {
+    let find = |name: &str| {
+        let by_id = config.models.get(name).filter(|model| caller.sees(model.id.as_str()));
+        by_id.or_else(|| seen(config, caller).find(|model| model.is_called(name)))
+    };
+    // Ollama's clients put its default tag behind a name.
+    if let Some(model) = find(name).or_else(|| find(name.strip_suffix(":latest")?)) {
         caller.access().asks_for(&model.id);
         return Ok(model);
     }

@@ -1,20 +1,27 @@
 //! Which path is answered by what, whom it is open to, and how large a body it reads.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::uri::PathAndQuery;
+use axum::http::{Method, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, any, get, post};
 use axum::{Extension, Router};
+use tower::ServiceExt;
 
+use super::anthropic::messages;
 use super::app::App;
 use super::auth::Access;
 use super::body::BodySize;
-use super::divert::{Diverted, divert};
+use super::divert::{Diverted, EnginePath, divert};
 use super::edge::Gate;
 use super::error::ApiError;
-use super::openai::{audio, chat, completions, images, models, others};
+use super::ollama::{embed, generate, models as tags};
+use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
 use super::resolve::Wanted;
-use super::{admin, artifacts, custom, edge, upstream};
+use super::{admin, artifacts, custom, edge, openapi, upstream};
 use crate::config::Scope;
 use crate::domain::Kind;
 use crate::runtime::Handle;
@@ -27,11 +34,11 @@ pub fn router(handle: Handle) -> Router {
 /// All endpoints over what they share.
 pub(super) fn over(app: App) -> Router {
     let gate = |access| from_fn_with_state(Gate { app: app.clone(), access }, edge::edge);
-    let add = |router: Router<App>, Route { path, access, method, body, methods, wanted }: Route| {
-        let methods = if method.is_some() { methods.fallback(wrong_method) } else { methods };
+    let add = |router: Router<App>, Route { path, access, answered, body, methods, wanted, at }: Route| {
+        let methods = if answered.is_empty() { methods } else { methods.fallback(wrong_method) };
         let methods = match wanted {
             Some(_) => {
-                let diverted = Diverted { app: app.clone(), wanted };
+                let diverted = Diverted { app: app.clone(), wanted, at };
                 methods.layer(from_fn_with_state(diverted, divert))
             }
             None => methods,
@@ -44,7 +51,52 @@ pub(super) fn over(app: App) -> Router {
     };
     // What is layered here is the fallback alone: routes are added behind it, each with a gate of its own.
     let nowhere = Router::new().fallback(custom::answer).layer(gate(Access::AnyKey));
-    routes().into_iter().fold(nowhere, add).with_state(app.clone())
+    let routed: Router = routes().into_iter().fold(nowhere, add).with_state(app.clone());
+    // A path is what is routed by, so it is set right before.
+    Router::new().fallback_service(routed.map_request(straightened))
+}
+
+/// Paths that are routed, as they are written.
+static PATHS: LazyLock<Vec<&str>> = LazyLock::new(|| routes().into_iter().map(|route| route.path).collect());
+
+/// A request with one slash where its path has several, and with none at its end, if that makes it one of a route: base
+/// addresses are often written with a slash behind them. What is at an engine's or a model's own paths stays as it is.
+fn straightened(mut request: Request) -> Request {
+    let uri = request.uri();
+    let straight = match straight(uri.path()) {
+        Cow::Owned(path) if is_routed(&path) => path,
+        _ => return request,
+    };
+    let target = match uri.query() {
+        Some(query) => format!("{straight}?{query}"),
+        None => straight,
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(target).ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn straight(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") && (!path.ends_with('/') || path == "/") {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    Cow::Owned(segments.fold(String::with_capacity(path.len()), |straight, segment| straight + "/" + segment))
+}
+
+/// Whether a path is one of a route where doubled slashes say nothing.
+fn is_routed(path: &str) -> bool {
+    let is_at = |pattern: &&str| match pattern.split_once('{') {
+        None => *pattern == path,
+        Some((before, parameter)) => path.strip_prefix(before).is_some_and(|rest| {
+            let is_rest = parameter.starts_with('*');
+            before != upstream::PREFIX && !rest.is_empty() && (is_rest || !rest.contains('/'))
+        }),
+    };
+    PATHS.iter().any(is_at)
 }
 
 /// Whether models of this kind answer at this path. Custom ones do wherever no route is.
@@ -52,7 +104,8 @@ pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
     if kind == Kind::Custom {
         return routes().iter().all(|route| route.path != path);
     }
-    routes().iter().any(|route| route.path == path && route.wanted.is_some_and(|wanted| wanted.kind == kind))
+    let serves = |route: &Route| route.body.is_some() && route.wanted.is_some_and(|wanted| wanted.kind == kind);
+    routes().iter().any(|route| route.path == path && serves(route))
 }
 
 /// One path of the router.
@@ -60,26 +113,47 @@ pub(super) struct Route {
     pub(super) path: &'static str,
     /// Whom it is open to.
     pub(super) access: Access,
-    /// The method that it answers; where that is GET, HEAD as well; `None` for every one.
-    pub(super) method: Option<Method>,
+    /// The methods that it answers; where GET is among them, HEAD as well; none for every one.
+    pub(super) answered: Vec<Method>,
     /// How large a body it reads; `None` if it reads none.
     pub(super) body: Option<BodySize>,
     /// The models that answer here; `None` if the host answers by itself.
     wanted: Option<Wanted<'static>>,
+    /// Where engines that speak HTTP answer the same.
+    at: EnginePath,
     methods: MethodRouter<App>,
 }
 
 impl Route {
     fn get(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Some(Method::GET), body: None, wanted: None, methods }
+        Self { path, access, answered: vec![Method::GET], body: None, wanted: None, at: EnginePath::Same, methods }
     }
 
     fn post(path: &'static str, access: Access, body: BodySize, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: Some(Method::POST), body: Some(body), wanted: None, methods }
+        Self {
+            path,
+            access,
+            answered: vec![Method::POST],
+            body: Some(body),
+            wanted: None,
+            at: EnginePath::Same,
+            methods,
+        }
     }
 
     fn any(path: &'static str, access: Access, methods: MethodRouter<App>) -> Self {
-        Self { path, access, method: None, body: None, wanted: None, methods }
+        Self { path, access, answered: Vec::new(), body: None, wanted: None, at: EnginePath::Same, methods }
+    }
+
+    /// With this method as well.
+    fn and(mut self, method: Method) -> Self {
+        self.answered.push(method);
+        self
+    }
+
+    /// Where engines answer the same, if that is not where this is.
+    fn at(self, at: EnginePath) -> Self {
+        Self { at, ..self }
     }
 
     /// Where the models of a kind answer, at the path that it goes by.
@@ -99,14 +173,40 @@ const CHAT: &str = "/v1/chat/completions";
 /// Every path, which is all that is routed.
 pub(super) fn routes() -> Vec<Route> {
     let text = |path, methods| Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Text, CHAT);
+    // What engines may lack becomes a conversation for those that do.
+    let made = |path, methods| text(path, methods).at(EnginePath::Maybe(path));
+    let embedded = |path, methods| {
+        let route = Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Embedding, "/v1/embeddings");
+        route.at(EnginePath::Maybe(path))
+    };
     let files = |path, kind, methods| Route::post(path, USE, BodySize::Files, methods).of_models(kind, path);
     let prompt = |path, kind, methods| Route::post(path, USE, BodySize::Prompt, methods).of_models(kind, path);
     let others = |path, kind| Route::post(path, USE, BodySize::Files, post(others::create)).of_models(kind, path);
     vec![
         text("/v1/chat/completions", post(chat::create)),
-        text("/chat/completions", post(chat::create)),
-        text("/v1/completions", post(completions::create)),
-        text("/completions", post(completions::create)),
+        text("/chat/completions", post(chat::create)).at(EnginePath::At(CHAT)),
+        made("/v1/completions", post(completions::create)),
+        text("/completions", post(completions::create)).at(EnginePath::Maybe(completions::PATH)),
+        made("/v1/chat/completions/input_tokens", post(chat::input_tokens)),
+        made("/v1/responses", post(responses::create)),
+        made("/v1/responses/input_tokens", post(responses::input_tokens)),
+        Route::get("/v1/responses/{id}", USE, get(responses::retrieve).delete(responses::delete)).and(Method::DELETE),
+        made("/v1/messages", post(messages::create)),
+        made("/v1/messages/count_tokens", post(messages::count_tokens)),
+        made("/api/chat", post(generate::chat)),
+        made("/api/generate", post(generate::generate)),
+        Route::post("/api/show", USE, BodySize::Command, post(tags::show)),
+        embedded("/api/embed", post(embed::embed)),
+        embedded("/api/embeddings", post(embed::embeddings)),
+        Route::get("/api/tags", USE, get(tags::tags)),
+        Route::get("/api/ps", USE, get(tags::ps)),
+        Route::get("/api/version", USE, get(tags::version)),
+        Route::get("/running", USE, get(tags::running)),
+        Route::get("/", OPEN, get(tags::root)),
+        Route::get("/openapi.json", USE, get(openapi::openapi)),
+        Route::get("/docs", USE, get(openapi::docs)),
+        made("/tokenize", post(tokens::tokenize)),
+        made("/detokenize", post(tokens::detokenize)),
         prompt("/v1/audio/generations", Kind::Audio, post(audio::create)),
         prompt("/v1/audio/speech", Kind::Speech, post(others::create)),
         prompt("/v1/images/generations", Kind::Image, post(images::create)),
@@ -116,6 +216,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/artifacts/{name}", USE, get(artifacts::get)),
         Route::get("/v1/models", USE, get(models::list)),
         Route::get("/v1/models/{*id}", USE, get(models::retrieve)),
+        Route::get("/props", USE, get(models::props)).of_models(Kind::Text, CHAT),
         Route::get("/models", USE, get(admin::models)),
         Route::post("/models/load", OPERATE, BodySize::Command, post(admin::load)),
         Route::post("/models/unload", OPERATE, BodySize::Command, post(admin::unload)),

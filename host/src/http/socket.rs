@@ -23,6 +23,10 @@ const FIRST_BYTES: &[u8] = b"HTTP/1.";
 /// How long after the first of them the second is sent; each further one takes twice as long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Bytes from which on a request's first line is what makes its head too large.
+const LONG_LINE_BYTES: usize = 32 << 10;
+/// Bytes at the end of a request's first line that tell its version.
+const VERSION_BYTES: usize = 16;
 /// Bytes of a request that tell what it asks for.
 const BEGINNING_BYTES: usize = 32;
 /// How long these may take to come.
@@ -78,6 +82,17 @@ struct SocketState {
     probed: usize,
     /// The status of the refusal of a head that is no HTTP.
     refused: Option<u16>,
+    /// What has come of the first line of the head that comes.
+    line: RequestLine,
+}
+
+/// What has come of a request's first line.
+#[derive(Debug, Default)]
+struct RequestLine {
+    is_whole: bool,
+    bytes: usize,
+    /// Its last bytes so far.
+    end: Vec<u8>,
 }
 
 /// The client has closed the connection, or it broke.
@@ -98,6 +113,7 @@ impl ClientSocket {
             ended: false,
             probed: 0,
             refused: None,
+            line: RequestLine::default(),
         };
         Self { stream, address, state: Mutex::new(state), evicted: Notify::new(), bridged: Notify::new() }
     }
@@ -129,9 +145,10 @@ impl ClientSocket {
         self.evicted.notified().await;
     }
 
-    /// The status that the protocol gave a head which it could not read; no answer was sent.
+    /// The status of a head which the protocol could not read; no answer was sent.
     pub(super) fn refused(&self) -> Option<u16> {
-        self.state().refused
+        let state = self.state();
+        state.refused.map(|status| state.line.status(status))
     }
 
     /// A request's head was read.
@@ -335,6 +352,41 @@ enum Probed {
     Nothing,
 }
 
+impl RequestLine {
+    fn read(&mut self, bytes: &[u8]) {
+        if self.is_whole {
+            return;
+        }
+        // Empty lines before a request are passed over.
+        let empty =
+            if self.end.is_empty() { bytes.iter().take_while(|byte| b"\r\n".contains(byte)).count() } else { 0 };
+        let bytes = &bytes[empty..];
+        let end = memchr::memchr(b'\n', bytes);
+        self.is_whole = end.is_some();
+        let line = &bytes[..end.unwrap_or(bytes.len())];
+        self.bytes += line.len();
+        self.end.extend_from_slice(&line[line.len().saturating_sub(VERSION_BYTES)..]);
+        self.end.drain(..self.end.len().saturating_sub(VERSION_BYTES));
+    }
+
+    /// What the protocol's status for a head that it cannot read means of one with this line.
+    fn status(&self, status: u16) -> u16 {
+        match status {
+            431 if !self.is_whole || self.bytes > LONG_LINE_BYTES => 414,
+            400 if self.is_whole && self.is_of_another_version() => 505,
+            status => status,
+        }
+    }
+
+    fn is_of_another_version(&self) -> bool {
+        let last = self.end.trim_ascii_end().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        last.strip_prefix(b"HTTP/").is_some_and(|version| {
+            let is_one = version.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') && !version.is_empty();
+            is_one && !matches!(version, b"1.0" | b"1.1")
+        })
+    }
+}
+
 impl SocketState {
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
@@ -398,6 +450,7 @@ impl SocketIo {
 impl AsyncRead for SocketIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self(socket) = &*self;
+        let before = buf.filled().len();
         loop {
             ready!(socket.stream.poll_read_ready(cx))?;
             match socket.stream.try_read_buf(buf) {
@@ -410,8 +463,14 @@ impl AsyncRead for SocketIo {
                     match state.phase {
                         // The time for a first head is counted from the begin of the connection.
                         Phase::Fresh if read > 0 => state.phase = Phase::Head,
-                        Phase::Idle if read > 0 => state.enter(Phase::Head),
+                        Phase::Idle if read > 0 => {
+                            state.enter(Phase::Head);
+                            state.line = RequestLine::default();
+                        }
                         _ => {}
+                    }
+                    if state.phase == Phase::Head {
+                        state.line.read(&buf.filled()[before..]);
                     }
                     return Poll::Ready(Ok(()));
                 }

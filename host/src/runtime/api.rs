@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aihost_plugin_api::ModelFacts;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access::AccessEntry;
+use super::facts::Facts;
 use super::survey::DeviceStatus;
 use crate::config::{Config, Limits, ModelConfig};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
@@ -173,6 +175,7 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     config: watch::Receiver<Arc<Config>>,
     plugins: watch::Receiver<Arc<Registry>>,
+    facts: Arc<Facts>,
 }
 
 impl Handle {
@@ -182,7 +185,17 @@ impl Handle {
         config: watch::Receiver<Arc<Config>>,
         plugins: watch::Receiver<Arc<Registry>>,
     ) -> Self {
-        Self { commands, config, plugins }
+        Self { commands, config, plugins, facts: Arc::default() }
+    }
+
+    /// The same, which knows what plugins said of models.
+    pub(super) fn with_facts(self, facts: Arc<Facts>) -> Self {
+        Self { facts, ..self }
+    }
+
+    /// What is known of a model: what its plugin said when it last planned a load of this entry.
+    pub fn facts(&self, model: &ModelConfig) -> ModelFacts {
+        self.facts.of(model)
     }
 
     /// Whether the engine of any model may answer HTTP itself. It is asked for each request, and looks at names alone.
@@ -197,6 +210,13 @@ impl Handle {
         let registry = self.plugins.borrow();
         let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
         model.http.remote.is_some() || plugin().is_ok_and(|plugin| plugin.answers_http())
+    }
+
+    /// Whether the plugin of a model tells the tokens of a prompt.
+    pub fn tells_tokens(&self, model: &ModelConfig) -> bool {
+        let registry = self.plugins.borrow();
+        let plugin = registry.find(&model.plugin, model.plugin_version.as_ref());
+        plugin.is_ok_and(|plugin| plugin.manifest.features.iter().any(|feature| feature == "tokens"))
     }
 
     /// The configuration in force. Take it once per request: it may be another the next time.

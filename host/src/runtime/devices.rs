@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
+use super::facts::Facts;
 use super::peaks::Peaks;
 use super::policy::FoundBudgets;
 use crate::domain::Device;
 
 pub(super) struct Devices {
     pub(super) peaks: Arc<Peaks>,
+    pub(super) facts: Arc<Facts>,
     /// Who holds it prepares a configuration: one at a time, so that each is compared with the one that it will replace.
     pub(super) found_budgets: Arc<Mutex<FoundBudgets>>,
     moves: HashMap<Device, Arc<AtomicU64>>,
@@ -21,7 +23,7 @@ pub(super) struct Devices {
 impl Devices {
     pub(super) fn open(state_dir: &Path, found: FoundBudgets) -> Self {
         let (peaks, found_budgets) = (Arc::new(Peaks::open(state_dir)), Arc::new(Mutex::new(found)));
-        Self { peaks, found_budgets, moves: HashMap::new() }
+        Self { peaks, facts: Arc::new(Facts::open(state_dir)), found_budgets, moves: HashMap::new() }
     }
 
     /// How often memory was taken or given there; it goes on counting.

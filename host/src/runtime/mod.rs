@@ -14,6 +14,7 @@ mod departure;
 mod devices;
 mod effects;
 mod explain;
+mod facts;
 mod files;
 mod health;
 mod held;
@@ -98,8 +99,8 @@ pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Pl
     let (shutdown, ending) = watch::channel(Ending::No);
     let (in_force, watched) = watch::channel(config);
     let (plugins, registered) = watch::channel(registry);
-    let handle = Handle::new(commands, watched, registered.clone());
     let (owner, internal) = run::Loop::new(in_force, plugins, placement);
+    let handle = Handle::new(commands, watched, registered.clone()).with_facts(Arc::clone(&owner.devices.facts));
     let budgets = owner.budgets();
     let task = tokio::spawn(owner.run(internal, inbox, ending));
     Runtime { handle, budgets, plugins: registered, shutdown, task }

@@ -377,6 +377,10 @@ impl Loop {
     }
 
     fn planned(&mut self, id: InstanceId, model: &ModelId, plan: MemoryPlan) {
+        if let Some(config) = self.config.models.get(model).cloned() {
+            let (known, facts) = (Arc::clone(&self.devices.facts), plan.facts.clone());
+            tokio::task::spawn_blocking(move || known.learn(&config, facts));
+        }
         let (mapped, pinned) = (plan.mapped, plan.pinned);
         let preferred = plan.preferred.saturating_add(plan.workspace_max);
         let required = self.need(id, plan);

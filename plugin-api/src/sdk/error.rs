@@ -104,6 +104,12 @@ pub struct ErrorDetails {
     /// Bytes that were there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_had: Option<u64>,
+    /// Tokens of a prompt that does not fit, where they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tokens: Option<u32>,
+    /// Tokens that prompt and answer may have together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_tokens: Option<u32>,
 }
 
 impl ErrorDetails {
@@ -116,7 +122,15 @@ impl ErrorDetails {
     }
 
     /// Nothing is known.
-    const NONE: Self = Self { field: None, code: None, retry_after_ms: None, bytes_wanted: None, bytes_had: None };
+    const NONE: Self = Self {
+        field: None,
+        code: None,
+        retry_after_ms: None,
+        bytes_wanted: None,
+        bytes_had: None,
+        prompt_tokens: None,
+        context_tokens: None,
+    };
 }
 
 /// The result of plugin calls.
@@ -148,6 +162,15 @@ impl Error {
         let mut error = Self::new(ErrorKind::OutOfMemory, message);
         let details = error.known();
         (details.bytes_wanted, details.bytes_had) = (Some(wanted), Some(had));
+        error
+    }
+
+    /// [`ErrorKind::ContextLength`], with how many tokens the prompt has, if they were counted, and how many prompt and answer
+    /// may have together.
+    pub fn context_length(message: impl Into<String>, prompt: Option<u32>, context: u32) -> Self {
+        let mut error = Self::new(ErrorKind::ContextLength, message);
+        let details = error.known();
+        (details.prompt_tokens, details.context_tokens) = (prompt, Some(context));
         error
     }
 

@@ -124,7 +124,14 @@ impl<P: Plugin> RawModel for Glue<P> {
         self.enter(|| {
             let _scope = logging::enter(&self.host, ctx.request_id());
             let engine = self.engine()?;
-            engine.submit(Job::new(request, sink, ctx)?);
+            let job = Job::<<P::Engine as Engine>::Task>::new(request, sink, ctx)?;
+            match <P::Engine as Engine>::Task::tokenized(&job.request) {
+                None => engine.submit(job),
+                Some(input) => {
+                    let tokens = engine.tokens(input);
+                    job.reply.tell(tokens);
+                }
+            }
             Ok(())
         })
     }

@@ -6,8 +6,11 @@ use super::context::Context;
 use super::outlet::Outlet;
 use super::plugin::Task;
 use super::{Error, ErrorKind, Result};
-use crate::abi::{RawContextArc, RawRequest, RawSinkArc};
-use crate::task::Request;
+use crate::abi::{RawContextArc, RawRequest, RawSinkArc, event_kind};
+use crate::task::{FinishReason, Request, TextEvent, TextFinish, Token, Usage};
+
+/// Tokens of an input in one event.
+const TOKENS_AT_ONCE: usize = 1024;
 
 /// A request that an engine has taken.
 #[derive(Debug)]
@@ -69,6 +72,26 @@ impl<T: Task> Reply<T> {
         let summary =
             T::finish(&self.output, result).and_then(|summary| serde_json::to_vec(&summary).map_err(Error::internal));
         match summary {
+            Ok(summary) => self.sink.finish(summary.as_slice().into()),
+            Err(error) => self.sink.fail(error.into()),
+        }
+    }
+}
+
+impl<T: Task> Reply<T> {
+    /// Ends a request for the tokens of its input with them.
+    pub(super) fn tell(self, tokens: Result<Vec<Token>>) {
+        let told = tokens.and_then(|tokens| {
+            let outlet = Outlet::new(Arc::clone(&self.sink), self.ctx.clone());
+            for some in tokens.chunks(TOKENS_AT_ONCE) {
+                let event = TextEvent::Tokens { tokens: some.to_vec() };
+                let flow = outlet.push(event_kind::JSON, &serde_json::to_vec(&event).map_err(Error::internal)?)?;
+                outlet.pace(flow)?;
+            }
+            let usage = Usage::default().prompt_tokens(u32::try_from(tokens.len()).unwrap_or(u32::MAX));
+            serde_json::to_vec(&TextFinish::new(FinishReason::Stop).usage(usage)).map_err(Error::internal)
+        });
+        match told {
             Ok(summary) => self.sink.finish(summary.as_slice().into()),
             Err(error) => self.sink.fail(error.into()),
         }

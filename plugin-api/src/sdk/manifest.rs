@@ -24,7 +24,7 @@ pub struct ManifestSource<'a> {
 /// Version of this SDK.
 pub const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What this SDK speaks beyond the layout.
-pub const FEATURES: &[&str] = &["blocks", "submit", "details", "metrics"];
+pub const FEATURES: &[&str] = &["blocks", "submit", "details", "metrics", "tokens"];
 
 impl<'a> ManifestSource<'a> {
     /// What the macro's optional keys are when they are left out.

@@ -13,7 +13,7 @@ use super::text_output::TextOutput;
 use super::{Error, ErrorKind, Result};
 use crate::task::{
     AudioFinish, AudioRequest, CustomFinish, CustomRequest, ImageFinish, ImageRequest, LoadRequest, MemoryPlan,
-    MemoryUsage, Metric, Request, TextFinish, TextRequest, UpstreamAddress,
+    MemoryUsage, Metric, Request, TextFinish, TextInput, TextRequest, Token, UpstreamAddress,
 };
 
 /// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
@@ -100,6 +100,15 @@ pub trait Engine: Send + Sync + Sized + 'static {
         job.run(|request, output, ctx| self.generate(request, output, ctx));
     }
 
+    /// The tokens of an input as the model reads it, whatever its template adds among them: for `/tokenize`, `/detokenize` and for
+    /// whoever counts before they ask. Called beside requests.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported), as it stands: this engine does not tell.
+    fn tokens(&self, _input: &TextInput) -> Result<Vec<Token>> {
+        Err(Error::new(ErrorKind::Unsupported, "this model's engine does not tell its tokens"))
+    }
+
     /// Bytes on the device that this request needs beyond the plan's `required`; reserved before `generate`.
     fn cost(&self, _request: &<Self::Task as Task>::Request) -> Result<u64> {
         Ok(0)
@@ -162,6 +171,12 @@ pub trait Task: 'static {
     #[doc(hidden)]
     fn output(request: &Self::Request, outlet: Outlet) -> Self::Output;
 
+    /// The input whose tokens are asked for, if that is all.
+    #[doc(hidden)]
+    fn tokenized(_request: &Self::Request) -> Option<&TextInput> {
+        None
+    }
+
     /// `result` is what the engine returned; a stop or a cancel is a normal end.
     #[doc(hidden)]
     fn finish(output: &Self::Output, result: Result<Self::Finish>) -> Result<Self::Summary>;
@@ -180,6 +195,10 @@ impl Task for Text {
 
     fn output(request: &TextRequest, outlet: Outlet) -> TextOutput {
         TextOutput::new(request, outlet)
+    }
+
+    fn tokenized(request: &TextRequest) -> Option<&TextInput> {
+        request.tokenize.then_some(&request.input)
     }
 
     fn finish(output: &TextOutput, result: Result<Self::Finish>) -> Result<TextFinish> {

@@ -3,41 +3,50 @@
 /// Holds back text that may yet become a stop string.
 #[derive(Clone, Debug, Default)]
 pub struct StopMatcher {
-    stops: Vec<String>,
+    /// With their places in the request.
+    stops: Vec<(usize, String)>,
     held: String,
-    matched: bool,
+    matched: Option<usize>,
 }
 
 impl StopMatcher {
     /// Empty stop strings are ignored.
     pub fn new(stops: &[String]) -> Self {
-        Self { stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(), ..Self::default() }
+        let stops = stops.iter().cloned().enumerate().filter(|(_, stop)| !stop.is_empty());
+        Self { stops: stops.collect(), ..Self::default() }
     }
 
     /// Takes text, returns what can be shown now.
     pub fn push(&mut self, text: &str) -> String {
-        if self.matched {
+        if self.matched() {
             return String::new();
         }
         self.held.push_str(text);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-            self.matched = true;
+        let places =
+            self.stops.iter().enumerate().filter_map(|(i, (_, stop))| Some((self.held.find(stop.as_str())?, i)));
+        if let Some((at, which)) = places.min() {
+            self.matched = Some(self.stops[which].0);
             self.held.truncate(at);
             return std::mem::take(&mut self.held);
         }
-        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max().unwrap_or(0);
+        let keep = self.stops.iter().map(|(_, stop)| overlap(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         std::mem::replace(&mut self.held, rest)
     }
 
     /// What was held back, once no more text comes.
     pub fn finish(&mut self) -> String {
-        if self.matched { String::new() } else { std::mem::take(&mut self.held) }
+        if self.matched() { String::new() } else { std::mem::take(&mut self.held) }
     }
 
     /// Whether a stop string was found.
     pub fn matched(&self) -> bool {
-        self.matched
+        self.matched.is_some()
+    }
+
+    /// Which of them was found, counted from 0.
+    pub fn which(&self) -> Option<u32> {
+        self.matched.and_then(|which| u32::try_from(which).ok())
     }
 }
 

@@ -33,6 +33,7 @@ macro_rules! builders {
 mod audio;
 mod block;
 mod custom;
+mod facts;
 mod image;
 mod metric;
 mod request;
@@ -47,11 +48,13 @@ use serde::{Deserialize, Serialize};
 
 pub use audio::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest};
 pub use custom::{CustomFinish, CustomHead, CustomRequest};
+pub use facts::ModelFacts;
 pub use image::{ImageBlock, ImageFinish, ImageHeader, ImageRequest};
 pub use metric::{Metric, MetricKind};
 pub use request::{Request, RequestInfo};
 pub use text::{
-    FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
+    FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, Token, TokenLogprob,
+    Usage,
 };
 pub use upstream::UpstreamAddress;
 
@@ -137,11 +140,15 @@ pub struct MemoryPlan {
     /// numbers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, u64>,
+    /// What is known of the model, for listings.
+    #[serde(default)]
+    pub facts: ModelFacts,
 }
 
 builders! {
     MemoryPlan:
     required(u64), preferred(u64), workspace_max(u64), mapped(u64), pinned(u64), others(BTreeMap<String, u64>),
+    facts(ModelFacts),
 }
 
 impl MemoryPlan {

@@ -31,6 +31,10 @@ pub struct TextRequest {
     /// Go on past the end-of-sequence token (for measuring).
     #[serde(default)]
     pub ignore_eos: bool,
+    /// Nothing is to be generated: what is asked for are the tokens of the input. The SDK answers it by
+    /// [`Engine::tokens`](crate::Engine::tokens); no engine sees it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tokenize: bool,
     /// The bytes that the request speaks of by number.
     #[serde(skip)]
     pub blocks: Vec<Vec<u8>>,
@@ -39,7 +43,7 @@ pub struct TextRequest {
 builders! {
     TextRequest:
     input(TextInput), sampling(Sampling), stop(Vec<String>), max_tokens(some u32), logprobs(some u32), echo(bool),
-    ignore_eos(bool), blocks(Vec<Vec<u8>>),
+    ignore_eos(bool), tokenize(bool), blocks(Vec<Vec<u8>>),
 }
 
 impl TextRequest {
@@ -53,6 +57,7 @@ impl TextRequest {
             logprobs: None,
             echo: false,
             ignore_eos: false,
+            tokenize: false,
             blocks: Vec::new(),
         }
     }
@@ -81,12 +86,24 @@ pub enum TextInput {
         /// Tools in OpenAI's form, for the template.
         #[serde(default)]
         tools: Vec<serde_json::Value>,
+        /// The last message is the assistant's, and the answer goes on with it: the prompt ends with its text, without the mark
+        /// by which a turn ends, and no new turn begins.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        continue_final: bool,
     },
     /// Text, tokenised as it is.
     #[non_exhaustive]
     Prompt {
         /// The text to continue, UTF-8.
         text: String,
+    },
+    /// What is to be written between two texts, by a model that was taught to (fill in the middle, Bavarian et al. 2022).
+    #[non_exhaustive]
+    FillIn {
+        /// The text before it, UTF-8.
+        prefix: String,
+        /// The text behind it, UTF-8.
+        suffix: String,
     },
     /// Token ids of the model's own vocabulary.
     #[non_exhaustive]
@@ -99,12 +116,22 @@ pub enum TextInput {
 impl TextInput {
     /// A conversation, of at least one message, without tools.
     pub fn chat(messages: Vec<Message>) -> Self {
-        Self::Chat { messages, tools: Vec::new() }
+        Self::Chat { messages, tools: Vec::new(), continue_final: false }
+    }
+
+    /// A conversation whose last message, of the assistant, is to be gone on with.
+    pub fn continued(messages: Vec<Message>) -> Self {
+        Self::Chat { messages, tools: Vec::new(), continue_final: true }
     }
 
     /// Text to continue.
     pub fn prompt(text: impl Into<String>) -> Self {
         Self::Prompt { text: text.into() }
+    }
+
+    /// What is to be written between two texts.
+    pub fn fill_in(prefix: impl Into<String>, suffix: impl Into<String>) -> Self {
+        Self::FillIn { prefix: prefix.into(), suffix: suffix.into() }
     }
 
     /// Token ids to continue.
@@ -128,6 +155,7 @@ impl TextInput {
         let form = match self {
             Self::Chat { .. } => "chat",
             Self::Prompt { .. } => "prompt",
+            Self::FillIn { .. } => "fill_in",
             Self::Tokens { .. } => "tokens",
         };
         let message =
@@ -263,9 +291,59 @@ pub enum TextEvent {
         /// Whole characters only.
         text: String,
     },
+    /// More of the tokens of the input, where they were asked for.
+    #[non_exhaustive]
+    Tokens {
+        /// In order.
+        tokens: Vec<Token>,
+    },
     /// One that this build does not know; it is passed over.
     #[serde(other)]
     Unknown,
+}
+
+impl TextEvent {
+    /// More of the answer, whole characters only.
+    pub fn text(text: impl Into<String>, logprobs: Vec<TokenLogprob>) -> Self {
+        Self::Text { text: text.into(), logprobs }
+    }
+
+    /// More of the model's reasoning, whole characters only.
+    pub fn reasoning(text: impl Into<String>) -> Self {
+        Self::Reasoning { text: text.into() }
+    }
+
+    /// A tool call begins: `index` counts from 0.
+    pub fn tool_call(index: u32, id: impl Into<String>, name: impl Into<String>) -> Self {
+        Self::ToolCall { index, id: id.into(), name: name.into() }
+    }
+
+    /// More of the arguments of the call of this index.
+    pub fn tool_arguments(index: u32, fragment: impl Into<String>) -> Self {
+        Self::ToolArguments { index, fragment: fragment.into() }
+    }
+
+    /// More of the text by which the model refuses, whole characters only.
+    pub fn refusal(text: impl Into<String>) -> Self {
+        Self::Refusal { text: text.into() }
+    }
+}
+
+/// A token of a model's vocabulary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Token {
+    /// Its number.
+    pub id: u32,
+    /// What it stands for, which need not be whole characters; empty for one that stands for no text.
+    pub bytes: Vec<u8>,
+}
+
+impl Token {
+    /// The token of this number, which stands for these bytes.
+    pub fn new(id: u32, bytes: impl Into<Vec<u8>>) -> Self {
+        Self { id, bytes: bytes.into() }
+    }
 }
 
 /// A token and how likely it was.
@@ -317,6 +395,8 @@ pub enum FinishReason {
     Length,
     /// The model called tools.
     ToolCalls,
+    /// A filter held the rest of the answer back.
+    ContentFilter,
     /// The client left.
     Cancelled,
     /// One that this build does not know; it counts as `Stop`.
@@ -337,6 +417,11 @@ pub struct Usage {
     pub cached_tokens: u32,
 }
 
+builders! {
+    Usage:
+    prompt_tokens(u32), completion_tokens(u32), cached_tokens(u32),
+}
+
 /// The result of one text request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -345,4 +430,19 @@ pub struct TextFinish {
     pub reason: FinishReason,
     /// Tokens of the prompt and of the answer.
     pub usage: Usage,
+    /// Which of the request's stop strings ended it, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<u32>,
+}
+
+builders! {
+    TextFinish:
+    usage(Usage), stop(some u32),
+}
+
+impl TextFinish {
+    /// The end of a text, of whose tokens nothing is known.
+    pub fn new(reason: FinishReason) -> Self {
+        Self { reason, usage: Usage::default(), stop: None }
+    }
 }

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aihost_plugin_api::{
-    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, Plugin, Result,
-    Text, TextInput, TextOutput, TextRequest,
+    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, ModelFacts,
+    Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token,
 };
 use aihost_support::Gguf;
 
@@ -20,8 +20,8 @@ use crate::model::{KvCache, Model};
 use crate::options::{MAX_SLOTS, Options};
 use crate::sampler::Sampler;
 use crate::sequence::{CHUNK, CHUNK_SCORED, ModelParts, Occupancy, SequenceRequest, Slot, StepOutcome, best_slot};
-use crate::template::ChatTemplate;
-use crate::tokenizer::Tokenizer;
+use crate::template::{ChatTemplate, PromptEnd};
+use crate::tokenizer::{FillIn, Tokenizer};
 
 /// Requests that may wait for a slot; the host sends no more than `max_concurrency` at once.
 const QUEUE: usize = 64;
@@ -29,6 +29,62 @@ const QUEUE: usize = 64;
 const PAUSE_POLL: Duration = Duration::from_millis(2);
 /// Most alternatives with log-probabilities, OpenAI's limit.
 const MAX_LOGPROBS: u32 = 20;
+
+/// Most tokens of an input that are told: as many as a body can have.
+const MAX_COUNTED: usize = 8 << 20;
+
+/// What is known of a model before it is loaded.
+fn facts(config: &Config, gguf: &Gguf, context: usize, template: Option<&str>) -> Result<ModelFacts> {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let elements = |name| Ok(gguf.tensor(name)?.dimensions.iter().map(|n| *n as u64).product::<u64>());
+    let parameters = gguf.tensor_names().map(elements).sum::<Result<u64>>()?;
+    let takes_tools = template
+        .and_then(|source| ChatTemplate::compile(source, String::new(), String::new()).ok())
+        .is_some_and(|template| template.takes_tools());
+    let mut abilities = Vec::new();
+    if takes_tools {
+        abilities.push("tools".to_owned());
+    }
+    let vocabulary = gguf.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+    if FillIn::find(gguf, &vocabulary)?.is_some() {
+        abilities.push("fill_in".to_owned());
+    }
+    Ok(ModelFacts::default()
+        .context_length(count(context))
+        .trained_context_length(count(config.context))
+        .vocabulary(count(config.vocabulary))
+        .embedding_length(count(config.hidden))
+        .parameters(parameters)
+        .bytes(gguf.len() as u64)
+        .architecture(gguf.text("general.architecture")?.map(str::to_owned))
+        .quantization(gguf.integer("general.file_type")?.and_then(file_type).map(str::to_owned))
+        .chat_template(template.map(str::to_owned))
+        .abilities(abilities))
+}
+
+/// What `general.file_type` stands for (llama.cpp's `llama_ftype`).
+fn file_type(number: u64) -> Option<&'static str> {
+    Some(match number {
+        0 => "F32",
+        1 => "F16",
+        2 => "Q4_0",
+        3 => "Q4_1",
+        7 => "Q8_0",
+        8 => "Q5_0",
+        9 => "Q5_1",
+        10 => "Q2_K",
+        11 => "Q3_K_S",
+        12 => "Q3_K_M",
+        13 => "Q3_K_L",
+        14 => "Q4_K_S",
+        15 => "Q4_K_M",
+        16 => "Q5_K_S",
+        17 => "Q5_K_M",
+        18 => "Q6_K",
+        32 => "BF16",
+        _ => return None,
+    })
+}
 
 /// The plugin, with the entry's options.
 #[derive(Debug)]
@@ -47,7 +103,12 @@ impl Plugin for LlmPlugin {
 
     fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
         let gguf = Gguf::open(load.file("model")?)?;
-        Ok(self.sizes(&Config::read(&gguf)?, &gguf)?.plan())
+        let config = Config::read(&gguf)?;
+        let sizes = self.sizes(&config, &gguf)?;
+        let template = self.options.chat_template.as_deref().or(gguf.text("tokenizer.chat_template")?);
+        // What is wrong with them, the load says.
+        let facts = facts(&config, &gguf, sizes.context, template).unwrap_or_default();
+        Ok(sizes.plan().facts(facts))
     }
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<LlmEngine> {
@@ -205,17 +266,52 @@ impl LlmEngine {
     }
 
     fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
+        let ids = self.ids(input, self.sizes.context)?;
+        let ids = if ids.is_empty() { self.parts.tokenizer.bos().into_iter().collect() } else { ids };
+        if ids.is_empty() {
+            return Err(
+                Error::invalid_request("the prompt is empty, and this model has no token to begin with").at("prompt")
+            );
+        }
+        if ids.len() >= self.sizes.context {
+            return Err(self.too_long(format_args!("{} tokens", ids.len()), Some(ids.len())));
+        }
+        Ok(ids)
+    }
+
+    /// What the model reads of an input that has at most about so many tokens.
+    fn ids(&self, input: &TextInput, most: usize) -> Result<Vec<u32>> {
         let tokenizer = &self.parts.tokenizer;
         let ids = match input {
-            TextInput::Chat { messages, tools, .. } => {
+            TextInput::Chat { messages, tools, continue_final, .. } => {
                 let template = self.template.as_ref().ok_or_else(|| {
                     Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
                 })?;
-                let most = self.most_bytes();
-                let text = template.render(messages, tools, most)?;
-                self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {most} bytes")))?)?
+                if !tools.is_empty() && !template.takes_tools() {
+                    let message = "this model's chat template has no place for tools, so that it cannot be told of them; ask another model, or set a `chat_template` that has in its options";
+                    return Err(Error::new(ErrorKind::Unsupported, message).at("tools"));
+                }
+                let bytes = self.most_bytes(most);
+                let end = if *continue_final { PromptEnd::LastMessage } else { PromptEnd::NewTurn };
+                let text = template.render(messages, tools, end, bytes)?;
+                self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {bytes} bytes"), None))?, most)?
             }
-            TextInput::Prompt { text, .. } => self.encode(text)?,
+            TextInput::Prompt { text, .. } => self.encode(text, most)?,
+            TextInput::FillIn { prefix, suffix, .. } => {
+                let Some(marks) = tokenizer.fill_in() else {
+                    let message = "this model was not taught to fill in: its vocabulary has no tokens for what stands before and behind";
+                    return Err(Error::new(ErrorKind::Unsupported, message).at("suffix"));
+                };
+                let (prefix, suffix) = (self.encode(prefix, most)?, self.encode(suffix, most)?);
+                let plain = |ids: Vec<u32>| ids.into_iter().skip_while(|id| Some(*id) == tokenizer.added_bos());
+                let bos = tokenizer.added_bos().into_iter();
+                bos.chain([marks.prefix])
+                    .chain(plain(prefix))
+                    .chain([marks.suffix])
+                    .chain(plain(suffix))
+                    .chain([marks.middle])
+                    .collect()
+            }
             TextInput::Tokens { tokens, .. } => {
                 if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
                     let message = format!(
@@ -228,47 +324,38 @@ impl LlmEngine {
             }
             newer => return Err(newer.unsupported()),
         };
-        let ids = if ids.is_empty() { tokenizer.bos().into_iter().collect() } else { ids };
-        if ids.is_empty() {
-            return Err(
-                Error::invalid_request("the prompt is empty, and this model has no token to begin with").at("prompt")
-            );
-        }
-        if ids.len() >= self.sizes.context {
-            return Err(self.too_long(format_args!("{} tokens", ids.len())));
-        }
         Ok(ids)
     }
 
-    /// The ids of a text that fits the context. One that cannot is refused before it is cut into tokens, which takes some
+    /// The ids of a text that has at most so many. One that cannot is refused before it is cut into tokens, which takes some
     /// hundred times its length.
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let (tokenizer, most) = (&self.parts.tokenizer, self.most_bytes());
-        if text.len() > most {
+    fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
+        let tokenizer = &self.parts.tokenizer;
+        if text.len() > self.most_bytes(most) {
             let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
-            return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens")));
+            return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens"), None));
         }
-        let encoded = tokenizer.encode_up_to(text, self.sizes.context)?;
+        let encoded = tokenizer.encode_up_to(text, most)?;
         if encoded.is_whole {
             Ok(encoded.ids)
         } else {
-            Err(self.too_long(format_args!("more than {} tokens", self.sizes.context)))
+            Err(self.too_long(format_args!("more than {} tokens", self.sizes.context), None))
         }
     }
 
-    /// Bytes of a text that may fit the context.
-    fn most_bytes(&self) -> usize {
-        self.sizes.context.saturating_mul(self.parts.tokenizer.longest())
+    /// Bytes of a text that may have so many tokens.
+    fn most_bytes(&self, tokens: usize) -> usize {
+        tokens.saturating_mul(self.parts.tokenizer.longest())
     }
 
-    fn too_long(&self, has: std::fmt::Arguments<'_>) -> Error {
+    /// `tokens`: those of the prompt, if they were counted.
+    fn too_long(&self, has: std::fmt::Arguments<'_>, tokens: Option<usize>) -> Error {
         let context = self.sizes.context;
-        Error::new(
-            ErrorKind::ContextLength,
-            format!(
-                "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
-            ),
-        )
+        let message = format!(
+            "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
+        );
+        let counted = tokens.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
+        Error::context_length(message, counted, u32::try_from(context).unwrap_or(u32::MAX))
     }
 
     fn checked(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {
@@ -303,6 +390,12 @@ impl Engine for LlmEngine {
         let (reply, answer) = sync_channel(1);
         self.send(Command::Generate(Box::new(request), reply))?;
         answer.recv().map_err(|_| dead())?
+    }
+
+    fn tokens(&self, input: &TextInput) -> Result<Vec<Token>> {
+        // Also of what is longer than the context: whoever counts wants to know by how much.
+        let ids = self.ids(input, MAX_COUNTED)?;
+        Ok(ids.into_iter().map(|id| Token::new(id, self.parts.tokenizer.bytes(id))).collect())
     }
 
     fn usage(&self) -> MemoryUsage {

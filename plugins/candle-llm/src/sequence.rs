@@ -202,9 +202,9 @@ impl Running {
 
     fn echo(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         if self.request.echo {
-            let bytes: Vec<u8> =
-                self.request.prompt.iter().flat_map(|token| tokenizer.visible(*token)).copied().collect();
-            self.request.output.echo(&String::from_utf8_lossy(&bytes), std::mem::take(&mut self.echoed))?;
+            let mut entries = std::mem::take(&mut self.echoed).into_iter();
+            let tokens = self.request.prompt.iter().map(|token| (tokenizer.visible(*token), entries.next()));
+            self.request.output.echo_tokens(tokens)?;
         }
         Ok(())
     }

@@ -27,6 +27,9 @@ const RENDER_COPIES: usize = 8;
 /// How long a rendering may run: some of what a template can do is a single instruction.
 const RENDER_TIME: Duration = Duration::from_secs(10);
 const NAME: &str = "chat_template";
+/// Stands behind a message that is to be gone on with, so that what its template writes behind it is told from what it says. Of
+/// characters that Unicode gives no meaning; the last one of a text is ours.
+const END_MARK: &str = "\u{f8ff}\u{f8fe}";
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -36,6 +39,15 @@ pub struct ChatTemplate {
     eos: String,
     /// How long a rendering may run.
     time: Duration,
+}
+
+/// Where a prompt ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptEnd {
+    /// Where the assistant's turn begins.
+    NewTurn,
+    /// In the last message, which is the assistant's and is to be gone on with.
+    LastMessage,
 }
 
 /// What a rendering came to.
@@ -69,15 +81,48 @@ impl ChatTemplate {
         Ok(Self { environment: Arc::new(environment), bos, eos, time: RENDER_TIME })
     }
 
-    /// The prompt of a conversation, up to where the assistant's turn begins; nothing if it has more than `most_bytes`.
+    /// Whether it has a place for tools.
+    pub fn takes_tools(&self) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.undeclared_variables(false).contains("tools"))
+    }
+
+    /// The prompt of a conversation; nothing if it has more than `most_bytes`.
     ///
     /// # Errors
-    /// `InvalidRequest` with the template's own words if it refuses the conversation. `Device`, which has the process given
-    /// up, if it takes far more than a template needs.
+    /// `InvalidRequest` with the template's own words if it refuses the conversation, or if there is nothing to go on with.
+    /// `Device`, which has the process given up, if it takes far more than a template needs.
     pub fn render(
         &self,
         messages: &[Message],
         tools: &[serde_json::Value],
+        end: PromptEnd,
+        most_bytes: usize,
+    ) -> Result<Option<String>> {
+        if end == PromptEnd::NewTurn {
+            return self.render_all(messages, tools, end, most_bytes);
+        }
+        let last = messages.last().filter(|last| last.role == "assistant" && last.tool_calls.is_none());
+        let Some(last) = last else {
+            let message = "the last message is not a text of the assistant's, which is what can be gone on with";
+            return Err(Error::invalid_request(message).at("messages"));
+        };
+        let marked = Message::new("assistant", format!("{}{END_MARK}", last.content));
+        let messages = [&messages[..messages.len() - 1], &[marked]].concat();
+        let Some(mut text) = self.render_all(&messages, tools, end, most_bytes)? else { return Ok(None) };
+        let Some(at) = text.rfind(END_MARK) else {
+            let message = "the model's chat template leaves the last message out, so it cannot be gone on with";
+            return Err(Error::invalid_request(message).at("messages"));
+        };
+        text.truncate(at);
+        Ok(Some(text))
+    }
+
+    fn render_all(
+        &self,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        end: PromptEnd,
         most_bytes: usize,
     ) -> Result<Option<String>> {
         if messages.is_empty() {
@@ -88,10 +133,10 @@ impl ChatTemplate {
         let bytes = RENDER_BYTES.saturating_add(size.saturating_mul(RENDER_COPIES));
         let (environment, tools) = (Arc::clone(&self.environment), tools.to_vec());
         let (bos, eos) = (self.bos.clone(), self.eos.clone());
+        let add_generation_prompt = end == PromptEnd::NewTurn;
         let render = move || {
             let tools = if tools.is_empty() { Value::from(()) } else { Value::from_serialize(tools) };
-            let values =
-                context! { messages, tools, bos_token => bos, eos_token => eos, add_generation_prompt => true };
+            let values = context! { messages, tools, bos_token => bos, eos_token => eos, add_generation_prompt };
             // Its engine panics over some of what it should refuse, the reverse of an empty text for one.
             caught(|| Ok::<_, Infallible>(render(&environment, values, most_bytes))).unwrap_or_else(Rendered::Refused)
         };
@@ -256,12 +301,12 @@ mod tests {
 
     use jiff::Timestamp;
 
-    use super::{ChatTemplate, strftime};
+    use super::{ChatTemplate, PromptEnd, strftime};
 
     fn render(source: &str, tools: &[serde_json::Value]) -> Result<String, aihost_plugin_api::Error> {
         let messages = [Message::user("a < b")];
         let template = ChatTemplate::compile(source, "<s>".into(), "</s>".into()).expect("compiles");
-        template.render(&messages, tools, MOST).map(|text| text.expect("short"))
+        template.render(&messages, tools, PromptEnd::NewTurn, MOST).map(|text| text.expect("short"))
     }
 
     const MOST: usize = 1 << 20;
@@ -310,14 +355,49 @@ mod tests {
             (endless, 50_000, None),
         ] {
             let template = ChatTemplate::compile(source, String::new(), String::new()).expect("compiles");
-            assert_eq!(template.render(&messages, &[], most).expect("renders").as_deref(), wanted, "{source}");
+            assert_eq!(
+                template.render(&messages, &[], PromptEnd::NewTurn, most).expect("renders").as_deref(),
+                wanted,
+                "{source}"
+            );
         }
         // A single instruction that has much to do.
         let mut slow =
             ChatTemplate::compile("{{ [0] * 1000000000000 }}", String::new(), String::new()).expect("compiles");
         slow.time = Duration::from_millis(200);
-        let error = slow.render(&messages, &[], 50_000).expect_err("too slow");
+        let error = slow.render(&messages, &[], PromptEnd::NewTurn, 50_000).expect_err("too slow");
         assert!(error.kind() == ErrorKind::Device && error.message().contains("more than 0.2 s"), "{error}");
+    }
+
+    #[test]
+    fn a_last_message_is_gone_on_with() {
+        let plain = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+        let trimming = plain.replace("m.content", "m.content | trim");
+        let go_on = |source: &str, last: Message| {
+            let messages = [Message::user("The author"), last];
+            let template = ChatTemplate::compile(source, String::new(), String::new()).expect("compiles");
+            template.render(&messages, &[], PromptEnd::LastMessage, MOST).map(|text| text.expect("short"))
+        };
+        let assistant = |content| Message::new("assistant", content);
+        for (source, last, wanted) in [
+            (plain, "The author is", "<user>The author</><assistant>The author is"),
+            (plain, "The author is ", "<user>The author</><assistant>The author is "),
+            (&trimming, " The author is ", "<user>The author</><assistant>The author is "),
+            (plain, "", "<user>The author</><assistant>"),
+            // Its end is told by where it is, not by what it looks like.
+            (plain, "</>", "<user>The author</><assistant></>"),
+            (plain, "\u{f8ff}\u{f8fe}!", "<user>The author</><assistant>\u{f8ff}\u{f8fe}!"),
+        ] {
+            assert_eq!(go_on(source, assistant(last)).expect("goes on"), wanted, "{last:?}");
+        }
+        for (source, last) in [
+            (plain, Message::user("hi")),
+            (plain, assistant("x").tool_calls(serde_json::json!([]))),
+            ("{{ messages[0].content }}", assistant("x")),
+        ] {
+            let error = go_on(source, last).expect_err("there is nothing to go on with");
+            assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::InvalidRequest, Some("messages")));
+        }
     }
 
     #[test]
@@ -363,7 +443,8 @@ mod tests {
         let messages = [Message::new("assistant", "").tool_calls(call)];
         let template =
             ChatTemplate::compile("{{ messages[0].tool_calls[0].function.arguments.x }}", String::new(), String::new());
-        assert_eq!(template.expect("compiles").render(&messages, &[], MOST).expect("renders").as_deref(), Some("1"));
+        let text = template.expect("compiles").render(&messages, &[], PromptEnd::NewTurn, MOST).expect("renders");
+        assert_eq!(text.as_deref(), Some("1"));
     }
 
     #[test]

@@ -27,6 +27,20 @@ const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
+/// Where metadata names the tokens of [`FillIn`]: newer and older files.
+const FILL_IN_KEYS: [[&str; 2]; 3] = [
+    ["tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id"],
+    ["tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id"],
+    ["tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id"],
+];
+/// How they are called where it does not: by Qwen, StarCoder, StarCoder's older models, DeepSeek.
+const FILL_IN_TOKENS: [[&str; 3]; 4] = [
+    ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"],
+    ["<fim_prefix>", "<fim_suffix>", "<fim_middle>"],
+    ["<fim-prefix>", "<fim-suffix>", "<fim-middle>"],
+    ["<\u{ff5c}fim\u{2581}begin\u{ff5c}>", "<\u{ff5c}fim\u{2581}hole\u{ff5c}>", "<\u{ff5c}fim\u{2581}end\u{ff5c}>"],
+];
+
 /// Bytes that are cut into words at a time: each byte takes some hundred while it is.
 const WINDOW_BYTES: usize = 64 << 10;
 /// Bytes at the end of a window whose words may go on beyond it, beside the longest special token.
@@ -42,6 +56,35 @@ pub struct Tokenizer {
     eos: Option<u32>,
     add_bos: bool,
     ends: HashSet<u32>,
+    fill_in: Option<FillIn>,
+}
+
+/// Tokens that stand before the text before a gap, before the text behind it, and before what fills it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillIn {
+    pub prefix: u32,
+    pub suffix: u32,
+    pub middle: u32,
+}
+
+impl FillIn {
+    /// Those that the metadata names, or that the vocabulary has under a name that models give them.
+    ///
+    /// # Errors
+    /// `CorruptFile` for metadata of another type.
+    pub fn find(gguf: &Gguf, tokens: &[&str]) -> Result<Option<Self>> {
+        let find = |part: usize| -> Result<Option<u32>> {
+            for key in FILL_IN_KEYS[part] {
+                if let Some(id) = gguf.integer(key)?.filter(|id| *id < tokens.len() as u64) {
+                    return Ok(Some(id as u32));
+                }
+            }
+            let named = FILL_IN_TOKENS.iter().find_map(|names| tokens.iter().position(|token| *token == names[part]));
+            Ok(named.map(|id| id as u32))
+        };
+        let (prefix, suffix, middle) = (find(0)?, find(1)?, find(2)?);
+        Ok(prefix.zip(suffix).zip(middle).map(|((prefix, suffix), middle)| Self { prefix, suffix, middle }))
+    }
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -133,7 +176,8 @@ impl Tokenizer {
                 .map(|((id, _), _)| id),
         );
         let add_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(rules.add_bos);
-        Ok(Self { inner, special_bytes, pieces: Pieces::new(&tokens, &types), bos, eos, add_bos, ends })
+        let fill_in = FillIn::find(gguf, &tokens)?;
+        Ok(Self { inner, special_bytes, pieces: Pieces::new(&tokens, &types), bos, eos, add_bos, ends, fill_in })
     }
 
     /// The ids of `text`; special tokens in it are recognised, and a beginning-of-sequence token is put first if the model wants one.
@@ -208,6 +252,16 @@ impl Tokenizer {
     /// The beginning-of-sequence token.
     pub fn bos(&self) -> Option<u32> {
         self.bos
+    }
+
+    /// The beginning-of-sequence token that is put before every text, if the model wants one.
+    pub fn added_bos(&self) -> Option<u32> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
+    /// The tokens that mark a gap, if the model was taught to fill one.
+    pub fn fill_in(&self) -> Option<FillIn> {
+        self.fill_in
     }
 
     /// The texts of the beginning- and end-of-sequence tokens, for templates; empty if there is none.
@@ -335,7 +389,7 @@ mod tests {
         let special = ["<|x|>", "<|begin_of_something|>"].map(|text| AddedToken::from(text, true).normalized(false));
         inner.add_special_tokens(special).expect("added");
         let (pieces, ends) = (Pieces::default(), HashSet::new());
-        Tokenizer { inner, special_bytes: 22, pieces, bos: None, eos: None, add_bos: false, ends }
+        Tokenizer { inner, special_bytes: 22, pieces, bos: None, eos: None, add_bos: false, ends, fill_in: None }
     }
 
     /// Text of words, numbers, signs, blanks and special tokens, the same for the same seed.

@@ -5,13 +5,13 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{FinishReason, Message, Sampling, TextInput, TextRequest};
+use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
 use aihost_support::Gguf;
 use candle_llm::LlmPlugin;
 use candle_llm::config::Config;
 use candle_llm::model::{KvCache, Logits, Model};
 use candle_llm::sampler::argmax;
-use candle_llm::template::ChatTemplate;
+use candle_llm::template::{ChatTemplate, PromptEnd};
 use candle_llm::tokenizer::Tokenizer;
 use serde::Deserialize;
 
@@ -86,7 +86,9 @@ fn greedy_tokens_equal_the_reference() {
     let (mut compared, mut total) = (0, 0);
     for case in &cases {
         let text = match (&case.messages, &case.prompt) {
-            (Some(messages), _) => template.render(messages, &[], usize::MAX).expect("renders").expect("whole"),
+            (Some(messages), _) => {
+                template.render(messages, &[], PromptEnd::NewTurn, usize::MAX).expect("renders").expect("whole")
+            }
             (None, prompt) => prompt.clone().expect("a prompt"),
         };
         let ids = tokenizer.encode(&text).expect("encodes");
@@ -108,6 +110,42 @@ fn greedy_tokens_equal_the_reference() {
     // Near-ties end a comparison early; most of the golden data must have been compared all the same.
     assert!(compared * 10 >= total * 6, "only {compared} of {total} tokens were compared");
     println!("{compared} of {total} tokens compared");
+}
+
+#[test]
+fn a_last_message_is_gone_on_with() {
+    let messages = [Message::user("Who wrote Romeo and Juliet?"), Message::new("assistant", "The author is ")];
+    let text = parts().template.render(&messages, &[], PromptEnd::LastMessage, usize::MAX).expect("renders");
+    let text = text.expect("whole");
+    assert!(text.ends_with("<|im_start|>assistant\nThe author is "), "{text}");
+}
+
+/// Three tokens are one of them: `max_tokens` ends a text within a character.
+#[test]
+fn no_text_ends_in_half_a_character() {
+    let mut host =
+        MockHost::new::<LlmPlugin>(serde_json::json!({"threads": 2}), &[("model", model_file())]).expect("options");
+    host.load().expect("loads");
+    let mut is_cut = false;
+    for (most, echo) in [(1, false), (2, false), (3, false), (4, false), (5, true)] {
+        let request = TextRequest::prompt("🎉".repeat(10)).sampling(Sampling::default().temperature(0.0));
+        let answer = host.generate(&request.max_tokens(most).echo(echo).logprobs(2)).expect("answers");
+        assert!(!answer.text.contains('\u{fffd}'), "{most}: {}", answer.text);
+        let (mut tokens, mut bytes, mut count) = (String::new(), Vec::<u8>::new(), 0);
+        for event in &answer.events {
+            let TextEvent::Text { logprobs, .. } = event else { continue };
+            for TokenLogprob { chosen, .. } in logprobs {
+                tokens += &chosen.token;
+                bytes.extend(&chosen.bytes);
+                count += 1;
+            }
+        }
+        assert_eq!(tokens, answer.text, "{most}");
+        let prompt = if echo { answer.finish.usage.prompt_tokens } else { 0 };
+        assert_eq!(count, prompt + answer.finish.usage.completion_tokens, "{most}");
+        is_cut |= bytes.len() > tokens.len();
+    }
+    assert!(is_cut, "no text ended within a character, so nothing was tried");
 }
 
 fn chat(text: &str) -> TextRequest {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextRequest};
+use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextEvent, TextInput, TextRequest};
 use candle_llm::LlmPlugin;
 
 const HIDDEN: usize = 32;
@@ -136,6 +136,33 @@ fn serves_from_end_to_end() {
 }
 
 #[test]
+fn what_a_cache_held_is_counted_and_no_more() {
+    let (_folder, host) = host(&gguf(), serde_json::json!({"slots": 1}));
+    let host = host.expect("loads");
+    let usage = |request: &TextRequest| {
+        let usage = host.generate(request).expect("answers").finish.usage;
+        (usage.prompt_tokens, usage.cached_tokens)
+    };
+    for (prompt, cached) in [("hello", 0), ("help", 3), ("help", 3), ("held", 3), ("xyz", 0), ("xyz", 2)] {
+        // The last token of a prompt passes through the model always.
+        assert_eq!(usage(&request(prompt, 1)), (prompt.len() as u32, cached), "{prompt}");
+    }
+    // All of it passes where each of its tokens is scored.
+    assert_eq!(usage(&request("xyz", 1).echo(true).logprobs(0)), (3, 0));
+    // What was generated is in the cache like what was asked.
+    let asked = (0..1000)
+        .find_map(|seed| {
+            let said = host.generate(&request("ab", 6).sampling(Sampling::default().seed(seed))).expect("answers").text;
+            // One byte is one token here, but for what are no characters, and for the one pair.
+            (said.len() == 6 && said.is_ascii() && !said.contains("ab")).then(|| format!("ab{said}"))
+        })
+        .expect("some seed says six characters");
+    let tokens = host.generate(&TextRequest::prompt(asked.as_str()).tokenize(true)).expect("tells");
+    let tokens = tokens.finish.usage.prompt_tokens;
+    assert_eq!(usage(&request(&asked, 1)), (tokens, tokens - 1));
+}
+
+#[test]
 fn damaged_files_are_refused_not_fatal() {
     let file = gguf();
     for len in (0..file.len()).step_by(997) {
@@ -148,4 +175,36 @@ fn damaged_files_are_refused_not_fatal() {
         let (_folder, host) = host(&broken, serde_json::json!({"slots": 1}));
         assert_ne!(host.err().map(|e| e.kind()), Some(ErrorKind::Panicked), "byte {at}");
     }
+}
+
+#[test]
+fn tokens_are_told_and_what_a_model_cannot_be_told_is_refused() {
+    let template = serde_json::json!({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"});
+    let (_folder, host) = host(&gguf(), template);
+    let host = host.unwrap();
+    let told = host.generate(&TextRequest::prompt("abc").tokenize(true)).unwrap();
+    let tokens: Vec<_> = told
+        .events
+        .iter()
+        .flat_map(|event| match event {
+            TextEvent::Tokens { tokens, .. } => tokens.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(tokens.iter().map(|token| token.bytes.as_slice()).collect::<Vec<_>>(), [&b"ab"[..], b"c"]);
+    assert_eq!((told.finish.usage.prompt_tokens, told.finish.usage.completion_tokens), (2, 0));
+    // And back again; a text without an end is counted though it fits no context.
+    let ids = tokens.iter().map(|token| token.id).collect();
+    let back = host.generate(&TextRequest::new(TextInput::tokens(ids)).tokenize(true)).unwrap();
+    assert_eq!(back.finish.usage.prompt_tokens, 2);
+    let long = host.generate(&TextRequest::prompt("c".repeat(5000)).tokenize(true)).unwrap();
+    assert_eq!(long.finish.usage.prompt_tokens, 5000);
+    let error = host.generate(&TextRequest::new(TextInput::fill_in("a", "b"))).unwrap_err();
+    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::Unsupported, Some("suffix")));
+    let mut chat =
+        serde_json::json!({"input": {"type": "chat", "messages": [{"role": "user", "content": "a"}], "tools": []}});
+    host.generate(&serde_json::from_value::<TextRequest>(chat.clone()).unwrap().max_tokens(1)).unwrap();
+    chat["input"]["tools"] = serde_json::json!([{"type": "function", "function": {"name": "f"}}]);
+    let error = host.generate(&serde_json::from_value::<TextRequest>(chat).unwrap()).unwrap_err();
+    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::Unsupported, Some("tools")));
 }

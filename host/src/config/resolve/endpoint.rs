@@ -1,13 +1,14 @@
 //! The path of a custom model: one that is the host's to give away.
 
 /// Paths that the host answers itself, or that belong to APIs it speaks.
-const HOST_PATHS: [&str; 31] = [
+const HOST_PATHS: [&str; 34] = [
     "/admin",
     "/api",
     "/artifacts",
     "/chat/completions",
     "/completions",
     "/detokenize",
+    "/docs",
     "/health",
     "/livez",
     "/logs",
@@ -15,7 +16,9 @@ const HOST_PATHS: [&str; 31] = [
     "/models",
     "/openapi.json",
     "/ping",
+    "/props",
     "/readyz",
+    "/running",
     "/tokenize",
     "/upstream",
     "/v1/audio/generations",

@@ -1,6 +1,7 @@
 //! From what was typed to what it means: every reference followed, every value checked, every wrong thing reported at once.
 
 mod check;
+mod cors;
 mod devices;
 mod endpoint;
 mod files;
@@ -52,6 +53,7 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let devices = devices::resolve(&mut check, raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();
     let limits = limits::resolve(&mut check, &raw.limits.unwrap_or_default(), &defaults);
+    let cors = cors::resolve(&mut check, raw.cors.as_ref());
     let listen = match context.running {
         // The port that is open, whatever is typed.
         Some(running) => running.listen,
@@ -79,7 +81,7 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), Some(&models), context.env);
     match check.problems(context.text) {
         (problems, _) if problems.is_empty() => {
-            Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, devices, limits, paths, models })
+            Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, cors, devices, limits, paths, models })
         }
         (problems, more) => Err(ConfigError { file: Some(context.file.to_owned()), problems, more }),
     }

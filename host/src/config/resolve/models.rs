@@ -16,6 +16,8 @@ use crate::domain::{ByteSize, Device, Kind, ModelId, nearest, some_names};
 
 /// The load deadline where none is typed.
 const STARTUP_TIME: Duration = Duration::from_secs(120);
+/// Tokens of an answer where neither its request nor anything here says how many: few enough for a client that forgot to.
+const MAX_TOKENS: u32 = 1024;
 
 /// What the entries are read against.
 pub(super) struct Surroundings<'a> {
@@ -51,6 +53,8 @@ pub(super) fn resolve(
     let common = KeyPath::root().key("defaults");
     let startup_time = check.finite(&common.key("startup_time"), around.defaults.startup_time.as_ref(), STARTUP_TIME);
     let keep_alive = check.duration(&common.key("keep_alive"), around.defaults.keep_alive.as_ref()).flatten();
+    let typed = around.defaults.default_max_tokens.as_ref();
+    let max_tokens = check.count(&common.key("default_max_tokens"), typed).unwrap_or(MAX_TOKENS);
     let mut seen: HashMap<String, usize> = HashMap::new();
     let mut entries = Vec::new();
     for (position, (name, model)) in raw.entries.into_iter().enumerate() {
@@ -70,7 +74,7 @@ pub(super) fn resolve(
                 .hint("give each model its own name");
             continue;
         }
-        let mut entry = Entry { check, key: key.clone(), around, startup_time, keep_alive };
+        let mut entry = Entry { check, key: key.clone(), around, startup_time, keep_alive, max_tokens };
         let resolved = entry.resolve(name, model);
         entries.push((key, resolved));
     }
@@ -153,6 +157,7 @@ struct Entry<'c, 'a> {
     around: &'a Surroundings<'a>,
     startup_time: Duration,
     keep_alive: Option<Duration>,
+    max_tokens: u32,
 }
 
 impl Entry<'_, '_> {
@@ -187,6 +192,8 @@ impl Entry<'_, '_> {
                 .fail(&key.key("keep_alive"), Some(typed), "contradicts `pin: true`: a pinned model is never unloaded")
                 .hint("leave one of the two out");
         }
+        let typed = raw.default_max_tokens.as_ref();
+        let max_tokens = self.check.count(&key.key("default_max_tokens"), typed).unwrap_or(self.max_tokens);
         let priority = self.check.number(&key.key("priority"), raw.priority.as_ref(), -1000..=1000).unwrap_or(0);
         let devices = self.devices(raw.devices.as_ref());
         ModelConfig {
@@ -212,6 +219,7 @@ impl Entry<'_, '_> {
                 .map(|aliases| aliases.items.into_iter().map(|alias| alias.0).collect())
                 .unwrap_or_default(),
             keep_alive,
+            default_max_tokens: max_tokens,
             pin: raw.pin,
             priority: i32::try_from(priority).unwrap_or(0),
             preload: raw.preload,

@@ -7,8 +7,12 @@ use super::super::app::App;
 use super::super::body::JsonBody;
 use super::super::caller::Caller;
 use super::super::error::ApiError;
-use super::super::wire::{self, CompletionShape};
-use super::{TextEndpoint, answer};
+use super::super::text_answer::{TextApi, answer};
+use super::super::wire;
+
+/// Where it is.
+pub(in crate::http) const PATH: &str = "/v1/completions";
+static COMPLETIONS: TextApi = TextApi { path: PATH, endpoint: PATH, prompt: "prompt", read: wire::read_completion };
 
 /// Continues each prompt of the body.
 pub(in crate::http) async fn create(
@@ -16,7 +20,5 @@ pub(in crate::http) async fn create(
     caller: Caller,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let job = body.read(wire::parse_completion).await?;
-    let endpoint = TextEndpoint { path: "/v1/completions", prompt: "prompt", shape: CompletionShape::new };
-    answer(app, &caller, endpoint, job).await
+    answer(app, caller, &COMPLETIONS, body).await
 }

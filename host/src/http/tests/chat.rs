@@ -18,6 +18,19 @@ async fn whole_answer_has_text_and_usage() {
 }
 
 #[tokio::test]
+async fn an_answer_ends_where_its_request_says_or_its_models_entry() {
+    let mut b = model("b", Kind::Text);
+    b.default_max_tokens = 77;
+    let host = Host::with(configured([model("a", Kind::Text), b]), hello);
+    for asked in [json!({}), json!({"model": "b"}), json!({"model": "b", "max_tokens": 5}), json!({"max_tokens": 5000})]
+    {
+        assert_eq!(host.post("/v1/chat/completions", &chat(&asked)).await.status, 200);
+    }
+    let limits: Vec<_> = host.tasks().iter().map(|task| task["max_tokens"].clone()).collect();
+    assert_eq!(limits, [1024, 77, 5, 5000]);
+}
+
+#[tokio::test]
 async fn stream_is_exact_to_the_byte() {
     let host = Host::new(hello);
     let reply = host.post("/chat/completions", &chat(&json!({"stream": true}))).await;
@@ -225,4 +238,43 @@ fn events(body: &str) -> Vec<Value> {
     let body = body.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("no [DONE]: {body}"));
     let events = body.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
     events.map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_answer_goes_on_from_what_the_assistant_began_only_if_it_is_told_to() {
+    let host = Host::new(hello);
+    let turns = |last: Value| json!([{"role": "user", "content": "who?"}, last]);
+    let begun = json!({"role": "assistant", "content": "It is"});
+    let prefix = json!({"role": "assistant", "content": "It is", "prefix": true});
+    for (extra, continues) in [
+        (json!({"messages": turns(begun.clone())}), false),
+        (json!({"messages": turns(begun.clone()), "continue_final_message": true}), true),
+        (
+            json!({"messages": turns(begun.clone()), "continue_final_message": true, "add_generation_prompt": false}),
+            true,
+        ),
+        (json!({"messages": turns(begun.clone()), "add_generation_prompt": false}), true),
+        (json!({"messages": turns(begun.clone()), "add_generation_prompt": true}), false),
+        (json!({"messages": turns(prefix.clone())}), true),
+        (json!({"messages": turns(prefix), "continue_final_message": false}), false),
+    ] {
+        let reply = host.post("/v1/chat/completions", &chat(&extra)).await;
+        assert_eq!(reply.status, 200, "{extra}: {}", reply.body);
+        let task = host.tasks().pop().unwrap();
+        assert_eq!(task["input"]["continue_final"] == true, continues, "{extra}");
+    }
+    for (extra, param) in [
+        (json!({"continue_final_message": true}), "continue_final_message"),
+        (json!({"add_generation_prompt": false}), "add_generation_prompt"),
+        (
+            json!({"messages": turns(begun), "continue_final_message": true, "add_generation_prompt": true}),
+            "continue_final_message",
+        ),
+    ] {
+        let reply = host.post("/v1/chat/completions", &chat(&extra)).await;
+        assert_eq!(reply.error(), (400, "invalid_value".into(), param.into()));
+    }
+    let body = json!({"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "who?"}, {"role": "assistant", "content": "It is"}]});
+    assert_eq!(host.post("/v1/messages", &body).await.status, 200);
+    assert_eq!(host.tasks().pop().unwrap()["input"]["continue_final"], true, "Anthropic's API always goes on");
 }

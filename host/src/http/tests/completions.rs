@@ -40,6 +40,21 @@ async fn stream_is_exact_to_the_byte() {
     assert_eq!(reply.body, expected.concat());
 }
 
+/// As a plugin sends it that calls each part of a character by what it would be alone.
+#[tokio::test]
+async fn no_offset_runs_past_the_text() {
+    for stream in [false, true] {
+        let host = Host::new(|_, _| {
+            let token = |token: &str| json!({"token": token, "bytes": [240], "logprob": -1.5, "top": []});
+            let logprobs = [token("\u{fffd}"), token("\u{fffd}"), token("\u{fffd}"), token("b")];
+            Ok(vec![event(&json!({"type": "text", "text": "🎉b", "logprobs": logprobs})), done("length")])
+        });
+        let reply =
+            host.post("/v1/completions", &json!({"model": "a", "prompt": "x", "logprobs": 0, "stream": stream})).await;
+        assert!(reply.body.contains(r#""text_offset":[0,1,2,2]"#), "{}", reply.body);
+    }
+}
+
 #[tokio::test]
 async fn echoed_prompt_has_no_probability_for_its_first_token() {
     let host = Host::new(|_, _| {

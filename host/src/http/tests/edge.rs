@@ -17,8 +17,19 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)]) -> Request<Body> 
 #[tokio::test]
 async fn every_reply_carries_its_headers() {
     let host = Host::new(hello);
-    for path in ["/health", "/v1/models", "/nowhere", "/v1/chat/completions"] {
-        let reply = host.get(path).await;
+    let foreign = [("host", "evil.com")];
+    let preflight = [("origin", "http://localhost"), ("access-control-request-method", "POST")];
+    for (path, request) in [
+        ("/health", get("/health", &[])),
+        ("/v1/models", get("/v1/models", &[])),
+        ("/nowhere", get("/nowhere", &[])),
+        ("405", get("/v1/chat/completions", &[])),
+        ("403", get("/v1/models", &foreign)),
+        ("a preflight", request("OPTIONS", "/v1/models", &preflight)),
+        ("400", post("/v1/chat/completions", "{")),
+        ("a stream", post("/v1/chat/completions", chat(&json!({"stream": true})).to_string())),
+    ] {
+        let reply = host.send(request).await;
         assert!(reply.header("x-request-id").starts_with("req_"), "{path}");
         assert_eq!(reply.header("openai-version"), "2020-10-01", "{path}");
         assert!(reply.header("openai-processing-ms").parse::<u64>().is_ok(), "{path}");
@@ -41,6 +52,77 @@ async fn unknown_paths_and_methods_are_told_apart() {
         let reply = host.send(request(method, path, &[])).await;
         assert_eq!(reply.error(), (405, "method_not_allowed".into(), String::new()));
         assert_eq!(reply.header("allow"), allow, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn every_route_refuses_other_methods_by_name() {
+    let host = Host::new(hello);
+    let mut refused = 0;
+    for route in super::super::router::routes() {
+        if route.answered.is_empty() {
+            continue;
+        }
+        let answered = |method: &str| route.answered.iter().any(|one| *one == method);
+        let parameters = ["{*id}", "{*model}", "{name}", "{id}"];
+        let path = parameters.into_iter().fold(route.path.to_owned(), |path, parameter| path.replace(parameter, "a"));
+        for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "QUERY", "OPTIONS", "PROPFIND"] {
+            if answered(method) || (method == "HEAD" && answered("GET")) {
+                continue;
+            }
+            refused += 1;
+            let reply = host.send(request(method, &path, &[])).await;
+            assert_eq!(reply.status, 405, "{method} {path}");
+            let allow: Vec<&str> = reply.header("allow").split(',').map(str::trim).collect();
+            assert!(route.answered.iter().all(|one| allow.contains(&one.as_str())), "{method} {path}: {allow:?}");
+            if method != "HEAD" {
+                assert!(reply.body.contains("see the Allow header"), "{method} {path}: {}", reply.body);
+            }
+        }
+    }
+    assert!(refused > 200, "{refused}");
+}
+
+#[tokio::test]
+async fn slashes_too_many_say_nothing_on_the_hosts_own_paths() {
+    let host = Host::new(hello);
+    for path in
+        ["/v1/chat/completions/", "//v1/chat/completions", "/v1//chat///completions//", "/chat/completions/?x=/"]
+    {
+        assert_eq!(host.post(path, &chat(&json!({}))).await.status, 200, "{path}");
+    }
+    for path in
+        ["/v1/models/", "//v1/models", "/models/", "/health/", "/v1/models/a/", "/v1//models/org//b", "/v1/models//a"]
+    {
+        assert_eq!(host.get(path).await.status, 200, "{path}");
+    }
+    let reply = host.send(request("PUT", "/v1/models/", &[])).await;
+    assert_eq!((reply.status.as_u16(), reply.header("allow")), (405, "GET,HEAD"));
+    for path in ["/v1/", "/v1/nowhere/"] {
+        assert_eq!(host.get(path).await.error(), (404, "unknown_url".into(), String::new()), "{path}");
+    }
+    // Keys are asked for as where the path is straight.
+    let keyed = Host::with(Config { api_keys: keys(&["k"]), ..config() }, hello);
+    assert_eq!(keyed.get("//v1/models/").await.status, 401);
+    assert_eq!(keyed.get("//health/").await.status, 200);
+}
+
+#[tokio::test]
+async fn models_are_found_by_any_name_however_it_is_written() {
+    let mut strange = model("org/a:b", Kind::Text);
+    strange.aliases = vec!["x@y".into(), "org/alias:latest".into()];
+    let host = Host::with(configured([model("a", Kind::Text), strange]), hello);
+    for path in ["org/a:b", "org%2Fa:b", "org%2fa%3Ab", "org/a%3ab", "x@y", "x%40y", "org%2Falias:latest", "org//a:b/"]
+    {
+        let reply = host.get(&format!("/v1/models/{path}")).await;
+        assert_eq!(reply.json()["id"], "org/a:b", "{path}: {}", reply.body);
+    }
+    for path in ["org%252Fa:b", "org", "a:b", "50%25"] {
+        assert_eq!(host.get(&format!("/v1/models/{path}")).await.error().1, "model_not_found", "{path}");
+    }
+    assert_eq!(host.get("/v1/models/%ff").await.error().0, 400);
+    for path in ["/v1/chat/completions", "/models/load", "/models/unload", "/models/park"] {
+        assert_eq!(host.post(path, &chat(&json!({"model": "org/alias:latest"}))).await.status, 200, "{path}");
     }
 }
 

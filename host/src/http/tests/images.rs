@@ -349,6 +349,7 @@ async fn a_models_own_refusal_blames_the_field_it_names() {
             field: Some("size".to_owned()),
             code: Some("beyond_the_model".to_owned()),
             retry_after_ms: Some(1500),
+            ..Default::default()
         }));
         Ok(vec![Output::Done(Err(failure))])
     });

@@ -174,7 +174,8 @@ async fn what_a_key_may_not_do_costs_nothing_of_its_rate() {
     let rate = Some(Rate { requests: 1, per: Duration::from_secs(60) });
     let host = Host::with(with_keys([ApiKey { rate, scopes: [Scope::Use].into(), ..key("k") }]), hello);
     for _ in 0..3 {
-        assert_eq!(host.send(get("/metrics", "k")).await.status, 403);
+        let refused = host.send(get("/metrics", "k")).await;
+        assert_eq!((refused.status.as_u16(), refused.header("x-ratelimit-remaining-requests")), (403, "1"));
         assert_eq!(host.send(get("/v1/models", "other")).await.status, 401);
     }
     assert_eq!(host.send(get("/v1/models", "k")).await.status, 200);
@@ -183,7 +184,8 @@ async fn what_a_key_may_not_do_costs_nothing_of_its_rate() {
 
 #[tokio::test]
 async fn a_key_has_so_many_requests_at_once_until_their_answers_end() {
-    let host = Host::with(with_keys([ApiKey { concurrency: Some(2), ..key("k") }, key("other")]), hello);
+    let rate = Some(Rate { requests: 60, per: Duration::from_secs(60) });
+    let host = Host::with(with_keys([ApiKey { concurrency: Some(2), rate, ..key("k") }, key("other")]), hello);
     let open = async |key: &str| host.router.clone().oneshot(get("/v1/models", key)).await.unwrap();
     let (first, second) = (open("k").await, open("k").await);
     assert_eq!([first.status(), second.status()], [200, 200]);
@@ -191,6 +193,7 @@ async fn a_key_has_so_many_requests_at_once_until_their_answers_end() {
         let refused = host.send(get("/v1/models", "k")).await;
         assert_eq!(refused.error(), (429, "rate_limit_exceeded".into(), String::new()));
         assert!(refused.header("retry-after").parse::<u32>().is_ok());
+        assert_eq!(refused.header("x-ratelimit-limit-requests"), "60");
     }
     assert_eq!(open("other").await.status(), 200);
     drop(first);

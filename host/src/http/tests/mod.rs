@@ -5,10 +5,14 @@
 mod access;
 mod audio;
 mod chat;
+mod coding;
 mod completions;
 mod control;
+mod cors;
 mod custom;
+mod documented;
 mod edge;
+mod engine_text;
 mod errors;
 mod fuzz;
 mod images;
@@ -16,7 +20,11 @@ mod keys;
 mod limits;
 mod listings;
 mod live;
+mod messages;
+mod ollama;
+mod responses;
 mod sockets;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -73,9 +81,14 @@ impl Host {
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {
+        let (parts, body) = request.into_parts();
+        let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+        let sent = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        let request = Request::from_parts(parts, Body::from(sent.clone()));
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+        documented::check(&method, &path, &sent, &parts, &bytes);
         Reply { status: parts.status, headers: parts.headers, body: plain(std::str::from_utf8(&bytes).unwrap()) }
     }
 
@@ -264,6 +277,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
         file: None,
         listen: "127.0.0.1:9000".parse().unwrap(),
         api_keys: Vec::new(),
+        cors: Default::default(),
         devices: Vec::new(),
         limits: Limits {
             queue: 8,
@@ -335,6 +349,7 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         options: Value::Null,
         aliases: Vec::new(),
         keep_alive: None,
+        default_max_tokens: 1024,
         pin: false,
         priority: 0,
         replicas: 1,
@@ -394,9 +409,22 @@ fn plain(text: &str) -> String {
     let mut pieces = out.split("\"created\":").map(str::to_owned).collect::<Vec<_>>();
     for piece in pieces.iter_mut().skip(1) {
         let digits = piece.bytes().take_while(u8::is_ascii_digit).count();
-        piece.replace_range(..digits, "0");
+        if digits > 0 {
+            piece.replace_range(..digits, "0");
+        }
     }
     pieces.join("\"created\":")
+}
+
+/// A streamed answer that breaks off behind its first text.
+async fn broken_off(path: &str, body: &Value) -> String {
+    let (outputs, receiver) = mpsc::channel(4);
+    outputs.send(text("Hel")).await.unwrap();
+    let reply = answering(receiver).oneshot(post(path, body.to_string())).await.unwrap();
+    assert_eq!(reply.status(), 200);
+    outputs.send(failed(FailureKind::WorkerDied)).await.unwrap();
+    let body = axum::body::to_bytes(reply.into_body(), usize::MAX).await.unwrap();
+    String::from_utf8(body.to_vec()).unwrap()
 }
 
 /// A router whose only request is answered by this channel.

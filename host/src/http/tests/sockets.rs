@@ -138,13 +138,65 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     host.end().await;
 }
 
+/// What every reply carries, though this one was made where there was no request.
+fn assert_is_whole_refusal(answer: &str, code: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    for name in
+        ["x-request-id: req_", "openai-version: ", "openai-processing-ms: ", "cache-control: no-store", "date: "]
+    {
+        assert!(head.contains(&format!("\r\n{name}")), "no {name}: {answer}");
+    }
+    let error = &serde_json::from_str::<Value>(body).unwrap()["error"];
+    assert_eq!(error["code"], code, "{answer}");
+    assert!(["message", "type", "param"].iter().all(|key| error.get(key).is_some()), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_is_asked_for_once_it_is_wanted_and_other_expectations_are_refused() {
+    let host = host(Config { api_keys: keys(&["k"]), ..config() }, hello).await;
+    let body = chat(&json!({})).to_string();
+    let asking = |key: &str, expectation: &str| {
+        let length = body.len();
+        format!(
+            "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nx-api-key: {key}\r\nContent-Length: {length}\r\nConnection: close\r\nExpect: {expectation}\r\n\r\n"
+        )
+    };
+    for expectation in ["100-continue", "100-Continue"] {
+        let mut client = connected(host.address, asking("k", expectation)).await;
+        let mut interim = [0; 25];
+        client.read_exact(&mut interim).await.unwrap();
+        assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+        client.write_all(body.as_bytes()).await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("Hello"), "{answer}");
+    }
+    // A refusal comes without asking for the body.
+    for (key, expectation, status, code) in
+        [("no", "100-continue", 401, "invalid_api_key"), ("k", "tea", 417, "unknown_expectation")]
+    {
+        let mut client = connected(host.address, asking(key, expectation)).await;
+        client.shutdown().await.unwrap();
+        let answer = rest(&mut client).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert_is_whole_refusal(&answer, code);
+    }
+    let old = asking("k", "tea").replace("HTTP/1.1", "HTTP/1.0");
+    assert!(rest(&mut connected(host.address, old + &body).await).await.starts_with("HTTP/1.0 200"));
+    host.end().await;
+}
+
 #[tokio::test]
 async fn heads_that_are_no_http_are_refused_in_json() {
     let host = host(config(), hello).await;
     for (head, status) in [
         ("GARBAGE\r\n\r\n".to_owned(), 400),
-        ("GET / HTTP/9.9\r\n\r\n".to_owned(), 400),
-        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(65_535)), 431),
+        ("GET / HTTP/9.9\r\n\r\n".to_owned(), 505),
+        ("\r\nGET / HTTP/2\r\n\r\n".to_owned(), 505),
+        ("GET / HTTP/x\r\n\r\n".to_owned(), 400),
+        ("GET /\u{7f} HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), 400),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(70_000)), 414),
         (format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(65 << 10)), 431),
         (format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(200)), 431),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 505),
@@ -153,9 +205,7 @@ async fn heads_that_are_no_http_are_refused_in_json() {
         let mut client = connected(host.address, &head).await;
         let answer = rest(&mut client).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{}: {answer}", &head[..20.min(head.len())]);
-        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
-        let error = &serde_json::from_str::<Value>(body).unwrap()["error"];
-        assert_eq!(error["code"], "bad_head", "{answer}");
+        assert_is_whole_refusal(&answer, "bad_head");
     }
     // A head just below the limit is read.
     let head =

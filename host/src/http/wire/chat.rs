@@ -6,7 +6,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, Readable, text};
-use super::{ReceivedBody, TextJob, sampling, write_json};
+use super::reply::ChatShape;
+use super::{Asked, ReceivedBody, TextAsk, TextJob, TextWork, sampling, write_json};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -23,10 +24,12 @@ pub(in crate::http) const KEYS: Keys = sampling::shared_keys![
     "modalities",
     "max_completion_tokens",
     "top_logprobs",
+    "continue_final_message",
+    "add_generation_prompt",
 ];
 /// What is read of a message.
 pub(in crate::http) const MESSAGE_KEYS: Keys =
-    &["role", "content", "refusal", "name", "tool_calls", "function_call", "tool_call_id"];
+    &["role", "content", "refusal", "name", "tool_calls", "function_call", "tool_call_id", "prefix"];
 /// What is read of a part of a message.
 pub(in crate::http) const PART_KEYS: Keys = &["type", "text", "refusal"];
 /// What is read of a tool.
@@ -34,16 +37,28 @@ pub(in crate::http) const TOOL_KEYS: Keys = &["type", "function"];
 /// What is read of a function and of a call of one.
 pub(in crate::http) const FUNCTION_KEYS: Keys = &["name", "parameters", "arguments"];
 
+/// A request to `POST /v1/chat/completions` that a plugin answers.
+pub(in crate::http) fn read(body: &ReceivedBody<'_>, _asked: &Asked) -> Result<TextAsk, ApiError> {
+    let job = parse(body)?;
+    let (delivery, has_logprobs) = (job.terms.delivery, job.common.logprobs.is_some());
+    Ok(TextAsk::new(TextWork::Plugin(Box::new(job)), move |model, created| {
+        ChatShape::new(delivery, has_logprobs, model, created)
+    }))
+}
+
 /// Checks a body.
-pub(in crate::http) fn parse(body: &ReceivedBody<'_>) -> Result<TextJob, ApiError> {
+pub(super) fn parse(body: &ReceivedBody<'_>) -> Result<TextJob, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     let mut input = Vec::new();
     let mut values_left = TOOL_VALUES_MAX;
     let mut readable = Readable { values_left: &mut values_left };
     input.extend_from_slice(b"{\"type\":\"chat\",\"messages\":[");
-    messages(&fields, &mut input, &mut readable)?;
+    let last = messages(&fields, &mut input, &mut readable)?;
     input.extend_from_slice(b"],\"tools\":");
     tools(&fields, &mut input, &mut readable)?;
+    if continues(&fields, last)? {
+        input.extend_from_slice(b",\"continue_final\":true");
+    }
     input.push(b'}');
     check_modalities(&fields)?;
     let input = String::from_utf8(input).map_err(|_| ApiError::internal("what was read of the body is no text"))?;
@@ -101,20 +116,53 @@ struct CalledFunction<'a> {
     arguments: Cow<'a, str>,
 }
 
+/// What matters of the last message beside what it says.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    is_assistant: bool,
+    /// Whether it says of itself that the answer goes on from it.
+    is_prefix: bool,
+}
+
+/// Whether the answer goes on from the last message.
+fn continues(fields: &Fields<'_>, last: Last) -> Result<bool, ApiError> {
+    let asked = fields.flag("continue_final_message")?;
+    let begins_anew = fields.flag("add_generation_prompt")?;
+    if asked == Some(true) && begins_anew == Some(true) {
+        let message = "`continue_final_message` goes on from the last message and `add_generation_prompt` begins another: send one of them";
+        return Err(ApiError::invalid("continue_final_message", message));
+    }
+    let (key, continues) = match (asked, begins_anew) {
+        (Some(true), _) => ("continue_final_message", true),
+        (None, Some(false)) => ("add_generation_prompt", true),
+        _ => ("messages", last.is_prefix && asked.is_none()),
+    };
+    if continues && !last.is_assistant {
+        let message =
+            format!("`{key}`: only what an assistant began can be gone on from, and the last message is another's");
+        return Err(ApiError::invalid(key, message));
+    }
+    Ok(continues)
+}
+
 /// Writes the messages one by one.
-fn messages(fields: &Fields<'_>, out: &mut Vec<u8>, readable: &mut Readable<'_>) -> Result<(), ApiError> {
+fn messages(fields: &Fields<'_>, out: &mut Vec<u8>, readable: &mut Readable<'_>) -> Result<Last, ApiError> {
     let Some(items) = fields.array("messages")? else { return Err(ApiError::missing("messages")) };
+    let mut last = Last::default();
     let count = items.each(|i, item| {
         if i > 0 {
             out.push(b',');
         }
-        write_json(out, &message(&Fields::of(item, &items.item(i), MESSAGE_KEYS)?, readable)?);
+        let fields = Fields::of(item, &items.item(i), MESSAGE_KEYS)?;
+        let turn = message(&fields, readable)?;
+        last = Last { is_assistant: turn.role == "assistant", is_prefix: fields.flag("prefix")?.unwrap_or(false) };
+        write_json(out, &turn);
         Ok(())
     })?;
     if count == 0 {
         return Err(ApiError::invalid("messages", "`messages` must have at least one message"));
     }
-    Ok(())
+    Ok(last)
 }
 
 fn message<'a>(fields: &Fields<'a>, readable: &mut Readable<'_>) -> Result<Turn<'a>, ApiError> {

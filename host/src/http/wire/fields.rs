@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use super::ReceivedBody;
 use crate::domain::{Class, beginning};
@@ -18,6 +19,8 @@ use crate::http::error::ApiError;
 const SHOWN_VALUE_BYTES: usize = 40;
 /// Longest number that is read, characters. Nobody's has more, and reading it takes time.
 const NUMBER_CHARS_MAX: usize = 400;
+/// Bytes of `\uXXXX`.
+const ESCAPE_BYTES: usize = 6;
 
 /// The fields of an object that somebody reads. A field that is not among them is skipped.
 pub(in crate::http) type Keys = &'static [&'static str];
@@ -38,6 +41,8 @@ impl<'a> Fields<'a> {
         let (found, repeated) = find(body.text, keys).map_err(|error| {
             if error.is_data() {
                 ApiError::malformed("the body must be a JSON object")
+            } else if let Some(half) = half_pair(body.text) {
+                ApiError::malformed(format!("the body is not JSON: a string in it {}", has_half(half)))
             } else {
                 ApiError::malformed(format!("the body is not JSON: {error}"))
             }
@@ -50,7 +55,7 @@ impl<'a> Fields<'a> {
         if !value.get().starts_with('{') {
             return Err(wrong_type(path, "an object", value));
         }
-        let (found, repeated) = find(value.get(), keys).map_err(|error| unreadable(path, &error))?;
+        let (found, repeated) = find(value.get(), keys).map_err(|error| unreadable(path, value, &error))?;
         Ok(Self { path: path.to_owned(), keys, found, repeated, sender: Class::default() })
     }
 
@@ -130,6 +135,14 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A body whole, for one that is made from it: of a key that is there twice the last counts, and `null` is absent.
+pub(in crate::http) fn object(body: &ReceivedBody<'_>) -> Result<Map<String, Value>, ApiError> {
+    let mut object: Map<String, Value> = serde_json::from_str(body.text)
+        .map_err(|error| ApiError::malformed(format!("the body is not an object of JSON: {error}")))?;
+    object.retain(|_, value| !value.is_null());
+    Ok(object)
+}
+
 /// An array and where it lies.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct Items<'a> {
@@ -175,7 +188,7 @@ impl<'a> Items<'a> {
         match (refused, walked) {
             (Some(refused), _) => Err(refused),
             (None, Ok(count)) => Ok(count),
-            (None, Err(error)) => Err(unreadable(&self.path, &error)),
+            (None, Err(error)) => Err(unreadable(&self.path, self.value, &error)),
         }
     }
 }
@@ -194,7 +207,7 @@ pub(in crate::http) fn each_entry<'a>(
     let walked = serde_json::Deserializer::from_str(value.get()).deserialize_map(Entries(walk));
     match (refused, walked) {
         (Some(refused), _) => Err(refused),
-        (None, walked) => walked.map_err(|error| unreadable(path, &error)),
+        (None, walked) => walked.map_err(|error| unreadable(path, value, &error)),
     }
 }
 
@@ -225,7 +238,9 @@ pub(in crate::http) fn text<'a>(
     match inner {
         None => Err(wrong_type(&path(), wanted, value)),
         Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
-        Some(_) => serde_json::from_str(value.get()).map(Cow::Owned).map_err(|error| unreadable(&path(), &error)),
+        Some(_) => {
+            serde_json::from_str(value.get()).map(Cow::Owned).map_err(|error| unreadable(&path(), value, &error))
+        }
     }
 }
 
@@ -241,8 +256,44 @@ pub(in crate::http) fn wrong_type(path: &str, wanted: &str, value: &RawValue) ->
 }
 
 /// What only shows when a part of the body is read: half a surrogate pair, say.
-fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
-    ApiError::malformed(format!("the body is not JSON: {error}, counted from the begin of `{path}`")).param(path)
+fn unreadable(path: &str, value: &RawValue, error: &serde_json::Error) -> ApiError {
+    let message = match half_pair(value.get()) {
+        Some(half) => format!("`{path}` {}", has_half(half)),
+        None => format!("the body is not JSON: {error}, counted from the begin of `{path}`"),
+    };
+    ApiError::malformed(message).param(path)
+}
+
+fn has_half(half: &str) -> String {
+    format!(
+        "has half of a surrogate pair ({half}), which is no character: a text was cut within one; leave it out, or cut between characters"
+    )
+}
+
+/// The first escape in a JSON text that is half of a UTF-16 surrogate pair without the other half.
+fn half_pair(json: &str) -> Option<&str> {
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', &json.as_bytes()[at..]) {
+        at += found;
+        let Some(unit) = escaped_unit(json, at) else {
+            // What is escaped may be a backslash itself.
+            at = (at + 2).min(json.len());
+            continue;
+        };
+        let end = at + ESCAPE_BYTES;
+        match unit {
+            0xD800..=0xDBFF if matches!(escaped_unit(json, end), Some(0xDC00..=0xDFFF)) => at = end + ESCAPE_BYTES,
+            0xD800..=0xDFFF => return json.get(at..end),
+            _ => at = end,
+        }
+    }
+    None
+}
+
+/// The UTF-16 unit that is written at this place as `\uXXXX`.
+fn escaped_unit(json: &str, at: usize) -> Option<u16> {
+    let digits = json.get(at..at + ESCAPE_BYTES)?.strip_prefix("\\u")?;
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok()).flatten()
 }
 
 fn decimal(value: &RawValue) -> Option<f64> {
@@ -390,7 +441,7 @@ impl Readable<'_> {
             if error.is_data() {
                 ApiError::invalid(path, format!("`{path}`: {error}"))
             } else {
-                unreadable(path, &error)
+                unreadable(path, value, &error)
             }
         })
     }

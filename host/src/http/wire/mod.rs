@@ -1,31 +1,49 @@
 //! The shapes on the wire: what clients may send, checked field by field, and what they get. Nothing outside `http` sees them.
 
+mod asked;
 mod audio;
 mod chat;
 mod chunk;
 mod completion;
 mod fields;
 mod image;
+mod messages;
+mod messages_reply;
+mod ollama;
+mod ollama_reply;
 mod reply;
+mod responses;
+mod responses_reply;
 mod sampling;
 mod status;
 mod terms;
+mod tokens;
+mod translated;
 
 use aihost_plugin_api::task::{Sampling, TextRequest};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::runtime::{Class, KeepAlive};
 
+pub(super) use asked::Asked;
 pub(super) use audio::{
     AudioDelivery, AudioFiles, AudioJob, AudioResponseFormat, AudioStreaming, parse as parse_audio,
 };
-pub(super) use chat::parse as parse_chat;
-pub(super) use completion::parse as parse_completion;
+pub(super) use chat::read as read_chat;
+pub(super) use completion::read as read_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
-pub(super) use reply::{ChatShape, Choice, CompletionShape, TextShape};
+pub(super) use messages::{read as read_messages, read_to_count as read_messages_to_count};
+pub(super) use messages_reply::error as messages_error;
+pub(super) use ollama::{
+    parse_bare, parse_embed, read_chat as read_ollama_chat, read_generate as read_ollama_generate,
+};
+pub(super) use reply::{Choice, TextShape};
+pub(super) use responses::read as read_responses;
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
-pub(super) use terms::{parse_name, parse_named};
+pub(super) use terms::{parse_name, parse_named, parse_shown};
+pub(super) use tokens::{parse_with_pieces, read as read_tokenize, read_ids as read_detokenize};
 
 /// The keys that are read of each kind of object.
 pub(super) mod keys {
@@ -35,10 +53,20 @@ pub(super) mod keys {
     };
     pub(in crate::http) use super::completion::KEYS as COMPLETION;
     pub(in crate::http) use super::image::KEYS as IMAGE;
+    pub(in crate::http) use super::messages::{
+        BLOCK_KEYS as BLOCK, KEYS as MESSAGES, MESSAGE_KEYS as MESSAGES_MESSAGE, TOOL_KEYS as MESSAGES_TOOL,
+    };
+    pub(in crate::http) use super::ollama::{
+        EMBED_KEYS as OLLAMA_EMBED, KEYS as OLLAMA, MESSAGE_KEYS as OLLAMA_MESSAGE,
+    };
+    pub(in crate::http) use super::responses::{
+        ITEM_KEYS as ITEM, KEYS as RESPONSES, PART_KEYS as ITEM_PART, TOOL_KEYS as RESPONSES_TOOL,
+    };
     pub(in crate::http) use super::sampling::{
         RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT, STREAM_OPTIONS_KEYS as STREAM_OPTIONS,
     };
-    pub(in crate::http) use super::terms::NAME_KEYS as NAME;
+    pub(in crate::http) use super::terms::{NAME_KEYS as NAME, SHOWN_KEYS as SHOWN};
+    pub(in crate::http) use super::tokens::KEYS as TOKENIZE;
 }
 
 /// Most choices one request may ask for, over all its prompts.
@@ -53,15 +81,11 @@ pub(super) struct ReceivedBody<'a> {
     pub(super) class: Class,
 }
 
-/// A request for text, of either endpoint.
+/// What is said of a request for text, whoever answers it.
 #[derive(Clone, Debug)]
-pub(super) struct TextJob {
+pub(super) struct TextTerms {
     /// The model's name, if one was given.
     pub(super) model: Option<String>,
-    /// The JSON of one [`TextInput`](aihost_plugin_api::task::TextInput) per prompt, at least one.
-    pub(super) inputs: Vec<String>,
-    /// What holds for all of them. Its own input is empty.
-    pub(super) common: TextRequest,
     /// Choices per prompt.
     pub(super) n: usize,
     /// How the answer is sent.
@@ -72,14 +96,88 @@ pub(super) struct TextJob {
     pub(super) keep_alive: Option<KeepAlive>,
 }
 
+/// A request for text that a plugin is to answer.
+#[derive(Clone, Debug)]
+pub(super) struct TextJob {
+    /// What holds whoever answers.
+    pub(super) terms: TextTerms,
+    /// The JSON of one [`TextInput`](aihost_plugin_api::task::TextInput) per prompt, at least one.
+    pub(super) inputs: Vec<String>,
+    /// What holds for all of them. Its own input is empty.
+    pub(super) common: TextRequest,
+}
+
+/// A request for text that an engine is to answer at its chat route.
+#[derive(Clone, Debug)]
+pub(super) struct ChatJob {
+    /// What holds whoever answers.
+    pub(super) terms: TextTerms,
+    /// A body for each prompt, but for the model's name, which it lacks; at least one.
+    pub(super) chats: Vec<Map<String, Value>>,
+}
+
+/// Who is to answer a request for text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answerer {
+    /// A plugin.
+    Plugin,
+    /// An engine that speaks HTTP.
+    Engine,
+}
+
+/// A request for text, as one of them takes it.
+#[derive(Clone, Debug)]
+pub(super) enum TextWork {
+    /// For a plugin.
+    Plugin(Box<TextJob>),
+    /// For an engine.
+    Engine(Box<ChatJob>),
+}
+
+/// A request for text, read.
+pub(super) struct TextAsk {
+    pub(super) work: TextWork,
+    /// Makes the shape of its answer, from the model's name and the time in seconds since 1970.
+    pub(super) shape: ShapeOf,
+}
+
+/// What makes the shape of an answer.
+pub(super) type ShapeOf = Box<dyn FnOnce(&str, u64) -> Box<dyn TextShape> + Send>;
+
+impl TextWork {
+    /// What holds whoever answers.
+    pub(super) fn terms(&self) -> &TextTerms {
+        match self {
+            Self::Plugin(job) => &job.terms,
+            Self::Engine(job) => &job.terms,
+        }
+    }
+}
+
+impl TextAsk {
+    /// A request with this shape of answer.
+    pub(super) fn new<S: TextShape + 'static>(
+        work: TextWork,
+        shape: impl FnOnce(&str, u64) -> S + Send + 'static,
+    ) -> Self {
+        Self { work, shape: Box::new(move |model, created| Box::new(shape(model, created))) }
+    }
+}
+
 impl TextJob {
+    /// Has answers end after so many tokens, unless the request says after how many.
+    pub(super) fn default_max_tokens(&mut self, tokens: u32) {
+        self.common.max_tokens.get_or_insert(tokens);
+    }
+
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
-        let (prompt, choice) = (choice / self.n, choice % self.n);
-        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, .. } = &self.common;
+        let (prompt, choice) = (choice / self.terms.n, choice % self.terms.n);
+        let TextRequest { input: _, sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize, .. } =
+            &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let sampling = &sampling.clone().seed(seed);
-        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos };
+        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize };
         let input = &self.inputs[prompt];
         let mut task = Vec::with_capacity(input.len() + 512);
         task.extend_from_slice(b"{\"input\":");
@@ -100,6 +198,12 @@ struct TaskRest<'a> {
     logprobs: &'a Option<u32>,
     echo: &'a bool,
     ignore_eos: &'a bool,
+    #[serde(skip_serializing_if = "is_false")]
+    tokenize: &'a bool,
+}
+
+fn is_false(flag: &&bool) -> bool {
+    !**flag
 }
 
 /// How an answer is sent.
@@ -163,13 +267,15 @@ mod tests {
             .echo(true)
             .ignore_eos(true);
         let job = TextJob {
-            model: None,
+            terms: TextTerms {
+                model: None,
+                n: 2,
+                delivery: TextDelivery::Whole,
+                class: Class::Interactive,
+                keep_alive: None,
+            },
             inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
             common: common.clone(),
-            n: 2,
-            delivery: TextDelivery::Whole,
-            class: Class::Interactive,
-            keep_alive: None,
         };
         let task: serde_json::Value = serde_json::from_slice(&job.task(3)).expect("a task");
         let sampling = common.sampling.clone().seed(8);

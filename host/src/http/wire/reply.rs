@@ -6,7 +6,8 @@ use aihost_plugin_api::task::{FinishReason, LogprobEntry, TextEvent, TextFinish,
 use serde::Serialize;
 
 use super::chunk::{Chunk, ChunkUsage, ChunkWriter};
-use super::{TextDelivery, TextJob, json, new_id};
+use super::{TextDelivery, json, new_id};
+use crate::domain::Failure;
 use crate::http::sse;
 
 /// Stands for minus infinity, which JSON lacks.
@@ -16,16 +17,25 @@ const CHAT_CHUNK: &str = "chat.completion.chunk";
 /// `object` of a completion, and of its chunks too.
 const COMPLETION: &str = "text_completion";
 
-/// The one difference between text endpoints that answers know.
-pub(in crate::http) trait TextShape: Send + 'static {
+/// How the answer of one request for text is written: the one thing in which the APIs differ once a request is read.
+pub(in crate::http) trait TextShape: Send {
+    /// The type of a streamed answer.
+    fn content_type(&self) -> &'static str {
+        sse::CONTENT_TYPE
+    }
     /// A choice begins.
     fn open(&mut self, out: &mut Vec<u8>, index: usize);
     /// More of a choice.
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent);
     /// A choice ends.
-    fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason);
-    /// The stream's usage, in a chunk of its own.
-    fn usage(&self, out: &mut Vec<u8>, usage: Usage);
+    fn finish(&mut self, out: &mut Vec<u8>, index: usize, finish: TextFinish);
+    /// All choices of a stream have ended.
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage);
+    /// A stream that has begun breaks.
+    fn fail(&mut self, out: &mut Vec<u8>, failure: Failure) {
+        sse::write_failure(out, failure);
+        sse::write_done(out);
+    }
     /// The answer in one piece.
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8>;
 }
@@ -33,10 +43,10 @@ pub(in crate::http) trait TextShape: Send + 'static {
 /// A choice as far as it has come.
 #[derive(Clone, Debug, Default)]
 pub(in crate::http) struct Choice {
-    text: String,
-    reasoning: String,
-    refusal: String,
-    calls: Vec<ToolCall>,
+    pub(super) text: String,
+    pub(super) reasoning: String,
+    pub(super) refusal: String,
+    pub(super) calls: Vec<ToolCall>,
     /// Where in `calls` the call with a number is.
     places: BTreeMap<u32, usize>,
     logprobs: Vec<TokenLogprob>,
@@ -56,7 +66,7 @@ impl Choice {
             TextEvent::Refusal { text, .. } => self.refusal.push_str(&text),
             TextEvent::ToolCall { index, id, name, .. } => {
                 let function = FunctionCall { name, arguments: String::new() };
-                self.places.entry(index).or_insert(self.calls.len());
+                self.places.insert(index, self.calls.len());
                 self.calls.push(ToolCall { id, r#type: "function", function });
             }
             TextEvent::ToolArguments { index, fragment, .. } => {
@@ -66,6 +76,20 @@ impl Choice {
             }
             _ => {}
         }
+    }
+
+    /// What it has come to, as events.
+    pub(super) fn events(&self) -> Vec<TextEvent> {
+        let mut events = vec![
+            TextEvent::reasoning(self.reasoning.as_str()),
+            TextEvent::text(self.text.as_str(), self.logprobs.clone()),
+            TextEvent::refusal(self.refusal.as_str()),
+        ];
+        for (number, call) in (0..).zip(&self.calls) {
+            events.push(TextEvent::tool_call(number, call.id.as_str(), call.function.name.as_str()));
+            events.push(TextEvent::tool_arguments(number, call.function.arguments.as_str()));
+        }
+        events
     }
 
     fn reason(&self) -> Option<FinishReason> {
@@ -79,26 +103,31 @@ struct ReplyIdentity {
     id: String,
     created: u64,
     model: String,
+    /// Whether a stream says how many tokens it took.
+    tells_usage: bool,
 }
 
 impl ReplyIdentity {
-    fn new(prefix: &str, model: &str, created: u64) -> Self {
-        Self { id: new_id(prefix), created, model: model.to_owned() }
+    fn new(prefix: &str, model: &str, created: u64, delivery: TextDelivery) -> Self {
+        let tells_usage = delivery == TextDelivery::StreamWithUsage;
+        Self { id: new_id(prefix), created, model: model.to_owned(), tells_usage }
     }
 
     fn head<'a>(&'a self, object: &'a str) -> ReplyHead<'a> {
         ReplyHead { id: &self.id, object, created: self.created, model: &self.model }
     }
 
-    fn chunks(&self, object: &str, delivery: TextDelivery) -> ChunkWriter {
-        let has_usage = delivery == TextDelivery::StreamWithUsage;
-        ChunkWriter::new(self.head(object), if has_usage { ChunkUsage::Later } else { ChunkUsage::Absent })
+    fn chunks(&self, object: &str) -> ChunkWriter {
+        ChunkWriter::new(self.head(object), if self.tells_usage { ChunkUsage::Later } else { ChunkUsage::Absent })
     }
 
-    /// The last chunk, which has no choice.
-    fn usage(&self, out: &mut Vec<u8>, object: &str, usage: Usage) {
-        let usage = ChunkUsage::Total(usage.into());
-        sse::write_data(out, &Chunk::<()> { head: self.head(object), choices: &[], usage });
+    /// The last chunk, which has no choice, if it was asked for; and the end.
+    fn end(&self, out: &mut Vec<u8>, object: &str, usage: Usage) {
+        if self.tells_usage {
+            let usage = ChunkUsage::Total(usage.into());
+            sse::write_data(out, &Chunk::<()> { head: self.head(object), choices: &[], usage });
+        }
+        sse::write_done(out);
     }
 }
 
@@ -111,10 +140,10 @@ pub(in crate::http) struct ChatShape {
 }
 
 impl ChatShape {
-    pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
-        let identity = ReplyIdentity::new("chatcmpl-", model, created);
-        let chunks = identity.chunks(CHAT_CHUNK, job.delivery);
-        Self { identity, chunks, has_logprobs: job.common.logprobs.is_some() }
+    pub(super) fn new(delivery: TextDelivery, has_logprobs: bool, model: &str, created: u64) -> Self {
+        let identity = ReplyIdentity::new("chatcmpl-", model, created, delivery);
+        let chunks = identity.chunks(CHAT_CHUNK);
+        Self { identity, chunks, has_logprobs }
     }
 
     fn delta(&self, out: &mut Vec<u8>, index: usize, delta: &Delta<'_>) {
@@ -154,13 +183,13 @@ impl TextShape for ChatShape {
         }
     }
 
-    fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason) {
+    fn finish(&mut self, out: &mut Vec<u8>, index: usize, finish: TextFinish) {
         let delta = &Delta::End {};
-        self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: Some(reason) });
+        self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: Some(finish.reason) });
     }
 
-    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
-        self.identity.usage(out, CHAT_CHUNK, usage);
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
+        self.identity.end(out, CHAT_CHUNK, usage);
     }
 
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
@@ -181,31 +210,46 @@ pub(in crate::http) struct CompletionShape {
     /// Alternatives asked for.
     logprobs: Option<u32>,
     echo: bool,
-    /// Characters and tokens of each choice so far.
+    /// What was written of each choice so far.
     written: Vec<Written>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
+    /// Characters of its tokens.
     chars: usize,
+    /// Characters of its text.
+    text: usize,
     tokens: usize,
 }
 
+/// What a completion's answer follows from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CompletionAsked {
+    pub(super) delivery: TextDelivery,
+    pub(super) choices: usize,
+    /// Alternatives of each token.
+    pub(super) logprobs: Option<u32>,
+    /// Whether the answer begins with the prompt.
+    pub(super) echo: bool,
+}
+
 impl CompletionShape {
-    pub(in crate::http) fn new(job: &TextJob, model: &str, created: u64) -> Self {
-        let identity = ReplyIdentity::new("cmpl-", model, created);
+    pub(super) fn new(asked: CompletionAsked, model: &str, created: u64) -> Self {
+        let identity = ReplyIdentity::new("cmpl-", model, created, asked.delivery);
         Self {
-            chunks: identity.chunks(COMPLETION, job.delivery),
+            chunks: identity.chunks(COMPLETION),
             identity,
-            logprobs: job.common.logprobs,
-            echo: job.common.echo,
-            written: vec![Written::default(); job.inputs.len() * job.n],
+            logprobs: asked.logprobs,
+            echo: asked.echo,
+            written: vec![Written::default(); asked.choices],
         }
     }
 
-    fn logprobs(&mut self, index: usize, tokens: &[TokenLogprob]) -> Option<CompletionLogprobs> {
+    fn logprobs(&mut self, index: usize, text: &str, tokens: &[TokenLogprob]) -> Option<CompletionLogprobs> {
         let wanted = self.logprobs?;
         let mut written = self.written[index];
+        written.text += text.chars().count();
         let mut out = CompletionLogprobs::default();
         for token in tokens {
             // Nothing comes before a prompt's first token, so it has no probability.
@@ -214,7 +258,8 @@ impl CompletionShape {
             out.token_logprobs.push((!is_prompt_start).then(|| finite(token.chosen.logprob)));
             let top = || token.top.iter().map(|entry| (entry.token.clone(), finite(entry.logprob))).collect();
             out.top_logprobs.push((!is_prompt_start && wanted > 0).then(top).map(TopByToken));
-            out.text_offset.push(written.chars);
+            // Of a plugin that names halves of characters by themselves, tokens have more characters than their text.
+            out.text_offset.push(written.chars.min(written.text));
             written.chars += token.chosen.token.chars().count();
             written.tokens += 1;
         }
@@ -230,24 +275,24 @@ impl TextShape for CompletionShape {
         if let TextEvent::Text { text, logprobs, .. } = event
             && (!text.is_empty() || !logprobs.is_empty())
         {
-            let logprobs = self.logprobs(index, logprobs);
+            let logprobs = self.logprobs(index, text, logprobs);
             self.chunks.write(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
         }
     }
 
-    fn finish(&mut self, out: &mut Vec<u8>, index: usize, reason: FinishReason) {
-        let last = CompletionChoice { index, text: "", logprobs: None, finish_reason: Some(reason) };
+    fn finish(&mut self, out: &mut Vec<u8>, index: usize, finish: TextFinish) {
+        let last = CompletionChoice { index, text: "", logprobs: None, finish_reason: Some(finish.reason) };
         self.chunks.write(out, &last);
     }
 
-    fn usage(&self, out: &mut Vec<u8>, usage: Usage) {
-        self.identity.usage(out, COMPLETION, usage);
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
+        self.identity.end(out, COMPLETION, usage);
     }
 
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
         let mut replies = Vec::with_capacity(choices.len());
         for (index, choice) in choices.iter().enumerate() {
-            let logprobs = self.logprobs(index, &choice.logprobs);
+            let logprobs = self.logprobs(index, &choice.text, &choice.logprobs);
             replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason: choice.reason() });
         }
         json(&Reply { head: self.identity.head(COMPLETION), choices: replies, usage: UsageReply::from(usage) })
@@ -327,16 +372,16 @@ struct ChatMessage<'a> {
 
 /// A tool call that is all there.
 #[derive(Clone, Debug, Serialize)]
-struct ToolCall {
-    id: String,
+pub(super) struct ToolCall {
+    pub(super) id: String,
     r#type: &'static str,
-    function: FunctionCall,
+    pub(super) function: FunctionCall,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct FunctionCall {
-    name: String,
-    arguments: String,
+pub(super) struct FunctionCall {
+    pub(super) name: String,
+    pub(super) arguments: String,
 }
 
 /// A part of a tool call in a stream: the first has all but the arguments.
@@ -443,6 +488,6 @@ impl From<Usage> for UsageReply {
     }
 }
 
-fn finite(logprob: f32) -> f32 {
+pub(super) fn finite(logprob: f32) -> f32 {
     if logprob.is_nan() { MIN_LOGPROB } else { logprob.clamp(MIN_LOGPROB, 0.0) }
 }

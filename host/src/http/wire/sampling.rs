@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use aihost_plugin_api::task::{Sampling, TextInput, TextRequest};
 
 use super::fields::{Fields, Items, Keys, each_entry, number, text, wrong_type};
-use super::{MAX_CHOICES, TextDelivery, TextJob, terms};
+use super::{MAX_CHOICES, TextDelivery, TextJob, TextTerms, terms};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -47,15 +47,18 @@ pub(super) fn job(
         .ignore_eos(fields.flag("ignore_eos")?.unwrap_or(false));
     own(&mut common)?;
     check_response_format(fields)?;
+    Ok(TextJob { terms: terms(fields, inputs.len())?, inputs, common })
+}
+
+/// What is said of a request with so many prompts, whoever answers it.
+pub(super) fn terms(fields: &Fields<'_>, prompts: usize) -> Result<TextTerms, ApiError> {
     let n = fields.integer("n", 1..=MAX_N)?.unwrap_or(1);
     let n = usize::try_from(n).unwrap_or(1);
-    if n * inputs.len() > MAX_CHOICES {
+    if n * prompts > MAX_CHOICES {
         return Err(ApiError::invalid("n", format!("prompts times `n` must be at most {MAX_CHOICES}")));
     }
-    Ok(TextJob {
+    Ok(TextTerms {
         model: terms::model(fields)?,
-        inputs,
-        common,
         n,
         delivery: delivery(fields)?,
         class: terms::class(fields)?,

@@ -31,6 +31,16 @@ pub(in crate::http) fn parse_name(body: &ReceivedBody<'_>) -> Result<Option<Stri
     model(&Fields::root(body, NAME_KEYS)?)
 }
 
+/// What is read of a body that asks about a model.
+pub(in crate::http) const SHOWN_KEYS: Keys = &["model", "name"];
+
+/// The model that a body asks about: Ollama's older clients call it `name`.
+pub(in crate::http) fn parse_shown(body: &ReceivedBody<'_>) -> Result<Option<String>, ApiError> {
+    let fields = Fields::root(body, SHOWN_KEYS)?;
+    let older = fields.text("name")?;
+    Ok(model(&fields)?.or(older.map(Cow::into_owned)))
+}
+
 /// What is read of a body that goes on to an engine as it is.
 const NAMED_KEYS: Keys = &["model", "stream", "service_tier", "keep_alive"];
 

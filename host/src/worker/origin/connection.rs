@@ -17,7 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use parking_lot::Mutex;
 use rustls::ClientConfig;
 use tokio::time::{Instant, sleep_until, timeout};
-use tower_service::Service;
+use tower::Service;
 
 use crate::worker::ask::HttpBody;
 use crate::worker::quiet;

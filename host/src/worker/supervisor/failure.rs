@@ -21,7 +21,13 @@ pub(super) fn of_plugin(error: PluginError) -> Failure {
         _ => FailureKind::Internal,
     };
     let details = error.details;
-    let known = FailureDetails { field: details.field, code: details.code, retry_after_ms: details.retry_after_ms };
+    let known = FailureDetails {
+        field: details.field,
+        code: details.code,
+        retry_after_ms: details.retry_after_ms,
+        prompt_tokens: details.prompt_tokens,
+        context_tokens: details.context_tokens,
+    };
     let mut failure = Failure::new(kind, error.message);
     failure.details = (known != FailureDetails::default()).then(|| Box::new(known));
     if let (Some(wanted), Some(had)) = (details.bytes_wanted, details.bytes_had) {

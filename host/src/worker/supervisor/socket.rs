@@ -37,7 +37,7 @@ pub(super) enum Inbound {
 /// The answer to a step of the instance's life.
 #[derive(Debug)]
 pub(super) enum StepReply {
-    Planned(MemoryPlan),
+    Planned(Box<MemoryPlan>),
     /// Done, with the bytes that [`ToHost::Stepped`] describes.
     Bytes(u64),
 }
@@ -287,7 +287,7 @@ impl WorkerSocket {
         }
         match message {
             ToHost::Hello(_) | ToHost::Heartbeat => {}
-            ToHost::Planned(plan) => self.answer(Ok(StepReply::Planned(plan)))?,
+            ToHost::Planned(plan) => self.answer(Ok(StepReply::Planned(Box::new(plan))))?,
             ToHost::Stepped(bytes) => self.answer(Ok(StepReply::Bytes(bytes)))?,
             ToHost::Failed(0, error) if self.is_shut_down() && !self.is_stepping() => {
                 *self.release.lock() = Release::Failed(excerpt(&error.message, ERROR_BYTES));

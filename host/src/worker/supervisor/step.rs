@@ -75,7 +75,7 @@ impl Supervised {
     /// Starts the instance.
     pub(super) async fn plan(&self, step: InstanceStep) -> Result<MemoryPlan, Failure> {
         match self.step(step).await? {
-            StepReply::Planned(plan) => Ok(plan),
+            StepReply::Planned(plan) => Ok(*plan),
             StepReply::Bytes(_) => Err(self.misbehaved("answered a start with a number")),
         }
     }

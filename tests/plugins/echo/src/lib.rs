@@ -3,14 +3,17 @@
 
 #![forbid(unsafe_code)]
 
+mod script;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aihost_plugin_api::{
-    Context, Engine, Error, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, Plugin, Result, Text,
-    TextInput, TextOutput, TextRequest,
+    Context, Engine, Error, FinishReason, Flow, LoadContext, LoadRequest, LogprobEntry, MemoryPlan, MemoryUsage,
+    ModelFacts, Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token, TokenLogprob,
 };
+use script::Act;
 
 /// The entry's `options:`.
 #[derive(Clone, Debug, Default, serde::Deserialize, schemars::JsonSchema)]
@@ -44,7 +47,13 @@ pub struct Options {
     park_gate: Option<PathBuf>,
     /// Said before the message, so that an answer can tell which model gave it.
     preface: String,
+    /// Lines of a message are acted out: `say: TEXT`, `think: TEXT`, `refuse: TEXT`, `call: NAME JSON`; so is a call of a
+    /// given tool that it spells out, `add(1, 2)`.
+    script: bool,
 }
+
+/// Tokens of prompt and answer together that it says it takes.
+const CONTEXT: u32 = 32768;
 
 /// How often a gate is looked at.
 const GATE_POLL: Duration = Duration::from_millis(5);
@@ -59,6 +68,8 @@ pub struct Loaded {
     options: Options,
     /// What stands for weights; nothing while parked.
     weights: Mutex<Option<Vec<u8>>>,
+    /// Words that it was asked for as tokens.
+    vocabulary: Mutex<Vec<String>>,
 }
 
 impl Plugin for Echo {
@@ -70,13 +81,26 @@ impl Plugin for Echo {
     }
 
     fn plan(&self, _load: &LoadRequest) -> Result<MemoryPlan> {
-        Ok(MemoryPlan::new(self.0.memory))
+        let plan = MemoryPlan::new(self.0.memory);
+        if !self.0.script {
+            return Ok(plan);
+        }
+        let abilities = ["tools", "reasoning", "fill_in"].map(ToOwned::to_owned).to_vec();
+        let facts = ModelFacts::default()
+            .context_length(CONTEXT)
+            .trained_context_length(CONTEXT)
+            .architecture("echo".to_owned());
+        Ok(plan.facts(facts.abilities(abilities)))
     }
 
     fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
         take(self.0.load_ms, ctx)?;
         pass(self.0.load_gate.as_deref(), || ctx.check())?;
-        Ok(Loaded { options: self.0.clone(), weights: Mutex::new(Some(weights(&self.0))) })
+        Ok(Loaded {
+            options: self.0.clone(),
+            weights: Mutex::new(Some(weights(&self.0))),
+            vocabulary: Mutex::default(),
+        })
     }
 }
 
@@ -87,20 +111,41 @@ impl Engine for Loaded {
         if self.weights().is_none() {
             return Err(Error::internal("the model is parked"));
         }
-        let text = self.options.preface.clone() + &last_message(request.input)?;
+        let message = last_message(request.input.clone())?;
+        if self.options.script {
+            return self.act(&request, &message, output, ctx);
+        }
+        let text = self.options.preface.clone() + &message;
         let words: Vec<&str> = text.split_inclusive(' ').collect();
         output.prompt(words.len() as u32, 0);
         let wanted = self.options.tokens.unwrap_or(words.len() as u32);
         let most = request.max_tokens.unwrap_or(u32::MAX);
         for (said, word) in words.iter().cycle().take(wanted.min(most) as usize).enumerate() {
-            std::thread::sleep(Duration::from_millis(self.options.latency_ms));
-            ctx.check()?;
-            output.token(word.as_bytes())?;
+            self.say(word, &request, output, ctx)?;
             if said == 0 {
                 pass(self.options.answer_gate.as_deref(), || ctx.check())?;
             }
         }
         Ok(if most < wanted { FinishReason::Length } else { FinishReason::Stop })
+    }
+
+    /// Words are its tokens, numbered as they are met.
+    fn tokens(&self, input: &TextInput) -> Result<Vec<Token>> {
+        let mut vocabulary = self.vocabulary.lock().unwrap_or_else(PoisonError::into_inner);
+        if let TextInput::Tokens { tokens, .. } = input {
+            let known = |id: &u32| Some(Token::new(*id, vocabulary.get(*id as usize)?.as_bytes()));
+            let unknown = || Error::invalid_request("a token is not in the vocabulary").at("tokens");
+            return tokens.iter().map(known).collect::<Option<_>>().ok_or_else(unknown);
+        }
+        let text = last_message(input.clone())?;
+        let mut number = |word: &str| match vocabulary.iter().position(|known| known == word) {
+            Some(at) => at as u32,
+            None => {
+                vocabulary.push(word.to_owned());
+                vocabulary.len() as u32 - 1
+            }
+        };
+        Ok(text.split_inclusive(' ').map(|word| Token::new(number(word), word)).collect())
     }
 
     fn cost(&self, request: &TextRequest) -> Result<u64> {
@@ -130,6 +175,46 @@ impl Engine for Loaded {
 }
 
 impl Loaded {
+    /// Does what the message says.
+    fn act(&self, request: &TextRequest, message: &str, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
+        output.prompt(message.split_inclusive(' ').count() as u32, 0);
+        if request.echo {
+            // It knows no probabilities of a prompt.
+            output.echo(message, Vec::new())?;
+        }
+        let mut calls = 0;
+        for act in script::acts(&request.input, message) {
+            match act {
+                Act::Say(text) => {
+                    text.split_inclusive(' ').try_for_each(|word| self.say(word, request, output, ctx))?
+                }
+                Act::Think(text) => output.reasoning(&text).map(drop)?,
+                Act::Refuse(text) => output.refusal(&text).map(drop)?,
+                Act::Call { name, arguments } => {
+                    output.tool_call(calls, &format!("call_{calls}"), &name)?;
+                    // In two pieces, as models write them.
+                    let (head, tail) = arguments.split_at(arguments.find(':').unwrap_or(0));
+                    output.tool_arguments(calls, head)?;
+                    output.tool_arguments(calls, tail)?;
+                    calls += 1;
+                }
+            }
+        }
+        Ok(if calls > 0 { FinishReason::ToolCalls } else { FinishReason::Stop })
+    }
+
+    /// One token, and how likely it was if that was asked.
+    fn say(&self, word: &str, request: &TextRequest, output: &TextOutput, ctx: &Context) -> Result<()> {
+        std::thread::sleep(Duration::from_millis(self.options.latency_ms));
+        ctx.check()?;
+        let mut flow = output.try_token(word.as_bytes(), logprob(word, request))?;
+        while flow == Flow::Pause {
+            std::thread::sleep(GATE_POLL);
+            flow = output.flow()?;
+        }
+        Ok(())
+    }
+
     fn weights(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
         self.weights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,12 +247,23 @@ fn pass(gate: Option<&Path>, check: impl Fn() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
+/// As likely as e^-0.5, before alternatives that are less so each.
+fn logprob(word: &str, request: &TextRequest) -> Option<TokenLogprob> {
+    let chosen = LogprobEntry::new(word, -0.5);
+    let others = (1..request.logprobs?).map(|n| LogprobEntry::new(format!("{word}{n}"), -0.5 - n as f32));
+    let top = std::iter::once(chosen.clone()).chain(others).take(request.logprobs? as usize);
+    Some(TokenLogprob::new(chosen, top.collect()))
+}
+
 fn last_message(input: TextInput) -> Result<String> {
     Ok(match input {
+        // What it goes on with.
+        TextInput::Chat { mut messages, continue_final: true, .. } => messages.pop().unwrap_or_default().content,
         TextInput::Chat { messages, .. } => {
             messages.into_iter().rev().find(|message| message.role == "user").map_or_else(String::new, |m| m.content)
         }
         TextInput::Prompt { text, .. } => text,
+        TextInput::FillIn { prefix, .. } => prefix,
         TextInput::Tokens { tokens, .. } => tokens.iter().map(|token| format!("<{token}> ")).collect(),
         newer => return Err(newer.unsupported()),
     })

@@ -4,9 +4,16 @@ use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Result};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Names that are tried before the folder for temporary files counts as full of ours.
 const NAMES_MAX: u32 = 100;
+
+/// How long it is tried to remove a folder in which somebody may write still.
+const REMOVAL: Duration = Duration::from_secs(2);
+/// How long it is waited between two tries.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// A folder of this user alone, gone with all that is in it when it is dropped.
 #[derive(Debug)]
@@ -38,8 +45,15 @@ impl TemporaryFolder {
 
 impl Drop for TemporaryFolder {
     fn drop(&mut self) {
-        // The command ends, and there is nothing to do about what cannot be removed.
-        fs::remove_dir_all(&self.0).unwrap_or_default();
+        let last = Instant::now() + REMOVAL;
+        while let Err(error) = fs::remove_dir_all(&self.0) {
+            // What a thread writes while its host ends is there a moment later. The command ends, and there is nothing to do
+            // about what cannot be removed at all.
+            if error.kind() == ErrorKind::NotFound || Instant::now() >= last {
+                break;
+            }
+            thread::sleep(REMOVAL_PAUSE);
+        }
     }
 }
 
@@ -59,5 +73,25 @@ mod tests {
         drop(folders);
         assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0);
         TemporaryFolder::within(&here.path().join("absent")).unwrap_err();
+    }
+
+    #[test]
+    fn it_is_gone_though_somebody_writes_while_it_goes() {
+        let here = tempfile::tempdir().unwrap();
+        let folder = TemporaryFolder::within(here.path()).unwrap();
+        let path = folder.path().to_owned();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            let wrote = (0..5000).take_while(|number| fs::write(path.join(number.to_string()), "x").is_ok());
+            for number in wrote {
+                if number == 50 {
+                    begun.send(()).unwrap();
+                }
+            }
+        });
+        has_begun.recv().unwrap();
+        drop(folder);
+        writer.join().unwrap();
+        assert_eq!(fs::read_dir(here.path()).unwrap().count(), 0);
     }
 }

@@ -1,0 +1,3 @@
+//! Anthropic's endpoints.
+
+pub(super) mod messages;

@@ -1,0 +1,5 @@
+//! Ollama's endpoints.
+
+pub(super) mod embed;
+pub(super) mod generate;
+pub(super) mod models;

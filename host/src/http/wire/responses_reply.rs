@@ -1,0 +1,397 @@
+//! What `POST /v1/responses` answers: the object, or the events by which it comes to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aihost_plugin_api::task::{FinishReason, TextEvent, TextFinish, TokenLogprob, Usage};
+use serde_json::{Map, Value, json};
+
+use super::reply::{Choice, TextShape, finite};
+use super::{json as to_json, new_id};
+use crate::domain::Failure;
+use crate::http::app::unix_seconds;
+use crate::http::conversations::Conversations;
+use crate::http::error::ApiError;
+use crate::http::sse;
+
+/// The status of an item that is being made.
+const IN_PROGRESS: &str = "in_progress";
+
+/// Where a conversation is kept once it has been answered.
+pub(super) struct Saving {
+    pub(super) conversations: Arc<Conversations>,
+    /// The key it was asked with.
+    pub(super) key: Option<String>,
+    /// All turns before the answer.
+    pub(super) history: Vec<Value>,
+}
+
+/// `POST /v1/responses`.
+pub(super) struct ResponsesShape {
+    /// The response as far as it has come.
+    reply: Map<String, Value>,
+    has_logprobs: bool,
+    saving: Option<Saving>,
+    events: u64,
+    items: Vec<Item>,
+    /// Where in `items` each call is.
+    calls: BTreeMap<u32, usize>,
+    finish: Option<FinishReason>,
+}
+
+/// An item of the output.
+struct Item {
+    id: String,
+    status: &'static str,
+    of: ItemOf,
+}
+
+enum ItemOf {
+    Reasoning { text: String },
+    Message { parts: Vec<Part> },
+    Call { call_id: String, name: String, arguments: String },
+}
+
+/// A part of a message.
+struct Part {
+    is_refusal: bool,
+    text: String,
+    logprobs: Vec<Value>,
+}
+
+impl ResponsesShape {
+    pub(super) fn new(
+        mut reply: Map<String, Value>,
+        has_logprobs: bool,
+        saving: Option<Saving>,
+        model: &str,
+        created: u64,
+    ) -> Self {
+        reply.insert("model".to_owned(), model.into());
+        reply.insert("created_at".to_owned(), created.into());
+        Self { reply, has_logprobs, saving, events: 0, items: Vec::new(), calls: BTreeMap::new(), finish: None }
+    }
+
+    /// Appends an event with its type, its number and this.
+    fn emit(&mut self, out: &mut Vec<u8>, kind: &str, mut data: Value) {
+        data["type"] = kind.into();
+        data["sequence_number"] = self.events.into();
+        self.events += 1;
+        sse::write_event(out, kind, &data);
+    }
+
+    /// Appends an event of an item.
+    fn emit_of(&mut self, out: &mut Vec<u8>, at: usize, kind: &str, mut data: Value) {
+        data["output_index"] = at.into();
+        data["item_id"] = self.items[at].id.as_str().into();
+        self.emit(out, kind, data);
+    }
+
+    /// Begins an item behind those that are done by now.
+    fn begin(&mut self, out: &mut Vec<u8>, prefix: &str, of: ItemOf) -> usize {
+        let at = self.items.len();
+        self.items.push(Item { id: new_id(prefix), status: IN_PROGRESS, of });
+        let item = self.items[at].json();
+        self.emit(out, "response.output_item.added", json!({"output_index": at, "item": item}));
+        at
+    }
+
+    /// The item that is being said, which is this kind of item's; what was said before is done.
+    fn saying(&mut self, out: &mut Vec<u8>, is_reasoning: bool) -> usize {
+        let last = self.items.iter().rposition(|item| item.is_open() && !matches!(item.of, ItemOf::Call { .. }));
+        if let Some(at) = last {
+            if matches!(self.items[at].of, ItemOf::Reasoning { .. }) == is_reasoning {
+                return at;
+            }
+            self.close(out, at);
+        }
+        if is_reasoning {
+            let at = self.begin(out, "rs_", ItemOf::Reasoning { text: String::new() });
+            let part = json!({"type": "reasoning_text", "text": ""});
+            self.emit_of(out, at, "response.content_part.added", json!({"content_index": 0, "part": part}));
+            return at;
+        }
+        self.begin(out, "msg_", ItemOf::Message { parts: Vec::new() })
+    }
+
+    fn think(&mut self, out: &mut Vec<u8>, more: &str) {
+        let at = self.saying(out, true);
+        if let ItemOf::Reasoning { text } = &mut self.items[at].of {
+            text.push_str(more);
+        }
+        self.emit_of(out, at, "response.reasoning_text.delta", json!({"content_index": 0, "delta": more}));
+    }
+
+    fn say(&mut self, out: &mut Vec<u8>, is_refusal: bool, more: &str, tokens: &[TokenLogprob]) {
+        let at = self.saying(out, false);
+        let ItemOf::Message { parts } = &self.items[at].of else { return };
+        let number = match parts.last() {
+            Some(last) if last.is_refusal == is_refusal => parts.len() - 1,
+            last => {
+                let is_behind = last.is_some();
+                if is_behind {
+                    self.close_part(out, at);
+                }
+                self.open_part(out, at, is_refusal)
+            }
+        };
+        let logprobs: Vec<Value> = if self.has_logprobs { tokens.iter().map(logprob).collect() } else { Vec::new() };
+        if let ItemOf::Message { parts } = &mut self.items[at].of {
+            parts[number].text.push_str(more);
+            parts[number].logprobs.extend(logprobs.iter().cloned());
+        }
+        if is_refusal {
+            self.emit_of(out, at, "response.refusal.delta", json!({"content_index": number, "delta": more}));
+        } else {
+            let data = json!({"content_index": number, "delta": more, "logprobs": logprobs});
+            self.emit_of(out, at, "response.output_text.delta", data);
+        }
+    }
+
+    fn open_part(&mut self, out: &mut Vec<u8>, at: usize, is_refusal: bool) -> usize {
+        let ItemOf::Message { parts } = &mut self.items[at].of else { return 0 };
+        parts.push(Part { is_refusal, text: String::new(), logprobs: Vec::new() });
+        let number = parts.len() - 1;
+        let part = parts[number].json();
+        self.emit_of(out, at, "response.content_part.added", json!({"content_index": number, "part": part}));
+        number
+    }
+
+    /// The last part of a message is done.
+    fn close_part(&mut self, out: &mut Vec<u8>, at: usize) {
+        let ItemOf::Message { parts } = &self.items[at].of else { return };
+        let Some(part) = parts.last() else { return };
+        let (number, text) = (parts.len() - 1, part.text.clone());
+        let (json, is_refusal, logprobs) = (part.json(), part.is_refusal, part.logprobs.clone());
+        if is_refusal {
+            self.emit_of(out, at, "response.refusal.done", json!({"content_index": number, "refusal": text}));
+        } else {
+            let data = json!({"content_index": number, "text": text, "logprobs": logprobs});
+            self.emit_of(out, at, "response.output_text.done", data);
+        }
+        self.emit_of(out, at, "response.content_part.done", json!({"content_index": number, "part": json}));
+    }
+
+    fn call(&mut self, out: &mut Vec<u8>, number: u32, call_id: &str, name: &str) {
+        if let Some(at) = self.items.iter().rposition(|item| item.is_open() && !matches!(item.of, ItemOf::Call { .. }))
+        {
+            self.close(out, at);
+        }
+        let call = ItemOf::Call { call_id: call_id.to_owned(), name: name.to_owned(), arguments: String::new() };
+        let at = self.begin(out, "fc_", call);
+        self.calls.insert(number, at);
+    }
+
+    fn argue(&mut self, out: &mut Vec<u8>, number: u32, fragment: &str) {
+        let Some(at) = self.calls.get(&number).copied() else { return };
+        if let ItemOf::Call { arguments, .. } = &mut self.items[at].of {
+            arguments.push_str(fragment);
+        }
+        self.emit_of(out, at, "response.function_call_arguments.delta", json!({"delta": fragment}));
+    }
+
+    /// An item is done.
+    fn close(&mut self, out: &mut Vec<u8>, at: usize) {
+        match &self.items[at].of {
+            ItemOf::Message { .. } => self.close_part(out, at),
+            ItemOf::Reasoning { text } => {
+                let text = text.clone();
+                let part = json!({"type": "reasoning_text", "text": text});
+                self.emit_of(out, at, "response.reasoning_text.done", json!({"content_index": 0, "text": text}));
+                self.emit_of(out, at, "response.content_part.done", json!({"content_index": 0, "part": part}));
+            }
+            ItemOf::Call { arguments, name, .. } => {
+                let data = json!({"arguments": whole(arguments), "name": name});
+                self.emit_of(out, at, "response.function_call_arguments.done", data);
+            }
+        }
+        // What was cut is what was said last.
+        let is_cut = matches!(self.finish, Some(FinishReason::Length | FinishReason::ContentFilter));
+        self.items[at].status = if is_cut && at + 1 == self.items.len() { "incomplete" } else { "completed" };
+        let item = self.items[at].json();
+        self.emit(out, "response.output_item.done", json!({"output_index": at, "item": item}));
+    }
+
+    /// The response as it is now.
+    fn response(&self) -> Value {
+        Value::Object(self.reply.clone())
+    }
+
+    /// The last word: what it came to.
+    fn conclude(&mut self, usage: Usage) {
+        let (status, incomplete) = match self.finish {
+            Some(FinishReason::Length) => ("incomplete", json!({"reason": "max_output_tokens"})),
+            Some(FinishReason::ContentFilter) => ("incomplete", json!({"reason": "content_filter"})),
+            _ => ("completed", Value::Null),
+        };
+        let output: Vec<Value> = self.items.iter().map(Item::json).collect();
+        let total = usage.prompt_tokens.saturating_add(usage.completion_tokens);
+        for (key, value) in [
+            ("status", status.into()),
+            ("incomplete_details", incomplete),
+            ("output", output.into()),
+            ("completed_at", if status == "completed" { unix_seconds().into() } else { Value::Null }),
+            (
+                "usage",
+                json!({
+                    "input_tokens": usage.prompt_tokens,
+                    "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+                    "output_tokens": usage.completion_tokens,
+                    "output_tokens_details": {"reasoning_tokens": 0},
+                    "total_tokens": total,
+                }),
+            ),
+        ] {
+            self.reply.insert(key.to_owned(), value);
+        }
+        if let Some(Saving { conversations, key, mut history }) = self.saving.take() {
+            history.extend(self.turn());
+            let id = self.reply["id"].as_str().unwrap_or_default();
+            conversations.keep(key, id, history, &self.response());
+        }
+    }
+
+    /// What was said, as a turn of the conversation that it goes on in.
+    fn turn(&self) -> Option<Value> {
+        let (mut text, mut calls, mut thought) = (String::new(), Vec::new(), String::new());
+        for item in &self.items {
+            match &item.of {
+                ItemOf::Reasoning { text } => thought.push_str(text),
+                ItemOf::Message { parts } => parts.iter().for_each(|part| text.push_str(&part.text)),
+                ItemOf::Call { call_id, name, arguments } => {
+                    let function = json!({"name": name, "arguments": whole(arguments)});
+                    calls.push(json!({"id": call_id, "type": "function", "function": function}));
+                }
+            }
+        }
+        if self.items.is_empty() {
+            return None;
+        }
+        let mut turn = json!({"role": "assistant", "content": text});
+        if !calls.is_empty() {
+            turn["tool_calls"] = calls.into();
+        }
+        if !thought.is_empty() {
+            turn["reasoning_content"] = thought.into();
+        }
+        Some(turn)
+    }
+}
+
+impl TextShape for ResponsesShape {
+    fn open(&mut self, out: &mut Vec<u8>, _index: usize) {
+        for kind in ["response.created", "response.in_progress"] {
+            let response = self.response();
+            self.emit(out, kind, json!({"response": response}));
+        }
+    }
+
+    fn event(&mut self, out: &mut Vec<u8>, _index: usize, event: &TextEvent) {
+        match event {
+            TextEvent::Text { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
+                self.say(out, false, text, logprobs);
+            }
+            TextEvent::Refusal { text, .. } if !text.is_empty() => self.say(out, true, text, &[]),
+            TextEvent::Reasoning { text, .. } if !text.is_empty() => self.think(out, text),
+            TextEvent::ToolCall { index, id, name, .. } => self.call(out, *index, id, name),
+            TextEvent::ToolArguments { index, fragment, .. } => self.argue(out, *index, fragment),
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>, _index: usize, finish: TextFinish) {
+        self.finish = Some(finish.reason);
+        for at in 0..self.items.len() {
+            if self.items[at].is_open() {
+                self.close(out, at);
+            }
+        }
+    }
+
+    fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
+        self.conclude(usage);
+        let kind = if self.reply["status"] == "completed" { "response.completed" } else { "response.incomplete" };
+        let response = self.response();
+        self.emit(out, kind, json!({"response": response}));
+    }
+
+    fn fail(&mut self, out: &mut Vec<u8>, failure: Failure) {
+        let error = ApiError::from(failure);
+        let (code, message) = (error.code_name().into_owned(), error.message());
+        self.emit(out, "error", json!({"code": code, "message": message, "param": error.param_name()}));
+        self.reply.insert("status".to_owned(), "failed".into());
+        self.reply.insert("error".to_owned(), json!({"code": "server_error", "message": message}));
+        for item in self.items.iter_mut().filter(|item| item.is_open()) {
+            item.status = "incomplete";
+        }
+        self.reply.insert("output".to_owned(), self.items.iter().map(Item::json).collect());
+        let response = self.response();
+        self.emit(out, "response.failed", json!({"response": response}));
+    }
+
+    fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
+        let mut unsent = Vec::new();
+        for choice in choices {
+            for event in choice.events() {
+                self.event(&mut unsent, 0, &event);
+                unsent.clear();
+            }
+            if let Some(finish) = choice.finish {
+                self.finish(&mut unsent, 0, finish);
+            }
+        }
+        self.conclude(usage);
+        to_json(&self.reply)
+    }
+}
+
+impl Item {
+    fn is_open(&self) -> bool {
+        self.status == IN_PROGRESS
+    }
+
+    fn json(&self) -> Value {
+        let status = self.status;
+        match &self.of {
+            ItemOf::Reasoning { text } => {
+                let content: &[Value] =
+                    if text.is_empty() { &[] } else { &[json!({"type": "reasoning_text", "text": text})] };
+                json!({"id": self.id, "type": "reasoning", "summary": [], "content": content, "encrypted_content": null, "status": status})
+            }
+            ItemOf::Message { parts } => {
+                let content: Vec<Value> = parts.iter().map(Part::json).collect();
+                json!({"id": self.id, "type": "message", "role": "assistant", "status": status, "content": content})
+            }
+            ItemOf::Call { call_id, name, arguments } => {
+                // While it is made it has what has come of it.
+                let arguments = if self.is_open() { arguments } else { whole(arguments) };
+                json!({
+                    "id": self.id, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments,
+                    "status": status,
+                })
+            }
+        }
+    }
+}
+
+impl Part {
+    fn json(&self) -> Value {
+        if self.is_refusal {
+            json!({"type": "refusal", "refusal": self.text})
+        } else {
+            json!({"type": "output_text", "text": self.text, "annotations": [], "logprobs": self.logprobs})
+        }
+    }
+}
+
+/// The arguments of a call, which are an object even where there are none.
+fn whole(arguments: &str) -> &str {
+    if arguments.is_empty() { "{}" } else { arguments }
+}
+
+fn logprob(token: &TokenLogprob) -> Value {
+    let entry = |entry: &aihost_plugin_api::task::LogprobEntry| json!({"token": entry.token, "logprob": finite(entry.logprob), "bytes": entry.bytes});
+    let mut json = entry(&token.chosen);
+    json["top_logprobs"] = token.top.iter().map(entry).collect();
+    json
+}
