@@ -162,7 +162,7 @@ fn turn(item: &Fields<'_>, path: &str, chat: &mut Translated, namespaces: &Names
             let arguments = item.text("arguments")?.unwrap_or_else(|| "{}".into());
             let name = item.required_text("name")?;
             let name = namespaces.called(item.text("namespace")?.as_deref(), &name);
-            chat.call(&item.required_text("call_id")?, &name, &arguments, path);
+            chat.call(&item.required_text("call_id")?, name, &arguments, path);
         }
         "function_call_output" => {
             let id = item.required_text("call_id")?;
