@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// Only formatting, lints and tidy.
     #[arg(long, conflicts_with = "full")]
     fast: bool,
-    /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
+    /// Also the suites and clients of others, the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
     /// a minute of each fuzz target, the hostile arm of the soak, a hundred long renders, and a host before another in two network namespaces.
     #[arg(long)]
     full: bool,
@@ -46,15 +46,9 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
-const STEPS: [Step; 6] = [
-    ("doc", doc),
-    ("package", package),
-    ("test", tests),
-    ("docgen", pages),
+const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
+const FULL_STEPS: [Step; 10] = [
     ("conformance", brief_conformance),
-    ("soak", brief_soak),
-];
-const FULL_STEPS: [Step; 9] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),

@@ -48,6 +48,11 @@ builders! {
 }
 
 impl ModelFacts {
+    /// Whether nothing is known.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Whether it can do this.
     pub fn can(&self, ability: &str) -> bool {
         self.abilities.iter().any(|known| known == ability)

@@ -141,7 +141,7 @@ pub struct MemoryPlan {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub others: BTreeMap<String, u64>,
     /// What is known of the model, for listings.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "ModelFacts::is_unknown")]
     pub facts: ModelFacts,
 }
 

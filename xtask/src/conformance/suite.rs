@@ -92,7 +92,7 @@ impl Suite {
         let stderr = File::create(&log).doing(format_args!("create {}", log.display()))?;
         let mut command = environment.command(&file("suites").join(&self.script))?;
         command.envs(running.variables()).env("PYTHONPATH", file("")).env("CONFORMANCE_HOME", folder);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
+        command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).process_group(0);
         let mut child = command.spawn().doing(format_args!("start {}", self.script))?;
         let (send, lines) = mpsc::channel();
         let stdout = child.stdout.take();

@@ -27,6 +27,9 @@ use crate::runtime::ModelStatus;
 /// The version of Ollama whose API this is: clients ask before they use what is newer.
 const VERSION: &str = "0.12.6";
 
+/// What stands for ever, which Ollama's clients are told as a time: a hundred years.
+const FOR_EVER: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// `GET /api/version`.
 pub(in crate::http) async fn version() -> Json<Value> {
     Json(json!({"version": VERSION}))
@@ -178,7 +181,7 @@ fn expiry(model: &ModelConfig, status: &ModelStatus) -> String {
     let idle = std::time::Duration::from_millis(status.idle_ms.unwrap_or_default());
     let left = model.keep_alive.map(|kept| kept.saturating_sub(idle));
     // Ollama says so of what stays for ever.
-    let left = left.unwrap_or(std::time::Duration::from_secs(100 * 365 * 24 * 3600));
+    let left = left.unwrap_or(FOR_EVER);
     now.checked_add(left).unwrap_or(Timestamp::MAX).to_string()
 }
 

@@ -74,3 +74,18 @@ async fn echoed_prompt_has_no_probability_for_its_first_token() {
     assert_eq!(choice["logprobs"], expected);
     assert_eq!(host.tasks()[0]["echo"], true);
 }
+
+#[tokio::test]
+async fn a_prompt_that_is_echoed_without_its_tokens_takes_no_probability_from_the_first_of_the_answer() {
+    let script = |_: usize, _: &Submission| {
+        let scored = json!({"type": "text", "text": "bc", "logprobs": [{"token": "bc", "bytes": [98, 99], "logprob": -0.5, "top": []}]});
+        Ok(vec![text("a\u{e9}"), event(&scored), done("stop")])
+    };
+    for stream in [false, true] {
+        let host = Host::new(script);
+        let body = json!({"model": "org/b", "prompt": "a\u{e9}", "echo": true, "logprobs": 0, "stream": stream});
+        let reply = host.post("/v1/completions", &body).await;
+        let wanted = r#"{"tokens":["bc"],"token_logprobs":[-0.5],"top_logprobs":null,"text_offset":[2]}"#;
+        assert!(reply.body.contains(wanted), "{}", reply.body);
+    }
+}

@@ -222,3 +222,41 @@ async fn refusals_name_the_field_as_its_client_wrote_it() {
         assert_eq!(reply.error(), (400, code.to_owned(), param.to_owned()), "{extra}: {}", reply.body);
     }
 }
+
+#[tokio::test]
+async fn functions_of_a_namespace_are_called_and_told_by_their_own_names() {
+    let host = Host::new(|_, _| {
+        Ok(vec![
+            event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "agents__run"})),
+            event(&json!({"type": "tool_call", "index": 1, "id": "call_b", "name": "spawn"})),
+            done("tool_calls"),
+        ])
+    });
+    let tools = json!([
+        {"type": "function", "name": "run", "parameters": {}},
+        {"type": "namespace", "name": "agents", "tools": [{"type": "function", "name": "run"}, {"type": "function", "name": "spawn"}]},
+        {"type": "web_search", "external_web_access": false},
+    ]);
+    let items = json!([
+        {"role": "user", "content": "go"},
+        {"type": "function_call", "call_id": "c", "name": "run", "namespace": "agents", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "done"},
+    ]);
+    let reply = host.post("/v1/responses", &ask(&json!({"tools": tools, "input": items}))).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    let output = &reply.json()["output"];
+    assert_eq!((&output[0]["name"], &output[0]["namespace"]), (&json!("run"), &json!("agents")));
+    assert_eq!((&output[1]["name"], &output[1]["namespace"]), (&json!("spawn"), &json!("agents")));
+    let input = &host.tasks()[0]["input"];
+    let names: Vec<_> =
+        input["tools"].as_array().unwrap().iter().map(|tool| tool["function"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["run", "agents__run", "spawn"]);
+    assert_eq!(input["messages"][1]["tool_calls"][0]["function"]["name"], "agents__run");
+    for tool in [
+        json!({"type": "web_search"}),
+        json!({"type": "namespace", "name": "n", "tools": [{"type": "custom", "name": "c"}]}),
+    ] {
+        let reply = host.post("/v1/responses", &ask(&json!({"tools": [tool]}))).await;
+        assert_eq!(reply.error().1, "unsupported_parameter", "{}", reply.body);
+    }
+}

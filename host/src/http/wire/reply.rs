@@ -50,6 +50,8 @@ pub(in crate::http) struct Choice {
     /// Where in `calls` the call with a number is.
     places: BTreeMap<u32, usize>,
     logprobs: Vec<TokenLogprob>,
+    /// Characters at the beginning of the text whose tokens nobody told.
+    untold: usize,
     /// Its end; `None` while it goes on.
     pub(in crate::http) finish: Option<TextFinish>,
 }
@@ -60,6 +62,9 @@ impl Choice {
         match event {
             TextEvent::Text { text, logprobs, .. } => {
                 self.text.push_str(&text);
+                if self.logprobs.is_empty() && logprobs.is_empty() {
+                    self.untold += text.chars().count();
+                }
                 self.logprobs.extend(logprobs);
             }
             TextEvent::Reasoning { text, .. } => self.reasoning.push_str(&text),
@@ -221,6 +226,8 @@ struct Written {
     /// Characters of its text.
     text: usize,
     tokens: usize,
+    /// Whether it begins with a prompt whose tokens nobody told.
+    is_behind_prompt: bool,
 }
 
 /// What a completion's answer follows from.
@@ -246,18 +253,29 @@ impl CompletionShape {
         }
     }
 
-    fn logprobs(&mut self, index: usize, text: &str, tokens: &[TokenLogprob]) -> Option<CompletionLogprobs> {
+    /// `untold`: characters at the beginning of the text whose tokens nobody told.
+    fn logprobs(
+        &mut self,
+        index: usize,
+        text: &str,
+        untold: usize,
+        tokens: &[TokenLogprob],
+    ) -> Option<CompletionLogprobs> {
         let wanted = self.logprobs?;
         let mut written = self.written[index];
         written.text += text.chars().count();
-        let mut out = CompletionLogprobs::default();
+        written.is_behind_prompt |= self.echo && untold > 0;
+        written.chars += untold;
+        let mut out = CompletionLogprobs { top_logprobs: (wanted > 0).then(Vec::new), ..Default::default() };
         for token in tokens {
             // Nothing comes before a prompt's first token, so it has no probability.
-            let is_prompt_start = self.echo && written.tokens == 0;
+            let is_prompt_start = self.echo && written.tokens == 0 && !written.is_behind_prompt;
             out.tokens.push(token.chosen.token.clone());
             out.token_logprobs.push((!is_prompt_start).then(|| finite(token.chosen.logprob)));
             let top = || token.top.iter().map(|entry| (entry.token.clone(), finite(entry.logprob))).collect();
-            out.top_logprobs.push((!is_prompt_start && wanted > 0).then(top).map(TopByToken));
+            if let Some(tops) = &mut out.top_logprobs {
+                tops.push((!is_prompt_start).then(top).map(TopByToken));
+            }
             // Of a plugin that names halves of characters by themselves, tokens have more characters than their text.
             out.text_offset.push(written.chars.min(written.text));
             written.chars += token.chosen.token.chars().count();
@@ -275,7 +293,8 @@ impl TextShape for CompletionShape {
         if let TextEvent::Text { text, logprobs, .. } = event
             && (!text.is_empty() || !logprobs.is_empty())
         {
-            let logprobs = self.logprobs(index, text, logprobs);
+            let untold = if logprobs.is_empty() && self.written[index].tokens == 0 { text.chars().count() } else { 0 };
+            let logprobs = self.logprobs(index, text, untold, logprobs);
             self.chunks.write(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
         }
     }
@@ -292,7 +311,7 @@ impl TextShape for CompletionShape {
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
         let mut replies = Vec::with_capacity(choices.len());
         for (index, choice) in choices.iter().enumerate() {
-            let logprobs = self.logprobs(index, &choice.text, &choice.logprobs);
+            let logprobs = self.logprobs(index, &choice.text, choice.untold, &choice.logprobs);
             replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason: choice.reason() });
         }
         json(&Reply { head: self.identity.head(COMPLETION), choices: replies, usage: UsageReply::from(usage) })
@@ -450,7 +469,8 @@ struct CompletionChoice<'a> {
 struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
-    top_logprobs: Vec<Option<TopByToken>>,
+    /// `null` where no alternatives were asked for.
+    top_logprobs: Option<Vec<Option<TopByToken>>>,
     text_offset: Vec<usize>,
 }
 

@@ -1,9 +1,11 @@
 //! What `POST /v1/responses` reads: a request that becomes a chat.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Items, Keys, object, text};
-use super::responses_reply::{ResponsesShape, Saving};
+use super::responses_reply::{ResponsesAsked, ResponsesShape, Saving};
 use super::translated::{Translated, content, value};
 use super::{Asked, ReceivedBody, TextAsk, new_id};
 use crate::domain::shown;
@@ -62,12 +64,13 @@ const OWN: [&str; 18] = [
 ];
 /// What is read of an item of `input`.
 pub(in crate::http) const ITEM_KEYS: Keys =
-    &["type", "role", "content", "call_id", "name", "arguments", "output", "summary", "id"];
+    &["type", "role", "content", "call_id", "name", "arguments", "output", "summary", "id", "namespace"];
 /// What is read of a part of an item's content.
 pub(in crate::http) const PART_KEYS: Keys =
     &["type", "text", "refusal", "image_url", "detail", "file_id", "file_data", "file_url", "filename", "input_audio"];
 /// What is read of a tool and of a choice of one.
-pub(in crate::http) const TOOL_KEYS: Keys = &["type", "name", "description", "parameters", "strict", "mode", "tools"];
+pub(in crate::http) const TOOL_KEYS: Keys =
+    &["type", "name", "description", "parameters", "strict", "mode", "tools", "external_web_access"];
 const TEXT_KEYS: Keys = &["format", "verbosity"];
 const FORMAT_KEYS: Keys = &["type", "name", "schema", "strict", "description"];
 const REASONING_KEYS: Keys = &["effort", "summary"];
@@ -86,11 +89,11 @@ pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<Te
         let kept = asked.conversations.get(asked.key.as_deref(), &id).ok_or_else(|| ApiError::unknown_response(&id))?;
         kept.messages()?.into_iter().for_each(|message| chat.push(message, "previous_response_id"));
     }
-    input(&fields, &mut chat)?;
+    let namespaces = tools(&fields, &mut chat)?;
+    input(&fields, &mut chat, &namespaces)?;
     chat.set("stream_options", "stream", json!({"include_usage": true}));
     chat.set_some("max_tokens", "max_output_tokens", fields.get("max_output_tokens").map(value));
     let has_logprobs = logprobs(&fields, &mut chat)?;
-    tools(&fields, &mut chat)?;
     format(&fields, &mut chat)?;
     if let Some(reasoning) = fields.object("reasoning", REASONING_KEYS)? {
         chat.set_some("reasoning_effort", "reasoning.effort", reasoning.text("effort")?);
@@ -104,7 +107,10 @@ pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<Te
     });
     let template = template(&sent, &id, instructions.as_deref());
     let work = chat.work(asked, body.class)?;
-    Ok(TextAsk::new(work, move |model, created| ResponsesShape::new(template, has_logprobs, saving, model, created)))
+    Ok(TextAsk::new(work, move |model, created| {
+        let asked = ResponsesAsked { template, has_logprobs, saving, namespaces };
+        ResponsesShape::new(asked, model, created)
+    }))
 }
 
 /// What this host has no place for.
@@ -123,21 +129,24 @@ fn refuse_unkept(fields: &Fields<'_>) -> Result<(), ApiError> {
 }
 
 /// The turns of the body itself.
-fn input(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
+fn input(fields: &Fields<'_>, chat: &mut Translated, namespaces: &Namespaces) -> Result<(), ApiError> {
     let input = fields.required("input")?;
     if input.get().starts_with('"') {
         chat.say("user", text(input, || "input".to_owned(), "a string")?.as_ref(), "input");
         return Ok(());
     }
     let items = Items::of(input, "input".to_owned())?;
-    let count = items.each(|i, item| turn(&Fields::of(item, &items.item(i), ITEM_KEYS)?, &items.item(i), chat))?;
+    let count = items.each(|i, item| {
+        let path = items.item(i);
+        turn(&Fields::of(item, &path, ITEM_KEYS)?, &path, chat, namespaces)
+    })?;
     if count == 0 {
         return Err(ApiError::invalid("input", "`input` must have at least one item"));
     }
     Ok(())
 }
 
-fn turn(item: &Fields<'_>, path: &str, chat: &mut Translated) -> Result<(), ApiError> {
+fn turn(item: &Fields<'_>, path: &str, chat: &mut Translated, namespaces: &Namespaces) -> Result<(), ApiError> {
     // Whoever sends a role need not say that it is a message.
     let kind = match item.text("type")? {
         Some(kind) => kind,
@@ -151,7 +160,9 @@ fn turn(item: &Fields<'_>, path: &str, chat: &mut Translated) -> Result<(), ApiE
         }
         "function_call" => {
             let arguments = item.text("arguments")?.unwrap_or_else(|| "{}".into());
-            chat.call(&item.required_text("call_id")?, &item.required_text("name")?, &arguments, path);
+            let name = item.required_text("name")?;
+            let name = namespaces.called(item.text("namespace")?.as_deref(), &name);
+            chat.call(&item.required_text("call_id")?, name, &arguments, path);
         }
         "function_call_output" => {
             let id = item.required_text("call_id")?;
@@ -243,40 +254,90 @@ fn logprobs(fields: &Fields<'_>, chat: &mut Translated) -> Result<bool, ApiError
     Ok(wanted)
 }
 
-fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
+/// Functions that lie in a namespace, by the names under which the model knows them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Namespaces(BTreeMap<String, (String, String)>);
+
+impl Namespaces {
+    /// The namespace of a function and its name there, if it lies in one.
+    pub(super) fn of(&self, name: &str) -> Option<(&str, &str)> {
+        self.0.get(name).map(|(namespace, name)| (namespace.as_str(), name.as_str()))
+    }
+
+    /// What the model knows a function as.
+    fn called<'a>(&'a self, namespace: Option<&str>, name: &'a str) -> &'a str {
+        let is_it = |(_, (of, own)): &(&String, &(String, String))| Some(of.as_str()) == namespace && own == name;
+        self.0.iter().find(is_it).map_or(name, |(known, _)| known)
+    }
+}
+
+fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<Namespaces, ApiError> {
+    let mut namespaces = Namespaces::default();
     if let Some(items) = fields.array("tools")? {
-        let mut tools = Vec::new();
+        let mut tools: Vec<Value> = Vec::new();
         items.each(|i, sent| {
             let tool = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
             let kind = tool.required_text("type")?;
-            if kind != "function" {
-                let path = tool.path("type");
-                let message = format!(
-                    "`{path}` must be function: nothing here runs tools of type `{}`; describe it as a function and run it yourself",
-                    shown(&kind)
-                );
-                return Err(ApiError::unsupported(path, message));
+            match &*kind {
+                "function" => tools.push(function(&tool, &tool.required_text("name")?)?),
+                "namespace" => namespace(&tool, &mut tools, &mut namespaces)?,
+                // A search of nothing finds nothing: who offers that one leaves nothing out.
+                "web_search" if tool.flag("external_web_access")? == Some(false) => {}
+                other => return Err(nobody_runs(&tool, other)),
             }
-            let mut function = Map::new();
-            function.insert("name".to_owned(), tool.required_text("name")?.into());
-            for key in ["description", "parameters", "strict"] {
-                if let Some(sent) = tool.get(key) {
-                    function.insert(key.to_owned(), value(sent));
-                }
-            }
-            tools.push(json!({"type": "function", "function": function}));
             Ok(())
         })?;
         chat.set("tools", "tools", tools);
     }
-    let Some(choice) = fields.get("tool_choice") else { return Ok(()) };
+    let Some(choice) = fields.get("tool_choice") else { return Ok(namespaces) };
     let choice = if choice.get().starts_with('{') {
         named(&Fields::of(choice, "tool_choice", TOOL_KEYS)?)?
     } else {
         value(choice)
     };
     chat.set("tool_choice", "tool_choice", choice);
+    Ok(namespaces)
+}
+
+/// The functions of a namespace: under their own names, unless another has that.
+fn namespace(tool: &Fields<'_>, tools: &mut Vec<Value>, namespaces: &mut Namespaces) -> Result<(), ApiError> {
+    let space = tool.required_text("name")?;
+    let Some(items) = tool.array("tools")? else { return Err(ApiError::missing(tool.path("tools"))) };
+    items.each(|i, sent| {
+        let inner = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
+        let kind = inner.required_text("type")?;
+        if kind != "function" {
+            return Err(nobody_runs(&inner, &kind));
+        }
+        let name = inner.required_text("name")?;
+        let is_taken = tools.iter().any(|tool| tool["function"]["name"] == *name);
+        let known = if is_taken { format!("{space}__{name}") } else { name.clone().into_owned() };
+        tools.push(function(&inner, &known)?);
+        namespaces.0.insert(known, (space.clone().into_owned(), name.into_owned()));
+        Ok(())
+    })?;
     Ok(())
+}
+
+/// A function as a chat has it.
+fn function(tool: &Fields<'_>, name: &str) -> Result<Value, ApiError> {
+    let mut function = Map::new();
+    function.insert("name".to_owned(), name.into());
+    for key in ["description", "parameters", "strict"] {
+        if let Some(sent) = tool.get(key) {
+            function.insert(key.to_owned(), value(sent));
+        }
+    }
+    Ok(json!({"type": "function", "function": function}))
+}
+
+fn nobody_runs(tool: &Fields<'_>, kind: &str) -> ApiError {
+    let path = tool.path("type");
+    let message = format!(
+        "`{path}` must be function: nothing here runs tools of type `{}`; describe it as a function and run it yourself",
+        shown(kind)
+    );
+    ApiError::unsupported(path, message)
 }
 
 /// A choice that is no word.

@@ -7,6 +7,7 @@ use aihost_plugin_api::task::{FinishReason, TextEvent, TextFinish, TokenLogprob,
 use serde_json::{Map, Value, json};
 
 use super::reply::{Choice, TextShape, finite};
+use super::responses::Namespaces;
 use super::{json as to_json, new_id};
 use crate::domain::Failure;
 use crate::http::app::unix_seconds;
@@ -26,12 +27,23 @@ pub(super) struct Saving {
     pub(super) history: Vec<Value>,
 }
 
+/// What an answer follows from.
+pub(super) struct ResponsesAsked {
+    /// What it says of its request.
+    pub(super) template: Map<String, Value>,
+    pub(super) has_logprobs: bool,
+    /// Where it is kept, if it is.
+    pub(super) saving: Option<Saving>,
+    pub(super) namespaces: Namespaces,
+}
+
 /// `POST /v1/responses`.
 pub(super) struct ResponsesShape {
     /// The response as far as it has come.
     reply: Map<String, Value>,
     has_logprobs: bool,
     saving: Option<Saving>,
+    namespaces: Namespaces,
     events: u64,
     items: Vec<Item>,
     /// Where in `items` each call is.
@@ -47,9 +59,20 @@ struct Item {
 }
 
 enum ItemOf {
-    Reasoning { text: String },
-    Message { parts: Vec<Part> },
-    Call { call_id: String, name: String, arguments: String },
+    Reasoning {
+        text: String,
+    },
+    Message {
+        parts: Vec<Part>,
+    },
+    Call {
+        call_id: String,
+        /// What the model knows it as.
+        known: String,
+        name: String,
+        namespace: Option<String>,
+        arguments: String,
+    },
 }
 
 /// A part of a message.
@@ -60,16 +83,20 @@ struct Part {
 }
 
 impl ResponsesShape {
-    pub(super) fn new(
-        mut reply: Map<String, Value>,
-        has_logprobs: bool,
-        saving: Option<Saving>,
-        model: &str,
-        created: u64,
-    ) -> Self {
+    pub(super) fn new(asked: ResponsesAsked, model: &str, created: u64) -> Self {
+        let ResponsesAsked { template: mut reply, has_logprobs, saving, namespaces } = asked;
         reply.insert("model".to_owned(), model.into());
         reply.insert("created_at".to_owned(), created.into());
-        Self { reply, has_logprobs, saving, events: 0, items: Vec::new(), calls: BTreeMap::new(), finish: None }
+        Self {
+            reply,
+            has_logprobs,
+            saving,
+            namespaces,
+            events: 0,
+            items: Vec::new(),
+            calls: BTreeMap::new(),
+            finish: None,
+        }
     }
 
     /// Appends an event with its type, its number and this.
@@ -177,7 +204,14 @@ impl ResponsesShape {
         {
             self.close(out, at);
         }
-        let call = ItemOf::Call { call_id: call_id.to_owned(), name: name.to_owned(), arguments: String::new() };
+        let (namespace, own) = self.namespaces.of(name).unzip();
+        let call = ItemOf::Call {
+            call_id: call_id.to_owned(),
+            known: name.to_owned(),
+            name: own.unwrap_or(name).to_owned(),
+            namespace: namespace.map(str::to_owned),
+            arguments: String::new(),
+        };
         let at = self.begin(out, "fc_", call);
         self.calls.insert(number, at);
     }
@@ -258,8 +292,8 @@ impl ResponsesShape {
             match &item.of {
                 ItemOf::Reasoning { text } => thought.push_str(text),
                 ItemOf::Message { parts } => parts.iter().for_each(|part| text.push_str(&part.text)),
-                ItemOf::Call { call_id, name, arguments } => {
-                    let function = json!({"name": name, "arguments": whole(arguments)});
+                ItemOf::Call { call_id, known, arguments, .. } => {
+                    let function = json!({"name": known, "arguments": whole(arguments)});
                     calls.push(json!({"id": call_id, "type": "function", "function": function}));
                 }
             }
@@ -362,13 +396,17 @@ impl Item {
                 let content: Vec<Value> = parts.iter().map(Part::json).collect();
                 json!({"id": self.id, "type": "message", "role": "assistant", "status": status, "content": content})
             }
-            ItemOf::Call { call_id, name, arguments } => {
+            ItemOf::Call { call_id, name, namespace, arguments, .. } => {
                 // While it is made it has what has come of it.
                 let arguments = if self.is_open() { arguments } else { whole(arguments) };
-                json!({
+                let mut item = json!({
                     "id": self.id, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments,
                     "status": status,
-                })
+                });
+                if let Some(namespace) = namespace {
+                    item["namespace"] = namespace.as_str().into();
+                }
+                item
             }
         }
     }
