@@ -395,7 +395,7 @@ async fn a_body_that_breaks_off_is_no_fault_of_its_server() {
     assert_eq!((first.requests(), second.requests()), (2, 0), "a server was left alone for what a client did");
 }
 
-/// How long it may take to connect, and what is left of patience with what comes then.
+/// How long it may take to connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -408,11 +408,10 @@ async fn one_that_takes_connections_and_says_nothing_costs_no_more_than_a_connec
         "  both: {{type: embedding, url: ['{mute}', 'http://127.0.0.1:{}']}}\n  none: {{type: embedding, url: '{mute}', retries: 0}}\n",
         pod.port
     ));
-    let begun = std::time::Instant::now();
     let asked = async |model: &str| post(&front, "/v1/embeddings", json!({"model": model})).await.status().as_u16();
-    let statuses = tokio::join!(asked("both"), asked("none"));
-    assert_eq!(statuses, (200, 502));
-    assert!((CONNECT_LIMIT..CONNECT_LIMIT * 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    // It costs all that it may, and not what a request may take.
+    let statuses = tokio::time::timeout(CONNECT_LIMIT * 3, async { tokio::join!(asked("both"), asked("none")) }).await;
+    assert_eq!(statuses.expect("an answer"), (200, 502));
     let log = front.logged("there is no connection to it after 10 s").await;
     assert!(log.contains(&mute), "{log}");
 }
