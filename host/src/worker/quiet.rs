@@ -19,9 +19,11 @@ pub(super) fn look<T>(cx: &mut Context<'_>, mut look: impl FnMut(&mut Context<'_
 pub(super) mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
+    use std::time::Duration;
 
     use tokio::task::coop::consume_budget;
     use tokio::task::yield_now;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -42,7 +44,7 @@ pub(super) mod tests {
         .await
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn whoever_has_no_budget_left_looks_again() {
         for spent in [0, BUDGET - 1, BUDGET] {
             let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
@@ -58,7 +60,7 @@ pub(super) mod tests {
                 }
                 look(cx, |quiet| receiver.poll_recv(quiet))
             });
-            assert_eq!(looking.await, Some(()));
+            assert_eq!(timeout(Duration::from_secs(60), looking).await, Ok(Some(())), "nobody looks again");
             assert_eq!(polls, if spent == BUDGET { 2 } else { 1 });
         }
     }

@@ -272,7 +272,6 @@ mod tests {
 
     use super::*;
     use crate::worker::origin::trusting_nobody;
-    use crate::worker::quiet::tests::{BUDGET, having_spent};
 
     const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
 
@@ -364,16 +363,5 @@ mod tests {
         let asking = connections.send(connection, request());
         assert!(timeout(Duration::from_secs(1), asking).await.is_err());
         assert_eq!(server.await.unwrap().0, 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_comes_wherever_the_budget_of_its_task_ends() {
-        for spent in 0..BUDGET {
-            let connections = connections();
-            let (connection, _server) = served(1).await;
-            let asking = async { ask(&connections, connection).await.into_body().collect().await.unwrap().to_bytes() };
-            let answered = timeout(Duration::from_secs(60), having_spent(spent, asking)).await;
-            assert_eq!(answered.unwrap_or_else(|_| panic!("no answer after {spent}")), "hi");
-        }
     }
 }
