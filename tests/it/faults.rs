@@ -6,7 +6,7 @@ use serde_json::json;
 
 fn server(options: &str) -> Server {
     let yaml = format!(
-        "models:\n  good:\n    type: text\n    plugin: aihost/echo\n  bad:\n    type: text\n    plugin: aihost/faulty\n    startup_time: 2\n    options: {options}\n"
+        "models:\n  good:\n    type: text\n    plugin: aihost/echo\n  bad:\n    type: text\n    plugin: aihost/faulty\n    startup_time: 2\n    default_max_tokens: 8\n    options: {options}\n"
     );
     Server::start(&Setup { yaml, plugins: vec!["echo", "faulty"], ..Setup::default() })
 }
