@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::error::ApiError;
-use super::wire;
 
 /// How long one is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3600);
@@ -46,8 +45,8 @@ pub(super) struct Conversation {
 
 impl Conversations {
     /// Keeps a conversation and its answer.
-    pub(super) fn keep(&self, key: Option<String>, id: &str, turns: Vec<Value>, response: &Value) {
-        let (turns, response) = (wire::json(&turns).into(), wire::json(response).into());
+    pub(super) fn keep(&self, key: Option<String>, id: &str, turns: &RawValue, response: Vec<u8>) {
+        let (turns, response) = (Bytes::copy_from_slice(turns.get().as_bytes()), response.into());
         let conversation = Conversation { key, kept_at: Instant::now(), turns, response };
         let mut kept = self.kept.lock();
         kept.remove_old();
@@ -133,7 +132,7 @@ impl Kept {
 
 impl Conversation {
     /// Its turns, as messages of a chat.
-    pub(super) fn messages(&self) -> Result<Vec<Value>, ApiError> {
+    pub(super) fn messages(&self) -> Result<Vec<&RawValue>, ApiError> {
         serde_json::from_slice(&self.turns).map_err(|error| ApiError::internal(error.to_string()))
     }
 
@@ -154,15 +153,15 @@ mod tests {
 
     use super::*;
 
-    fn turns(bytes: usize) -> Vec<Value> {
-        vec![json!({"role": "user", "content": "x".repeat(bytes)})]
+    fn turns(bytes: usize) -> Box<RawValue> {
+        serde_json::value::to_raw_value(&json!([{"role": "user", "content": "x".repeat(bytes)}])).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_is_kept_for_an_hour_and_for_its_key_alone() {
         let all = Conversations::default();
-        all.keep(Some("a".into()), "r1", turns(1), &json!({"id": "r1"}));
-        all.keep(None, "r2", turns(1), &json!({"id": "r2"}));
+        all.keep(Some("a".into()), "r1", &turns(1), Vec::new());
+        all.keep(None, "r2", &turns(1), Vec::new());
         assert!(all.get(Some("a"), "r1").is_some() && all.get(None, "r2").is_some());
         assert!(
             all.get(None, "r1").is_none() && all.get(Some("b"), "r1").is_none() && all.get(Some("a"), "r2").is_none()
@@ -179,18 +178,18 @@ mod tests {
     #[test]
     fn the_oldest_of_a_key_leave_for_its_newest_and_for_nobody_else() {
         let all = Conversations::default();
-        all.keep(None, "other", turns(1), &Value::Null);
+        all.keep(None, "other", &turns(1), Vec::new());
         let third = KEPT_BYTES / 3;
         for id in ["r1", "r2", "r3"] {
-            all.keep(Some("a".into()), id, turns(third), &Value::Null);
+            all.keep(Some("a".into()), id, &turns(third), Vec::new());
         }
         assert!(all.get(Some("a"), "r1").is_none(), "three do not fit");
         assert!(["r2", "r3"].iter().all(|id| all.get(Some("a"), id).is_some()));
-        all.keep(Some("a".into()), "huge", turns(KEPT_BYTES), &Value::Null);
+        all.keep(Some("a".into()), "huge", &turns(KEPT_BYTES), Vec::new());
         assert!(all.get(Some("a"), "huge").is_none() && all.get(Some("a"), "r3").is_some());
         assert!(all.get(None, "other").is_some());
         for number in 0..8 {
-            all.keep(Some(number.to_string()), &format!("k{number}"), turns(KEPT_BYTES - 1000), &Value::Null);
+            all.keep(Some(number.to_string()), &format!("k{number}"), &turns(KEPT_BYTES - 1000), Vec::new());
         }
         let kept = all.kept.lock();
         assert!(kept.bytes <= ALL_KEPT_BYTES && kept.by_id.contains_key("k7") && !kept.by_id.contains_key("r2"));

@@ -2,13 +2,16 @@
 //! then written as if a plugin had made it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use aihost_plugin_api::task::Usage;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::app::App;
 use super::caller::Caller;
@@ -17,7 +20,7 @@ use super::engine_chat::ChatReader;
 use super::error::ApiError;
 use super::generate::{TextUpdate, TextUpdates, broken_off};
 use super::proxy::{self, Outgoing, OutgoingBody};
-use super::wire::{self, ChatJob, TextDelivery};
+use super::wire::{self, ChatJob, JsonObject, TextDelivery};
 use crate::config::ModelConfig;
 use crate::domain::{Class, Failure, FailureKind};
 use crate::runtime::{Answer, KeepAlive, OutputMode};
@@ -36,7 +39,7 @@ pub(super) struct EngineText {
     prompts: usize,
     n: usize,
     /// What is still to be asked.
-    chats: VecDeque<Map<String, Value>>,
+    chats: VecDeque<Box<RawValue>>,
     stage: Stage,
     /// Tokens of the chats that have ended.
     usage: Usage,
@@ -64,15 +67,18 @@ struct Asker {
     caller: Caller,
     model: ModelConfig,
     terms: wire::TextTerms,
+    /// What each body has beside its messages.
+    common: Arc<JsonObject>,
 }
 
 impl EngineText {
     /// Asks for the first chat, whose refusal is then one in the engine's own words.
     pub(super) async fn ask(app: &App, caller: &Caller, model: &ModelConfig, job: ChatJob) -> Result<Self, ApiError> {
-        let ChatJob { terms, chats } = job;
-        let (prompts, n) = (chats.len(), terms.n);
-        let mut chats = VecDeque::from(chats);
-        let asker = Asker { app: app.clone(), caller: caller.clone(), model: model.clone(), terms };
+        let ChatJob { terms, common, messages } = job;
+        let (prompts, n) = (messages.len(), terms.n);
+        let mut chats = VecDeque::from(messages);
+        let common = Arc::new(common);
+        let asker = Asker { app: app.clone(), caller: caller.clone(), model: model.clone(), terms, common };
         let first = chats.pop_front().ok_or_else(|| ApiError::internal("a request for no text"))?;
         let reading = asker.clone().ask(first).await?;
         let stage = Stage::Reading(Box::new(reading));
@@ -154,16 +160,19 @@ impl TextUpdates for EngineText {
 }
 
 impl Asker {
-    async fn ask(self, mut chat: Map<String, Value>) -> Result<Reading, ApiError> {
-        let Self { app, caller, model, terms } = self;
-        chat.insert("model".to_owned(), engine_name(&model).into());
-        if terms.n > 1 {
-            chat.insert("n".to_owned(), terms.n.into());
-        }
+    async fn ask(self, messages: Box<RawValue>) -> Result<Reading, ApiError> {
+        let Self { app, caller, model, terms, common } = self;
+        let mut chat = JsonObject::clone(&common);
+        chat.insert("messages".to_owned(), messages);
         let streams = terms.delivery != TextDelivery::Whole;
-        chat.insert("stream".to_owned(), streams.into());
+        let mut set = |key: &str, value: Value| chat.insert(key.to_owned(), wire::raw(&value));
+        set("model", engine_name(&model).into());
+        set("stream", streams.into());
+        if terms.n > 1 {
+            set("n", terms.n.into());
+        }
         if streams {
-            chat.insert("stream_options".to_owned(), json!({"include_usage": true}));
+            set("stream_options", json!({"include_usage": true}));
         }
         let delivery = if streams { OutputMode::Streamed } else { OutputMode::Gathered };
         let outgoing = outgoing(CHAT, &chat, delivery, terms.class.max(caller.class()), terms.keep_alive);
@@ -178,12 +187,10 @@ impl Asker {
     }
 }
 
-fn stops(chat: &Map<String, Value>) -> Vec<String> {
-    match chat.get("stop") {
-        Some(Value::String(stop)) => vec![stop.clone()],
-        Some(Value::Array(stops)) => stops.iter().filter_map(|stop| stop.as_str().map(str::to_owned)).collect(),
-        _ => Vec::new(),
-    }
+fn stops(chat: &JsonObject) -> Vec<String> {
+    let Some(stop) = chat.get("stop") else { return Vec::new() };
+    let one = || serde_json::from_str(stop.get()).map(|stop: String| vec![stop]);
+    serde_json::from_str(stop.get()).or_else(|_| one()).unwrap_or_default()
 }
 
 /// Asks the engine of a model at a route, and reads what it says as JSON.
@@ -192,9 +199,9 @@ pub(super) async fn ask_json(
     caller: &Caller,
     model: &ModelConfig,
     path: &str,
-    mut body: Map<String, Value>,
+    mut body: JsonObject,
 ) -> Result<Value, ApiError> {
-    body.insert("model".to_owned(), engine_name(model).into());
+    body.insert("model".to_owned(), wire::raw(engine_name(model)));
     let outgoing = outgoing(path, &body, OutputMode::Gathered, caller.class(), None);
     let (head, mut answer) = proxy::open(app, caller, model, outgoing).await?;
     let said = said(&mut answer, ANSWER_BYTES).await;
@@ -209,7 +216,7 @@ pub(super) async fn ask_json(
 /// A body of JSON for a route of an engine.
 fn outgoing(
     path: &str,
-    body: &Map<String, Value>,
+    body: &impl Serialize,
     delivery: OutputMode,
     class: Class,
     keep_alive: Option<KeepAlive>,

@@ -1,7 +1,6 @@
 //! Server-sent events as bytes (WHATWG HTML, 9.2). Nothing of what they tell.
 
 use serde::Serialize;
-use serde_json::Value;
 
 use super::error::ApiError;
 use super::wire::write_json;
@@ -11,7 +10,7 @@ use crate::domain::Failure;
 pub(super) const CONTENT_TYPE: &str = "text/event-stream";
 
 /// Appends an event with a name.
-pub(super) fn write_event(out: &mut Vec<u8>, name: &str, data: &Value) {
+pub(super) fn write_event(out: &mut Vec<u8>, name: &str, data: &impl Serialize) {
     out.extend_from_slice(format!("event: {name}\n").as_bytes());
     write_data(out, data);
 }

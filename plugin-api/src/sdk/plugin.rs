@@ -104,9 +104,9 @@ pub trait Engine: Send + Sync + Sized + 'static {
     /// whoever counts before they ask. Called beside requests.
     ///
     /// # Errors
-    /// [`Unsupported`](ErrorKind::Unsupported), as it stands: this engine does not tell.
+    /// [`InvalidRequest`](ErrorKind::InvalidRequest), as it stands: this engine does not tell.
     fn tokens(&self, _input: &TextInput) -> Result<Vec<Token>> {
-        Err(Error::new(ErrorKind::Unsupported, "this model's engine does not tell its tokens"))
+        Err(Error::new(ErrorKind::InvalidRequest, "this model's engine does not tell its tokens; ask another model"))
     }
 
     /// Bytes on the device that this request needs beyond the plan's `required`; reserved before `generate`.

@@ -114,7 +114,11 @@ fn task(model: &Model, manner: Manner, random: &mut Random) -> (String, String) 
         "temperature": 0, "stream": manner != Manner::Patient, "seed": number,
     });
     match &model.says {
-        Says::NameAndMessage => (task.to_string(), format!("{}: {message}", model.name)),
+        Says::NameAndMessage => {
+            // A word is a token; some are the model's name.
+            task["max_tokens"] = json!(STALL_WORDS.0 + 16);
+            (task.to_string(), format!("{}: {message}", model.name))
+        }
         Says::Fixed { answer, max_tokens, .. } => {
             if let Some(max_tokens) = max_tokens {
                 task["max_tokens"] = json!(max_tokens);

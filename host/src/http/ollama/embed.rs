@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::super::app::App;
 use super::super::body::JsonBody;
@@ -47,7 +47,7 @@ pub(in crate::http) async fn embeddings(
 
 /// What the engine of the model that is meant says.
 async fn asked(app: &App, caller: &Caller, body: JsonBody, path: &'static str) -> Result<(String, Value), ApiError> {
-    let (name, asked): (_, Map<String, Value>) = body.read(wire::parse_embed).await?;
+    let (name, asked) = body.read(wire::parse_embed).await?;
     let config = app.handle.config();
     let model = match name {
         // Engines of text embed as well.

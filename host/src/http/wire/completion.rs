@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::fields::{Fields, Items, Keys, object, text, token, wrong_type};
 use super::reply::{CompletionAsked, CompletionShape};
+use super::translated::raw;
 use super::{Answerer, Asked, ChatJob, MAX_CHOICES, ReceivedBody, TextAsk, TextJob, TextWork, sampling};
 use crate::http::error::ApiError;
 
@@ -56,15 +57,15 @@ fn chats(body: &ReceivedBody<'_>, job: TextJob) -> Result<ChatJob, ApiError> {
         return Err(not_for("echo"));
     }
     let mut common = object(body)?;
-    for own in ["prompt", "suffix", "best_of", "echo", "logprobs"] {
+    for own in ["prompt", "suffix", "best_of", "echo", "logprobs", "keep_alive"] {
         common.remove(own);
     }
-    common.insert("max_tokens".to_owned(), job.common.max_tokens.into());
+    common.insert("max_tokens".to_owned(), raw(&job.common.max_tokens));
     if let Some(top) = job.common.logprobs {
-        common.insert("logprobs".to_owned(), true.into());
-        common.insert("top_logprobs".to_owned(), top.into());
+        common.insert("logprobs".to_owned(), raw(&true));
+        common.insert("top_logprobs".to_owned(), raw(&top));
     }
-    let mut chats = Vec::with_capacity(job.inputs.len());
+    let mut messages = Vec::with_capacity(job.inputs.len());
     for input in &job.inputs {
         let input: TextInput = serde_json::from_str(input).map_err(|error| ApiError::internal(error.to_string()))?;
         let text = match input {
@@ -77,11 +78,9 @@ fn chats(body: &ReceivedBody<'_>, job: TextJob) -> Result<ChatJob, ApiError> {
                 ));
             }
         };
-        let mut chat = common.clone();
-        chat.insert("messages".to_owned(), json!([{"role": "user", "content": text}]));
-        chats.push(chat);
+        messages.push(raw(&json!([{"role": "user", "content": text}])));
     }
-    Ok(ChatJob { terms: job.terms, chats })
+    Ok(ChatJob { terms: job.terms, common, messages })
 }
 
 /// A string, token ids, or an array of either.

@@ -9,9 +9,8 @@ use std::ops::RangeInclusive;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
-use super::ReceivedBody;
+use super::{JsonObject, ReceivedBody};
 use crate::domain::{Class, beginning};
 use crate::http::error::ApiError;
 
@@ -19,6 +18,8 @@ use crate::http::error::ApiError;
 const SHOWN_VALUE_BYTES: usize = 40;
 /// Longest number that is read, characters. Nobody's has more, and reading it takes time.
 const NUMBER_CHARS_MAX: usize = 400;
+/// Most fields of a body whose unknown fields are passed on: no API has as many.
+const FIELDS_MAX: usize = 1024;
 /// Bytes of `\uXXXX`.
 const ESCAPE_BYTES: usize = 6;
 
@@ -136,10 +137,20 @@ impl<'a> Fields<'a> {
 }
 
 /// A body whole, for one that is made from it: of a key that is there twice the last counts, and `null` is absent.
-pub(in crate::http) fn object(body: &ReceivedBody<'_>) -> Result<Map<String, Value>, ApiError> {
-    let mut object: Map<String, Value> = serde_json::from_str(body.text)
-        .map_err(|error| ApiError::malformed(format!("the body is not an object of JSON: {error}")))?;
-    object.retain(|_, value| !value.is_null());
+pub(in crate::http) fn object(body: &ReceivedBody<'_>) -> Result<JsonObject, ApiError> {
+    let whole: &RawValue = serde_json::from_str(body.text)
+        .map_err(|error| ApiError::malformed(format!("the body is not JSON: {error}")))?;
+    let mut object = JsonObject::new();
+    each_entry(whole, "", |key, value| {
+        object.remove(key);
+        if value.get() != "null" {
+            object.insert(key.to_owned(), value.to_owned());
+        }
+        if object.len() > FIELDS_MAX {
+            return Err(ApiError::malformed(format!("the body must have at most {FIELDS_MAX} fields")));
+        }
+        Ok(())
+    })?;
     Ok(object)
 }
 

@@ -1,10 +1,12 @@
 //! What `POST /v1/messages`, Anthropic's route, reads: a request that becomes a chat.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::fields::{Fields, Items, Keys, object, text};
+use super::fields::{Fields, Items, Keys, text};
 use super::messages_reply::MessagesShape;
-use super::translated::{Translated, content, value};
+use super::sampling::MAX_STOPS;
+use super::translated::{JsonItems, Parts, Tool, Translated, object_of, raw};
 use super::{Asked, ReceivedBody, TextAsk};
 use crate::domain::shown;
 use crate::http::error::ApiError;
@@ -81,10 +83,10 @@ fn read_any(body: &ReceivedBody<'_>, fields: &Fields<'_>, asked: &Asked) -> Resu
             return Err(ApiError::unsupported(key, message));
         }
     }
-    let mut chat = Translated::from(object(body)?, &OWN);
+    let mut chat = Translated::from(body, &OWN, asked)?;
     if let Some(system) = fields.get("system") {
         let system = system_text(system)?;
-        chat.say("system", system, "system");
+        chat.say("system", raw(&system), "system");
     }
     let Some(items) = fields.array("messages")? else { return Err(ApiError::missing("messages")) };
     let mut is_prefill = false;
@@ -98,17 +100,21 @@ fn read_any(body: &ReceivedBody<'_>, fields: &Fields<'_>, asked: &Asked) -> Resu
     }
     if is_prefill {
         // What it begins with is what the answer goes on from.
-        chat.set("continue_final_message", "messages", true);
-        chat.set("add_generation_prompt", "messages", false);
+        chat.set("continue_final_message", "messages", &true);
+        chat.set("add_generation_prompt", "messages", &false);
     }
-    chat.set("stream_options", "stream", json!({"include_usage": true}));
+    chat.set("stream_options", "stream", &json!({"include_usage": true}));
     let mut stops = Vec::new();
     if let Some(items) = fields.array("stop_sequences")? {
         items.each(|i, stop| {
-            stops.push(text(stop, || items.item(i), "a string")?.into_owned());
+            let stop = text(stop, || items.item(i), "a string")?;
+            // A plugin takes no more, and an engine may tell which it was.
+            if i < MAX_STOPS {
+                stops.push(stop.into_owned());
+            }
             Ok(())
         })?;
-        chat.set("stop", "stop_sequences", stops.clone());
+        chat.set("stop", "stop_sequences", items.value());
     }
     fields.number("temperature", 0.0..=1.0)?;
     if let Some(metadata) = fields.object("metadata", METADATA_KEYS)? {
@@ -121,22 +127,25 @@ fn read_any(body: &ReceivedBody<'_>, fields: &Fields<'_>, asked: &Asked) -> Resu
 }
 
 /// A string, or blocks of text.
-fn system_text(system: &serde_json::value::RawValue) -> Result<String, ApiError> {
+fn system_text(system: &RawValue) -> Result<String, ApiError> {
     if !system.get().starts_with('[') {
         return Ok(text(system, || "system".to_owned(), "a string or an array of text blocks")?.into_owned());
     }
     let items = Items::of(system, "system".to_owned())?;
-    let mut texts = Vec::new();
+    let mut all = String::new();
     items.each(|i, block| {
         let block = Fields::of(block, &items.item(i), BLOCK_KEYS)?;
         let kind = block.required_text("type")?;
         if kind != "text" {
             return Err(unsupported(&block, &format!("a system prompt is text, not `{}`", shown(&kind))));
         }
-        texts.push(block.required_text("text")?.into_owned());
+        if i > 0 {
+            all.push('\n');
+        }
+        all.push_str(&block.required_text("text")?);
         Ok(())
     })?;
-    Ok(texts.join("\n"))
+    Ok(all)
 }
 
 /// A turn. Whether the answer goes on from it.
@@ -149,12 +158,12 @@ fn message(fields: &Fields<'_>, path: &str, chat: &mut Translated) -> Result<boo
     }
     let sent = fields.required("content")?;
     if !sent.get().starts_with('[') {
-        let content = text(sent, || fields.path("content"), "a string or an array of blocks")?;
-        chat.say(&role, content.as_ref(), path);
+        text(sent, || fields.path("content"), "a string or an array of blocks")?;
+        chat.say(&role, sent.to_owned(), path);
         return Ok(role == "assistant");
     }
     let items = Items::of(sent, fields.path("content"))?;
-    let mut turn = Turn { role: &role, path, parts: Vec::new(), has_calls: false };
+    let mut turn = Turn { role: &role, path, parts: Parts::default(), has_calls: false };
     items.each(|i, block| turn.block(&Fields::of(block, &items.item(i), BLOCK_KEYS)?, chat))?;
     let is_prefill = role == "assistant" && !turn.has_calls && !turn.parts.is_empty();
     turn.end(chat);
@@ -165,7 +174,7 @@ fn message(fields: &Fields<'_>, path: &str, chat: &mut Translated) -> Result<boo
 struct Turn<'a> {
     role: &'a str,
     path: &'a str,
-    parts: Vec<Value>,
+    parts: Parts,
     has_calls: bool,
 }
 
@@ -181,19 +190,19 @@ impl Turn<'_> {
             }
             "tool_result" => {
                 let result = result(block)?;
-                chat.give(&block.required_text("tool_use_id")?, result, self.path);
+                chat.give(&block.required_text("tool_use_id")?, &result, self.path);
             }
             "thinking" => chat.think(&block.text("thinking")?.unwrap_or_default()),
             // Whose thoughts they are, only they can read.
             "redacted_thinking" => {}
-            _ => self.parts.push(part(block, &kind)?),
+            _ => part(block, &kind, &mut self.parts)?,
         }
         Ok(())
     }
 
     fn say(&mut self, chat: &mut Translated) {
         if !self.parts.is_empty() {
-            chat.say(self.role, content(std::mem::take(&mut self.parts)), self.path);
+            chat.say(self.role, std::mem::take(&mut self.parts).content(), self.path);
         }
     }
 
@@ -203,41 +212,43 @@ impl Turn<'_> {
 }
 
 /// What a tool gave back: a string, or blocks.
-fn result(block: &Fields<'_>) -> Result<Value, ApiError> {
-    let Some(sent) = block.get("content") else { return Ok("".into()) };
+fn result(block: &Fields<'_>) -> Result<Box<RawValue>, ApiError> {
+    let Some(sent) = block.get("content") else { return Ok(raw("")) };
     if !sent.get().starts_with('[') {
-        return Ok(text(sent, || block.path("content"), "a string or an array of blocks")?.into());
+        text(sent, || block.path("content"), "a string or an array of blocks")?;
+        return Ok(sent.to_owned());
     }
     let items = Items::of(sent, block.path("content"))?;
-    let mut parts = Vec::new();
+    let mut parts = Parts::default();
     items.each(|i, sent| {
         let block = Fields::of(sent, &items.item(i), BLOCK_KEYS)?;
         let kind = block.required_text("type")?;
-        parts.push(part(&block, &kind)?);
-        Ok(())
+        part(&block, &kind, &mut parts)
     })?;
-    Ok(content(parts))
+    Ok(parts.content())
 }
 
 /// A block as a part of a chat's message.
-fn part(block: &Fields<'_>, kind: &str) -> Result<Value, ApiError> {
+fn part(block: &Fields<'_>, kind: &str, parts: &mut Parts) -> Result<(), ApiError> {
     let source = || {
         let source = block.object("source", SOURCE_KEYS)?;
         source.ok_or_else(|| ApiError::missing(block.path("source")))
     };
     match kind {
-        "text" => Ok(json!({"type": "text", "text": block.required_text("text")?})),
-        "image" => Ok(json!({"type": "image_url", "image_url": {"url": address(&source()?)?}})),
+        "text" => parts.text(&block.required_text("text")?),
+        "image" => parts.add(&json!({"type": "image_url", "image_url": {"url": address(&source()?)?}})),
         "document" => {
             let source = source()?;
             if source.required_text("type")? == "text" {
-                return Ok(json!({"type": "text", "text": source.required_text("data")?}));
+                parts.text(&source.required_text("data")?);
+                return Ok(());
             }
             let name = block.text("title")?.unwrap_or_else(|| "document".into());
-            Ok(json!({"type": "file", "file": {"file_data": address(&source)?, "filename": name}}))
+            parts.add(&json!({"type": "file", "file": {"file_data": address(&source)?, "filename": name}}));
         }
-        other => Err(unsupported(block, &format!("blocks of type `{}` are not supported", shown(other)))),
+        other => return Err(unsupported(block, &format!("blocks of type `{}` are not supported", shown(other)))),
     }
+    Ok(())
 }
 
 /// Where an image or a document lies: an address, or itself in one.
@@ -262,7 +273,7 @@ fn unsupported(fields: &Fields<'_>, what: &str) -> ApiError {
 
 fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
     if let Some(items) = fields.array("tools")? {
-        let mut tools = Vec::new();
+        let mut tools = JsonItems::default();
         items.each(|i, sent| {
             let tool = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
             let kind = tool.text("type")?.filter(|kind| kind != "custom");
@@ -273,24 +284,16 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
                 );
                 return Err(unsupported(&tool, &what));
             }
-            let mut function = Map::new();
-            function.insert("name".to_owned(), tool.required_text("name")?.into());
-            for (theirs, ours) in [("description", "description"), ("input_schema", "parameters"), ("strict", "strict")]
-            {
-                if let Some(sent) = tool.get(theirs) {
-                    function.insert(ours.to_owned(), value(sent));
-                }
-            }
-            tools.push(json!({"type": "function", "function": function}));
+            tools.add(&Tool::function(&tool.required_text("name")?, &tool, "input_schema"));
             Ok(())
         })?;
-        chat.set("tools", "tools", tools);
+        chat.set("tools", "tools", &tools.array());
     }
     let Some(choice) = fields.object("tool_choice", TOOL_KEYS)? else { return Ok(()) };
     let kind = choice.required_text("type")?;
     let chosen = match &*kind {
-        "auto" | "none" => Value::from(kind.as_ref()),
-        "any" => "required".into(),
+        "auto" | "none" => json!(kind),
+        "any" => json!("required"),
         "tool" => json!({"type": "function", "function": {"name": choice.required_text("name")?}}),
         other => {
             let path = choice.path("type");
@@ -298,9 +301,9 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
             return Err(ApiError::invalid(path, message));
         }
     };
-    chat.set("tool_choice", "tool_choice", chosen);
+    chat.set("tool_choice", "tool_choice", &chosen);
     if choice.flag("disable_parallel_tool_use")? == Some(true) {
-        chat.set("parallel_tool_calls", "tool_choice.disable_parallel_tool_use", false);
+        chat.set("parallel_tool_calls", "tool_choice.disable_parallel_tool_use", &false);
     }
     Ok(())
 }
@@ -318,7 +321,7 @@ fn thinking(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> 
                 return Err(ApiError::invalid(path, message));
             }
         };
-        chat.set("chat_template_kwargs", "thinking", json!({"enable_thinking": thinks}));
+        chat.set("chat_template_kwargs", "thinking", &json!({"enable_thinking": thinks}));
         chat.set_some(
             "thinking_budget_tokens",
             "thinking.budget_tokens",
@@ -332,9 +335,10 @@ fn thinking(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> 
         format = config.object("format", FORMAT_KEYS)?.or(format);
     }
     if let Some(format) = format {
-        let schema = value(format.required("schema")?);
-        let wanted = json!({"type": format.required_text("type")?, "json_schema": {"name": "answer", "schema": schema, "strict": true}});
-        chat.set("response_format", "output_config.format", wanted);
+        let schema = format.required("schema")?.to_owned();
+        let schema = object_of(&[("name", raw("answer")), ("schema", schema), ("strict", raw(&true))].into());
+        let wanted = object_of(&[("type", raw(&format.required_text("type")?)), ("json_schema", schema)].into());
+        chat.set("response_format", "output_config.format", &wanted);
     }
     Ok(())
 }

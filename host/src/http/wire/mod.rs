@@ -20,9 +20,11 @@ mod terms;
 mod tokens;
 mod translated;
 
+use std::collections::BTreeMap;
+
 use aihost_plugin_api::task::{Sampling, TextRequest};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use crate::runtime::{Class, KeepAlive};
 
@@ -44,6 +46,7 @@ pub(super) use responses::read as read_responses;
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
 pub(super) use terms::{parse_name, parse_named, parse_shown};
 pub(super) use tokens::{parse_with_pieces, read as read_tokenize, read_ids as read_detokenize};
+pub(super) use translated::raw;
 
 /// The keys that are read of each kind of object.
 pub(super) mod keys {
@@ -107,13 +110,18 @@ pub(super) struct TextJob {
     pub(super) common: TextRequest,
 }
 
+/// An object whose values are as they came.
+pub(super) type JsonObject = BTreeMap<String, Box<RawValue>>;
+
 /// A request for text that an engine is to answer at its chat route.
 #[derive(Clone, Debug)]
 pub(super) struct ChatJob {
     /// What holds whoever answers.
     pub(super) terms: TextTerms,
-    /// A body for each prompt, but for the model's name, which it lacks; at least one.
-    pub(super) chats: Vec<Map<String, Value>>,
+    /// What the body for each prompt has, but for its messages and the model's name.
+    pub(super) common: JsonObject,
+    /// The messages of each prompt; at least one.
+    pub(super) messages: Vec<Box<RawValue>>,
 }
 
 /// Who is to answer a request for text.
@@ -227,14 +235,14 @@ pub(super) enum ResponseFormat {
 }
 
 /// JSON bytes. Our own shapes have string keys only, which is all that could fail.
-pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256);
     write_json(&mut bytes, value);
     bytes
 }
 
 /// Appends the JSON of a value.
-pub(super) fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
+pub(super) fn write_json<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
     let start = out.len();
     if serde_json::to_writer(&mut *out, value).is_err() {
         out.truncate(start);

@@ -1,12 +1,12 @@
 //! What Ollama's `POST /api/chat` and `POST /api/generate` read: requests that become a chat, or a prompt.
 
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, Items, Keys, each_entry, object, text};
+use super::fields::{Fields, Items, Keys, each_entry, text};
 use super::ollama_reply::{OllamaRoute, OllamaShape};
-use super::translated::{Translated, content, value};
-use super::{Asked, ReceivedBody, TextAsk, TextWork};
+use super::translated::{Parts, Translated, object_of, raw};
+use super::{Asked, JsonObject, ReceivedBody, TextAsk, TextWork};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -73,14 +73,14 @@ pub(in crate::http) fn parse_bare(body: &ReceivedBody<'_>) -> Result<Option<Bare
 /// A request to `POST /api/chat`.
 pub(in crate::http) fn read_chat(body: &ReceivedBody<'_>, asked: &Asked) -> Result<TextAsk, ApiError> {
     let fields = Fields::root(body, KEYS)?;
-    let mut chat = Translated::from(object(body)?, &OWN);
+    let mut chat = Translated::from(body, &OWN, asked)?;
     let Some(items) = fields.array("messages")? else { return Err(ApiError::missing("messages")) };
     let mut calls = Calls::default();
     items.each(|i, item| {
         let path = items.item(i);
         message(&Fields::of(item, &path, MESSAGE_KEYS)?, &path, &mut chat, &mut calls)
     })?;
-    chat.set_some("tools", "tools", fields.get("tools").map(value));
+    chat.set_some("tools", "tools", fields.get("tools"));
     common(&fields, &mut chat)?;
     let work = chat.work(asked, body.class)?;
     Ok(TextAsk::new(work, |model, _created| OllamaShape::new(OllamaRoute::Chat, model)))
@@ -99,17 +99,18 @@ pub(in crate::http) fn read_generate(body: &ReceivedBody<'_>, asked: &Asked) -> 
     }
     let prompt = fields.text("prompt")?.unwrap_or_default();
     let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty());
-    let raw = fields.flag("raw")?.unwrap_or(false);
-    let mut chat = Translated::from(object(body)?, &OWN);
-    if let Some(system) = fields.text("system")?.filter(|system| !system.is_empty() && !raw) {
-        chat.say("system", system.as_ref(), "system");
+    let is_raw = fields.flag("raw")?.unwrap_or(false);
+    let mut chat = Translated::from(body, &OWN, asked)?;
+    if let Some(system) = fields.text("system")?.filter(|system| !system.is_empty() && !is_raw) {
+        chat.say("system", raw(&system), "system");
     }
-    let mut parts = vec![json!({"type": "text", "text": prompt})];
+    let mut parts = Parts::default();
+    parts.text(&prompt);
     images(&fields, &mut parts)?;
-    chat.say("user", content(parts), "prompt");
+    chat.say("user", parts.content(), "prompt");
     common(&fields, &mut chat)?;
     let mut work = chat.work(asked, body.class)?;
-    if raw || suffix.is_some() {
+    if is_raw || suffix.is_some() {
         let (key, input) = match suffix {
             Some(suffix) => ("suffix", json!({"type": "fill_in", "prefix": prompt, "suffix": suffix})),
             None => ("raw", json!({"type": "prompt", "text": prompt})),
@@ -127,14 +128,14 @@ pub(in crate::http) fn read_generate(body: &ReceivedBody<'_>, asked: &Asked) -> 
 
 /// What both routes have.
 fn common(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
-    chat.set("stream", "stream", fields.flag("stream")?.unwrap_or(true));
+    chat.set("stream", "stream", &fields.flag("stream")?.unwrap_or(true));
     if let Some(options) = fields.get("options") {
         each_entry(options, "options", |key, sent| {
             let known = OPTIONS.iter().find(|(theirs, _)| *theirs == key);
             // -1 is as much as there is, -2 as much as fits.
             let is_unbounded = key == "num_predict" && sent.get().starts_with('-');
             if let Some((_, ours)) = known.filter(|_| !is_unbounded) {
-                chat.set(ours, "options", value(sent));
+                chat.set(ours, "options", sent);
             }
             Ok(())
         })?;
@@ -142,19 +143,20 @@ fn common(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
     match fields.get("think").map(RawValue::get) {
         None => {}
         Some(flag @ ("true" | "false")) => {
-            chat.set("chat_template_kwargs", "think", json!({"enable_thinking": flag == "true"}))
+            chat.set("chat_template_kwargs", "think", &json!({"enable_thinking": flag == "true"}));
         }
         Some(_) => chat.set_some("reasoning_effort", "think", fields.text("think")?),
     }
     match fields.get("format") {
         None => {}
         Some(schema) if schema.get().starts_with('{') => {
-            let schema = json!({"name": "answer", "schema": value(schema)});
-            chat.set("response_format", "format", json!({"type": "json_schema", "json_schema": schema}));
+            let schema = object_of(&[("name", raw("answer")), ("schema", schema.to_owned())].into());
+            let format = object_of(&[("type", raw("json_schema")), ("json_schema", schema)].into());
+            chat.set("response_format", "format", &format);
         }
         Some(format) => match &*text(format, || "format".to_owned(), "json or a schema")? {
             "" => {}
-            "json" => chat.set("response_format", "format", json!({"type": "json_object"})),
+            "json" => chat.set("response_format", "format", &json!({"type": "json_object"})),
             other => {
                 let message = format!("`format` must be json or a JSON schema, not `{}`", shown(other));
                 return Err(ApiError::invalid("format", message));
@@ -191,17 +193,18 @@ fn message(fields: &Fields<'_>, path: &str, chat: &mut Translated, calls: &mut C
     let text = fields.text("content")?.unwrap_or_default();
     if role == "tool" {
         let id = calls.answered(fields.text("tool_name")?.as_deref());
-        chat.give(&id, text.as_ref(), path);
+        chat.give(&id, &raw(&text), path);
         return Ok(());
     }
     if let Some(thinking) = fields.text("thinking")? {
         chat.think(&thinking);
     }
-    let mut parts = vec![json!({"type": "text", "text": text})];
+    let mut parts = Parts::default();
+    parts.text(&text);
     images(fields, &mut parts)?;
     let made = fields.array("tool_calls")?;
     if made.is_none() || !text.is_empty() {
-        chat.say(&role, content(parts), path);
+        chat.say(&role, parts.content(), path);
     }
     let Some(items) = made else { return Ok(()) };
     items.each(|i, call| {
@@ -218,7 +221,7 @@ fn message(fields: &Fields<'_>, path: &str, chat: &mut Translated, calls: &mut C
 }
 
 /// Images in base64, as parts.
-fn images(fields: &Fields<'_>, parts: &mut Vec<Value>) -> Result<(), ApiError> {
+fn images(fields: &Fields<'_>, parts: &mut Parts) -> Result<(), ApiError> {
     let Some(items) = fields.array("images")? else { return Ok(()) };
     items.each(|i, image| {
         let data = text(image, || items.item(i), "a string of base64")?;
@@ -229,7 +232,7 @@ fn images(fields: &Fields<'_>, parts: &mut Vec<Value>) -> Result<(), ApiError> {
             Some("UklG") => "webp",
             _ => "png",
         };
-        parts.push(json!({"type": "image_url", "image_url": {"url": format!("data:image/{kind};base64,{data}")}}));
+        parts.add(&json!({"type": "image_url", "image_url": {"url": format!("data:image/{kind};base64,{data}")}}));
         Ok(())
     })?;
     Ok(())
@@ -239,7 +242,7 @@ fn images(fields: &Fields<'_>, parts: &mut Vec<Value>) -> Result<(), ApiError> {
 pub(in crate::http) const EMBED_KEYS: Keys = &["model", "input", "prompt", "dimensions", "keep_alive"];
 
 /// A request for embeddings as an engine is sent it: its body but for the model's name; and what is said of it.
-pub(in crate::http) fn parse_embed(body: &ReceivedBody<'_>) -> Result<(Option<String>, Map<String, Value>), ApiError> {
+pub(in crate::http) fn parse_embed(body: &ReceivedBody<'_>) -> Result<(Option<String>, JsonObject), ApiError> {
     let fields = Fields::root(body, EMBED_KEYS)?;
     let (key, input) = match (fields.get("input"), fields.get("prompt")) {
         (Some(input), _) => ("input", input),
@@ -252,11 +255,11 @@ pub(in crate::http) fn parse_embed(body: &ReceivedBody<'_>) -> Result<(Option<St
     } else {
         text(input, || key.to_owned(), "a string or an array of strings")?;
     }
-    let mut asked = Map::new();
-    asked.insert("input".to_owned(), value(input));
-    asked.insert("encoding_format".to_owned(), "float".into());
+    let mut asked = JsonObject::new();
+    asked.insert("input".to_owned(), input.to_owned());
+    asked.insert("encoding_format".to_owned(), raw("float"));
     if let Some(dimensions) = fields.get("dimensions") {
-        asked.insert("dimensions".to_owned(), value(dimensions));
+        asked.insert("dimensions".to_owned(), dimensions.to_owned());
     }
     Ok((super::terms::model(&fields)?, asked))
 }

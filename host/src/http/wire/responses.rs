@@ -1,12 +1,14 @@
 //! What `POST /v1/responses` reads: a request that becomes a chat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::fields::{Fields, Items, Keys, object, text};
-use super::responses_reply::{ResponsesAsked, ResponsesShape, Saving};
-use super::translated::{Translated, content, value};
+use super::fields::{Fields, Items, Keys, text};
+use super::responses_reply::{Reply, ResponsesAsked, ResponsesShape, Saving};
+use super::translated::{JsonItems, Parts, Tool, Translated, object_of, picked, raw, raw_text};
 use super::{Asked, ReceivedBody, TextAsk, new_id};
 use crate::domain::shown;
 use crate::http::error::ApiError;
@@ -40,6 +42,8 @@ pub(in crate::http) const KEYS: Keys = &[
     "prompt_cache_key",
     "service_tier",
     "keep_alive",
+    "presence_penalty",
+    "frequency_penalty",
 ];
 /// Fields that mean nothing in a chat, or that have another name there.
 const OWN: [&str; 18] = [
@@ -71,6 +75,10 @@ pub(in crate::http) const PART_KEYS: Keys =
 /// What is read of a tool and of a choice of one.
 pub(in crate::http) const TOOL_KEYS: Keys =
     &["type", "name", "description", "parameters", "strict", "mode", "tools", "external_web_access"];
+/// What tells of a file.
+const FILE_KEYS: Keys = &["file_data", "filename", "file_id", "file_url"];
+/// Longest name of a namespace, bytes; OpenAI's limit for names.
+const NAMESPACE_BYTES_MAX: usize = 64;
 const TEXT_KEYS: Keys = &["format", "verbosity"];
 const FORMAT_KEYS: Keys = &["type", "name", "schema", "strict", "description"];
 const REASONING_KEYS: Keys = &["effort", "summary"];
@@ -79,37 +87,37 @@ const REASONING_KEYS: Keys = &["effort", "summary"];
 pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<TextAsk, ApiError> {
     let fields = Fields::root(body, KEYS)?;
     refuse_unkept(&fields)?;
-    let sent = object(body)?;
-    let mut chat = Translated::from(sent.clone(), &OWN);
-    let instructions = fields.text("instructions")?;
-    if let Some(instructions) = &instructions {
-        chat.say("system", instructions.as_ref(), "instructions");
+    let mut chat = Translated::from(body, &OWN, asked)?;
+    if let Some(instructions) = fields.text("instructions")? {
+        chat.say("system", raw(&instructions), "instructions");
     }
+    let instructions = chat.bytes();
     if let Some(id) = fields.text("previous_response_id")? {
         let kept = asked.conversations.get(asked.key.as_deref(), &id).ok_or_else(|| ApiError::unknown_response(&id))?;
-        kept.messages()?.into_iter().for_each(|message| chat.push(message, "previous_response_id"));
+        for message in kept.messages()? {
+            chat.push(message, "previous_response_id");
+        }
     }
-    let namespaces = tools(&fields, &mut chat)?;
+    let ToolsRead { shown, namespaces } = tools(&fields, &mut chat)?;
     input(&fields, &mut chat, &namespaces)?;
-    chat.set("stream_options", "stream", json!({"include_usage": true}));
-    chat.set_some("max_tokens", "max_output_tokens", fields.get("max_output_tokens").map(value));
+    chat.set("stream_options", "stream", &json!({"include_usage": true}));
+    chat.set_some("max_tokens", "max_output_tokens", fields.get("max_output_tokens"));
     let has_logprobs = logprobs(&fields, &mut chat)?;
     format(&fields, &mut chat)?;
     if let Some(reasoning) = fields.object("reasoning", REASONING_KEYS)? {
         chat.set_some("reasoning_effort", "reasoning.effort", reasoning.text("effort")?);
     }
+    let saving = if fields.flag("store")?.unwrap_or(true) {
+        let (conversations, key) = (Arc::clone(&asked.conversations), asked.key.clone());
+        Some(Saving { conversations, key, history: chat.turns_behind(instructions) })
+    } else {
+        None
+    };
     let id = new_id("resp_");
-    let history = chat.messages().iter().skip(usize::from(instructions.is_some())).cloned().collect();
-    let saving = fields.flag("store")?.unwrap_or(true).then(|| Saving {
-        conversations: std::sync::Arc::clone(&asked.conversations),
-        key: asked.key.clone(),
-        history,
-    });
-    let template = template(&sent, &id, instructions.as_deref());
+    let reply = reply(&fields, &id, &shown)?;
     let work = chat.work(asked, body.class)?;
     Ok(TextAsk::new(work, move |model, created| {
-        let asked = ResponsesAsked { template, has_logprobs, saving, namespaces };
-        ResponsesShape::new(asked, model, created)
+        ResponsesShape::new(ResponsesAsked { id, reply, has_logprobs, saving, namespaces }, model, created)
     }))
 }
 
@@ -132,7 +140,8 @@ fn refuse_unkept(fields: &Fields<'_>) -> Result<(), ApiError> {
 fn input(fields: &Fields<'_>, chat: &mut Translated, namespaces: &Namespaces) -> Result<(), ApiError> {
     let input = fields.required("input")?;
     if input.get().starts_with('"') {
-        chat.say("user", text(input, || "input".to_owned(), "a string")?.as_ref(), "input");
+        text(input, || "input".to_owned(), "a string")?;
+        chat.say("user", input.to_owned(), "input");
         return Ok(());
     }
     let items = Items::of(input, "input".to_owned())?;
@@ -166,7 +175,7 @@ fn turn(item: &Fields<'_>, path: &str, chat: &mut Translated, namespaces: &Names
         }
         "function_call_output" => {
             let id = item.required_text("call_id")?;
-            chat.give(&id, said(item, "output")?, path);
+            chat.give(&id, &said(item, "output")?, path);
         }
         "reasoning" => {
             for key in ["summary", "content"] {
@@ -191,49 +200,46 @@ fn turn(item: &Fields<'_>, path: &str, chat: &mut Translated, namespaces: &Names
 }
 
 /// A string, or parts.
-fn said(item: &Fields<'_>, key: &str) -> Result<Value, ApiError> {
+fn said(item: &Fields<'_>, key: &str) -> Result<Box<RawValue>, ApiError> {
     let sent = item.required(key)?;
     if !sent.get().starts_with('[') {
-        return Ok(text(sent, || item.path(key), "a string or an array of parts")?.into());
+        text(sent, || item.path(key), "a string or an array of parts")?;
+        return Ok(sent.to_owned());
     }
     let items = Items::of(sent, item.path(key))?;
-    let mut parts = Vec::new();
-    items.each(|i, sent| {
-        parts.push(part(&Fields::of(sent, &items.item(i), PART_KEYS)?)?);
-        Ok(())
-    })?;
-    Ok(content(parts))
+    let mut parts = Parts::default();
+    items.each(|i, sent| part(&Fields::of(sent, &items.item(i), PART_KEYS)?, &mut parts))?;
+    Ok(parts.content())
 }
 
-fn part(part: &Fields<'_>) -> Result<Value, ApiError> {
+fn part(part: &Fields<'_>, parts: &mut Parts) -> Result<(), ApiError> {
     let kind = part.required_text("type")?;
     let unsupported = |what: &str| {
         let path = part.path("type");
         ApiError::unsupported(path.clone(), format!("`{path}`: {what}"))
     };
-    Ok(match &*kind {
-        "input_text" | "output_text" | "text" => json!({"type": "text", "text": part.required_text("text")?}),
-        "refusal" => json!({"type": "text", "text": part.required_text("refusal")?}),
+    match &*kind {
+        "input_text" | "output_text" | "text" => parts.text(&part.required_text("text")?),
+        "refusal" => parts.text(&part.required_text("refusal")?),
         "input_image" => {
             let Some(url) = part.text("image_url")? else {
                 return Err(unsupported(
                     "an image is sent as `image_url`, an address or a data URL; no files are kept here",
                 ));
             };
-            json!({"type": "image_url", "image_url": {"url": url, "detail": part.text("detail")?.unwrap_or("auto".into())}})
+            let detail = part.text("detail")?.unwrap_or("auto".into());
+            parts.add(&json!({"type": "image_url", "image_url": {"url": url, "detail": detail}}));
         }
-        "input_audio" => json!({"type": "input_audio", "input_audio": part.get("input_audio").map(value)}),
+        "input_audio" => parts.add(&picked(part, &["type", "input_audio"])),
         "input_file" => {
-            let mut file = Map::new();
-            for key in ["file_data", "filename", "file_id", "file_url"] {
-                if let Some(text) = part.text(key)? {
-                    file.insert(key.to_owned(), text.into());
-                }
+            for key in FILE_KEYS {
+                part.text(key)?;
             }
-            json!({"type": "file", "file": file})
+            parts.add(&object_of(&[("type", raw("file")), ("file", picked(part, FILE_KEYS))].into()));
         }
         other => return Err(unsupported(&format!("parts of type `{}` are not supported", shown(other)))),
-    })
+    }
+    Ok(())
 }
 
 /// Whether the log-probabilities of the answer's tokens are asked for.
@@ -247,7 +253,7 @@ fn logprobs(fields: &Fields<'_>, chat: &mut Translated) -> Result<bool, ApiError
     }
     let top = fields.integer("top_logprobs", 0..=20)?;
     if wanted || top.is_some_and(|top| top > 0) {
-        chat.set("logprobs", "include", true);
+        chat.set("logprobs", "include", &true);
         chat.set_some("top_logprobs", "top_logprobs", top);
         wanted = true;
     }
@@ -256,52 +262,80 @@ fn logprobs(fields: &Fields<'_>, chat: &mut Translated) -> Result<bool, ApiError
 
 /// Functions that lie in a namespace, by the names under which the model knows them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Namespaces(BTreeMap<String, (String, String)>);
+pub(super) struct Namespaces(BTreeMap<String, (Arc<str>, String)>);
 
 impl Namespaces {
     /// The namespace of a function and its name there, if it lies in one.
     pub(super) fn of(&self, name: &str) -> Option<(&str, &str)> {
-        self.0.get(name).map(|(namespace, name)| (namespace.as_str(), name.as_str()))
+        self.0.get(name).map(|(namespace, name)| (&**namespace, name.as_str()))
     }
 
     /// What the model knows a function as.
     fn called<'a>(&'a self, namespace: Option<&str>, name: &'a str) -> &'a str {
-        let is_it = |(_, (of, own)): &(&String, &(String, String))| Some(of.as_str()) == namespace && own == name;
+        let is_it = |(_, (of, own)): &(&String, &(Arc<str>, String))| Some(&**of) == namespace && own == name;
         self.0.iter().find(is_it).map_or(name, |(known, _)| known)
     }
 }
 
-fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<Namespaces, ApiError> {
-    let mut namespaces = Namespaces::default();
+/// The tools of a request, read.
+#[derive(Default)]
+struct ToolsRead {
+    /// As the answer repeats them.
+    shown: JsonItems,
+    namespaces: Namespaces,
+}
+
+fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<ToolsRead, ApiError> {
+    let mut read = ToolsRead::default();
     if let Some(items) = fields.array("tools")? {
-        let mut tools: Vec<Value> = Vec::new();
+        let mut functions = Functions::default();
         items.each(|i, sent| {
             let tool = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
             let kind = tool.required_text("type")?;
             match &*kind {
-                "function" => tools.push(function(&tool, &tool.required_text("name")?)?),
-                "namespace" => namespace(&tool, &mut tools, &mut namespaces)?,
+                "function" => functions.add(&tool, &tool.required_text("name")?),
+                "namespace" => namespace(&tool, &mut functions, &mut read.namespaces)?,
                 // A search of nothing finds nothing: who offers that one leaves nothing out.
                 "web_search" if tool.flag("external_web_access")? == Some(false) => {}
                 other => return Err(nobody_runs(&tool, other)),
             }
+            read.shown.add(&with_defaults(&tool, sent));
             Ok(())
         })?;
-        chat.set("tools", "tools", tools);
+        chat.set("tools", "tools", &functions.tools.array());
     }
-    let Some(choice) = fields.get("tool_choice") else { return Ok(namespaces) };
-    let choice = if choice.get().starts_with('{') {
-        named(&Fields::of(choice, "tool_choice", TOOL_KEYS)?)?
+    let Some(choice) = fields.get("tool_choice") else { return Ok(read) };
+    if choice.get().starts_with('{') {
+        chat.set("tool_choice", "tool_choice", &named(&Fields::of(choice, "tool_choice", TOOL_KEYS)?)?);
     } else {
-        value(choice)
-    };
-    chat.set("tool_choice", "tool_choice", choice);
-    Ok(namespaces)
+        chat.set("tool_choice", "tool_choice", choice);
+    }
+    Ok(read)
+}
+
+/// Functions as a chat has them.
+#[derive(Default)]
+struct Functions {
+    tools: JsonItems,
+    names: HashSet<String>,
+}
+
+impl Functions {
+    fn add(&mut self, tool: &Fields<'_>, name: &str) {
+        self.names.insert(name.to_owned());
+        self.tools.add(&Tool::function(name, tool, "parameters"));
+    }
 }
 
 /// The functions of a namespace: under their own names, unless another has that.
-fn namespace(tool: &Fields<'_>, tools: &mut Vec<Value>, namespaces: &mut Namespaces) -> Result<(), ApiError> {
+fn namespace(tool: &Fields<'_>, functions: &mut Functions, namespaces: &mut Namespaces) -> Result<(), ApiError> {
     let space = tool.required_text("name")?;
+    if space.len() > NAMESPACE_BYTES_MAX {
+        let path = tool.path("name");
+        let message = format!("`{path}` must have at most {NAMESPACE_BYTES_MAX} bytes");
+        return Err(ApiError::invalid(path, message));
+    }
+    let space: Arc<str> = space.into();
     let Some(items) = tool.array("tools")? else { return Err(ApiError::missing(tool.path("tools"))) };
     items.each(|i, sent| {
         let inner = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
@@ -309,26 +343,25 @@ fn namespace(tool: &Fields<'_>, tools: &mut Vec<Value>, namespaces: &mut Namespa
         if kind != "function" {
             return Err(nobody_runs(&inner, &kind));
         }
-        let name = inner.required_text("name")?;
-        let is_taken = tools.iter().any(|tool| tool["function"]["name"] == *name);
-        let known = if is_taken { format!("{space}__{name}") } else { name.clone().into_owned() };
-        tools.push(function(&inner, &known)?);
-        namespaces.0.insert(known, (space.clone().into_owned(), name.into_owned()));
+        let name = inner.required_text("name")?.into_owned();
+        let known = if functions.names.contains(&name) { format!("{space}__{name}") } else { name.clone() };
+        functions.add(&inner, &known);
+        namespaces.0.insert(known, (Arc::clone(&space), name));
         Ok(())
     })?;
     Ok(())
 }
 
-/// A function as a chat has it.
-fn function(tool: &Fields<'_>, name: &str) -> Result<Value, ApiError> {
-    let mut function = Map::new();
-    function.insert("name".to_owned(), name.into());
-    for key in ["description", "parameters", "strict"] {
-        if let Some(sent) = tool.get(key) {
-            function.insert(key.to_owned(), value(sent));
+/// A tool as the answer repeats it, where these two are always there.
+fn with_defaults(tool: &Fields<'_>, sent: &RawValue) -> Box<RawValue> {
+    let mut text = sent.get().to_owned();
+    for key in ["strict", "parameters"] {
+        if tool.found(key).is_none() {
+            text.truncate(text.len() - 1);
+            text.push_str(&format!(",\"{key}\":null}}"));
         }
     }
-    Ok(json!({"type": "function", "function": function}))
+    raw_text(text.into())
 }
 
 fn nobody_runs(tool: &Fields<'_>, kind: &str) -> ApiError {
@@ -341,19 +374,20 @@ fn nobody_runs(tool: &Fields<'_>, kind: &str) -> ApiError {
 }
 
 /// A choice that is no word.
-fn named(choice: &Fields<'_>) -> Result<Value, ApiError> {
+fn named(choice: &Fields<'_>) -> Result<Box<RawValue>, ApiError> {
     match &*choice.required_text("type")? {
-        "function" => Ok(json!({"type": "function", "function": {"name": choice.required_text("name")?}})),
+        "function" => Ok(raw(&json!({"type": "function", "function": {"name": choice.required_text("name")?}}))),
         "allowed_tools" => {
-            let mut tools = Vec::new();
+            let mut tools = JsonItems::default();
             if let Some(items) = choice.array("tools")? {
                 items.each(|i, tool| {
-                    tools.push(named(&Fields::of(tool, &items.item(i), TOOL_KEYS)?)?);
+                    tools.add(&named(&Fields::of(tool, &items.item(i), TOOL_KEYS)?)?);
                     Ok(())
                 })?;
             }
-            let mode = choice.text("mode")?.unwrap_or("auto".into());
-            Ok(json!({"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}))
+            let mode = raw(&choice.text("mode")?.unwrap_or("auto".into()));
+            let allowed = object_of(&[("mode", mode), ("tools", tools.array())].into());
+            Ok(object_of(&[("type", raw("allowed_tools")), ("allowed_tools", allowed)].into()))
         }
         other => {
             let path = choice.path("type");
@@ -368,69 +402,59 @@ fn format(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
     chat.set_some("verbosity", "text.verbosity", wanted.text("verbosity")?);
     let Some(format) = wanted.object("format", FORMAT_KEYS)? else { return Ok(()) };
     let kind = format.required_text("type")?;
-    let mut response_format = json!({"type": kind});
+    let mut response_format = BTreeMap::from([("type", raw(&kind))]);
     if kind == "json_schema" {
-        let mut schema = Map::new();
-        for key in ["name", "schema", "strict", "description"] {
-            if let Some(sent) = format.get(key) {
-                schema.insert(key.to_owned(), value(sent));
-            }
-        }
-        response_format["json_schema"] = schema.into();
+        response_format.insert("json_schema", picked(&format, &["name", "schema", "strict", "description"]));
     }
-    chat.set("response_format", "text.format", response_format);
+    chat.set("response_format", "text.format", &response_format);
     Ok(())
 }
 
-/// What the answer says of its request.
-fn template(sent: &Map<String, Value>, id: &str, instructions: Option<&str>) -> Map<String, Value> {
-    let or = |key: &str, usual: Value| sent.get(key).cloned().unwrap_or(usual);
-    let mut text = or("text", json!({}));
-    if let Some(text) = text.as_object_mut() {
-        text.entry("format").or_insert_with(|| json!({"type": "text"}));
-        text.entry("verbosity").or_insert_with(|| json!("medium"));
+/// The answer as far as its request tells it.
+fn reply(fields: &Fields<'_>, id: &str, tools: &JsonItems) -> Result<Reply, ApiError> {
+    let mut reply = Reply::default();
+    let text = fields.object("text", TEXT_KEYS)?;
+    let of_text = |key| text.as_ref().and_then(|text: &Fields<'_>| text.get(key));
+    let format = of_text("format").map_or_else(|| raw(&json!({"type": "text"})), ToOwned::to_owned);
+    let verbosity = of_text("verbosity").map_or_else(|| raw("medium"), ToOwned::to_owned);
+    let null = || json!(null);
+    let sent = |key: &'static str, usual| (key, fields.get(key).map(ToOwned::to_owned), usual);
+    let made = |key: &'static str, made| (key, None, made);
+    for (key, sent, usual) in [
+        made("id", json!(id)),
+        made("object", json!("response")),
+        made("created_at", json!(0)),
+        made("completed_at", null()),
+        made("status", json!("in_progress")),
+        made("background", json!(false)),
+        made("error", null()),
+        made("incomplete_details", null()),
+        sent("instructions", null()),
+        sent("max_output_tokens", null()),
+        sent("max_tool_calls", null()),
+        made("model", json!("")),
+        made("output", json!([])),
+        sent("parallel_tool_calls", json!(true)),
+        sent("previous_response_id", null()),
+        sent("prompt_cache_key", null()),
+        sent("reasoning", json!({"effort": null, "summary": null})),
+        sent("safety_identifier", null()),
+        sent("service_tier", json!("default")),
+        sent("store", json!(true)),
+        sent("temperature", json!(1.0)),
+        ("text", Some(object_of(&[("format", format), ("verbosity", verbosity)].into())), null()),
+        sent("tool_choice", json!("auto")),
+        ("tools", Some(tools.array()), null()),
+        sent("top_logprobs", json!(0)),
+        sent("top_p", json!(1.0)),
+        sent("presence_penalty", json!(0.0)),
+        sent("frequency_penalty", json!(0.0)),
+        sent("truncation", json!("disabled")),
+        made("usage", null()),
+        sent("user", null()),
+        sent("metadata", json!({})),
+    ] {
+        reply.set(key, &sent.unwrap_or_else(|| raw(&usual)));
     }
-    let mut tools = or("tools", json!([]));
-    for tool in tools.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
-        tool.entry("strict").or_insert(Value::Null);
-        tool.entry("parameters").or_insert(Value::Null);
-    }
-    let template = json!({
-        "id": id,
-        "object": "response",
-        "created_at": 0,
-        "completed_at": null,
-        "status": "in_progress",
-        "background": false,
-        "error": null,
-        "incomplete_details": null,
-        "instructions": instructions,
-        "max_output_tokens": or("max_output_tokens", Value::Null),
-        "max_tool_calls": or("max_tool_calls", Value::Null),
-        "model": "",
-        "output": [],
-        "parallel_tool_calls": or("parallel_tool_calls", true.into()),
-        "previous_response_id": or("previous_response_id", Value::Null),
-        "prompt_cache_key": or("prompt_cache_key", Value::Null),
-        "reasoning": or("reasoning", json!({"effort": null, "summary": null})),
-        "safety_identifier": or("safety_identifier", Value::Null),
-        "service_tier": or("service_tier", "default".into()),
-        "store": or("store", true.into()),
-        "temperature": or("temperature", json!(1.0)),
-        "text": text,
-        "tool_choice": or("tool_choice", "auto".into()),
-        "tools": tools,
-        "top_logprobs": or("top_logprobs", json!(0)),
-        "top_p": or("top_p", json!(1.0)),
-        "presence_penalty": or("presence_penalty", json!(0.0)),
-        "frequency_penalty": or("frequency_penalty", json!(0.0)),
-        "truncation": or("truncation", "disabled".into()),
-        "usage": null,
-        "user": or("user", Value::Null),
-        "metadata": or("metadata", json!({})),
-    });
-    match template {
-        Value::Object(template) => template,
-        _ => Map::new(),
-    }
+    Ok(reply)
 }

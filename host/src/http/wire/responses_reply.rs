@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aihost_plugin_api::task::{FinishReason, TextEvent, TextFinish, TokenLogprob, Usage};
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::reply::{Choice, TextShape, finite};
 use super::responses::Namespaces;
+use super::translated::{JsonItems, raw};
 use super::{json as to_json, new_id};
 use crate::domain::Failure;
 use crate::http::app::unix_seconds;
@@ -24,23 +27,46 @@ pub(super) struct Saving {
     /// The key it was asked with.
     pub(super) key: Option<String>,
     /// All turns before the answer.
-    pub(super) history: Vec<Value>,
+    pub(super) history: JsonItems,
 }
 
 /// What an answer follows from.
 pub(super) struct ResponsesAsked {
+    pub(super) id: String,
     /// What it says of its request.
-    pub(super) template: Map<String, Value>,
+    pub(super) reply: Reply,
     pub(super) has_logprobs: bool,
     /// Where it is kept, if it is.
     pub(super) saving: Option<Saving>,
     pub(super) namespaces: Namespaces,
 }
 
+/// A response as far as it has come: its fields in order.
+#[derive(Debug, Default)]
+pub(super) struct Reply(Vec<(&'static str, Box<RawValue>)>);
+
+impl Reply {
+    /// Sets a field, which stays where it is.
+    pub(super) fn set(&mut self, key: &'static str, value: &impl Serialize) {
+        let value = raw(value);
+        match self.0.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, old)) => *old = value,
+            None => self.0.push((key, value)),
+        }
+    }
+}
+
+impl Serialize for Reply {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
 /// `POST /v1/responses`.
 pub(super) struct ResponsesShape {
+    id: String,
     /// The response as far as it has come.
-    reply: Map<String, Value>,
+    reply: Reply,
     has_logprobs: bool,
     saving: Option<Saving>,
     namespaces: Namespaces,
@@ -84,10 +110,11 @@ struct Part {
 
 impl ResponsesShape {
     pub(super) fn new(asked: ResponsesAsked, model: &str, created: u64) -> Self {
-        let ResponsesAsked { template: mut reply, has_logprobs, saving, namespaces } = asked;
-        reply.insert("model".to_owned(), model.into());
-        reply.insert("created_at".to_owned(), created.into());
+        let ResponsesAsked { id, mut reply, has_logprobs, saving, namespaces } = asked;
+        reply.set("model", &model);
+        reply.set("created_at", &created);
         Self {
+            id,
             reply,
             has_logprobs,
             saving,
@@ -105,6 +132,19 @@ impl ResponsesShape {
         data["sequence_number"] = self.events.into();
         self.events += 1;
         sse::write_event(out, kind, &data);
+    }
+
+    /// Appends an event that tells the response as it is now.
+    fn emit_response(&mut self, out: &mut Vec<u8>, kind: &str) {
+        #[derive(Serialize)]
+        struct ResponseEvent<'a> {
+            r#type: &'a str,
+            sequence_number: u64,
+            response: &'a Reply,
+        }
+        let event = ResponseEvent { r#type: kind, sequence_number: self.events, response: &self.reply };
+        sse::write_event(out, kind, &event);
+        self.events += 1;
     }
 
     /// Appends an event of an item.
@@ -246,24 +286,18 @@ impl ResponsesShape {
         self.emit(out, "response.output_item.done", json!({"output_index": at, "item": item}));
     }
 
-    /// The response as it is now.
-    fn response(&self) -> Value {
-        Value::Object(self.reply.clone())
-    }
-
-    /// The last word: what it came to.
-    fn conclude(&mut self, usage: Usage) {
+    /// The last word: what it came to. The name of the event that tells it.
+    fn conclude(&mut self, usage: Usage) -> &'static str {
         let (status, incomplete) = match self.finish {
             Some(FinishReason::Length) => ("incomplete", json!({"reason": "max_output_tokens"})),
             Some(FinishReason::ContentFilter) => ("incomplete", json!({"reason": "content_filter"})),
             _ => ("completed", Value::Null),
         };
-        let output: Vec<Value> = self.items.iter().map(Item::json).collect();
+        self.reply.set("output", &self.output());
         let total = usage.prompt_tokens.saturating_add(usage.completion_tokens);
         for (key, value) in [
             ("status", status.into()),
             ("incomplete_details", incomplete),
-            ("output", output.into()),
             ("completed_at", if status == "completed" { unix_seconds().into() } else { Value::Null }),
             (
                 "usage",
@@ -276,13 +310,19 @@ impl ResponsesShape {
                 }),
             ),
         ] {
-            self.reply.insert(key.to_owned(), value);
+            self.reply.set(key, &value);
         }
         if let Some(Saving { conversations, key, mut history }) = self.saving.take() {
-            history.extend(self.turn());
-            let id = self.reply["id"].as_str().unwrap_or_default();
-            conversations.keep(key, id, history, &self.response());
+            if let Some(turn) = self.turn() {
+                history.add(&turn);
+            }
+            conversations.keep(key, &self.id, &history.array(), to_json(&self.reply));
         }
+        if status == "completed" { "response.completed" } else { "response.incomplete" }
+    }
+
+    fn output(&self) -> Vec<Value> {
+        self.items.iter().map(Item::json).collect()
     }
 
     /// What was said, as a turn of the conversation that it goes on in.
@@ -315,8 +355,7 @@ impl ResponsesShape {
 impl TextShape for ResponsesShape {
     fn open(&mut self, out: &mut Vec<u8>, _index: usize) {
         for kind in ["response.created", "response.in_progress"] {
-            let response = self.response();
-            self.emit(out, kind, json!({"response": response}));
+            self.emit_response(out, kind);
         }
     }
 
@@ -343,24 +382,21 @@ impl TextShape for ResponsesShape {
     }
 
     fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
-        self.conclude(usage);
-        let kind = if self.reply["status"] == "completed" { "response.completed" } else { "response.incomplete" };
-        let response = self.response();
-        self.emit(out, kind, json!({"response": response}));
+        let kind = self.conclude(usage);
+        self.emit_response(out, kind);
     }
 
     fn fail(&mut self, out: &mut Vec<u8>, failure: Failure) {
         let error = ApiError::from(failure);
         let (code, message) = (error.code_name().into_owned(), error.message());
         self.emit(out, "error", json!({"code": code, "message": message, "param": error.param_name()}));
-        self.reply.insert("status".to_owned(), "failed".into());
-        self.reply.insert("error".to_owned(), json!({"code": "server_error", "message": message}));
+        self.reply.set("status", &"failed");
+        self.reply.set("error", &json!({"code": "server_error", "message": message}));
         for item in self.items.iter_mut().filter(|item| item.is_open()) {
             item.status = "incomplete";
         }
-        self.reply.insert("output".to_owned(), self.items.iter().map(Item::json).collect());
-        let response = self.response();
-        self.emit(out, "response.failed", json!({"response": response}));
+        self.reply.set("output", &self.output());
+        self.emit_response(out, "response.failed");
     }
 
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {

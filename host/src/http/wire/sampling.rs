@@ -10,7 +10,7 @@ use crate::domain::shown;
 use crate::http::error::ApiError;
 
 /// Most stop strings. OpenAI takes 4; more do no harm, but each is compared at each token.
-const MAX_STOPS: usize = 64;
+pub(super) const MAX_STOPS: usize = 64;
 /// Longest stop string, bytes: as much of a text is held back while it might become one.
 const MAX_STOP_BYTES: usize = 1 << 10;
 /// Most tokens that are biased: each choice has a copy of them.

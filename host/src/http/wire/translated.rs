@@ -1,10 +1,13 @@
-//! A request of another API on its way to become OpenAI's chat, which is what plugins and engines are asked in.
+//! A request of another API on its way to become OpenAI's chat, which is what plugins and engines are asked in. It is text all
+//! the way: what a client sends may be most of a large body, and values would take many times its bytes.
 
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
-use super::fields::Fields;
-use super::{Answerer, Asked, ChatJob, ReceivedBody, TextWork, chat, sampling};
+use super::fields::{Fields, Keys};
+use super::{Answerer, Asked, ChatJob, JsonObject, ReceivedBody, TextWork, chat, sampling, write_json};
 use crate::domain::Class;
 use crate::http::error::ApiError;
 
@@ -12,8 +15,11 @@ use crate::http::error::ApiError;
 #[derive(Debug, Default)]
 pub(super) struct Translated {
     /// What the other API has under the same name, and what this host does not know.
-    pub(super) chat: Map<String, Value>,
-    messages: Vec<Value>,
+    chat: JsonObject,
+    /// Messages, one behind the other.
+    messages: JsonItems,
+    /// What an assistant has said last, which its calls go with.
+    open: Option<OpenTurn>,
     /// Where each message lay.
     sources: Vec<String>,
     /// Fields of the chat that have other names there.
@@ -22,39 +28,189 @@ pub(super) struct Translated {
     thought: String,
 }
 
+/// An assistant's turn that may have calls still to come.
+#[derive(Debug)]
+struct OpenTurn {
+    content: Option<Box<RawValue>>,
+    thought: String,
+    calls: JsonItems,
+}
+
+/// A message of a chat.
+#[derive(Serialize)]
+struct Message<'a> {
+    role: &'a str,
+    content: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
+}
+
+/// A tool of a chat.
+#[derive(Serialize)]
+pub(super) struct Tool<'a> {
+    r#type: &'static str,
+    function: ToolFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct ToolFunction<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict: Option<&'a RawValue>,
+}
+
+impl<'a> Tool<'a> {
+    /// A function of this name, as a tool of another API describes it.
+    pub(super) fn function(name: &'a str, tool: &Fields<'a>, parameters: &str) -> Self {
+        let function = ToolFunction {
+            name,
+            description: tool.get("description"),
+            parameters: tool.get(parameters),
+            strict: tool.get("strict"),
+        };
+        Self { r#type: "function", function }
+    }
+}
+
+/// A call of a tool.
+#[derive(Serialize)]
+struct Call<'a> {
+    id: &'a str,
+    r#type: &'static str,
+    function: CalledFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct CalledFunction<'a> {
+    name: &'a str,
+    arguments: &'a str,
+}
+
+/// Items of an array, as text.
+#[derive(Clone, Debug, Default)]
+pub(in crate::http) struct JsonItems(Vec<u8>);
+
+impl JsonItems {
+    /// One more.
+    pub(super) fn add(&mut self, item: &impl Serialize) {
+        if !self.is_empty() {
+            self.0.push(b',');
+        }
+        write_json(&mut self.0, item);
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those behind so many bytes, which end with an item.
+    fn behind(&self, bytes: usize) -> Self {
+        let rest = self.0.get(bytes..).unwrap_or_default();
+        Self(rest.strip_prefix(b",").unwrap_or(rest).to_vec())
+    }
+
+    /// The array.
+    pub(super) fn array(&self) -> Box<RawValue> {
+        raw_text([b"[", self.0.as_slice(), b"]"].concat())
+    }
+}
+
+/// Content of parts: one text alone is a string, which every engine reads.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    items: JsonItems,
+    /// The only one there is, if it is text.
+    only: Option<String>,
+}
+
+impl Parts {
+    /// A part of text.
+    pub(super) fn text(&mut self, text: &str) {
+        #[derive(Serialize)]
+        struct TextPart<'a> {
+            r#type: &'static str,
+            text: &'a str,
+        }
+        self.only = self.items.is_empty().then(|| text.to_owned());
+        self.items.add(&TextPart { r#type: "text", text });
+    }
+
+    /// Another part.
+    pub(super) fn add(&mut self, part: &impl Serialize) {
+        self.only = None;
+        self.items.add(part);
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// What they are together.
+    pub(super) fn content(&self) -> Box<RawValue> {
+        match &self.only {
+            Some(text) => raw(text),
+            None if self.is_empty() => raw(""),
+            None => self.items.array(),
+        }
+    }
+}
+
 impl Translated {
-    /// From what is left of a body once these fields of its own API are out.
-    pub(super) fn from(mut body: Map<String, Value>, own: &[&str]) -> Self {
-        body.retain(|key, _| !own.contains(&key.as_str()));
-        Self { chat: body, ..Self::default() }
+    /// From what a body has beside these fields of its own API: all of it for an engine, what is read of a chat for a plugin.
+    pub(super) fn from(body: &ReceivedBody<'_>, own: &[&str], asked: &Asked) -> Result<Self, ApiError> {
+        let mut chat = match asked.answerer {
+            Answerer::Engine => super::fields::object(body)?,
+            Answerer::Plugin => {
+                let fields = Fields::root(body, chat::KEYS)?;
+                let known = chat::KEYS.iter().filter_map(|key| Some(((*key).to_owned(), fields.get(key)?.to_owned())));
+                known.collect()
+            }
+        };
+        chat.retain(|key, _| !own.contains(&key.as_str()));
+        Ok(Self { chat, ..Self::default() })
     }
 
     /// A field of the chat that lay elsewhere.
-    pub(super) fn set(&mut self, field: &'static str, source: &'static str, value: impl Into<Value>) {
-        self.chat.insert(field.to_owned(), value.into());
+    pub(super) fn set<T: Serialize + ?Sized>(&mut self, field: &'static str, source: &'static str, value: &T) {
+        self.chat.insert(field.to_owned(), raw(value));
         self.names.push((field, source));
     }
 
     /// The same, if it was there.
-    pub(super) fn set_some(&mut self, field: &'static str, source: &'static str, value: Option<impl Into<Value>>) {
+    pub(super) fn set_some<T: Serialize>(&mut self, field: &'static str, source: &'static str, value: Option<T>) {
         if let Some(value) = value {
-            self.set(field, source, value);
+            self.set(field, source, &value);
         }
     }
 
     /// A turn. What was thought before goes with an assistant's.
-    pub(super) fn say(&mut self, role: &str, content: impl Into<Value>, source: impl Into<String>) {
-        let mut message = json!({"role": role, "content": content.into()});
-        if role == "assistant" && !self.thought.is_empty() {
-            message["reasoning_content"] = std::mem::take(&mut self.thought).into();
+    pub(super) fn say(&mut self, role: &str, content: Box<RawValue>, source: impl Into<String>) {
+        self.close();
+        self.sources.push(source.into());
+        if role == "assistant" {
+            let thought = std::mem::take(&mut self.thought);
+            self.open = Some(OpenTurn { content: Some(content), thought, calls: JsonItems::default() });
+            return;
         }
-        self.push(message, source);
+        let content = Some(&*content);
+        self.messages.add(&Message { role, content, reasoning_content: None, tool_calls: None, tool_call_id: None });
     }
 
     /// A turn as it is.
-    pub(super) fn push(&mut self, message: Value, source: impl Into<String>) {
-        self.messages.push(message);
+    pub(super) fn push(&mut self, message: &RawValue, source: impl Into<String>) {
+        self.close();
         self.sources.push(source.into());
+        self.messages.add(&message);
     }
 
     /// What the model thought.
@@ -64,41 +220,69 @@ impl Translated {
 
     /// A call of a tool, which goes with what the assistant has just said, if anything.
     pub(super) fn call(&mut self, id: &str, name: &str, arguments: &str, source: &str) {
-        let is_assistant = self.messages.last().is_some_and(|last| last["role"] == "assistant");
-        if !is_assistant || !self.thought.is_empty() {
-            self.say("assistant", Value::Null, source);
+        if self.open.is_none() || !self.thought.is_empty() {
+            self.close();
+            self.sources.push(source.to_owned());
+            let thought = std::mem::take(&mut self.thought);
+            self.open = Some(OpenTurn { content: None, thought, calls: JsonItems::default() });
         }
-        let Some(last) = self.messages.last_mut() else { return };
-        let call = json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
-        match last["tool_calls"].as_array_mut() {
-            Some(calls) => calls.push(call),
-            None => last["tool_calls"] = json!([call]),
+        if let Some(open) = &mut self.open {
+            open.calls.add(&Call { id, r#type: "function", function: CalledFunction { name, arguments } });
         }
     }
 
     /// What a tool gave back.
-    pub(super) fn give(&mut self, id: &str, content: impl Into<Value>, source: impl Into<String>) {
-        self.push(json!({"role": "tool", "tool_call_id": id, "content": content.into()}), source);
+    pub(super) fn give(&mut self, id: &str, content: &RawValue, source: impl Into<String>) {
+        self.close();
+        self.sources.push(source.into());
+        let (content, tool_call_id) = (Some(content), Some(id));
+        self.messages.add(&Message { role: "tool", content, reasoning_content: None, tool_calls: None, tool_call_id });
     }
 
-    /// The turns so far.
-    pub(super) fn messages(&self) -> &[Value] {
-        &self.messages
+    /// What the turns so far take as text, bytes. They have ended.
+    pub(super) fn bytes(&mut self) -> usize {
+        self.close();
+        self.messages.0.len()
+    }
+
+    /// The turns behind so many bytes.
+    pub(super) fn turns_behind(&mut self, bytes: usize) -> JsonItems {
+        self.close();
+        self.messages.behind(bytes)
+    }
+
+    /// An assistant's turn has ended.
+    fn close(&mut self) {
+        if let Some(OpenTurn { content, thought, calls }) = self.open.take() {
+            self.messages.add(&Message {
+                role: "assistant",
+                content: content.as_deref(),
+                reasoning_content: (!thought.is_empty()).then_some(&thought),
+                tool_calls: (!calls.is_empty()).then(|| calls.array()),
+                tool_call_id: None,
+            });
+        }
     }
 
     /// The request for whoever is to answer it.
     pub(super) fn work(mut self, asked: &Asked, class: Class) -> Result<TextWork, ApiError> {
-        self.chat.insert("messages".to_owned(), std::mem::take(&mut self.messages).into());
-        let text = serde_json::to_string(&self.chat).map_err(|error| ApiError::internal(error.to_string()))?;
-        let body = ReceivedBody { text: &text, class };
+        self.close();
+        let messages = std::mem::take(&mut self.messages).array();
         let work = match asked.answerer {
-            Answerer::Plugin => chat::parse(&body).map(|job| TextWork::Plugin(Box::new(job))),
+            Answerer::Plugin => {
+                self.chat.insert("messages".to_owned(), messages);
+                let text = object_of(&std::mem::take(&mut self.chat));
+                let body = ReceivedBody { text: text.get(), class };
+                chat::parse(&body).map(|job| TextWork::Plugin(Box::new(job)))
+            }
             Answerer::Engine => {
-                Fields::root(&body, chat::KEYS).and_then(|fields| sampling::terms(&fields, 1)).map(|terms| {
-                    let mut chat = std::mem::take(&mut self.chat);
-                    chat.remove("keep_alive");
-                    TextWork::Engine(Box::new(ChatJob { terms, chats: vec![chat] }))
-                })
+                let mut common = std::mem::take(&mut self.chat);
+                let text = object_of(&common);
+                let body = ReceivedBody { text: text.get(), class };
+                common.remove("keep_alive");
+                let terms = Fields::root(&body, chat::KEYS).and_then(|fields| sampling::terms(&fields, 1));
+                let job = |terms| ChatJob { terms, common, messages: vec![messages] };
+                terms.map(|terms| TextWork::Engine(Box::new(job(terms))))
             }
         };
         work.map_err(|error| error.renamed(|path| self.source(path)))
@@ -118,16 +302,24 @@ impl Translated {
     }
 }
 
-/// A value of a body as it goes on.
-pub(super) fn value(raw: &RawValue) -> Value {
-    serde_json::from_str(raw.get()).unwrap_or_default()
+/// A value as text.
+pub(in crate::http) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
+    raw_text(super::json(value))
 }
 
-/// Content of parts: one text alone is a string, which every engine reads.
-pub(super) fn content(mut parts: Vec<Value>) -> Value {
-    match parts.as_mut_slice() {
-        [] => Value::from(""),
-        [only] if only["type"] == "text" => only["text"].take(),
-        _ => parts.into(),
-    }
+/// An object as text.
+pub(super) fn object_of<K: Serialize, V: Serialize>(fields: &BTreeMap<K, V>) -> Box<RawValue> {
+    raw(fields)
+}
+
+/// Some fields of an object, as they are.
+pub(super) fn picked(fields: &Fields<'_>, keys: Keys) -> Box<RawValue> {
+    object_of(&keys.iter().filter_map(|key| Some((*key, fields.get(key)?))).collect())
+}
+
+/// Text that is JSON, because it was made of JSON.
+pub(super) fn raw_text(text: Vec<u8>) -> Box<RawValue> {
+    let value = String::from_utf8(text).ok().and_then(|text| RawValue::from_string(text).ok());
+    debug_assert!(value.is_some(), "what was made is no JSON");
+    value.unwrap_or_else(|| RawValue::NULL.to_owned())
 }
