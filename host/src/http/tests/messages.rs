@@ -84,6 +84,28 @@ async fn a_stream_has_every_block_from_its_start_to_its_stop() {
 }
 
 #[tokio::test]
+async fn a_stream_tells_the_length_of_the_prompt_as_soon_as_it_is_known() {
+    let counted: [(Script, u64); 3] = [
+        (|_, _| Ok(vec![prompt(), text("Hello"), done("stop")]), 2),
+        (|_, _| Ok(vec![done("stop")]), 2),
+        // Of a plugin that says so at the end.
+        (|_, _| Ok(vec![text("Hello"), done("stop")]), 0),
+    ];
+    for (script, first) in counted {
+        let reply = Host::new(script).post("/v1/messages", &ask(&json!({"stream": true}))).await;
+        let events = named_events(reply.body.as_bytes());
+        let usage = &events[0]["message"]["usage"];
+        assert_eq!((usage["input_tokens"].as_u64(), &usage["output_tokens"]), (Some(first), &json!(0)), "{usage}");
+        let [.., delta, _] = events.as_slice() else { panic!("{}", reply.body) };
+        let usage = &delta["usage"];
+        assert_eq!((&usage["input_tokens"], &usage["cache_read_input_tokens"]), (&json!(2), &json!(1)), "{usage}");
+    }
+    let whole =
+        Host::new(|_, _| Ok(vec![prompt(), text("Hello"), done("stop")])).post("/v1/messages", &ask(&json!({}))).await;
+    assert_eq!(whole.json()["content"], json!([{"type": "text", "text": "Hello"}]));
+}
+
+#[tokio::test]
 async fn turns_with_tools_become_those_of_a_chat() {
     let host = Host::new(hello);
     let reply = host

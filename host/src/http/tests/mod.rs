@@ -373,6 +373,11 @@ fn text(text: &str) -> Output {
     event(&json!({"type": "text", "text": text}))
 }
 
+/// What a plugin says of its prompt before it answers.
+fn prompt() -> Output {
+    event(&json!({"type": "prompt", "tokens": 3, "cached": 1}))
+}
+
 /// The end, after 3 prompt tokens and 2 generated ones.
 fn done(reason: &str) -> Output {
     let finish = json!({"reason": reason, "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}});

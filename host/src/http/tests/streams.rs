@@ -14,6 +14,8 @@ enum Push {
     Text(&'static str),
     Reasoning(&'static str),
     Refusal(&'static str),
+    /// The length of the prompt, which comes late of who speaks no SDK.
+    Prompt,
     /// A call, and its arguments in pieces.
     Call(Vec<&'static str>),
 }
@@ -24,6 +26,7 @@ fn push() -> impl Strategy<Value = Push> {
         4 => words().prop_map(Push::Text),
         2 => words().prop_map(Push::Reasoning),
         1 => words().prop_map(Push::Refusal),
+        1 => Just(Push::Prompt),
         2 => select(vec![vec![], vec!["{}"], vec!["{\"a\"", ":1}"], vec!["{", "\"b\":", "[2]", "}"]]).prop_map(Push::Call),
     ]
 }
@@ -45,6 +48,7 @@ fn outputs(pushed: &[Push], reason: &str) -> (Vec<Output>, Told) {
                 told.refusal += more;
                 outputs.push(event(&json!({"type": "refusal", "text": more})));
             }
+            Push::Prompt => outputs.push(prompt()),
             Push::Call(fragments) => {
                 let index = told.calls.len();
                 outputs.push(event(

@@ -408,7 +408,7 @@ impl ResponsesShape {
 }
 
 impl TextShape for ResponsesShape {
-    fn open(&mut self, out: &mut Vec<u8>, _index: usize) {
+    fn open(&mut self, out: &mut Vec<u8>, _index: usize, _prompt: Usage) {
         for kind in ["response.created", "response.in_progress"] {
             self.emit_response(out, kind);
         }
