@@ -152,6 +152,8 @@ async fn a_route_that_an_engine_has_is_its_own_affair() {
         let (target, asked) = sent(host.submitted.lock().unwrap().last().unwrap());
         assert_eq!((target.as_str(), &asked["anything"]), (path, &json!(true)));
     }
-    host.post("/chat/completions", &json!({"model": "far"})).await;
-    assert_eq!(sent(host.submitted.lock().unwrap().last().unwrap()).0, "/v1/chat/completions");
+    for short in ["/chat/completions", "/completions", "/responses", "/responses/input_tokens"] {
+        host.post(short, &json!({"model": "far"})).await;
+        assert_eq!(sent(host.submitted.lock().unwrap().last().unwrap()).0, format!("/v1{short}"));
+    }
 }
