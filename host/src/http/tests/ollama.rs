@@ -31,7 +31,7 @@ async fn a_chat_streams_unless_it_is_told_not_to() {
     let last = lines.last().unwrap();
     assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("stop")));
     assert_eq!((&last["prompt_eval_count"], &last["eval_count"]), (&json!(3), &json!(2)));
-    assert!(lines[..lines.len() - 1].iter().all(|line| line["done"] == false && line["model"] == "a"));
+    assert!(lines[..lines.len() - 1].iter().all(|line| line["done"] == false && line["model"] == "a:latest"));
     asked["stream"] = false.into();
     let whole = host.post("/api/chat", &asked).await.json();
     assert_eq!(
