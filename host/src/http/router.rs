@@ -228,7 +228,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/artifacts/{name}", USE, get(artifacts::get)),
         Route::get("/v1/models", USE, get(models::list)),
         Route::get("/v1/models/{*id}", USE, get(models::retrieve)),
-        Route::get("/props", USE, get(models::props)).of_models(Kind::Text, CHAT),
+        Route::get("/props", USE, get(models::props)),
         Route::get("/models", USE, get(admin::models)),
         Route::post("/models/load", OPERATE, BodySize::Command, post(admin::load)),
         Route::post("/models/unload", OPERATE, BodySize::Command, post(admin::unload)),
