@@ -392,6 +392,20 @@ fn hello(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
     Ok(vec![text("Hel"), text("lo"), done("stop")])
 }
 
+/// A thought, a text and two calls.
+fn much(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
+    Ok(vec![
+        event(&json!({"type": "reasoning", "text": "hm"})),
+        text("Hel"),
+        text("lo"),
+        event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "f"})),
+        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "{\"x\":"})),
+        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "1}"})),
+        event(&json!({"type": "tool_call", "index": 1, "id": "call_b", "name": "g"})),
+        done("tool_calls"),
+    ])
+}
+
 /// A chat request with these fields beside a message.
 fn chat(extra: &Value) -> Value {
     let mut body = json!({"model": "a", "messages": [{"role": "user", "content": "hi"}]});

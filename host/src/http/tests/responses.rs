@@ -8,20 +8,6 @@ fn ask(extra: &Value) -> Value {
     body
 }
 
-/// A thought, a text and two calls.
-fn much(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
-    Ok(vec![
-        event(&json!({"type": "reasoning", "text": "hm"})),
-        text("Hel"),
-        text("lo"),
-        event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "f"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "{\"x\":"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "1}"})),
-        event(&json!({"type": "tool_call", "index": 1, "id": "call_b", "name": "g"})),
-        done("tool_calls"),
-    ])
-}
-
 #[tokio::test]
 async fn an_answer_has_its_items_and_all_that_its_schema_wants() {
     let host = Host::new(much);
