@@ -225,6 +225,31 @@ fn pauses_tool_calls_and_blocks_arrive() {
     assert_eq!(answer.finish.reason, FinishReason::ToolCalls);
 }
 
+/// Says how long its prompt is before its first token, and again.
+#[derive(Default)]
+struct Counting;
+
+impl Engine for Counting {
+    type Task = Text;
+
+    fn generate(&self, _: TextRequest, output: &TextOutput, _: &Context) -> Result<FinishReason> {
+        output.prompt(5, 0);
+        output.prompt(7, 2);
+        output.token(b"a")?;
+        output.token(b"b")?;
+        Ok(FinishReason::Stop)
+    }
+}
+
+#[test]
+fn the_length_of_a_prompt_leaves_before_the_answer_and_once() {
+    let answer = loaded::<Counting>().generate(&TextRequest::prompt("x")).unwrap();
+    let events: Vec<_> = answer.events.iter().map(|event| serde_json::to_value(event).unwrap()).collect();
+    let prompt = json!({"type": "prompt", "tokens": 7, "cached": 2});
+    assert_eq!(events, [prompt, json!({"type": "text", "text": "a"}), json!({"type": "text", "text": "b"})]);
+    assert_eq!((answer.text.as_str(), answer.finish.usage.prompt_tokens), ("ab", 7));
+}
+
 #[test]
 fn what_a_newer_build_says_is_read_as_unknown() {
     let event: aihost_plugin_api::TextEvent = serde_json::from_value(json!({"type": "hologram", "x": 1})).unwrap();

@@ -275,7 +275,11 @@ def _done_item(item, findings):
     kind = item.get("type")
     findings.must(item.get("status") in ("completed", "incomplete") or kind == "reasoning",
                   f"a done {kind} has the status {item.get('status')!r}")
-    if kind == "function_call":
+    if kind == "reasoning":
+        wrong = [part for part in item.get("summary") or [] if part.get("type") != "summary_text"]
+        wrong += [part for part in item.get("content") or [] if part.get("type") != "reasoning_text"]
+        findings.must(isinstance(item.get("summary"), list) and not wrong, f"thoughts have the parts {wrong!r} or no summary")
+    elif kind == "function_call":
         findings.must(item.get("call_id") and item.get("name"), f"a call without call_id or name: {item!r}")
         _arguments(item.get("arguments", ""), item.get("name"), findings)
     elif kind == "message":

@@ -173,6 +173,7 @@ async fn tokens_are_told_without_a_word_of_an_answer() {
     let message = json!([{"role": "user", "content": "one two three"}]);
     for (path, body) in [
         ("/v1/chat/completions/input_tokens", json!({"model": "near", "messages": message})),
+        ("/chat/completions/input_tokens", json!({"model": "near", "messages": message})),
         ("/v1/responses/input_tokens", json!({"model": "near", "input": "one two three"})),
         ("/v1/messages/count_tokens", json!({"model": "near", "messages": message})),
     ] {

@@ -161,7 +161,10 @@ pub(super) async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Resu
         match timeout(PATIENCE, output.recv()).await.expect("the answer does not end").expect("no end was told") {
             Output::Event(event) => {
                 let event: Value = serde_json::from_slice(&event).unwrap();
-                text.push_str(event["text"].as_str().unwrap());
+                // Before the text is told how long the prompt is.
+                if event["type"] != "prompt" {
+                    text.push_str(event["text"].as_str().unwrap());
+                }
             }
             Output::Bytes(_) | Output::Progress { .. } | Output::Http(_) => {}
             Output::Done(end) => return (text, end.map(|summary| serde_json::from_slice(&summary).unwrap())),

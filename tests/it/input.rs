@@ -35,7 +35,7 @@ async fn http_bodies() {
     }
     assert_eq!(server.get("/nowhere").await.0, 404);
     assert_eq!(server.get("/v1/chat/completions").await.0, 405);
-    assert_eq!(server.chat("nick", "by alias").await.1["model"], "a");
+    assert_eq!(server.chat("nick", "by alias").await.1["model"], "nick");
     let (status, body) =
         server.post("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "no model"}]})).await;
     assert_eq!((status, text(&body)), (200, "no model"), "{body}");

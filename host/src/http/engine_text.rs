@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 
 use aihost_plugin_api::task::Usage;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -17,12 +18,13 @@ use super::app::App;
 use super::caller::Caller;
 use super::divert::engine_name;
 use super::engine_chat::ChatReader;
+use super::engine_routes::{self, is_no_route};
 use super::error::ApiError;
 use super::generate::{TextUpdate, TextUpdates, broken_off};
 use super::proxy::{self, Outgoing, OutgoingBody};
 use super::wire::{self, ChatJob, JsonObject, TextDelivery};
 use crate::config::ModelConfig;
-use crate::domain::{Class, Failure, FailureKind};
+use crate::domain::{Class, Failure, FailureKind, ModelState};
 use crate::runtime::{Answer, KeepAlive, OutputMode};
 use crate::worker::{HttpHead, Output};
 
@@ -30,6 +32,8 @@ use crate::worker::{HttpHead, Output};
 const CHAT: &str = "/v1/chat/completions";
 /// Bytes of a refusal that are read for what it says.
 const REFUSAL_BYTES: usize = 64 << 10;
+/// Bytes of what an engine says of itself; a chat template is most of it.
+const FACTS_BYTES: usize = 1 << 20;
 /// Bytes of an answer that is read whole.
 const ANSWER_BYTES: usize = 64 << 20;
 
@@ -211,6 +215,30 @@ pub(super) async fn ask_json(
     serde_json::from_slice(&said).map_err(|error| {
         Failure::new(FailureKind::Unreachable, format!("the engine sent what is no JSON: {error}")).into()
     })
+}
+
+/// What the engine of a model says at a route that it may lack, if it is up and has it: nothing is loaded for this.
+pub(super) async fn look(app: &App, caller: &Caller, model: &ModelConfig, path: &'static str) -> Option<Value> {
+    let status = app.handle.status(model.id.clone()).await.ok().flatten()?;
+    if status.state != ModelState::Hot || engine_routes::lacks(app, model, path).await {
+        return None;
+    }
+    let outgoing = Outgoing {
+        method: Method::GET,
+        target: path.to_owned(),
+        headers: HeaderMap::new(),
+        body: OutgoingBody::Whole(Bytes::new()),
+        delivery: OutputMode::Gathered,
+        class: caller.class(),
+        keep_alive: None,
+        upgrade: None,
+    };
+    let (head, mut answer) = proxy::open(app, caller, model, outgoing).await.ok()?;
+    if is_no_route(head.status) {
+        engine_routes::learn(app, model, path).await;
+    }
+    let said = said(&mut answer, FACTS_BYTES).await;
+    if head.status == StatusCode::OK { serde_json::from_slice(&said).ok() } else { None }
 }
 
 /// A body of JSON for a route of an engine.

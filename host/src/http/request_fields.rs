@@ -65,8 +65,11 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/v1/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
         endpoint("/completions", BodySize::Text, keys::COMPLETION, TEXT_INNER),
         endpoint("/v1/chat/completions/input_tokens", BodySize::Text, keys::CHAT, CHAT_INNER),
+        endpoint("/chat/completions/input_tokens", BodySize::Text, keys::CHAT, CHAT_INNER),
         endpoint("/v1/responses", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
+        endpoint("/responses", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
         endpoint("/v1/responses/input_tokens", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
+        endpoint("/responses/input_tokens", BodySize::Text, keys::RESPONSES, RESPONSES_INNER),
         endpoint("/v1/messages", BodySize::Text, keys::MESSAGES, MESSAGES_INNER),
         endpoint("/v1/messages/count_tokens", BodySize::Text, keys::MESSAGES, MESSAGES_INNER),
         endpoint("/api/chat", BodySize::Text, keys::OLLAMA, OLLAMA_INNER),
@@ -89,6 +92,7 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/v1/embeddings", BodySize::Files, keys::NAME, &[]),
         endpoint("/v1/rerank", BodySize::Files, keys::NAME, &[]),
         endpoint("/v1/moderations", BodySize::Files, keys::NAME, &[]),
+        endpoint("/embeddings", BodySize::Files, keys::NAME, &[]),
     ]
 }
 

@@ -169,14 +169,22 @@ const METRICS: Access = Access::Scoped(Scope::Metrics);
 const PAGE: Access = Access::Page(Scope::Use);
 /// Where a request for text means the models that answer there.
 const CHAT: &str = "/v1/chat/completions";
+/// The same for embeddings.
+const EMBEDDINGS: &str = "/v1/embeddings";
 
 /// Every path, which is all that is routed.
 pub(super) fn routes() -> Vec<Route> {
     let text = |path, methods| Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Text, CHAT);
     // What engines may lack becomes a conversation for those that do.
     let made = |path, methods| text(path, methods).at(EnginePath::Maybe(path));
+    // For clients whose base address has no /v1.
+    let short = |path, whole, methods| text(path, methods).at(EnginePath::Maybe(whole));
+    let kept = |path| {
+        let methods = get(responses::retrieve).delete(responses::delete);
+        Route::get(path, USE, methods).and(Method::DELETE)
+    };
     let embedded = |path, methods| {
-        let route = Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Embedding, "/v1/embeddings");
+        let route = Route::post(path, USE, BodySize::Text, methods).of_models(Kind::Embedding, EMBEDDINGS);
         route.at(EnginePath::Maybe(path))
     };
     let files = |path, kind, methods| Route::post(path, USE, BodySize::Files, methods).of_models(kind, path);
@@ -186,11 +194,15 @@ pub(super) fn routes() -> Vec<Route> {
         text("/v1/chat/completions", post(chat::create)),
         text("/chat/completions", post(chat::create)).at(EnginePath::At(CHAT)),
         made("/v1/completions", post(completions::create)),
-        text("/completions", post(completions::create)).at(EnginePath::Maybe(completions::PATH)),
+        short("/completions", completions::PATH, post(completions::create)),
         made("/v1/chat/completions/input_tokens", post(chat::input_tokens)),
+        short("/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", post(chat::input_tokens)),
         made("/v1/responses", post(responses::create)),
+        short("/responses", "/v1/responses", post(responses::create)),
         made("/v1/responses/input_tokens", post(responses::input_tokens)),
-        Route::get("/v1/responses/{id}", USE, get(responses::retrieve).delete(responses::delete)).and(Method::DELETE),
+        short("/responses/input_tokens", "/v1/responses/input_tokens", post(responses::input_tokens)),
+        kept("/v1/responses/{id}"),
+        kept("/responses/{id}"),
         made("/v1/messages", post(messages::create)),
         made("/v1/messages/count_tokens", post(messages::count_tokens)),
         made("/api/chat", post(generate::chat)),
@@ -216,16 +228,19 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/artifacts/{name}", USE, get(artifacts::get)),
         Route::get("/v1/models", USE, get(models::list)),
         Route::get("/v1/models/{*id}", USE, get(models::retrieve)),
-        Route::get("/props", USE, get(models::props)).of_models(Kind::Text, CHAT),
+        Route::get("/props", USE, get(models::props)),
         Route::get("/models", USE, get(admin::models)),
         Route::post("/models/load", OPERATE, BodySize::Command, post(admin::load)),
         Route::post("/models/unload", OPERATE, BodySize::Command, post(admin::unload)),
         Route::post("/models/park", OPERATE, BodySize::Command, post(admin::park)),
         others("/v1/audio/transcriptions", Kind::Transcription),
         others("/v1/audio/translations", Kind::Transcription),
-        others("/v1/embeddings", Kind::Embedding),
+        others(EMBEDDINGS, Kind::Embedding),
         others("/v1/rerank", Kind::Embedding),
         others("/v1/moderations", Kind::Text),
+        Route::post("/embeddings", USE, BodySize::Files, post(others::create))
+            .of_models(Kind::Embedding, EMBEDDINGS)
+            .at(EnginePath::At(EMBEDDINGS)),
         Route::get("/admin/plan", OPERATE, get(admin::plan)),
         Route::get("/admin/status", OPERATE, get(admin::status)),
         Route::get("/admin/devices", OPERATE, get(admin::devices)),

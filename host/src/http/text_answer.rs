@@ -48,8 +48,10 @@ pub(super) async fn answer(
     let config = app.handle.config();
     let (model, TextAsk { work, shape }) = read(&app, &config, &caller, api, body).await?;
     let delivery = work.terms().delivery;
+    // Clients hold the name in an answer against the one that they asked for.
+    let named = work.terms().model.clone().unwrap_or_else(|| model.id.to_string());
     let updates = updates(&app, &caller, model, work).await?;
-    let shape = shape(model.id.as_str(), unix_seconds());
+    let shape = shape(&named, unix_seconds());
     match send(updates, shape, delivery, config.limits.sse_ping).await {
         Ok(response) => Ok(response),
         Err(failure) => Err(explain(&app, failure, &model.id, api.prompt).await),

@@ -24,6 +24,8 @@ struct TextState {
     utf8: Utf8Assembler,
     stop: StopMatcher,
     usage: Usage,
+    /// Whether the length of the prompt is known and was not told yet.
+    prompt_is_untold: bool,
     entries: Entries,
     /// Most tokens of the answer.
     max_tokens: Option<u32>,
@@ -44,11 +46,13 @@ impl TextOutput {
         Self { outlet, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Says how many tokens the prompt had, and how many of them a cache held.
+    /// Says how many tokens the prompt had, and how many of them a cache held. What is said before the first token leaves with
+    /// it: clients of some APIs are told at the beginning of an answer.
     pub fn prompt(&self, tokens: u32, cached: u32) {
         self.with(|state| {
             state.usage.prompt_tokens = tokens;
             state.usage.cached_tokens = cached;
+            state.prompt_is_untold = true;
         });
     }
 
@@ -160,7 +164,14 @@ impl TextOutput {
 
     fn push(&self, event: Option<TextEvent>) -> Result<Flow> {
         let Some(event) = event else { return self.flow() };
-        let json = serde_json::to_vec(&event).map_err(Error::internal)?;
+        if let Some(prompt) = self.with(TextState::untold_prompt) {
+            self.push_one(&prompt)?;
+        }
+        self.push_one(&event)
+    }
+
+    fn push_one(&self, event: &TextEvent) -> Result<Flow> {
+        let json = serde_json::to_vec(event).map_err(Error::internal)?;
         self.outlet.push(event_kind::JSON, &json)
     }
 
@@ -194,6 +205,12 @@ enum More {
 }
 
 impl TextState {
+    /// What tells the length of the prompt, once.
+    fn untold_prompt(&mut self) -> Option<TextEvent> {
+        let Usage { prompt_tokens: tokens, cached_tokens: cached, .. } = self.usage;
+        std::mem::take(&mut self.prompt_is_untold).then_some(TextEvent::Prompt { tokens, cached })
+    }
+
     /// What is sent with this text, which is shown now.
     fn event(&mut self, text: String, more: More) -> Option<TextEvent> {
         if text.is_empty() && more == More::Follows {

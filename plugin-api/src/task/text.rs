@@ -291,6 +291,14 @@ pub enum TextEvent {
         /// Whole characters only.
         text: String,
     },
+    /// How long the prompt is, before anything of the answer; the same as in the end's [`Usage`].
+    #[non_exhaustive]
+    Prompt {
+        /// How many tokens it has.
+        tokens: u32,
+        /// How many of them a cache held.
+        cached: u32,
+    },
     /// More of the tokens of the input, where they were asked for.
     #[non_exhaustive]
     Tokens {

@@ -289,7 +289,7 @@ impl LlmEngine {
                 })?;
                 if !tools.is_empty() && !template.takes_tools() {
                     let message = "this model's chat template has no place for tools, so that it cannot be told of them; ask another model, or set a `chat_template` that has in its options";
-                    return Err(Error::new(ErrorKind::Unsupported, message).at("tools"));
+                    return Err(Error::invalid_request(message).at("tools"));
                 }
                 let bytes = self.most_bytes(most);
                 let end = if *continue_final { PromptEnd::LastMessage } else { PromptEnd::NewTurn };
@@ -300,7 +300,7 @@ impl LlmEngine {
             TextInput::FillIn { prefix, suffix, .. } => {
                 let Some(marks) = tokenizer.fill_in() else {
                     let message = "this model was not taught to fill in: its vocabulary has no tokens for what stands before and behind";
-                    return Err(Error::new(ErrorKind::Unsupported, message).at("suffix"));
+                    return Err(Error::invalid_request(message).at("suffix"));
                 };
                 let (prefix, suffix) = (self.encode(prefix, most)?, self.encode(suffix, most)?);
                 let plain = |ids: Vec<u32>| ids.into_iter().skip_while(|id| Some(*id) == tokenizer.added_bos());

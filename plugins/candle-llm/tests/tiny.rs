@@ -200,11 +200,11 @@ fn tokens_are_told_and_what_a_model_cannot_be_told_is_refused() {
     let long = host.generate(&TextRequest::prompt("c".repeat(5000)).tokenize(true)).unwrap();
     assert_eq!(long.finish.usage.prompt_tokens, 5000);
     let error = host.generate(&TextRequest::new(TextInput::fill_in("a", "b"))).unwrap_err();
-    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::Unsupported, Some("suffix")));
+    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::InvalidRequest, Some("suffix")));
     let mut chat =
         serde_json::json!({"input": {"type": "chat", "messages": [{"role": "user", "content": "a"}], "tools": []}});
     host.generate(&serde_json::from_value::<TextRequest>(chat.clone()).unwrap().max_tokens(1)).unwrap();
     chat["input"]["tools"] = serde_json::json!([{"type": "function", "function": {"name": "f"}}]);
     let error = host.generate(&serde_json::from_value::<TextRequest>(chat).unwrap()).unwrap_err();
-    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::Unsupported, Some("tools")));
+    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::InvalidRequest, Some("tools")));
 }

@@ -107,7 +107,8 @@ def thinking_is_a_block():
 @case
 def tokens_are_counted():
     counted = CLIENT.messages.count_tokens(model=MODEL, messages=USER).input_tokens
-    equal(counted, create().usage.input_tokens)
+    usage = create().usage
+    equal(counted, usage.input_tokens + (usage.cache_read_input_tokens or 0))
 
 
 @case

@@ -108,6 +108,15 @@ def responses_stream_of_a_call_with_text_and_reasoning():
 
 
 @case(scripted=True)
+def responses_stream_of_a_summary():
+    body = {"input": "think: Where?\nsay: Here.", "reasoning": {"summary": "auto"}}
+    answer = stream("/v1/responses", body, sse.responses)
+    for kind in (b"reasoning_summary_part.added", b"reasoning_summary_text.delta", b"reasoning_summary_part.done"):
+        assert kind in answer.body, f"no {kind}"
+    assert b"reasoning_text" not in answer.body, answer.body[-600:]
+
+
+@case(scripted=True)
 def responses_stream_of_a_refusal():
     answer = stream("/v1/responses", {"input": "refuse: I will not."}, sse.responses)
     assert b"response.refusal.delta" in answer.body, answer.body[-600:]

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use super::environment::Cache;
 use super::file;
+use super::has;
 use crate::bench::server::{Server, free_address};
 use crate::error::{Doing, Error, Result};
 use crate::workspace::{Profile, Workspace};
@@ -32,6 +32,9 @@ const NAMES: [&str; 10] = [
 /// Tokens of context that the small real model has: no suite needs more, and less is faster.
 const CONTEXT: u32 = 1024;
 
+/// Tokens that it answers with where nobody says how many: suites ask without a limit for what is short of other models.
+const ANSWER: u32 = 64;
+
 /// What answers behind the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,9 +49,17 @@ pub(crate) enum Engine {
     LlamaServer,
 }
 
+/// llama.cpp's own server, as a shell finds it. Building it takes half an hour, so nothing here does.
+const LLAMA_SERVER: &str = "llama-server";
+
 impl Engine {
     /// All of them.
     pub(super) const ALL: [Self; 4] = [Self::Echo, Self::CandleLlm, Self::Upstream, Self::LlamaServer];
+
+    /// What it needs and this machine lacks.
+    pub(super) fn lacks(self) -> Option<&'static str> {
+        (self == Self::LlamaServer && !has(LLAMA_SERVER)).then_some("a llama-server of llama.cpp in PATH")
+    }
 }
 
 impl fmt::Display for Engine {
@@ -83,14 +94,18 @@ impl Running {
     }
 
     /// A host of this workspace on a free port.
-    pub(super) fn start(workspace: &Workspace, profile: Profile, cache: &Cache, engine: Engine) -> Result<Self> {
+    pub(super) fn start(workspace: &Workspace, profile: Profile, engine: Engine) -> Result<Self> {
+        if let Some(what) = engine.lacks() {
+            return Err(Error(format!("the engine {engine} needs {what}")));
+        }
         let starting = Starting { workspace, profile, folder: workspace.staging().join("conformance") };
         fs::create_dir_all(&starting.folder).doing(format_args!("create {}", starting.folder.display()))?;
         let mut servers = Vec::new();
         let entry = match engine {
             Engine::Echo => ECHO.to_owned(),
             Engine::CandleLlm => format!(
-                "plugin: candle-llm, source: {{path: {}}}, options: {{context: {CONTEXT}}}",
+                "plugin: candle-llm, source: {{path: {}}}, options: {{context: {CONTEXT}}}, \
+                 default_max_tokens: {ANSWER}",
                 test::small_model(workspace, profile)?.display()
             ),
             Engine::Upstream => {
@@ -101,7 +116,7 @@ impl Running {
                 entry
             }
             Engine::LlamaServer => {
-                let far = starting.llama_server(cache)?;
+                let far = starting.llama_server()?;
                 let entry = far_entry(far.address);
                 servers.push(far);
                 entry
@@ -167,12 +182,9 @@ impl Starting<'_> {
     }
 
     /// llama.cpp's own server.
-    fn llama_server(&self, cache: &Cache) -> Result<Server> {
-        let environment = cache.python("llama-server")?;
-        let program = stage::find(&environment, "/llama-server")
-            .ok_or_else(|| Error(format!("there is no llama-server in {}", environment.display())))?;
+    fn llama_server(&self) -> Result<Server> {
         let address = free_address()?;
-        let mut command = Command::new(&program);
+        let mut command = Command::new(LLAMA_SERVER);
         command.arg("--model").arg(test::small_model(self.workspace, self.profile)?);
         command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
         command.args([
@@ -186,7 +198,6 @@ impl Starting<'_> {
             NAMES[0],
             "--jinja",
         ]);
-        command.env("LD_LIBRARY_PATH", program.parent().unwrap_or(Path::new(".")));
         Server::start(&mut command, address, &self.folder.join("llama-server.log"))
     }
 }

@@ -66,7 +66,7 @@ impl Cache {
     }
 
     /// A virtual environment with what `requirements/NAME.txt` names.
-    pub(super) fn python(&self, name: &str) -> Result<PathBuf> {
+    fn python(&self, name: &str) -> Result<PathBuf> {
         let requirements = file("requirements").join(format!("{name}.txt"));
         let asked = fs::read_to_string(&requirements).doing(format_args!("read {}", requirements.display()))?;
         let python = shell::probe("python3", &["--version"]).unwrap_or_default();

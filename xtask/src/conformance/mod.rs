@@ -89,9 +89,13 @@ pub(crate) fn run(options: &Options) -> Result {
         if suites.is_empty() {
             continue;
         }
+        if let (true, None, Some(what)) = (options.engines.is_empty(), &options.url, engine.lacks()) {
+            eprintln!("== nothing on {engine}, which needs {what}");
+            continue;
+        }
         let running = match &options.url {
             Some(url) => Running::there(engine, url.trim_end_matches('/').to_owned()),
-            None => Running::start(&workspace, profile, &cache, engine)?,
+            None => Running::start(&workspace, profile, engine)?,
         };
         for (suite, environment) in suites {
             let start = Instant::now();

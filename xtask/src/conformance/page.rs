@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::engine::Engine;
 use super::judge::{Deselected, Kind, Verdict};
 use crate::error::{Doing, Error, Result};
 
@@ -21,7 +22,6 @@ and **model** ones judge what a model of 135 million parameters says. *Not yet* 
 as failed. *Left out* are cases that a suite skips by itself. The engines: `echo` is the fixture plugin, which does what a
 message tells it to; `candle-llm` is SmolLM2-135M by our plugin; `upstream` is the fixture behind a server that has the chat route
 alone; `llama-server` is SmolLM2-135M by llama.cpp's server, as a model that others run.
-
 ";
 const COLUMNS: [&str; 9] = ["suite", "engine", "what", "versions", "passed", "not ours", "ruling", "model", "left out"];
 
@@ -70,6 +70,11 @@ impl Page {
 
     fn text(&self) -> String {
         let mut text = HEAD.to_owned();
+        let has_run = |engine: &&Engine| self.rows.keys().any(|(_, of)| *of == engine.to_string());
+        for engine in Engine::ALL.iter().filter(|engine| !has_run(engine)) {
+            let _ = writeln!(text, "Nothing has run on `{engine}` so far.");
+        }
+        text.push('\n');
         text += &line(&COLUMNS.map(ToOwned::to_owned));
         text += &line(&COLUMNS.map(|_| "---".to_owned()));
         self.rows.values().for_each(|row| text += &line(row));
@@ -138,10 +143,12 @@ mod tests {
         };
         let key = |suite: &str| (suite.to_owned(), "echo".to_owned());
         let mut page = Page { path: "x".into(), before: String::new(), rows: parse(""), list: String::new() };
+        assert!(page.text().contains("Nothing has run on `echo` so far."));
         page.rows.insert(key("b"), row("b", "1 of 2"));
         page.rows.insert(key("a"), row("a", "3 of 3"));
         let text = page.text();
         assert_eq!(parse(&text), page.rows);
+        assert!(!text.contains("Nothing has run on `echo`") && text.contains("Nothing has run on `upstream` so far."));
         assert!(text.contains(&COLUMNS.join(" | ")) && text.find("3 of 3") < text.find("1 of 2"));
         page.before = text;
         assert!(page.check().is_ok());

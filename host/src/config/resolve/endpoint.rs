@@ -1,7 +1,7 @@
 //! The path of a custom model: one that is the host's to give away.
 
 /// Paths that the host answers itself, or that belong to APIs it speaks.
-const HOST_PATHS: [&str; 34] = [
+const HOST_PATHS: [&str; 36] = [
     "/admin",
     "/api",
     "/artifacts",
@@ -9,6 +9,7 @@ const HOST_PATHS: [&str; 34] = [
     "/completions",
     "/detokenize",
     "/docs",
+    "/embeddings",
     "/health",
     "/livez",
     "/logs",
@@ -18,6 +19,7 @@ const HOST_PATHS: [&str; 34] = [
     "/ping",
     "/props",
     "/readyz",
+    "/responses",
     "/running",
     "/tokenize",
     "/upstream",

@@ -45,20 +45,20 @@ pub(in crate::http) async fn embeddings(
     Ok(Json(json!({"embedding": embedding})))
 }
 
-/// What the engine of the model that is meant says.
+/// What the engine of the model that is meant says, and the name by which it was asked for.
 async fn asked(app: &App, caller: &Caller, body: JsonBody, path: &'static str) -> Result<(String, Value), ApiError> {
     let (name, asked) = body.read(wire::parse_embed).await?;
     let config = app.handle.config();
-    let model = match name {
+    let model = match &name {
         // Engines of text embed as well.
-        Some(name) => resolve::by_name(&config, caller, &name)?,
+        Some(name) => resolve::by_name(&config, caller, name)?,
         None => resolve::for_request(&config, caller, None, Wanted { kind: Kind::Embedding, endpoint: EMBEDDINGS })?,
     };
     if !app.handle.speaks_http(model) {
         return Err(resolve::wrong_kind(model, path));
     }
     let answer = ask_json(app, caller, model, EMBEDDINGS, asked).await?;
-    Ok((model.id.to_string(), answer))
+    Ok((name.unwrap_or_else(|| model.id.to_string()), answer))
 }
 
 /// The vectors of an answer of OpenAI's, in order.

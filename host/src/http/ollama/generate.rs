@@ -62,7 +62,7 @@ async fn serve(
         return Err(explain(&app, failure, &model, "model").await);
     }
     let mut told = nothing;
-    told["model"] = model.as_str().into();
+    told["model"] = bare.model.unwrap_or_else(|| model.to_string()).into();
     told["created_at"] = Timestamp::now().to_string().into();
     told["done"] = true.into();
     told["done_reason"] = if bare.unloads { "unload" } else { "load" }.into();

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::super::app::App;
 use super::super::body::Name;
 use super::super::caller::Caller;
+use super::super::engine_text;
 use super::super::error::ApiError;
 use super::super::page_key::{pairs, percent_decoded};
 use super::super::resolve::{self, Wanted};
@@ -43,6 +44,9 @@ const TEXT_PARAMETERS: [&str; 17] = [
     "top_logprobs",
     "top_p",
 ];
+
+/// Where llama.cpp's server tells of its model.
+const PROPS: &str = "/props";
 
 /// A model, as clients list it.
 #[derive(Serialize)]
@@ -140,7 +144,8 @@ pub(in crate::http) async fn retrieve(
     Ok(Json(object(&app.handle, model, &facts, state, app.started_s)).into_response())
 }
 
-/// `GET /props?model=`: the same of a text model, as llama.cpp's server tells it.
+/// `GET /props?model=`: the same of a text model, as llama.cpp's server tells it. An engine that is up and has the route says more
+/// than is known here.
 pub(in crate::http) async fn props(
     State(app): State<App>,
     caller: Caller,
@@ -151,6 +156,11 @@ pub(in crate::http) async fn props(
     let config: Arc<Config> = app.handle.config();
     let wanted = Wanted { kind: Kind::Text, endpoint: super::chat::PATH };
     let model = resolve::for_request(&config, &caller, named.as_deref(), wanted)?;
+    if app.handle.speaks_http(model)
+        && let Some(told) = engine_text::look(&app, &caller, model, PROPS).await
+    {
+        return Ok(Json(told));
+    }
     let facts = app.handle.facts(model);
     Ok(Json(json!({
         "model_alias": model.id,

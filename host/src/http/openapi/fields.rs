@@ -21,9 +21,12 @@ pub(super) fn schema(path: &str, field: &str) -> Value {
 /// Fields that must be there.
 pub(super) fn required(path: &str) -> &'static [&'static str] {
     match path {
-        "/v1/chat/completions" | "/chat/completions" | "/v1/chat/completions/input_tokens" => &["messages"],
+        "/v1/chat/completions"
+        | "/chat/completions"
+        | "/v1/chat/completions/input_tokens"
+        | "/chat/completions/input_tokens" => &["messages"],
         "/v1/completions" | "/completions" | "/v1/images/generations" | "/v1/audio/generations" => &["prompt"],
-        "/v1/responses" | "/v1/responses/input_tokens" => &["input"],
+        "/v1/responses" | "/responses" | "/v1/responses/input_tokens" | "/responses/input_tokens" => &["input"],
         "/v1/messages" => &["messages", "max_tokens"],
         "/v1/messages/count_tokens" => &["messages"],
         "/detokenize" => &["tokens"],

@@ -23,12 +23,18 @@ pub(super) fn operation(path: &str, method: &str) -> Operation {
             ("Answers a conversation", "text", Some("ChatCompletion"), Some(EVENTS))
         }
         ("/v1/completions" | "/completions", _) => ("Continues prompts", "text", Some("Completion"), Some(EVENTS)),
-        ("/v1/responses", _) => ("Answers in the form of Responses", "text", Some("Response"), Some(EVENTS)),
-        ("/v1/responses/{id}", "get") => ("An answer that is kept", "text", Some("Response"), None),
-        ("/v1/responses/{id}", _) => ("Forgets an answer", "text", Some("DeletedResponse"), None),
-        ("/v1/chat/completions/input_tokens" | "/v1/responses/input_tokens", _) => {
-            ("Counts the tokens of a prompt", "text", Some("InputTokens"), None)
+        ("/v1/responses" | "/responses", _) => {
+            ("Answers in the form of Responses", "text", Some("Response"), Some(EVENTS))
         }
+        ("/v1/responses/{id}" | "/responses/{id}", "get") => ("An answer that is kept", "text", Some("Response"), None),
+        ("/v1/responses/{id}" | "/responses/{id}", _) => ("Forgets an answer", "text", Some("DeletedResponse"), None),
+        (
+            "/v1/chat/completions/input_tokens"
+            | "/chat/completions/input_tokens"
+            | "/v1/responses/input_tokens"
+            | "/responses/input_tokens",
+            _,
+        ) => ("Counts the tokens of a prompt", "text", Some("InputTokens"), None),
         ("/v1/messages/count_tokens", _) => ("Counts the tokens of a prompt", "anthropic", Some("CountedTokens"), None),
         ("/v1/messages", _) => {
             ("Answers in the form of Anthropic's Messages", "anthropic", Some("Message"), Some(EVENTS))
@@ -53,7 +59,7 @@ pub(super) fn operation(path: &str, method: &str) -> Operation {
         }
         ("/v1/images/generations", _) => ("Makes images", "media", Some("Images"), Some(EVENTS)),
         ("/v1/images/edits" | "/v1/images/variations", _) => ("Changes images", "media", Some("Images"), None),
-        ("/v1/embeddings", _) => ("Embeds texts", "text", Some("Object"), None),
+        ("/v1/embeddings" | "/embeddings", _) => ("Embeds texts", "text", Some("Object"), None),
         ("/v1/rerank", _) => ("Orders texts by how well they fit a query", "text", Some("Object"), None),
         ("/v1/moderations", _) => ("Judges texts", "text", Some("Object"), None),
         ("/upstream/{*rest}", _) => ("An engine's own paths", "models", None, Some("*/*")),

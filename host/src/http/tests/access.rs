@@ -7,15 +7,19 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 52] = [
+const TABLE: [(&str, &str, &str); 57] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
     ("POST", "/completions", "use"),
     ("POST", "/v1/chat/completions/input_tokens", "use"),
+    ("POST", "/chat/completions/input_tokens", "use"),
     ("POST", "/v1/responses", "use"),
+    ("POST", "/responses", "use"),
     ("POST", "/v1/responses/input_tokens", "use"),
+    ("POST", "/responses/input_tokens", "use"),
     ("GET DELETE", "/v1/responses/{id}", "use"),
+    ("GET DELETE", "/responses/{id}", "use"),
     ("POST", "/v1/messages", "use"),
     ("POST", "/v1/messages/count_tokens", "use"),
     ("POST", "/api/chat", "use"),
@@ -37,6 +41,7 @@ const TABLE: [(&str, &str, &str); 52] = [
     ("POST", "/v1/audio/transcriptions", "use"),
     ("POST", "/v1/audio/translations", "use"),
     ("POST", "/v1/embeddings", "use"),
+    ("POST", "/embeddings", "use"),
     ("POST", "/v1/rerank", "use"),
     ("POST", "/v1/moderations", "use"),
     ("POST", "/v1/images/generations", "use"),

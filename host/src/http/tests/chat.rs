@@ -168,7 +168,6 @@ async fn parameters_reach_the_plugin() {
     });
     let reply = host.post("/v1/chat/completions", &body).await;
     assert_eq!(reply.status, 200, "{}", reply.body);
-    assert_eq!(reply.json()["model"], "a");
     let task = host.tasks().remove(0);
     assert_eq!(task["max_tokens"], 7);
     assert_eq!(task["stop"], json!(["x"]));

@@ -28,7 +28,7 @@ fn answered(status: u16, kind: &'static str, body: &str) -> Vec<Output> {
 fn sent(submission: &Submission) -> (String, Value) {
     let Ask::Http(ask) = &submission.ask else { panic!("no request of HTTP") };
     let AskBody::Whole(body) = &ask.body else { panic!("a streamed body") };
-    (ask.target.clone(), serde_json::from_slice(body).unwrap())
+    (ask.target.clone(), serde_json::from_slice(body).unwrap_or_default())
 }
 
 /// An engine that has nothing but its chat route.
@@ -143,6 +143,30 @@ async fn parts_that_no_plugin_reads_go_on_to_an_engine() {
 }
 
 #[tokio::test]
+async fn what_an_engine_says_of_itself_is_told_if_it_is_up_and_has_the_route() {
+    let named = |name: &str| {
+        let mut model = remote().models.into_values().next().unwrap();
+        model.id = name.into();
+        configured([model])
+    };
+    let told = |_: usize, _: &Submission| Ok(answered(200, "application/json", "{\"total_slots\":7}"));
+    // As the runtime of these tests has it, `a` is up and `b` is loading.
+    for (name, script, slots, asked) in
+        [("a", told as Script, 7, 2), ("a", chat_alone, 1, 1), ("b", |_, _| panic!("it was asked"), 1, 0)]
+    {
+        let host = Host::with(named(name), script);
+        for _ in 0..2 {
+            let reply = host.get(&format!("/props?model={name}")).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            assert_eq!(reply.json()["total_slots"], slots, "{}", reply.body);
+        }
+        assert_eq!(host.submitted.lock().unwrap().len(), asked, "an engine that lacks it is asked once");
+    }
+    let host = Host::with(named("a"), chat_alone);
+    assert_eq!(host.get("/running?model=a").await.json()["running"][0], json!({"model": "a", "state": "ready"}));
+}
+
+#[tokio::test]
 async fn a_route_that_an_engine_has_is_its_own_affair() {
     let has_all = |_: usize, _: &Submission| Ok(answered(200, "text/plain", "{\"mine\":1}"));
     let host = Host::with(remote(), has_all);
@@ -152,6 +176,8 @@ async fn a_route_that_an_engine_has_is_its_own_affair() {
         let (target, asked) = sent(host.submitted.lock().unwrap().last().unwrap());
         assert_eq!((target.as_str(), &asked["anything"]), (path, &json!(true)));
     }
-    host.post("/chat/completions", &json!({"model": "far"})).await;
-    assert_eq!(sent(host.submitted.lock().unwrap().last().unwrap()).0, "/v1/chat/completions");
+    for short in ["/chat/completions", "/completions", "/responses", "/responses/input_tokens"] {
+        host.post(short, &json!({"model": "far"})).await;
+        assert_eq!(sent(host.submitted.lock().unwrap().last().unwrap()).0, format!("/v1{short}"));
+    }
 }

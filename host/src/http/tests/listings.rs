@@ -59,6 +59,34 @@ async fn who_asks_at_the_same_time_gets_the_same_listing_and_who_asks_later_anot
     }
 }
 
+#[tokio::test]
+async fn an_answer_names_its_model_as_it_was_asked_for_and_all_else_by_its_entry() {
+    let messages = json!([{"role": "user", "content": "hi"}]);
+    for (path, ask) in [
+        ("/v1/chat/completions", json!({"messages": messages})),
+        ("/v1/completions", json!({"prompt": "hi"})),
+        ("/v1/responses", json!({"input": "hi"})),
+        ("/v1/messages", json!({"messages": messages, "max_tokens": 5})),
+        ("/api/chat", json!({"messages": messages})),
+        ("/api/generate", json!({"prompt": "hi"})),
+        ("/api/generate", json!({})),
+    ] {
+        for (name, stream) in [("gpt-4o-mini", false), ("gpt-4o-mini:latest", true), ("a", true)] {
+            let host = Host::new(hello);
+            let mut ask = ask.clone();
+            (ask["model"], ask["stream"]) = (name.into(), stream.into());
+            let reply = host.post(path, &ask).await;
+            assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+            let named = reply.body.matches("\"model\":\"").count();
+            let as_asked = reply.body.matches(&format!("\"model\":\"{name}\"")).count();
+            assert!(named > 0 && named == as_asked, "{path}: {}", reply.body);
+            assert!(host.submitted.lock().unwrap().iter().all(|submission| submission.model.as_str() == "a"));
+        }
+    }
+    let host = Host::new(hello);
+    assert_eq!(host.get("/v1/models/gpt-4o-mini").await.json()["id"], "a");
+}
+
 /// Without `/readyz`: a probe has a clock, which a paused one would have run out while the listing is written.
 #[tokio::test(start_paused = true)]
 async fn a_listing_of_very_many_models_is_shared_for_a_second_but_never_past_a_command() {

@@ -8,18 +8,6 @@ fn ask(extra: &Value) -> Value {
     body
 }
 
-fn much(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
-    Ok(vec![
-        event(&json!({"type": "reasoning", "text": "hm"})),
-        text("Hel"),
-        text("lo"),
-        event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "f"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "{\"x\":1}"})),
-        event(&json!({"type": "tool_call", "index": 1, "id": "call_b", "name": "g"})),
-        done("tool_calls"),
-    ])
-}
-
 #[tokio::test]
 async fn an_answer_has_its_blocks_and_counts_what_was_cached_apart() {
     let host = Host::new(much);
@@ -72,6 +60,7 @@ async fn a_stream_has_every_block_from_its_start_to_its_stop() {
             "content_block_stop 1 ",
             "content_block_start 2 tool_use",
             "content_block_delta 2 input_json_delta",
+            "content_block_delta 2 input_json_delta",
             "content_block_stop 2 ",
             "content_block_start 3 tool_use",
             "content_block_stop 3 ",
@@ -79,8 +68,30 @@ async fn a_stream_has_every_block_from_its_start_to_its_stop() {
             "message_stop null ",
         ]
     );
-    assert_eq!(events[15]["delta"]["stop_reason"], "tool_use");
-    assert_eq!(events[15]["usage"]["output_tokens"], 2);
+    assert_eq!(events[16]["delta"]["stop_reason"], "tool_use");
+    assert_eq!(events[16]["usage"]["output_tokens"], 2);
+}
+
+#[tokio::test]
+async fn a_stream_tells_the_length_of_the_prompt_as_soon_as_it_is_known() {
+    let counted: [(Script, u64); 3] = [
+        (|_, _| Ok(vec![prompt(), text("Hello"), done("stop")]), 2),
+        (|_, _| Ok(vec![done("stop")]), 2),
+        // Of a plugin that says so at the end.
+        (|_, _| Ok(vec![text("Hello"), done("stop")]), 0),
+    ];
+    for (script, first) in counted {
+        let reply = Host::new(script).post("/v1/messages", &ask(&json!({"stream": true}))).await;
+        let events = named_events(reply.body.as_bytes());
+        let usage = &events[0]["message"]["usage"];
+        assert_eq!((usage["input_tokens"].as_u64(), &usage["output_tokens"]), (Some(first), &json!(0)), "{usage}");
+        let [.., delta, _] = events.as_slice() else { panic!("{}", reply.body) };
+        let usage = &delta["usage"];
+        assert_eq!((&usage["input_tokens"], &usage["cache_read_input_tokens"]), (&json!(2), &json!(1)), "{usage}");
+    }
+    let whole =
+        Host::new(|_, _| Ok(vec![prompt(), text("Hello"), done("stop")])).post("/v1/messages", &ask(&json!({}))).await;
+    assert_eq!(whole.json()["content"], json!([{"type": "text", "text": "Hello"}]));
 }
 
 #[tokio::test]

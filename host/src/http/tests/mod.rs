@@ -373,6 +373,11 @@ fn text(text: &str) -> Output {
     event(&json!({"type": "text", "text": text}))
 }
 
+/// What a plugin says of its prompt before it answers.
+fn prompt() -> Output {
+    event(&json!({"type": "prompt", "tokens": 3, "cached": 1}))
+}
+
 /// The end, after 3 prompt tokens and 2 generated ones.
 fn done(reason: &str) -> Output {
     let finish = json!({"reason": reason, "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}});
@@ -385,6 +390,20 @@ fn failed(kind: FailureKind) -> Output {
 
 fn hello(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
     Ok(vec![text("Hel"), text("lo"), done("stop")])
+}
+
+/// A thought, a text and two calls.
+fn much(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
+    Ok(vec![
+        event(&json!({"type": "reasoning", "text": "hm"})),
+        text("Hel"),
+        text("lo"),
+        event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "f"})),
+        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "{\"x\":"})),
+        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "1}"})),
+        event(&json!({"type": "tool_call", "index": 1, "id": "call_b", "name": "g"})),
+        done("tool_calls"),
+    ])
 }
 
 /// A chat request with these fields beside a message.

@@ -2,18 +2,6 @@
 
 use super::*;
 
-fn much(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
-    Ok(vec![
-        event(&json!({"type": "reasoning", "text": "hm"})),
-        text("Hel"),
-        text("lo"),
-        event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "f"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "{\"x\":"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "1}"})),
-        done("tool_calls"),
-    ])
-}
-
 fn lines(reply: &Reply) -> Vec<Value> {
     assert_eq!(reply.header("content-type"), "application/x-ndjson", "{}", reply.body);
     reply.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -25,18 +13,20 @@ async fn a_chat_streams_unless_it_is_told_not_to() {
     let mut asked = json!({"model": "a:latest", "messages": [{"role": "user", "content": "hi"}]});
     let lines = lines(&host.post("/api/chat", &asked).await);
     let messages: Vec<_> = lines.iter().map(|line| &line["message"]).collect();
+    let calls =
+        json!([{"function": {"name": "f", "arguments": {"x": 1}}}, {"function": {"name": "g", "arguments": {}}}]);
     assert_eq!(messages[0], &json!({"role": "assistant", "content": "", "thinking": "hm"}));
     assert_eq!(messages[1]["content"], "Hel");
-    assert_eq!(messages[3]["tool_calls"], json!([{"function": {"name": "f", "arguments": {"x": 1}}}]));
+    assert_eq!(messages[3]["tool_calls"], calls);
     let last = lines.last().unwrap();
     assert_eq!((&last["done"], &last["done_reason"]), (&json!(true), &json!("stop")));
     assert_eq!((&last["prompt_eval_count"], &last["eval_count"]), (&json!(3), &json!(2)));
-    assert!(lines[..lines.len() - 1].iter().all(|line| line["done"] == false && line["model"] == "a"));
+    assert!(lines[..lines.len() - 1].iter().all(|line| line["done"] == false && line["model"] == "a:latest"));
     asked["stream"] = false.into();
     let whole = host.post("/api/chat", &asked).await.json();
     assert_eq!(
         whole["message"],
-        json!({"role": "assistant", "content": "Hello", "thinking": "hm", "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]})
+        json!({"role": "assistant", "content": "Hello", "thinking": "hm", "tool_calls": calls})
     );
     for key in ["created_at", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration"] {
         assert!(!whole[key].is_null(), "{key}");

@@ -8,20 +8,6 @@ fn ask(extra: &Value) -> Value {
     body
 }
 
-/// A thought, a text and two calls.
-fn much(_: usize, _: &Submission) -> Result<Vec<Output>, Failure> {
-    Ok(vec![
-        event(&json!({"type": "reasoning", "text": "hm"})),
-        text("Hel"),
-        text("lo"),
-        event(&json!({"type": "tool_call", "index": 0, "id": "call_a", "name": "f"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "{\"x\":"})),
-        event(&json!({"type": "tool_arguments", "index": 0, "fragment": "1}"})),
-        event(&json!({"type": "tool_call", "index": 1, "id": "call_b", "name": "g"})),
-        done("tool_calls"),
-    ])
-}
-
 #[tokio::test]
 async fn an_answer_has_its_items_and_all_that_its_schema_wants() {
     let host = Host::new(much);
@@ -134,6 +120,50 @@ async fn a_stream_tells_the_same_as_the_whole() {
 }
 
 #[tokio::test]
+async fn thoughts_are_told_as_a_summary_where_one_is_asked_for() {
+    let host = Host::new(much);
+    for wanted in ["auto", "concise", "detailed"] {
+        let asked = json!({"reasoning": {"summary": wanted, "effort": null}});
+        let item = &host.post("/v1/responses", &ask(&asked)).await.json()["output"][0];
+        assert_eq!(item["summary"], json!([{"type": "summary_text", "text": "hm"}]));
+        assert_eq!((&item["type"], &item["content"]), (&json!("reasoning"), &json!([])));
+    }
+    let item = &host.post("/v1/responses", &ask(&json!({"reasoning": {"effort": "low"}}))).await.json()["output"][0];
+    assert_eq!(item["content"], json!([{"type": "reasoning_text", "text": "hm"}]));
+    assert_eq!(item["summary"], json!([]));
+    let asked = ask(&json!({"stream": true, "reasoning": {"summary": "auto"}}));
+    let events = named_events(host.post("/v1/responses", &asked).await.body.as_bytes());
+    let at = events.iter().position(|event| event["item"]["type"] == "reasoning").unwrap();
+    assert_eq!((&events[at]["item"]["summary"], &events[at]["item"]["content"]), (&json!([]), &json!([])));
+    let id = &events[at]["item"]["id"];
+    let told: Vec<_> = events[at + 1..]
+        .iter()
+        .take_while(|event| event["item_id"] == *id)
+        .map(|event| {
+            assert_eq!((&event["output_index"], &event["summary_index"]), (&json!(0), &json!(0)), "{event}");
+            (event["type"].as_str().unwrap(), [&event["part"], &event["delta"], &event["text"]].map(Value::clone))
+        })
+        .collect();
+    let part = |text: &str| json!({"type": "summary_text", "text": text});
+    assert_eq!(
+        told,
+        [
+            ("response.reasoning_summary_part.added", [part(""), Value::Null, Value::Null]),
+            ("response.reasoning_summary_text.delta", [Value::Null, "hm".into(), Value::Null]),
+            ("response.reasoning_summary_text.done", [Value::Null, Value::Null, "hm".into()]),
+            ("response.reasoning_summary_part.done", [part("hm"), Value::Null, Value::Null]),
+        ]
+    );
+    let done = &events[at + 1 + told.len()];
+    assert_eq!((&done["type"], &done["item"]["summary"]), (&json!("response.output_item.done"), &json!([part("hm")])));
+    let output = &events.last().unwrap()["response"]["output"];
+    assert_eq!(output[0], done["item"]);
+    let items = json!([output[0], output[1], {"role": "user", "content": "and?"}]);
+    let reply = host.post("/v1/responses", &ask(&json!({"input": items}))).await;
+    assert_eq!(reply.status, 200, "its item can be sent back: {}", reply.body);
+}
+
+#[tokio::test]
 async fn what_is_cut_is_incomplete() {
     let host = Host::new(|_, _| Ok(vec![text("Hel"), done("length")]));
     let response = host.post("/v1/responses", &ask(&json!({}))).await.json();
@@ -212,6 +242,7 @@ async fn refusals_name_the_field_as_its_client_wrote_it() {
         (json!({"input": [{"type": "web_search_call"}]}), "unsupported_parameter", "input[0].type"),
         (json!({"max_output_tokens": -1}), "invalid_value", "max_output_tokens"),
         (json!({"temperature": 3}), "invalid_value", "temperature"),
+        (json!({"reasoning": {"summary": "long"}}), "invalid_value", "reasoning.summary"),
         (json!({"text": {"format": {"type": "hiccup"}}}), "invalid_value", "text.format.type"),
         (json!({"tools": [{"type": "web_search"}]}), "unsupported_parameter", "tools[0].type"),
         (json!({"background": true}), "unsupported_parameter", "background"),

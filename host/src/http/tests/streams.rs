@@ -14,6 +14,8 @@ enum Push {
     Text(&'static str),
     Reasoning(&'static str),
     Refusal(&'static str),
+    /// The length of the prompt, which comes late of who speaks no SDK.
+    Prompt,
     /// A call, and its arguments in pieces.
     Call(Vec<&'static str>),
 }
@@ -24,6 +26,7 @@ fn push() -> impl Strategy<Value = Push> {
         4 => words().prop_map(Push::Text),
         2 => words().prop_map(Push::Reasoning),
         1 => words().prop_map(Push::Refusal),
+        1 => Just(Push::Prompt),
         2 => select(vec![vec![], vec!["{}"], vec!["{\"a\"", ":1}"], vec!["{", "\"b\":", "[2]", "}"]]).prop_map(Push::Call),
     ]
 }
@@ -45,6 +48,7 @@ fn outputs(pushed: &[Push], reason: &str) -> (Vec<Output>, Told) {
                 told.refusal += more;
                 outputs.push(event(&json!({"type": "refusal", "text": more})));
             }
+            Push::Prompt => outputs.push(prompt()),
             Push::Call(fragments) => {
                 let index = told.calls.len();
                 outputs.push(event(
@@ -181,7 +185,9 @@ fn read_responses(body: &str) -> Told {
             }
             "response.output_text.delta" => told.text += joined(&event["delta"]),
             "response.refusal.delta" => told.refusal += joined(&event["delta"]),
-            "response.reasoning_text.delta" => told.reasoning += joined(&event["delta"]),
+            "response.reasoning_text.delta" | "response.reasoning_summary_text.delta" => {
+                told.reasoning += joined(&event["delta"])
+            }
             "response.function_call_arguments.delta" => {
                 // Each is the last that was begun.
                 told.calls.last_mut().unwrap().push_str(joined(&event["delta"]));
@@ -299,8 +305,10 @@ proptest! {
         let (sent, told) = outputs(&pushed, reason);
         let chat = json!({"model": "a", "messages": message, "stream": true, "stream_options": {"include_usage": true}});
         prop_assert_eq!(&read_chat(&answered("/v1/chat/completions", &chat, sent.clone(), &groups), 1)[0], &told);
-        let responses = json!({"model": "a", "input": "hi", "stream": true});
-        prop_assert_eq!(&read_responses(&answered("/v1/responses", &responses, sent.clone(), &groups)), &told);
+        for summary in [Value::Null, "auto".into()] {
+            let responses = json!({"model": "a", "input": "hi", "stream": true, "reasoning": {"summary": summary}});
+            prop_assert_eq!(&read_responses(&answered("/v1/responses", &responses, sent.clone(), &groups)), &told);
+        }
         // These two have no place for a refusal of the model's but its text.
         let mut said = Told { refusal: String::new(), text: String::new(), ..told };
         for push in &pushed {

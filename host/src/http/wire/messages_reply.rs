@@ -93,9 +93,8 @@ impl MessagesShape {
 }
 
 impl TextShape for MessagesShape {
-    fn open(&mut self, out: &mut Vec<u8>, _index: usize) {
-        // How long the prompt is, nobody has said yet.
-        let message = self.message(Vec::new(), usage(Usage::default()));
+    fn open(&mut self, out: &mut Vec<u8>, _index: usize, prompt: Usage) {
+        let message = self.message(Vec::new(), usage(prompt));
         sse::write_event(out, "message_start", &json!({"type": "message_start", "message": message}));
         sse::write_event(out, "ping", &json!({"type": "ping"}));
     }

@@ -105,7 +105,7 @@ impl TextShape for OllamaShape {
         NDJSON
     }
 
-    fn open(&mut self, _out: &mut Vec<u8>, _index: usize) {}
+    fn open(&mut self, _out: &mut Vec<u8>, _index: usize, _prompt: Usage) {}
 
     fn event(&mut self, out: &mut Vec<u8>, _index: usize, event: &TextEvent) {
         self.first.get_or_insert_with(Instant::now);

@@ -23,8 +23,8 @@ pub(in crate::http) trait TextShape: Send {
     fn content_type(&self) -> &'static str {
         sse::CONTENT_TYPE
     }
-    /// A choice begins.
-    fn open(&mut self, out: &mut Vec<u8>, index: usize);
+    /// A choice begins. Of the prompt's tokens is told what is known by now.
+    fn open(&mut self, out: &mut Vec<u8>, index: usize, prompt: Usage);
     /// More of a choice.
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent);
     /// A choice ends.
@@ -157,7 +157,7 @@ impl ChatShape {
 }
 
 impl TextShape for ChatShape {
-    fn open(&mut self, out: &mut Vec<u8>, index: usize) {
+    fn open(&mut self, out: &mut Vec<u8>, index: usize, _prompt: Usage) {
         self.delta(out, index, &Delta::Role { role: "assistant", content: None });
     }
 
@@ -287,7 +287,7 @@ impl CompletionShape {
 }
 
 impl TextShape for CompletionShape {
-    fn open(&mut self, _out: &mut Vec<u8>, _index: usize) {}
+    fn open(&mut self, _out: &mut Vec<u8>, _index: usize, _prompt: Usage) {}
 
     fn event(&mut self, out: &mut Vec<u8>, index: usize, event: &TextEvent) {
         if let TextEvent::Text { text, logprobs, .. } = event

@@ -7,7 +7,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, text};
-use super::responses_reply::{Reply, ResponsesAsked, ResponsesShape, Saving};
+use super::responses_reply::{Reply, ResponsesAsked, ResponsesShape, Saving, ThoughtsAs};
 use super::translated::{JsonItems, Parts, Tool, Translated, object_of, picked, raw, raw_text};
 use super::{Asked, ReceivedBody, TextAsk, new_id};
 use crate::domain::shown;
@@ -104,9 +104,7 @@ pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<Te
     chat.set_some("max_tokens", "max_output_tokens", fields.get("max_output_tokens"));
     let has_logprobs = logprobs(&fields, &mut chat)?;
     format(&fields, &mut chat)?;
-    if let Some(reasoning) = fields.object("reasoning", REASONING_KEYS)? {
-        chat.set_some("reasoning_effort", "reasoning.effort", reasoning.text("effort")?);
-    }
+    let thoughts = reasoning(&fields, &mut chat)?;
     let saving = if fields.flag("store")?.unwrap_or(true) {
         let (conversations, key) = (Arc::clone(&asked.conversations), asked.key.clone());
         Some(Saving { conversations, key, history: chat.turns_behind(instructions) })
@@ -117,7 +115,8 @@ pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<Te
     let reply = reply(&fields, &id, &shown)?;
     let work = chat.work(asked, body.class)?;
     Ok(TextAsk::new(work, move |model, created| {
-        ResponsesShape::new(ResponsesAsked { id, reply, has_logprobs, saving, namespaces }, model, created)
+        let asked = ResponsesAsked { id, reply, has_logprobs, thoughts, saving, namespaces };
+        ResponsesShape::new(asked, model, created)
     }))
 }
 
@@ -258,6 +257,22 @@ fn logprobs(fields: &Fields<'_>, chat: &mut Translated) -> Result<bool, ApiError
         wanted = true;
     }
     Ok(wanted)
+}
+
+/// How much the model is to think, and as what its thoughts are told: nothing here sums them up, so a summary of any length is
+/// all that it thought.
+fn reasoning(fields: &Fields<'_>, chat: &mut Translated) -> Result<ThoughtsAs, ApiError> {
+    let Some(reasoning) = fields.object("reasoning", REASONING_KEYS)? else { return Ok(ThoughtsAs::Content) };
+    chat.set_some("reasoning_effort", "reasoning.effort", reasoning.text("effort")?);
+    match reasoning.text("summary")?.as_deref() {
+        None => Ok(ThoughtsAs::Content),
+        Some("auto" | "concise" | "detailed") => Ok(ThoughtsAs::Summary),
+        Some(other) => {
+            let path = reasoning.path("summary");
+            let message = format!("`{path}` must be auto, concise or detailed, not `{}`", shown(other));
+            Err(ApiError::invalid(path, message))
+        }
+    }
 }
 
 /// Functions that lie in a namespace, by the names under which the model knows them.

@@ -36,9 +36,53 @@ pub(super) struct ResponsesAsked {
     /// What it says of its request.
     pub(super) reply: Reply,
     pub(super) has_logprobs: bool,
+    pub(super) thoughts: ThoughtsAs,
     /// Where it is kept, if it is.
     pub(super) saving: Option<Saving>,
     pub(super) namespaces: Namespaces,
+}
+
+/// As what the model's thoughts are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ThoughtsAs {
+    /// The content of their item, as models with open weights have it.
+    Content,
+    /// Its summary, which is all that OpenAI's own clients read.
+    Summary,
+}
+
+impl ThoughtsAs {
+    /// The type of a part of them.
+    fn part(self) -> &'static str {
+        match self {
+            Self::Content => "reasoning_text",
+            Self::Summary => "summary_text",
+        }
+    }
+
+    /// The field that numbers the parts.
+    fn number(self) -> &'static str {
+        match self {
+            Self::Content => "content_index",
+            Self::Summary => "summary_index",
+        }
+    }
+
+    /// The name of the event of a part.
+    fn part_event(self, verb: &str) -> String {
+        match self {
+            Self::Content => format!("response.content_part.{verb}"),
+            Self::Summary => format!("response.reasoning_summary_part.{verb}"),
+        }
+    }
+
+    /// The name of the event of a part's text.
+    fn text_event(self, verb: &str) -> String {
+        match self {
+            Self::Content => format!("response.reasoning_text.{verb}"),
+            Self::Summary => format!("response.reasoning_summary_text.{verb}"),
+        }
+    }
 }
 
 /// A response as far as it has come: its fields in order.
@@ -68,6 +112,7 @@ pub(super) struct ResponsesShape {
     /// The response as far as it has come.
     reply: Reply,
     has_logprobs: bool,
+    thoughts: ThoughtsAs,
     saving: Option<Saving>,
     namespaces: Namespaces,
     events: u64,
@@ -86,6 +131,7 @@ struct Item {
 
 enum ItemOf {
     Reasoning {
+        told_as: ThoughtsAs,
         text: String,
     },
     Message {
@@ -110,13 +156,14 @@ struct Part {
 
 impl ResponsesShape {
     pub(super) fn new(asked: ResponsesAsked, model: &str, created: u64) -> Self {
-        let ResponsesAsked { id, mut reply, has_logprobs, saving, namespaces } = asked;
+        let ResponsesAsked { id, mut reply, has_logprobs, thoughts, saving, namespaces } = asked;
         reply.set("model", &model);
         reply.set("created_at", &created);
         Self {
             id,
             reply,
             has_logprobs,
+            thoughts,
             saving,
             namespaces,
             events: 0,
@@ -173,9 +220,9 @@ impl ResponsesShape {
             self.close(out, at);
         }
         if is_reasoning {
-            let at = self.begin(out, "rs_", ItemOf::Reasoning { text: String::new() });
-            let part = json!({"type": "reasoning_text", "text": ""});
-            self.emit_of(out, at, "response.content_part.added", json!({"content_index": 0, "part": part}));
+            let thoughts = self.thoughts;
+            let at = self.begin(out, "rs_", ItemOf::Reasoning { told_as: thoughts, text: String::new() });
+            self.tell_thought_part(out, at, "added", "");
             return at;
         }
         self.begin(out, "msg_", ItemOf::Message { parts: Vec::new() })
@@ -183,10 +230,18 @@ impl ResponsesShape {
 
     fn think(&mut self, out: &mut Vec<u8>, more: &str) {
         let at = self.saying(out, true);
-        if let ItemOf::Reasoning { text } = &mut self.items[at].of {
+        if let ItemOf::Reasoning { text, .. } = &mut self.items[at].of {
             text.push_str(more);
         }
-        self.emit_of(out, at, "response.reasoning_text.delta", json!({"content_index": 0, "delta": more}));
+        let data = json!({self.thoughts.number(): 0, "delta": more});
+        self.emit_of(out, at, &self.thoughts.text_event("delta"), data);
+    }
+
+    /// Appends an event of the only part that thoughts have.
+    fn tell_thought_part(&mut self, out: &mut Vec<u8>, at: usize, verb: &str, text: &str) {
+        let part = json!({"type": self.thoughts.part(), "text": text});
+        let data = json!({self.thoughts.number(): 0, "part": part});
+        self.emit_of(out, at, &self.thoughts.part_event(verb), data);
     }
 
     fn say(&mut self, out: &mut Vec<u8>, is_refusal: bool, more: &str, tokens: &[TokenLogprob]) {
@@ -268,11 +323,11 @@ impl ResponsesShape {
     fn close(&mut self, out: &mut Vec<u8>, at: usize) {
         match &self.items[at].of {
             ItemOf::Message { .. } => self.close_part(out, at),
-            ItemOf::Reasoning { text } => {
+            ItemOf::Reasoning { text, .. } => {
                 let text = text.clone();
-                let part = json!({"type": "reasoning_text", "text": text});
-                self.emit_of(out, at, "response.reasoning_text.done", json!({"content_index": 0, "text": text}));
-                self.emit_of(out, at, "response.content_part.done", json!({"content_index": 0, "part": part}));
+                let data = json!({self.thoughts.number(): 0, "text": text});
+                self.emit_of(out, at, &self.thoughts.text_event("done"), data);
+                self.tell_thought_part(out, at, "done", &text);
             }
             ItemOf::Call { arguments, name, .. } => {
                 let data = json!({"arguments": whole(arguments), "name": name});
@@ -330,7 +385,7 @@ impl ResponsesShape {
         let (mut text, mut calls, mut thought) = (String::new(), Vec::new(), String::new());
         for item in &self.items {
             match &item.of {
-                ItemOf::Reasoning { text } => thought.push_str(text),
+                ItemOf::Reasoning { text, .. } => thought.push_str(text),
                 ItemOf::Message { parts } => parts.iter().for_each(|part| text.push_str(&part.text)),
                 ItemOf::Call { call_id, known, arguments, .. } => {
                     let function = json!({"name": known, "arguments": whole(arguments)});
@@ -353,7 +408,7 @@ impl ResponsesShape {
 }
 
 impl TextShape for ResponsesShape {
-    fn open(&mut self, out: &mut Vec<u8>, _index: usize) {
+    fn open(&mut self, out: &mut Vec<u8>, _index: usize, _prompt: Usage) {
         for kind in ["response.created", "response.in_progress"] {
             self.emit_response(out, kind);
         }
@@ -423,10 +478,14 @@ impl Item {
     fn json(&self) -> Value {
         let status = self.status;
         match &self.of {
-            ItemOf::Reasoning { text } => {
-                let content: &[Value] =
-                    if text.is_empty() { &[] } else { &[json!({"type": "reasoning_text", "text": text})] };
-                json!({"id": self.id, "type": "reasoning", "summary": [], "content": content, "encrypted_content": null, "status": status})
+            ItemOf::Reasoning { told_as, text } => {
+                let parts: &[Value] =
+                    if text.is_empty() { &[] } else { &[json!({"type": told_as.part(), "text": text})] };
+                let (summary, content): (&[Value], &[Value]) = match told_as {
+                    ThoughtsAs::Content => (&[], parts),
+                    ThoughtsAs::Summary => (parts, &[]),
+                };
+                json!({"id": self.id, "type": "reasoning", "summary": summary, "content": content, "encrypted_content": null, "status": status})
             }
             ItemOf::Message { parts } => {
                 let content: Vec<Value> = parts.iter().map(Part::json).collect();
