@@ -1,7 +1,7 @@
 //! The shape of a Llama model, from a GGUF file's metadata, checked before anything is computed with it.
 
+use aihost_engine::files::Gguf;
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use aihost_support::Gguf;
 
 /// Limits on what a file may claim: an order of magnitude above the largest models, and far below overflow.
 const MAX_LAYERS: u64 = 1024;

@@ -9,11 +9,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aihost_engine::files::Gguf;
 use aihost_plugin_api::{
     Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, ModelFacts,
     Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token,
 };
-use aihost_support::Gguf;
 
 use crate::config::Config;
 use crate::model::{KvCache, Model};
@@ -246,7 +246,7 @@ impl LlmEngine {
         let engine = Self { parts, template, sizes, held, commands: Some(commands), thread: Some(thread) };
         engine.ask(Command::Unpark)?;
         tracing::info!(
-            kernels = aihost_support::kernels::description(),
+            kernels = aihost_engine::cpu::kernels::description(),
             threads = start.threads,
             slots = start.slots,
             context = sizes.context,

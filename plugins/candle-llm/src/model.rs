@@ -3,9 +3,10 @@
 //! Touvron et al. 2023; rotary positions in the interleaved order that GGUF's `llama` files are permuted for (pairs 2i, 2i+1).
 //! A row's result does not depend on which rows pass together with it, so chunking and caching never change an answer.
 
+use aihost_engine::cpu::kernels::{add_scaled_f16, dot_f16};
+use aihost_engine::cpu::{Linear, project};
+use aihost_engine::files::Gguf;
 use aihost_plugin_api::Result;
-use aihost_support::kernels::{add_scaled_f16, dot_f16};
-use aihost_support::{Gguf, Linear, project};
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use rayon::prelude::*;
 

@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
+use aihost_engine::files::Gguf;
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use aihost_support::Gguf;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use aihost_engine::files::Gguf;
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
-use aihost_support::Gguf;
 use candle_llm::LlmPlugin;
 use candle_llm::config::Config;
 use candle_llm::model::{KvCache, Logits, Model};

@@ -8,11 +8,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aihost_engine::files::{Gguf, TensorType, map};
 use aihost_plugin_api::{Error, ErrorKind, Result};
 use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::Gguf;
 use crate::dense::{Bytes, Dense, Residency, StorageType};
 use crate::weights;
 
@@ -228,7 +228,7 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
         Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {what}; fetch it again", path.display()))
     };
     let missing = |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-    let map = Arc::new(weights::map_file(path)?);
+    let map = Arc::new(map::map_file(path)?);
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| corrupt(&error))?;
     let bytes = match residency {
         Residency::Resident => Bytes::Mapped(Arc::clone(&map)),
@@ -242,7 +242,7 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
             // Positions and the like; a layer that asks for one is told that it is missing.
             _ => continue,
         };
-        if weights::elements(info.shape.iter().map(|size| *size as u64)).is_none() {
+        if map::elements(info.shape.iter().map(|size| *size as u64)).is_none() {
             return Err(corrupt(&format!("the tensor `{name}` is impossibly large")));
         }
         let at = (8 + header + info.data_offsets.0) as u64;
@@ -252,6 +252,23 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
         }
     }
     Ok(())
+}
+
+/// What candle calls a type of blocks, if it has it.
+fn block_type(stored: TensorType) -> Option<GgmlDType> {
+    Some(match stored {
+        TensorType::Q40 => GgmlDType::Q4_0,
+        TensorType::Q41 => GgmlDType::Q4_1,
+        TensorType::Q50 => GgmlDType::Q5_0,
+        TensorType::Q51 => GgmlDType::Q5_1,
+        TensorType::Q80 => GgmlDType::Q8_0,
+        TensorType::Q2K => GgmlDType::Q2K,
+        TensorType::Q3K => GgmlDType::Q3K,
+        TensorType::Q4K => GgmlDType::Q4K,
+        TensorType::Q5K => GgmlDType::Q5K,
+        TensorType::Q6K => GgmlDType::Q6K,
+        _ => return None,
+    })
 }
 
 fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
@@ -267,10 +284,16 @@ fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, Tensor
     for name in file.tensor_names() {
         let info = file.tensor(name)?;
         let stored = match info.dtype {
-            GgmlDType::F32 => StorageType::F32,
-            GgmlDType::F16 => StorageType::F16,
-            GgmlDType::BF16 => StorageType::Bf16,
-            block => StorageType::Quantised(block),
+            TensorType::F32 => StorageType::F32,
+            TensorType::F16 => StorageType::F16,
+            TensorType::Bf16 => StorageType::Bf16,
+            block => StorageType::Quantised(block_type(block).ok_or_else(|| {
+                let message = format!(
+                    "{}: the tensor {name} is {block}, which is not read here; use a usual quantisation such as Q4_1, Q4_K or Q8_0",
+                    path.display()
+                );
+                Error::new(ErrorKind::Unsupported, message)
+            })?),
         };
         let shape = info.dimensions.iter().rev().copied().collect();
         let entry = TensorEntry { bytes: bytes.clone(), at: info.range.start as u64, stored, shape };

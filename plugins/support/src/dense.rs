@@ -2,7 +2,7 @@
 //! by piece, and are widened to f32 a panel at a time on the way into the product.
 //!
 //! With hundreds of rows the product outweighs the widening by two orders of magnitude, so half precision and quantised
-//! weights cost their bytes in memory and nearly no time. For few rows see [`Linear`](crate::Linear).
+//! weights cost their bytes in memory and nearly no time. For few rows see [`Linear`](aihost_engine::cpu::Linear).
 
 use std::borrow::Cow;
 use std::cell::RefCell;

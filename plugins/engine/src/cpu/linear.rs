@@ -7,13 +7,13 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::quantized::{GgmlDType, k_quants};
+use candle_core::quantized::k_quants;
 use k_quants::GgmlType;
 use memmap2::Mmap;
 use rayon::prelude::*;
 
-use crate::Gguf;
-use crate::kernels::{self, BLOCK, Format, Q16Rows};
+use super::kernels::{self, BLOCK, Format, Q16Rows};
+use crate::files::{Gguf, TensorType};
 
 /// Pieces a product is cut into, per thread: enough that a thread that was interrupted does not hold up the others.
 const PIECES_PER_THREAD: usize = 4;
@@ -25,7 +25,7 @@ const PIECE_ROWS: usize = 16;
 pub struct Linear {
     map: Arc<Mmap>,
     range: Range<usize>,
-    dtype: GgmlDType,
+    dtype: TensorType,
     rows: usize,
     columns: usize,
 }
@@ -43,7 +43,7 @@ impl Linear {
         let linear = Self { map: Arc::clone(gguf.map()), range: info.range.clone(), dtype: info.dtype, rows, columns };
         if linear.format().is_none() && !with_blocks(&linear, SoundBlocks).is_some_and(|sound| sound) {
             let message = format!(
-                "{}: the tensor {name} is {:?}, which cannot be multiplied with here; use another quantisation",
+                "{}: the tensor {name} is {}, which cannot be multiplied with here; use another quantisation",
                 gguf.name(),
                 info.dtype
             );
@@ -73,8 +73,8 @@ impl Linear {
 
     fn format(&self) -> Option<Format> {
         match self.dtype {
-            GgmlDType::Q4_1 => Some(Format::Q4_1),
-            GgmlDType::Q8_0 => Some(Format::Q8_0),
+            TensorType::Q41 => Some(Format::Q4_1),
+            TensorType::Q80 => Some(Format::Q8_0),
             _ => None,
         }
     }
@@ -248,19 +248,19 @@ fn with_blocks<'a, W: WithBlocks<'a>>(linear: &'a Linear, what: W) -> Option<W::
     }
     let bytes = linear.bytes();
     Some(match linear.dtype {
-        GgmlDType::F32 => what.run(linear, seen::<f32>(bytes)?),
-        GgmlDType::F16 => what.run(linear, seen::<half::f16>(bytes)?),
-        GgmlDType::BF16 => what.run(linear, seen::<half::bf16>(bytes)?),
-        GgmlDType::Q4_0 => what.run(linear, seen::<k_quants::BlockQ4_0>(bytes)?),
-        GgmlDType::Q4_1 => what.run(linear, seen::<k_quants::BlockQ4_1>(bytes)?),
-        GgmlDType::Q5_0 => what.run(linear, seen::<k_quants::BlockQ5_0>(bytes)?),
-        GgmlDType::Q5_1 => what.run(linear, seen::<k_quants::BlockQ5_1>(bytes)?),
-        GgmlDType::Q8_0 => what.run(linear, seen::<k_quants::BlockQ8_0>(bytes)?),
-        GgmlDType::Q2K => what.run(linear, seen::<k_quants::BlockQ2K>(bytes)?),
-        GgmlDType::Q3K => what.run(linear, seen::<k_quants::BlockQ3K>(bytes)?),
-        GgmlDType::Q4K => what.run(linear, seen::<k_quants::BlockQ4K>(bytes)?),
-        GgmlDType::Q5K => what.run(linear, seen::<k_quants::BlockQ5K>(bytes)?),
-        GgmlDType::Q6K => what.run(linear, seen::<k_quants::BlockQ6K>(bytes)?),
-        GgmlDType::Q8_1 | GgmlDType::Q8K => return None,
+        TensorType::F32 => what.run(linear, seen::<f32>(bytes)?),
+        TensorType::F16 => what.run(linear, seen::<half::f16>(bytes)?),
+        TensorType::Bf16 => what.run(linear, seen::<half::bf16>(bytes)?),
+        TensorType::Q40 => what.run(linear, seen::<k_quants::BlockQ4_0>(bytes)?),
+        TensorType::Q41 => what.run(linear, seen::<k_quants::BlockQ4_1>(bytes)?),
+        TensorType::Q50 => what.run(linear, seen::<k_quants::BlockQ5_0>(bytes)?),
+        TensorType::Q51 => what.run(linear, seen::<k_quants::BlockQ5_1>(bytes)?),
+        TensorType::Q80 => what.run(linear, seen::<k_quants::BlockQ8_0>(bytes)?),
+        TensorType::Q2K => what.run(linear, seen::<k_quants::BlockQ2K>(bytes)?),
+        TensorType::Q3K => what.run(linear, seen::<k_quants::BlockQ3K>(bytes)?),
+        TensorType::Q4K => what.run(linear, seen::<k_quants::BlockQ4K>(bytes)?),
+        TensorType::Q5K => what.run(linear, seen::<k_quants::BlockQ5K>(bytes)?),
+        TensorType::Q6K => what.run(linear, seen::<k_quants::BlockQ6K>(bytes)?),
+        TensorType::Iq4Nl | TensorType::Iq4Xs | TensorType::Mxfp4 => return None,
     })
 }

@@ -10,10 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::quantized::GgmlDType;
 use memmap2::{Advice, Mmap};
 
-use crate::weights;
+use super::map;
+use super::tensor_type::TensorType;
 
 /// Most dimensions of a tensor that ggml knows.
 const MAX_DIMENSIONS: u32 = 4;
@@ -41,7 +41,7 @@ pub struct TensorInfo {
     /// Sizes in the order of the file: the contiguous one first.
     pub dimensions: Vec<usize>,
     /// The element or block type.
-    pub dtype: GgmlDType,
+    pub dtype: TensorType,
     /// Bytes within the file.
     pub range: Range<usize>,
 }
@@ -82,7 +82,7 @@ impl Gguf {
     /// [`ErrorKind::Unsupported`] for a version or tensor type that this reader does not know.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
-        let map = weights::map_file(path)?;
+        let map = map::map_file(path)?;
         // Best effort: readahead only makes the first pass faster.
         let _ = map.advise(Advice::WillNeed);
         let header = Header::parse(&map).map_err(|e| Error::new(e.kind(), format!("{name}: {}", e.message())))?;
@@ -141,14 +141,14 @@ impl Gguf {
         }
         let bytes = &self.map[info.range.clone()];
         Ok(match info.dtype {
-            GgmlDType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            GgmlDType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-            GgmlDType::BF16 => {
+            TensorType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            TensorType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            TensorType::Bf16 => {
                 bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
             }
             other => {
                 let message =
-                    format!("{}: the tensor {tensor} is {other:?}, and a vector must be F32, F16 or BF16", self.name);
+                    format!("{}: the tensor {tensor} is {other}, and a vector must be F32, F16 or BF16", self.name);
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         })
@@ -301,17 +301,17 @@ struct RawTensor {
 impl RawTensor {
     fn place(self, data: u64, alignment: u64, file_len: usize) -> Result<(String, TensorInfo)> {
         let Self { name, dimensions, dtype, offset } = self;
-        let dtype = dtype_of(dtype).ok_or_else(|| {
+        let dtype = TensorType::numbered(dtype).ok_or_else(|| {
             let message = format!("the tensor {name} has the unknown type {dtype}; use a file with a usual quantisation such as Q4_1, Q4_K_M or Q8_0");
             Error::new(ErrorKind::Unsupported, message)
         })?;
         let broken = |what: &str| corrupt(format!("the tensor {name} {what}; fetch the file again"));
         let first = dimensions.first().copied().unwrap_or(1);
-        if !first.is_multiple_of(dtype.block_size() as u64) {
+        if !first.is_multiple_of(dtype.block() as u64) {
             return Err(broken("has rows that are no whole number of blocks"));
         }
-        let elements = weights::elements(dimensions.iter().copied()).ok_or_else(|| broken("is impossibly large"))?;
-        let size = (elements / dtype.block_size() as u64).checked_mul(dtype.type_size() as u64);
+        let elements = map::elements(dimensions.iter().copied()).ok_or_else(|| broken("is impossibly large"))?;
+        let size = (elements / dtype.block() as u64).checked_mul(dtype.block_bytes() as u64);
         let start = data.checked_add(offset);
         let range = start.zip(size).and_then(|(start, size)| Some(start..start.checked_add(size)?));
         let range = range
@@ -323,26 +323,6 @@ impl RawTensor {
         let dimensions = dimensions.iter().map(|d| *d as usize).collect();
         Ok((name, TensorInfo { dimensions, dtype, range: range.start as usize..range.end as usize }))
     }
-}
-
-/// ggml's type numbers, as far as candle has their blocks.
-fn dtype_of(number: u32) -> Option<GgmlDType> {
-    Some(match number {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
-        _ => return None,
-    })
 }
 
 /// A place in the header; every step is checked.
