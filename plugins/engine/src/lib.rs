@@ -1,7 +1,9 @@
-//! The engine layer of the candle plugins: weight [`files`], and operations on them by the cores of the host ([`cpu`]).
+//! The engine layer of the candle plugins: weight [`files`], and operations on them by the cores of the host ([`cpu`]) or in
+//! candle tensors ([`candle`]).
 //!
 //! This crate knows no task and no plugin. `unsafe` is allowed in three places: mapping a file (`files/map.rs`), seeing mapped
 //! bytes as blocks of weights (`cpu/linear.rs`), and the vector kernels (`cpu/kernels/x86.rs`).
 
+pub mod candle;
 pub mod cpu;
 pub mod files;

@@ -19,8 +19,8 @@ use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use rayon::prelude::*;
 
-use crate::device::Failure;
 use crate::gemm::{View, ViewMut, matmul};
+use aihost_engine::candle::Failure;
 
 /// Elements of a widened panel: 1 MiB of f32, which stays in the second-level cache.
 const PANEL: usize = 256 * 1024;

@@ -14,7 +14,6 @@ pub mod device;
 pub mod gemm;
 pub mod panics;
 mod pickle;
-pub mod rows;
 pub mod t5;
 pub mod tokens;
 pub mod weights;

@@ -2,5 +2,6 @@
 
 pub mod kernels;
 pub mod linear;
+pub mod rows;
 
 pub use linear::{Linear, project};
