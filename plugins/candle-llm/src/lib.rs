@@ -1,8 +1,11 @@
 //! Plugin `candle-llm`: Llama-family language models on the CPU, from GGUF files.
 //!
-//! A request goes [`engine`] (who serves what, when) -> [`tokenizer`] and [`template`] (text to ids) -> [`model`] (ids to logits) ->
-//! [`sampler`] (logits to an id) -> the SDK's `TextOutput`. [`config`] reads the model's shape, [`options`] what the user asked for.
+//! A request goes [`engine`] -> [`tokenizer`] and [`template`] (text to ids) -> [`batch`] (which tokens pass together, by
+//! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
+//! `TextOutput`. [`config`] reads the model's shape, [`options`] what the user asked for.
 
+pub mod batch;
+pub mod blocks;
 pub mod config;
 pub mod engine;
 pub mod model;
@@ -23,6 +26,6 @@ aihost_plugin_api::export_plugin! {
     id: "candle-llm",
     devices: ["cpu"],
     formats: ["gguf"],
-    max_concurrency: 4,
+    max_concurrency: 64,
     parks: true,
 }

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use aihost_engine::cpu::Cpu;
 use aihost_engine::files::Gguf;
+use aihost_engine::nn::decoder::Decoder;
+use aihost_engine::ops::{BLOCK_TOKENS, Pass, Span};
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
 use candle_llm::LlmPlugin;
-use candle_llm::config::Config;
-use candle_llm::model::{KvCache, Logits, Model};
+use candle_llm::config;
 use candle_llm::sampler::argmax;
 use candle_llm::template::{ChatTemplate, PromptEnd};
 use candle_llm::tokenizer::Tokenizer;
@@ -38,7 +40,7 @@ fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
 }
 
 struct Parts {
-    model: Model,
+    model: Decoder<Cpu>,
     tokenizer: Tokenizer,
     template: ChatTemplate,
 }
@@ -47,7 +49,7 @@ fn parts() -> &'static Parts {
     static PARTS: OnceLock<Parts> = OnceLock::new();
     PARTS.get_or_init(|| {
         let gguf = Gguf::open(&model_file()).expect("opens");
-        let model = Model::open(&gguf, Config::read(&gguf).expect("a llama")).expect("opens");
+        let model = Decoder::open(Cpu, &gguf, config::read(&gguf).expect("a llama")).expect("opens");
         let tokenizer = Tokenizer::open(&gguf, model.config().vocabulary).expect("opens");
         let (bos, eos) = tokenizer.bos_eos_texts();
         let source = gguf.text("tokenizer.chat_template").expect("text").expect("has a template");
@@ -93,10 +95,13 @@ fn greedy_tokens_equal_the_reference() {
         };
         let ids = tokenizer.encode(&text).expect("encodes");
         assert_eq!(ids, case.ids, "{text:?}");
-        let mut cache = KvCache::new(model.config(), ids.len() + case.tokens.len());
+        let blocks: Vec<u32> = (0..(ids.len() + case.tokens.len()).div_ceil(BLOCK_TOKENS) as u32).collect();
+        let mut cache = model.cache(blocks.len()).expect("memory");
         let (mut feed, mut at) = (ids, 0);
         for (step, (wanted, gap)) in case.tokens.iter().zip(&case.gaps).enumerate() {
-            let found = argmax(&model.forward(&feed, at, &mut cache, Logits::Last));
+            let span = Span { rows: feed.len(), start: at, blocks: &blocks };
+            let pass = Pass { wanted: vec![feed.len() - 1], spans: vec![span], tokens: feed.clone() };
+            let found = argmax(&model.forward(&pass, &mut cache).expect("computes"));
             at += feed.len();
             if found != *wanted {
                 assert!(*gap < NEAR_TIE, "{text:?}, step {step}: {found} in place of {wanted}, with a gap of {gap}");

@@ -143,23 +143,62 @@ fn what_a_cache_held_is_counted_and_no_more() {
         let usage = host.generate(request).expect("answers").finish.usage;
         (usage.prompt_tokens, usage.cached_tokens)
     };
-    for (prompt, cached) in [("hello", 0), ("help", 3), ("help", 3), ("held", 3), ("xyz", 0), ("xyz", 2)] {
-        // The last token of a prompt passes through the model always.
-        assert_eq!(usage(&request(prompt, 1)), (prompt.len() as u32, cached), "{prompt}");
+    let (one, other) = ("once upon a time, far away in a land", "nobody knew what was to come of it");
+    // Whole blocks are kept, and the last token of a prompt passes through the model always: a token is a byte here.
+    for (prompt, cached) in [
+        (one.to_owned(), 0),
+        (format!("{one} of snow"), 32),
+        (other.to_owned(), 0),
+        (one.to_owned(), 32),
+        (other[..32].to_owned(), 16),
+        (other[..33].to_owned(), 32),
+        (format!("x{one}"), 0),
+    ] {
+        assert_eq!(usage(&request(&prompt, 1)), (prompt.len() as u32, cached), "{prompt}");
     }
     // All of it passes where each of its tokens is scored.
-    assert_eq!(usage(&request("xyz", 1).echo(true).logprobs(0)), (3, 0));
+    assert_eq!(usage(&request(one, 1).echo(true).logprobs(0)), (one.len() as u32, 0));
     // What was generated is in the cache like what was asked.
-    let asked = (0..1000)
-        .find_map(|seed| {
-            let said = host.generate(&request("ab", 6).sampling(Sampling::default().seed(seed))).expect("answers").text;
-            // One byte is one token here, but for what are no characters, and for the one pair.
-            (said.len() == 6 && said.is_ascii() && !said.contains("ab")).then(|| format!("ab{said}"))
+    let z = u32::from(b'z' - b'!');
+    let biased = request("a bcdef", 16).sampling(Sampling::default().logit_bias([(z, 100.0)].into()));
+    let said = host.generate(&biased).expect("answers").text;
+    let asked = format!("a bcdef{said}");
+    assert_eq!(usage(&request(&asked, 1)), (23, 16));
+}
+
+/// Many at once, who come and go and have too little room together, hear what each of them hears alone.
+#[test]
+fn company_changes_no_answer() {
+    let (_folder, alone) = host(&gguf(), serde_json::json!({"slots": 1}));
+    // Room for two contexts: most of them are put off on the way.
+    let options = serde_json::json!({"slots": 16, "cache_tokens": 128, "threads": 2});
+    let (_other, together) = host(&gguf(), options);
+    let (alone, together) = (alone.expect("loads"), together.expect("loads"));
+    let asked: Vec<TextRequest> = (0..120_u64)
+        .map(|number| {
+            let begin = ["the same beginning of all of these ", "another one, ", ""][(number % 3) as usize];
+            let prompt = format!("{begin}{}", number * number * 7919 % 1000);
+            let sampling = Sampling::default().seed(number).temperature((number % 4) as f32 * 0.5);
+            request(&prompt, 3 + (number * 13 % 17) as u32).sampling(sampling).logprobs(2)
         })
-        .expect("some seed says six characters");
-    let tokens = host.generate(&TextRequest::prompt(asked.as_str()).tokenize(true)).expect("tells");
-    let tokens = tokens.finish.usage.prompt_tokens;
-    assert_eq!(usage(&request(&asked, 1)), (tokens, tokens - 1));
+        .collect();
+    let said = |host: &MockHost, request: &TextRequest| {
+        let answer = host.generate(request).expect("answers");
+        (answer.events, answer.finish.reason, answer.finish.usage.completion_tokens)
+    };
+    let wanted: Vec<_> = asked.iter().map(|request| said(&alone, request)).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(request) = asked.get(at) else { break };
+                    assert_eq!(said(&together, request), wanted[at], "request {at}");
+                }
+            });
+        }
+    });
 }
 
 #[test]

@@ -7,3 +7,5 @@
 pub mod candle;
 pub mod cpu;
 pub mod files;
+pub mod nn;
+pub mod ops;

@@ -179,12 +179,14 @@ impl Gguf {
         }
     }
 
-    /// A floating-point number; `None` if the key is absent.
-    pub fn float(&self, key: &str) -> Result<Option<f64>> {
+    /// A number, with a fraction or without; `None` if the key is absent.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
             Some(Value::Float(value)) => Ok(Some(*value)),
-            Some(_) => Err(self.wrong_kind(key, "a number with a fraction")),
+            Some(Value::Unsigned(value)) => Ok(Some(*value as f64)),
+            Some(Value::Signed(value)) => Ok(Some(*value as f64)),
+            Some(_) => Err(self.wrong_kind(key, "a number")),
         }
     }
 
