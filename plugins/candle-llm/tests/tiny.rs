@@ -20,6 +20,11 @@ fn key(out: &mut Vec<u8>, name: &str, kind: u32) {
 
 /// A model of one layer with 258 tokens: the bytes, a merge, and an end-of-sequence token.
 fn gguf() -> Vec<u8> {
+    built(&[], |_| true, |_, _| {})
+}
+
+/// The same with more metadata of whole numbers, with some of its tensors, and with other numbers in them.
+fn built(more: &[(&str, u32)], has: impl Fn(&str) -> bool, change: impl Fn(&str, &mut [f32])) -> Vec<u8> {
     let mut tokens: Vec<String> = (33..=126u32)
         .chain(161..=172)
         .chain(174..=255)
@@ -45,8 +50,9 @@ fn gguf() -> Vec<u8> {
     ] {
         tensors.push((format!("blk.0.{name}.weight"), shape));
     }
+    tensors.retain(|(name, _)| has(name));
     head.extend((tensors.len() as u64).to_le_bytes());
-    head.extend(13u64.to_le_bytes());
+    head.extend((13 + more.len() as u64).to_le_bytes());
     for (name, value) in
         [("general.architecture", "llama"), ("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "smollm")]
     {
@@ -61,7 +67,10 @@ fn gguf() -> Vec<u8> {
         ("llama.attention.head_count", 4),
         ("llama.attention.head_count_kv", 2),
         ("tokenizer.ggml.eos_token_id", vocabulary as u32 - 1),
-    ] {
+    ]
+    .iter()
+    .chain(more)
+    {
         key(&mut head, name, 4);
         head.extend(value.to_le_bytes());
     }
@@ -81,10 +90,13 @@ fn gguf() -> Vec<u8> {
         shape.iter().for_each(|d| head.extend((*d as u64).to_le_bytes()));
         head.extend(0u32.to_le_bytes());
         head.extend((data.len() as u64).to_le_bytes());
-        for _ in 0..shape.iter().product::<usize>() {
+        let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            data.extend(((state >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
-        }
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut numbers: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| next()).collect();
+        change(name, &mut numbers);
+        data.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         data.resize(data.len().next_multiple_of(32), 0);
     }
     head.resize(head.len().next_multiple_of(32), 0);
@@ -199,6 +211,98 @@ fn company_changes_no_answer() {
             });
         }
     });
+}
+
+#[test]
+fn what_is_no_number_fails_its_request_and_names_the_part() {
+    for (tensor, part) in [
+        ("token_embd.weight", "embedding"),
+        ("blk.0.attn_v.weight", "attention of layer 0"),
+        ("blk.0.ffn_down.weight", "feed-forward network of layer 0"),
+        ("output_norm.weight", "output"),
+    ] {
+        let poison = |name: &str, numbers: &mut [f32]| {
+            if name == tensor {
+                // Of the embeddings that of `c`.
+                let at = if name == "token_embd.weight" { usize::from(b'c' - b'!') * HIDDEN } else { 1 };
+                numbers[at] = f32::NAN;
+            }
+        };
+        let (_folder, host) = host(&built(&[], |_| true, poison), serde_json::json!({}));
+        let host = host.expect("loads");
+        for _ in 0..2 {
+            let error = host.generate(&request("abcd", 4)).expect_err("no answer");
+            assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+            assert!(error.message().contains(&format!("the first were of its {part};")), "{tensor}: {error}");
+        }
+        assert_eq!(host.health().map_err(|error| error.kind()), Ok(()), "{tensor}");
+    }
+}
+
+#[test]
+fn keys_and_values_beyond_half_precision_are_as_good_as_others() {
+    // Values 2^20 times as large, and what reads them as much smaller: no result changes but by rounding.
+    let large = |name: &str, numbers: &mut [f32]| {
+        let factor = match name {
+            "blk.0.attn_v.weight" => (1 << 20) as f32,
+            "blk.0.attn_output.weight" => 1.0 / (1 << 20) as f32,
+            _ => return,
+        };
+        numbers.iter_mut().for_each(|number| *number *= factor);
+    };
+    let said = |file: &[u8]| {
+        let (_folder, host) = host(file, serde_json::json!({}));
+        let asked = request("a prompt of more than a block", 20).logprobs(1);
+        let answer = host.expect("loads").generate(&asked).expect("answers");
+        let logprobs = answer.events.iter().flat_map(|event| match event {
+            TextEvent::Text { logprobs, .. } => logprobs.iter().map(|entry| entry.chosen.logprob).collect(),
+            _ => Vec::new(),
+        });
+        (answer.text.clone(), logprobs.collect::<Vec<f32>>())
+    };
+    let (wanted, found) = (said(&gguf()), said(&built(&[], |_| true, large)));
+    assert_eq!(found.0, wanted.0);
+    for (found, wanted) in found.1.iter().zip(&wanted.1) {
+        assert!((found - wanted).abs() < 1e-3, "{found} {wanted}");
+    }
+}
+
+#[test]
+fn parts_of_a_model_are_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |number: u32| folder.path().join(format!("tiny-{number:05}-of-00002.gguf"));
+    let is_first = |name: &str| name < "blk.0.ffn";
+    let part = |number: u32| {
+        let split = [("split.no", number), ("split.count", 2)];
+        built(&split, |name| is_first(name) == (number == 0), |_, _| {})
+    };
+    std::fs::write(path(1), part(0)).expect("written");
+    let load = |path: PathBuf| {
+        let mut host = MockHost::new::<LlmPlugin>(serde_json::json!({}), &[("model", path)])?;
+        host.load().map(|()| host)
+    };
+    let error = load(path(1)).expect_err("half of it");
+    assert_eq!(error.kind(), ErrorKind::MissingFile);
+    assert!(error.message().contains("part 2 is missing") && error.message().contains("tiny-00002-of-00002.gguf"));
+    std::fs::write(path(2), part(1)).expect("written");
+    let error = load(path(2)).expect_err("the wrong one");
+    assert!(error.message().contains("part 2 of 2; name the first part"), "{error}");
+    let said = |host: &MockHost| host.generate(&request("hello", 8)).expect("answers").text;
+    let whole = load(path(1)).expect("both");
+    assert!(!said(&whole).is_empty());
+    // A part in another's place is noticed.
+    std::fs::write(path(2), part(0)).expect("written");
+    assert!(load(path(1)).expect_err("twice the first").message().contains("is not its part 2 of 2"));
+}
+
+#[test]
+fn a_special_token_that_is_none_is_left_out() {
+    for id in [u32::MAX, 258, 1 << 20] {
+        let (_folder, host) =
+            host(&built(&[("tokenizer.ggml.bos_token_id", id)], |_| true, |_, _| {}), serde_json::json!({}));
+        let host = host.expect("loads");
+        assert_eq!(host.generate(&request("hello", 3)).expect("answers").finish.usage.completion_tokens, 3);
+    }
 }
 
 #[test]

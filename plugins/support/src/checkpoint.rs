@@ -4,7 +4,9 @@
 //! which read the file when they are used, and as vectors, which are copied.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -73,7 +75,7 @@ impl Checkpoint {
     pub fn open(path: &Path, residency: Residency) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         let first = weights::checkpoint(path)?;
-        let blocks = first.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        let blocks = is_gguf(&first);
         if blocks {
             gguf(&first, residency, &mut tensors)?;
         } else {
@@ -271,18 +273,30 @@ fn block_type(stored: TensorType) -> Option<GgmlDType> {
     })
 }
 
+/// Whether a file is of that format, whatever it is called.
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
+}
+
 fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
     let file = Gguf::open(path)?;
-    let bytes = match residency {
-        Residency::Resident => Bytes::Mapped(Arc::clone(file.map())),
-        Residency::Streamed => {
-            let missing =
-                |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-            Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?))
-        }
-    };
+    let mut streamed: BTreeMap<&Path, Arc<File>> = BTreeMap::new();
     for name in file.tensor_names() {
         let info = file.tensor(name)?;
+        let bytes = match residency {
+            Residency::Resident => Bytes::Mapped(Arc::clone(file.map(info))),
+            Residency::Streamed => {
+                let path = file.path(info);
+                let missing =
+                    |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
+                let opened = match streamed.entry(path) {
+                    Entry::Occupied(entry) => Arc::clone(entry.get()),
+                    Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(File::open(path).map_err(missing)?))),
+                };
+                Bytes::Streamed(opened)
+            }
+        };
         let stored = match info.dtype {
             TensorType::F32 => StorageType::F32,
             TensorType::F16 => StorageType::F16,
@@ -296,7 +310,7 @@ fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, Tensor
             })?),
         };
         let shape = info.dimensions.iter().rev().copied().collect();
-        let entry = TensorEntry { bytes: bytes.clone(), at: info.range.start as u64, stored, shape };
+        let entry = TensorEntry { bytes, at: info.range.start as u64, stored, shape };
         tensors.insert(name.to_owned(), entry);
     }
     Ok(())

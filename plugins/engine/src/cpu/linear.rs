@@ -40,7 +40,8 @@ impl Linear {
         if info.dimensions != [columns, rows] {
             return Err(gguf.wrong_shape(name, &info.dimensions, &[columns, rows]));
         }
-        let linear = Self { map: Arc::clone(gguf.map()), range: info.range.clone(), dtype: info.dtype, rows, columns };
+        let linear =
+            Self { map: Arc::clone(gguf.map(info)), range: info.range.clone(), dtype: info.dtype, rows, columns };
         if linear.format().is_none() && !with_blocks(&linear, SoundBlocks).is_some_and(|sound| sound) {
             let message = format!(
                 "{}: the tensor {name} is {}, which cannot be multiplied with here; use another quantisation",

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
@@ -20,12 +20,25 @@ const MAX_DIMENSIONS: u32 = 4;
 /// Largest `general.alignment` that is believed, in bytes.
 const MAX_ALIGNMENT: u64 = 1 << 20;
 
-/// An open GGUF file. Cheap parts are parsed, weights stay in the map.
+/// Most parts that a split model is believed to have.
+const MAX_PARTS: u64 = 999;
+
+/// An open GGUF file, or all parts of a split one. Cheap parts are parsed, weights stay in the map.
 #[derive(Debug)]
 pub struct Gguf {
-    map: Arc<Mmap>,
+    /// The first part, which has the metadata.
+    first: Part,
+    /// The other parts, in order.
+    rest: Vec<Part>,
     name: String,
     header: Header,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+struct Part {
+    map: Arc<Mmap>,
+    path: PathBuf,
 }
 
 /// What stands before the weights.
@@ -42,8 +55,10 @@ pub struct TensorInfo {
     pub dimensions: Vec<usize>,
     /// The element or block type.
     pub dtype: TensorType,
-    /// Bytes within the file.
+    /// Bytes within its file.
     pub range: Range<usize>,
+    /// Which part of a split model it is in, from 0.
+    pub part: usize,
 }
 
 /// A metadata value. Strings and arrays stay in the file.
@@ -81,12 +96,60 @@ impl Gguf {
     /// [`ErrorKind::MissingFile`] if it cannot be opened, [`ErrorKind::CorruptFile`] if it is no sound GGUF file,
     /// [`ErrorKind::Unsupported`] for a version or tensor type that this reader does not know.
     pub fn open(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let map = map::map_file(path)?;
-        // Best effort: readahead only makes the first pass faster.
-        let _ = map.advise(Advice::WillNeed);
-        let header = Header::parse(&map).map_err(|e| Error::new(e.kind(), format!("{name}: {}", e.message())))?;
-        Ok(Self { map: Arc::new(map), name, header })
+        let (first, header) = part(path)?;
+        let mut gguf = Self { first, rest: Vec::new(), name: path.display().to_string(), header };
+        let count = match gguf.integer("split.count")? {
+            None | Some(0 | 1) => return Ok(gguf),
+            Some(count) if count <= MAX_PARTS => count,
+            Some(count) => return Err(gguf.corrupt(format!("it claims to be one of {count} parts; fetch it again"))),
+        };
+        if let Some(number) = gguf.integer("split.no")?.filter(|number| *number != 0) {
+            let message =
+                format!("it is part {} of {count}; name the first part, which leads to the others", number + 1);
+            return Err(gguf.corrupt(message));
+        }
+        for number in 2..=count {
+            gguf.add_part(path, number, count)?;
+        }
+        Ok(gguf)
+    }
+
+    /// Adds the tensors of another part, which lies beside the first.
+    fn add_part(&mut self, first: &Path, number: u64, count: u64) -> Result<()> {
+        let name = first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let beside = name
+            .strip_suffix(&format!("-00001-of-{count:05}.gguf"))
+            .map(|stem| first.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf")));
+        let Some(path) = beside else {
+            return Err(self.corrupt(format!(
+                "it is the first of {count} parts, and the others are looked for by its name, which must end with `-00001-of-{count:05}.gguf`"
+            )));
+        };
+        if !path.is_file() {
+            let message = format!(
+                "{}: it is the first of {count} parts, and part {number} is missing: {} must lie beside it",
+                self.name,
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::MissingFile, message));
+        }
+        let (part, header) = part(&path)?;
+        let told = match header.metadata.get("split.no") {
+            Some(Value::Unsigned(told)) => Some(*told + 1),
+            _ => None,
+        };
+        if told != Some(number) {
+            return Err(self.corrupt(format!("{} is not its part {number} of {count}; fetch it again", path.display())));
+        }
+        self.rest.push(part);
+        for (name, mut info) in header.tensors {
+            info.part = self.rest.len();
+            if self.header.tensors.contains_key(&name) {
+                return Err(self.corrupt(format!("the tensor {name} is in two parts; fetch them again")));
+            }
+            self.header.tensors.insert(name, info);
+        }
+        Ok(())
     }
 
     /// The path, for messages.
@@ -94,19 +157,28 @@ impl Gguf {
         &self.name
     }
 
-    /// Bytes of the file.
+    /// Bytes of the file, or of all parts.
     pub fn len(&self) -> usize {
-        self.map.len()
+        [&self.first].into_iter().chain(&self.rest).map(|part| part.map.len()).sum()
     }
 
     /// Whether the file has no bytes; never true of one that was opened.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
-    /// The map, to hold on to.
-    pub fn map(&self) -> &Arc<Mmap> {
-        &self.map
+    /// The map of the part that a tensor is in, to hold on to.
+    pub fn map(&self, tensor: &TensorInfo) -> &Arc<Mmap> {
+        &self.part(tensor).map
+    }
+
+    /// The file that a tensor is in.
+    pub fn path(&self, tensor: &TensorInfo) -> &Path {
+        &self.part(tensor).path
+    }
+
+    fn part(&self, tensor: &TensorInfo) -> &Part {
+        tensor.part.checked_sub(1).and_then(|other| self.rest.get(other)).unwrap_or(&self.first)
     }
 
     /// A tensor by its name.
@@ -139,7 +211,7 @@ impl Gguf {
         if info.dimensions != [len] {
             return Err(self.wrong_shape(tensor, &info.dimensions, &[len]));
         }
-        let bytes = &self.map[info.range.clone()];
+        let bytes = &self.map(info)[info.range.clone()];
         Ok(match info.dtype {
             TensorType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             TensorType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
@@ -211,7 +283,7 @@ impl Gguf {
     /// A list of strings; `None` if the key is absent.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some((count, data)) = self.array(key, kind::STRING, "a list of strings")? else { return Ok(None) };
-        let mut cursor = Cursor { bytes: &self.map[..data.end], at: data.start };
+        let mut cursor = Cursor { bytes: &self.first.map[..data.end], at: data.start };
         let mut out = Vec::with_capacity(count.min(data.len() / 8));
         for _ in 0..count {
             out.push(self.utf8(key, cursor.string()?)?);
@@ -222,13 +294,13 @@ impl Gguf {
     /// A list of 32-bit signed numbers.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i32>>> {
         let Some((_, data)) = self.array(key, kind::I32, "a list of 32-bit numbers")? else { return Ok(None) };
-        Ok(Some(self.map[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
+        Ok(Some(self.first.map[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
     }
 
     /// A list of 32-bit floating-point numbers.
     pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
         let Some((_, data)) = self.array(key, kind::F32, "a list of 32-bit floats")? else { return Ok(None) };
-        Ok(Some(self.map[data].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        Ok(Some(self.first.map[data].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     fn array(&self, key: &str, wanted: u32, what: &str) -> Result<Option<(usize, Range<usize>)>> {
@@ -240,13 +312,23 @@ impl Gguf {
     }
 
     fn utf8(&self, key: &str, range: Range<usize>) -> Result<&str> {
-        std::str::from_utf8(&self.map[range])
+        std::str::from_utf8(&self.first.map[range])
             .map_err(|_| self.corrupt(format!("the metadata `{key}` is not UTF-8; fetch the file again")))
     }
 
     fn wrong_kind(&self, key: &str, wanted: &str) -> Error {
         self.corrupt(format!("the metadata `{key}` is not {wanted}; convert the model again"))
     }
+}
+
+/// Maps a file and reads its header.
+fn part(path: &Path) -> Result<(Part, Header)> {
+    let map = map::map_file(path)?;
+    // Best effort: readahead only makes the first pass faster.
+    let _ = map.advise(Advice::WillNeed);
+    let named = |e: Error| Error::new(e.kind(), format!("{}: {}", path.display(), e.message()));
+    let header = Header::parse(&map).map_err(named)?;
+    Ok((Part { map: Arc::new(map), path: path.to_owned() }, header))
 }
 
 impl Header {
@@ -323,7 +405,8 @@ impl RawTensor {
             return Err(broken("is not aligned"));
         }
         let dimensions = dimensions.iter().map(|d| *d as usize).collect();
-        Ok((name, TensorInfo { dimensions, dtype, range: range.start as usize..range.end as usize }))
+        let range = range.start as usize..range.end as usize;
+        Ok((name, TensorInfo { dimensions, dtype, range, part: 0 }))
     }
 }
 
