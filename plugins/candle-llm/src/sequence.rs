@@ -1,8 +1,8 @@
 //! One request on its way through the model: what is read, what is chosen, when it ends.
 
-use aihost_engine::nn::decoder::is_finite;
+use aihost_engine::finite;
 use aihost_engine::ops::BLOCK_TOKENS;
-use aihost_plugin_api::{Context, Error, FinishReason, Flow, LogprobEntry, Result, TextOutput, TokenLogprob};
+use aihost_plugin_api::{Context, FinishReason, Flow, LogprobEntry, Result, TextOutput, TokenLogprob};
 
 use crate::blocks::{BlockPool, BlockText, Prefix};
 use crate::sampler::{Sampler, logprobs};
@@ -287,16 +287,11 @@ impl Sequence {
 
     /// What is told of logits that are no finite numbers, which `part` of the model made; nothing if they are.
     pub fn check(&self, logits: &[f32], part: impl FnOnce() -> Option<String>) -> Result<()> {
-        if is_finite(logits) {
+        if finite::is_finite(logits) {
             return Ok(());
         }
         let part = part().unwrap_or_else(|| "output".to_owned());
-        let at = self.tokens.len();
-        let message = format!(
-            "the model gave no finite numbers at token {at}: the first were of its {part}; is its file damaged?"
-        );
-        tracing::error!(token = at, part, "the model gave no finite numbers");
-        Err(Error::internal(message))
+        Err(finite::broken(part, format_args!("token {}", self.tokens.len())))
     }
 }
 

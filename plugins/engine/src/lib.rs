@@ -7,5 +7,6 @@
 pub mod candle;
 pub mod cpu;
 pub mod files;
+pub mod finite;
 pub mod nn;
 pub mod ops;

@@ -3,6 +3,7 @@
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
 use crate::files::Gguf;
+use crate::finite::is_finite;
 use crate::ops::{Attention, CacheShape, Ops, Pass, RotaryOrder};
 
 /// Sizes and constants of a decoder.
@@ -228,17 +229,6 @@ impl std::fmt::Display for Part {
             Self::FeedForward(layer) => write!(f, "feed-forward network of layer {layer}"),
         }
     }
-}
-
-/// Whether all are finite numbers.
-pub fn is_finite(values: &[f32]) -> bool {
-    // What is not finite gives something else than zero. Lanes, so that the compiler may use vectors.
-    let (chunks, rest) = values.as_chunks::<16>();
-    let mut lanes = [0.0; 16];
-    for chunk in chunks {
-        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += x * 0.0);
-    }
-    lanes.iter().chain(rest).all(|x| x.is_finite())
 }
 
 /// Bytes that a pass of so many rows takes at its peak beside the cache, with logits for `wanted` of them and sequences of at
