@@ -105,7 +105,7 @@ impl Plugin for LlmPlugin {
     fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
         let gguf = Gguf::open(load.file("model")?)?;
         let config = config::read(&gguf)?;
-        let sizes = self.sizes(&config, &gguf)?;
+        let sizes = self.sizes(&load.device, &config, &gguf)?;
         let template = self.options.chat_template.as_deref().or(gguf.text("tokenizer.chat_template")?);
         // What is wrong with them, the load says.
         let facts = facts(&config, &gguf, sizes.context, template).unwrap_or_default();
@@ -114,17 +114,12 @@ impl Plugin for LlmPlugin {
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<LlmEngine> {
         let path: &Path = load.file("model")?;
-        if load.device != "cpu" {
-            let message =
-                format!("candle-llm runs on the device `cpu`, not on `{}`; change the entry's `device:`", load.device);
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
         let gguf = Arc::new(Gguf::open(path)?);
         let config = config::read(&gguf)?;
-        let sizes = self.sizes(&config, &gguf)?;
+        let sizes = self.sizes(&load.device, &config, &gguf)?;
         let blocks = sizes.blocks_within(load.granted)?;
         let vocabulary = config.vocabulary;
-        let model = model::on_cpu(&gguf, config, blocks)?;
+        let model = model::open(&load.device, &gguf, config, blocks)?;
         ctx.check()?;
         let tokenizer = Tokenizer::open(&gguf, vocabulary)?;
         ctx.check()?;
@@ -138,14 +133,14 @@ impl Plugin for LlmPlugin {
 }
 
 impl LlmPlugin {
-    fn sizes(&self, config: &DecoderConfig, gguf: &Gguf) -> Result<Sizes> {
+    fn sizes(&self, device: &str, config: &DecoderConfig, gguf: &Gguf) -> Result<Sizes> {
         let context = self.options.context_for(config.context)?;
         let slots = self.options.slots.unwrap_or(MAX_SLOTS);
         // A step has a token of each sequence, and some of prompts.
         let rows = STEP_TOKENS.min(context) + slots;
         let limits = StepLimits { rows, wanted: slots.max(SCORED_TOKENS.min(context)), context };
         let cache_tokens = self.options.cache_tokens.unwrap_or(context.saturating_mul(CACHED_CONTEXTS));
-        let bytes = model::bytes_on_cpu(gguf, config, limits);
+        let bytes = model::bytes(device, gguf, config, limits)?;
         Ok(Sizes { bytes, context, cache_tokens: cache_tokens.max(context), slots })
     }
 

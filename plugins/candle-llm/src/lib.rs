@@ -1,4 +1,5 @@
-//! Plugin `candle-llm`: Llama-family language models on the CPU, from GGUF files.
+//! Plugin `candle-llm`: Llama-family language models from GGUF files, on the CPU and, in a build with the feature `cuda`, on NVIDIA
+//! GPUs, where it has never run so far.
 //!
 //! A request goes [`engine`] -> [`tokenizer`] and [`template`] (text to ids) -> [`batch`] (which tokens pass together, by
 //! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
@@ -21,10 +22,21 @@ pub use engine::{LlmEngine, LlmPlugin};
 #[global_allocator]
 static ALLOCATOR: aihost_support::budget::Budgeted = aihost_support::budget::Budgeted;
 
+#[cfg(not(feature = "cuda"))]
 aihost_plugin_api::export_plugin! {
     plugin: LlmPlugin,
     id: "candle-llm",
     devices: ["cpu"],
+    formats: ["gguf"],
+    max_concurrency: 64,
+    parks: true,
+}
+
+#[cfg(feature = "cuda")]
+aihost_plugin_api::export_plugin! {
+    plugin: LlmPlugin,
+    id: "candle-llm",
+    devices: ["cpu", "cuda"],
     formats: ["gguf"],
     max_concurrency: 64,
     parks: true,

@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use aihost_engine::candle::{CandleOps, dtype_on, locate, open as open_device};
 use aihost_engine::cpu::Cpu;
 use aihost_engine::files::Gguf;
-use aihost_engine::nn::decoder::{Decoder, DecoderConfig, workspace_bytes};
+use aihost_engine::nn::decoder::{Decoder, DecoderConfig, weight_bytes, workspace_bytes};
 use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass};
 use aihost_plugin_api::{Error, Result};
+use candle_core::DType;
+
+/// What the host calls its cores.
+const CPU: &str = "cpu";
 
 /// A model and its cache, whatever device they are on.
 pub trait Runner: Send {
@@ -59,21 +64,48 @@ pub struct StepLimits {
     pub context: usize,
 }
 
-/// What a model takes on the cores of the host.
-pub fn bytes_on_cpu(file: &Gguf, config: &DecoderConfig, limits: StepLimits) -> ModelBytes {
-    let StepLimits { rows, wanted, context } = limits;
-    let workspace = workspace_bytes(&Cpu, config, rows, wanted, context);
-    let block = Cpu.block_bytes(config.cache());
-    ModelBytes { weights: file.len() as u64, workspace, block, is_mapped: true }
+/// What a model takes on a device, which is not opened.
+///
+/// # Errors
+/// `Unsupported` if there is no such device in this build.
+pub fn bytes(device: &str, file: &Gguf, config: &DecoderConfig, limits: StepLimits) -> Result<ModelBytes> {
+    if device == CPU {
+        return sizes(&Cpu, file, config, limits);
+    }
+    locate(device)?;
+    sizes(&CandleOps::planned(DType::BF16), file, config, limits)
 }
 
-/// A model for the cores of the host.
+fn sizes<O: Ops>(ops: &O, file: &Gguf, config: &DecoderConfig, limits: StepLimits) -> Result<ModelBytes> {
+    let StepLimits { rows, wanted, context } = limits;
+    Ok(ModelBytes {
+        weights: weight_bytes(ops, file)?,
+        workspace: workspace_bytes(ops, config, rows, wanted, context),
+        block: ops.block_bytes(config.cache()),
+        is_mapped: ops.is_in_place(),
+    })
+}
+
+/// A model on a device, asleep.
+///
+/// # Errors
+/// Those of [`Decoder::open`], and of the device.
+pub fn open(device: &str, file: &Arc<Gguf>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
+    if device == CPU {
+        return on(Cpu, file, config, blocks);
+    }
+    let device = open_device(locate(device)?)?;
+    let dtype = dtype_on(&device)?;
+    on(CandleOps::new(device, dtype), file, config, blocks)
+}
+
+/// A model over these operations, asleep.
 ///
 /// # Errors
 /// Those of [`Decoder::open`].
-pub fn on_cpu(file: &Arc<Gguf>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
-    let decoder = Decoder::open(Cpu, file, config)?;
-    Ok(Box::new(Placed { decoder, blocks, cache: None }))
+pub fn on<O: Ops + Clone>(ops: O, file: &Arc<Gguf>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
+    let decoder = Decoder::open(ops.clone(), file, config.clone())?;
+    Ok(Box::new(OnDevice { ops, file: Arc::clone(file), config, blocks, decoder: Some(decoder), cache: None }))
 }
 
 /// Blocks of the cache that a sequence of so many tokens takes.
@@ -81,31 +113,44 @@ pub fn blocks_of(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
 }
 
-/// A decoder whose weights stay where they are while it is parked.
-struct Placed<O: Ops> {
-    decoder: Decoder<O>,
+struct OnDevice<O: Ops> {
+    ops: O,
+    file: Arc<Gguf>,
+    config: DecoderConfig,
     blocks: usize,
+    /// Absent while it is parked, if its weights take memory of the device.
+    decoder: Option<Decoder<O>>,
     /// Absent while it is parked.
     cache: Option<O::Cache>,
 }
 
-impl<O: Ops> Runner for Placed<O> {
+impl<O: Ops + Clone> Runner for OnDevice<O> {
     fn forward(&mut self, pass: &Pass<'_>) -> Result<Vec<f32>> {
-        let cache = self.cache.as_mut().ok_or_else(|| Error::internal("the model is parked; wake it first"))?;
-        self.decoder.forward(pass, cache)
+        match (&self.decoder, &mut self.cache) {
+            (Some(decoder), Some(cache)) => decoder.forward(pass, cache),
+            _ => Err(Error::internal("the model is parked; wake it first")),
+        }
     }
 
     fn broken_part(&mut self, pass: &Pass<'_>) -> Option<String> {
-        self.decoder.broken_part(pass, self.cache.as_mut()?).ok().flatten()
+        self.decoder.as_ref()?.broken_part(pass, self.cache.as_mut()?).ok().flatten()
     }
 
     fn park(&mut self) {
         self.cache = None;
+        if !self.ops.is_in_place() {
+            self.decoder = None;
+        }
     }
 
     fn wake(&mut self) -> Result<()> {
+        let decoder = match self.decoder.take() {
+            Some(decoder) => decoder,
+            None => Decoder::open(self.ops.clone(), &self.file, self.config.clone())?,
+        };
+        let decoder = self.decoder.insert(decoder);
         if self.cache.is_none() {
-            self.cache = Some(self.decoder.cache(self.blocks)?);
+            self.cache = Some(decoder.cache(self.blocks)?);
         }
         Ok(())
     }

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use aihost_engine::candle::CandleOps;
 use aihost_engine::cpu::Cpu;
 use aihost_engine::files::Gguf;
 use aihost_engine::nn::decoder::Decoder;
-use aihost_engine::ops::{BLOCK_TOKENS, Pass, Span};
+use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass, Span};
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
+use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
 use candle_llm::config;
 use candle_llm::sampler::argmax;
@@ -187,4 +189,44 @@ fn speed() {
     let begun = Instant::now();
     host.generate(&write).expect("writes");
     println!("decode {:.1} tokens/s", 128.0 / begun.elapsed().as_secs_f64());
+}
+
+/// Natural-log probabilities of the vocabulary behind a prompt.
+fn logprobs_behind<O: Ops + Clone>(ops: O, file: &std::sync::Arc<Gguf>, prompt: &[u32]) -> Vec<f32> {
+    let mut model = candle_llm::model::on(ops, file, config::read(file).expect("a llama"), 4).expect("opens");
+    model.wake().expect("memory");
+    // In two pieces, the second of one token, over blocks in an order of their own.
+    let blocks = [2, 0, 3, 1];
+    let (begin, last) = prompt.split_at(prompt.len() - 1);
+    let span = |rows, start| vec![Span { rows, start, blocks: &blocks }];
+    let first = Pass { tokens: begin.to_vec(), spans: span(begin.len(), 0), wanted: vec![] };
+    assert!(model.forward(&first).expect("computes").is_empty());
+    let second = Pass { tokens: last.to_vec(), spans: span(1, begin.len()), wanted: vec![0] };
+    let logits = model.forward(&second).expect("computes");
+    let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+    model.park();
+    logits.iter().map(|logit| logit - total.ln() as f32).collect()
+}
+
+/// The same model over the operations of both.
+#[test]
+fn both_devices_compute_the_same_model() {
+    let file = std::sync::Arc::new(Gguf::open(&model_file()).expect("opens"));
+    let tokenizer = &parts().tokenizer;
+    for text in ["The capital of France is", "def add(a, b):\n    return a +", "Once upon a time there was a little"] {
+        let prompt = tokenizer.encode(text).expect("encodes");
+        let wanted = logprobs_behind(Cpu, &file, &prompt);
+        for (dtype, limit) in [(DType::F32, 0.03), (DType::F16, 0.05), (DType::BF16, 0.5)] {
+            let found = logprobs_behind(CandleOps::new(Device::Cpu, dtype), &file, &prompt);
+            // Of the likely ones; what is as good as impossible is noise.
+            let likely = wanted.iter().zip(&found).filter(|(wanted, _)| **wanted > -6.0);
+            let worst = likely.map(|(wanted, found)| (wanted - found).abs()).fold(0f32, f32::max);
+            println!("{text:?} in {dtype:?}: {worst:.3}");
+            assert!(worst < limit, "{text:?} in {dtype:?} is off by {worst}");
+            assert!(
+                wanted[argmax(&wanted) as usize] - wanted[argmax(&found) as usize] < NEAR_TIE,
+                "{text:?} in {dtype:?}"
+            );
+        }
+    }
 }

@@ -14,6 +14,8 @@ pub const BLOCK_TOKENS: usize = 16;
 pub trait Ops: Send + Sync + 'static {
     /// Activations, `[rows, width]`.
     type Tensor: Send;
+    /// A table of vectors, `[rows, columns]`, of which single rows are read.
+    type Table: Send + Sync;
     /// A matrix of weights, `[rows, columns]`: it takes `columns` wide activations to `rows` wide ones.
     type Matrix: Clone + Send + Sync;
     /// A vector of weights.
@@ -22,6 +24,12 @@ pub trait Ops: Send + Sync + 'static {
     type Angles;
     /// Keys and values of all layers and sequences, in blocks of [`BLOCK_TOKENS`].
     type Cache: Send;
+
+    /// A table of a file.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self::Table>;
 
     /// A matrix of a file.
     ///
@@ -39,7 +47,7 @@ pub trait Ops: Send + Sync + 'static {
     fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<Self::Angles>;
 
     /// Rows of a table: `[tokens, columns]`.
-    fn embedding(&self, table: &Self::Matrix, tokens: &[u32]) -> Result<Self::Tensor>;
+    fn embedding(&self, table: &Self::Table, tokens: &[u32]) -> Result<Self::Tensor>;
 
     /// Root-mean-square norm (Zhang and Sennrich 2019), row by row.
     fn rms_norm(&self, x: &Self::Tensor, scale: &Self::Vector, epsilon: f32) -> Result<Self::Tensor>;
@@ -66,6 +74,15 @@ pub trait Ops: Send + Sync + 'static {
 
     /// The elements in row-major order, in host memory: whatever the device still does is waited for.
     fn to_host(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+
+    /// Whether weights are used in their mapped file.
+    fn is_in_place(&self) -> bool;
+
+    /// Bytes that the weights of a file take where they are used; `tables` are tensors of which only rows are read.
+    ///
+    /// # Errors
+    /// `CorruptFile` if the file has none of them.
+    fn weight_bytes(&self, file: &Gguf, tables: &[&str]) -> Result<u64>;
 
     /// Bytes of activations.
     fn tensor_bytes(&self, rows: usize, width: usize) -> u64;

@@ -10,9 +10,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aihost_engine::candle::block_type;
 use aihost_engine::files::{Gguf, TensorType, map};
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::dense::{Bytes, Dense, Residency, StorageType};
@@ -254,23 +254,6 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
         }
     }
     Ok(())
-}
-
-/// What candle calls a type of blocks, if it has it.
-fn block_type(stored: TensorType) -> Option<GgmlDType> {
-    Some(match stored {
-        TensorType::Q40 => GgmlDType::Q4_0,
-        TensorType::Q41 => GgmlDType::Q4_1,
-        TensorType::Q50 => GgmlDType::Q5_0,
-        TensorType::Q51 => GgmlDType::Q5_1,
-        TensorType::Q80 => GgmlDType::Q8_0,
-        TensorType::Q2K => GgmlDType::Q2K,
-        TensorType::Q3K => GgmlDType::Q3K,
-        TensorType::Q4K => GgmlDType::Q4K,
-        TensorType::Q5K => GgmlDType::Q5K,
-        TensorType::Q6K => GgmlDType::Q6K,
-        _ => return None,
-    })
 }
 
 /// Whether a file is of that format, whatever it is called.

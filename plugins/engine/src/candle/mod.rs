@@ -2,12 +2,14 @@
 
 mod failure;
 mod open;
+mod ops;
 
 use aihost_plugin_api::{Error, ErrorKind};
-use candle_core::{Device, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 pub use failure::{Failure, Result};
 pub use open::open;
+pub use ops::{CandleOps, KvCache, Matrix, block_type, dtype_on};
 
 /// The device that the host calls `cuda:N`, or `cuda`, which is the first. It is not opened.
 ///
@@ -41,6 +43,18 @@ pub fn retry_out_of_memory<T>(device: &Device, mut make: impl FnMut() -> Result<
         }
         made => made,
     }
+}
+
+/// A matrix product, or a batch of them, accumulated in f32.
+///
+/// # Errors
+/// If the shapes do not fit, or the device is out of memory.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.device().is_cpu() && a.dtype() == DType::BF16 {
+        // Candle's CPU device has no product of bf16. Rounded once, as a GPU does.
+        return Ok(a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?.to_dtype(DType::BF16)?);
+    }
+    Ok(a.matmul(b)?)
 }
 
 #[cfg(test)]

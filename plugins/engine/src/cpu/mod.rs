@@ -56,9 +56,14 @@ impl Rows {
 impl Ops for Cpu {
     type Tensor = Rows;
     type Matrix = Linear;
+    type Table = Linear;
     type Vector = Vec<f32>;
     type Angles = (Vec<[f32; 2]>, usize);
     type Cache = KvCache;
+
+    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        Linear::open(file, name, rows, columns)
+    }
 
     fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         Linear::open(file, name, rows, columns)
@@ -137,6 +142,14 @@ impl Ops for Cpu {
 
     fn to_host(&self, x: &Rows) -> Result<Vec<f32>> {
         Ok(x.values.clone())
+    }
+
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
+    fn weight_bytes(&self, file: &Gguf, _tables: &[&str]) -> Result<u64> {
+        Ok(file.len() as u64)
     }
 
     fn tensor_bytes(&self, rows: usize, width: usize) -> u64 {

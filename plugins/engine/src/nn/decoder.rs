@@ -6,6 +6,10 @@ use crate::files::Gguf;
 use crate::finite::is_finite;
 use crate::ops::{Attention, CacheShape, Ops, Pass, RotaryOrder};
 
+/// The table of tokens; also the output's matrix, if the file has none.
+const EMBEDDING: &str = "token_embd.weight";
+const HEAD: &str = "output.weight";
+
 /// Sizes and constants of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
@@ -48,7 +52,7 @@ impl DecoderConfig {
 pub struct Decoder<O: Ops> {
     ops: O,
     config: DecoderConfig,
-    embedding: O::Matrix,
+    embedding: O::Table,
     layers: Vec<Layer<O>>,
     norm: O::Vector,
     /// From hidden states to logits; shares the embedding's weights if the file has no matrix of its own.
@@ -82,13 +86,13 @@ impl<O: Ops> Decoder<O> {
     /// `CorruptFile` for a missing tensor or a wrong shape, `Unsupported` for a tensor that this model has no use for.
     pub fn open(ops: O, file: &Gguf, config: DecoderConfig) -> Result<Self> {
         let DecoderConfig { hidden, feed_forward, heads, kv_heads, head_width, vocabulary, .. } = config;
-        let mut used = vec!["token_embd.weight".to_owned(), "output_norm.weight".to_owned()];
-        let embedding = ops.matrix(file, "token_embd.weight", vocabulary, hidden)?;
-        let head = if file.has_tensor("output.weight") {
-            used.push("output.weight".to_owned());
-            ops.matrix(file, "output.weight", vocabulary, hidden)?
+        let mut used = vec![EMBEDDING.to_owned(), "output_norm.weight".to_owned()];
+        let embedding = ops.table(file, EMBEDDING, vocabulary, hidden)?;
+        let head = if file.has_tensor(HEAD) {
+            used.push(HEAD.to_owned());
+            ops.matrix(file, HEAD, vocabulary, hidden)?
         } else {
-            embedding.clone()
+            ops.matrix(file, EMBEDDING, vocabulary, hidden)?
         };
         let mut layers = Vec::new();
         for i in 0..config.layers {
@@ -229,6 +233,14 @@ impl std::fmt::Display for Part {
             Self::FeedForward(layer) => write!(f, "feed-forward network of layer {layer}"),
         }
     }
+}
+
+/// Bytes of the weights of a decoder where they are used.
+///
+/// # Errors
+/// Those of [`Ops::weight_bytes`].
+pub fn weight_bytes<O: Ops>(ops: &O, file: &Gguf) -> Result<u64> {
+    ops.weight_bytes(file, if file.has_tensor(HEAD) { &[EMBEDDING] } else { &[] })
 }
 
 /// Bytes that a pass of so many rows takes at its peak beside the cache, with logits for `wanted` of them and sequences of at

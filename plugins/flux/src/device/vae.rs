@@ -3,8 +3,8 @@
 //! Channels are innermost, so that a convolution is a product of gathered patches (im2col) with its weights. Convolutions and
 //! norms go through an image a band of rows at a time, which bounds their memory; norms and activations are in f32.
 
-use aihost_engine::candle::Result;
-use aihost_support::device::{Place, attention, matmul, to_host_f32};
+use aihost_engine::candle::{Result, matmul};
+use aihost_support::device::{Place, attention, to_host_f32};
 use candle_core::{DType, Tensor};
 
 use crate::convolution::{self, EPSILON, FeatureMap};

@@ -70,18 +70,6 @@ impl std::fmt::Debug for UploadOptions<'_> {
     }
 }
 
-/// A matrix product, or a batch of them, accumulated in f32.
-///
-/// # Errors
-/// If the shapes do not fit, or the device is out of memory.
-pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.device().is_cpu() && a.dtype() == DType::BF16 {
-        // Candle's CPU device has no product of bf16. Rounded once, as a GPU does.
-        return Ok(a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?)?.to_dtype(DType::BF16)?);
-    }
-    Ok(a.matmul(b)?)
-}
-
 /// An activation, computed in f32 as PyTorch's kernels do, in the type of `x`, which is freed on the way.
 ///
 /// # Errors
