@@ -1,18 +1,15 @@
-//! Linear layers whose weights stay in the mapped file.
+//! Linear layers whose weights stay in the mapped file, in any of its types.
 //!
-//! Q4_1 and Q8_0 use the kernels of this crate; the other types are seen in place as candle's block types and use candle's dot
-//! products. Work is split over the rayon pool that the caller is in.
+//! Work is split over the rayon pool that the caller is in, by rows of the matrices.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::quantized::k_quants;
-use k_quants::GgmlType;
+use aihost_plugin_api::Result;
 use memmap2::Mmap;
 use rayon::prelude::*;
 
-use super::kernels::{self, BLOCK, Format, Q16Rows};
+use super::kernels::{self, Activations, BLOCK, InstructionSet, Q16Rows, Weights, scalar};
 use crate::files::{Gguf, TensorType};
 
 /// Pieces a product is cut into, per thread: enough that a thread that was interrupted does not hold up the others.
@@ -34,7 +31,8 @@ impl Linear {
     /// The tensor `name`, which must be `[rows, columns]` (that is, `columns` is contiguous and stands first in the file).
     ///
     /// # Errors
-    /// [`ErrorKind::CorruptFile`] if it is missing or of another shape, [`ErrorKind::Unsupported`] if its type has no product.
+    /// [`ErrorKind::CorruptFile`](aihost_plugin_api::ErrorKind) if it is missing, of another shape or of another size than its shape has, or if its rows are no
+    /// whole number of blocks.
     pub fn open(gguf: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self> {
         let info = gguf.tensor(name)?;
         if info.dimensions != [columns, rows] {
@@ -42,14 +40,7 @@ impl Linear {
         }
         let linear =
             Self { map: Arc::clone(gguf.map(info)), range: info.range.clone(), dtype: info.dtype, rows, columns };
-        if linear.format().is_none() && !with_blocks(&linear, SoundBlocks).is_some_and(|sound| sound) {
-            let message = format!(
-                "{}: the tensor {name} is {}, which cannot be multiplied with here; use another quantisation",
-                gguf.name(),
-                info.dtype
-            );
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+        linear.check().map_err(|what| gguf.corrupt(format!("the tensor {name} {what}; convert the model again")))?;
         Ok(linear)
     }
 
@@ -65,19 +56,32 @@ impl Linear {
 
     /// One row as f32, for embeddings. `out` is `[columns]`.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        let _ = with_blocks(self, CopyRow { row, out });
+        scalar::read_row(self.dtype, self.weights(row..row + 1).bytes, out);
     }
 
-    fn bytes(&self) -> &[u8] {
-        &self.map[self.range.clone()]
-    }
-
-    fn format(&self) -> Option<Format> {
-        match self.dtype {
-            TensorType::Q41 => Some(Format::Q4_1),
-            TensorType::Q80 => Some(Format::Q8_0),
-            _ => None,
+    /// Whether the products can be made, or what is wrong.
+    fn check(&self) -> std::result::Result<(), String> {
+        let block = if kernels::takes_floats(self.dtype) { 1 } else { self.dtype.block().max(BLOCK) };
+        if !self.columns.is_multiple_of(block) {
+            return Err(format!(
+                "is {} and has rows of {} elements, which are no whole number of blocks of {block}",
+                self.dtype, self.columns
+            ));
         }
+        let (bytes, wanted) = (self.range.len(), self.dtype.bytes(self.columns).checked_mul(self.rows));
+        if wanted != Some(bytes) || self.range.end > self.map.len() {
+            return Err(format!(
+                "has {bytes} bytes, which is not what {} rows of {} {} take",
+                self.rows, self.columns, self.dtype
+            ));
+        }
+        Ok(())
+    }
+
+    fn weights(&self, rows: Range<usize>) -> Weights<'_> {
+        let stride = self.dtype.bytes(self.columns);
+        let bytes = &self.map[self.range.clone()][rows.start * stride..rows.end * stride];
+        Weights { dtype: self.dtype, bytes, columns: self.columns }
     }
 }
 
@@ -85,183 +89,154 @@ impl Linear {
 ///
 /// `x` is `[m, columns]` f32; each target is a matrix and its `[m, rows]` f32 result.
 pub fn project(x: &[f32], m: usize, targets: &mut [(&Linear, &mut [f32])]) {
-    let quantised = OnceLock::new();
-    let columns = x.len() / m.max(1);
-    let prepared: Vec<Box<dyn Rows + '_>> = targets
+    project_with(InstructionSet::in_use(), x, m, targets);
+}
+
+fn project_with(set: InstructionSet, x: &[f32], m: usize, targets: &mut [(&Linear, &mut [f32])]) {
+    if m == 0 {
+        return;
+    }
+    let needed = targets.iter().any(|(linear, _)| !kernels::takes_floats(linear.dtype));
+    let quantised = needed.then(|| Q16Rows::quantise(set, x, x.len() / m));
+    let operands: Vec<(&Linear, Activations<'_>)> = targets
         .iter()
-        .map(|(linear, _)| -> Box<dyn Rows + '_> {
-            match linear.format() {
-                Some(format) => {
-                    let x = quantised.get_or_init(|| Arc::new(quantise(x, columns)));
-                    Box::new(Native { format, weights: linear.bytes(), columns, x: Arc::clone(x) })
-                }
-                None => with_blocks(linear, Prepare { x, m, columns }).unwrap_or_else(|| Box::new(Nothing)),
-            }
+        .map(|(linear, _)| match &quantised {
+            Some(quantised) if !kernels::takes_floats(linear.dtype) => (*linear, Activations::Quantised(quantised)),
+            _ => (*linear, Activations::Floats(x)),
         })
         .collect();
 
     let total: usize = targets.iter().map(|(linear, _)| linear.rows).sum();
-    let threads = rayon::current_num_threads();
-    let piece = total.div_ceil(threads * PIECES_PER_THREAD).next_multiple_of(PIECE_ROWS);
+    let piece = total.div_ceil(rayon::current_num_threads() * PIECES_PER_THREAD).next_multiple_of(PIECE_ROWS);
     if m == 1 {
-        let pieces = targets.iter_mut().zip(&prepared).flat_map(|((_, out), rows)| cut(rows.as_ref(), out, piece, 1));
-        run(pieces.collect());
+        run(set, targets.iter_mut().zip(&operands).flat_map(|((_, out), operand)| cut(*operand, out, piece)).collect());
         return;
     }
-    // Pieces of rows of the matrix are columns of the result: computed as [rows, m], then transposed.
-    let mut transposed: Vec<Vec<f32>> = targets.iter().map(|(linear, _)| vec![0.0; linear.rows * m]).collect();
-    run(transposed.iter_mut().zip(&prepared).flat_map(|(out, rows)| cut(rows.as_ref(), out, piece, m)).collect());
-    for ((linear, out), transposed) in targets.iter_mut().zip(&transposed) {
+    // A piece has some columns of the result, so it is computed by itself, [m, its rows], and put together at the end.
+    let mut apart: Vec<Vec<f32>> = targets.iter().map(|(linear, _)| vec![0.0; linear.rows * m]).collect();
+    run(set, apart.iter_mut().zip(&operands).flat_map(|(out, operand)| cut(*operand, out, piece * m)).collect());
+    for ((linear, out), apart) in targets.iter_mut().zip(&apart) {
         out.par_chunks_mut(linear.rows).enumerate().for_each(|(i, row)| {
-            for (out, values) in row.iter_mut().zip(transposed.chunks_exact(m)) {
-                *out = values[i];
+            for (out, piece) in row.chunks_mut(piece).zip(apart.chunks(piece * m)) {
+                out.copy_from_slice(&piece[i * out.len()..][..out.len()]);
             }
         });
     }
 }
 
-/// A piece of a product: rows from `start`, as many as `out` (`[rows, m]`) holds.
+/// A piece of a product: rows from `start`, as many as `out` (`[m, rows]`) holds.
 struct Piece<'a> {
-    rows: &'a dyn Rows,
-    start: usize,
+    linear: &'a Linear,
+    x: Activations<'a>,
+    rows: Range<usize>,
     out: &'a mut [f32],
 }
 
-fn cut<'a>(rows: &'a dyn Rows, out: &'a mut [f32], piece: usize, m: usize) -> impl Iterator<Item = Piece<'a>> {
-    out.chunks_mut(piece * m).enumerate().map(move |(i, out)| Piece { rows, start: i * piece, out })
+/// Pieces of `size` results of one matrix.
+fn cut<'a>(
+    (linear, x): (&'a Linear, Activations<'a>),
+    out: &'a mut [f32],
+    size: usize,
+) -> impl Iterator<Item = Piece<'a>> {
+    let m = (out.len() / linear.rows.max(1)).max(1);
+    out.chunks_mut(size).enumerate().map(move |(i, out)| {
+        let start = i * (size / m);
+        Piece { linear, x, rows: start..start + out.len() / m, out }
+    })
 }
 
-fn run(pieces: Vec<Piece<'_>>) {
+fn run(set: InstructionSet, pieces: Vec<Piece<'_>>) {
+    let product = |piece: Piece<'_>| kernels::products(set, piece.linear.weights(piece.rows), piece.x, piece.out);
     if rayon::current_num_threads() == 1 {
-        pieces.into_iter().for_each(|piece| piece.rows.products(piece.start, piece.out));
+        pieces.into_iter().for_each(product);
     } else {
-        pieces.into_par_iter().with_max_len(1).for_each(|piece| piece.rows.products(piece.start, piece.out));
+        pieces.into_par_iter().with_max_len(1).for_each(product);
     }
 }
 
-fn quantise(x: &[f32], columns: usize) -> Q16Rows {
-    debug_assert!(columns.is_multiple_of(BLOCK), "rows are whole blocks");
-    Q16Rows::quantise(x, columns)
-}
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
 
-/// A matrix with the activations in the form its product needs.
-trait Rows: Send + Sync {
-    /// Products of matrix rows from `start` with all activations; `out` is `[rows, m]`.
-    fn products(&self, start: usize, out: &mut [f32]);
-}
+    use super::{Linear, project_with};
+    use crate::cpu::kernels::tests::{noise, weights};
+    use crate::cpu::kernels::{InstructionSet, scalar, takes_floats};
+    use crate::files::{TensorType, map};
 
-struct Native<'a> {
-    format: Format,
-    weights: &'a [u8],
-    columns: usize,
-    x: Arc<Q16Rows>,
-}
-
-impl Rows for Native<'_> {
-    fn products(&self, start: usize, out: &mut [f32]) {
-        let row = self.format.row_bytes(self.columns);
-        let count = out.len() / self.x.rows().max(1);
-        kernels::products(self.format, &self.weights[start * row..(start + count) * row], &self.x, out);
+    /// A matrix of random weights in a file of its own, some bytes from the file's start.
+    fn linear(dtype: TensorType, rows: usize, columns: usize) -> Linear {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes = weights(dtype, rows * columns);
+        file.write_all(&[1; 7]).unwrap();
+        file.write_all(&bytes).unwrap();
+        let map = Arc::new(map::map_file(file.path()).unwrap());
+        Linear { map, range: 7..7 + bytes.len(), dtype, rows, columns }
     }
-}
 
-struct Candle<'a, T: GgmlType> {
-    weights: &'a [T],
-    columns: usize,
-    m: usize,
-    x: Vec<T::VecDotType>,
-}
+    fn activations(count: usize) -> Vec<f32> {
+        let mut next = noise(5);
+        (0..count).map(|_| next() as f32 / u32::MAX as f32 - 0.5).collect()
+    }
 
-impl<T: GgmlType> Rows for Candle<'_, T> {
-    fn products(&self, start: usize, out: &mut [f32]) {
-        let (row, x_row) = (self.columns / T::BLCK_SIZE, self.columns / <T::VecDotType as GgmlType>::BLCK_SIZE);
-        let weights = self.weights[start * row..].chunks_exact(row);
-        for (weights, out) in weights.zip(out.chunks_exact_mut(self.m)) {
-            for (x, out) in self.x.chunks_exact(x_row).zip(out) {
-                *out = T::vec_dot(self.columns, weights, x);
+    #[test]
+    fn threads_and_company_change_nothing() {
+        let pools = [1, 2, 5].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap());
+        for dtype in TensorType::all() {
+            let columns = dtype.block().max(64);
+            let (one, other) = (linear(dtype, 203, columns), linear(TensorType::F16, 21, columns));
+            for m in [1, 6] {
+                let x = activations(m * columns);
+                let results: Vec<Vec<f32>> = pools
+                    .iter()
+                    .map(|pool| {
+                        let (mut out, mut out_of_other) = (vec![0.0; m * 203], vec![0.0; m * 21]);
+                        let mut targets = [(&other, out_of_other.as_mut_slice()), (&one, out.as_mut_slice())];
+                        pool.install(|| project_with(InstructionSet::in_use(), &x, m, &mut targets));
+                        out
+                    })
+                    .collect();
+                let mut alone = vec![0.0; m * 203];
+                for (x, out) in x.chunks_exact(columns).zip(alone.chunks_exact_mut(203)) {
+                    pools[0].install(|| project_with(InstructionSet::in_use(), x, 1, &mut [(&one, out)]));
+                }
+                assert!(results.iter().all(|result| *result == alone), "{dtype} with {m}");
+                assert!(alone.iter().all(|x| *x != 0.0), "{dtype} with {m}");
             }
         }
     }
-}
 
-/// Stands for a type that [`Linear::open`] has refused.
-struct Nothing;
-
-impl Rows for Nothing {
-    fn products(&self, _start: usize, out: &mut [f32]) {
-        out.fill(f32::NAN);
+    #[test]
+    fn a_row_is_the_one_that_was_asked_for() {
+        for dtype in TensorType::all() {
+            let columns = dtype.block().max(64);
+            let linear = linear(dtype, 5, columns);
+            let mut all = vec![0.0; 5 * columns];
+            scalar::read_row(dtype, &weights(dtype, 5 * columns), &mut all);
+            for (i, wanted) in all.chunks_exact(columns).enumerate() {
+                let mut row = vec![0.0; columns];
+                linear.row(i, &mut row);
+                assert_eq!(row, wanted, "{dtype} {i}");
+            }
+        }
     }
-}
 
-/// An operation on a matrix once its block type is known.
-trait WithBlocks<'a> {
-    type Out;
-    fn run<T: GgmlType + 'static>(self, linear: &Linear, blocks: &'a [T]) -> Self::Out;
-}
-
-struct SoundBlocks;
-
-impl<'a> WithBlocks<'a> for SoundBlocks {
-    type Out = bool;
-    fn run<T: GgmlType + 'static>(self, linear: &Linear, blocks: &'a [T]) -> bool {
-        let whole =
-            linear.columns.is_multiple_of(T::BLCK_SIZE) && linear.columns.is_multiple_of(T::VecDotType::BLCK_SIZE);
-        whole && blocks.len() == linear.rows * (linear.columns / T::BLCK_SIZE)
+    #[test]
+    fn what_cannot_be_multiplied_is_refused() {
+        for dtype in TensorType::all() {
+            let sound = linear(dtype, 4, 256);
+            assert_eq!(sound.check(), Ok(()), "{dtype}");
+            let message = |linear: Linear| linear.check().unwrap_err();
+            for range in [7..sound.range.end - 1, 8..sound.range.end + 1] {
+                assert!(message(Linear { range, ..sound.clone() }).contains("4 rows of 256"), "{dtype}");
+            }
+            assert!(message(Linear { rows: 3, ..sound.clone() }).contains("3 rows of 256"), "{dtype}");
+            assert!(message(Linear { rows: usize::MAX, ..sound.clone() }).contains("bytes"), "{dtype}");
+            if !takes_floats(dtype) {
+                let columns = dtype.block() + 16;
+                let text = message(Linear { columns, ..sound });
+                assert!(text.contains("no whole number of blocks"), "{dtype}: {text}");
+            }
+        }
     }
-}
-
-struct CopyRow<'b> {
-    row: usize,
-    out: &'b mut [f32],
-}
-
-impl<'a> WithBlocks<'a> for CopyRow<'_> {
-    type Out = ();
-    fn run<T: GgmlType + 'static>(self, linear: &Linear, blocks: &'a [T]) {
-        let width = linear.columns / T::BLCK_SIZE;
-        T::to_float(&blocks[self.row * width..(self.row + 1) * width], self.out);
-    }
-}
-
-struct Prepare<'x> {
-    x: &'x [f32],
-    m: usize,
-    columns: usize,
-}
-
-impl<'a> WithBlocks<'a> for Prepare<'_> {
-    type Out = Box<dyn Rows + 'a>;
-    fn run<T: GgmlType + 'static>(self, _linear: &Linear, blocks: &'a [T]) -> Self::Out {
-        let mut x = vec![T::VecDotType::zeros(); self.x.len() / T::VecDotType::BLCK_SIZE];
-        T::VecDotType::from_float(self.x, &mut x);
-        Box::new(Candle { weights: blocks, columns: self.columns, m: self.m, x })
-    }
-}
-
-fn with_blocks<'a, W: WithBlocks<'a>>(linear: &'a Linear, what: W) -> Option<W::Out> {
-    /// `None` if the bytes are not aligned for T, which a sound file's always are.
-    fn seen<T: GgmlType>(bytes: &[u8]) -> Option<&[T]> {
-        // SAFETY: `with_blocks` is the only caller and names only T that are plain numbers without padding or invalid bit patterns
-        // (candle's `repr(C)` blocks, f32, f16, bf16); align_to itself keeps to the bytes and to T's alignment.
-        #[expect(unsafe_code, reason = "weights are used in place")]
-        let (before, blocks, after) = unsafe { bytes.align_to::<T>() };
-        (before.is_empty() && after.is_empty()).then_some(blocks)
-    }
-    let bytes = linear.bytes();
-    Some(match linear.dtype {
-        TensorType::F32 => what.run(linear, seen::<f32>(bytes)?),
-        TensorType::F16 => what.run(linear, seen::<half::f16>(bytes)?),
-        TensorType::Bf16 => what.run(linear, seen::<half::bf16>(bytes)?),
-        TensorType::Q40 => what.run(linear, seen::<k_quants::BlockQ4_0>(bytes)?),
-        TensorType::Q41 => what.run(linear, seen::<k_quants::BlockQ4_1>(bytes)?),
-        TensorType::Q50 => what.run(linear, seen::<k_quants::BlockQ5_0>(bytes)?),
-        TensorType::Q51 => what.run(linear, seen::<k_quants::BlockQ5_1>(bytes)?),
-        TensorType::Q80 => what.run(linear, seen::<k_quants::BlockQ8_0>(bytes)?),
-        TensorType::Q2K => what.run(linear, seen::<k_quants::BlockQ2K>(bytes)?),
-        TensorType::Q3K => what.run(linear, seen::<k_quants::BlockQ3K>(bytes)?),
-        TensorType::Q4K => what.run(linear, seen::<k_quants::BlockQ4K>(bytes)?),
-        TensorType::Q5K => what.run(linear, seen::<k_quants::BlockQ5K>(bytes)?),
-        TensorType::Q6K => what.run(linear, seen::<k_quants::BlockQ6K>(bytes)?),
-        TensorType::Iq4Nl | TensorType::Iq4Xs | TensorType::Mxfp4 => return None,
-    })
 }

@@ -1,34 +1,131 @@
-//! The hot loops: products of quantised weight rows with quantised activations, and of f32 with f16.
+//! The hot loops: products of weight rows in any format with rows of activations, and of f32 with f16.
 //!
-//! Each has a portable version and, on x86-64, one chosen when the CPU has what it needs. Every result element is summed in an order
-//! that does not depend on how many rows are asked for at once, so that batching never changes a result.
+//! They are written once (`tiles`, `formats`) over sixteen lanes (`simd`), which are sixteen weight rows, and compiled for each
+//! [`InstructionSet`]. The best one of the CPU is used, or the one that `AIHOST_KERNELS` names.
+//!
+//! Every result element is summed in an order that does not depend on how many rows are asked for at once, so that batching never
+//! changes a result; nor do threads, which have rows of their own.
+//!
+//! Quantised weights are multiplied with activations of 16 bits and a scale per 32 ([`Q16Rows`]), float weights with the f32 activations
+//! themselves.
 
-mod scalar;
+mod formats;
+mod portable;
+pub(crate) mod scalar;
+mod simd;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::LazyLock;
 
-/// Elements of a block of Q4_1, Q8_0 and of the quantised activations.
-pub const BLOCK: usize = 32;
-/// Bytes of a Q4_1 block: scale and minimum (f16), 32 nibbles.
-pub const Q4_1_BYTES: usize = 20;
-/// Bytes of a Q8_0 block: scale (f16), 32 signed bytes.
-pub const Q8_0_BYTES: usize = 34;
+use simd::{Job, Simd};
 
-/// Weight formats with a kernel here.
+use crate::files::TensorType;
+
+/// Elements of a block of quantised activations.
+pub const BLOCK: usize = 32;
+/// Groups of four elements of a block.
+const QUADS: usize = BLOCK / 4;
+/// Rows of activations that an unpacked weight is used for, at most: as many as stay in the second cache beside the weights.
+const CHUNK: usize = 64;
+/// The variable that names the instruction set to use.
+pub const VARIABLE: &str = "AIHOST_KERNELS";
+
+/// Bytes of 32 elements of sixteen rows, four elements of each row in a vector.
+type Quads<S> = [<S as Simd>::Ints; QUADS];
+
+/// What a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// 4-bit with scale and minimum per 32.
-    Q4_1,
-    /// 8-bit with scale per 32.
-    Q8_0,
+pub enum InstructionSet {
+    /// Whatever the build is for.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// Those and AVX-VNNI.
+    AvxVnni,
+    /// AVX-512 with BW, VL and VNNI.
+    Avx512Vnni,
 }
 
-impl Format {
-    /// Bytes of a row of `columns` elements.
-    pub fn row_bytes(self, columns: usize) -> usize {
-        columns / BLOCK * if self == Self::Q4_1 { Q4_1_BYTES } else { Q8_0_BYTES }
+impl InstructionSet {
+    /// Those that this CPU has, the best one last.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [Self::Portable, Self::Avx2, Self::AvxVnni, Self::Avx512Vnni].into_iter().filter(|set| set.is_available())
+    }
+
+    /// The one that products are made with: the best one, or what `AIHOST_KERNELS` names if the CPU has it.
+    pub fn in_use() -> Self {
+        static IN_USE: LazyLock<InstructionSet> = LazyLock::new(|| {
+            let best = InstructionSet::available().last().unwrap_or(InstructionSet::Portable);
+            let Some(named) = std::env::var_os(VARIABLE) else { return best };
+            let named = named.to_string_lossy();
+            InstructionSet::named(&named).unwrap_or_else(|| {
+                let available: Vec<String> = InstructionSet::available().map(|set| set.to_string()).collect();
+                tracing::warn!(
+                    asked = &*named,
+                    used = %best,
+                    "{VARIABLE} names no instruction set that is here; it may be {}",
+                    available.join(", ")
+                );
+                best
+            })
+        });
+        *IN_USE
+    }
+
+    /// The one with this name; `None` if there is none or the CPU has not got it.
+    fn named(name: &str) -> Option<Self> {
+        Self::available().find(|set| set.to_string() == name)
+    }
+
+    fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Portable => true,
+            Self::Avx2 => x86::Avx2::detected().is_some(),
+            Self::AvxVnni => x86::AvxVnni::detected().is_some(),
+            Self::Avx512Vnni => x86::Avx512Vnni::detected().is_some(),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Self::Portable;
+    }
+
+    /// Runs `job` with these instructions; with portable ones if the CPU has not got them.
+    fn run<J: Job>(self, job: J) -> J::Out {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Portable => {}
+            Self::Avx2 => {
+                if let Some(simd) = x86::Avx2::detected() {
+                    return simd.run(job);
+                }
+            }
+            Self::AvxVnni => {
+                if let Some(simd) = x86::AvxVnni::detected() {
+                    return simd.run(job);
+                }
+            }
+            Self::Avx512Vnni => {
+                if let Some(simd) = x86::Avx512Vnni::detected() {
+                    return simd.run(job);
+                }
+            }
+        }
+        portable::Portable.run(job)
+    }
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::AvxVnni => "avx-vnni",
+            Self::Avx512Vnni => "avx512-vnni",
+        })
     }
 }
 
@@ -36,80 +133,124 @@ impl Format {
 ///
 /// Eight bits, as llama.cpp has, are faster but move the log-probabilities of small models by 0.2 and more: greedy decoding then
 /// leaves the reference after a few dozen tokens. Sixteen give the tokens of f32 activations.
-#[derive(Clone, Debug, Default)]
-pub struct Q16Rows {
+#[derive(Clone, Debug)]
+pub(crate) struct Q16Rows {
     rows: usize,
     blocks: usize,
-    quants: Vec<[i16; BLOCK]>,
-    /// Per block: the scale, and scale times the sum of the quants (what a weight block's minimum is multiplied with).
-    scales: Vec<[f32; 2]>,
+    /// `[blocks, rows]` of each [`CHUNK`] of rows in turn.
+    all: Vec<XBlock>,
 }
 
-/// One row of [`Q16Rows`].
+/// 32 activations of one row.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Q16Row<'a> {
-    quants: &'a [[i16; BLOCK]],
-    scales: &'a [[f32; 2]],
+#[repr(C)]
+struct XBlock {
+    /// Two quants, or the upper or lower halves of four, in the order of the instruction set.
+    quants: [i32; 2 * QUADS],
+    scale: f32,
+    /// Scale times the sum of the quants: what a weight's minimum is multiplied with.
+    total: f32,
+    /// The same of the first and the last 16.
+    halves: [f32; 2],
+    /// -128 times the sum of the quants' upper bytes.
+    high: i32,
 }
 
 impl Q16Rows {
-    /// Quantises `values`, `[values.len() / columns, columns]`. `columns` must be a multiple of 32.
-    pub fn quantise(values: &[f32], columns: usize) -> Self {
-        let mut out = Self { rows: values.len() / columns.max(1), blocks: columns / BLOCK, ..Self::default() };
-        let blocks = values.as_chunks::<BLOCK>().0;
-        out.quants.reserve_exact(blocks.len());
-        out.scales.reserve_exact(blocks.len());
-        for block in blocks {
-            let (quants, scales) = quantise_block(block);
-            out.quants.push(quants);
-            out.scales.push(scales);
-        }
-        out
+    /// Quantises `values`, `[values.len() / columns, columns]`, for products with `set`. `columns` must be a multiple of 32.
+    pub(crate) fn quantise(set: InstructionSet, values: &[f32], columns: usize) -> Self {
+        set.run(tiles::Quantise { values, columns })
     }
 
-    /// How many rows of activations there are.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    fn row(&self, row: usize) -> Q16Row<'_> {
-        let range = row * self.blocks..(row + 1) * self.blocks;
-        Q16Row { quants: &self.quants[range.clone()], scales: &self.scales[range] }
+    /// The blocks of each chunk, `[blocks, rows]`, and its first row.
+    fn chunks(&self) -> impl Iterator<Item = (usize, &[XBlock])> {
+        let chunks = self.all.chunks((CHUNK * self.blocks).max(1));
+        chunks.enumerate().map(|(chunk, blocks)| (chunk * CHUNK, blocks))
     }
 }
 
-fn quantise_block(block: &[f32; BLOCK]) -> ([i16; BLOCK], [f32; 2]) {
-    let mut largest = [0f32; 8];
-    for eight in block.as_chunks::<8>().0 {
-        for (l, x) in largest.iter_mut().zip(eight) {
-            *l = l.max(x.abs());
-        }
-    }
-    let scale = largest.iter().fold(0f32, |a, b| a.max(*b)) / 32767.0;
-    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    // Adding and taking away 1.5 * 2^23 rounds to the nearest whole number, ties to even, in two additions.
-    const ROUND: f32 = 12_582_912.0;
-    let quants = block.map(|x| ((x * inverse + ROUND) - ROUND) as i32 as i16);
-    let sum: i32 = quants.iter().map(|q| i32::from(*q)).sum();
-    (quants, [scale, scale * sum as f32])
+/// Activations in the form that a format's products need.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Activations<'a> {
+    /// For quantised weights.
+    Quantised(&'a Q16Rows),
+    /// For weights that are floats: `[rows, columns]`.
+    Floats(&'a [f32]),
 }
 
-/// Products of weight rows with activations.
+/// Whether products with this type take [`Activations::Floats`].
+pub(crate) fn takes_floats(dtype: TensorType) -> bool {
+    matches!(dtype, TensorType::F32 | TensorType::F16 | TensorType::Bf16)
+}
+
+/// Weight rows of one type.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights<'a> {
+    pub(crate) dtype: TensorType,
+    /// Whole rows.
+    pub(crate) bytes: &'a [u8],
+    /// Elements of a row: whole blocks of `dtype`, and of activations if those are quantised.
+    pub(crate) columns: usize,
+}
+
+/// Products of weight rows with activations: `out` is `[x rows, weight rows]`. NaN all over if `x` is in another form than the type takes.
 ///
-/// `weights` holds `out.len() / x.rows()` whole rows of `format`, as wide as `x`; `out` is `[weight rows, x rows]`.
-pub fn products(format: Format, weights: &[u8], x: &Q16Rows, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(kernels) = x86::Kernels::detected() {
-        return kernels.products(format, weights, x, out);
+/// # Panics
+/// If the sizes do not fit one another.
+pub(crate) fn products(set: InstructionSet, weights: Weights<'_>, x: Activations<'_>, out: &mut [f32]) {
+    let Weights { dtype, bytes, columns } = weights;
+    let stride = dtype.bytes(columns);
+    if out.is_empty() || stride == 0 {
+        return out.fill(0.0);
     }
-    scalar::products(format, weights, x, out);
+    assert!(bytes.len().is_multiple_of(stride), "weights are whole rows");
+    let rows = bytes.len() / stride;
+    match x {
+        Activations::Floats(x) => {
+            assert!(x.len().is_multiple_of(columns) && out.len() == x.len() / columns * rows, "sizes fit");
+            match dtype {
+                TensorType::F32 => floats::<tiles::F32>(set, weights, x, out),
+                TensorType::F16 => floats::<tiles::F16>(set, weights, x, out),
+                TensorType::Bf16 => floats::<tiles::Bf16>(set, weights, x, out),
+                _ => out.fill(f32::NAN),
+            }
+        }
+        Activations::Quantised(x) => {
+            assert!(x.blocks * BLOCK == columns && out.len() == x.rows * rows, "sizes fit");
+            match dtype {
+                TensorType::F32 | TensorType::F16 | TensorType::Bf16 => out.fill(f32::NAN),
+                TensorType::Q40 => quantised::<formats::Q40>(set, bytes, stride, x, out),
+                TensorType::Q41 => quantised::<formats::Q41>(set, bytes, stride, x, out),
+                TensorType::Q50 => quantised::<formats::Q50>(set, bytes, stride, x, out),
+                TensorType::Q51 => quantised::<formats::Q51>(set, bytes, stride, x, out),
+                TensorType::Q80 => quantised::<formats::Q80>(set, bytes, stride, x, out),
+                TensorType::Q2K => quantised::<formats::Q2K>(set, bytes, stride, x, out),
+                TensorType::Q3K => quantised::<formats::Q3K>(set, bytes, stride, x, out),
+                TensorType::Q4K => quantised::<formats::Q4K>(set, bytes, stride, x, out),
+                TensorType::Q5K => quantised::<formats::Q5K>(set, bytes, stride, x, out),
+                TensorType::Q6K => quantised::<formats::Q6K>(set, bytes, stride, x, out),
+                TensorType::Iq4Nl => quantised::<formats::Iq4Nl>(set, bytes, stride, x, out),
+                TensorType::Iq4Xs => quantised::<formats::Iq4Xs>(set, bytes, stride, x, out),
+                TensorType::Mxfp4 => quantised::<formats::Mxfp4>(set, bytes, stride, x, out),
+            }
+        }
+    }
+}
+
+fn quantised<F: formats::Format>(set: InstructionSet, weights: &[u8], stride: usize, x: &Q16Rows, out: &mut [f32]) {
+    set.run(tiles::Quantised::<F> { weights, stride, x, out, format: PhantomData });
+}
+
+fn floats<E: tiles::Float>(set: InstructionSet, weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
+    let Weights { dtype, bytes: weights, columns } = weights;
+    set.run(tiles::Floats::<E> { weights, stride: dtype.bytes(columns), x, columns, out, element: PhantomData });
 }
 
 /// Sum of `a[i] * b[i]`, `b` being f16 bits.
 pub fn dot_f16(a: &[f32], b: &[u16]) -> f32 {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernels) = x86::Kernels::detected() {
-        return kernels.dot_f16(a, b);
+    if let Some(simd) = in_use_avx2() {
+        return simd.dot_f16(a, b);
     }
     scalar::dot_f16(a, b)
 }
@@ -117,114 +258,25 @@ pub fn dot_f16(a: &[f32], b: &[u16]) -> f32 {
 /// `sum[i] += scale * b[i]`, `b` being f16 bits.
 pub fn add_scaled_f16(sum: &mut [f32], scale: f32, b: &[u16]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernels) = x86::Kernels::detected() {
-        return kernels.add_scaled_f16(sum, scale, b);
+    if let Some(simd) = in_use_avx2() {
+        return simd.add_scaled_f16(sum, scale, b);
     }
     scalar::add_scaled_f16(sum, scale, b);
 }
 
+/// AVX2, unless portable kernels are asked for.
+#[cfg(target_arch = "x86_64")]
+fn in_use_avx2() -> Option<x86::Avx2> {
+    static IN_USE: LazyLock<Option<x86::Avx2>> =
+        LazyLock::new(|| (InstructionSet::in_use() != InstructionSet::Portable).then(x86::Avx2::detected).flatten());
+    *IN_USE
+}
+
 /// The kernels in use, for logs.
 pub fn description() -> &'static str {
-    static NAME: LazyLock<&str> = LazyLock::new(|| {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernels) = x86::Kernels::detected() {
-            return kernels.name();
-        }
-        "portable"
-    });
+    static NAME: LazyLock<String> = LazyLock::new(|| InstructionSet::in_use().to_string());
     &NAME
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{BLOCK, Format, Q16Rows, scalar};
-
-    /// A small generator, so that a failure repeats.
-    fn noise(seed: u32) -> impl FnMut() -> u32 {
-        let mut state = seed | 1;
-        move || {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            state
-        }
-    }
-
-    fn weights(format: Format, rows: usize, columns: usize) -> Vec<u8> {
-        let mut next = noise(7);
-        let mut out = Vec::new();
-        for _ in 0..rows * columns / BLOCK {
-            let mut float = || half::f16::from_f32(next() as f32 / u32::MAX as f32 - 0.5).to_le_bytes();
-            out.extend(float());
-            if format == Format::Q4_1 {
-                out.extend(float());
-            }
-            out.extend((0..if format == Format::Q4_1 { 16 } else { 32 }).map(|_| next() as u8));
-        }
-        out
-    }
-
-    #[test]
-    fn vector_kernels_equal_the_portable_ones() {
-        for format in [Format::Q4_1, Format::Q8_0] {
-            for (rows, columns, m) in [(1, 32, 1), (9, 576, 1), (7, 1536, 5), (5, 64, 13), (6, 96, 4)] {
-                let mut next = noise(3);
-                let x: Vec<f32> = (0..m * columns).map(|_| next() as f32 / u32::MAX as f32 * 4.0 - 2.0).collect();
-                let x = Q16Rows::quantise(&x, columns);
-                let weights = weights(format, rows, columns);
-                let (mut fast, mut slow) = (vec![0.0; rows * m], vec![0.0; rows * m]);
-                super::products(format, &weights, &x, &mut fast);
-                scalar::products(format, &weights, &x, &mut slow);
-                for (fast, slow) in fast.iter().zip(&slow) {
-                    assert!(
-                        (fast - slow).abs() <= 1e-3 * slow.abs().max(1.0),
-                        "{format:?} {rows}x{columns}x{m}: {fast} {slow}"
-                    );
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_batch_gives_what_its_rows_give_alone() {
-        for format in [Format::Q4_1, Format::Q8_0] {
-            let (rows, columns, m) = (7, 576, 6);
-            let mut next = noise(5);
-            let x: Vec<f32> = (0..m * columns).map(|_| next() as f32 / u32::MAX as f32 - 0.5).collect();
-            let weights = weights(format, rows, columns);
-            let mut together = vec![0.0; rows * m];
-            super::products(format, &weights, &Q16Rows::quantise(&x, columns), &mut together);
-            for (i, row) in x.chunks(columns).enumerate() {
-                let mut alone = vec![0.0; rows];
-                super::products(format, &weights, &Q16Rows::quantise(row, columns), &mut alone);
-                let column: Vec<f32> = together.chunks(m).map(|r| r[i]).collect();
-                assert_eq!(column, alone);
-            }
-        }
-    }
-
-    #[test]
-    fn halves_equal_the_portable_ones() {
-        let mut next = noise(11);
-        for len in [1, 8, 31, 64, 100] {
-            let a: Vec<f32> = (0..len).map(|_| next() as f32 / u32::MAX as f32 - 0.5).collect();
-            let b: Vec<u16> = a.iter().map(|x| half::f16::from_f32(x * 3.0).to_bits()).collect();
-            assert!((super::dot_f16(&a, &b) - scalar::dot_f16(&a, &b)).abs() < 1e-4);
-            let (mut fast, mut slow) = (a.clone(), a.clone());
-            super::add_scaled_f16(&mut fast, 0.7, &b);
-            scalar::add_scaled_f16(&mut slow, 0.7, &b);
-            assert!(fast.iter().zip(&slow).all(|(x, y)| (x - y).abs() < 1e-5));
-        }
-    }
-
-    #[test]
-    fn quantising_is_close() {
-        let x: Vec<f32> = (0..64).map(|i| (i as f32 - 30.0) / 7.0).collect();
-        let q = Q16Rows::quantise(&x, 64);
-        for (i, value) in x.iter().enumerate() {
-            let back = f32::from(q.quants[i / 32][i % 32]) * q.scales[i / 32][0];
-            assert!((back - value).abs() <= q.scales[i / 32][0] * 0.51);
-        }
-        assert_eq!(Q16Rows::quantise(&[0.0; 32], 32).scales[0], [0.0, 0.0]);
-    }
-}
+pub(super) mod tests;
