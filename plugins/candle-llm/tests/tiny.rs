@@ -234,7 +234,7 @@ fn what_is_no_number_fails_its_request_and_names_the_part() {
             let error = host.generate(&request("abcd", 4)).expect_err("no answer");
             assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
             assert!(
-                error.message().contains(&format!("no finite numbers: its {part}, at token 4;")),
+                error.message().contains(&format!("no finite numbers: its {part}, at token 3;")),
                 "{tensor}: {error}"
             );
         }
