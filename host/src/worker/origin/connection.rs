@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::future::poll_fn;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -12,9 +13,11 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use parking_lot::Mutex;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use rustls::ClientConfig;
 use tokio::time::{Instant, sleep_until, timeout};
 use tower::Service;
@@ -62,6 +65,8 @@ pub(super) struct Connection {
     link: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
     /// Whether it has carried a request before.
     is_used: bool,
+    /// The socket below, where nothing but HTTP comes over it.
+    socket: Option<OwnedFd>,
 }
 
 /// The body of an answer. Dropped before its end, it closes its connection.
@@ -113,9 +118,13 @@ impl Connections {
             Ok(Err(error)) => return Err(root_of(&*error)),
             Err(_) => return Err(format!("there is no connection to it after {} s", CONNECT_LIMIT.as_secs())),
         };
+        let socket = match &stream {
+            MaybeHttpsStream::Http(stream) => stream.inner().as_fd().try_clone_to_owned().ok(),
+            MaybeHttpsStream::Https(_) => None,
+        };
         let mut http = http1::Builder::new();
         let (sender, link) = http.max_buf_size(PIECE_BYTES).handshake(stream).await.map_err(|error| root_of(&error))?;
-        Ok(Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false })
+        Ok(Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false, socket })
     }
 
     /// Asks over a connection.
@@ -164,8 +173,15 @@ impl Connection {
     /// Whether it can carry the next request, as far as that can be seen.
     fn is_open(&mut self) -> bool {
         self.exchange(&mut Context::from_waker(Waker::noop()));
-        self.link.is_some() && self.sender.is_ready()
+        self.link.is_some() && self.sender.is_ready() && self.socket.as_ref().is_none_or(is_quiet)
     }
+}
+
+/// Whether nothing came over a socket that nobody reads, neither bytes nor its end. The system knows that before the runtime does,
+/// which hears of it when it looks next.
+fn is_quiet(socket: &OwnedFd) -> bool {
+    let mut byte = [0; 1];
+    recv(socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) == Err(Errno::AGAIN)
 }
 
 impl Idle {
@@ -296,7 +312,7 @@ mod tests {
             (requests + usize::from(another), Instant::now())
         });
         let (sender, link) = http1::handshake(TokioIo::new(client)).await.unwrap();
-        (Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false }, serving)
+        (Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false, socket: None }, serving)
     }
 
     async fn is_asked(server: &mut DuplexStream) -> bool {
@@ -314,6 +330,19 @@ mod tests {
 
     async fn ask(connections: &Connections, connection: Connection) -> Response<AnswerBody> {
         connections.send(connection, request()).await.unwrap_or_else(|failed| panic!("{}", failed.error))
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_a_moment_ago_carries_nothing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = Uri::try_from(format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let connections = Connections::to(server, trusting_nobody().unwrap());
+        let mut connection = connections.open().await.unwrap();
+        let accepted = listener.accept().unwrap();
+        assert!(connection.is_open());
+        // The runtime has had no moment to hear of it.
+        drop(accepted);
+        assert!(!connection.is_open());
     }
 
     #[tokio::test(start_paused = true)]

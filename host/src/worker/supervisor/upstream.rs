@@ -1,6 +1,7 @@
 //! A request to an engine that answers HTTP itself, under the eyes of the worker that runs it: it ends with the worker, and is
 //! over when the engine works no more.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,12 +39,21 @@ impl Supervised {
             let answer = engine.ask(ask).await?;
             origin::forward(answer, &outlet).await
         };
+        let mut asked = pin!(asked);
         let end = tokio::select! {
             biased;
             // Whoever drops the sender has left too.
             _ = cancelled => Err(NoAnswer::Broken(Failure::new(FailureKind::Cancelled, "the request was cancelled"))),
-            reason = self.process.gone() => Err(NoAnswer::Broken(self.exit_failure(&reason))),
-            end = asked => end,
+            reason = self.process.gone() => {
+                let failure = self.exit_failure(&reason);
+                // Its sockets close with it: what it never saw, and what it said to its end, are told from what it left half done.
+                match timeout(DYING_LIMIT, asked).await {
+                    Some(Ok(answered)) => Ok(answered),
+                    Some(Err(NoAnswer::Unsent(_))) => Err(NoAnswer::Unsent(failure)),
+                    Some(Err(NoAnswer::Broken(_))) | None => Err(NoAnswer::Broken(failure)),
+                }
+            }
+            end = &mut asked => end,
         };
         let last = match end {
             Ok(Answered { summary, job }) => match self.busy.as_ref().filter(|_| ask.begins_work()) {
