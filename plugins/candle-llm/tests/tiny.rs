@@ -178,6 +178,36 @@ fn what_a_cache_held_is_counted_and_no_more() {
     assert_eq!(usage(&request(&asked, 1)), (23, 16));
 }
 
+#[test]
+fn what_one_owner_left_in_the_cache_is_not_anothers_unless_they_share_it() {
+    let prompt = request("a prompt that is longer than one block", 1);
+    for (share_cache, cached) in [(false, [0, 32, 0, 32, 0]), (true, [0, 32, 32, 32, 32])] {
+        let (_folder, host) = host(&gguf(), serde_json::json!({"share_cache": share_cache}));
+        let host = host.expect("loads");
+        let found = ["anna", "anna", "berta", "berta", ""].map(|owner| {
+            host.say(|info| info.owner = owner.to_owned());
+            host.generate(&prompt).expect("answers").finish.usage.cached_tokens
+        });
+        assert_eq!(found, cached, "{share_cache}");
+    }
+}
+
+/// Several choices of one prompt compute its beginning once, also if they come at the same time.
+#[test]
+fn requests_that_come_together_share_what_they_begin_with() {
+    let (_folder, host) = host(&gguf(), serde_json::json!({}));
+    let host = host.expect("loads");
+    let cached: u32 = std::thread::scope(|scope| {
+        let asked = |seed| {
+            let request = request("a prompt that is longer than one block", 2).sampling(Sampling::default().seed(seed));
+            host.generate(&request).expect("answers").finish.usage.cached_tokens
+        };
+        let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || asked(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("answers")).sum()
+    });
+    assert_eq!(cached, 7 * 32, "all but one take two blocks");
+}
+
 /// Many at once, who come and go and have too little room together, hear what each of them hears alone.
 #[test]
 fn company_changes_no_answer() {
