@@ -1,8 +1,8 @@
 //! The engine layer of the candle plugins: weight [`files`], and operations on them by the cores of the host ([`cpu`]) or in
 //! candle tensors ([`candle`]).
 //!
-//! This crate knows no task and no plugin. `unsafe` is allowed in three places: mapping a file (`files/map.rs`), seeing mapped
-//! bytes as blocks of weights (`cpu/linear.rs`), and the vector kernels (`cpu/kernels/x86.rs`).
+//! This crate knows no task and no plugin. `unsafe` is allowed in two places: mapping a file (`files/map.rs`) and the vector kernels
+//! (`cpu/kernels/x86/`).
 
 pub mod candle;
 pub mod cpu;

@@ -97,7 +97,7 @@ fn project_with(set: InstructionSet, x: &[f32], m: usize, targets: &mut [(&Linea
         return;
     }
     let needed = targets.iter().any(|(linear, _)| !kernels::takes_floats(linear.dtype));
-    let quantised = needed.then(|| Q16Rows::quantise(set, x, x.len() / m));
+    let quantised = needed.then(|| Q16Rows::quantise(set, x, x.len() / m)).flatten();
     let operands: Vec<(&Linear, Activations<'_>)> = targets
         .iter()
         .map(|(linear, _)| match &quantised {

@@ -5,11 +5,11 @@
 //! quants that are not negative need one instruction less.
 
 use super::scalar::{IQ4_VALUES, MXFP4_VALUES, MXFP4_ZERO};
-use super::simd::{Blocks, Simd};
+use super::simd::{Blocks, Lanes};
 use super::{QUADS, Quads};
 
 /// 32 weights of sixteen rows: `scale * quant + minimum`.
-pub(super) struct Piece<S: Simd> {
+pub(super) struct Piece<S: Lanes> {
     /// Vector j has quants `4 * j..4 * j + 4` of each row, as bytes.
     pub(super) quads: Quads<S>,
     /// Of the first and the last 16 weights; without [`Format::HALVES`] the first holds for all.
@@ -19,7 +19,7 @@ pub(super) struct Piece<S: Simd> {
 }
 
 /// Where the pieces of a block go, in their order.
-pub(super) trait Sink<S: Simd> {
+pub(super) trait Sink<S: Lanes> {
     fn piece<F: Format>(&mut self, piece: Piece<S>);
 }
 
@@ -35,18 +35,18 @@ pub(super) trait Format {
     const MINIMUM: bool = true;
 
     /// Unpacks block `block` of sixteen rows.
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>);
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>);
 }
 
 /// Sixteen weight rows of `stride` bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'a, S: Simd> {
+pub(super) struct Tile<'a, S: Lanes> {
     bytes: &'a [u8],
     stride: usize,
     strides: S::Ints,
 }
 
-impl<'a, S: Simd> Tile<'a, S> {
+impl<'a, S: Lanes> Tile<'a, S> {
     #[inline(always)]
     pub(super) fn new(simd: S, bytes: &'a [u8], stride: usize) -> Self {
         Self { bytes, stride, strides: simd.strides(stride) }
@@ -66,7 +66,7 @@ impl<'a, S: Simd> Tile<'a, S> {
 
 /// The low and the high nibbles of vectors of bytes: of 16 bytes the halves of a piece.
 #[inline(always)]
-fn nibbles<S: Simd>(simd: S, packed: [S::Ints; 4]) -> Quads<S> {
+fn nibbles<S: Lanes>(simd: S, packed: [S::Ints; 4]) -> Quads<S> {
     let [a, b, c, d] = packed;
     let nibble = simd.splat(0x0f0f_0f0f);
     let low = |x| simd.and(x, nibble);
@@ -76,7 +76,7 @@ fn nibbles<S: Simd>(simd: S, packed: [S::Ints; 4]) -> Quads<S> {
 
 /// The 32 bytes at `offset`.
 #[inline(always)]
-fn thirty_two<S: Simd, const BYTES: usize>(simd: S, blocks: &Blocks<'_, S, BYTES>, offset: usize) -> Quads<S> {
+fn thirty_two<S: Lanes, const BYTES: usize>(simd: S, blocks: &Blocks<'_, S, BYTES>, offset: usize) -> Quads<S> {
     let [a, b, c, d] = simd.sixteen_bytes(blocks, offset);
     let [e, f, g, h] = simd.sixteen_bytes(blocks, offset + 16);
     [a, b, c, d, e, f, g, h]
@@ -84,7 +84,7 @@ fn thirty_two<S: Simd, const BYTES: usize>(simd: S, blocks: &Blocks<'_, S, BYTES
 
 /// A piece with one scale, and with `zero` for the quant that stands for 0.
 #[inline(always)]
-fn plain<S: Simd>(simd: S, quads: Quads<S>, scale: S::Floats, zero: f32) -> Piece<S> {
+fn plain<S: Lanes>(simd: S, quads: Quads<S>, scale: S::Floats, zero: f32) -> Piece<S> {
     let minimum = simd.mul(scale, simd.splat_f32(-zero));
     Piece { quads, scales: [scale; 2], minima: [minimum; 2] }
 }
@@ -95,7 +95,7 @@ pub(super) struct Q40;
 impl Format for Q40 {
     const WIDTH: usize = 32;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<18>(block);
         let scale = simd.half(simd.four_bytes(&blocks, 0));
         let quads = nibbles(simd, simd.sixteen_bytes(&blocks, 2));
@@ -109,7 +109,7 @@ pub(super) struct Q41;
 impl Format for Q41 {
     const WIDTH: usize = 32;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<20>(block);
         let head = simd.four_bytes(&blocks, 0);
         let (scale, minimum) = (simd.half(head), simd.half(simd.shift_right::<16>(head)));
@@ -120,7 +120,7 @@ impl Format for Q41 {
 
 /// Adds the fifth bits, bit i being that of quant i.
 #[inline(always)]
-fn fifth_bits<S: Simd>(simd: S, mut quads: Quads<S>, bits: S::Ints) -> Quads<S> {
+fn fifth_bits<S: Lanes>(simd: S, mut quads: Quads<S>, bits: S::Ints) -> Quads<S> {
     let mut j = 0;
     while j < QUADS {
         quads[j] = simd.add_sixteens(quads[j], bits, j);
@@ -135,7 +135,7 @@ pub(super) struct Q50;
 impl Format for Q50 {
     const WIDTH: usize = 32;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<22>(block);
         let scale = simd.half(simd.four_bytes(&blocks, 0));
         let quads = nibbles(simd, simd.sixteen_bytes(&blocks, 6));
@@ -149,7 +149,7 @@ pub(super) struct Q51;
 impl Format for Q51 {
     const WIDTH: usize = 32;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<24>(block);
         let head = simd.four_bytes(&blocks, 0);
         let (scale, minimum) = (simd.half(head), simd.half(simd.shift_right::<16>(head)));
@@ -167,7 +167,7 @@ impl Format for Q80 {
     const SIGNED: bool = true;
     const MINIMUM: bool = false;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<34>(block);
         let scale = simd.half(simd.four_bytes(&blocks, 0));
         sink.piece::<Self>(plain(simd, thirty_two(simd, &blocks, 2), scale, 0.0));
@@ -182,7 +182,7 @@ impl Format for Iq4Nl {
     const SIGNED: bool = true;
     const MINIMUM: bool = false;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<18>(block);
         let scale = simd.half(simd.four_bytes(&blocks, 0));
         let quads = looked_up(simd, nibbles(simd, simd.sixteen_bytes(&blocks, 2)), &IQ4_VALUES);
@@ -191,7 +191,7 @@ impl Format for Iq4Nl {
 }
 
 #[inline(always)]
-fn looked_up<S: Simd>(simd: S, mut quads: Quads<S>, table: &[i8; 16]) -> Quads<S> {
+fn looked_up<S: Lanes>(simd: S, mut quads: Quads<S>, table: &[i8; 16]) -> Quads<S> {
     let mut j = 0;
     while j < QUADS {
         quads[j] = simd.lookup(table, quads[j]);
@@ -206,7 +206,7 @@ pub(super) struct Mxfp4;
 impl Format for Mxfp4 {
     const WIDTH: usize = 32;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<17>(block);
         let exponent = simd.and(simd.four_bytes(&blocks, 0), simd.splat(0xff));
         // 2^(e - 127) as a number is e at the exponent's place, except 0 (2^-127, no normal number) and 255 (none at all: NaN).
@@ -223,14 +223,14 @@ impl Format for Mxfp4 {
 
 /// Scales and minima of a block of Q4_K or Q5_K, which begins with both as f16 and eight of 6 bits of each.
 #[derive(Clone, Copy)]
-struct Sixes<S: Simd> {
+struct Sixes<S: Lanes> {
     scale: S::Floats,
     minimum: S::Floats,
     /// Four scales, four minima, as bytes; and once more, of pieces 4 to 7.
     bytes: [[S::Ints; 2]; 2],
 }
 
-impl<S: Simd> Sixes<S> {
+impl<S: Lanes> Sixes<S> {
     #[inline(always)]
     fn read<const BYTES: usize>(simd: S, blocks: &Blocks<'_, S, BYTES>) -> Self {
         let [head, low_scales, low_minima, rest] = simd.sixteen_bytes(blocks, 0);
@@ -263,7 +263,7 @@ pub(super) struct Q4K;
 impl Format for Q4K {
     const WIDTH: usize = 256;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<144>(block);
         let mut sixes = Sixes::read(simd, &blocks);
         let nibble = simd.splat(0x0f0f_0f0f);
@@ -294,7 +294,7 @@ pub(super) struct Q5K;
 impl Format for Q5K {
     const WIDTH: usize = 256;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<176>(block);
         let mut sixes = Sixes::read(simd, &blocks);
         let mut fifths = thirty_two(simd, &blocks, 16);
@@ -329,7 +329,7 @@ impl Format for Q6K {
     const WIDTH: usize = 256;
     const HALVES: bool = true;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<210>(block);
         // The last four bytes end with the scale.
         let all = simd.half(simd.shift_right::<16>(simd.four_bytes(&blocks, 206)));
@@ -366,7 +366,7 @@ impl Format for Q6K {
 
 /// The lowest byte of each lane, as a signed number.
 #[inline(always)]
-fn lowest_byte<S: Simd>(simd: S, a: S::Ints) -> S::Ints {
+fn lowest_byte<S: Lanes>(simd: S, a: S::Ints) -> S::Ints {
     simd.shift_right_signed::<24>(simd.shift_left::<24>(a))
 }
 
@@ -377,7 +377,7 @@ impl Format for Q2K {
     const WIDTH: usize = 256;
     const HALVES: bool = true;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<84>(block);
         let head = simd.four_bytes(&blocks, 80);
         let all = simd.half(head);
@@ -419,7 +419,7 @@ impl Format for Q3K {
     const WIDTH: usize = 256;
     const HALVES: bool = true;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<110>(block);
         let all = simd.half(simd.shift_right::<16>(simd.four_bytes(&blocks, 106)));
         let (four_bits, two_bits) = (simd.splat(0x0f0f_0f0f), simd.splat(0x3030_3030));
@@ -469,7 +469,7 @@ impl Format for Iq4Xs {
     const SIGNED: bool = true;
     const MINIMUM: bool = false;
     #[inline(always)]
-    fn unpack<S: Simd>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
+    fn unpack<S: Lanes>(simd: S, tile: Tile<'_, S>, block: usize, sink: &mut impl Sink<S>) {
         let blocks = tile.blocks::<136>(block);
         let head = simd.four_bytes(&blocks, 0);
         let all = simd.half(head);

@@ -10,15 +10,15 @@ pub(super) const LANES: usize = 16;
 
 /// The same block of sixteen weight rows: row r's lies `r * stride` bytes after `start`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Blocks<'a, S: Simd, const BYTES: usize> {
+pub(super) struct Blocks<'a, S: Lanes, const BYTES: usize> {
     /// From the first row's block to the end of the tile.
     bytes: &'a [u8],
     stride: usize,
     strides: S::Ints,
 }
 
-impl<'a, S: Simd, const BYTES: usize> Blocks<'a, S, BYTES> {
-    /// Block `block` of the rows of a tile, which is `[16, stride]` bytes; `strides` are [`Simd::strides`].
+impl<'a, S: Lanes, const BYTES: usize> Blocks<'a, S, BYTES> {
+    /// Block `block` of the rows of a tile, which is `[16, stride]` bytes; `strides` are [`Lanes::strides`].
     ///
     /// # Panics
     /// If the block does not lie within the rows.
@@ -42,17 +42,36 @@ impl<'a, S: Simd, const BYTES: usize> Blocks<'a, S, BYTES> {
     }
 }
 
-/// Instructions on sixteen lanes of 32 bits.
+/// Instructions on sixteen f32.
 pub(super) trait Simd: Copy + Send + Sync {
-    /// Sixteen whole numbers, or four bytes or two 16-bit numbers each.
-    type Ints: Copy;
     /// Sixteen f32.
     type Floats: Copy;
-    /// 32 weights of sixteen rows, ready for [`Simd::dots`].
-    type Weights: Copy;
+    /// As many rows of activations as are best multiplied at once: 4 or 2.
+    const TOGETHER: usize;
 
     /// Runs `job` with the instructions enabled.
     fn run<J: Job>(self, job: J) -> J::Out;
+
+    fn splat_f32(self, value: f32) -> Self::Floats;
+    /// `a * b + c`.
+    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    fn load(self, from: &[f32; LANES]) -> Self::Floats;
+    fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::Floats;
+    fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::Floats;
+    fn load_f32(self, from: &[u8; 4 * LANES]) -> Self::Floats;
+    /// The sum of the lanes, always in the same order.
+    fn sum(self, a: Self::Floats) -> f32;
+}
+
+/// Instructions on sixteen lanes of 32 bits, as quantised weights need them.
+pub(super) trait Lanes: Simd {
+    /// Sixteen whole numbers, or four bytes or two 16-bit numbers each.
+    type Ints: Copy;
+    /// 32 weights of sixteen rows, ready for [`Lanes::dots`].
+    type Weights: Copy;
+
+    /// Runs `job` with the instructions enabled.
+    fn run_lanes<J: LanesJob>(self, job: J) -> J::Out;
 
     fn splat(self, value: i32) -> Self::Ints;
     fn and(self, a: Self::Ints, b: Self::Ints) -> Self::Ints;
@@ -74,17 +93,8 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// The lower 16 bits of each lane, which are an f16.
     fn half(self, a: Self::Ints) -> Self::Floats;
 
-    fn splat_f32(self, value: f32) -> Self::Floats;
     fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// `a * b + c`.
-    fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    fn load(self, from: &[f32; LANES]) -> Self::Floats;
-    fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::Floats;
-    fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::Floats;
-    fn load_f32(self, from: &[u8; 4 * LANES]) -> Self::Floats;
     fn store(self, a: Self::Floats, to: &mut [f32; LANES]);
-    /// The sum of the lanes, always in the same order.
-    fn sum(self, a: Self::Floats) -> f32;
 
     /// `stride * r` in lane r.
     fn strides(self, stride: usize) -> Self::Ints;
@@ -95,15 +105,13 @@ pub(super) trait Simd: Copy + Send + Sync {
     /// Asks for these bytes to be brought near; any address will do.
     fn prefetch(self, at: *const u8);
 
-    /// The 32 quants of an activation block in the order that [`Simd::dots`] wants.
+    /// The 32 quants of an activation block in the order that [`Lanes::dots`] wants.
     fn arrange(quants: &[i16; BLOCK]) -> [i32; 2 * QUADS];
     /// Makes weights ready: vector j has weights `4 * j..4 * j + 4` of each row, as bytes: signed ones if `SIGNED`, else below 128.
     fn weights<const SIGNED: bool>(self, quads: [Self::Ints; QUADS]) -> Self::Weights;
     /// The exact products of a row's first and last 16 weights with those of X activation blocks.
     fn dots<const SIGNED: bool, const X: usize>(self, weights: &Self::Weights, x: [&XBlock; X])
     -> [[Self::Ints; X]; 2];
-    /// As many activation blocks as [`Simd::dots`] does best at once: 4 or 2.
-    const TOGETHER: usize;
 }
 
 /// Work that is the same in every instruction set.
@@ -111,6 +119,13 @@ pub(super) trait Job {
     type Out;
     /// Marked `inline(always)` by each implementation, so that it is compiled with the instructions of `S`.
     fn run<S: Simd>(self, simd: S) -> Self::Out;
+}
+
+/// Work that is the same in every instruction set with [`Lanes`].
+pub(super) trait LanesJob {
+    type Out;
+    /// As [`Job::run`].
+    fn run<S: Lanes>(self, simd: S) -> Self::Out;
 }
 
 /// Quants two by two, those of four following ones being (0, 2) and (1, 3): as weights come out of their bytes.

@@ -61,7 +61,10 @@ fn by_kernel(set: InstructionSet, dtype: TensorType, bytes: &[u8], x: &[f32], co
     let rows = bytes.len() / dtype.bytes(columns);
     let mut out = vec![-1.0; rows * (x.len() / columns)];
     let quantised = Q16Rows::quantise(set, x, columns / BLOCK * BLOCK);
-    let x = if takes_floats(dtype) { Activations::Floats(x) } else { Activations::Quantised(&quantised) };
+    let x = match &quantised {
+        Some(quantised) if !takes_floats(dtype) => Activations::Quantised(quantised),
+        _ => Activations::Floats(x),
+    };
     products(set, Weights { dtype, bytes, columns }, x, &mut out);
     out
 }

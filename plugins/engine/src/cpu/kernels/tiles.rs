@@ -10,7 +10,7 @@
 use std::marker::PhantomData;
 
 use super::formats::{Format, Piece, Sink, Tile};
-use super::simd::{Job, LANES, Simd};
+use super::simd::{Job, LANES, Lanes, LanesJob, Simd};
 use super::{CHUNK, Q16Rows, XBlock};
 
 /// Bytes of a cache line.
@@ -26,11 +26,11 @@ pub(super) struct Quantised<'a, F> {
     pub(super) format: PhantomData<F>,
 }
 
-impl<F: Format> Job for Quantised<'_, F> {
+impl<F: Format> LanesJob for Quantised<'_, F> {
     type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
+    fn run<S: Lanes>(self, simd: S) {
         let Self { weights, stride, x, out, .. } = self;
         let rows = weights.len() / stride;
         let mut sums = vec![[0f32; LANES]; if x.rows == 1 { 0 } else { x.rows.min(CHUNK) }];
@@ -67,7 +67,7 @@ impl<F: Format> Job for Quantised<'_, F> {
 
 /// Sixteen weight rows with one row of activations. What comes `next` is fetched meanwhile.
 #[inline(always)]
-fn alone<S: Simd, F: Format>(simd: S, tile: Tile<'_, S>, next: &[u8], x: &[XBlock]) -> [f32; LANES] {
+fn alone<S: Lanes, F: Format>(simd: S, tile: Tile<'_, S>, next: &[u8], x: &[XBlock]) -> [f32; LANES] {
     let lines = (tile.len() / LINE).div_ceil(x.len());
     let mut sink = Alone { simd, x: x.iter(), sum: simd.splat_f32(0.0), next: next.as_ptr(), lines };
     for block in 0..x.len() / (F::WIDTH / super::BLOCK) {
@@ -78,7 +78,7 @@ fn alone<S: Simd, F: Format>(simd: S, tile: Tile<'_, S>, next: &[u8], x: &[XBloc
     out
 }
 
-struct Alone<'a, S: Simd> {
+struct Alone<'a, S: Lanes> {
     simd: S,
     x: std::slice::Iter<'a, XBlock>,
     sum: S::Floats,
@@ -87,7 +87,7 @@ struct Alone<'a, S: Simd> {
     lines: usize,
 }
 
-impl<S: Simd> Sink<S> for Alone<'_, S> {
+impl<S: Lanes> Sink<S> for Alone<'_, S> {
     #[inline(always)]
     fn piece<F: Format>(&mut self, piece: Piece<S>) {
         let Some(x) = self.x.next() else { return };
@@ -104,7 +104,7 @@ impl<S: Simd> Sink<S> for Alone<'_, S> {
 
 /// Sixteen weight rows with all rows of a chunk of activations, which is `[blocks, rows]`.
 #[inline(always)]
-fn together<S: Simd, F: Format>(simd: S, tile: Tile<'_, S>, x: &[XBlock], sums: &mut [[f32; LANES]]) {
+fn together<S: Lanes, F: Format>(simd: S, tile: Tile<'_, S>, x: &[XBlock], sums: &mut [[f32; LANES]]) {
     let blocks = x.len() / sums.len() / (F::WIDTH / super::BLOCK);
     let mut sink = Together { simd, x: x.chunks_exact(sums.len()), sums };
     for block in 0..blocks {
@@ -112,13 +112,13 @@ fn together<S: Simd, F: Format>(simd: S, tile: Tile<'_, S>, x: &[XBlock], sums: 
     }
 }
 
-struct Together<'a, S: Simd> {
+struct Together<'a, S: Lanes> {
     simd: S,
     x: std::slice::ChunksExact<'a, XBlock>,
     sums: &'a mut [[f32; LANES]],
 }
 
-impl<S: Simd> Together<'_, S> {
+impl<S: Lanes> Together<'_, S> {
     #[inline(always)]
     fn several<F: Format, const X: usize>(simd: S, piece: &Piece<S>, x: &[XBlock], sums: &mut [[f32; LANES]]) {
         let weights = if F::SIGNED { simd.weights::<true>(piece.quads) } else { simd.weights::<false>(piece.quads) };
@@ -146,7 +146,7 @@ impl<S: Simd> Together<'_, S> {
     }
 }
 
-impl<S: Simd> Sink<S> for Together<'_, S> {
+impl<S: Lanes> Sink<S> for Together<'_, S> {
     #[inline(always)]
     fn piece<F: Format>(&mut self, piece: Piece<S>) {
         let Some(x) = self.x.next() else { return };
@@ -160,7 +160,7 @@ impl<S: Simd> Sink<S> for Together<'_, S> {
 
 /// The sums with the products of one more piece: the one place where a result is made.
 #[inline(always)]
-fn grown<S: Simd, F: Format, const X: usize>(
+fn grown<S: Lanes, F: Format, const X: usize>(
     simd: S,
     weights: &S::Weights,
     piece: &Piece<S>,
@@ -344,11 +344,11 @@ pub(super) struct Quantise<'a> {
     pub(super) columns: usize,
 }
 
-impl Job for Quantise<'_> {
+impl LanesJob for Quantise<'_> {
     type Out = Q16Rows;
 
     #[inline(always)]
-    fn run<S: Simd>(self, _simd: S) -> Q16Rows {
+    fn run<S: Lanes>(self, _simd: S) -> Q16Rows {
         let (rows, blocks) = (self.values.len() / self.columns.max(1), self.columns / super::BLOCK);
         let mut all = Vec::with_capacity(rows * blocks);
         for chunk in self.values.chunks(CHUNK * self.columns.max(1)) {
@@ -364,7 +364,7 @@ impl Job for Quantise<'_> {
 }
 
 #[inline(always)]
-fn quantise_block<S: Simd>(block: &[f32; super::BLOCK]) -> XBlock {
+fn quantise_block<S: Lanes>(block: &[f32; super::BLOCK]) -> XBlock {
     // As bits, so that a NaN is the largest of all: a value that is no number makes the scale one that is none.
     let mut largest = [0u32; 16];
     for sixteen in block.as_chunks::<16>().0 {

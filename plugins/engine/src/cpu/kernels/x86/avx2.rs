@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::simd::{self, Blocks, Job, LANES, Simd};
+use super::super::simd::{self, Blocks, Job, LANES, Lanes, LanesJob, Simd};
 use super::super::{BLOCK, QUADS, XBlock};
 use super::enabled;
 
@@ -33,6 +33,16 @@ fn run<J: Job>(simd: Avx2, job: J) -> J::Out {
     job.run(simd)
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+fn run_lanes<J: LanesJob>(simd: Avx2, job: J) -> J::Out {
+    job.run(simd)
+}
+
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn run_vnni_lanes<J: LanesJob>(simd: AvxVnni, job: J) -> J::Out {
+    job.run(simd)
+}
+
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
 fn run_vnni<J: Job>(simd: AvxVnni, job: J) -> J::Out {
     job.run(simd)
@@ -40,17 +50,60 @@ fn run_vnni<J: Job>(simd: AvxVnni, job: J) -> J::Out {
 
 /// What both sets have in common; `$own` are the products.
 macro_rules! lanes {
-    ($set:ident, $run:ident, $weights:ty, { $($own:item)* }) => {
+    ($set:ident, $run:ident, $run_lanes:ident, $weights:ty, { $($own:item)* }) => {
         impl Simd for $set {
-            type Ints = [__m256i; 2];
             type Floats = [__m256; 2];
-            type Weights = $weights;
             const TOGETHER: usize = 2;
-
             fn run<J: Job>(self, job: J) -> J::Out {
                 enabled!($run(self, job))
             }
+            #[inline(always)]
+            fn splat_f32(self, value: f32) -> Self::Floats {
+                enabled!([_mm256_set1_ps(value); 2])
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+                enabled!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+            }
+            #[inline(always)]
+            fn load(self, from: &[f32; LANES]) -> Self::Floats {
+                enabled!([_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from[8..].as_ptr())])
+            }
+            #[inline(always)]
+            fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::Floats {
+                enabled!([
+                    _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
+                    _mm256_cvtph_ps(_mm_loadu_si128(from[16..].as_ptr().cast())),
+                ])
+            }
+            #[inline(always)]
+            fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::Floats {
+                enabled!({
+                    let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+                    let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from[16..].as_ptr().cast()));
+                    [
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+                    ]
+                })
+            }
+            #[inline(always)]
+            fn load_f32(self, from: &[u8; 4 * LANES]) -> Self::Floats {
+                enabled!([_mm256_loadu_ps(from.as_ptr().cast()), _mm256_loadu_ps(from[32..].as_ptr().cast())])
+            }
+            #[inline(always)]
+            fn sum(self, a: Self::Floats) -> f32 {
+                enabled!(super::sum(_mm256_add_ps(a[0], a[1])))
+            }
+        }
 
+        impl Lanes for $set {
+            type Ints = [__m256i; 2];
+            type Weights = $weights;
+
+            fn run_lanes<J: LanesJob>(self, job: J) -> J::Out {
+                enabled!($run_lanes(self, job))
+            }
             #[inline(always)]
             fn splat(self, value: i32) -> Self::Ints {
                 enabled!([_mm256_set1_epi32(value); 2])
@@ -143,44 +196,9 @@ macro_rules! lanes {
                     out
                 })
             }
-
-            #[inline(always)]
-            fn splat_f32(self, value: f32) -> Self::Floats {
-                enabled!([_mm256_set1_ps(value); 2])
-            }
             #[inline(always)]
             fn mul(self, a: Self::Floats, b: Self::Floats) -> Self::Floats {
                 enabled!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
-            }
-            #[inline(always)]
-            fn mul_add(self, a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
-                enabled!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
-            }
-            #[inline(always)]
-            fn load(self, from: &[f32; LANES]) -> Self::Floats {
-                enabled!([_mm256_loadu_ps(from.as_ptr()), _mm256_loadu_ps(from[8..].as_ptr())])
-            }
-            #[inline(always)]
-            fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::Floats {
-                enabled!([
-                    _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())),
-                    _mm256_cvtph_ps(_mm_loadu_si128(from[16..].as_ptr().cast())),
-                ])
-            }
-            #[inline(always)]
-            fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::Floats {
-                enabled!({
-                    let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
-                    let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(from[16..].as_ptr().cast()));
-                    [
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-                    ]
-                })
-            }
-            #[inline(always)]
-            fn load_f32(self, from: &[u8; 4 * LANES]) -> Self::Floats {
-                enabled!([_mm256_loadu_ps(from.as_ptr().cast()), _mm256_loadu_ps(from[32..].as_ptr().cast())])
             }
             #[inline(always)]
             fn store(self, a: Self::Floats, to: &mut [f32; LANES]) {
@@ -189,11 +207,6 @@ macro_rules! lanes {
                     _mm256_storeu_ps(to[8..].as_mut_ptr(), a[1]);
                 })
             }
-            #[inline(always)]
-            fn sum(self, a: Self::Floats) -> f32 {
-                enabled!(super::sum(_mm256_add_ps(a[0], a[1])))
-            }
-
             /// Not needed: rows are read one by one.
             #[inline(always)]
             fn strides(self, _stride: usize) -> Self::Ints {
@@ -255,7 +268,7 @@ macro_rules! lanes {
     };
 }
 
-lanes!(Avx2, run, [[__m256i; 2]; 2 * QUADS], {
+lanes!(Avx2, run, run_lanes, [[__m256i; 2]; 2 * QUADS], {
     #[inline(always)]
     fn arrange(quants: &[i16; BLOCK]) -> [i32; 2 * QUADS] {
         simd::pairs(quants)
@@ -310,7 +323,7 @@ lanes!(Avx2, run, [[__m256i; 2]; 2 * QUADS], {
     }
 });
 
-lanes!(AvxVnni, run_vnni, [[[__m256i; 2]; QUADS]; 2], {
+lanes!(AvxVnni, run_vnni, run_vnni_lanes, [[[__m256i; 2]; QUADS]; 2], {
     #[inline(always)]
     fn arrange(quants: &[i16; BLOCK]) -> [i32; 2 * QUADS] {
         simd::bytes(quants)

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::simd::{self, Blocks, Job, LANES, Simd};
+use super::super::simd::{self, Blocks, Job, LANES, Lanes, LanesJob, Simd};
 use super::super::{BLOCK, QUADS, XBlock};
 use super::enabled;
 
@@ -26,17 +26,58 @@ fn run<J: Job>(simd: Avx512Vnni, job: J) -> J::Out {
     job.run(simd)
 }
 
-impl Simd for Avx512Vnni {
-    type Ints = __m512i;
-    type Floats = __m512;
-    /// Bytes as unsigned ones (signed ones with 128 added), and as they are.
-    type Weights = [[__m512i; QUADS]; 2];
-    const TOGETHER: usize = 4;
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn run_lanes<J: LanesJob>(simd: Avx512Vnni, job: J) -> J::Out {
+    job.run(simd)
+}
 
+impl Simd for Avx512Vnni {
+    type Floats = __m512;
+    const TOGETHER: usize = 4;
     fn run<J: Job>(self, job: J) -> J::Out {
         enabled!(run(self, job))
     }
+    #[inline(always)]
+    fn splat_f32(self, value: f32) -> __m512 {
+        enabled!(_mm512_set1_ps(value))
+    }
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        enabled!(_mm512_fmadd_ps(a, b, c))
+    }
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> __m512 {
+        enabled!(_mm512_loadu_ps(from.as_ptr()))
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u8; 2 * LANES]) -> __m512 {
+        enabled!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u8; 2 * LANES]) -> __m512 {
+        enabled!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+    #[inline(always)]
+    fn load_f32(self, from: &[u8; 4 * LANES]) -> __m512 {
+        enabled!(_mm512_loadu_ps(from.as_ptr().cast()))
+    }
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        enabled!(super::sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))))
+    }
+}
 
+impl Lanes for Avx512Vnni {
+    type Ints = __m512i;
+    /// Bytes as unsigned ones (signed ones with 128 added), and as they are.
+    type Weights = [[__m512i; QUADS]; 2];
+
+    fn run_lanes<J: LanesJob>(self, job: J) -> J::Out {
+        enabled!(run_lanes(self, job))
+    }
     #[inline(always)]
     fn splat(self, value: i32) -> __m512i {
         enabled!(_mm512_set1_epi32(value))
@@ -96,47 +137,14 @@ impl Simd for Avx512Vnni {
     fn half(self, a: __m512i) -> __m512 {
         enabled!(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)))
     }
-
-    #[inline(always)]
-    fn splat_f32(self, value: f32) -> __m512 {
-        enabled!(_mm512_set1_ps(value))
-    }
     #[inline(always)]
     fn mul(self, a: __m512, b: __m512) -> __m512 {
         enabled!(_mm512_mul_ps(a, b))
     }
     #[inline(always)]
-    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-        enabled!(_mm512_fmadd_ps(a, b, c))
-    }
-    #[inline(always)]
-    fn load(self, from: &[f32; LANES]) -> __m512 {
-        enabled!(_mm512_loadu_ps(from.as_ptr()))
-    }
-    #[inline(always)]
-    fn load_f16(self, from: &[u8; 2 * LANES]) -> __m512 {
-        enabled!(_mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())))
-    }
-    #[inline(always)]
-    fn load_bf16(self, from: &[u8; 2 * LANES]) -> __m512 {
-        enabled!({
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        })
-    }
-    #[inline(always)]
-    fn load_f32(self, from: &[u8; 4 * LANES]) -> __m512 {
-        enabled!(_mm512_loadu_ps(from.as_ptr().cast()))
-    }
-    #[inline(always)]
     fn store(self, a: __m512, to: &mut [f32; LANES]) {
         enabled!(_mm512_storeu_ps(to.as_mut_ptr(), a))
     }
-    #[inline(always)]
-    fn sum(self, a: __m512) -> f32 {
-        enabled!(super::sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))))
-    }
-
     #[inline(always)]
     fn strides(self, stride: usize) -> __m512i {
         enabled!({
@@ -178,7 +186,6 @@ impl Simd for Avx512Vnni {
     fn prefetch(self, at: *const u8) {
         enabled!(_mm_prefetch::<_MM_HINT_T1>(at.cast()))
     }
-
     #[inline(always)]
     fn arrange(quants: &[i16; BLOCK]) -> [i32; 2 * QUADS] {
         simd::bytes(quants)
