@@ -252,8 +252,7 @@ mod tests {
                 prop_assert_eq!(pool.used(), used.len());
                 prop_assert_eq!(pool.available(), count - used.len());
             }
-            let all: Vec<_> = sequences.drain(..).collect();
-            all.iter().for_each(|(_, blocks, ..)| pool.release(blocks));
+            sequences.iter().for_each(|(_, blocks, ..)| pool.release(blocks));
             prop_assert_eq!((pool.used(), pool.available()), (0, count));
         }
     }

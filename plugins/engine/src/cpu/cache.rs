@@ -93,7 +93,8 @@ impl LayerCache {
         let (keys, values) = (&mut self.keys[range.clone()], &mut self.values[range]);
         if slot == 0 {
             // What an earlier sequence left must weigh nothing, and nothing times what is no number is none.
-            (keys.fill(f16::ZERO), values.fill(f16::ZERO));
+            keys.fill(f16::ZERO);
+            values.fill(f16::ZERO);
             (self.key_scales[head], self.value_scales[head]) = (1.0, 1.0);
         }
         let factor = fit(key, keys, &mut self.key_scales[head]);

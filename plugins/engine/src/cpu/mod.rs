@@ -131,7 +131,7 @@ impl Ops for Cpu {
     }
 
     fn add(&self, x: &mut Rows, delta: &Rows) -> Result<()> {
-        x.each(delta, |x, delta| rows::add_bias(x, delta));
+        x.each(delta, rows::add_bias);
         Ok(())
     }
 
