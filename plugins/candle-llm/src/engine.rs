@@ -1,40 +1,41 @@
-//! The plugin and its engine: one OS thread owns the caches and serves sequences in turn, one step each.
+//! The plugin and its engine: one OS thread owns the cache and computes a step after the other for all sequences together.
 //!
-//! Requests are checked and tokenised on the caller's thread, then handed over; `generate` waits for the reply.
+//! Requests are checked and tokenised on the caller's thread, then handed over; the step that ends one says so to its caller.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aihost_engine::files::Gguf;
+use aihost_engine::nn::decoder::DecoderConfig;
 use aihost_plugin_api::{
-    Context, Engine, Error, ErrorKind, FinishReason, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, ModelFacts,
-    Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token,
+    Context, Engine, Error, ErrorKind, Job, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, ModelFacts, Plugin,
+    Result, Text, TextInput, TextOutput, TextRequest, Token,
 };
-use aihost_support::Gguf;
 
-use crate::config::Config;
-use crate::model::{KvCache, Model};
+use crate::batch::{Batch, Progress, SCORED_TOKENS, STEP_TOKENS};
+use crate::config;
+use crate::model::{self, ModelBytes, Runner, StepLimits};
 use crate::options::{MAX_SLOTS, Options};
 use crate::sampler::Sampler;
-use crate::sequence::{CHUNK, CHUNK_SCORED, ModelParts, Occupancy, SequenceRequest, Slot, StepOutcome, best_slot};
+use crate::sequence::{Ending, Sequence, SequenceRequest};
 use crate::template::{ChatTemplate, PromptEnd};
 use crate::tokenizer::{FillIn, Tokenizer};
 
-/// Requests that may wait for a slot; the host sends no more than `max_concurrency` at once.
-const QUEUE: usize = 64;
 /// How often clients that could not keep up are looked after while nothing else is to do.
 const PAUSE_POLL: Duration = Duration::from_millis(2);
 /// Most alternatives with log-probabilities, OpenAI's limit.
 const MAX_LOGPROBS: u32 = 20;
-
 /// Most tokens of an input that are told: as many as a body can have.
 const MAX_COUNTED: usize = 8 << 20;
+/// Contexts that the cache holds if the options say nothing of it.
+const CACHED_CONTEXTS: usize = 4;
 
 /// What is known of a model before it is loaded.
-fn facts(config: &Config, gguf: &Gguf, context: usize, template: Option<&str>) -> Result<ModelFacts> {
+fn facts(config: &DecoderConfig, gguf: &Gguf, context: usize, template: Option<&str>) -> Result<ModelFacts> {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let elements = |name| Ok(gguf.tensor(name)?.dimensions.iter().map(|n| *n as u64).product::<u64>());
     let parameters = gguf.tensor_names().map(elements).sum::<Result<u64>>()?;
@@ -103,8 +104,8 @@ impl Plugin for LlmPlugin {
 
     fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
         let gguf = Gguf::open(load.file("model")?)?;
-        let config = Config::read(&gguf)?;
-        let sizes = self.sizes(&config, &gguf)?;
+        let config = config::read(&gguf)?;
+        let sizes = self.sizes(&load.device, &config, &gguf)?;
         let template = self.options.chat_template.as_deref().or(gguf.text("tokenizer.chat_template")?);
         // What is wrong with them, the load says.
         let facts = facts(&config, &gguf, sizes.context, template).unwrap_or_default();
@@ -113,33 +114,34 @@ impl Plugin for LlmPlugin {
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<LlmEngine> {
         let path: &Path = load.file("model")?;
-        if load.device != "cpu" {
-            let message =
-                format!("candle-llm runs on the device `cpu`, not on `{}`; change the entry's `device:`", load.device);
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
-        let gguf = Gguf::open(path)?;
-        let config = Config::read(&gguf)?;
-        let sizes = self.sizes(&config, &gguf)?;
-        let slots = sizes.slots_within(load.granted)?;
-        let model = Model::open(&gguf, config)?;
+        let gguf = Arc::new(Gguf::open(path)?);
+        let config = config::read(&gguf)?;
+        let sizes = self.sizes(&load.device, &config, &gguf)?;
+        let blocks = sizes.blocks_within(load.granted)?;
+        let vocabulary = config.vocabulary;
+        let model = model::open(&load.device, &gguf, config, blocks)?;
         ctx.check()?;
-        let tokenizer = Tokenizer::open(&gguf, model.config().vocabulary)?;
+        let tokenizer = Tokenizer::open(&gguf, vocabulary)?;
         ctx.check()?;
         let template = self.template(&gguf, &tokenizer)?;
-        ctx.progress(sizes.mapped, sizes.mapped);
-        let parts = ModelParts { model: Arc::new(model), tokenizer: Arc::new(tokenizer) };
+        ctx.progress(sizes.bytes.weights, sizes.bytes.weights);
+        let share_cache = self.options.share_cache;
+        let parts = EngineParts { tokenizer: Arc::new(tokenizer), template, sizes, share_cache };
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
-        LlmEngine::start(parts, template, sizes, EngineOptions { slots, threads })
+        LlmEngine::start(parts, model, EngineOptions { blocks, threads })
     }
 }
 
 impl LlmPlugin {
-    fn sizes(&self, config: &Config, gguf: &Gguf) -> Result<Sizes> {
+    fn sizes(&self, device: &str, config: &DecoderConfig, gguf: &Gguf) -> Result<Sizes> {
         let context = self.options.context_for(config.context)?;
-        let workspace = config.workspace_bytes(CHUNK.min(context), CHUNK_SCORED.min(context));
         let slots = self.options.slots.unwrap_or(MAX_SLOTS);
-        Ok(Sizes { mapped: gguf.len() as u64, workspace, cache: config.kv_cache_bytes(context), context, slots })
+        // A step has a token of each sequence, and some of prompts.
+        let rows = STEP_TOKENS.min(context) + slots;
+        let limits = StepLimits { rows, wanted: slots.max(SCORED_TOKENS.min(context)), context };
+        let cache_tokens = self.options.cache_tokens.unwrap_or(context.saturating_mul(CACHED_CONTEXTS));
+        let bytes = model::bytes(device, gguf, config, limits)?;
+        Ok(Sizes { bytes, context, cache_tokens: cache_tokens.max(context), slots })
     }
 
     fn template(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
@@ -164,26 +166,29 @@ impl LlmPlugin {
 /// Bytes and counts that the plan, the load and the usage agree on.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// Bytes of the mapped file.
-    mapped: u64,
-    /// Bytes of the buffers of a step; there is one step at a time.
-    workspace: u64,
-    /// Bytes of one slot's KV cache.
-    cache: u64,
-    /// Tokens per slot.
+    bytes: ModelBytes,
+    /// Tokens of a sequence.
     context: usize,
-    /// Slots that the options ask for.
+    /// Tokens that the cache is to hold.
+    cache_tokens: usize,
+    /// Most sequences that run together.
     slots: usize,
 }
 
 impl Sizes {
     fn plan(&self) -> MemoryPlan {
-        let with =
-            |slots: u64| self.mapped.saturating_add(self.workspace).saturating_add(self.cache.saturating_mul(slots));
-        MemoryPlan::new(with(1)).preferred(with(self.slots as u64)).mapped(self.mapped)
+        let ModelBytes { weights, workspace, is_mapped, .. } = self.bytes;
+        let with = |tokens| weights.saturating_add(workspace).saturating_add(self.cache(model::blocks_of(tokens)));
+        let plan = MemoryPlan::new(with(self.context)).preferred(with(self.cache_tokens));
+        if is_mapped { plan.mapped(weights) } else { plan }
     }
 
-    fn slots_within(&self, granted: u64) -> Result<usize> {
+    /// Bytes of so many blocks.
+    fn cache(&self, blocks: usize) -> u64 {
+        self.bytes.block.saturating_mul(blocks as u64)
+    }
+
+    fn blocks_within(&self, granted: u64) -> Result<usize> {
         let plan = self.plan();
         if granted < plan.required {
             let message = format!(
@@ -192,64 +197,74 @@ impl Sizes {
             );
             return Err(Error::new(ErrorKind::OutOfMemory, message));
         }
-        let extra = (granted - plan.required).checked_div(self.cache).unwrap_or(0);
-        Ok(self.slots.min(1 + extra as usize))
+        let (least, most) = (model::blocks_of(self.context), model::blocks_of(self.cache_tokens));
+        let more = (granted - plan.required).checked_div(self.bytes.block).unwrap_or(0);
+        Ok(most.min(least.saturating_add(usize::try_from(more).unwrap_or(usize::MAX))))
     }
 }
 
 /// What the engine's thread is asked.
-#[derive(Debug)]
 enum Command {
-    Generate(Box<SequenceRequest>, SyncSender<Result<FinishReason>>),
-    /// Free the caches; refused while a sequence runs.
+    Generate(Box<SequenceRequest>, Ending),
+    /// Give the memory back; refused while a sequence runs.
     Park(SyncSender<Result<()>>),
-    /// Make the caches anew.
+    /// Make the cache anew.
     Unpark(SyncSender<Result<()>>),
 }
 
 /// How to start an engine.
 #[derive(Clone, Copy, Debug)]
 struct EngineOptions {
-    slots: usize,
+    blocks: usize,
     threads: usize,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+struct EngineParts {
+    tokenizer: Arc<Tokenizer>,
+    template: Option<ChatTemplate>,
+    sizes: Sizes,
+    /// Whether all requests have the cache together.
+    share_cache: bool,
 }
 
 /// A loaded model. Dropping it ends its thread and unmaps the file.
 #[derive(Debug)]
 pub struct LlmEngine {
-    parts: ModelParts,
-    template: Option<ChatTemplate>,
-    sizes: Sizes,
+    parts: EngineParts,
+    /// Bytes of the workspace and of the blocks that hold something.
     held: Arc<AtomicU64>,
-    commands: Option<SyncSender<Command>>,
+    commands: Option<Sender<Command>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LlmEngine {
-    fn start(parts: ModelParts, template: Option<ChatTemplate>, sizes: Sizes, start: EngineOptions) -> Result<Self> {
+    fn start(parts: EngineParts, model: Box<dyn Runner>, start: EngineOptions) -> Result<Self> {
         let pool =
             rayon::ThreadPoolBuilder::new().num_threads(start.threads).thread_name(|i| format!("llm-{i}")).build();
         let pool = pool.map_err(|e| Error::internal(format!("cannot start {} threads: {e}", start.threads)))?;
-        let (commands, inbox) = sync_channel(QUEUE);
+        let (commands, inbox) = channel();
         let held = Arc::new(AtomicU64::new(0));
-        let worker = EngineThread {
-            parts: parts.clone(),
+        let thread = EngineThread {
+            model,
+            tokenizer: Arc::clone(&parts.tokenizer),
             pool,
-            sizes,
-            count: start.slots,
-            slots: Vec::new(),
-            replies: Vec::new(),
+            sizes: parts.sizes,
+            blocks: start.blocks,
+            batch: None,
             held: Arc::clone(&held),
         };
-        let thread = std::thread::Builder::new().name("llm-engine".to_owned()).spawn(move || worker.run(&inbox));
+        let thread = std::thread::Builder::new().name("llm-engine".to_owned()).spawn(move || thread.run(&inbox));
         let thread = thread.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
-        let engine = Self { parts, template, sizes, held, commands: Some(commands), thread: Some(thread) };
+        let context = parts.sizes.context;
+        let engine = Self { parts, held, commands: Some(commands), thread: Some(thread) };
         engine.ask(Command::Unpark)?;
         tracing::info!(
-            kernels = aihost_support::kernels::description(),
+            kernels = aihost_engine::cpu::kernels::description(),
             threads = start.threads,
-            slots = start.slots,
-            context = sizes.context,
+            cache_tokens = start.blocks * aihost_engine::ops::BLOCK_TOKENS,
+            context,
             "loaded"
         );
         Ok(engine)
@@ -266,14 +281,14 @@ impl LlmEngine {
     }
 
     fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
-        let ids = self.ids(input, self.sizes.context)?;
+        let ids = self.ids(input, self.parts.sizes.context)?;
         let ids = if ids.is_empty() { self.parts.tokenizer.bos().into_iter().collect() } else { ids };
         if ids.is_empty() {
             return Err(
                 Error::invalid_request("the prompt is empty, and this model has no token to begin with").at("prompt")
             );
         }
-        if ids.len() >= self.sizes.context {
+        if ids.len() >= self.parts.sizes.context {
             return Err(self.too_long(format_args!("{} tokens", ids.len()), Some(ids.len())));
         }
         Ok(ids)
@@ -284,7 +299,7 @@ impl LlmEngine {
         let tokenizer = &self.parts.tokenizer;
         let ids = match input {
             TextInput::Chat { messages, tools, continue_final, .. } => {
-                let template = self.template.as_ref().ok_or_else(|| {
+                let template = self.parts.template.as_ref().ok_or_else(|| {
                     Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
                 })?;
                 if !tools.is_empty() && !template.takes_tools() {
@@ -339,7 +354,7 @@ impl LlmEngine {
         if encoded.is_whole {
             Ok(encoded.ids)
         } else {
-            Err(self.too_long(format_args!("more than {} tokens", self.sizes.context), None))
+            Err(self.too_long(format_args!("more than {} tokens", self.parts.sizes.context), None))
         }
     }
 
@@ -350,7 +365,7 @@ impl LlmEngine {
 
     /// `tokens`: those of the prompt, if they were counted.
     fn too_long(&self, has: std::fmt::Arguments<'_>, tokens: Option<usize>) -> Error {
-        let context = self.sizes.context;
+        let context = self.parts.sizes.context;
         let message = format!(
             "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
         );
@@ -370,12 +385,13 @@ impl LlmEngine {
         }
         let prompt = self.prompt(&request.input)?;
         Ok(SequenceRequest {
-            sampler: Sampler::new(&request, &prompt, self.parts.model.config().vocabulary)?,
+            sampler: Sampler::new(&request, &prompt, self.parts.tokenizer.vocabulary())?,
             prompt,
             max_tokens: request.max_tokens.unwrap_or(u32::MAX),
             logprobs: request.logprobs.map(|n| n as usize),
             echo: request.echo,
             ignore_eos: request.ignore_eos,
+            owner: if self.parts.share_cache { String::new() } else { ctx.request().owner },
             output: output.clone(),
             context: ctx.clone(),
         })
@@ -385,11 +401,16 @@ impl LlmEngine {
 impl Engine for LlmEngine {
     type Task = Text;
 
-    fn generate(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
-        let request = self.checked(request, output, ctx)?;
-        let (reply, answer) = sync_channel(1);
-        self.send(Command::Generate(Box::new(request), reply))?;
-        answer.recv().map_err(|_| dead())?
+    fn submit(&self, job: Job<Text>) {
+        let Job { request, reply, .. } = job;
+        match self.checked(request, reply.output(), reply.context()) {
+            Ok(request) => {
+                let ending: Ending = Box::new(move |result| reply.finish(result));
+                // An ending that is dropped fails its request.
+                let _ = self.send(Command::Generate(Box::new(request), ending));
+            }
+            Err(error) => reply.finish(Err(error)),
+        }
     }
 
     fn tokens(&self, input: &TextInput) -> Result<Vec<Token>> {
@@ -399,7 +420,7 @@ impl Engine for LlmEngine {
     }
 
     fn usage(&self) -> MemoryUsage {
-        let bytes = self.sizes.mapped + self.held.load(Ordering::Acquire);
+        let bytes = self.parts.sizes.bytes.weights + self.held.load(Ordering::Acquire);
         MemoryUsage::new(bytes, bytes)
     }
 
@@ -431,112 +452,84 @@ fn dead() -> Error {
     Error::new(ErrorKind::Panicked, "the engine's thread has ended by a panic; load the model again")
 }
 
-/// The engine's thread: the slots and who waits for them.
+/// The engine's thread: the model, and all who are served.
 struct EngineThread {
-    parts: ModelParts,
+    model: Box<dyn Runner>,
+    tokenizer: Arc<Tokenizer>,
     pool: rayon::ThreadPool,
     sizes: Sizes,
-    count: usize,
-    /// Empty while parked.
-    slots: Vec<Slot>,
-    /// Per slot, who waits for its sequence.
-    replies: Vec<Option<SyncSender<Result<FinishReason>>>>,
+    blocks: usize,
+    /// Absent while parked.
+    batch: Option<Batch>,
     held: Arc<AtomicU64>,
 }
 
 impl EngineThread {
     fn run(mut self, inbox: &Receiver<Command>) {
         let mut open = true;
-        while open || self.slots.iter().any(Slot::is_busy) {
-            let mut idle = true;
-            for i in 0..self.slots.len() {
-                idle &= !self.step(i);
-            }
-            open = self.receive(inbox, idle);
+        while open || self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            let progress = self.step();
+            open = self.receive(inbox, progress);
         }
     }
 
-    /// One step of a slot; whether anything was computed.
-    fn step(&mut self, index: usize) -> bool {
-        let busy = self.slots.iter().filter(|slot| slot.is_busy()).count();
-        let (slot, ModelParts { model, tokenizer }) = (&mut self.slots[index], &self.parts);
-        if !slot.is_busy() {
-            return false;
-        }
-        let occupancy = if busy > 1 { Occupancy::Several } else { Occupancy::Alone };
-        match self.pool.install(|| slot.step(model, tokenizer, occupancy)) {
-            StepOutcome::Working => true,
-            StepOutcome::Waiting => false,
-            StepOutcome::Done(result) => {
-                if let Some(reply) = self.replies[index].take() {
-                    // The caller waits for it; if it does not, nobody wants the result.
-                    let _ = reply.send(result);
-                }
-                true
-            }
-        }
+    fn step(&mut self) -> Progress {
+        let Some(batch) = &mut self.batch else { return Progress::Idle };
+        let (model, tokenizer) = (self.model.as_mut(), &self.tokenizer);
+        let progress = self.pool.install(|| batch.step(model, tokenizer));
+        let bytes = self.sizes.bytes.workspace + self.sizes.cache(batch.pool().filled());
+        self.held.store(bytes, Ordering::Release);
+        progress
     }
 
-    /// Takes commands while there is room for them, waiting for one if nothing else is to do. False once nobody can send any more.
-    fn receive(&mut self, inbox: &Receiver<Command>, idle: bool) -> bool {
-        let busy = self.slots.iter().any(Slot::is_busy);
-        let first = match (idle, busy) {
-            (true, false) => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            (true, true) if self.has_room() => inbox.recv_timeout(PAUSE_POLL),
-            (true, true) => {
-                std::thread::sleep(PAUSE_POLL);
-                return true;
-            }
-            (false, _) => Err(RecvTimeoutError::Timeout),
+    /// Takes commands, waiting for one if nothing else is to do. False once nobody can send any more.
+    fn receive(&mut self, inbox: &Receiver<Command>, progress: Progress) -> bool {
+        let first = match progress {
+            Progress::Idle => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Progress::Waiting => inbox.recv_timeout(PAUSE_POLL),
+            Progress::Made => Err(RecvTimeoutError::Timeout),
         };
         match first {
             Ok(command) => self.obey(command),
             Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => {}
         }
-        while self.has_room() {
-            let Ok(command) = inbox.try_recv() else { break };
+        while let Ok(command) = inbox.try_recv() {
             self.obey(command);
         }
         true
     }
 
-    fn has_room(&self) -> bool {
-        self.slots.is_empty() || self.slots.iter().any(|slot| !slot.is_busy())
-    }
-
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Generate(request, reply) => match best_slot(&self.slots, &request.prompt) {
-                Some(index) => {
-                    self.slots[index].start(*request);
-                    self.replies[index] = Some(reply);
+            Command::Generate(request, ending) => match &mut self.batch {
+                Some(batch) => {
+                    let sequence = Sequence::new(*request, batch.pool(), ending);
+                    batch.add(sequence);
                 }
-                None => drop(reply.send(Err(Error::internal("the model is parked; wake it first")))),
+                None => ending(Err(Error::internal("the model is parked; wake it first"))),
             },
-            Command::Park(reply) => {
-                let result = if self.slots.iter().any(Slot::is_busy) {
-                    Err(Error::internal("a request is running; park the model once it is done"))
-                } else {
-                    self.resize(0);
-                    Ok(())
-                };
-                drop(reply.send(result));
-            }
-            Command::Unpark(reply) => {
-                if self.slots.is_empty() {
-                    self.resize(self.count);
-                }
-                drop(reply.send(Ok(())));
-            }
+            Command::Park(reply) => drop(reply.send(self.park())),
+            Command::Unpark(reply) => drop(reply.send(self.wake())),
         }
     }
 
-    fn resize(&mut self, count: usize) {
-        let config = self.parts.model.config();
-        self.slots = (0..count).map(|_| Slot::new(KvCache::new(config, self.sizes.context))).collect();
-        self.replies = (0..count).map(|_| None).collect();
-        let workspace = if count == 0 { 0 } else { self.sizes.workspace };
-        self.held.store(self.sizes.cache * count as u64 + workspace, Ordering::Release);
+    fn park(&mut self) -> Result<()> {
+        if self.batch.as_ref().is_some_and(|batch| !batch.is_empty()) {
+            return Err(Error::internal("a request is running; park the model once it is done"));
+        }
+        self.batch = None;
+        self.model.park();
+        self.held.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    fn wake(&mut self) -> Result<()> {
+        if self.batch.is_none() {
+            self.model.wake()?;
+            self.batch = Some(Batch::new(self.blocks, self.sizes.slots, self.sizes.context));
+            self.held.store(self.sizes.bytes.workspace, Ordering::Release);
+        }
+        Ok(())
     }
 }

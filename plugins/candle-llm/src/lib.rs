@@ -1,8 +1,12 @@
-//! Plugin `candle-llm`: Llama-family language models on the CPU, from GGUF files.
+//! Plugin `candle-llm`: Llama-family language models from GGUF files, on the CPU and, in a build with the feature `cuda`, on NVIDIA
+//! GPUs, where it has never run so far.
 //!
-//! A request goes [`engine`] (who serves what, when) -> [`tokenizer`] and [`template`] (text to ids) -> [`model`] (ids to logits) ->
-//! [`sampler`] (logits to an id) -> the SDK's `TextOutput`. [`config`] reads the model's shape, [`options`] what the user asked for.
+//! A request goes [`engine`] -> [`tokenizer`] and [`template`] (text to ids) -> [`batch`] (which tokens pass together, by
+//! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
+//! `TextOutput`. [`config`] reads the model's shape, [`options`] what the user asked for.
 
+pub mod batch;
+pub mod blocks;
 pub mod config;
 pub mod engine;
 pub mod model;
@@ -18,11 +22,22 @@ pub use engine::{LlmEngine, LlmPlugin};
 #[global_allocator]
 static ALLOCATOR: aihost_support::budget::Budgeted = aihost_support::budget::Budgeted;
 
+#[cfg(not(feature = "cuda"))]
 aihost_plugin_api::export_plugin! {
     plugin: LlmPlugin,
     id: "candle-llm",
     devices: ["cpu"],
     formats: ["gguf"],
-    max_concurrency: 4,
+    max_concurrency: 64,
+    parks: true,
+}
+
+#[cfg(feature = "cuda")]
+aihost_plugin_api::export_plugin! {
+    plugin: LlmPlugin,
+    id: "candle-llm",
+    devices: ["cpu", "cuda"],
+    formats: ["gguf"],
+    max_concurrency: 64,
     parks: true,
 }

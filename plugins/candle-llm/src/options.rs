@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// Most sequences served together; the manifest's `max_concurrency`.
-pub const MAX_SLOTS: usize = 4;
+pub const MAX_SLOTS: usize = 64;
 /// Most threads an engine takes.
 const MAX_THREADS: usize = 256;
 /// Tokens of context when neither the options nor a shorter model decide.
@@ -18,9 +18,16 @@ pub struct Options {
     /// Tokens of prompt and answer together. Default: the model's own length, at most 4096.
     #[schemars(range(min = 1))]
     pub context: Option<usize>,
-    /// Requests served together, each with a cache of its own. Default: 4, or fewer if memory is short.
+    /// Most requests served together; they share the cache. Default: 64.
     #[schemars(range(min = 1, max = MAX_SLOTS))]
     pub slots: Option<usize>,
+    /// Tokens that the cache holds: those of the requests that run, and of earlier ones that may be gone on from. Default: four times
+    /// the context, or less if memory is short; one request's context at least.
+    #[schemars(range(min = 1))]
+    pub cache_tokens: Option<usize>,
+    /// Take from the cache what others' requests left there: whoever asks can then tell by the time it takes what others asked.
+    /// Default: each key has its own.
+    pub share_cache: bool,
     /// CPU threads. Default: what the host gives.
     #[schemars(range(min = 1, max = MAX_THREADS))]
     pub threads: Option<usize>,
@@ -37,6 +44,7 @@ impl Options {
         let limits = [
             ("context", self.context, usize::MAX),
             ("slots", self.slots, MAX_SLOTS),
+            ("cache_tokens", self.cache_tokens, usize::MAX),
             ("threads", self.threads, MAX_THREADS),
         ];
         for (name, value, most) in limits {
@@ -80,7 +88,7 @@ mod tests {
             let options: Options = serde_json::from_value(serde_json::json!({ name: value })).expect("options");
             options.check().is_ok()
         };
-        for name in ["context", "slots", "threads"] {
+        for name in ["context", "slots", "cache_tokens", "threads"] {
             let bound = |key| schema["properties"][name][key].as_u64();
             let least = bound("minimum").expect("a least");
             assert!(!is_taken(name, least - 1) && is_taken(name, least), "{name}");
@@ -94,8 +102,8 @@ mod tests {
 
     #[test]
     fn limits_are_named() {
-        let slots = Options { slots: Some(9), ..Options::default() };
-        assert!(slots.check().expect_err("too many").message().contains("options.slots is 9"));
+        let slots = Options { slots: Some(65), ..Options::default() };
+        assert!(slots.check().expect_err("too many").message().contains("options.slots is 65"));
         assert!(Options { context: Some(0), ..Options::default() }.check().is_err());
         assert_eq!(Options::default().context_for(8192).expect("default"), 4096);
         assert_eq!(Options::default().context_for(100).expect("default"), 100);

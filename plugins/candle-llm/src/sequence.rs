@@ -1,19 +1,12 @@
 //! One request on its way through the model: what is read, what is chosen, when it ends.
 
-use std::sync::Arc;
-
+use aihost_engine::finite;
+use aihost_engine::ops::BLOCK_TOKENS;
 use aihost_plugin_api::{Context, FinishReason, Flow, LogprobEntry, Result, TextOutput, TokenLogprob};
 
-use crate::model::{KvCache, Logits, Model};
+use crate::blocks::{BlockPool, BlockText, Prefix};
 use crate::sampler::{Sampler, logprobs};
 use crate::tokenizer::Tokenizer;
-
-/// Prompt tokens per step while nobody else waits.
-pub const CHUNK: usize = 128;
-/// Prompt tokens per step while others are served too, so that they go on meanwhile.
-const CHUNK_SHARED: usize = 32;
-/// Prompt tokens per step if every position's logits are wanted: they are large.
-pub const CHUNK_SCORED: usize = 16;
 
 /// A checked request.
 #[derive(Debug)]
@@ -26,176 +19,258 @@ pub struct SequenceRequest {
     pub max_tokens: u32,
     /// Alternatives whose log-probabilities are wanted with each token's.
     pub logprobs: Option<usize>,
-    /// Show the prompt first: where its text begins (a beginning-of-sequence token that we added is not shown).
+    /// Show the prompt first.
     pub echo: bool,
     /// Do not end at the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Whose cache it takes from and adds to.
+    pub owner: String,
     /// The output that the answer is pushed into.
     pub output: TextOutput,
     /// The call's cancellation.
     pub context: Context,
 }
 
-/// A KV cache, and the sequence that uses it.
-#[derive(Debug)]
-pub struct Slot {
-    cache: KvCache,
-    /// The token ids whose keys and values are in the cache.
-    cached: Vec<u32>,
-    running: Option<Running>,
-}
+/// What ends a sequence.
+pub type Ending = Box<dyn FnOnce(Result<FinishReason>) + Send>;
 
-#[derive(Debug)]
-struct Running {
+/// A request, as far as it has come.
+pub struct Sequence {
     request: SequenceRequest,
-    /// Tokens that are to pass through the model next: the rest of the prompt, or the token just chosen.
-    pending: Vec<u32>,
+    ending: Option<Ending>,
+    /// The prompt, and behind it what was chosen.
+    tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    prompt: usize,
+    /// Tokens whose keys and values are in the cache.
+    computed: usize,
+    /// Of those, how many were there when it came.
+    taken: usize,
+    blocks: Vec<u32>,
+    /// What its full blocks make.
+    prefix: Prefix,
     echoed: Vec<TokenLogprob>,
-    paused: bool,
+    is_paused: bool,
 }
 
-/// Where a sequence stands after a step.
-#[derive(Debug)]
-pub enum StepOutcome {
-    /// It computed something, and there is more to do.
-    Working,
-    /// It waits for its client.
-    Waiting,
-    /// It is over, and the slot is free.
-    Done(Result<FinishReason>),
+impl std::fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { prompt, computed, blocks, is_paused, .. } = self;
+        f.debug_struct("Sequence")
+            .field("tokens", &self.tokens.len())
+            .field("prompt", prompt)
+            .field("computed", computed)
+            .field("blocks", blocks)
+            .field("is_paused", is_paused)
+            .finish_non_exhaustive()
+    }
 }
 
-impl Slot {
-    /// A free slot.
-    pub fn new(cache: KvCache) -> Self {
-        Self { cache, cached: Vec::new(), running: None }
-    }
-
-    /// Whether a sequence has it.
-    pub fn is_busy(&self) -> bool {
-        self.running.is_some()
-    }
-
-    /// Tokens of `prompt` that the cache holds already.
-    pub fn common_prefix(&self, prompt: &[u32]) -> usize {
-        self.cached.iter().zip(prompt).take_while(|(a, b)| a == b).count()
-    }
-
-    /// Gives the slot to a request. What the cache holds of its prompt is kept, but the last token always passes through the model.
-    pub fn start(&mut self, request: SequenceRequest) {
-        let scored = request.echo && request.logprobs.is_some();
-        let kept = if scored { 0 } else { self.common_prefix(&request.prompt).min(request.prompt.len() - 1) };
-        self.cached.truncate(kept);
-        request.output.prompt(request.prompt.len() as u32, kept as u32);
-        let pending = request.prompt[kept..].to_vec();
-        self.running = Some(Running { request, pending, echoed: Vec::new(), paused: false });
-    }
-
-    /// One chunk of the prompt, or one token.
-    pub fn step(&mut self, model: &Model, tokenizer: &Tokenizer, occupancy: Occupancy) -> StepOutcome {
-        let Some(running) = &mut self.running else { return StepOutcome::Waiting };
-        let result = running.step(model, tokenizer, &mut self.cache, &mut self.cached, occupancy);
-        match result {
-            Ok(None) if running.paused => StepOutcome::Waiting,
-            Ok(None) => StepOutcome::Working,
-            Ok(Some(reason)) => self.end(Ok(reason)),
-            Err(error) => self.end(Err(error)),
+impl Sequence {
+    /// A request that nothing was computed for yet; `ending` is called once.
+    pub fn new(request: SequenceRequest, pool: &mut BlockPool, ending: Ending) -> Self {
+        let (tokens, prompt) = (request.prompt.clone(), request.prompt.len());
+        let prefix = pool.beginning(&request.owner);
+        Self {
+            request,
+            ending: Some(ending),
+            tokens,
+            prompt,
+            computed: 0,
+            taken: 0,
+            blocks: Vec::new(),
+            prefix,
+            echoed: Vec::new(),
+            is_paused: false,
         }
     }
 
-    fn end(&mut self, result: Result<FinishReason>) -> StepOutcome {
-        self.running = None;
-        StepOutcome::Done(result)
+    /// Tokens that are to pass through the model next: the rest of the prompt, or the token just chosen.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.computed
     }
-}
 
-/// How many slots are busy: others wait while one computes a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occupancy {
-    /// No other sequence runs.
-    Alone,
-    /// Other sequences run too.
-    Several,
-}
+    /// Tokens that are in the cache.
+    pub fn computed(&self) -> usize {
+        self.computed
+    }
 
-impl Running {
-    fn step(
-        &mut self,
-        model: &Model,
-        tokenizer: &Tokenizer,
-        cache: &mut KvCache,
-        cached: &mut Vec<u32>,
-        occupancy: Occupancy,
-    ) -> Result<Option<FinishReason>> {
+    /// All of its tokens.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Its blocks, from the first token on.
+    pub fn blocks(&self) -> &[u32] {
+        &self.blocks
+    }
+
+    /// Whether it has chosen a token, and goes on by one at a time.
+    pub fn is_decoding(&self) -> bool {
+        self.pending() == 1 && self.tokens.len() > self.prompt
+    }
+
+    /// Whether it waits for its client.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Whether the log-probabilities of its prompt's tokens are wanted, and not all there: then nothing is taken from the cache.
+    pub fn is_scored(&self) -> bool {
+        self.request.echo && self.request.logprobs.is_some() && self.computed < self.prompt
+    }
+
+    /// Whether it asks for nothing that has to be computed.
+    fn is_mere_echo(&self) -> bool {
+        self.request.max_tokens == 0 && !(self.request.echo && self.request.logprobs.is_some())
+    }
+
+    /// Looks after a sequence that may have been left, or may go on.
+    ///
+    /// # Errors
+    /// If its client left.
+    pub fn look(&mut self, tokenizer: &Tokenizer) -> Result<Option<FinishReason>> {
         self.request.context.check()?;
-        if self.paused {
-            self.paused = self.request.output.flow()? == Flow::Pause;
-            return Ok(None);
+        if self.is_paused {
+            self.is_paused = self.request.output.flow()? == Flow::Pause;
         }
-        let scored = self.request.echo && self.request.logprobs.is_some() && cached.len() < self.request.prompt.len();
-        if self.request.max_tokens == 0 && !scored {
+        if self.is_mere_echo() {
+            self.request.output.prompt(count(self.prompt), 0);
             self.echo(tokenizer)?;
             return Ok(Some(FinishReason::Length));
         }
-        let chunk = match occupancy {
-            _ if scored => CHUNK_SCORED,
-            Occupancy::Alone => CHUNK,
-            Occupancy::Several => CHUNK_SHARED,
-        };
-        let now: Vec<u32> = self.pending.drain(..chunk.min(self.pending.len())).collect();
-        let wanted = match self.pending.is_empty() {
-            _ if scored => Logits::All,
-            true => Logits::Last,
-            false => Logits::None,
-        };
-        let logits = model.forward(&now, cached.len(), cache, wanted);
-        if scored {
-            self.score(model, tokenizer, cached.len(), &logits);
+        Ok(None)
+    }
+
+    /// The full block that it computes next, if all of that is known: what stands before it, and its tokens.
+    pub fn next_block(&self) -> Option<(Prefix, BlockText)> {
+        let begin = self.computed / BLOCK_TOKENS * BLOCK_TOKENS;
+        let text = self.tokens.get(begin..begin + BLOCK_TOKENS)?;
+        Some((self.prefix, text.try_into().ok()?))
+    }
+
+    /// Takes from the cache what it holds of the tokens that come next. The last one always passes through the model.
+    pub fn take_known(&mut self, pool: &mut BlockPool) {
+        if self.is_scored() {
+            return;
         }
-        cached.extend(&now);
-        if !self.pending.is_empty() {
+        while self.computed.is_multiple_of(BLOCK_TOKENS)
+            && self.computed + BLOCK_TOKENS < self.tokens.len()
+            && let Some((before, text)) = self.next_block()
+            && let Some((block, prefix)) = pool.find(before, &text)
+        {
+            self.blocks.push(block);
+            self.prefix = prefix;
+            self.computed += BLOCK_TOKENS;
+            if self.computed <= self.prompt && self.tokens.len() == self.prompt {
+                self.taken += BLOCK_TOKENS;
+            }
+        }
+    }
+
+    /// Takes blocks until so many tokens more fit. Whether they do.
+    pub fn reserve(&mut self, tokens: usize, pool: &mut BlockPool) -> bool {
+        while self.blocks.len() * BLOCK_TOKENS < self.computed + tokens {
+            let Some(block) = pool.take() else { return false };
+            self.blocks.push(block);
+        }
+        true
+    }
+
+    /// Gives back its blocks; what was computed is computed anew, as far as the cache does not hold it any more.
+    pub fn put_off(&mut self, pool: &mut BlockPool) {
+        pool.release(&std::mem::take(&mut self.blocks));
+        self.computed = 0;
+        if self.tokens.len() == self.prompt {
+            self.taken = 0;
+        }
+        self.prefix = pool.beginning(&self.request.owner);
+    }
+
+    /// Ends it, and gives back its blocks; those of one that failed by its numbers are not used again.
+    pub fn end(mut self, result: Result<FinishReason>, is_broken: bool, pool: &mut BlockPool) {
+        let blocks = std::mem::take(&mut self.blocks);
+        if is_broken {
+            pool.discard(&blocks)
+        } else {
+            pool.release(&blocks)
+        }
+        if let Some(ending) = self.ending.take() {
+            ending(result);
+        }
+    }
+
+    /// Takes in a pass of so many of its tokens, and the logits of those that were wanted: `[rows, vocabulary]`, of the last one or
+    /// of all. How it ends, if it does.
+    ///
+    /// # Errors
+    /// If its client left, and if nothing can be chosen.
+    pub fn advance(
+        &mut self,
+        tokens: usize,
+        logits: &[f32],
+        context: usize,
+        pool: &mut BlockPool,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<FinishReason>> {
+        let was_scored = self.is_scored();
+        let start = self.computed;
+        self.computed += tokens;
+        self.fill_blocks(start, pool);
+        if self.tokens.len() == self.prompt {
+            self.request.output.prompt(count(self.prompt), count(self.taken));
+        }
+        let vocabulary = tokenizer.vocabulary();
+        if was_scored {
+            self.score(tokenizer, start, logits);
+        }
+        if self.pending() > 0 {
             return Ok(None);
         }
-        if cached.len() == self.request.prompt.len() {
+        if self.tokens.len() == self.prompt {
             self.echo(tokenizer)?;
             if self.request.max_tokens == 0 {
                 return Ok(Some(FinishReason::Length));
             }
         }
-        let last = logits.len() - model.config().vocabulary;
-        self.choose(tokenizer, cached.len(), cache.context(), &logits[last..])
+        self.choose(tokenizer, context, &logits[logits.len().saturating_sub(vocabulary)..])
     }
 
-    /// Chooses the token after `len` tokens.
-    fn choose(
-        &mut self,
-        tokenizer: &Tokenizer,
-        len: usize,
-        context: usize,
-        logits: &[f32],
-    ) -> Result<Option<FinishReason>> {
-        let token = self.request.sampler.choose(&mut logits.to_vec())?;
-        if tokenizer.is_end(token) && !self.request.ignore_eos {
+    /// Makes known the blocks that became full.
+    fn fill_blocks(&mut self, start: usize, pool: &mut BlockPool) {
+        for block in start / BLOCK_TOKENS..self.computed / BLOCK_TOKENS {
+            let text = &self.tokens[block * BLOCK_TOKENS..(block + 1) * BLOCK_TOKENS];
+            if let Ok(text) = text.try_into() {
+                self.prefix = pool.fill(self.blocks[block], self.prefix, text);
+            }
+        }
+    }
+
+    /// Chooses the next token.
+    fn choose(&mut self, tokenizer: &Tokenizer, context: usize, logits: &[f32]) -> Result<Option<FinishReason>> {
+        let request = &mut self.request;
+        let token = request.sampler.choose(&mut logits.to_vec())?;
+        if tokenizer.is_end(token) && !request.ignore_eos {
             return Ok(Some(FinishReason::Stop));
         }
-        let logprob = self.request.logprobs.map(|top| token_logprob(tokenizer, logits, token, top));
-        self.paused = self.request.output.try_token(tokenizer.visible(token), logprob)? == Flow::Pause;
-        if self.request.output.completion_tokens() >= self.request.max_tokens || len + 1 >= context {
+        let logprob = request.logprobs.map(|top| token_logprob(tokenizer, logits, token, top));
+        self.is_paused = request.output.try_token(tokenizer.visible(token), logprob)? == Flow::Pause;
+        if request.output.completion_tokens() >= request.max_tokens || self.tokens.len() + 1 >= context {
             return Ok(Some(FinishReason::Length));
         }
-        self.pending.push(token);
+        self.tokens.push(token);
         Ok(None)
     }
 
     /// Log-probabilities of the prompt's tokens that follow those at `start` and after.
-    fn score(&mut self, model: &Model, tokenizer: &Tokenizer, start: usize, logits: &[f32]) {
-        let top = self.request.logprobs.unwrap_or(0);
+    fn score(&mut self, tokenizer: &Tokenizer, start: usize, logits: &[f32]) {
+        let (request, prompt) = (&self.request, &self.tokens[..self.prompt]);
+        let top = request.logprobs.unwrap_or(0);
         if start == 0 {
             // Nothing comes before the first token, so nothing is said of how likely it was.
-            self.echoed.push(TokenLogprob::new(entry(tokenizer, self.request.prompt[0], 0.0), Vec::new()));
+            self.echoed.push(TokenLogprob::new(entry(tokenizer, prompt[0], 0.0), Vec::new()));
         }
-        for (row, token) in logits.chunks_exact(model.config().vocabulary).zip(self.request.prompt[start + 1..].iter())
-        {
+        for (row, token) in logits.chunks_exact(tokenizer.vocabulary()).zip(&prompt[start + 1..]) {
             self.echoed.push(token_logprob(tokenizer, row, *token, top));
         }
     }
@@ -203,11 +278,25 @@ impl Running {
     fn echo(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         if self.request.echo {
             let mut entries = std::mem::take(&mut self.echoed).into_iter();
-            let tokens = self.request.prompt.iter().map(|token| (tokenizer.visible(*token), entries.next()));
+            let tokens = self.tokens[..self.prompt].iter();
+            let tokens = tokens.map(|token| (tokenizer.visible(*token), entries.next()));
             self.request.output.echo_tokens(tokens)?;
         }
         Ok(())
     }
+
+    /// What is told of logits that are no finite numbers, which `part` of the model made; nothing if they are.
+    pub fn check(&self, logits: &[f32], part: impl FnOnce() -> Option<String>) -> Result<()> {
+        if finite::is_finite(logits) {
+            return Ok(());
+        }
+        let part = part().unwrap_or_else(|| "output".to_owned());
+        Err(finite::broken(part, format_args!("token {}", self.tokens.len())))
+    }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 fn token_logprob(tokenizer: &Tokenizer, logits: &[f32], token: u32, top: usize) -> TokenLogprob {
@@ -220,19 +309,4 @@ fn token_logprob(tokenizer: &Tokenizer, logits: &[f32], token: u32, top: usize) 
 
 fn entry(tokenizer: &Tokenizer, token: u32, logprob: f32) -> LogprobEntry {
     LogprobEntry::new(tokenizer.bytes(token), logprob)
-}
-
-/// The slot for a prompt: the free one that holds most of it, the emptiest among equals.
-pub fn best_slot(slots: &[Slot], prompt: &[u32]) -> Option<usize> {
-    let free = slots.iter().enumerate().filter(|(_, slot)| !slot.is_busy());
-    free.max_by_key(|(_, slot)| (slot.common_prefix(prompt), std::cmp::Reverse(slot.cached.len()))).map(|(i, _)| i)
-}
-
-/// The parts of a model that all sequences share.
-#[derive(Clone, Debug)]
-pub struct ModelParts {
-    /// The model's weights and sizes.
-    pub model: Arc<Model>,
-    /// The tokenizer of the model's vocabulary.
-    pub tokenizer: Arc<Tokenizer>,
 }

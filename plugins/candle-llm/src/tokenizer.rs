@@ -5,8 +5,8 @@
 
 use std::collections::HashSet;
 
+use aihost_engine::files::Gguf;
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use aihost_support::Gguf;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
@@ -157,14 +157,18 @@ impl Tokenizer {
         inner.add_special_tokens(special).map_err(Error::internal)?;
 
         let id = |key: &str| -> Result<Option<u32>> {
-            match gguf.integer(key)? {
-                Some(id) if id < tokens.len() as u64 => Ok(Some(id as u32)),
-                Some(id) => Err(gguf.corrupt(format!(
-                    "`{key}` is {id}, but there are {} tokens; convert the model again",
-                    tokens.len()
-                ))),
-                None => Ok(None),
+            let told = gguf.number(key)?;
+            let known = told.filter(|id| *id >= 0.0 && *id < tokens.len() as f64).map(|id| id as u32);
+            if let (Some(told), None) = (told, known) {
+                // Converters write -1 for none. A model that has such a token is served without it.
+                tracing::warn!(
+                    key,
+                    id = told,
+                    tokens = tokens.len(),
+                    "a special token that the vocabulary lacks is left out"
+                );
             }
+            Ok(known)
         };
         let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
         let mut ends: HashSet<u32> = eos.into_iter().chain(id("tokenizer.ggml.eot_token_id")?).collect();

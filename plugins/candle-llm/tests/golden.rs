@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use aihost_engine::candle::CandleOps;
+use aihost_engine::cpu::Cpu;
+use aihost_engine::files::Gguf;
+use aihost_engine::nn::decoder::Decoder;
+use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass, Span};
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
-use aihost_support::Gguf;
+use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
-use candle_llm::config::Config;
-use candle_llm::model::{KvCache, Logits, Model};
+use candle_llm::config;
 use candle_llm::sampler::argmax;
 use candle_llm::template::{ChatTemplate, PromptEnd};
 use candle_llm::tokenizer::Tokenizer;
@@ -38,7 +42,7 @@ fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
 }
 
 struct Parts {
-    model: Model,
+    model: Decoder<Cpu>,
     tokenizer: Tokenizer,
     template: ChatTemplate,
 }
@@ -47,7 +51,7 @@ fn parts() -> &'static Parts {
     static PARTS: OnceLock<Parts> = OnceLock::new();
     PARTS.get_or_init(|| {
         let gguf = Gguf::open(&model_file()).expect("opens");
-        let model = Model::open(&gguf, Config::read(&gguf).expect("a llama")).expect("opens");
+        let model = Decoder::open(Cpu, &gguf, config::read(&gguf).expect("a llama")).expect("opens");
         let tokenizer = Tokenizer::open(&gguf, model.config().vocabulary).expect("opens");
         let (bos, eos) = tokenizer.bos_eos_texts();
         let source = gguf.text("tokenizer.chat_template").expect("text").expect("has a template");
@@ -93,10 +97,13 @@ fn greedy_tokens_equal_the_reference() {
         };
         let ids = tokenizer.encode(&text).expect("encodes");
         assert_eq!(ids, case.ids, "{text:?}");
-        let mut cache = KvCache::new(model.config(), ids.len() + case.tokens.len());
+        let blocks: Vec<u32> = (0..(ids.len() + case.tokens.len()).div_ceil(BLOCK_TOKENS) as u32).collect();
+        let mut cache = model.cache(blocks.len()).expect("memory");
         let (mut feed, mut at) = (ids, 0);
         for (step, (wanted, gap)) in case.tokens.iter().zip(&case.gaps).enumerate() {
-            let found = argmax(&model.forward(&feed, at, &mut cache, Logits::Last));
+            let span = Span { rows: feed.len(), start: at, blocks: &blocks };
+            let pass = Pass { wanted: vec![feed.len() - 1], spans: vec![span], tokens: feed.clone() };
+            let found = argmax(&model.forward(&pass, &mut cache).expect("computes"));
             at += feed.len();
             if found != *wanted {
                 assert!(*gap < NEAR_TIE, "{text:?}, step {step}: {found} in place of {wanted}, with a gap of {gap}");
@@ -182,4 +189,47 @@ fn speed() {
     let begun = Instant::now();
     host.generate(&write).expect("writes");
     println!("decode {:.1} tokens/s", 128.0 / begun.elapsed().as_secs_f64());
+}
+
+/// Natural-log probabilities of the vocabulary behind a prompt.
+fn logprobs_behind<O: Ops + Clone>(ops: O, file: &std::sync::Arc<Gguf>, prompt: &[u32]) -> Vec<f32> {
+    let mut model = candle_llm::model::on(ops, file, config::read(file).expect("a llama"), 4).expect("opens");
+    model.wake().expect("memory");
+    // In two pieces, the second of one token, over blocks in an order of their own.
+    let blocks = [2, 0, 3, 1];
+    let (begin, last) = prompt.split_at(prompt.len() - 1);
+    let span = |rows, start| vec![Span { rows, start, blocks: &blocks }];
+    let first = Pass { tokens: begin.to_vec(), spans: span(begin.len(), 0), wanted: vec![] };
+    assert!(model.forward(&first).expect("computes").is_empty());
+    let second = Pass { tokens: last.to_vec(), spans: span(1, begin.len()), wanted: vec![0] };
+    let logits = model.forward(&second).expect("computes");
+    let total: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
+    model.park();
+    logits.iter().map(|logit| logit - total.ln() as f32).collect()
+}
+
+/// The same model over the operations of both.
+#[test]
+fn both_devices_compute_the_same_model() {
+    let file = std::sync::Arc::new(Gguf::open(&model_file()).expect("opens"));
+    let tokenizer = &parts().tokenizer;
+    for (text, dtypes) in [
+        ("The capital of France is", &[(DType::F32, 0.03), (DType::F16, 0.05), (DType::BF16, 0.5)][..]),
+        ("def add(a, b):\n    return a +", &[(DType::F32, 0.03)]),
+    ] {
+        let prompt = tokenizer.encode(text).expect("encodes");
+        let wanted = logprobs_behind(Cpu, &file, &prompt);
+        for (dtype, limit) in dtypes.iter().copied() {
+            let found = logprobs_behind(CandleOps::new(Device::Cpu, dtype), &file, &prompt);
+            // Of the likely ones; what is as good as impossible is noise.
+            let likely = wanted.iter().zip(&found).filter(|(wanted, _)| **wanted > -6.0);
+            let worst = likely.map(|(wanted, found)| (wanted - found).abs()).fold(0f32, f32::max);
+            println!("{text:?} in {dtype:?}: {worst:.3}");
+            assert!(worst < limit, "{text:?} in {dtype:?} is off by {worst}");
+            assert!(
+                wanted[argmax(&wanted) as usize] - wanted[argmax(&found) as usize] < NEAR_TIE,
+                "{text:?} in {dtype:?}"
+            );
+        }
+    }
 }

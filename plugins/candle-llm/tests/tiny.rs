@@ -20,6 +20,11 @@ fn key(out: &mut Vec<u8>, name: &str, kind: u32) {
 
 /// A model of one layer with 258 tokens: the bytes, a merge, and an end-of-sequence token.
 fn gguf() -> Vec<u8> {
+    built(&[], |_| true, |_, _| {})
+}
+
+/// The same with more metadata of whole numbers, with some of its tensors, and with other numbers in them.
+fn built(more: &[(&str, u32)], has: impl Fn(&str) -> bool, change: impl Fn(&str, &mut [f32])) -> Vec<u8> {
     let mut tokens: Vec<String> = (33..=126u32)
         .chain(161..=172)
         .chain(174..=255)
@@ -45,8 +50,9 @@ fn gguf() -> Vec<u8> {
     ] {
         tensors.push((format!("blk.0.{name}.weight"), shape));
     }
+    tensors.retain(|(name, _)| has(name));
     head.extend((tensors.len() as u64).to_le_bytes());
-    head.extend(13u64.to_le_bytes());
+    head.extend((13 + more.len() as u64).to_le_bytes());
     for (name, value) in
         [("general.architecture", "llama"), ("tokenizer.ggml.model", "gpt2"), ("tokenizer.ggml.pre", "smollm")]
     {
@@ -61,7 +67,10 @@ fn gguf() -> Vec<u8> {
         ("llama.attention.head_count", 4),
         ("llama.attention.head_count_kv", 2),
         ("tokenizer.ggml.eos_token_id", vocabulary as u32 - 1),
-    ] {
+    ]
+    .iter()
+    .chain(more)
+    {
         key(&mut head, name, 4);
         head.extend(value.to_le_bytes());
     }
@@ -81,10 +90,13 @@ fn gguf() -> Vec<u8> {
         shape.iter().for_each(|d| head.extend((*d as u64).to_le_bytes()));
         head.extend(0u32.to_le_bytes());
         head.extend((data.len() as u64).to_le_bytes());
-        for _ in 0..shape.iter().product::<usize>() {
+        let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            data.extend(((state >> 8) as f32 / (1 << 23) as f32 - 1.0).to_le_bytes());
-        }
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut numbers: Vec<f32> = (0..shape.iter().product::<usize>()).map(|_| next()).collect();
+        change(name, &mut numbers);
+        data.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
         data.resize(data.len().next_multiple_of(32), 0);
     }
     head.resize(head.len().next_multiple_of(32), 0);
@@ -143,23 +155,187 @@ fn what_a_cache_held_is_counted_and_no_more() {
         let usage = host.generate(request).expect("answers").finish.usage;
         (usage.prompt_tokens, usage.cached_tokens)
     };
-    for (prompt, cached) in [("hello", 0), ("help", 3), ("help", 3), ("held", 3), ("xyz", 0), ("xyz", 2)] {
-        // The last token of a prompt passes through the model always.
-        assert_eq!(usage(&request(prompt, 1)), (prompt.len() as u32, cached), "{prompt}");
+    let (one, other) = ("once upon a time, far away in a land", "nobody knew what was to come of it");
+    // Whole blocks are kept, and the last token of a prompt passes through the model always: a token is a byte here.
+    for (prompt, cached) in [
+        (one.to_owned(), 0),
+        (format!("{one} of snow"), 32),
+        (other.to_owned(), 0),
+        (one.to_owned(), 32),
+        (other[..32].to_owned(), 16),
+        (other[..33].to_owned(), 32),
+        (format!("x{one}"), 0),
+    ] {
+        assert_eq!(usage(&request(&prompt, 1)), (prompt.len() as u32, cached), "{prompt}");
     }
     // All of it passes where each of its tokens is scored.
-    assert_eq!(usage(&request("xyz", 1).echo(true).logprobs(0)), (3, 0));
+    assert_eq!(usage(&request(one, 1).echo(true).logprobs(0)), (one.len() as u32, 0));
     // What was generated is in the cache like what was asked.
-    let asked = (0..1000)
-        .find_map(|seed| {
-            let said = host.generate(&request("ab", 6).sampling(Sampling::default().seed(seed))).expect("answers").text;
-            // One byte is one token here, but for what are no characters, and for the one pair.
-            (said.len() == 6 && said.is_ascii() && !said.contains("ab")).then(|| format!("ab{said}"))
+    let z = u32::from(b'z' - b'!');
+    let biased = request("a bcdef", 16).sampling(Sampling::default().logit_bias([(z, 100.0)].into()));
+    let said = host.generate(&biased).expect("answers").text;
+    let asked = format!("a bcdef{said}");
+    assert_eq!(usage(&request(&asked, 1)), (23, 16));
+}
+
+#[test]
+fn what_one_owner_left_in_the_cache_is_not_anothers_unless_they_share_it() {
+    let prompt = request("a prompt that is longer than one block", 1);
+    for (share_cache, cached) in [(false, [0, 32, 0, 32, 0]), (true, [0, 32, 32, 32, 32])] {
+        let (_folder, host) = host(&gguf(), serde_json::json!({"share_cache": share_cache}));
+        let host = host.expect("loads");
+        let found = ["anna", "anna", "berta", "berta", ""].map(|owner| {
+            host.say(|info| info.owner = owner.to_owned());
+            host.generate(&prompt).expect("answers").finish.usage.cached_tokens
+        });
+        assert_eq!(found, cached, "{share_cache}");
+    }
+}
+
+/// Several choices of one prompt compute its beginning once, also if they come at the same time.
+#[test]
+fn requests_that_come_together_share_what_they_begin_with() {
+    let (_folder, host) = host(&gguf(), serde_json::json!({}));
+    let host = host.expect("loads");
+    let cached: u32 = std::thread::scope(|scope| {
+        let asked = |seed| {
+            let request = request("a prompt that is longer than one block", 2).sampling(Sampling::default().seed(seed));
+            host.generate(&request).expect("answers").finish.usage.cached_tokens
+        };
+        let threads: Vec<_> = (0..8).map(|seed| scope.spawn(move || asked(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("answers")).sum()
+    });
+    assert_eq!(cached, 7 * 32, "all but one take two blocks");
+}
+
+/// Many at once, who come and go and have too little room together, hear what each of them hears alone.
+#[test]
+fn company_changes_no_answer() {
+    let (_folder, alone) = host(&gguf(), serde_json::json!({"slots": 1}));
+    // Room for two contexts: most of them are put off on the way.
+    let options = serde_json::json!({"slots": 16, "cache_tokens": 128, "threads": 2});
+    let (_other, together) = host(&gguf(), options);
+    let (alone, together) = (alone.expect("loads"), together.expect("loads"));
+    let asked: Vec<TextRequest> = (0..120_u64)
+        .map(|number| {
+            let begin = ["the same beginning of all of these ", "another one, ", ""][(number % 3) as usize];
+            let prompt = format!("{begin}{}", number * number * 7919 % 1000);
+            let sampling = Sampling::default().seed(number).temperature((number % 4) as f32 * 0.5);
+            request(&prompt, 3 + (number * 13 % 17) as u32).sampling(sampling).logprobs(2)
         })
-        .expect("some seed says six characters");
-    let tokens = host.generate(&TextRequest::prompt(asked.as_str()).tokenize(true)).expect("tells");
-    let tokens = tokens.finish.usage.prompt_tokens;
-    assert_eq!(usage(&request(&asked, 1)), (tokens, tokens - 1));
+        .collect();
+    let said = |host: &MockHost, request: &TextRequest| {
+        let answer = host.generate(request).expect("answers");
+        (answer.events, answer.finish.reason, answer.finish.usage.completion_tokens)
+    };
+    let wanted: Vec<_> = asked.iter().map(|request| said(&alone, request)).collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(request) = asked.get(at) else { break };
+                    assert_eq!(said(&together, request), wanted[at], "request {at}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn what_is_no_number_fails_its_request_and_names_the_part() {
+    for (tensor, part) in [
+        ("token_embd.weight", "embedding"),
+        ("blk.0.attn_v.weight", "attention of layer 0"),
+        ("blk.0.ffn_down.weight", "feed-forward network of layer 0"),
+        ("output_norm.weight", "output"),
+    ] {
+        let poison = |name: &str, numbers: &mut [f32]| {
+            if name == tensor {
+                // Of the embeddings that of `c`.
+                let at = if name == "token_embd.weight" { usize::from(b'c' - b'!') * HIDDEN } else { 1 };
+                numbers[at] = f32::NAN;
+            }
+        };
+        let (_folder, host) = host(&built(&[], |_| true, poison), serde_json::json!({}));
+        let host = host.expect("loads");
+        for _ in 0..2 {
+            let error = host.generate(&request("abcd", 4)).expect_err("no answer");
+            assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+            assert!(
+                error.message().contains(&format!("no finite numbers: its {part}, at token 3;")),
+                "{tensor}: {error}"
+            );
+        }
+        assert_eq!(host.health().map_err(|error| error.kind()), Ok(()), "{tensor}");
+    }
+}
+
+#[test]
+fn keys_and_values_beyond_half_precision_are_as_good_as_others() {
+    // Values 2^20 times as large, and what reads them as much smaller: no result changes but by rounding.
+    let large = |name: &str, numbers: &mut [f32]| {
+        let factor = match name {
+            "blk.0.attn_v.weight" => (1 << 20) as f32,
+            "blk.0.attn_output.weight" => 1.0 / (1 << 20) as f32,
+            _ => return,
+        };
+        numbers.iter_mut().for_each(|number| *number *= factor);
+    };
+    let said = |file: &[u8]| {
+        let (_folder, host) = host(file, serde_json::json!({}));
+        let asked = request("a prompt of more than a block", 20).logprobs(1);
+        let answer = host.expect("loads").generate(&asked).expect("answers");
+        let logprobs = answer.events.iter().flat_map(|event| match event {
+            TextEvent::Text { logprobs, .. } => logprobs.iter().map(|entry| entry.chosen.logprob).collect(),
+            _ => Vec::new(),
+        });
+        (answer.text.clone(), logprobs.collect::<Vec<f32>>())
+    };
+    let (wanted, found) = (said(&gguf()), said(&built(&[], |_| true, large)));
+    assert_eq!(found.0, wanted.0);
+    for (found, wanted) in found.1.iter().zip(&wanted.1) {
+        assert!((found - wanted).abs() < 1e-3, "{found} {wanted}");
+    }
+}
+
+#[test]
+fn parts_of_a_model_are_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |number: u32| folder.path().join(format!("tiny-{number:05}-of-00002.gguf"));
+    let is_first = |name: &str| name < "blk.0.ffn";
+    let part = |number: u32| {
+        let split = [("split.no", number), ("split.count", 2)];
+        built(&split, |name| is_first(name) == (number == 0), |_, _| {})
+    };
+    std::fs::write(path(1), part(0)).expect("written");
+    let load = |path: PathBuf| {
+        let mut host = MockHost::new::<LlmPlugin>(serde_json::json!({}), &[("model", path)])?;
+        host.load().map(|()| host)
+    };
+    let error = load(path(1)).expect_err("half of it");
+    assert_eq!(error.kind(), ErrorKind::MissingFile);
+    assert!(error.message().contains("part 2 is missing") && error.message().contains("tiny-00002-of-00002.gguf"));
+    std::fs::write(path(2), part(1)).expect("written");
+    let error = load(path(2)).expect_err("the wrong one");
+    assert!(error.message().contains("part 2 of 2; name the first part"), "{error}");
+    let said = |host: &MockHost| host.generate(&request("hello", 8)).expect("answers").text;
+    let whole = load(path(1)).expect("both");
+    assert!(!said(&whole).is_empty());
+    // A part in another's place is noticed.
+    std::fs::write(path(2), part(0)).expect("written");
+    assert!(load(path(1)).expect_err("twice the first").message().contains("is not its part 2 of 2"));
+}
+
+#[test]
+fn a_special_token_that_is_none_is_left_out() {
+    for id in [u32::MAX, 258, 1 << 20] {
+        let (_folder, host) =
+            host(&built(&[("tokenizer.ggml.bos_token_id", id)], |_| true, |_, _| {}), serde_json::json!({}));
+        let host = host.expect("loads");
+        assert_eq!(host.generate(&request("hello", 3)).expect("answers").finish.usage.completion_tokens, 3);
+    }
 }
 
 #[test]

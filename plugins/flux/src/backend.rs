@@ -82,8 +82,8 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use aihost_engine::candle::Failure;
     use aihost_plugin_api::{ErrorKind, LoadRequest};
-    use aihost_support::device::Failure;
 
     use super::*;
     use crate::files::Files;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use aihost_engine::cpu::rows::{self, Activation};
 use aihost_plugin_api::{Error, ErrorKind, Result};
 use aihost_support::attention::{Attention, Heads, Mask};
 use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
 use aihost_support::dense::Dense;
-use aihost_support::rows::{self, Activation};
 use serde::Deserialize;
 
 use crate::config;

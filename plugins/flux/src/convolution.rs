@@ -4,10 +4,10 @@
 
 use std::cell::RefCell;
 
+use aihost_engine::cpu::rows::{self, Activation};
 use aihost_plugin_api::Result;
 use aihost_support::checkpoint::Layers;
 use aihost_support::gemm::{View, ViewMut, matmul};
-use aihost_support::rows::{self, Activation};
 use rayon::prelude::*;
 
 /// Added to variances before the square root.

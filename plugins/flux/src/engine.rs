@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, TryLockError};
 
+use aihost_engine::candle::{Failure, open};
 use aihost_plugin_api::{
     Context, Engine, Error, ErrorKind, Image, ImageOutput, ImageRequest, LoadContext, MemoryUsage, Result,
 };
-use aihost_support::device::{Failure, open};
 use candle_core::Device;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 

@@ -1,10 +1,10 @@
 //! What blocks are made of: linear layers over weights in their files.
 
+use aihost_engine::cpu::rows::{self, Activation};
 use aihost_plugin_api::Result;
 use aihost_support::checkpoint::Layers;
 use aihost_support::dense::{self, Dense};
 use aihost_support::gemm::{View, ViewMut};
-use aihost_support::rows::{self, Activation};
 use rayon::prelude::*;
 
 /// A linear layer; its weights may be several matrices that give parts of one output.

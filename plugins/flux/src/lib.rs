@@ -23,8 +23,8 @@ pub mod tokens;
 pub mod transformer;
 pub mod vae;
 
+use aihost_engine::candle::locate;
 use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
-use aihost_support::device::locate;
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aihost_engine::finite;
 use aihost_plugin_api::Result;
 use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
 use aihost_support::dense::Residency;
@@ -236,6 +237,8 @@ impl Model {
         let clip = self.clip_tokens.encode(prompt, self.positions)?;
         let t5 = self.t5_tokens.encode(prompt, self.text_length)?;
         let (pooled, text) = self.backend.encode(&clip.tokens, &t5.tokens)?;
+        finite::check(&pooled, "CLIP encoder", "its one step")?;
+        finite::check(&text, "T5 encoder", "its one step")?;
         let states = Prompt { pooled, text, truncated: t5.truncated };
         let states = Arc::new(states);
         let mut cache = cache();
@@ -301,6 +304,7 @@ impl Model {
         let mut latents = params.shape.pack(noise);
         for (i, sigma) in sigmas.windows(2).enumerate() {
             let velocity = denoiser.predict(i, &latents)?;
+            finite::check(&velocity, "transformer", format_args!("step {} of {}", i + 1, params.steps))?;
             // One step of Euler's method.
             let step = sigma[1] - sigma[0];
             latents.iter_mut().zip(&velocity).for_each(|(x, velocity)| *x += step * velocity);
@@ -318,10 +322,13 @@ impl Model {
     /// # Panics
     /// If there are not as many latents as `shape` says.
     pub fn decode(&self, latents: &[f32], shape: Shape) -> Result<Vec<f32>> {
-        if is_tiled(&self.vae, shape) {
-            return self.decode_tiled(latents, shape, self.vae.tile());
-        }
-        Ok(self.backend.pixels(self.vae.unscaled(latents, shape))?.data)
+        let pixels = if is_tiled(&self.vae, shape) {
+            self.decode_tiled(latents, shape, self.vae.tile())?
+        } else {
+            self.backend.pixels(self.vae.unscaled(latents, shape))?.data
+        };
+        finite::check(&pixels, "autoencoder", "its one step")?;
+        Ok(pixels)
     }
 
     /// As [`decode`](Self::decode), in tiles of `tile` latents on a side.

@@ -25,7 +25,7 @@ pub fn rotary_table(axes: [usize; 3], text: usize, rows: usize, columns: usize) 
 
 #[cfg(test)]
 mod tests {
-    use aihost_support::rows::rms_norm_rotary;
+    use aihost_engine::cpu::rows::rms_norm_rotary;
     use proptest::prelude::*;
 
     use super::*;

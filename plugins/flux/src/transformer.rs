@@ -4,10 +4,10 @@
 //! What does not change between the steps of a request is computed once, in [`DenoisingSession`]: the text's projection, the rotary
 //! embedding, and every block's modulation for every step.
 
+use aihost_engine::cpu::rows::{self, Activation};
 use aihost_plugin_api::Result;
 use aihost_support::attention::{Attention, Heads, Mask};
 use aihost_support::checkpoint::{Layers, Renamed};
-use aihost_support::rows::{self, Activation};
 use rayon::prelude::*;
 
 use crate::config::{Names, SINUSOIDS, TransformerConfig};

@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
+use aihost_engine::cpu::rows::Activation;
 use aihost_plugin_api::Result;
 use aihost_support::attention::{Attention, Heads, Mask};
 use aihost_support::checkpoint::{Checkpoint, Layers, Renamed};
-use aihost_support::rows::Activation;
 use serde::Deserialize;
 
 use crate::config;

@@ -9,7 +9,7 @@ mod cases;
 
 use std::path::{Path, PathBuf};
 
-use aihost_support::device::{locate, open};
+use aihost_engine::candle::{locate, open};
 use candle_core::Device;
 use flux::device::Dtype;
 use flux::latents::Shape;

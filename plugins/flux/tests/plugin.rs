@@ -68,6 +68,19 @@ fn both(options: &Value, files: &[(&str, PathBuf)]) -> [MockHost; 2] {
         .map(Result::unwrap)
 }
 
+/// A copy of a safetensors file in which one number of a tensor is none.
+fn poisoned(file: &Path, tensor: &str, copy: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let (size, rest) = bytes.split_first_chunk().unwrap();
+    let size = u64::from_le_bytes(*size) as usize;
+    let header: Value = serde_json::from_slice(&rest[..size]).unwrap();
+    let offsets = &header[tensor]["data_offsets"];
+    let at = 8 + size + offsets[0].as_u64().unwrap() as usize;
+    // All bits set: no number in every type of floats.
+    bytes[at..at + 4].fill(0xff);
+    std::fs::write(copy, bytes).unwrap();
+}
+
 fn small() -> Value {
     json!({"max_pixels": 4096, "max_sequence_length": 32})
 }
@@ -104,6 +117,29 @@ fn a_seed_makes_the_same_image() {
     let drawn = host.generate_image(&ask().seed(None)).unwrap();
     let again = host.generate_image(&ask().seed(drawn.finish.seed)).unwrap();
     assert_eq!(drawn.images, again.images);
+}
+
+#[test]
+fn what_is_no_number_fails_its_request_and_names_the_part() {
+    let folder = tempfile::tempdir().unwrap();
+    for (role, tensor, part) in [
+        ("clip", "text_model.final_layer_norm.weight", "CLIP encoder, at its one step"),
+        ("t5", "encoder.final_layer_norm.weight", "T5 encoder, at its one step"),
+        ("transformer", "img_in.weight", "transformer, at step 1 of 3"),
+        ("ae", "decoder.conv_out.weight", "autoencoder, at its one step"),
+    ] {
+        let mut files = schnell();
+        let copy = folder.path().join(format!("{role}.safetensors"));
+        let (_, file) = files.iter_mut().find(|(name, _)| *name == role).unwrap();
+        poisoned(file, tensor, &copy);
+        *file = copy;
+        for mut host in both(&small(), &files) {
+            host.load().unwrap();
+            let error = host.generate_image(&ask()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+            assert!(error.message().contains(&format!("no finite numbers: its {part};")), "{tensor}: {error}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The engine behind the plugin interface: checks requests, makes codes, and sends samples as soon as they are final.
 
+use aihost_engine::finite;
 use aihost_plugin_api::{Audio, AudioFormat, AudioOutput, AudioRequest, Context, Engine, Error, MemoryUsage, Result};
 use rayon::ThreadPool;
 
@@ -87,7 +88,9 @@ impl MusicGen {
                 }
                 pushed = complete_frames;
                 let ready = streams.iter_mut().map(|stream| if last { stream.finish() } else { stream.ready() });
-                output.samples(&interleave(&ready.collect::<Result<Vec<_>>>()?))?;
+                let samples = interleave(&ready.collect::<Result<Vec<_>>>()?);
+                finite::check(&samples, "codec", format_args!("step {done} of {total}"))?;
+                output.samples(&samples)?;
             }
             output.progress(done as u64, total as u64)
         })?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use aihost_engine::finite;
 use aihost_plugin_api::{Error, LoadRequest, Result};
 use aihost_support::t5::T5Encoder;
 use aihost_support::tokens;
@@ -153,6 +154,7 @@ impl Model {
     /// If it is empty or has a token past the vocabulary.
     pub fn encode_tokens(&self, tokens: &[u32]) -> Result<Tensor> {
         let states = self.text.encode(tokens)?;
+        finite::check(&states, "text encoder", "its one step")?;
         Tensor::from_vec(states, (tokens.len(), self.text.width()), &Device::Cpu).map_err(Error::internal)
     }
 
@@ -186,6 +188,7 @@ impl Model {
             session.feed(&tokens)?;
             let is_asked = (0..books).any(|book| known(index, book).is_none());
             let logits = if is_asked { session.logits() } else { &[] };
+            finite::check(logits, "decoder", format_args!("step {} of {}", index + 1, pattern.steps()))?;
             for (book, token) in tokens.iter_mut().enumerate() {
                 let choose = || sampler.choose(&logits[book * vocabulary..(book + 1) * vocabulary]);
                 *token = known(index, book).unwrap_or_else(choose);

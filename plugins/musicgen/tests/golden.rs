@@ -253,6 +253,41 @@ fn windows_that_cannot_be_are_refused() {
     }
 }
 
+/// A copy of a safetensors file in which one number of a tensor is none.
+fn poisoned(file: &Path, tensor: &str, copy: &Path) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let (size, rest) = bytes.split_first_chunk().unwrap();
+    let size = u64::from_le_bytes(*size) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&rest[..size]).unwrap();
+    let at = 8 + size + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
+    // All bits set: no number in every type of floats.
+    bytes[at..at + 4].fill(0xff);
+    std::fs::write(copy, bytes).unwrap();
+}
+
+#[test]
+fn what_is_no_number_fails_its_request_and_names_the_part() {
+    let golden = cases().into_iter().find(|golden| golden.folder.ends_with("mono")).unwrap();
+    let request = golden.request(&golden.model());
+    for (tensor, part) in [
+        ("text_encoder.encoder.final_layer_norm.weight", "text encoder, at its one step;"),
+        ("decoder.lm_heads.0.weight", "decoder, at step 1 of "),
+        ("audio_encoder.decoder.layers.12.conv.bias", "codec, at step "),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["config.json", "generation_config.json", "tokenizer.json"] {
+            std::fs::copy(golden.folder.join(name), folder.path().join(name)).unwrap();
+        }
+        poisoned(&golden.folder.join("model.safetensors"), tensor, &folder.path().join("model.safetensors"));
+        let files = [("model", folder.path().to_owned())];
+        let mut host = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &files).unwrap();
+        host.load().unwrap();
+        let error = host.generate_audio(&request).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Internal, "{error}");
+        assert!(error.message().contains(&format!("no finite numbers: its {part}")), "{tensor}: {error}");
+    }
+}
+
 #[test]
 fn bad_requests_are_refused_clearly() {
     let golden = cases().swap_remove(0);

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use rayon::prelude::*;
 
 use crate::gemm::{View, ViewMut, matmul};
-use crate::rows;
+use aihost_engine::cpu::rows;
 
 /// Queries whose scores are computed at once.
 const BLOCK: usize = 64;

@@ -4,15 +4,17 @@
 //! which read the file when they are used, and as vectors, which are copied.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aihost_engine::candle::block_type;
+use aihost_engine::files::{Gguf, TensorType, map};
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::quantized::GgmlDType;
 use safetensors::{Dtype, SafeTensors};
 
-use crate::Gguf;
 use crate::dense::{Bytes, Dense, Residency, StorageType};
 use crate::weights;
 
@@ -73,7 +75,7 @@ impl Checkpoint {
     pub fn open(path: &Path, residency: Residency) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         let first = weights::checkpoint(path)?;
-        let blocks = first.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+        let blocks = is_gguf(&first);
         if blocks {
             gguf(&first, residency, &mut tensors)?;
         } else {
@@ -228,7 +230,7 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
         Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {what}; fetch it again", path.display()))
     };
     let missing = |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-    let map = Arc::new(weights::map_file(path)?);
+    let map = Arc::new(map::map_file(path)?);
     let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| corrupt(&error))?;
     let bytes = match residency {
         Residency::Resident => Bytes::Mapped(Arc::clone(&map)),
@@ -242,7 +244,7 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
             // Positions and the like; a layer that asks for one is told that it is missing.
             _ => continue,
         };
-        if weights::elements(info.shape.iter().map(|size| *size as u64)).is_none() {
+        if map::elements(info.shape.iter().map(|size| *size as u64)).is_none() {
             return Err(corrupt(&format!("the tensor `{name}` is impossibly large")));
         }
         let at = (8 + header + info.data_offsets.0) as u64;
@@ -254,26 +256,44 @@ fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String,
     Ok(())
 }
 
+/// Whether a file is of that format, whatever it is called.
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
+}
+
 fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
     let file = Gguf::open(path)?;
-    let bytes = match residency {
-        Residency::Resident => Bytes::Mapped(Arc::clone(file.map())),
-        Residency::Streamed => {
-            let missing =
-                |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-            Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?))
-        }
-    };
+    let mut streamed: BTreeMap<&Path, Arc<File>> = BTreeMap::new();
     for name in file.tensor_names() {
         let info = file.tensor(name)?;
+        let bytes = match residency {
+            Residency::Resident => Bytes::Mapped(Arc::clone(file.map(info))),
+            Residency::Streamed => {
+                let path = file.path(info);
+                let missing =
+                    |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
+                let opened = match streamed.entry(path) {
+                    Entry::Occupied(entry) => Arc::clone(entry.get()),
+                    Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(File::open(path).map_err(missing)?))),
+                };
+                Bytes::Streamed(opened)
+            }
+        };
         let stored = match info.dtype {
-            GgmlDType::F32 => StorageType::F32,
-            GgmlDType::F16 => StorageType::F16,
-            GgmlDType::BF16 => StorageType::Bf16,
-            block => StorageType::Quantised(block),
+            TensorType::F32 => StorageType::F32,
+            TensorType::F16 => StorageType::F16,
+            TensorType::Bf16 => StorageType::Bf16,
+            block => StorageType::Quantised(block_type(block).ok_or_else(|| {
+                let message = format!(
+                    "{}: the tensor {name} is {block}, which is not read here; use a usual quantisation such as Q4_1, Q4_K or Q8_0",
+                    path.display()
+                );
+                Error::new(ErrorKind::Unsupported, message)
+            })?),
         };
         let shape = info.dimensions.iter().rev().copied().collect();
-        let entry = TensorEntry { bytes: bytes.clone(), at: info.range.start as u64, stored, shape };
+        let entry = TensorEntry { bytes, at: info.range.start as u64, stored, shape };
         tensors.insert(name.to_owned(), entry);
     }
     Ok(())

@@ -2,7 +2,7 @@
 //! by piece, and are widened to f32 a panel at a time on the way into the product.
 //!
 //! With hundreds of rows the product outweighs the widening by two orders of magnitude, so half precision and quantised
-//! weights cost their bytes in memory and nearly no time. For few rows see [`Linear`](crate::Linear).
+//! weights cost their bytes in memory and nearly no time. For few rows see [`Linear`](aihost_engine::cpu::Linear).
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -19,8 +19,8 @@ use half::slice::HalfFloatSliceExt;
 use memmap2::Mmap;
 use rayon::prelude::*;
 
-use crate::device::Failure;
 use crate::gemm::{View, ViewMut, matmul};
+use aihost_engine::candle::Failure;
 
 /// Elements of a widened panel: 1 MiB of f32, which stays in the second-level cache.
 const PANEL: usize = 256 * 1024;

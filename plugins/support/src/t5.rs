@@ -12,7 +12,7 @@ use crate::attention::{Attention, Heads, Mask};
 use crate::checkpoint::Layers;
 use crate::dense::{self, Dense};
 use crate::gemm::{View, ViewMut};
-use crate::rows::{self, Activation};
+use aihost_engine::cpu::rows::{self, Activation};
 
 /// The sizes of a T5 encoder: keys and defaults of a Hugging Face `config.json`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

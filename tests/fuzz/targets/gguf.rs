@@ -1,6 +1,6 @@
 //! GGUF files: the header, every value that a model is built from, its tokenizer, its weights.
 
-use aihost_support::Gguf;
+use aihost_engine::files::Gguf;
 use aihost_support::checkpoint::Checkpoint;
 use aihost_support::dense::Residency;
 use candle_llm::config::Config;

@@ -61,6 +61,43 @@ pub(crate) fn first_token(address: SocketAddr, model: &str, prompt: &str) -> Res
     first.ok_or_else(|| Error(format!("the answer of {model} at {address} carried no text")))
 }
 
+/// An answer that came as a stream of text.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    /// Seconds until the first event of the answer.
+    pub(crate) first: f64,
+    /// Seconds between each two of its events.
+    pub(crate) after_first: Vec<f64>,
+    /// Tokens, as the server counts them.
+    pub(crate) tokens: u64,
+}
+
+/// Asks for a streamed completion, and takes the time of each of its events.
+pub(crate) fn written(address: SocketAddr, task: &str) -> Result<Written> {
+    let start = Instant::now();
+    let (status, body) = request(address, "POST", "/v1/completions", Some(task))?;
+    let mut lines = BufReader::new(body).lines();
+    if status != 200 {
+        let text: Vec<String> = lines.map_while(io::Result::ok).collect();
+        return Err(Error(format!("{address} answered {status}: {}", text.join("\n"))));
+    }
+    let (mut times, mut tokens) = (Vec::new(), 0);
+    for line in &mut lines {
+        let line = line.doing("read the stream")?;
+        let Some(event) = line.strip_prefix("data:").and_then(|data| serde_json::from_str::<Value>(data.trim()).ok())
+        else {
+            continue;
+        };
+        tokens = event["usage"]["completion_tokens"].as_u64().unwrap_or(tokens);
+        // What a token shows may be nothing; the event that says the end, and the one of usage, are none.
+        if event["choices"][0]["text"].is_string() && event["choices"][0]["finish_reason"].is_null() {
+            times.push(start.elapsed().as_secs_f64());
+        }
+    }
+    let first = times.first().copied().ok_or_else(|| Error(format!("the answer at {address} had no text")))?;
+    Ok(Written { first, after_first: times.windows(2).map(|two| two[1] - two[0]).collect(), tokens })
+}
+
 fn carries_text(data: &str) -> bool {
     let event: Value = serde_json::from_str(data.trim()).unwrap_or_default();
     event["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty())

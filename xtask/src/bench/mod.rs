@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod server;
 mod statistics;
 mod swap;
+mod text;
 
 use clap::Subcommand;
 
@@ -14,11 +15,14 @@ use crate::error::Result;
 pub(crate) enum Measure {
     /// First token after a swap against first token when resident, beside llama.cpp's router.
     Swap(swap::Options),
+    /// How fast a text model reads and writes, alone and in company, beside llama.cpp's server.
+    Text(text::Options),
 }
 
 /// Runs one measure.
 pub(crate) fn run(measure: &Measure) -> Result {
     match measure {
         Measure::Swap(options) => swap::run(options),
+        Measure::Text(options) => text::run(options),
     }
 }

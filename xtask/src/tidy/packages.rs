@@ -9,21 +9,23 @@ use super::Finding;
 
 const ABI: &str = "aihost-plugin-abi";
 const API: &str = "aihost-plugin-api";
+const ENGINE: &str = "aihost-engine";
 const SUPPORT: &str = "aihost-support";
 const LLM: &str = "aihost-candle-llm";
 
 /// A folder, and the packages of this workspace that a package in it may use. The first match counts.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 10] = [
     ("plugin-api/abi/", &[]),
     ("plugin-api/", &[ABI]),
     ("host/", &[API]),
-    ("plugins/support/", &[API]),
-    ("plugins/", &[API, SUPPORT]),
+    ("plugins/engine/", &[API]),
+    ("plugins/support/", &[API, ENGINE]),
+    ("plugins/", &[API, ENGINE, SUPPORT]),
     ("xtask/", &[]),
     ("tests/plugins/", &[API]),
     ("tests/devices/", &[]),
     // The fuzz targets are readers of the host's and of the engines'.
-    ("tests/", &["aihost", API, SUPPORT, LLM]),
+    ("tests/", &["aihost", API, ENGINE, SUPPORT, LLM]),
 ];
 
 /// Packages that `aihost plugins new` copies into an author's folder.

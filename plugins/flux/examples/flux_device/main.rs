@@ -20,8 +20,8 @@ mod weights;
 
 use std::path::PathBuf;
 
+use aihost_engine::candle::{locate, open};
 use aihost_support::counting::Counting;
-use aihost_support::device::{locate, open};
 use candle_core::Device;
 use serde_json::{Value, json};
 

@@ -1,8 +1,9 @@
 //! CLIP's text encoder in tensors: the arithmetic of [`crate::clip`]. Branches are of the place's type, states f32.
 
+use aihost_engine::candle::Result;
+use aihost_engine::cpu::rows::Activation;
 use aihost_support::dense::Dense;
-use aihost_support::device::{Linear, Place, Result, UploadOptions, activate, attention, to_host_f32};
-use aihost_support::rows::Activation;
+use aihost_support::device::{Linear, Place, UploadOptions, activate, attention, to_host_f32};
 use candle_core::{DType, Tensor};
 
 use super::linear;

@@ -8,8 +8,9 @@ pub mod memory;
 mod transformer;
 mod vae;
 
+use aihost_engine::candle::retry_out_of_memory;
 use aihost_plugin_api::Result;
-use aihost_support::device::{Linear, Place, T5Encoder, UploadOptions, retry_out_of_memory};
+use aihost_support::device::{Linear, Place, T5Encoder, UploadOptions};
 use candle_core::{DType, Device};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -118,6 +119,6 @@ impl Backend for DeviceBackend {
 }
 
 /// A layer of the host's on the device.
-fn linear(layer: &layers::Linear, options: UploadOptions<'_>) -> aihost_support::device::Result<Linear> {
+fn linear(layer: &layers::Linear, options: UploadOptions<'_>) -> aihost_engine::candle::Result<Linear> {
     Linear::new(&layer.parts, &layer.bias, options)
 }

@@ -3,11 +3,10 @@
 //! Norms and modulations are one kernel each (a layer norm whose scale is 1 plus the step's), queries and keys are normed
 //! and rotated in f32, and scores are never whole in memory.
 
+use aihost_engine::candle::{self, retry_out_of_memory};
+use aihost_engine::cpu::rows::Activation;
 use aihost_plugin_api::Result;
-use aihost_support::device::{
-    self, Linear, Place, UploadOptions, activate, attention, retry_out_of_memory, to_host_f32,
-};
-use aihost_support::rows::Activation;
+use aihost_support::device::{Linear, Place, UploadOptions, activate, attention, to_host_f32};
 use candle_core::{D, DType, Tensor};
 
 use super::linear;
@@ -87,15 +86,15 @@ pub(crate) struct DeviceDenoiser<'a> {
 }
 
 impl Transformer {
-    pub(super) fn new(loaded: &transformer::Transformer, options: UploadOptions<'_>) -> device::Result<Self> {
+    pub(super) fn new(loaded: &transformer::Transformer, options: UploadOptions<'_>) -> candle::Result<Self> {
         let place = options.place;
         let config = loaded.config.clone();
         let linear = |layer: &layers::Linear| linear(layer, options);
-        let embedder = |layers: &transformer::Embedder| -> device::Result<Embedder> {
+        let embedder = |layers: &transformer::Embedder| -> candle::Result<Embedder> {
             Ok(Embedder { first: linear(&layers.first)?, second: linear(&layers.second)? })
         };
-        let attention = |layer: &transformer::QueryKeyValue| -> device::Result<QueryKeyValue> {
-            let scale = |scale: &[f32], factor: f64| -> device::Result<Tensor> {
+        let attention = |layer: &transformer::QueryKeyValue| -> candle::Result<QueryKeyValue> {
+            let scale = |scale: &[f32], factor: f64| -> candle::Result<Tensor> {
                 Ok((Tensor::from_slice(scale, config.head(), &place.device)? * factor)?)
             };
             Ok(QueryKeyValue {
@@ -104,7 +103,7 @@ impl Transformer {
                 key_scale: scale(&layer.key_scale, 1.0)?,
             })
         };
-        let stream = |stream: &transformer::Stream| -> device::Result<Stream> {
+        let stream = |stream: &transformer::Stream| -> candle::Result<Stream> {
             Ok(Stream {
                 modulation: linear(&stream.modulation)?,
                 attention: attention(&stream.attention)?,
@@ -113,7 +112,7 @@ impl Transformer {
                 down: linear(&stream.down)?,
             })
         };
-        let single = |block: &transformer::SingleBlock| -> device::Result<SingleBlock> {
+        let single = |block: &transformer::SingleBlock| -> candle::Result<SingleBlock> {
             Ok(SingleBlock {
                 modulation: linear(&block.modulation)?,
                 attention: attention(&block.attention)?,
@@ -129,8 +128,8 @@ impl Transformer {
             time_in: embedder(&loaded.time_in)?,
             guidance_in: loaded.guidance_in.as_ref().map(embedder).transpose()?,
             vector_in: embedder(&loaded.vector_in)?,
-            double: double.collect::<device::Result<_>>()?,
-            single: loaded.single.iter().map(single).collect::<device::Result<_>>()?,
+            double: double.collect::<candle::Result<_>>()?,
+            single: loaded.single.iter().map(single).collect::<candle::Result<_>>()?,
             last_modulation: [linear(shift)?, linear(scale)?],
             out: linear(&loaded.out)?,
             place: place.clone(),
@@ -139,18 +138,18 @@ impl Transformer {
     }
 
     /// Computes what all steps of a request share.
-    pub(super) fn denoiser(&self, conditions: &Conditions<'_>) -> device::Result<DeviceDenoiser<'_>> {
+    pub(super) fn denoiser(&self, conditions: &Conditions<'_>) -> candle::Result<DeviceDenoiser<'_>> {
         let &Conditions { text, grid: (rows, columns), .. } = conditions;
         let tokens = text.len() / self.config.context;
         let text = self.text_in.forward(&self.place.tensor(text, (tokens, self.config.context))?)?;
         let vectors = self.vectors(conditions)?;
         // 1 is added to scales, once for all steps.
-        let modulation = |layer: &Linear, ones: &[f32]| -> device::Result<Tensor> {
+        let modulation = |layer: &Linear, ones: &[f32]| -> candle::Result<Tensor> {
             let ones = self.place.tensor(ones, (1, ones.len(), 1))?;
             let steps = vectors.dim(0)?;
             Ok(layer.forward(&vectors)?.reshape((steps, ones.elem_count(), ()))?.broadcast_add(&ones)?)
         };
-        let double = |[text, image]: &[Stream; 2]| -> device::Result<[Tensor; 2]> {
+        let double = |[text, image]: &[Stream; 2]| -> candle::Result<[Tensor; 2]> {
             let ones = [0.0, 1.0, 0.0, 0.0, 1.0, 0.0];
             Ok([modulation(&text.modulation, &ones)?, modulation(&image.modulation, &ones)?])
         };
@@ -162,9 +161,9 @@ impl Transformer {
         let [shift, scale] = &self.last_modulation;
         Ok(DeviceDenoiser {
             rotary: [rotary(0)?, rotary(1)?],
-            double: self.double.iter().map(double).collect::<device::Result<_>>()?,
+            double: self.double.iter().map(double).collect::<candle::Result<_>>()?,
             single: (self.single.iter().map(|block| modulation(&block.modulation, &[0.0, 1.0, 0.0])))
-                .collect::<device::Result<_>>()?,
+                .collect::<candle::Result<_>>()?,
             last: [modulation(shift, &[0.0])?, modulation(scale, &[1.0])?],
             text,
             transformer: self,
@@ -172,8 +171,8 @@ impl Transformer {
     }
 
     /// What modulations are made of, for every step: (steps, hidden), through SiLU.
-    fn vectors(&self, conditions: &Conditions<'_>) -> device::Result<Tensor> {
-        let embed = |embedder: &Embedder, values: &[f32], rows: usize| -> device::Result<Tensor> {
+    fn vectors(&self, conditions: &Conditions<'_>) -> candle::Result<Tensor> {
+        let embed = |embedder: &Embedder, values: &[f32], rows: usize| -> candle::Result<Tensor> {
             let inner = embedder.first.forward(&self.place.tensor(values, (rows, values.len() / rows))?)?;
             embedder.second.forward(&activate(Activation::Silu, inner)?)
         };
@@ -189,11 +188,11 @@ impl Transformer {
 
 impl QueryKeyValue {
     /// Queries and keys after their norm, and values, of normed states (tokens, hidden).
-    fn heads(&self, normed: &Tensor) -> device::Result<Heads> {
+    fn heads(&self, normed: &Tensor) -> candle::Result<Heads> {
         let tokens = normed.dim(0)?;
         let parts = self.all.forward(normed)?.reshape((tokens, 3, (), self.query_scale.elem_count()))?;
         let part = |i: usize| parts.narrow(1, i, 1)?.squeeze(1);
-        let normed = |i: usize, scale: &Tensor| -> device::Result<Tensor> {
+        let normed = |i: usize, scale: &Tensor| -> candle::Result<Tensor> {
             let wide = part(i)?.to_dtype(DType::F32)?.contiguous()?;
             Ok(candle_nn::ops::rms_norm(&wide, scale, EPSILON)?)
         };
@@ -202,12 +201,12 @@ impl QueryKeyValue {
 }
 
 /// A layer norm of `x`, modulated by rows `shift` and `shift + 1` (the scale) of (parts, hidden).
-fn norm(x: &Tensor, parts: &Tensor, shift: usize) -> device::Result<Tensor> {
+fn norm(x: &Tensor, parts: &Tensor, shift: usize) -> candle::Result<Tensor> {
     Ok(candle_nn::ops::layer_norm(x, &parts.get(shift + 1)?, &parts.get(shift)?, EPSILON)?)
 }
 
 /// The residual `x` plus a gated branch.
-fn add_gated(x: &Tensor, branch: &Tensor, gate: &Tensor) -> device::Result<Tensor> {
+fn add_gated(x: &Tensor, branch: &Tensor, gate: &Tensor) -> candle::Result<Tensor> {
     let sum = (x + branch.broadcast_mul(gate)?)?;
     // What the reference does: sums of large models pass what f16 can hold.
     Ok(if sum.dtype() == DType::F16 { sum.clamp(half_most(-1.0), half_most(1.0))? } else { sum })
@@ -220,10 +219,10 @@ fn half_most(sign: f32) -> f32 {
 
 impl DeviceDenoiser<'_> {
     /// The attention's output (text + image, hidden).
-    fn attention(&self, [q, k, v]: Heads) -> device::Result<Tensor> {
+    fn attention(&self, [q, k, v]: Heads) -> candle::Result<Tensor> {
         let [cosines, sines] = &self.rotary;
         let heads_first = |x: Tensor| x.transpose(0, 1)?.contiguous();
-        let rotated = |x: Tensor| -> device::Result<Tensor> {
+        let rotated = |x: Tensor| -> candle::Result<Tensor> {
             let x = heads_first(x)?.unsqueeze(0)?;
             let rotated = candle_nn::rotary_emb::rope_i(&x, cosines, sines)?.squeeze(0)?;
             drop(x);
@@ -234,7 +233,7 @@ impl DeviceDenoiser<'_> {
     }
 
     /// Runs a block of two streams, which meet in their attention.
-    fn double_block(&self, block: usize, step: usize, states: &mut [Tensor; 2]) -> device::Result<()> {
+    fn double_block(&self, block: usize, step: usize, states: &mut [Tensor; 2]) -> candle::Result<()> {
         let streams = &self.transformer.double[block];
         let parts = [self.double[block][0].get(step)?, self.double[block][1].get(step)?];
         let heads = |i: usize| streams[i].attention.heads(&norm(&states[i], &parts[i], 0)?);
@@ -255,7 +254,7 @@ impl DeviceDenoiser<'_> {
     }
 
     /// Runs a block in which attention and feed-forward layer stand beside each other.
-    fn single_block(&self, block: usize, step: usize, states: &Tensor) -> device::Result<Tensor> {
+    fn single_block(&self, block: usize, step: usize, states: &Tensor) -> candle::Result<Tensor> {
         let SingleBlock { attention, up, out, .. } = &self.transformer.single[block];
         let parts = self.single[block].get(step)?;
         let normed = norm(states, &parts, 0)?;
@@ -268,14 +267,14 @@ impl DeviceDenoiser<'_> {
     }
 
     /// Text and image as states.
-    fn begin(&self, image: &[f32]) -> device::Result<[Tensor; 2]> {
+    fn begin(&self, image: &[f32]) -> candle::Result<[Tensor; 2]> {
         let Transformer { config, place, image_in, .. } = self.transformer;
         let image = place.tensor(image, (image.len() / config.in_channels, config.in_channels))?;
         Ok([self.text.clone(), image_in.forward(&image)?])
     }
 
     /// The velocity at a step for image tokens, both (tokens, in_channels).
-    fn velocity(&self, step: usize, image: &[f32]) -> device::Result<Vec<f32>> {
+    fn velocity(&self, step: usize, image: &[f32]) -> candle::Result<Vec<f32>> {
         let Transformer { out, double, single, .. } = self.transformer;
         let mut states = self.begin(image)?;
         for block in 0..double.len() {
@@ -292,7 +291,7 @@ impl DeviceDenoiser<'_> {
         to_host_f32(&out.forward(&candle_nn::ops::layer_norm(&image, &scale?, &shift?, EPSILON)?)?)
     }
 
-    fn states_of_first_block(&self, image: &[f32]) -> device::Result<States> {
+    fn states_of_first_block(&self, image: &[f32]) -> candle::Result<States> {
         let mut states = self.begin(image)?;
         self.double_block(0, 0, &mut states)?;
         Ok((to_host_f32(&states[0])?, to_host_f32(&states[1])?))

@@ -3,7 +3,8 @@
 //! Channels are innermost, so that a convolution is a product of gathered patches (im2col) with its weights. Convolutions and
 //! norms go through an image a band of rows at a time, which bounds their memory; norms and activations are in f32.
 
-use aihost_support::device::{Place, Result, attention, matmul, to_host_f32};
+use aihost_engine::candle::{Result, matmul};
+use aihost_support::device::{Place, attention, to_host_f32};
 use candle_core::{DType, Tensor};
 
 use crate::convolution::{self, EPSILON, FeatureMap};
@@ -271,7 +272,7 @@ impl GroupNorm {
 
 #[cfg(test)]
 mod tests {
-    use aihost_support::rows::Activation;
+    use aihost_engine::cpu::rows::Activation;
     use candle_core::Device;
     use proptest::prelude::*;
 

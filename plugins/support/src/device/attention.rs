@@ -3,7 +3,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::{Result, matmul};
+use aihost_engine::candle::{Result, matmul};
 
 /// Most bytes of the f32 scores that are there at a time.
 const SCORES: usize = 256 << 20;

@@ -6,8 +6,9 @@ use aihost_plugin_api::ErrorKind;
 use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Tensor};
 
-use super::{Place, Result, UploadOptions, matmul};
+use super::{Place, UploadOptions};
 use crate::dense::{Dense, Residency, Uploaded};
+use aihost_engine::candle::{Result, matmul};
 
 /// A matrix; its rows may be several matrices of a file, one below the other.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use candle_core::{DType, Tensor};
 
 use super::{Linear, Place, UploadOptions, activate, attention, attention_bytes, to_host_f32};
 use crate::dense::Dense;
-use crate::rows::Activation;
 use crate::t5::{self, T5Config};
+use aihost_engine::cpu::rows::Activation;
 
 /// A loaded encoder.
 #[derive(Debug)]

@@ -6,26 +6,39 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use candle_core::quantized::GgmlDType;
 use memmap2::{Advice, Mmap};
 
-use crate::weights;
+use super::map;
+use super::tensor_type::TensorType;
 
 /// Most dimensions of a tensor that ggml knows.
 const MAX_DIMENSIONS: u32 = 4;
 /// Largest `general.alignment` that is believed, in bytes.
 const MAX_ALIGNMENT: u64 = 1 << 20;
 
-/// An open GGUF file. Cheap parts are parsed, weights stay in the map.
+/// Most parts that a split model is believed to have.
+const MAX_PARTS: u64 = 999;
+
+/// An open GGUF file, or all parts of a split one. Cheap parts are parsed, weights stay in the map.
 #[derive(Debug)]
 pub struct Gguf {
-    map: Arc<Mmap>,
+    /// The first part, which has the metadata.
+    first: Part,
+    /// The other parts, in order.
+    rest: Vec<Part>,
     name: String,
     header: Header,
+}
+
+/// One file.
+#[derive(Clone, Debug)]
+struct Part {
+    map: Arc<Mmap>,
+    path: PathBuf,
 }
 
 /// What stands before the weights.
@@ -41,9 +54,11 @@ pub struct TensorInfo {
     /// Sizes in the order of the file: the contiguous one first.
     pub dimensions: Vec<usize>,
     /// The element or block type.
-    pub dtype: GgmlDType,
-    /// Bytes within the file.
+    pub dtype: TensorType,
+    /// Bytes within its file.
     pub range: Range<usize>,
+    /// Which part of a split model it is in, from 0.
+    pub part: usize,
 }
 
 /// A metadata value. Strings and arrays stay in the file.
@@ -81,12 +96,60 @@ impl Gguf {
     /// [`ErrorKind::MissingFile`] if it cannot be opened, [`ErrorKind::CorruptFile`] if it is no sound GGUF file,
     /// [`ErrorKind::Unsupported`] for a version or tensor type that this reader does not know.
     pub fn open(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let map = weights::map_file(path)?;
-        // Best effort: readahead only makes the first pass faster.
-        let _ = map.advise(Advice::WillNeed);
-        let header = Header::parse(&map).map_err(|e| Error::new(e.kind(), format!("{name}: {}", e.message())))?;
-        Ok(Self { map: Arc::new(map), name, header })
+        let (first, header) = part(path)?;
+        let mut gguf = Self { first, rest: Vec::new(), name: path.display().to_string(), header };
+        let count = match gguf.integer("split.count")? {
+            None | Some(0 | 1) => return Ok(gguf),
+            Some(count) if count <= MAX_PARTS => count,
+            Some(count) => return Err(gguf.corrupt(format!("it claims to be one of {count} parts; fetch it again"))),
+        };
+        if let Some(number) = gguf.integer("split.no")?.filter(|number| *number != 0) {
+            let message =
+                format!("it is part {} of {count}; name the first part, which leads to the others", number + 1);
+            return Err(gguf.corrupt(message));
+        }
+        for number in 2..=count {
+            gguf.add_part(path, number, count)?;
+        }
+        Ok(gguf)
+    }
+
+    /// Adds the tensors of another part, which lies beside the first.
+    fn add_part(&mut self, first: &Path, number: u64, count: u64) -> Result<()> {
+        let name = first.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let beside = name
+            .strip_suffix(&format!("-00001-of-{count:05}.gguf"))
+            .map(|stem| first.with_file_name(format!("{stem}-{number:05}-of-{count:05}.gguf")));
+        let Some(path) = beside else {
+            return Err(self.corrupt(format!(
+                "it is the first of {count} parts, and the others are looked for by its name, which must end with `-00001-of-{count:05}.gguf`"
+            )));
+        };
+        if !path.is_file() {
+            let message = format!(
+                "{}: it is the first of {count} parts, and part {number} is missing: {} must lie beside it",
+                self.name,
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::MissingFile, message));
+        }
+        let (part, header) = part(&path)?;
+        let told = match header.metadata.get("split.no") {
+            Some(Value::Unsigned(told)) => Some(*told + 1),
+            _ => None,
+        };
+        if told != Some(number) {
+            return Err(self.corrupt(format!("{} is not its part {number} of {count}; fetch it again", path.display())));
+        }
+        self.rest.push(part);
+        for (name, mut info) in header.tensors {
+            info.part = self.rest.len();
+            if self.header.tensors.contains_key(&name) {
+                return Err(self.corrupt(format!("the tensor {name} is in two parts; fetch them again")));
+            }
+            self.header.tensors.insert(name, info);
+        }
+        Ok(())
     }
 
     /// The path, for messages.
@@ -94,19 +157,28 @@ impl Gguf {
         &self.name
     }
 
-    /// Bytes of the file.
+    /// Bytes of the file, or of all parts.
     pub fn len(&self) -> usize {
-        self.map.len()
+        [&self.first].into_iter().chain(&self.rest).map(|part| part.map.len()).sum()
     }
 
     /// Whether the file has no bytes; never true of one that was opened.
     pub fn is_empty(&self) -> bool {
-        self.map.is_empty()
+        self.len() == 0
     }
 
-    /// The map, to hold on to.
-    pub fn map(&self) -> &Arc<Mmap> {
-        &self.map
+    /// The map of the part that a tensor is in, to hold on to.
+    pub fn map(&self, tensor: &TensorInfo) -> &Arc<Mmap> {
+        &self.part(tensor).map
+    }
+
+    /// The file that a tensor is in.
+    pub fn path(&self, tensor: &TensorInfo) -> &Path {
+        &self.part(tensor).path
+    }
+
+    fn part(&self, tensor: &TensorInfo) -> &Part {
+        tensor.part.checked_sub(1).and_then(|other| self.rest.get(other)).unwrap_or(&self.first)
     }
 
     /// A tensor by its name.
@@ -139,16 +211,16 @@ impl Gguf {
         if info.dimensions != [len] {
             return Err(self.wrong_shape(tensor, &info.dimensions, &[len]));
         }
-        let bytes = &self.map[info.range.clone()];
+        let bytes = &self.map(info)[info.range.clone()];
         Ok(match info.dtype {
-            GgmlDType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            GgmlDType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-            GgmlDType::BF16 => {
+            TensorType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            TensorType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+            TensorType::Bf16 => {
                 bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
             }
             other => {
                 let message =
-                    format!("{}: the tensor {tensor} is {other:?}, and a vector must be F32, F16 or BF16", self.name);
+                    format!("{}: the tensor {tensor} is {other}, and a vector must be F32, F16 or BF16", self.name);
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         })
@@ -179,12 +251,14 @@ impl Gguf {
         }
     }
 
-    /// A floating-point number; `None` if the key is absent.
-    pub fn float(&self, key: &str) -> Result<Option<f64>> {
+    /// A number, with a fraction or without; `None` if the key is absent.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
         match self.header.metadata.get(key) {
             None => Ok(None),
             Some(Value::Float(value)) => Ok(Some(*value)),
-            Some(_) => Err(self.wrong_kind(key, "a number with a fraction")),
+            Some(Value::Unsigned(value)) => Ok(Some(*value as f64)),
+            Some(Value::Signed(value)) => Ok(Some(*value as f64)),
+            Some(_) => Err(self.wrong_kind(key, "a number")),
         }
     }
 
@@ -209,7 +283,7 @@ impl Gguf {
     /// A list of strings; `None` if the key is absent.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some((count, data)) = self.array(key, kind::STRING, "a list of strings")? else { return Ok(None) };
-        let mut cursor = Cursor { bytes: &self.map[..data.end], at: data.start };
+        let mut cursor = Cursor { bytes: &self.first.map[..data.end], at: data.start };
         let mut out = Vec::with_capacity(count.min(data.len() / 8));
         for _ in 0..count {
             out.push(self.utf8(key, cursor.string()?)?);
@@ -220,13 +294,13 @@ impl Gguf {
     /// A list of 32-bit signed numbers.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i32>>> {
         let Some((_, data)) = self.array(key, kind::I32, "a list of 32-bit numbers")? else { return Ok(None) };
-        Ok(Some(self.map[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
+        Ok(Some(self.first.map[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
     }
 
     /// A list of 32-bit floating-point numbers.
     pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
         let Some((_, data)) = self.array(key, kind::F32, "a list of 32-bit floats")? else { return Ok(None) };
-        Ok(Some(self.map[data].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        Ok(Some(self.first.map[data].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     fn array(&self, key: &str, wanted: u32, what: &str) -> Result<Option<(usize, Range<usize>)>> {
@@ -238,13 +312,23 @@ impl Gguf {
     }
 
     fn utf8(&self, key: &str, range: Range<usize>) -> Result<&str> {
-        std::str::from_utf8(&self.map[range])
+        std::str::from_utf8(&self.first.map[range])
             .map_err(|_| self.corrupt(format!("the metadata `{key}` is not UTF-8; fetch the file again")))
     }
 
     fn wrong_kind(&self, key: &str, wanted: &str) -> Error {
         self.corrupt(format!("the metadata `{key}` is not {wanted}; convert the model again"))
     }
+}
+
+/// Maps a file and reads its header.
+fn part(path: &Path) -> Result<(Part, Header)> {
+    let map = map::map_file(path)?;
+    // Best effort: readahead only makes the first pass faster.
+    let _ = map.advise(Advice::WillNeed);
+    let named = |e: Error| Error::new(e.kind(), format!("{}: {}", path.display(), e.message()));
+    let header = Header::parse(&map).map_err(named)?;
+    Ok((Part { map: Arc::new(map), path: path.to_owned() }, header))
 }
 
 impl Header {
@@ -301,17 +385,17 @@ struct RawTensor {
 impl RawTensor {
     fn place(self, data: u64, alignment: u64, file_len: usize) -> Result<(String, TensorInfo)> {
         let Self { name, dimensions, dtype, offset } = self;
-        let dtype = dtype_of(dtype).ok_or_else(|| {
+        let dtype = TensorType::numbered(dtype).ok_or_else(|| {
             let message = format!("the tensor {name} has the unknown type {dtype}; use a file with a usual quantisation such as Q4_1, Q4_K_M or Q8_0");
             Error::new(ErrorKind::Unsupported, message)
         })?;
         let broken = |what: &str| corrupt(format!("the tensor {name} {what}; fetch the file again"));
         let first = dimensions.first().copied().unwrap_or(1);
-        if !first.is_multiple_of(dtype.block_size() as u64) {
+        if !first.is_multiple_of(dtype.block() as u64) {
             return Err(broken("has rows that are no whole number of blocks"));
         }
-        let elements = weights::elements(dimensions.iter().copied()).ok_or_else(|| broken("is impossibly large"))?;
-        let size = (elements / dtype.block_size() as u64).checked_mul(dtype.type_size() as u64);
+        let elements = map::elements(dimensions.iter().copied()).ok_or_else(|| broken("is impossibly large"))?;
+        let size = (elements / dtype.block() as u64).checked_mul(dtype.block_bytes() as u64);
         let start = data.checked_add(offset);
         let range = start.zip(size).and_then(|(start, size)| Some(start..start.checked_add(size)?));
         let range = range
@@ -321,28 +405,9 @@ impl RawTensor {
             return Err(broken("is not aligned"));
         }
         let dimensions = dimensions.iter().map(|d| *d as usize).collect();
-        Ok((name, TensorInfo { dimensions, dtype, range: range.start as usize..range.end as usize }))
+        let range = range.start as usize..range.end as usize;
+        Ok((name, TensorInfo { dimensions, dtype, range, part: 0 }))
     }
-}
-
-/// ggml's type numbers, as far as candle has their blocks.
-fn dtype_of(number: u32) -> Option<GgmlDType> {
-    Some(match number {
-        0 => GgmlDType::F32,
-        1 => GgmlDType::F16,
-        2 => GgmlDType::Q4_0,
-        3 => GgmlDType::Q4_1,
-        6 => GgmlDType::Q5_0,
-        7 => GgmlDType::Q5_1,
-        8 => GgmlDType::Q8_0,
-        10 => GgmlDType::Q2K,
-        11 => GgmlDType::Q3K,
-        12 => GgmlDType::Q4K,
-        13 => GgmlDType::Q5K,
-        14 => GgmlDType::Q6K,
-        30 => GgmlDType::BF16,
-        _ => return None,
-    })
 }
 
 /// A place in the header; every step is checked.

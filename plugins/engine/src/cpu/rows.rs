@@ -5,6 +5,8 @@
 
 use pulp::Arch;
 
+use crate::ops::RotaryOrder;
+
 /// Partial sums of a row.
 const LANES: usize = 16;
 
@@ -101,6 +103,23 @@ pub fn rms_norm_rotary(head: &mut [f32], bias: &[f32], epsilon: f32, scale: &[f3
             (*x, *y) = (a * cos - b * sin, b * cos + a * sin);
         }
     });
+}
+
+/// The rotary embedding of one head (Su et al. 2021) by the cosines and sines of its pairs. Elements beyond them stay.
+pub fn rotate(head: &mut [f32], rotary: &[[f32; 2]], order: RotaryOrder) {
+    match order {
+        RotaryOrder::Interleaved => {
+            for ([a, b], [cos, sin]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotary) {
+                (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+            }
+        }
+        RotaryOrder::Halves => {
+            let (first, second) = head.split_at_mut(rotary.len());
+            for ((a, b), [cos, sin]) in first.iter_mut().zip(second).zip(rotary) {
+                (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+            }
+        }
+    }
 }
 
 /// Softmax before its division: `row = exp(row - its maximum)`; returns the sum. The maximum of an empty row, or of minus infinity alone, gives zeros.

@@ -1,0 +1,325 @@
+//! The operations in candle tensors.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use aihost_plugin_api::{Error, ErrorKind, Result};
+use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
+use candle_core::{D, DType, Device, Module, Tensor};
+use candle_nn::{ops, rotary_emb};
+
+use super::Failure;
+use crate::cpu::Linear;
+use crate::files::{Gguf, TensorType};
+use crate::ops::{Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, Span};
+
+/// Rows from which on candle widens quantised weights for a product, instead of multiplying with them as they are.
+const WIDENED_FROM: usize = 9;
+
+/// A device of candle's, and the type of activations there.
+#[derive(Clone, Debug)]
+pub struct CandleOps {
+    device: Device,
+    dtype: DType,
+    /// Whether quantised weights stay as they are. The products of candle's CPU device round activations to 8 bits for them: there
+    /// they are widened.
+    keeps_blocks: bool,
+}
+
+/// A matrix on the device.
+#[derive(Clone, Debug)]
+pub enum Matrix {
+    /// `[rows, columns]` in the type of activations.
+    Dense(Tensor),
+    /// As in its file.
+    Quantised(QMatMul),
+}
+
+/// Keys and values of each layer, `[blocks * BLOCK_TOKENS, kv_heads * width]` in the type of activations.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: CacheShape,
+    layers: Vec<[Tensor; 2]>,
+}
+
+impl CandleOps {
+    /// On this device, with activations of this type.
+    pub fn new(device: Device, dtype: DType) -> Self {
+        let keeps_blocks = !device.is_cpu();
+        Self { device, dtype, keeps_blocks }
+    }
+
+    /// As on a GPU that is not opened, with activations of this type: for what depends on sizes alone.
+    pub fn planned(dtype: DType) -> Self {
+        Self { device: Device::Cpu, dtype, keeps_blocks: true }
+    }
+
+    /// What candle calls a type that stays as it is.
+    fn kept(&self, stored: TensorType) -> Option<GgmlDType> {
+        block_type(stored).filter(|_| self.keeps_blocks)
+    }
+
+    fn size(&self) -> u64 {
+        self.dtype.size_in_bytes() as u64
+    }
+
+    fn upload(&self, values: Vec<f32>, shape: &[usize]) -> Result<Tensor, Failure> {
+        Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)?)
+    }
+
+    /// Attention of one sequence's queries, `[rows, heads * width]`, over its part of the cache.
+    fn attend(
+        &self,
+        q: &Tensor,
+        [keys, values]: &[Tensor; 2],
+        shape: CacheShape,
+        span: &Span<'_>,
+        scale: f32,
+    ) -> Result<Tensor, Failure> {
+        let CacheShape { kv_heads, width, .. } = shape;
+        let (rows, hidden) = q.dims2()?;
+        let (len, group) = (span.start + span.rows, hidden / (kv_heads * width));
+        let places = (0..len)
+            .map(|token| span.blocks[token / BLOCK_TOKENS] * BLOCK_TOKENS as u32 + (token % BLOCK_TOKENS) as u32);
+        let places = Tensor::from_iter(places, &self.device)?;
+        let seen = |of: &Tensor| -> Result<Tensor, Failure> {
+            Ok(of.index_select(&places, 0)?.reshape((len, kv_heads, width))?.transpose(0, 1)?.contiguous()?)
+        };
+        let (keys, values) = (seen(keys)?, seen(values)?);
+        // The query heads of a key head are more rows of it.
+        let q = q.reshape((rows, kv_heads, group, width))?.transpose(0, 1)?.reshape((kv_heads, rows * group, width))?;
+        let mut scores = (super::matmul(&q.contiguous()?, &keys.t()?)?.to_dtype(DType::F32)? * f64::from(scale))?;
+        if rows > 1 {
+            let visible = |row: usize, token: usize| if token <= span.start + row { 0f32 } else { f32::NEG_INFINITY };
+            let mask =
+                (0..rows).flat_map(|row| (0..group).flat_map(move |_| (0..len).map(move |token| visible(row, token))));
+            let mask = Tensor::from_iter(mask, &self.device)?.reshape((1, rows * group, len))?;
+            scores = scores.broadcast_add(&mask)?;
+        }
+        let weights = ops::softmax_last_dim(&scores)?.to_dtype(values.dtype())?;
+        let attended = super::matmul(&weights, &values)?.reshape((kv_heads, rows, group, width))?;
+        Ok(attended.transpose(0, 1)?.reshape((rows, hidden))?)
+    }
+}
+
+impl Ops for CandleOps {
+    type Tensor = Tensor;
+    type Matrix = Matrix;
+    type Table = Linear;
+    type Vector = Tensor;
+    type Angles = [Tensor; 2];
+    type Cache = KvCache;
+
+    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        // Few rows are read at a time: it stays in its file.
+        Linear::open(file, name, rows, columns)
+    }
+
+    fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+        let linear = Linear::open(file, name, rows, columns)?;
+        let info = file.tensor(name)?;
+        let placed = || -> Result<Matrix, Failure> {
+            if let Some(blocks) = self.kept(info.dtype) {
+                let bytes = Cow::Borrowed(&file.map(info)[info.range.clone()]);
+                let storage = QStorage::from_data(bytes, &self.device, blocks)?;
+                return Ok(Matrix::Quantised(QMatMul::from_arc(Arc::new(QTensor::new(storage, (rows, columns))?))?));
+            }
+            let mut values = vec![0.0; rows * columns];
+            values.chunks_exact_mut(columns).enumerate().for_each(|(row, out)| linear.row(row, out));
+            Ok(Matrix::Dense(self.upload(values, &[rows, columns])?))
+        };
+        super::retry_out_of_memory(&self.device, || placed().map_err(Error::from))
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Tensor> {
+        let len = values.len();
+        Ok(self.upload(values, &[len])?)
+    }
+
+    fn cache(&self, shape: CacheShape, blocks: usize) -> Result<KvCache> {
+        let sizes = (blocks * BLOCK_TOKENS, shape.kv_heads * shape.width);
+        let empty = || -> Result<Tensor, Failure> { Ok(Tensor::zeros(sizes, self.dtype, &self.device)?) };
+        let layers = (0..shape.layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_, Failure>>()?;
+        Ok(KvCache { shape, layers })
+    }
+
+    fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<[Tensor; 2]> {
+        let part = |which: usize| {
+            let values: Vec<f32> = table.iter().map(|pair| pair[which]).collect();
+            self.upload(values, &[table.len() / pairs.max(1), pairs])
+        };
+        Ok([part(0)?, part(1)?])
+    }
+
+    fn embedding(&self, table: &Linear, tokens: &[u32]) -> Result<Tensor> {
+        let width = table.columns();
+        let mut values = vec![0.0; tokens.len() * width];
+        values.chunks_exact_mut(width.max(1)).zip(tokens).for_each(|(row, token)| table.row(*token as usize, row));
+        Ok(self.upload(values, &[tokens.len(), width])?)
+    }
+
+    fn rms_norm(&self, x: &Tensor, scale: &Tensor, epsilon: f32) -> Result<Tensor> {
+        Ok(ops::rms_norm(x, scale, epsilon).map_err(Failure::from)?)
+    }
+
+    fn linear<const N: usize>(&self, x: &Tensor, matrices: [&Matrix; N]) -> Result<[Tensor; N]> {
+        let wide = x.to_dtype(DType::F32).map_err(Failure::from)?;
+        let product = |matrix: &Matrix| -> Result<Tensor, Failure> {
+            match matrix {
+                Matrix::Dense(weights) => super::matmul(x, &weights.t()?),
+                Matrix::Quantised(weights) => Ok(weights.forward(&wide)?.to_dtype(self.dtype)?),
+            }
+        };
+        let products = matrices.into_iter().map(product).collect::<Result<Vec<_>, _>>()?;
+        products.try_into().map_err(|_| Error::internal("another number of products than of matrices"))
+    }
+
+    fn rotate(&self, x: &mut Tensor, width: usize, [cos, sin]: &[Tensor; 2], order: RotaryOrder) -> Result<()> {
+        let rotated = || -> Result<Tensor, Failure> {
+            let ((rows, hidden), pairs) = (x.dims2()?, cos.dim(1)?);
+            if pairs == 0 {
+                return Ok(x.clone());
+            }
+            // (1, heads, rows, width), of which the first elements of a head are rotated.
+            let heads = x.reshape((1, rows, hidden / width, width))?.transpose(1, 2)?;
+            let turned = heads.narrow(D::Minus1, 0, 2 * pairs)?.contiguous()?;
+            let turned = match order {
+                RotaryOrder::Interleaved => rotary_emb::rope_i(&turned, cos, sin)?,
+                RotaryOrder::Halves => rotary_emb::rope(&turned, cos, sin)?,
+            };
+            let rest = width - 2 * pairs;
+            let all = if rest == 0 {
+                turned
+            } else {
+                Tensor::cat(&[&turned, &heads.narrow(D::Minus1, 2 * pairs, rest)?], D::Minus1)?
+            };
+            Ok(all.transpose(1, 2)?.reshape((rows, hidden))?)
+        };
+        *x = rotated()?;
+        Ok(())
+    }
+
+    fn attention(&self, pass: Attention<'_, Tensor>, cache: &mut KvCache) -> Result<Tensor> {
+        let attended = || -> Result<Tensor, Failure> {
+            let (layer, shape) = (&cache.layers[pass.layer], cache.shape);
+            let mut first = 0;
+            for span in pass.spans {
+                for (row, rows, place) in runs(span) {
+                    for (kept, new) in layer.iter().zip([pass.keys, pass.values]) {
+                        kept.slice_set(&new.narrow(0, first + row, rows)?.contiguous()?, 0, place)?;
+                    }
+                }
+                first += span.rows;
+            }
+            let (mut first, mut all) = (0, Vec::with_capacity(pass.spans.len()));
+            for span in pass.spans {
+                let q = pass.queries.narrow(0, first, span.rows)?;
+                all.push(self.attend(&q, layer, shape, span, pass.scale)?);
+                first += span.rows;
+            }
+            Ok(Tensor::cat(&all, 0)?)
+        };
+        Ok(attended()?)
+    }
+
+    fn swiglu(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
+        Ok(gate.silu().and_then(|gate| gate * up).map_err(Failure::from)?)
+    }
+
+    fn add(&self, x: &mut Tensor, delta: &Tensor) -> Result<()> {
+        *x = (&*x + delta).map_err(Failure::from)?;
+        Ok(())
+    }
+
+    fn select(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        let selected = || -> Result<Tensor, Failure> {
+            let rows = Tensor::from_iter(rows.iter().map(|row| u32::try_from(*row).unwrap_or(u32::MAX)), &self.device)?;
+            Ok(x.index_select(&rows, 0)?)
+        };
+        Ok(selected()?)
+    }
+
+    fn to_host(&self, x: &Tensor) -> Result<Vec<f32>> {
+        let values = || -> Result<Vec<f32>, Failure> { Ok(x.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?) };
+        Ok(values()?)
+    }
+
+    fn is_in_place(&self) -> bool {
+        false
+    }
+
+    fn weight_bytes(&self, file: &Gguf, tables: &[&str]) -> Result<u64> {
+        let on_device = file.tensor_names().filter(|name| !tables.contains(name));
+        on_device
+            .map(|name| {
+                let info = file.tensor(name)?;
+                let elements: usize = info.dimensions.iter().product();
+                let is_kept = info.dimensions.len() > 1 && self.kept(info.dtype).is_some();
+                Ok(if is_kept { info.range.len() as u64 } else { elements as u64 * self.size() })
+            })
+            .sum()
+    }
+
+    fn tensor_bytes(&self, rows: usize, width: usize) -> u64 {
+        self.size() * rows as u64 * width as u64
+    }
+
+    fn linear_bytes(&self, rows: usize, columns: usize, outputs: usize) -> u64 {
+        // In f32, and of many rows the weights widened; its results are there in both types for a moment.
+        let widened = if rows >= WIDENED_FROM { 4 * columns * outputs } else { 0 };
+        4 * (rows * columns + rows * outputs) as u64 + widened as u64
+    }
+
+    fn attention_bytes(&self, rows: usize, heads: usize, width: usize, context: usize) -> u64 {
+        // Gathered keys and values, twice while they are brought into order; scores, their mask and their weights.
+        let gathered = 4 * self.size() * (context * heads * width) as u64;
+        gathered + (4 * 4 * rows * heads * context) as u64
+    }
+
+    fn block_bytes(&self, shape: CacheShape) -> u64 {
+        2 * self.size() * (shape.layers * shape.kv_heads * shape.width * BLOCK_TOKENS) as u64
+    }
+}
+
+/// The rows of a span that lie in one block each: the first of them, how many, and their place in the cache.
+fn runs(span: &Span<'_>) -> Vec<(usize, usize, usize)> {
+    let (mut runs, mut row) = (Vec::new(), 0);
+    while row < span.rows {
+        let position = span.start + row;
+        let (block, slot) = (span.blocks[position / BLOCK_TOKENS] as usize, position % BLOCK_TOKENS);
+        let rows = (BLOCK_TOKENS - slot).min(span.rows - row);
+        runs.push((row, rows, block * BLOCK_TOKENS + slot));
+        row += rows;
+    }
+    runs
+}
+
+/// What candle calls a type of blocks that it multiplies with.
+pub fn block_type(stored: TensorType) -> Option<GgmlDType> {
+    Some(match stored {
+        TensorType::Q40 => GgmlDType::Q4_0,
+        TensorType::Q41 => GgmlDType::Q4_1,
+        TensorType::Q50 => GgmlDType::Q5_0,
+        TensorType::Q51 => GgmlDType::Q5_1,
+        TensorType::Q80 => GgmlDType::Q8_0,
+        TensorType::Q2K => GgmlDType::Q2K,
+        TensorType::Q3K => GgmlDType::Q3K,
+        TensorType::Q4K => GgmlDType::Q4K,
+        TensorType::Q5K => GgmlDType::Q5K,
+        TensorType::Q6K => GgmlDType::Q6K,
+        _ => return None,
+    })
+}
+
+/// The type of activations on a device whose host gave it this name: what its products take, and what the cache keeps without an
+/// overflow.
+///
+/// # Errors
+/// [`ErrorKind::Unsupported`] if there is none.
+pub fn dtype_on(device: &Device) -> Result<DType> {
+    match device {
+        Device::Cuda(_) => Ok(DType::BF16),
+        Device::Cpu => Ok(DType::F32),
+        Device::Metal(_) => Err(Error::new(ErrorKind::Unsupported, "Metal devices are not served")),
+    }
+}

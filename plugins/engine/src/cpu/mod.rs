@@ -1,0 +1,172 @@
+//! Operations by the cores of the host, over weights that stay in their mapped file. Activations are f32.
+//!
+//! Work is split over the rayon pool that the caller is in.
+
+pub mod attention;
+pub mod cache;
+pub mod kernels;
+pub mod linear;
+pub mod rows;
+
+use aihost_plugin_api::Result;
+use rayon::prelude::*;
+
+pub use linear::{Linear, project};
+
+use crate::files::Gguf;
+use crate::ops::{Attention, CacheShape, Ops, RotaryOrder};
+use cache::KvCache;
+
+/// Rows of activations from which on they are worth spreading over threads.
+const PARALLEL_ROWS: usize = 4;
+
+/// The cores of the host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+/// Activations, `[values.len() / width, width]` f32.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    values: Vec<f32>,
+    width: usize,
+}
+
+impl Rows {
+    fn zeros(rows: usize, width: usize) -> Self {
+        Self { values: vec![0.0; rows * width], width }
+    }
+
+    fn count(&self) -> usize {
+        self.values.len() / self.width.max(1)
+    }
+
+    /// Runs `make` on each row of this and the row of `other` beside it.
+    fn each(&mut self, other: &Self, make: impl Fn(&mut [f32], &[f32]) + Sync) {
+        let (width, other_width) = (self.width.max(1), other.width.max(1));
+        if self.count() < PARALLEL_ROWS {
+            let rows = self.values.chunks_exact_mut(width).zip(other.values.chunks_exact(other_width));
+            rows.for_each(|(row, other)| make(row, other));
+        } else {
+            let rows = self.values.par_chunks_exact_mut(width).zip(other.values.par_chunks_exact(other_width));
+            rows.for_each(|(row, other)| make(row, other));
+        }
+    }
+}
+
+impl Ops for Cpu {
+    type Tensor = Rows;
+    type Matrix = Linear;
+    type Table = Linear;
+    type Vector = Vec<f32>;
+    type Angles = (Vec<[f32; 2]>, usize);
+    type Cache = KvCache;
+
+    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        Linear::open(file, name, rows, columns)
+    }
+
+    fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+        Linear::open(file, name, rows, columns)
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(values)
+    }
+
+    fn cache(&self, shape: CacheShape, blocks: usize) -> Result<KvCache> {
+        Ok(KvCache::new(shape, blocks))
+    }
+
+    fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<Self::Angles> {
+        Ok((table.to_vec(), pairs))
+    }
+
+    fn embedding(&self, table: &Linear, tokens: &[u32]) -> Result<Rows> {
+        let mut x = Rows::zeros(tokens.len(), table.columns());
+        for (row, token) in x.values.chunks_exact_mut(table.columns().max(1)).zip(tokens) {
+            table.row(*token as usize, row);
+        }
+        Ok(x)
+    }
+
+    fn rms_norm(&self, x: &Rows, scale: &Vec<f32>, epsilon: f32) -> Result<Rows> {
+        let mut out = Rows::zeros(x.count(), x.width);
+        out.each(x, |out, row| rows::rms_norm(row, epsilon, scale, out));
+        Ok(out)
+    }
+
+    fn linear<const N: usize>(&self, x: &Rows, matrices: [&Linear; N]) -> Result<[Rows; N]> {
+        let mut out = matrices.map(|matrix| Rows::zeros(x.count(), matrix.rows()));
+        let mut targets: Vec<(&Linear, &mut [f32])> =
+            matrices.into_iter().zip(out.iter_mut().map(|rows| rows.values.as_mut_slice())).collect();
+        project(&x.values, x.count(), &mut targets);
+        Ok(out)
+    }
+
+    fn rotate(&self, x: &mut Rows, width: usize, (table, pairs): &Self::Angles, order: RotaryOrder) -> Result<()> {
+        if *pairs == 0 {
+            return Ok(());
+        }
+        for (row, angles) in x.values.chunks_exact_mut(x.width).zip(table.chunks_exact(*pairs)) {
+            for head in row.chunks_exact_mut(width) {
+                rows::rotate(head, angles, order);
+            }
+        }
+        Ok(())
+    }
+
+    fn attention(&self, pass: Attention<'_, Rows>, cache: &mut KvCache) -> Result<Rows> {
+        cache.write(pass.layer, &pass.keys.values, &pass.values.values, pass.spans);
+        let mut out = Rows::zeros(pass.queries.count(), pass.queries.width);
+        attention::attend(&pass.queries.values, cache, pass.layer, pass.spans, pass.scale, &mut out.values);
+        Ok(out)
+    }
+
+    fn swiglu(&self, mut gate: Rows, up: &Rows) -> Result<Rows> {
+        gate.each(up, |gate, up| {
+            rows::activate(rows::Activation::Silu, gate, &[]);
+            rows::multiply(gate, up);
+        });
+        Ok(gate)
+    }
+
+    fn add(&self, x: &mut Rows, delta: &Rows) -> Result<()> {
+        x.each(delta, rows::add_bias);
+        Ok(())
+    }
+
+    fn select(&self, x: &Rows, rows: &[usize]) -> Result<Rows> {
+        let values = rows.iter().flat_map(|row| &x.values[row * x.width..(row + 1) * x.width]).copied().collect();
+        Ok(Rows { values, width: x.width })
+    }
+
+    fn to_host(&self, x: &Rows) -> Result<Vec<f32>> {
+        Ok(x.values.clone())
+    }
+
+    fn is_in_place(&self) -> bool {
+        true
+    }
+
+    fn weight_bytes(&self, file: &Gguf, _tables: &[&str]) -> Result<u64> {
+        Ok(file.len() as u64)
+    }
+
+    fn tensor_bytes(&self, rows: usize, width: usize) -> u64 {
+        4 * rows as u64 * width as u64
+    }
+
+    fn linear_bytes(&self, rows: usize, columns: usize, outputs: usize) -> u64 {
+        // The activations quantised, and of several rows the result a second time, transposed.
+        let transposed = if rows > 1 { 4 * rows * outputs } else { 0 };
+        (4 * rows * columns + transposed) as u64
+    }
+
+    fn attention_bytes(&self, rows: usize, heads: usize, width: usize, context: usize) -> u64 {
+        attention::bytes(rows, heads, width, context)
+    }
+
+    fn block_bytes(&self, shape: CacheShape) -> u64 {
+        cache::block_bytes(shape)
+    }
+}

@@ -1,0 +1,3 @@
+//! Models and their parts, written once over the [operations](crate::ops::Ops) of a device.
+
+pub mod decoder;

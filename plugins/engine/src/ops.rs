@@ -1,0 +1,157 @@
+//! What a device must be able to do: fused operations on rows of activations, of which models are written once for all devices.
+
+use aihost_plugin_api::Result;
+
+use crate::files::Gguf;
+
+/// Tokens of a block of a [cache](Ops::Cache).
+pub const BLOCK_TOKENS: usize = 16;
+
+/// The operations of a device. Activations are `[rows, width]`; a row's result never depends on the rows beside it, so that what
+/// a sequence gives alone it gives in any company.
+///
+/// Each method fails with `OutOfMemory` if the device is full and `Device` if it broke; by the cores of the host none does.
+pub trait Ops: Send + Sync + 'static {
+    /// Activations, `[rows, width]`.
+    type Tensor: Send;
+    /// A table of vectors, `[rows, columns]`, of which single rows are read.
+    type Table: Send + Sync;
+    /// A matrix of weights, `[rows, columns]`: it takes `columns` wide activations to `rows` wide ones.
+    type Matrix: Clone + Send + Sync;
+    /// A vector of weights.
+    type Vector: Send + Sync;
+    /// Cosines and sines of the rows of a pass.
+    type Angles;
+    /// Keys and values of all layers and sequences, in blocks of [`BLOCK_TOKENS`].
+    type Cache: Send;
+
+    /// A table of a file.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self::Table>;
+
+    /// A matrix of a file.
+    ///
+    /// # Errors
+    /// `CorruptFile` if it is missing or of another shape, `Unsupported` if its type is not read.
+    fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self::Matrix>;
+
+    /// A vector.
+    fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
+
+    /// A cache of so many blocks.
+    fn cache(&self, shape: CacheShape, blocks: usize) -> Result<Self::Cache>;
+
+    /// `[rows, pairs]` of cosine and sine.
+    fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<Self::Angles>;
+
+    /// Rows of a table: `[tokens, columns]`.
+    fn embedding(&self, table: &Self::Table, tokens: &[u32]) -> Result<Self::Tensor>;
+
+    /// Root-mean-square norm (Zhang and Sennrich 2019), row by row.
+    fn rms_norm(&self, x: &Self::Tensor, scale: &Self::Vector, epsilon: f32) -> Result<Self::Tensor>;
+
+    /// Products of the same activations with several matrices.
+    fn linear<const N: usize>(&self, x: &Self::Tensor, matrices: [&Self::Matrix; N]) -> Result<[Self::Tensor; N]>;
+
+    /// The rotary embedding (Su et al. 2021) of every head of `x`, `[rows, heads * width]`; elements of a head beyond the pairs
+    /// stay.
+    fn rotate(&self, x: &mut Self::Tensor, width: usize, angles: &Self::Angles, order: RotaryOrder) -> Result<()>;
+
+    /// Writes the keys and values of a pass into the cache, then causal attention of its queries over it:
+    /// `[rows, heads * width]`.
+    fn attention(&self, pass: Attention<'_, Self::Tensor>, cache: &mut Self::Cache) -> Result<Self::Tensor>;
+
+    /// `silu(gate) * up` (Shazeer 2020).
+    fn swiglu(&self, gate: Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// `x += delta`.
+    fn add(&self, x: &mut Self::Tensor, delta: &Self::Tensor) -> Result<()>;
+
+    /// Some rows, in this order.
+    fn select(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor>;
+
+    /// The elements in row-major order, in host memory: whatever the device still does is waited for.
+    fn to_host(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+
+    /// Whether weights are used in their mapped file.
+    fn is_in_place(&self) -> bool;
+
+    /// Bytes that the weights of a file take where they are used; `tables` are tensors of which only rows are read.
+    ///
+    /// # Errors
+    /// `CorruptFile` if the file has none of them.
+    fn weight_bytes(&self, file: &Gguf, tables: &[&str]) -> Result<u64>;
+
+    /// Bytes of activations.
+    fn tensor_bytes(&self, rows: usize, width: usize) -> u64;
+
+    /// Bytes that [`linear`](Self::linear) takes beside its arguments and its results, of `outputs` elements a row together.
+    fn linear_bytes(&self, rows: usize, columns: usize, outputs: usize) -> u64;
+
+    /// Bytes that [`attention`](Self::attention) takes beside its arguments and its result, over at most `context` tokens.
+    fn attention_bytes(&self, rows: usize, heads: usize, width: usize, context: usize) -> u64;
+
+    /// Bytes of a block of a cache.
+    fn block_bytes(&self, shape: CacheShape) -> u64;
+}
+
+/// What a cache keeps of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Layers of the model that have keys and values.
+    pub layers: usize,
+    /// Key heads of a layer.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub width: usize,
+}
+
+/// Which elements of a head are a pair of the rotary embedding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RotaryOrder {
+    /// 2i and 2i + 1.
+    Interleaved,
+    /// i and i + half of the rotated elements.
+    Halves,
+}
+
+/// One layer's attention of a pass.
+#[derive(Debug)]
+pub struct Attention<'a, T> {
+    /// The layer, which is the place in the cache.
+    pub layer: usize,
+    /// Queries, `[rows, heads * width]`.
+    pub queries: &'a T,
+    /// Keys of the same rows, `[rows, kv_heads * width]`.
+    pub keys: &'a T,
+    /// Values, of the same shape.
+    pub values: &'a T,
+    /// Which rows are of which sequence.
+    pub spans: &'a [Span<'a>],
+    /// What scores are multiplied with.
+    pub scale: f32,
+}
+
+/// Consecutive tokens of one sequence among the rows of a pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span<'a> {
+    /// How many.
+    pub rows: usize,
+    /// The position of the first.
+    pub start: usize,
+    /// The blocks of the sequence's cache, from its first token on: enough for `start + rows` tokens.
+    pub blocks: &'a [u32],
+}
+
+/// Tokens of several sequences that pass through a model together.
+#[derive(Clone, Debug, Default)]
+pub struct Pass<'a> {
+    /// All tokens, span by span.
+    pub tokens: Vec<u32>,
+    /// Whose they are.
+    pub spans: Vec<Span<'a>>,
+    /// The rows whose logits are wanted, in ascending order.
+    pub wanted: Vec<usize>,
+}
