@@ -25,112 +25,151 @@ fn read_block(dtype: TensorType, block: &[u8], out: &mut [f32]) {
         TensorType::F32 => out[0] = f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
         TensorType::F16 => out[0] = half_at(block, 0),
         TensorType::Bf16 => out[0] = half::bf16::from_le_bytes([block[0], block[1]]).to_f32(),
-        TensorType::Q40 => {
-            let scale = half_at(block, 0);
-            fill(out, |i| scale * (f32::from(nibble(&block[2..], i)) - 8.0));
-        }
-        TensorType::Q41 => {
-            let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
-            fill(out, |i| scale * f32::from(nibble(&block[4..], i)) + minimum);
-        }
-        TensorType::Q50 => {
-            let scale = half_at(block, 0);
-            fill(out, |i| scale * (f32::from(nibble(&block[6..], i) + 16 * bit(&block[2..], i)) - 16.0));
-        }
-        TensorType::Q51 => {
-            let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
-            fill(out, |i| scale * f32::from(nibble(&block[8..], i) + 16 * bit(&block[4..], i)) + minimum);
-        }
-        TensorType::Q80 => {
-            let scale = half_at(block, 0);
-            fill(out, |i| scale * f32::from(block[2 + i] as i8));
-        }
-        TensorType::Q2K => {
-            let (scale, minimum) = (half_at(block, 80), half_at(block, 82));
-            fill(out, |i| {
-                let factors = block[i / 16];
-                scale * f32::from(factors & 15) * f32::from(two_bits(&block[16..80], i))
-                    - minimum * f32::from(factors >> 4)
-            });
-        }
-        TensorType::Q3K => {
-            let scale = half_at(block, 108);
-            fill(out, |i| {
-                let high = (block[i % 32] >> (i / 32)) & 1;
-                let quant = f32::from(two_bits(&block[32..96], i) + 4 * high) - 4.0;
-                scale * f32::from(q3_scale(&block[96..108], i / 16)) * quant
-            });
-        }
-        TensorType::Q4K => {
-            let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
-            fill(out, |i| {
-                let (factor, offset) = sixes(&block[4..16], i / 32);
-                let quant = (block[16 + 32 * (i / 64) + i % 32] >> (4 * (i / 32 % 2))) & 15;
-                scale * f32::from(factor) * f32::from(quant) - minimum * f32::from(offset)
-            });
-        }
-        TensorType::Q5K => {
-            let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
-            fill(out, |i| {
-                let (factor, offset) = sixes(&block[4..16], i / 32);
-                let low = (block[48 + 32 * (i / 64) + i % 32] >> (4 * (i / 32 % 2))) & 15;
-                let high = (block[16 + i % 32] >> (i / 32)) & 1;
-                scale * f32::from(factor) * f32::from(low + 16 * high) - minimum * f32::from(offset)
-            });
-        }
-        TensorType::Q6K => {
-            let scale = half_at(block, 208);
-            fill(out, |i| {
-                let (half, piece, at) = (i / 128, i / 32 % 4, i % 32);
-                let low = (block[64 * half + 32 * (piece % 2) + at] >> (4 * (piece / 2))) & 15;
-                let high = (block[128 + 32 * half + at] >> (2 * piece)) & 3;
-                let factor = f32::from(block[192 + i / 16] as i8);
-                scale * factor * (f32::from(low + 16 * high) - 32.0)
-            });
-        }
-        TensorType::Iq4Nl => {
-            let scale = half_at(block, 0);
-            fill(out, |i| scale * f32::from(IQ4_VALUES[usize::from(nibble(&block[2..], i))]));
-        }
-        TensorType::Iq4Xs => {
-            let scale = half_at(block, 0);
-            fill(out, |i| {
-                let piece = i / 32;
-                let low = (block[4 + piece / 2] >> (4 * (piece % 2))) & 15;
-                let high = (block[2 + piece / 4] >> (2 * (piece % 4))) & 3;
-                let value = IQ4_VALUES[usize::from(nibble(&block[8 + 16 * piece..], i % 32))];
-                scale * (f32::from(low + 16 * high) - 32.0) * f32::from(value)
-            });
-        }
-        TensorType::Mxfp4 => {
-            let scale = mxfp4_scale(block[0]);
-            fill(out, |i| scale * (f32::from(MXFP4_VALUES[usize::from(nibble(&block[1..], i))]) - MXFP4_ZERO));
+        _ => {
+            let read = Read::block(dtype, block);
+            let sixteens = read.quants.as_chunks::<16>().0.iter().zip(&read.factors);
+            for (out, (quants, [scale, minimum])) in out.as_chunks_mut::<16>().0.iter_mut().zip(sixteens) {
+                for (out, quant) in out.iter_mut().zip(quants) {
+                    *out = scale * f32::from(*quant) + minimum;
+                }
+            }
         }
     }
 }
 
-fn fill(out: &mut [f32], value: impl Fn(usize) -> f32) {
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = value(i);
+/// A block of a quantised type, of which each 16 weights are scale times quant plus minimum.
+struct Read {
+    quants: [i8; 256],
+    /// Scale and minimum.
+    factors: [[f32; 2]; 16],
+}
+
+impl Read {
+    fn block(dtype: TensorType, block: &[u8]) -> Self {
+        let mut read = Self { quants: [0; 256], factors: [[half_at(block, 0), 0.0]; 16] };
+        match dtype {
+            TensorType::F32 | TensorType::F16 | TensorType::Bf16 => {}
+            TensorType::Q40 => read.nibbles(&block[2..], |q| q as i8 - 8),
+            TensorType::Q41 => {
+                read.factors = [[half_at(block, 0), half_at(block, 2)]; 16];
+                read.nibbles(&block[4..], |q| q as i8);
+            }
+            TensorType::Q50 => {
+                read.nibbles(&block[6..], |q| q as i8 - 16);
+                read.fifth_bits(&block[2..6]);
+            }
+            TensorType::Q51 => {
+                read.factors = [[half_at(block, 0), half_at(block, 2)]; 16];
+                read.nibbles(&block[8..], |q| q as i8);
+                read.fifth_bits(&block[4..8]);
+            }
+            TensorType::Q80 => {
+                for (quant, byte) in read.quants.iter_mut().zip(&block[2..]) {
+                    *quant = *byte as i8;
+                }
+            }
+            TensorType::Q2K => {
+                read.bits::<2>(&block[16..80], 0);
+                let (scale, minimum) = (half_at(block, 80), half_at(block, 82));
+                for (factors, byte) in read.factors.iter_mut().zip(block) {
+                    *factors = [scale * f32::from(byte & 15), -minimum * f32::from(byte >> 4)];
+                }
+            }
+            TensorType::Q3K => {
+                read.bits::<2>(&block[32..96], 0);
+                read.bits::<1>(&block[..32], 2);
+                for quant in &mut read.quants {
+                    *quant -= 4;
+                }
+                for (i, factors) in read.factors.iter_mut().enumerate() {
+                    factors[0] = half_at(block, 108) * f32::from(q3_scale(&block[96..108], i));
+                }
+            }
+            TensorType::Q4K => {
+                read.sixes(block);
+                read.bits::<4>(&block[16..], 0);
+            }
+            TensorType::Q5K => {
+                read.sixes(block);
+                read.bits::<4>(&block[48..], 0);
+                read.bits::<1>(&block[16..48], 4);
+            }
+            TensorType::Q6K => {
+                // Nibbles of 64 bytes make 128 quants: the low ones of all, then the high ones.
+                for (quants, bytes) in read.quants.as_chunks_mut::<128>().0.iter_mut().zip(block.as_chunks::<64>().0) {
+                    let (low, high) = quants.split_at_mut(64);
+                    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+                        (*low, *high) = ((byte & 15) as i8, (byte >> 4) as i8);
+                    }
+                }
+                read.bits::<2>(&block[128..192], 4);
+                for quant in &mut read.quants {
+                    *quant -= 32;
+                }
+                for (factors, byte) in read.factors.iter_mut().zip(&block[192..]) {
+                    factors[0] = half_at(block, 208) * f32::from(*byte as i8);
+                }
+            }
+            TensorType::Iq4Nl => read.nibbles(&block[2..], |q| IQ4_VALUES[usize::from(q)]),
+            TensorType::Iq4Xs => {
+                for (piece, bytes) in block[8..].as_chunks::<16>().0.iter().enumerate() {
+                    let low = (block[4 + piece / 2] >> (4 * (piece % 2))) & 15;
+                    let high = (block[2 + piece / 4] >> (2 * (piece % 4))) & 3;
+                    for half in 0..2 {
+                        read.factors[2 * piece + half][0] *= f32::from(low + 16 * high) - 32.0;
+                    }
+                    for (i, byte) in bytes.iter().enumerate() {
+                        read.quants[32 * piece + i] = IQ4_VALUES[usize::from(byte & 15)];
+                        read.quants[32 * piece + 16 + i] = IQ4_VALUES[usize::from(byte >> 4)];
+                    }
+                }
+            }
+            TensorType::Mxfp4 => {
+                read.factors = [[mxfp4_scale(block[0]), 0.0]; 16];
+                read.nibbles(&block[1..], |q| MXFP4_VALUES[usize::from(q)] - MXFP4_ZERO as i8);
+            }
+        }
+        read
+    }
+
+    /// 32 quants of the nibbles of 16 bytes: the low ones of all, then the high ones.
+    fn nibbles(&mut self, bytes: &[u8], value: impl Fn(u8) -> i8) {
+        let (low, high) = self.quants.split_at_mut(16);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+            (*low, *high) = (value(byte & 15), value(byte >> 4));
+        }
+    }
+
+    /// Adds 16 where quant i's bit i is set.
+    fn fifth_bits(&mut self, bytes: &[u8]) {
+        for (quants, byte) in self.quants.as_chunks_mut::<8>().0.iter_mut().zip(bytes) {
+            for (i, quant) in quants.iter_mut().enumerate() {
+                *quant += ((byte >> i & 1) << 4) as i8;
+            }
+        }
+    }
+
+    /// Adds N bits, moved to bit `at`, to each quant: 32 bytes have them of 32 quants, then of the next 32 above, until they are full.
+    fn bits<const N: usize>(&mut self, bytes: &[u8], at: usize) {
+        for (i, quants) in self.quants.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (bytes, shift) = (&bytes[i * N / 8 * 32..][..32], i * N % 8);
+            for (quant, byte) in quants.iter_mut().zip(bytes) {
+                *quant += ((byte >> shift & ((1 << N) - 1)) << at) as i8;
+            }
+        }
+    }
+
+    /// Scales and minima of Q4_K and Q5_K.
+    fn sixes(&mut self, block: &[u8]) {
+        for (i, two) in self.factors.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let (scale, minimum) = sixes(&block[4..16], i);
+            *two = [[half_at(block, 0) * f32::from(scale), -half_at(block, 2) * f32::from(minimum)]; 2];
+        }
     }
 }
 
 fn half_at(block: &[u8], at: usize) -> f32 {
     half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-/// Nibble i of 32: the low ones come first.
-fn nibble(bytes: &[u8], i: usize) -> u8 {
-    (bytes[i % 16] >> (4 * (i / 16))) & 15
-}
-
-fn bit(bytes: &[u8], i: usize) -> u8 {
-    (bytes[i / 8] >> (i % 8)) & 1
-}
-
-/// Quant i of 256 of 2 bits: 32 bytes have 128, the lowest bits first.
-fn two_bits(bytes: &[u8], i: usize) -> u8 {
-    (bytes[32 * (i / 128) + i % 32] >> (2 * (i / 32 % 4))) & 3
 }
 
 /// Scale and minimum i of eight of 6 bits each.
