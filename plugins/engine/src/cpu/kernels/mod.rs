@@ -1,4 +1,4 @@
-//! The hot loops: products of weight rows in any format with rows of activations, and of f32 with f16.
+//! The hot loops: products of weight rows in any format with rows of activations.
 //!
 //! They are written once (`tiles`, `formats`) over sixteen lanes (`simd`), which are sixteen weight rows, and compiled for each
 //! [`InstructionSet`]. The best one of the CPU is used, or the one that `AIHOST_KERNELS` names. The portable one reads rows to f32
@@ -285,32 +285,6 @@ fn read_first(set: InstructionSet, weights: Weights<'_>, x: &[f32], out: &mut [f
 fn floats<E: tiles::Float>(set: InstructionSet, weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
     let Weights { dtype, bytes: weights, columns } = weights;
     set.run(tiles::Floats::<E> { weights, stride: dtype.bytes(columns), x, columns, out, element: PhantomData });
-}
-
-/// Sum of `a[i] * b[i]`, `b` being f16 bits.
-pub fn dot_f16(a: &[f32], b: &[u16]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(simd) = in_use_avx2() {
-        return simd.dot_f16(a, b);
-    }
-    scalar::dot_f16(a, b)
-}
-
-/// `sum[i] += scale * b[i]`, `b` being f16 bits.
-pub fn add_scaled_f16(sum: &mut [f32], scale: f32, b: &[u16]) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(simd) = in_use_avx2() {
-        return simd.add_scaled_f16(sum, scale, b);
-    }
-    scalar::add_scaled_f16(sum, scale, b);
-}
-
-/// AVX2, unless portable kernels are asked for.
-#[cfg(target_arch = "x86_64")]
-fn in_use_avx2() -> Option<x86::Avx2> {
-    static IN_USE: LazyLock<Option<x86::Avx2>> =
-        LazyLock::new(|| (InstructionSet::in_use() != InstructionSet::Portable).then(x86::Avx2::detected).flatten());
-    *IN_USE
 }
 
 /// The kernels in use, for logs.

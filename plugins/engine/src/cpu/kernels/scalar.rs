@@ -193,15 +193,3 @@ fn q3_scale(bytes: &[u8], i: usize) -> i8 {
 fn mxfp4_scale(e: u8) -> f32 {
     if e == 255 { f32::NAN } else { (f64::from(e) - 128.0).exp2() as f32 }
 }
-
-/// Sum of `a[i] * b[i]`, `b` being f16 bits.
-pub(super) fn dot_f16(a: &[f32], b: &[u16]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * half::f16::from_bits(*b).to_f32()).sum()
-}
-
-/// `sum[i] += scale * b[i]`, `b` being f16 bits.
-pub(super) fn add_scaled_f16(sum: &mut [f32], scale: f32, b: &[u16]) {
-    for (sum, b) in sum.iter_mut().zip(b) {
-        *sum += scale * half::f16::from_bits(*b).to_f32();
-    }
-}

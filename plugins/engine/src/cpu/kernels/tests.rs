@@ -273,19 +273,6 @@ fn number(bytes: &mut &[u8]) -> u32 {
 }
 
 #[test]
-fn halves_equal_the_portable_ones() {
-    for len in [1, 8, 31, 64, 100] {
-        let a = floats(len, 11, 0.5);
-        let b: Vec<u16> = a.iter().map(|x| half::f16::from_f32(x * 3.0).to_bits()).collect();
-        assert!((super::dot_f16(&a, &b) - scalar::dot_f16(&a, &b)).abs() < 1e-4);
-        let (mut fast, mut slow) = (a.clone(), a.clone());
-        super::add_scaled_f16(&mut fast, 0.7, &b);
-        scalar::add_scaled_f16(&mut slow, 0.7, &b);
-        assert!(fast.iter().zip(&slow).all(|(x, y)| (x - y).abs() < 1e-5));
-    }
-}
-
-#[test]
 fn an_instruction_set_has_the_name_that_chooses_it() {
     for set in InstructionSet::available() {
         assert_eq!(InstructionSet::named(&set.to_string()), Some(set));
