@@ -1,10 +1,12 @@
 //! GGUF files: the header, every value that a model is built from, its tokenizer, its weights.
 
+use aihost_engine::cpu::Cpu;
 use aihost_engine::files::Gguf;
+use aihost_engine::nn::decoder::{Decoder, weight_bytes, workspace_bytes};
+use aihost_engine::ops::Ops;
 use aihost_support::checkpoint::Checkpoint;
 use aihost_support::dense::Residency;
-use candle_llm::config::Config;
-use candle_llm::model::Model;
+use candle_llm::config;
 use candle_llm::tokenizer::Tokenizer;
 
 use super::files::Folder;
@@ -37,10 +39,11 @@ pub(super) fn run(input: &[u8]) {
         safetensors::read(&checkpoint);
     }
     words(&gguf);
-    if let Ok(config) = Config::read(&gguf) {
-        let (cache, workspace) = (config.kv_cache_bytes(CONTEXT), config.workspace_bytes(CONTEXT, CONTEXT));
-        assert!(cache > 0 && workspace > 0, "a model that takes nothing");
-        let _ = Model::open(&gguf, config);
+    if let Ok(config) = config::read(&gguf) {
+        let workspace = workspace_bytes(&Cpu, &config, CONTEXT, CONTEXT, CONTEXT);
+        assert!(Cpu.block_bytes(config.cache()) > 0 && workspace > 0, "a model that takes nothing");
+        assert!(weight_bytes(&Cpu, &gguf).is_ok_and(|bytes| bytes > 0));
+        let _ = Decoder::open(Cpu, &gguf, config);
     }
 }
 
