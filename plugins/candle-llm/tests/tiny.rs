@@ -225,22 +225,29 @@ fn company_changes_no_answer() {
         })
         .collect();
     let said = |host: &MockHost, request: &TextRequest| {
-        let answer = host.generate(request).expect("answers");
+        let mut answer = host.generate(request).expect("answers");
+        // How much of its prompt a cache held is another's doing.
+        answer.events.retain(|event| !matches!(event, TextEvent::Prompt { .. }));
         (answer.events, answer.finish.reason, answer.finish.usage.completion_tokens)
     };
     let wanted: Vec<_> = asked.iter().map(|request| said(&alone, request)).collect();
-    let next = std::sync::atomic::AtomicUsize::new(0);
+    let (next, differ) = (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..16 {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let Some(request) = asked.get(at) else { break };
-                    assert_eq!(said(&together, request), wanted[at], "request {at}");
+                    let said = said(&together, request);
+                    if said != wanted[at] {
+                        eprintln!("request {at}: {said:?} in place of {:?}", wanted[at]);
+                        differ.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
                 }
             });
         }
     });
+    assert_eq!(differ.into_inner(), 0, "answers differ");
 }
 
 #[test]
