@@ -172,7 +172,14 @@ pub(super) async fn collect(mut output: mpsc::Receiver<Output>) -> (String, Resu
     }
 }
 
+/// Waits for the next token.
 pub(super) async fn first_event(output: &mut mpsc::Receiver<Output>) {
-    let first = timeout(PATIENCE, output.recv()).await.expect("no first token").unwrap();
-    assert!(matches!(first, Output::Event(_)), "{first:?}");
+    loop {
+        match timeout(PATIENCE, output.recv()).await.expect("no first token").unwrap() {
+            // Before the text is told how long the prompt is.
+            Output::Event(event) if event.starts_with(b"{\"type\":\"prompt\"") => {}
+            Output::Event(_) => return,
+            other => panic!("{other:?}"),
+        }
+    }
 }
