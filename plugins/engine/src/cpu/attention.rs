@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use half::slice::HalfFloatSliceExt;
-use pulp::Arch;
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use super::cache::KvCache;
@@ -231,69 +231,136 @@ impl Seen {
     }
 }
 
-/// Scores of queries, `[queries, width]`, with a block's keys, `[width, BLOCK_TOKENS]`, into rows of `out` that lie `stride` apart.
-fn score(q: &[f32], keys: &[f32], width: usize, scale: f32, out: &mut [f32], stride: usize) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let count = q.len() / width;
-            let mut at = 0;
-            while at + TOGETHER <= count {
-                score_some::<TOGETHER>(&q[at * width..], keys, width, scale, &mut out[at * stride..], stride);
-                at += TOGETHER;
-            }
-            while at < count {
-                score_some::<1>(&q[at * width..], keys, width, scale, &mut out[at * stride..], stride);
-                at += 1;
-            }
-        },
-    );
+/// Whether a product and a sum are one instruction here. Where they are not, `mul_add` is a function that takes fifty times as long.
+fn is_fused() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 #[inline(always)]
-fn score_some<const N: usize>(q: &[f32], keys: &[f32], width: usize, scale: f32, out: &mut [f32], stride: usize) {
-    let mut sums = [[0f32; BLOCK_TOKENS]; N];
-    for (d, keys) in keys.as_chunks::<BLOCK_TOKENS>().0.iter().enumerate() {
-        for (n, sums) in sums.iter_mut().enumerate() {
-            let x = q[n * width + d];
-            for (sum, key) in sums.iter_mut().zip(keys) {
-                *sum = x.mul_add(*key, *sum);
-            }
+fn mul_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FUSED { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Scores of queries, `[queries, width]`, with a block's keys, `[width, BLOCK_TOKENS]`, into rows of `out` that lie `stride` apart.
+fn score(q: &[f32], keys: &[f32], width: usize, scale: f32, out: &mut [f32], stride: usize) {
+    if is_fused() {
+        Arch::new().dispatch(Score::<true> { q, keys, width, scale, out, stride });
+    } else {
+        Arch::new().dispatch(Score::<false> { q, keys, width, scale, out, stride });
+    }
+}
+
+struct Score<'a, const FUSED: bool> {
+    q: &'a [f32],
+    keys: &'a [f32],
+    width: usize,
+    scale: f32,
+    out: &'a mut [f32],
+    stride: usize,
+}
+
+// No closure: what runs with more instructions than the rest of the program must be inlined, and a closure need not be.
+impl<const FUSED: bool> NullaryFnOnce for Score<'_, FUSED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(mut self) {
+        let count = self.q.len() / self.width;
+        let mut at = 0;
+        while at + TOGETHER <= count {
+            self.some::<TOGETHER>(at);
+            at += TOGETHER;
+        }
+        while at < count {
+            self.some::<1>(at);
+            at += 1;
         }
     }
-    for (n, sums) in sums.iter().enumerate() {
-        let out = &mut out[n * stride..n * stride + BLOCK_TOKENS];
-        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * scale);
+}
+
+impl<const FUSED: bool> Score<'_, FUSED> {
+    #[inline(always)]
+    fn some<const N: usize>(&mut self, at: usize) {
+        let Self { width, stride, scale, .. } = *self;
+        let q = &self.q[at * width..(at + N) * width];
+        let mut sums = [[0f32; BLOCK_TOKENS]; N];
+        // Loops by index: in a build that optimises less, iterators stay calls of functions without these instructions.
+        let keys = &self.keys.as_chunks::<BLOCK_TOKENS>().0[..width];
+        let mut d = 0;
+        while d < width {
+            let mut n = 0;
+            while n < N {
+                let x = q[n * width + d];
+                let mut t = 0;
+                while t < BLOCK_TOKENS {
+                    sums[n][t] = mul_add::<FUSED>(x, keys[d][t], sums[n][t]);
+                    t += 1;
+                }
+                n += 1;
+            }
+            d += 1;
+        }
+        for (n, sums) in sums.iter().enumerate() {
+            let out = &mut self.out[(at + n) * stride..(at + n) * stride + BLOCK_TOKENS];
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out = sum * scale;
+            }
+        }
     }
 }
 
 /// Adds a block's values, `[BLOCK_TOKENS, width]`, to `out`, `[queries, width]`, by weights in rows that lie `stride` apart.
 fn weigh(weights: &[f32], stride: usize, values: &[f32], width: usize, out: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (query, out) in out.chunks_exact_mut(width).enumerate() {
-                let weights = &weights[query * stride..query * stride + BLOCK_TOKENS];
-                let (chunks, rest) = out.as_chunks_mut::<LANES>();
-                for (i, chunk) in chunks.iter_mut().enumerate() {
-                    let mut sums = *chunk;
-                    for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
-                        let values = &values[i * LANES..(i + 1) * LANES];
-                        for (sum, value) in sums.iter_mut().zip(values) {
-                            *sum = weight.mul_add(*value, *sum);
-                        }
+    if is_fused() {
+        Arch::new().dispatch(Weigh::<true> { weights, stride, values, width, out });
+    } else {
+        Arch::new().dispatch(Weigh::<false> { weights, stride, values, width, out });
+    }
+}
+
+struct Weigh<'a, const FUSED: bool> {
+    weights: &'a [f32],
+    stride: usize,
+    values: &'a [f32],
+    width: usize,
+    out: &'a mut [f32],
+}
+
+impl<const FUSED: bool> NullaryFnOnce for Weigh<'_, FUSED> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { weights, stride, values, width, out } = self;
+        for (query, out) in out.chunks_exact_mut(width).enumerate() {
+            let weights = &weights[query * stride..query * stride + BLOCK_TOKENS];
+            let (chunks, rest) = out.as_chunks_mut::<LANES>();
+            for (i, chunk) in chunks.iter_mut().enumerate() {
+                let mut sums = *chunk;
+                let mut token = 0;
+                while token < BLOCK_TOKENS {
+                    let weight = weights[token];
+                    let values = &values[token * width + i * LANES..][..LANES];
+                    let mut d = 0;
+                    while d < LANES {
+                        sums[d] = mul_add::<FUSED>(weight, values[d], sums[d]);
+                        d += 1;
                     }
-                    *chunk = sums;
+                    token += 1;
                 }
-                let from = width - rest.len();
-                for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
-                    for (sum, value) in rest.iter_mut().zip(&values[from..]) {
-                        *sum = weight.mul_add(*value, *sum);
-                    }
+                *chunk = sums;
+            }
+            let from = width - rest.len();
+            for (weight, values) in weights.iter().zip(values.chunks_exact(width)) {
+                for (sum, value) in rest.iter_mut().zip(&values[from..]) {
+                    *sum = mul_add::<FUSED>(*weight, *value, *sum);
                 }
             }
-        },
-    );
+        }
+    }
 }
 
 /// Elements of a head that are in registers together.
