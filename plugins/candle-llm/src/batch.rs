@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use aihost_engine::ops::{Pass, Span};
+use aihost_engine::ops::{BLOCK_TOKENS, Pass, Span};
 use aihost_plugin_api::{FinishReason, Result};
 
 use crate::blocks::BlockPool;
@@ -93,28 +93,18 @@ impl Batch {
 
     /// Ends those whose clients left, and wakes those whose clients caught up. Whether any ended.
     fn look(&mut self, tokenizer: &Tokenizer) -> bool {
-        let mut ended = false;
-        let all = std::mem::take(&mut self.waiting);
-        for mut sequence in all {
-            match sequence.look(tokenizer).transpose() {
-                None => self.waiting.push_back(sequence),
-                Some(result) => {
-                    sequence.end(result, false, &mut self.pool);
-                    ended = true;
-                }
+        let before = self.running.len() + self.waiting.len();
+        let pool = &mut self.pool;
+        let mut stays = |mut sequence: Sequence| match sequence.look(tokenizer).transpose() {
+            None => Some(sequence),
+            Some(result) => {
+                sequence.end(result, false, pool);
+                None
             }
-        }
-        for sequence in std::mem::take(&mut self.running) {
-            let mut sequence = sequence;
-            match sequence.look(tokenizer).transpose() {
-                None => self.running.push(sequence),
-                Some(result) => {
-                    sequence.end(result, false, &mut self.pool);
-                    ended = true;
-                }
-            }
-        }
-        ended
+        };
+        self.waiting = std::mem::take(&mut self.waiting).into_iter().filter_map(&mut stays).collect();
+        self.running = std::mem::take(&mut self.running).into_iter().filter_map(&mut stays).collect();
+        self.running.len() + self.waiting.len() < before
     }
 
     /// Lets those run for whose prompts there is room.
@@ -123,7 +113,7 @@ impl Batch {
             && let Some(mut next) = self.waiting.pop_front()
         {
             next.take_known(&mut self.pool);
-            let room = (next.blocks().len() + self.pool.available()) * aihost_engine::ops::BLOCK_TOKENS;
+            let room = (next.blocks().len() + self.pool.available()) * BLOCK_TOKENS;
             if !self.running.is_empty() && room <= next.tokens().len() {
                 next.put_off(&mut self.pool);
                 self.waiting.push_front(next);
@@ -224,11 +214,5 @@ impl Batch {
         for (sequence, result, is_broken) in ends.into_iter().rev() {
             self.running.remove(sequence).end(result, is_broken, &mut self.pool);
         }
-    }
-
-    /// Ends all of them.
-    pub fn fail(&mut self, error: &aihost_plugin_api::Error) {
-        let all: Vec<Sequence> = self.running.drain(..).chain(self.waiting.drain(..)).collect();
-        all.into_iter().for_each(|sequence| sequence.end(Err(error.clone()), true, &mut self.pool));
     }
 }

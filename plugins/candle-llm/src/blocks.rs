@@ -48,16 +48,6 @@ impl BlockPool {
         Self { blocks: vec![Block::default(); free.len()], free, ..Self::default() }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.blocks.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
     /// How many can be taken.
     pub fn available(&self) -> usize {
         self.free.len() + self.idle.len()

@@ -103,11 +103,19 @@ enum Calls<'a> {
     One([Call<'a>; 1]),
 }
 
+/// A call of a tool.
 #[derive(Serialize)]
-struct Call<'a> {
+pub(super) struct Call<'a> {
     id: &'a str,
     r#type: &'a str,
     function: CalledFunction<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// A call of a function.
+    pub(super) fn of(id: &'a str, name: Cow<'a, str>, arguments: Cow<'a, str>) -> Self {
+        Self { id, r#type: "function", function: CalledFunction { name, arguments } }
+    }
 }
 
 #[derive(Serialize)]
@@ -213,8 +221,7 @@ fn flatten(parts: &Items<'_>) -> Result<String, ApiError> {
 fn tool_calls<'a>(fields: &Fields<'a>, readable: &mut Readable<'_>) -> Result<Option<Calls<'a>>, ApiError> {
     if let Some(call) = fields.object("function_call", FUNCTION_KEYS)? {
         let (name, arguments) = (call.required_text("name")?, call.text("arguments")?.unwrap_or("{}".into()));
-        let function = CalledFunction { name, arguments };
-        return Ok(Some(Calls::One([Call { id: "call_0", r#type: "function", function }])));
+        return Ok(Some(Calls::One([Call::of("call_0", name, arguments)])));
     }
     let Some(calls) = fields.array("tool_calls")? else { return Ok(None) };
     readable.check(calls.value(), calls.path())?;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::chat::Call;
 use super::fields::{Fields, Keys};
 use super::{Answerer, Asked, ChatJob, JsonObject, ReceivedBody, TextWork, chat, sampling, write_json};
 use crate::domain::Class;
@@ -78,20 +79,6 @@ impl<'a> Tool<'a> {
         };
         Self { r#type: "function", function }
     }
-}
-
-/// A call of a tool.
-#[derive(Serialize)]
-struct Call<'a> {
-    id: &'a str,
-    r#type: &'static str,
-    function: CalledFunction<'a>,
-}
-
-#[derive(Serialize)]
-struct CalledFunction<'a> {
-    name: &'a str,
-    arguments: &'a str,
 }
 
 /// Items of an array, as text.
@@ -227,7 +214,7 @@ impl Translated {
             self.open = Some(OpenTurn { content: None, thought, calls: JsonItems::default() });
         }
         if let Some(open) = &mut self.open {
-            open.calls.add(&Call { id, r#type: "function", function: CalledFunction { name, arguments } });
+            open.calls.add(&Call::of(id, name.into(), arguments.into()));
         }
     }
 

@@ -99,7 +99,9 @@ pub(super) fn bytes(rows: usize, heads: usize, width: usize, context: usize) -> 
     // Few rows keep what each of their segments gave.
     let segments = if rows * heads < TILE_QUERIES * PIECES_PER_THREAD { context.div_ceil(SEGMENT) } else { 0 };
     let scratch = TILE_QUERIES.max(heads) * (SEGMENT + width) + width * BLOCK_TOKENS;
-    4 * (seen * (1 + segments) + scratch * rayon::current_num_threads()) as u64
+    // Nobody has begun a pool where this is planned.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    4 * (seen * (1 + segments) + scratch * threads) as u64
 }
 
 fn tiles<'a>(spans: &[Span<'a>], shape: Shape) -> Vec<Tile<'a>> {
