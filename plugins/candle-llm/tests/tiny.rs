@@ -1,10 +1,17 @@
 //! A tiny random model, written by the test itself, driven from end to end; and the same file, damaged.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use aihost_engine::candle::CandleOps;
+use aihost_engine::cpu::Cpu;
+use aihost_engine::files::Gguf;
+use aihost_engine::ops::{Pass, Span};
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextEvent, TextInput, TextRequest};
+use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
+use candle_llm::model::{self, Runner};
 
 const HIDDEN: usize = 32;
 
@@ -304,6 +311,29 @@ fn keys_and_values_beyond_half_precision_are_as_good_as_others() {
     assert_eq!(found.0, wanted.0);
     for (found, wanted) in found.1.iter().zip(&wanted.1) {
         assert!((found - wanted).abs() < 1e-3, "{found} {wanted}");
+    }
+}
+
+#[test]
+fn plain_floats_are_the_same_weights_on_both_devices() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("tiny.gguf");
+    std::fs::write(&path, gguf()).expect("written");
+    let file = Arc::new(Gguf::open(&path).expect("opens"));
+    let logits = |model: aihost_plugin_api::Result<Box<dyn Runner>>| {
+        let mut model = model.expect("opens");
+        model.wake().expect("memory");
+        let span = Span { rows: 5, start: 0, blocks: &[1] };
+        let pass = Pass { tokens: vec![7, 3, 90, 7, 11], spans: vec![span], wanted: vec![4] };
+        model.forward(&pass).expect("computes")
+    };
+    let config = || candle_llm::config::read(&file).expect("a llama");
+    let wanted = logits(model::on(Cpu, &file, config(), 2));
+    let found = logits(model::on(CandleOps::new(Device::Cpu, DType::F32), &file, config(), 2));
+    assert!(wanted.iter().any(|logit| logit.abs() > 1.0), "weights count");
+    for (found, wanted) in found.iter().zip(&wanted) {
+        // The cache of one is f16, of the other f32.
+        assert!((found - wanted).abs() < 5e-3, "{found} {wanted}");
     }
 }
 

@@ -119,9 +119,14 @@ impl Ops for CandleOps {
         let linear = Linear::open(file, name, rows, columns)?;
         let info = file.tensor(name)?;
         let placed = || -> Result<Matrix, Failure> {
+            let bytes = &file.map(info)[info.range.clone()];
+            if let Some(plain) = float_type(info.dtype) {
+                // As it is stored: half of what f32 would take on the way.
+                let stored = Tensor::from_raw_buffer(bytes, plain, &[rows, columns], &self.device)?;
+                return Ok(Matrix::Dense(stored.to_dtype(self.dtype)?));
+            }
             if let Some(blocks) = self.kept(info.dtype) {
-                let bytes = Cow::Borrowed(&file.map(info)[info.range.clone()]);
-                let storage = QStorage::from_data(bytes, &self.device, blocks)?;
+                let storage = QStorage::from_data(Cow::Borrowed(bytes), &self.device, blocks)?;
                 return Ok(Matrix::Quantised(QMatMul::from_arc(Arc::new(QTensor::new(storage, (rows, columns))?))?));
             }
             let mut values = vec![0.0; rows * columns];
@@ -292,6 +297,16 @@ fn runs(span: &Span<'_>) -> Vec<(usize, usize, usize)> {
         row += rows;
     }
     runs
+}
+
+/// What candle calls a type of plain floats.
+fn float_type(stored: TensorType) -> Option<DType> {
+    match stored {
+        TensorType::F32 => Some(DType::F32),
+        TensorType::F16 => Some(DType::F16),
+        TensorType::Bf16 => Some(DType::BF16),
+        _ => None,
+    }
 }
 
 /// What candle calls a type of blocks that it multiplies with.
