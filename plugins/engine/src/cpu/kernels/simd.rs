@@ -114,6 +114,85 @@ pub(super) trait Lanes: Simd {
     -> [[Self::Ints; X]; 2];
 }
 
+/// Lanes that multiply four bytes at a time, unsigned ones with signed ones: activations of 16 bits come as two of 8.
+pub(super) trait ByteLanes: Lanes<Weights = [[<Self as Lanes>::Ints; QUADS]; 2]> {
+    /// Signed bytes with 128 added.
+    fn unsigned(self, a: Self::Ints) -> Self::Ints;
+    /// `sums` and in each lane the four products of its bytes.
+    fn dot_bytes(self, sums: Self::Ints, unsigned: Self::Ints, signed: Self::Ints) -> Self::Ints;
+}
+
+/// Bytes as unsigned ones, and as they are.
+#[inline(always)]
+pub(super) fn byte_weights<S: ByteLanes, const SIGNED: bool>(simd: S, quads: [S::Ints; QUADS]) -> S::Weights {
+    let mut unsigned = quads;
+    if SIGNED {
+        let mut j = 0;
+        while j < QUADS {
+            unsigned[j] = simd.unsigned(quads[j]);
+            j += 1;
+        }
+    }
+    [unsigned, quads]
+}
+
+/// [`Lanes::dots`] of bytes.
+#[inline(always)]
+pub(super) fn byte_dots<S: ByteLanes, const SIGNED: bool, const X: usize>(
+    simd: S,
+    [unsigned, weights]: &S::Weights,
+    x: [&XBlock; X],
+) -> [[S::Ints; X]; 2] {
+    let mut out = [[simd.splat(0); X]; 2];
+    let mut half = 0;
+    while half < 2 {
+        let sums = &mut out[half];
+        if SIGNED && half == 0 {
+            // What the 128 that were added come to.
+            let mut i = 0;
+            while i < X {
+                sums[i] = simd.splat(x[i].high);
+                i += 1;
+            }
+        }
+        let mut j = half * 4;
+        while j < half * 4 + 4 {
+            let mut i = 0;
+            while i < X {
+                sums[i] = simd.dot_bytes(sums[i], unsigned[j], simd.splat(x[i].quants[j]));
+                i += 1;
+            }
+            j += 1;
+        }
+        let mut low = [simd.splat(0); X];
+        let mut i = 0;
+        while i < X {
+            sums[i] = simd.shift_left::<8>(sums[i]);
+            if X > 1 {
+                low[i] = sums[i];
+            }
+            i += 1;
+        }
+        let mut j = half * 4;
+        while j < half * 4 + 4 {
+            let mut i = 0;
+            while i < X {
+                low[i] = simd.dot_bytes(low[i], simd.splat(x[i].quants[QUADS + j]), weights[j]);
+                i += 1;
+            }
+            j += 1;
+        }
+        let mut i = 0;
+        while i < X {
+            // One row alone has two sums at once instead of one after the other: less to wait for.
+            sums[i] = if X > 1 { low[i] } else { simd.add(sums[i], low[i]) };
+            i += 1;
+        }
+        half += 1;
+    }
+    out
+}
+
 /// Work that is the same in every instruction set.
 pub(super) trait Job {
     type Out;

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::simd::{self, Blocks, Job, LANES, Lanes, LanesJob, Simd};
+use super::super::simd::{self, Blocks, ByteLanes, Job, LANES, Lanes, LanesJob, Simd};
 use super::super::{BLOCK, QUADS, XBlock};
 use super::enabled;
 
@@ -328,71 +328,30 @@ lanes!(AvxVnni, run_vnni, run_vnni_lanes, [[[__m256i; 2]; QUADS]; 2], {
     fn arrange(quants: &[i16; BLOCK]) -> [i32; 2 * QUADS] {
         simd::bytes(quants)
     }
-    /// Bytes as unsigned ones (signed ones with 128 added), and as they are.
     #[inline(always)]
     fn weights<const SIGNED: bool>(self, quads: [Self::Ints; QUADS]) -> Self::Weights {
-        let mut unsigned = quads;
-        if SIGNED {
-            let mut j = 0;
-            while j < QUADS {
-                unsigned[j] = enabled!([
-                    _mm256_xor_si256(quads[j][0], _mm256_set1_epi8(-128)),
-                    _mm256_xor_si256(quads[j][1], _mm256_set1_epi8(-128)),
-                ]);
-                j += 1;
-            }
-        }
-        [unsigned, quads]
+        simd::byte_weights::<Self, SIGNED>(self, quads)
     }
     #[inline(always)]
     fn dots<const SIGNED: bool, const X: usize>(
         self,
-        [unsigned, weights]: &Self::Weights,
+        weights: &Self::Weights,
         x: [&XBlock; X],
     ) -> [[Self::Ints; X]; 2] {
-        let mut out = [[self.splat(0); X]; 2];
-        let mut half = 0;
-        while half < 2 {
-            let sums = &mut out[half];
-            let mut i = 0;
-            while SIGNED && half == 0 && i < X {
-                // What the 128 that were added come to.
-                sums[i] = self.splat(x[i].high);
-                i += 1;
-            }
-            let mut j = half * 4;
-            while j < half * 4 + 4 {
-                let mut i = 0;
-                while i < X {
-                    let four = self.splat(x[i].quants[j]);
-                    sums[i] = enabled!([
-                        _mm256_dpbusd_avx_epi32(sums[i][0], unsigned[j][0], four[0]),
-                        _mm256_dpbusd_avx_epi32(sums[i][1], unsigned[j][1], four[1]),
-                    ]);
-                    i += 1;
-                }
-                j += 1;
-            }
-            let mut i = 0;
-            while i < X {
-                sums[i] = self.shift_left::<8>(sums[i]);
-                i += 1;
-            }
-            let mut j = half * 4;
-            while j < half * 4 + 4 {
-                let mut i = 0;
-                while i < X {
-                    let four = self.splat(x[i].quants[QUADS + j]);
-                    sums[i] = enabled!([
-                        _mm256_dpbusd_avx_epi32(sums[i][0], four[0], weights[j][0]),
-                        _mm256_dpbusd_avx_epi32(sums[i][1], four[1], weights[j][1]),
-                    ]);
-                    i += 1;
-                }
-                j += 1;
-            }
-            half += 1;
-        }
-        out
+        simd::byte_dots::<Self, SIGNED, X>(self, weights, x)
     }
 });
+
+impl ByteLanes for AvxVnni {
+    #[inline(always)]
+    fn unsigned(self, a: Self::Ints) -> Self::Ints {
+        enabled!([_mm256_xor_si256(a[0], _mm256_set1_epi8(-128)), _mm256_xor_si256(a[1], _mm256_set1_epi8(-128))])
+    }
+    #[inline(always)]
+    fn dot_bytes(self, sums: Self::Ints, unsigned: Self::Ints, signed: Self::Ints) -> Self::Ints {
+        enabled!([
+            _mm256_dpbusd_avx_epi32(sums[0], unsigned[0], signed[0]),
+            _mm256_dpbusd_avx_epi32(sums[1], unsigned[1], signed[1]),
+        ])
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::simd::{self, Blocks, Job, LANES, Lanes, LanesJob, Simd};
+use super::super::simd::{self, Blocks, ByteLanes, Job, LANES, Lanes, LanesJob, Simd};
 use super::super::{BLOCK, QUADS, XBlock};
 use super::enabled;
 
@@ -192,69 +192,21 @@ impl Lanes for Avx512Vnni {
     }
     #[inline(always)]
     fn weights<const SIGNED: bool>(self, quads: [__m512i; QUADS]) -> Self::Weights {
-        let mut unsigned = quads;
-        if SIGNED {
-            let mut j = 0;
-            while j < QUADS {
-                unsigned[j] = enabled!(_mm512_xor_si512(quads[j], _mm512_set1_epi8(-128)));
-                j += 1;
-            }
-        }
-        [unsigned, quads]
+        simd::byte_weights::<Self, SIGNED>(self, quads)
     }
     #[inline(always)]
-    fn dots<const SIGNED: bool, const X: usize>(
-        self,
-        [unsigned, weights]: &Self::Weights,
-        x: [&XBlock; X],
-    ) -> [[__m512i; X]; 2] {
-        let mut out = [[self.splat(0); X]; 2];
-        let mut half = 0;
-        while half < 2 {
-            let sums = &mut out[half];
-            if SIGNED && half == 0 {
-                // What the 128 that were added come to.
-                let mut i = 0;
-                while i < X {
-                    sums[i] = self.splat(x[i].high);
-                    i += 1;
-                }
-            }
-            let mut j = half * 4;
-            while j < half * 4 + 4 {
-                let mut i = 0;
-                while i < X {
-                    sums[i] = enabled!(_mm512_dpbusd_epi32(sums[i], unsigned[j], self.splat(x[i].quants[j])));
-                    i += 1;
-                }
-                j += 1;
-            }
-            let mut low = [self.splat(0); X];
-            let mut i = 0;
-            while i < X {
-                sums[i] = self.shift_left::<8>(sums[i]);
-                if X > 1 {
-                    low[i] = sums[i];
-                }
-                i += 1;
-            }
-            let mut j = half * 4;
-            while j < half * 4 + 4 {
-                let mut i = 0;
-                while i < X {
-                    low[i] = enabled!(_mm512_dpbusd_epi32(low[i], self.splat(x[i].quants[QUADS + j]), weights[j]));
-                    i += 1;
-                }
-                j += 1;
-            }
-            let mut i = 0;
-            while i < X {
-                // One row alone has two sums at once instead of one after the other: less to wait for.
-                sums[i] = if X > 1 { low[i] } else { self.add(sums[i], low[i]) };
-                i += 1;
-            }
-            half += 1;
-        }
-        out
+    fn dots<const SIGNED: bool, const X: usize>(self, weights: &Self::Weights, x: [&XBlock; X]) -> [[__m512i; X]; 2] {
+        simd::byte_dots::<Self, SIGNED, X>(self, weights, x)
+    }
+}
+
+impl ByteLanes for Avx512Vnni {
+    #[inline(always)]
+    fn unsigned(self, a: __m512i) -> __m512i {
+        enabled!(_mm512_xor_si512(a, _mm512_set1_epi8(-128)))
+    }
+    #[inline(always)]
+    fn dot_bytes(self, sums: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        enabled!(_mm512_dpbusd_epi32(sums, unsigned, signed))
     }
 }
