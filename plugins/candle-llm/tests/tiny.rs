@@ -337,6 +337,33 @@ fn plain_floats_are_the_same_weights_on_both_devices() {
     }
 }
 
+/// Log-probabilities of a prompt's tokens that are far enough from its beginning for positions to count.
+fn scores(file: &[u8]) -> Vec<f32> {
+    let (_folder, host) = host(file, serde_json::json!({}));
+    let asked = request("hello world, a longer text of 12 things and some", 0).echo(true).logprobs(0);
+    let answer = host.expect("loads").generate(&asked).expect("scores");
+    let entries = answer.events.into_iter().flat_map(|event| match event {
+        TextEvent::Text { logprobs, .. } => logprobs,
+        _ => Vec::new(),
+    });
+    entries.map(|entry| entry.chosen.logprob).collect()
+}
+
+#[test]
+fn positions_are_scaled_however_a_file_says_so() {
+    let with = |keys: &[(&str, u32)]| scores(&built(keys, |_| true, |_, _| {}));
+    let (plain, scaled) = (with(&[]), with(&[("llama.rope.scaling.factor", 4)]));
+    assert!(plain.iter().zip(&scaled).any(|(plain, scaled)| (plain - scaled).abs() > 0.1), "the factor counts");
+    assert_eq!(with(&[("llama.rope.scale_linear", 4)]), scaled, "the older key");
+    assert_eq!(
+        with(&[("llama.rope.scaling.factor", 4), ("llama.rope.scale_linear", 2)]),
+        scaled,
+        "the newer one counts"
+    );
+    assert_eq!(with(&[("llama.rope.scaling.factor", 0)]), plain, "0 is none");
+    assert_eq!(with(&[("llama.rope.freq_base", 10_000)]), plain, "a base without a fraction");
+}
+
 #[test]
 fn parts_of_a_model_are_one() {
     let folder = tempfile::tempdir().expect("a folder");

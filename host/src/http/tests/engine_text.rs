@@ -94,6 +94,25 @@ async fn every_api_is_answered_by_an_engine_that_has_the_chat_route_alone() {
 }
 
 #[tokio::test]
+async fn as_many_unknown_fields_go_on_as_any_api_has_and_no_more() {
+    let host = Host::with(remote(), chat_alone);
+    for (path, body) in [
+        ("/v1/responses", json!({"model": "far", "input": "hi"})),
+        ("/v1/messages", json!({"model": "far", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]})),
+        ("/v1/completions", json!({"model": "far", "prompt": "hi"})),
+        ("/api/chat", json!({"model": "far", "messages": [{"role": "user", "content": "hi"}], "stream": false})),
+    ] {
+        for (fields, status) in [(1000, 200), (1100, 400)] {
+            let mut body = body.clone();
+            body.as_object_mut().unwrap().extend((0..fields).map(|i| (format!("x{i}"), json!(i))));
+            let reply = host.post(path, &body).await;
+            assert_eq!(reply.status, status, "{path} with {fields}: {}", reply.body);
+            assert!(status == 200 || reply.body.contains("at most 1024 fields"), "{path}: {}", reply.body);
+        }
+    }
+}
+
+#[tokio::test]
 async fn each_prompt_of_a_completion_is_a_chat_of_its_own() {
     let host = Host::with(remote(), chat_alone);
     let reply = host.post("/v1/completions", &json!({"model": "far", "prompt": ["a", "b"], "n": 2})).await;
