@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{ErrorKind, FinishReason, ImageRequest, LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
+use aihost_support::damage::poison;
 use candle_core::{Device, DeviceLocation, Tensor};
 use flux::device::Dtype;
 use flux::engine::Flux;
@@ -68,19 +69,6 @@ fn both(options: &Value, files: &[(&str, PathBuf)]) -> [MockHost; 2] {
         .map(Result::unwrap)
 }
 
-/// A copy of a safetensors file in which one number of a tensor is none.
-fn poisoned(file: &Path, tensor: &str, copy: &Path) {
-    let mut bytes = std::fs::read(file).unwrap();
-    let (size, rest) = bytes.split_first_chunk().unwrap();
-    let size = u64::from_le_bytes(*size) as usize;
-    let header: Value = serde_json::from_slice(&rest[..size]).unwrap();
-    let offsets = &header[tensor]["data_offsets"];
-    let at = 8 + size + offsets[0].as_u64().unwrap() as usize;
-    // All bits set: no number in every type of floats.
-    bytes[at..at + 4].fill(0xff);
-    std::fs::write(copy, bytes).unwrap();
-}
-
 fn small() -> Value {
     json!({"max_pixels": 4096, "max_sequence_length": 32})
 }
@@ -131,7 +119,7 @@ fn what_is_no_number_fails_its_request_and_names_the_part() {
         let mut files = schnell();
         let copy = folder.path().join(format!("{role}.safetensors"));
         let (_, file) = files.iter_mut().find(|(name, _)| *name == role).unwrap();
-        poisoned(file, tensor, &copy);
+        poison(file, tensor, &copy).unwrap();
         *file = copy;
         for mut host in both(&small(), &files) {
             host.load().unwrap();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::testing::MockHost;
 use aihost_plugin_api::{AudioRequest, ErrorKind, FinishReason};
+use aihost_support::damage::poison;
 use candle_core::{DType, Device, Tensor};
 use musicgen::MusicGenPlugin;
 use musicgen::compose::{Composition, Windows};
@@ -253,18 +254,6 @@ fn windows_that_cannot_be_are_refused() {
     }
 }
 
-/// A copy of a safetensors file in which one number of a tensor is none.
-fn poisoned(file: &Path, tensor: &str, copy: &Path) {
-    let mut bytes = std::fs::read(file).unwrap();
-    let (size, rest) = bytes.split_first_chunk().unwrap();
-    let size = u64::from_le_bytes(*size) as usize;
-    let header: serde_json::Value = serde_json::from_slice(&rest[..size]).unwrap();
-    let at = 8 + size + header[tensor]["data_offsets"][0].as_u64().unwrap() as usize;
-    // All bits set: no number in every type of floats.
-    bytes[at..at + 4].fill(0xff);
-    std::fs::write(copy, bytes).unwrap();
-}
-
 #[test]
 fn what_is_no_number_fails_its_request_and_names_the_part() {
     let golden = cases().into_iter().find(|golden| golden.folder.ends_with("mono")).unwrap();
@@ -278,7 +267,7 @@ fn what_is_no_number_fails_its_request_and_names_the_part() {
         for name in ["config.json", "generation_config.json", "tokenizer.json"] {
             std::fs::copy(golden.folder.join(name), folder.path().join(name)).unwrap();
         }
-        poisoned(&golden.folder.join("model.safetensors"), tensor, &folder.path().join("model.safetensors"));
+        poison(&golden.folder.join("model.safetensors"), tensor, &folder.path().join("model.safetensors")).unwrap();
         let files = [("model", folder.path().to_owned())];
         let mut host = MockHost::new::<MusicGenPlugin>(serde_json::json!({}), &files).unwrap();
         host.load().unwrap();

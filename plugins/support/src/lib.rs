@@ -9,6 +9,7 @@ pub mod attention;
 pub mod budget;
 pub mod checkpoint;
 pub mod counting;
+pub mod damage;
 pub mod dense;
 pub mod device;
 pub mod gemm;

@@ -131,7 +131,6 @@ struct Item {
 
 enum ItemOf {
     Reasoning {
-        told_as: ThoughtsAs,
         text: String,
     },
     Message {
@@ -205,7 +204,7 @@ impl ResponsesShape {
     fn begin(&mut self, out: &mut Vec<u8>, prefix: &str, of: ItemOf) -> usize {
         let at = self.items.len();
         self.items.push(Item { id: new_id(prefix), status: IN_PROGRESS, of });
-        let item = self.items[at].json();
+        let item = self.items[at].json(self.thoughts);
         self.emit(out, "response.output_item.added", json!({"output_index": at, "item": item}));
         at
     }
@@ -220,8 +219,7 @@ impl ResponsesShape {
             self.close(out, at);
         }
         if is_reasoning {
-            let thoughts = self.thoughts;
-            let at = self.begin(out, "rs_", ItemOf::Reasoning { told_as: thoughts, text: String::new() });
+            let at = self.begin(out, "rs_", ItemOf::Reasoning { text: String::new() });
             self.tell_thought_part(out, at, "added", "");
             return at;
         }
@@ -230,7 +228,7 @@ impl ResponsesShape {
 
     fn think(&mut self, out: &mut Vec<u8>, more: &str) {
         let at = self.saying(out, true);
-        if let ItemOf::Reasoning { text, .. } = &mut self.items[at].of {
+        if let ItemOf::Reasoning { text } = &mut self.items[at].of {
             text.push_str(more);
         }
         let data = json!({self.thoughts.number(): 0, "delta": more});
@@ -323,7 +321,7 @@ impl ResponsesShape {
     fn close(&mut self, out: &mut Vec<u8>, at: usize) {
         match &self.items[at].of {
             ItemOf::Message { .. } => self.close_part(out, at),
-            ItemOf::Reasoning { text, .. } => {
+            ItemOf::Reasoning { text } => {
                 let text = text.clone();
                 let data = json!({self.thoughts.number(): 0, "text": text});
                 self.emit_of(out, at, &self.thoughts.text_event("done"), data);
@@ -337,7 +335,7 @@ impl ResponsesShape {
         // What was cut is what was said last.
         let is_cut = matches!(self.finish, Some(FinishReason::Length | FinishReason::ContentFilter));
         self.items[at].status = if is_cut && at + 1 == self.items.len() { "incomplete" } else { "completed" };
-        let item = self.items[at].json();
+        let item = self.items[at].json(self.thoughts);
         self.emit(out, "response.output_item.done", json!({"output_index": at, "item": item}));
     }
 
@@ -377,7 +375,7 @@ impl ResponsesShape {
     }
 
     fn output(&self) -> Vec<Value> {
-        self.items.iter().map(Item::json).collect()
+        self.items.iter().map(|item| item.json(self.thoughts)).collect()
     }
 
     /// What was said, as a turn of the conversation that it goes on in.
@@ -385,7 +383,7 @@ impl ResponsesShape {
         let (mut text, mut calls, mut thought) = (String::new(), Vec::new(), String::new());
         for item in &self.items {
             match &item.of {
-                ItemOf::Reasoning { text, .. } => thought.push_str(text),
+                ItemOf::Reasoning { text } => thought.push_str(text),
                 ItemOf::Message { parts } => parts.iter().for_each(|part| text.push_str(&part.text)),
                 ItemOf::Call { call_id, known, arguments, .. } => {
                     let function = json!({"name": known, "arguments": whole(arguments)});
@@ -475,13 +473,13 @@ impl Item {
         self.status == IN_PROGRESS
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, thoughts: ThoughtsAs) -> Value {
         let status = self.status;
         match &self.of {
-            ItemOf::Reasoning { told_as, text } => {
+            ItemOf::Reasoning { text } => {
                 let parts: &[Value] =
-                    if text.is_empty() { &[] } else { &[json!({"type": told_as.part(), "text": text})] };
-                let (summary, content): (&[Value], &[Value]) = match told_as {
+                    if text.is_empty() { &[] } else { &[json!({"type": thoughts.part(), "text": text})] };
+                let (summary, content): (&[Value], &[Value]) = match thoughts {
                     ThoughtsAs::Content => (&[], parts),
                     ThoughtsAs::Summary => (parts, &[]),
                 };
