@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use aihost_plugin_api::task::TextEvent;
 use tokio::sync::{mpsc, oneshot};
 
 use super::api::{Answer, OutputMode, Submitted};
@@ -295,7 +296,8 @@ impl Delivering {
             return Some(LeaseEnd::Lost(waiting.clone(), failure.clone()));
         }
         let done = matches!(output, Output::Done(_));
-        if self.untouched && self.terms.delivery == OutputMode::Gathered && self.held.hold(&output) {
+        let may_wait = self.terms.delivery == OutputMode::Gathered || shows_nothing(&output);
+        if self.untouched && may_wait && self.held.hold(&output) {
             return None;
         }
         self.untouched = false;
@@ -314,6 +316,12 @@ impl Delivering {
         self.outputs.end();
         Some(LeaseEnd::Answered)
     }
+}
+
+/// Whether an output is of an answer's beginning, and no client sees it before the next one.
+fn shows_nothing(output: &Output) -> bool {
+    let Output::Event(json) = output else { return false };
+    matches!(serde_json::from_slice(json), Ok(TextEvent::Prompt { .. }))
 }
 
 /// Sets aside what a request needs; its plugin says what that is.
@@ -390,17 +398,24 @@ mod tests {
 
     /// Whether a worker that sent this and died leaves its request to be tried again.
     async fn is_lost_after(output: Output, delivery: OutputMode) -> bool {
+        let (ended, mut received) = ended_after(vec![output], delivery).await;
+        assert!(received.try_recv().is_ok(), "the client was not told");
+        matches!(ended, LeaseEnd::Lost(..))
+    }
+
+    /// What becomes of a request whose worker sends this and dies, and what its client is told.
+    async fn ended_after(sent: Vec<Output>, delivery: OutputMode) -> (LeaseEnd, mpsc::Receiver<Output>) {
         let (sender, outputs) = mpsc::channel(4);
-        let (client, mut received) = mpsc::channel(4);
-        sender.send(output).await.unwrap();
+        let (client, received) = mpsc::channel(4);
+        for output in sent {
+            sender.send(output).await.unwrap();
+        }
         sender.send(Output::Done(Err(silent()))).await.unwrap();
         let hour = Duration::from_secs(3600);
         let output = OutputLimits { first: hour, stall: hour };
         let terms = LeaseTerms { request_timeout: hour, stall_timeout: hour, output, delivery };
         let instance = Arc::new(SilentInstance(Mutex::new(Some(outputs))));
-        let ended = carry(Lease::new(RequestId(1), instance, Ask::Hold, terms), client).await;
-        assert!(received.try_recv().is_ok(), "the client was not told");
-        matches!(ended, LeaseEnd::Lost(..))
+        (carry(Lease::new(RequestId(1), instance, Ask::Hold, terms), client).await, received)
     }
 
     #[tokio::test]
@@ -409,6 +424,20 @@ mod tests {
         assert!(is_lost_after(Output::Progress { done: 1, total: 2 }, streamed).await);
         assert!(!is_lost_after(Output::Bytes(Bytes::from_static(b"pcm")), streamed).await);
         assert!(!is_lost_after(Output::Event(Bytes::from_static(b"{}")), streamed).await);
+    }
+
+    #[tokio::test]
+    async fn how_long_a_prompt_is_shows_nothing_of_the_answer() {
+        let prompt = Output::Event(Bytes::from_static(br#"{"type":"prompt","tokens":3,"cached":0}"#));
+        let text = Output::Event(Bytes::from_static(br#"{"type":"text","text":"a"}"#));
+        for (outputs, is_lost, told) in [(vec![prompt.clone()], true, 0), (vec![prompt, text], false, 3)] {
+            let (ended, mut received) = ended_after(outputs, OutputMode::Streamed).await;
+            let mut found = 0;
+            while received.try_recv().is_ok() {
+                found += 1;
+            }
+            assert_eq!((matches!(ended, LeaseEnd::Lost(..)), found), (is_lost, told));
+        }
     }
 
     #[tokio::test]

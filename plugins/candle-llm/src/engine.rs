@@ -2,14 +2,12 @@
 //!
 //! Requests are checked and tokenised on the caller's thread, then handed over; the step that ends one says so to its caller.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aihost_engine::files::Gguf;
 use aihost_engine::nn::decoder::DecoderConfig;
 use aihost_plugin_api::{
     Context, Engine, Error, ErrorKind, Job, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, ModelFacts, Plugin,
@@ -17,13 +15,13 @@ use aihost_plugin_api::{
 };
 
 use crate::batch::{Batch, Progress, SCORED_TOKENS, STEP_TOKENS};
-use crate::config;
+use crate::files::ModelFiles;
 use crate::model::{self, ModelBytes, Runner, StepLimits};
 use crate::options::{MAX_SLOTS, Options};
 use crate::sampler::Sampler;
 use crate::sequence::{Ending, Sequence, SequenceRequest};
 use crate::template::{ChatTemplate, PromptEnd};
-use crate::tokenizer::{FillIn, Tokenizer};
+use crate::tokenizer::Tokenizer;
 
 /// How often clients that could not keep up are looked after while nothing else is to do.
 const PAUSE_POLL: Duration = Duration::from_millis(2);
@@ -35,10 +33,11 @@ const MAX_COUNTED: usize = 8 << 20;
 const CACHED_CONTEXTS: usize = 4;
 
 /// What is known of a model before it is loaded.
-fn facts(config: &DecoderConfig, gguf: &Gguf, context: usize, template: Option<&str>) -> Result<ModelFacts> {
+fn facts(config: &DecoderConfig, files: &ModelFiles, context: usize, template: Option<&str>) -> Result<ModelFacts> {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let elements = |name| Ok(gguf.tensor(name)?.dimensions.iter().map(|n| *n as u64).product::<u64>());
-    let parameters = gguf.tensor_names().map(elements).sum::<Result<u64>>()?;
+    let tensors = files.tensors();
+    let elements = |dimensions: &[usize]| dimensions.iter().map(|n| *n as u64).product::<u64>();
+    let parameters: u64 = tensors.iter().map(|(_, info)| elements(&info.dimensions)).sum();
     let takes_tools = template
         .and_then(|source| ChatTemplate::compile(source, String::new(), String::new()).ok())
         .is_some_and(|template| template.takes_tools());
@@ -46,8 +45,7 @@ fn facts(config: &DecoderConfig, gguf: &Gguf, context: usize, template: Option<&
     if takes_tools {
         abilities.push("tools".to_owned());
     }
-    let vocabulary = gguf.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
-    if FillIn::find(gguf, &vocabulary)?.is_some() {
+    if files.fill_in()?.is_some() {
         abilities.push("fill_in".to_owned());
     }
     Ok(ModelFacts::default()
@@ -56,35 +54,11 @@ fn facts(config: &DecoderConfig, gguf: &Gguf, context: usize, template: Option<&
         .vocabulary(count(config.vocabulary))
         .embedding_length(count(config.hidden))
         .parameters(parameters)
-        .bytes(gguf.len() as u64)
-        .architecture(gguf.text("general.architecture")?.map(str::to_owned))
-        .quantization(gguf.integer("general.file_type")?.and_then(file_type).map(str::to_owned))
+        .bytes(tensors.len() as u64)
+        .architecture(files.architecture()?.map(str::to_owned))
+        .quantization(files.quantization()?)
         .chat_template(template.map(str::to_owned))
         .abilities(abilities))
-}
-
-/// What `general.file_type` stands for (llama.cpp's `llama_ftype`).
-fn file_type(number: u64) -> Option<&'static str> {
-    Some(match number {
-        0 => "F32",
-        1 => "F16",
-        2 => "Q4_0",
-        3 => "Q4_1",
-        7 => "Q8_0",
-        8 => "Q5_0",
-        9 => "Q5_1",
-        10 => "Q2_K",
-        11 => "Q3_K_S",
-        12 => "Q3_K_M",
-        13 => "Q3_K_L",
-        14 => "Q4_K_S",
-        15 => "Q4_K_M",
-        16 => "Q5_K_S",
-        17 => "Q5_K_M",
-        18 => "Q6_K",
-        32 => "BF16",
-        _ => return None,
-    })
 }
 
 /// The plugin, with the entry's options.
@@ -103,27 +77,26 @@ impl Plugin for LlmPlugin {
     }
 
     fn plan(&self, load: &LoadRequest) -> Result<MemoryPlan> {
-        let gguf = Gguf::open(load.file("model")?)?;
-        let config = config::read(&gguf)?;
-        let sizes = self.sizes(&load.device, &config, &gguf)?;
-        let template = self.options.chat_template.as_deref().or(gguf.text("tokenizer.chat_template")?);
+        let files = ModelFiles::open(load)?;
+        let config = files.config()?;
+        let sizes = self.sizes(&load.device, &config, &files)?;
+        let template = self.options.chat_template.as_deref().or(files.template()?);
         // What is wrong with them, the load says.
-        let facts = facts(&config, &gguf, sizes.context, template).unwrap_or_default();
+        let facts = facts(&config, &files, sizes.context, template).unwrap_or_default();
         Ok(sizes.plan().facts(facts))
     }
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<LlmEngine> {
-        let path: &Path = load.file("model")?;
-        let gguf = Arc::new(Gguf::open(path)?);
-        let config = config::read(&gguf)?;
-        let sizes = self.sizes(&load.device, &config, &gguf)?;
+        let files = Arc::new(ModelFiles::open(load)?);
+        let config = files.config()?;
+        let sizes = self.sizes(&load.device, &config, &files)?;
         let blocks = sizes.blocks_within(load.granted)?;
         let vocabulary = config.vocabulary;
-        let model = model::open(&load.device, &gguf, config, blocks)?;
+        let model = model::open(&load.device, &files, config, blocks)?;
         ctx.check()?;
-        let tokenizer = Tokenizer::open(&gguf, vocabulary)?;
+        let tokenizer = files.tokenizer(vocabulary)?;
         ctx.check()?;
-        let template = self.template(&gguf, &tokenizer)?;
+        let template = self.template(&files, &tokenizer)?;
         ctx.progress(sizes.bytes.weights, sizes.bytes.weights);
         let share_cache = self.options.share_cache;
         let parts = EngineParts { tokenizer: Arc::new(tokenizer), template, sizes, share_cache };
@@ -133,18 +106,18 @@ impl Plugin for LlmPlugin {
 }
 
 impl LlmPlugin {
-    fn sizes(&self, device: &str, config: &DecoderConfig, gguf: &Gguf) -> Result<Sizes> {
+    fn sizes(&self, device: &str, config: &DecoderConfig, files: &ModelFiles) -> Result<Sizes> {
         let context = self.options.context_for(config.context)?;
         let slots = self.options.slots.unwrap_or(MAX_SLOTS);
         // A step has a token of each sequence, and some of prompts.
         let rows = STEP_TOKENS.min(context) + slots;
         let limits = StepLimits { rows, wanted: slots.max(SCORED_TOKENS.min(context)), context };
         let cache_tokens = self.options.cache_tokens.unwrap_or(context.saturating_mul(CACHED_CONTEXTS));
-        let bytes = model::bytes(device, gguf, config, limits)?;
+        let bytes = model::bytes(device, files, config, limits)?;
         Ok(Sizes { bytes, context, cache_tokens: cache_tokens.max(context), slots })
     }
 
-    fn template(&self, gguf: &Gguf, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    fn template(&self, files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
         let (bos, eos) = tokenizer.bos_eos_texts();
         if let Some(source) = &self.options.chat_template {
             let compiled = ChatTemplate::compile(source, bos, eos);
@@ -152,11 +125,11 @@ impl LlmPlugin {
                 .map(Some)
                 .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options.chat_template: {e}")));
         }
-        let Some(source) = gguf.text("tokenizer.chat_template")? else { return Ok(None) };
+        let Some(source) = files.template()? else { return Ok(None) };
         let failed = |e| {
             Error::new(
                 ErrorKind::Unsupported,
-                format!("{}: {e}; set `chat_template` in the entry's options", gguf.name()),
+                format!("{}: {e}; set `chat_template` in the entry's options", files.name()),
             )
         };
         ChatTemplate::compile(source, bos, eos).map(Some).map_err(failed)

@@ -1,14 +1,16 @@
-//! Plugin `candle-llm`: Llama-family language models from GGUF files, on the CPU and, in a build with the feature `cuda`, on NVIDIA
+//! Plugin `candle-llm`: Llama-family language models from GGUF files and from Hugging Face's folders, on the CPU and, in a build with the feature `cuda`, on NVIDIA
 //! GPUs, where it has never run so far.
 //!
 //! A request goes [`engine`] -> [`tokenizer`] and [`template`] (text to ids) -> [`batch`] (which tokens pass together, by
 //! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
-//! `TextOutput`. [`config`] reads the model's shape, [`options`] what the user asked for.
+//! `TextOutput`. [`files`] opens a model: a GGUF file, whose shape [`config`] reads, or what [`hugging_face`] keeps; [`options`] is what the user asked for.
 
 pub mod batch;
 pub mod blocks;
 pub mod config;
 pub mod engine;
+pub mod files;
+pub mod hugging_face;
 pub mod model;
 pub mod options;
 pub mod sampler;
@@ -27,7 +29,7 @@ aihost_plugin_api::export_plugin! {
     plugin: LlmPlugin,
     id: "candle-llm",
     devices: ["cpu"],
-    formats: ["gguf"],
+    formats: ["gguf", "safetensors", "folder"],
     max_concurrency: 64,
     parks: true,
 }
@@ -37,7 +39,7 @@ aihost_plugin_api::export_plugin! {
     plugin: LlmPlugin,
     id: "candle-llm",
     devices: ["cpu", "cuda"],
-    formats: ["gguf"],
+    formats: ["gguf", "safetensors", "folder"],
     max_concurrency: 64,
     parks: true,
 }

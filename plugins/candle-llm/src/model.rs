@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use aihost_engine::candle::{CandleOps, dtype_on, locate, open as open_device};
 use aihost_engine::cpu::Cpu;
-use aihost_engine::files::Gguf;
 use aihost_engine::nn::decoder::{Decoder, DecoderConfig, weight_bytes, workspace_bytes};
 use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass};
 use aihost_plugin_api::{Error, Result};
 use candle_core::DType;
+
+use crate::files::ModelFiles;
 
 /// What the host calls its cores.
 const CPU: &str = "cpu";
@@ -68,18 +69,18 @@ pub struct StepLimits {
 ///
 /// # Errors
 /// `Unsupported` if there is no such device in this build.
-pub fn bytes(device: &str, file: &Gguf, config: &DecoderConfig, limits: StepLimits) -> Result<ModelBytes> {
+pub fn bytes(device: &str, files: &ModelFiles, config: &DecoderConfig, limits: StepLimits) -> Result<ModelBytes> {
     if device == CPU {
-        return sizes(&Cpu, file, config, limits);
+        return sizes(&Cpu, files, config, limits);
     }
     locate(device)?;
-    sizes(&CandleOps::planned(DType::BF16), file, config, limits)
+    sizes(&CandleOps::planned(DType::BF16), files, config, limits)
 }
 
-fn sizes<O: Ops>(ops: &O, file: &Gguf, config: &DecoderConfig, limits: StepLimits) -> Result<ModelBytes> {
+fn sizes<O: Ops>(ops: &O, files: &ModelFiles, config: &DecoderConfig, limits: StepLimits) -> Result<ModelBytes> {
     let StepLimits { rows, wanted, context } = limits;
     Ok(ModelBytes {
-        weights: weight_bytes(ops, file)?,
+        weights: weight_bytes(ops, files.tensors(), config.names),
         workspace: workspace_bytes(ops, config, rows, wanted, context),
         block: ops.block_bytes(config.cache()),
         is_mapped: ops.is_in_place(),
@@ -90,22 +91,27 @@ fn sizes<O: Ops>(ops: &O, file: &Gguf, config: &DecoderConfig, limits: StepLimit
 ///
 /// # Errors
 /// Those of [`Decoder::open`], and of the device.
-pub fn open(device: &str, file: &Arc<Gguf>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
+pub fn open(device: &str, files: &Arc<ModelFiles>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
     if device == CPU {
-        return on(Cpu, file, config, blocks);
+        return on(Cpu, files, config, blocks);
     }
     let device = open_device(locate(device)?)?;
     let dtype = dtype_on(&device)?;
-    on(CandleOps::new(device, dtype), file, config, blocks)
+    on(CandleOps::new(device, dtype), files, config, blocks)
 }
 
 /// A model over these operations, asleep.
 ///
 /// # Errors
 /// Those of [`Decoder::open`].
-pub fn on<O: Ops + Clone>(ops: O, file: &Arc<Gguf>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
-    let decoder = Decoder::open(ops.clone(), file, config.clone())?;
-    Ok(Box::new(OnDevice { ops, file: Arc::clone(file), config, blocks, decoder: Some(decoder), cache: None }))
+pub fn on<O: Ops + Clone>(
+    ops: O,
+    files: &Arc<ModelFiles>,
+    config: DecoderConfig,
+    blocks: usize,
+) -> Result<Box<dyn Runner>> {
+    let decoder = Decoder::open(ops.clone(), files.tensors(), config.clone())?;
+    Ok(Box::new(OnDevice { ops, files: Arc::clone(files), config, blocks, decoder: Some(decoder), cache: None }))
 }
 
 /// Blocks of the cache that a sequence of so many tokens takes.
@@ -115,7 +121,7 @@ pub fn blocks_of(tokens: usize) -> usize {
 
 struct OnDevice<O: Ops> {
     ops: O,
-    file: Arc<Gguf>,
+    files: Arc<ModelFiles>,
     config: DecoderConfig,
     blocks: usize,
     /// Absent while it is parked, if its weights take memory of the device.
@@ -146,7 +152,7 @@ impl<O: Ops + Clone> Runner for OnDevice<O> {
     fn wake(&mut self) -> Result<()> {
         let decoder = match self.decoder.take() {
             Some(decoder) => decoder,
-            None => Decoder::open(self.ops.clone(), &self.file, self.config.clone())?,
+            None => Decoder::open(self.ops.clone(), self.files.tensors(), self.config.clone())?,
         };
         let decoder = self.decoder.insert(decoder);
         if self.cache.is_none() {

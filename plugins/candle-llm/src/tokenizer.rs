@@ -1,20 +1,31 @@
-//! Text to token ids and back, from the vocabulary in a GGUF file.
+//! Text to token ids and back, from the vocabulary in a GGUF file or from a `tokenizer.json`.
 //!
-//! Byte-level BPE only. The pre-tokenizer is chosen by `tokenizer.ggml.pre` from a table of our own (patterns: llama.cpp's
+//! Byte-level BPE only. A GGUF file's pre-tokenizer is chosen by `tokenizer.ggml.pre` from a table of our own (patterns: llama.cpp's
 //! llama-vocab.cpp); an unknown name is an error, because a wrong pre-tokenizer gives almost right text.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use aihost_engine::files::Gguf;
 use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_support::panics::caught;
+use aihost_support::tokens;
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::models::ModelWrapper;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::{AddedToken, PreTokenizerWrapper, SplitDelimiterBehavior};
 
-/// `tokenizer.ggml.token_type` of tokens that steer the model and are no text.
+use crate::hugging_face::Specials;
+
+/// `tokenizer.ggml.token_type` of tokens that are text.
+const NORMAL: i32 = 1;
+/// The type of tokens that steer the model and are no text.
 const CONTROL: i32 = 3;
 /// The type of tokens that are text but are matched before everything else.
 const USER_DEFINED: i32 = 4;
@@ -26,6 +37,10 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 const QWEN2: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+/// Said where there is no `tokenizer.json`.
+const NEEDS_TOKENIZER: &str =
+    "a model of safetensors needs its tokenizer.json, under role `tokenizer` or beside its weights";
 
 /// Where metadata names the tokens of [`FillIn`]: newer and older files.
 const FILL_IN_KEYS: [[&str; 2]; 3] = [
@@ -41,7 +56,7 @@ const FILL_IN_TOKENS: [[&str; 3]; 4] = [
     ["<\u{ff5c}fim\u{2581}begin\u{ff5c}>", "<\u{ff5c}fim\u{2581}hole\u{ff5c}>", "<\u{ff5c}fim\u{2581}end\u{ff5c}>"],
 ];
 
-/// Bytes that are cut into words at a time: each byte takes some hundred while it is.
+/// Bytes that are cut into words at a time, where a text can be cut: each byte takes some hundred while it is.
 const WINDOW_BYTES: usize = 64 << 10;
 /// Bytes at the end of a window whose words may go on beyond it, beside the longest special token.
 const SLACK_BYTES: usize = 64;
@@ -49,6 +64,8 @@ const SLACK_BYTES: usize = 64;
 /// A model's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// Bytes that are cut into words at a time.
+    window_bytes: usize,
     /// Bytes of the longest special token.
     special_bytes: usize,
     pieces: Pieces,
@@ -68,22 +85,35 @@ pub struct FillIn {
 }
 
 impl FillIn {
-    /// Those that the metadata names, or that the vocabulary has under a name that models give them.
+    /// Those that a GGUF file's metadata names, or that its vocabulary has under a name that models give them.
     ///
     /// # Errors
     /// `CorruptFile` for metadata of another type.
-    pub fn find(gguf: &Gguf, tokens: &[&str]) -> Result<Option<Self>> {
-        let find = |part: usize| -> Result<Option<u32>> {
-            for key in FILL_IN_KEYS[part] {
-                if let Some(id) = gguf.integer(key)?.filter(|id| *id < tokens.len() as u64) {
-                    return Ok(Some(id as u32));
-                }
+    pub fn of_gguf(gguf: &Gguf) -> Result<Option<Self>> {
+        let tokens = gguf.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let mut told = [None; 3];
+        for (told, keys) in told.iter_mut().zip(FILL_IN_KEYS) {
+            for key in keys {
+                *told = told.or(gguf.integer(key)?.filter(|id| *id < tokens.len() as u64).map(|id| id as u32));
             }
-            let named = FILL_IN_TOKENS.iter().find_map(|names| tokens.iter().position(|token| *token == names[part]));
-            Ok(named.map(|id| id as u32))
-        };
-        let (prefix, suffix, middle) = (find(0)?, find(1)?, find(2)?);
-        Ok(prefix.zip(suffix).zip(middle).map(|((prefix, suffix), middle)| Self { prefix, suffix, middle }))
+        }
+        let place = |name: &str| tokens.iter().position(|token| *token == name).map(|id| id as u32);
+        Ok(Self::named(told, place))
+    }
+
+    /// Those among the added tokens of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// `MissingFile` and `CorruptFile` if it cannot be read.
+    pub fn of_json(path: &Path) -> Result<Option<Self>> {
+        let added = JsonParts::read(path)?.added_tokens;
+        let place = |name: &str| added.iter().find(|token| token.content == name).map(|token| token.id);
+        Ok(Self::named([None; 3], place))
+    }
+
+    fn named(told: [Option<u32>; 3], place: impl Fn(&str) -> Option<u32>) -> Option<Self> {
+        let find = |part: usize| told[part].or_else(|| FILL_IN_TOKENS.iter().find_map(|names| place(names[part])));
+        Some(Self { prefix: find(0)?, suffix: find(1)?, middle: find(2)? })
     }
 }
 
@@ -112,11 +142,11 @@ struct Pieces {
 }
 
 impl Tokenizer {
-    /// Builds the tokenizer of a model with `vocabulary` embeddings.
+    /// The tokenizer in a GGUF file of a model with `vocabulary` embeddings.
     ///
     /// # Errors
     /// `Unsupported` for another kind of tokenizer or an unknown pre-tokenizer, `CorruptFile` for a vocabulary that makes no sense.
-    pub fn open(gguf: &Gguf, vocabulary: usize) -> Result<Self> {
+    pub fn of_gguf(gguf: &Gguf, vocabulary: usize) -> Result<Self> {
         let unsupported = |what: String| Error::new(ErrorKind::Unsupported, format!("{}: {what}", gguf.name()));
         match gguf.text("tokenizer.ggml.model")? {
             Some("gpt2") => {}
@@ -142,7 +172,7 @@ impl Tokenizer {
             )));
         }
         let mut types = gguf.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
-        types.resize(tokens.len(), 1);
+        types.resize(tokens.len(), NORMAL);
         let merges = gguf.texts("tokenizer.ggml.merges")?.ok_or_else(|| need("tokenizer.ggml.merges"))?;
 
         let mut inner = tokenizers::Tokenizer::new(bpe(gguf, &tokens, &merges, rules.ignore_merges)?);
@@ -172,16 +202,68 @@ impl Tokenizer {
         };
         let (bos, eos) = (id("tokenizer.ggml.bos_token_id")?, id("tokenizer.ggml.eos_token_id")?);
         let mut ends: HashSet<u32> = eos.into_iter().chain(id("tokenizer.ggml.eot_token_id")?).collect();
-        ends.extend(
-            (0..)
-                .zip(&tokens)
-                .zip(&types)
-                .filter(|((_, t), kind)| **kind == CONTROL && ENDS.contains(*t))
-                .map(|((id, _), _)| id),
-        );
+        ends.extend(ending(&tokens, &types));
         let add_bos = gguf.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(rules.add_bos);
-        let fill_in = FillIn::find(gguf, &tokens)?;
-        Ok(Self { inner, special_bytes, pieces: Pieces::new(&tokens, &types), bos, eos, add_bos, ends, fill_in })
+        let fill_in = FillIn::of_gguf(gguf)?;
+        let pieces = Pieces::new(&tokens, &types);
+        let window_bytes = WINDOW_BYTES;
+        Ok(Self { inner, window_bytes, special_bytes, pieces, bos, eos, add_bos, ends, fill_in })
+    }
+
+    /// The tokenizer in a `tokenizer.json`, of a model with `vocabulary` embeddings: it may have fewer tokens.
+    ///
+    /// # Errors
+    /// `MissingFile` if there is none, `Unsupported` for another kind of tokenizer, `CorruptFile` for one that cannot be read or does
+    /// not fit the model.
+    pub fn of_json(path: &Path, specials: &Specials, vocabulary: usize) -> Result<Self> {
+        let parts = JsonParts::read(path)?;
+        let mut inner = tokens::open(path, NEEDS_TOKENIZER)?;
+        let ModelWrapper::BPE(model) = inner.get_model() else { return Err(parts.other_kind(path)) };
+        if !parts.is_byte_level() {
+            return Err(parts.other_kind(path));
+        }
+        // Its cache is per thread and outlives the model.
+        let mut model = model.clone();
+        model.resize_cache(0);
+        inner.with_model(model);
+
+        let mut texts = vec![String::new(); vocabulary];
+        // What has no token shows nothing.
+        let mut types = vec![CONTROL; vocabulary];
+        for (text, id) in inner.get_vocab(false) {
+            let (place, kind) = texts.get_mut(id as usize).zip(types.get_mut(id as usize)).ok_or_else(|| {
+                corrupt(path, format!("its token {id} is beyond the model's {vocabulary} embeddings"))
+            })?;
+            (*place, *kind) = (text, NORMAL);
+        }
+        let mut special_bytes = 0;
+        for (id, token) in inner.get_added_tokens_decoder() {
+            let Some((place, kind)) = texts.get_mut(id as usize).zip(types.get_mut(id as usize)) else { continue };
+            special_bytes = special_bytes.max(token.content.len());
+            (*place, *kind) = (token.content, if token.special { CONTROL } else { USER_DEFINED });
+        }
+        let named = |text: &Option<String>| text.as_ref().and_then(|text| inner.token_to_id(text));
+        let bos = named(&specials.bos).or(specials.bos_id).filter(|id| (*id as usize) < vocabulary);
+        let eos = named(&specials.eos).or_else(|| specials.ends.first().copied());
+        // What the file puts around a text is taken off: words are found by their places in the text alone.
+        let around = caught(|| inner.encode_fast("", true)).map_err(|why| corrupt(path, why))?;
+        let adds_bos = bos.is_some() && around.get_ids().first() == bos.as_ref();
+        inner.with_post_processor(None::<PostProcessorWrapper>);
+
+        let tokens: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut ends: HashSet<u32> = specials.ends.iter().copied().chain(eos).collect();
+        ends.extend(ending(&tokens, &types));
+        Ok(Self {
+            window_bytes: if parts.pads_texts() { usize::MAX } else { WINDOW_BYTES },
+            special_bytes,
+            pieces: Pieces::new(&tokens, &types),
+            bos,
+            eos,
+            add_bos: specials.add_bos.unwrap_or(adds_bos),
+            ends,
+            fill_in: FillIn::of_json(path)?,
+            inner,
+        })
     }
 
     /// The ids of `text`; special tokens in it are recognised, and a beginning-of-sequence token is put first if the model wants one.
@@ -191,7 +273,7 @@ impl Tokenizer {
 
     /// The same, but of a text with more than `most` ids only the beginning, as soon as that is known.
     pub fn encode_up_to(&self, text: &str, most: usize) -> Result<Encoded> {
-        self.encode_by(WINDOW_BYTES, text, most)
+        self.encode_by(self.window_bytes, text, most)
     }
 
     fn encode_by(&self, window_bytes: usize, text: &str, most: usize) -> Result<Encoded> {
@@ -309,6 +391,72 @@ impl Pieces {
     }
 }
 
+/// Control tokens that end a turn by their names.
+fn ending<'a>(tokens: &'a [&str], types: &'a [i32]) -> impl Iterator<Item = u32> + 'a {
+    let all = (0..).zip(tokens).zip(types);
+    all.filter(|((_, token), kind)| **kind == CONTROL && ENDS.contains(*token)).map(|((id, _), _)| id)
+}
+
+/// What of a `tokenizer.json` says what kind it is.
+#[derive(Deserialize)]
+struct JsonParts {
+    #[serde(default)]
+    added_tokens: Vec<JsonToken>,
+    pre_tokenizer: Option<Value>,
+    decoder: Option<Value>,
+    model: JsonModel,
+}
+
+#[derive(Deserialize)]
+struct JsonToken {
+    id: u32,
+    content: String,
+}
+
+#[derive(Deserialize)]
+struct JsonModel {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+impl JsonParts {
+    fn read(path: &Path) -> Result<Self> {
+        let json = tokens::read(path, NEEDS_TOKENIZER)?;
+        serde_json::from_slice(&json).map_err(|error| corrupt(path, error))
+    }
+
+    /// Whether its tokens are of bytes, as GPT-2's are.
+    fn is_byte_level(&self) -> bool {
+        self.decoder.as_ref().is_some_and(|decoder| steps(decoder, "decoders").any(|step| step["type"] == "ByteLevel"))
+    }
+
+    /// Whether a blank is put before a text, so that one that is cut would have several.
+    fn pads_texts(&self) -> bool {
+        let all = self.pre_tokenizer.as_ref();
+        all.is_some_and(|all| steps(all, "pretokenizers").any(|step| step["add_prefix_space"] == true))
+    }
+
+    fn other_kind(&self, path: &Path) -> Error {
+        let kind = self.model.kind.as_deref().unwrap_or("unnamed");
+        let message = format!(
+            "{}: the tokenizer is of the kind `{kind}` without bytes as tokens, and candle-llm knows byte-level BPE only",
+            path.display()
+        );
+        Error::new(ErrorKind::Unsupported, message)
+    }
+}
+
+/// The steps of a sequence of that name, or what is no sequence by itself.
+fn steps<'a>(of: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    let sequence = of[name].as_array();
+    let alone = if sequence.is_none() { Some(of) } else { None };
+    sequence.into_iter().flatten().chain(alone)
+}
+
+fn corrupt(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {why}; fetch it again", path.display()))
+}
+
 /// The character that stands for a byte in byte-level vocabularies (GPT-2's encoder.py): printable Latin-1 stands for itself,
 /// the other bytes for U+0100 and on.
 fn byte_char(byte: u8) -> char {
@@ -377,7 +525,7 @@ mod tests {
     use tokenizers::models::bpe::{BPE, Vocab};
     use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
 
-    use super::{Pieces, Tokenizer, byte_char, rules};
+    use super::{Pieces, Tokenizer, WINDOW_BYTES, byte_char, rules};
 
     /// A tokenizer of single bytes, a few pairs of them, and two special tokens.
     fn tiny(pre: &str) -> Tokenizer {
@@ -393,7 +541,18 @@ mod tests {
         let special = ["<|x|>", "<|begin_of_something|>"].map(|text| AddedToken::from(text, true).normalized(false));
         inner.add_special_tokens(special).expect("added");
         let (pieces, ends) = (Pieces::default(), HashSet::new());
-        Tokenizer { inner, special_bytes: 22, pieces, bos: None, eos: None, add_bos: false, ends, fill_in: None }
+        let window_bytes = WINDOW_BYTES;
+        Tokenizer {
+            inner,
+            window_bytes,
+            special_bytes: 22,
+            pieces,
+            bos: None,
+            eos: None,
+            add_bos: false,
+            ends,
+            fill_in: None,
+        }
     }
 
     /// Text of words, numbers, signs, blanks and special tokens, the same for the same seed.

@@ -1,19 +1,20 @@
 //! The real model, held against golden data from other implementations (tests/golden/llm/generate.py).
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use aihost_engine::candle::CandleOps;
 use aihost_engine::cpu::Cpu;
-use aihost_engine::files::Gguf;
 use aihost_engine::nn::decoder::Decoder;
 use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass, Span};
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{FinishReason, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob};
+use aihost_plugin_api::{
+    FinishReason, LoadRequest, Message, Sampling, TextEvent, TextInput, TextRequest, TokenLogprob,
+};
 use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
-use candle_llm::config;
+use candle_llm::files::ModelFiles;
 use candle_llm::sampler::argmax;
 use candle_llm::template::{ChatTemplate, PromptEnd};
 use candle_llm::tokenizer::Tokenizer;
@@ -41,6 +42,12 @@ fn golden<T: for<'a> Deserialize<'a>>(name: &str) -> T {
         .expect("golden data is valid")
 }
 
+/// The model, opened.
+fn model_files() -> ModelFiles {
+    let load = LoadRequest::new("cpu", [("model".to_owned(), model_file())].into());
+    ModelFiles::open(&load).expect("opens")
+}
+
 struct Parts {
     model: Decoder<Cpu>,
     tokenizer: Tokenizer,
@@ -50,11 +57,11 @@ struct Parts {
 fn parts() -> &'static Parts {
     static PARTS: OnceLock<Parts> = OnceLock::new();
     PARTS.get_or_init(|| {
-        let gguf = Gguf::open(&model_file()).expect("opens");
-        let model = Decoder::open(Cpu, &gguf, config::read(&gguf).expect("a llama")).expect("opens");
-        let tokenizer = Tokenizer::open(&gguf, model.config().vocabulary).expect("opens");
+        let files = model_files();
+        let model = Decoder::open(Cpu, files.tensors(), files.config().expect("a llama")).expect("opens");
+        let tokenizer = files.tokenizer(model.config().vocabulary).expect("opens");
         let (bos, eos) = tokenizer.bos_eos_texts();
-        let source = gguf.text("tokenizer.chat_template").expect("text").expect("has a template");
+        let source = files.template().expect("text").expect("has a template");
         Parts { model, tokenizer, template: ChatTemplate::compile(source, bos, eos).expect("compiles") }
     })
 }
@@ -192,8 +199,8 @@ fn speed() {
 }
 
 /// Natural-log probabilities of the vocabulary behind a prompt.
-fn logprobs_behind<O: Ops + Clone>(ops: O, file: &std::sync::Arc<Gguf>, prompt: &[u32]) -> Vec<f32> {
-    let mut model = candle_llm::model::on(ops, file, config::read(file).expect("a llama"), 4).expect("opens");
+fn logprobs_behind<O: Ops + Clone>(ops: O, file: &Arc<ModelFiles>, prompt: &[u32]) -> Vec<f32> {
+    let mut model = candle_llm::model::on(ops, file, file.config().expect("a llama"), 4).expect("opens");
     model.wake().expect("memory");
     // In two pieces, the second of one token, over blocks in an order of their own.
     let blocks = [2, 0, 3, 1];
@@ -211,7 +218,7 @@ fn logprobs_behind<O: Ops + Clone>(ops: O, file: &std::sync::Arc<Gguf>, prompt: 
 /// The same model over the operations of both.
 #[test]
 fn both_devices_compute_the_same_model() {
-    let file = std::sync::Arc::new(Gguf::open(&model_file()).expect("opens"));
+    let file = Arc::new(model_files());
     let tokenizer = &parts().tokenizer;
     for (text, dtypes) in [
         ("The capital of France is", &[(DType::F32, 0.03), (DType::F16, 0.05), (DType::BF16, 0.5)][..]),

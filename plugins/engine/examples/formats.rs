@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     let gguf = gguf?;
     let mut measured = Vec::new();
     for kind in kinds {
-        match Linear::open(&gguf, &kind.to_string(), rows, columns) {
+        match Linear::open(gguf.tensors(), &kind.to_string(), rows, columns) {
             Ok(linear) => measured.push((kind, linear, [const { Vec::new() }; BATCHES.len()])),
             Err(e) => println!("{kind}: {e}"),
         }

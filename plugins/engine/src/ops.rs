@@ -2,7 +2,7 @@
 
 use aihost_plugin_api::Result;
 
-use crate::files::Gguf;
+use crate::files::Tensors;
 
 /// Tokens of a block of a [cache](Ops::Cache).
 pub const BLOCK_TOKENS: usize = 16;
@@ -29,13 +29,13 @@ pub trait Ops: Send + Sync + 'static {
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
-    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self::Table>;
+    fn table(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Self::Table>;
 
     /// A matrix of a file.
     ///
     /// # Errors
     /// `CorruptFile` if it is missing or of another shape, `Unsupported` if its type is not read.
-    fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self::Matrix>;
+    fn matrix(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Self::Matrix>;
 
     /// A vector.
     fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
@@ -79,10 +79,7 @@ pub trait Ops: Send + Sync + 'static {
     fn is_in_place(&self) -> bool;
 
     /// Bytes that the weights of a file take where they are used; `tables` are tensors of which only rows are read.
-    ///
-    /// # Errors
-    /// `CorruptFile` if the file has none of them.
-    fn weight_bytes(&self, file: &Gguf, tables: &[&str]) -> Result<u64>;
+    fn weight_bytes(&self, file: &Tensors, tables: &[&str]) -> u64;
 
     /// Bytes of activations.
     fn tensor_bytes(&self, rows: usize, width: usize) -> u64;

@@ -1,9 +1,10 @@
 //! A loaded checkpoint: tokenizer, text encoder, decoder and codec, and the loop that makes codes of a prompt.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aihost_engine::finite;
 use aihost_plugin_api::{Error, LoadRequest, Result};
+use aihost_support::roles::beside;
 use aihost_support::t5::T5Encoder;
 use aihost_support::tokens;
 use aihost_support::weights::Weights;
@@ -36,10 +37,11 @@ impl Files {
     /// # Errors
     /// [`aihost_plugin_api::ErrorKind::MissingFile`] if there is no role `model`.
     pub fn of(load: &LoadRequest) -> Result<Self> {
-        let weights = load.file("model")?.to_owned();
-        let folder = if weights.is_dir() { weights.as_path() } else { weights.parent().unwrap_or(Path::new("")) };
-        let beside = |role: &str, name: &str| load.files.get(role).cloned().unwrap_or_else(|| folder.join(name));
-        Ok(Self { config: beside("config", "config.json"), tokenizer: beside("tokenizer", "tokenizer.json"), weights })
+        Ok(Self {
+            weights: load.file("model")?.to_owned(),
+            config: beside(load, "config", "config.json")?,
+            tokenizer: beside(load, "tokenizer", "tokenizer.json")?,
+        })
     }
 }
 

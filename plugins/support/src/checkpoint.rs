@@ -6,17 +6,16 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aihost_engine::candle::block_type;
-use aihost_engine::files::{Gguf, TensorType, map};
+use aihost_engine::files::shards::checkpoint;
+use aihost_engine::files::tensors::is_gguf;
+use aihost_engine::files::{TensorType, Tensors};
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use safetensors::{Dtype, SafeTensors};
 
 use crate::dense::{Bytes, Dense, Residency, StorageType};
-use crate::weights;
 
 /// Bytes brought into memory between two looks at whether to go on.
 const PRELOAD: usize = 64 << 20;
@@ -73,17 +72,29 @@ impl Checkpoint {
     /// [`ErrorKind::MissingFile`] if there is no checkpoint, [`ErrorKind::CorruptFile`] if a header cannot be read,
     /// [`ErrorKind::Unsupported`] if it is of another kind.
     pub fn open(path: &Path, residency: Residency) -> Result<Self> {
+        let file = Tensors::open(path)?;
+        let mut streamed: BTreeMap<&Path, Arc<File>> = BTreeMap::new();
         let mut tensors = BTreeMap::new();
-        let first = weights::checkpoint(path)?;
-        let blocks = is_gguf(&first);
-        if blocks {
-            gguf(&first, residency, &mut tensors)?;
-        } else {
-            for file in weights::shards(&first)? {
-                safetensors(&file, residency, &mut tensors)?;
-            }
+        for (name, info) in file.iter() {
+            let bytes = match residency {
+                Residency::Resident => Bytes::Mapped(Arc::clone(file.map(info))),
+                Residency::Streamed => Bytes::Streamed(match streamed.entry(file.path(info)) {
+                    Entry::Occupied(opened) => Arc::clone(opened.get()),
+                    Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(reopened(file.path(info))?))),
+                }),
+            };
+            let stored = storage(info.dtype).ok_or_else(|| {
+                let message = format!(
+                    "{}: the tensor {name} is {}, which is not read here; use a usual quantisation such as Q4_1, Q4_K or Q8_0",
+                    path.display(),
+                    info.dtype
+                );
+                Error::new(ErrorKind::Unsupported, message)
+            })?;
+            let shape = info.dimensions.iter().rev().copied().collect();
+            tensors.insert(name.to_owned(), TensorEntry { bytes, at: info.range.start as u64, stored, shape });
         }
-        Ok(Self { path: path.to_owned(), tensors, blocks })
+        Ok(Self { path: path.to_owned(), tensors, blocks: is_gguf(&checkpoint(path)?) })
     }
 
     /// Whether it is a GGUF file, whose tensors other tools may have renamed.
@@ -225,76 +236,17 @@ impl Layers for Renamed<'_> {
     }
 }
 
-fn safetensors(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
-    let corrupt = |what: &dyn std::fmt::Display| {
-        Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {what}; fetch it again", path.display()))
-    };
-    let missing = |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-    let map = Arc::new(map::map_file(path)?);
-    let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|error| corrupt(&error))?;
-    let bytes = match residency {
-        Residency::Resident => Bytes::Mapped(Arc::clone(&map)),
-        Residency::Streamed => Bytes::Streamed(Arc::new(File::open(path).map_err(missing)?)),
-    };
-    for (name, info) in metadata.tensors() {
-        let stored = match info.dtype {
-            Dtype::F32 => StorageType::F32,
-            Dtype::F16 => StorageType::F16,
-            Dtype::BF16 => StorageType::Bf16,
-            // Positions and the like; a layer that asks for one is told that it is missing.
-            _ => continue,
-        };
-        if map::elements(info.shape.iter().map(|size| *size as u64)).is_none() {
-            return Err(corrupt(&format!("the tensor `{name}` is impossibly large")));
-        }
-        let at = (8 + header + info.data_offsets.0) as u64;
-        let entry = TensorEntry { bytes: bytes.clone(), at, stored, shape: info.shape.clone() };
-        if tensors.insert(name.clone(), entry).is_some() {
-            return Err(corrupt(&format!("the tensor `{name}` is in two files")));
-        }
-    }
-    Ok(())
+fn reopened(path: &Path) -> Result<File> {
+    File::open(path)
+        .map_err(|error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display())))
 }
 
-/// Whether a file is of that format, whatever it is called.
-fn is_gguf(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
-}
-
-fn gguf(path: &Path, residency: Residency, tensors: &mut BTreeMap<String, TensorEntry>) -> Result<()> {
-    let file = Gguf::open(path)?;
-    let mut streamed: BTreeMap<&Path, Arc<File>> = BTreeMap::new();
-    for name in file.tensor_names() {
-        let info = file.tensor(name)?;
-        let bytes = match residency {
-            Residency::Resident => Bytes::Mapped(Arc::clone(file.map(info))),
-            Residency::Streamed => {
-                let path = file.path(info);
-                let missing =
-                    |error| Error::new(ErrorKind::MissingFile, format!("cannot open {}: {error}", path.display()));
-                let opened = match streamed.entry(path) {
-                    Entry::Occupied(entry) => Arc::clone(entry.get()),
-                    Entry::Vacant(entry) => Arc::clone(entry.insert(Arc::new(File::open(path).map_err(missing)?))),
-                };
-                Bytes::Streamed(opened)
-            }
-        };
-        let stored = match info.dtype {
-            TensorType::F32 => StorageType::F32,
-            TensorType::F16 => StorageType::F16,
-            TensorType::Bf16 => StorageType::Bf16,
-            block => StorageType::Quantised(block_type(block).ok_or_else(|| {
-                let message = format!(
-                    "{}: the tensor {name} is {block}, which is not read here; use a usual quantisation such as Q4_1, Q4_K or Q8_0",
-                    path.display()
-                );
-                Error::new(ErrorKind::Unsupported, message)
-            })?),
-        };
-        let shape = info.dimensions.iter().rev().copied().collect();
-        let entry = TensorEntry { bytes, at: info.range.start as u64, stored, shape };
-        tensors.insert(name.to_owned(), entry);
-    }
-    Ok(())
+/// What a type is here; `None` if products with it are not.
+fn storage(dtype: TensorType) -> Option<StorageType> {
+    Some(match dtype {
+        TensorType::F32 => StorageType::F32,
+        TensorType::F16 => StorageType::F16,
+        TensorType::Bf16 => StorageType::Bf16,
+        block => StorageType::Quantised(block_type(block)?),
+    })
 }

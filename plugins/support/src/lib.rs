@@ -15,6 +15,7 @@ pub mod device;
 pub mod gemm;
 pub mod panics;
 mod pickle;
+pub mod roles;
 pub mod t5;
 pub mod tokens;
 pub mod weights;

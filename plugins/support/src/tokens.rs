@@ -25,29 +25,39 @@ struct Parts {
     post_processor: Option<Value>,
 }
 
+/// The bytes of a tokenizer's file.
+///
+/// # Errors
+/// [`ErrorKind::MissingFile`] if there is none, [`ErrorKind::CorruptFile`] if it cannot be read.
+pub fn read(path: &Path, what_for: &str) -> Result<Vec<u8>> {
+    if !path.is_file() {
+        let text = format!("{} does not exist; {what_for}", path.display());
+        return Err(Error::new(ErrorKind::MissingFile, text));
+    }
+    let bytes = path.metadata().map_err(|e| corrupt(path, &e))?.len();
+    if bytes > FILE_BYTES {
+        return Err(corrupt(path, &format!("it has {bytes} bytes, of at most {FILE_BYTES}")));
+    }
+    std::fs::read(path).map_err(|e| corrupt(path, &e))
+}
+
 /// Opens a tokenizer. It neither pads nor cuts: the length is the encoder's business.
 ///
 /// # Errors
 /// [`ErrorKind::MissingFile`] if there is none, [`ErrorKind::CorruptFile`] if it cannot be read, or would make a text too long.
 pub fn open(path: &Path, what_for: &str) -> Result<Tokenizer> {
-    let corrupt = |error: &dyn std::fmt::Display| {
-        Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {error}", path.display()))
-    };
-    if !path.is_file() {
-        let text = format!("{} does not exist; {what_for}", path.display());
-        return Err(Error::new(ErrorKind::MissingFile, text));
-    }
-    let bytes = path.metadata().map_err(|e| corrupt(&e))?.len();
-    if bytes > FILE_BYTES {
-        return Err(corrupt(&format!("it has {bytes} bytes, of at most {FILE_BYTES}")));
-    }
-    let json = std::fs::read(path).map_err(|e| corrupt(&e))?;
+    let corrupt = |error: &dyn std::fmt::Display| corrupt(path, error);
+    let json = read(path, what_for)?;
     let parts: Parts = serde_json::from_slice(&json).map_err(|e| corrupt(&e))?;
     parts.check().map_err(|e| corrupt(&e))?;
     let mut tokenizer = caught(|| Tokenizer::from_bytes(&json)).map_err(|e| corrupt(&e))?;
     tokenizer.with_padding(None);
     tokenizer.with_truncation(None).map_err(Error::internal)?;
     Ok(tokenizer)
+}
+
+fn corrupt(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::CorruptFile, format!("{} cannot be read: {error}", path.display()))
 }
 
 /// The ids of the beginning of a text, with what the file puts around it.

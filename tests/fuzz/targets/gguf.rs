@@ -26,11 +26,14 @@ pub(super) fn run(input: &[u8]) {
         assert!(Checkpoint::open(&path, Residency::Resident).is_err(), "one reader takes what the other refuses");
         return;
     };
-    for name in gguf.tensor_names() {
-        let info = gguf.tensor(name).expect("a name has a tensor");
-        assert!(info.range.start <= info.range.end && info.range.end <= gguf.len(), "{name} lies outside of its file");
+    let tensors = gguf.tensors();
+    for (name, info) in tensors.iter() {
+        assert!(
+            info.range.start <= info.range.end && info.range.end <= tensors.len(),
+            "{name} lies outside of its file"
+        );
         if let [count] = info.dimensions[..]
-            && let Ok(values) = gguf.vector(name, count)
+            && let Ok(values) = tensors.vector(name, count)
         {
             assert_eq!(values.len(), count);
         }
@@ -42,8 +45,8 @@ pub(super) fn run(input: &[u8]) {
     if let Ok(config) = config::read(&gguf) {
         let workspace = workspace_bytes(&Cpu, &config, CONTEXT, CONTEXT, CONTEXT);
         assert!(Cpu.block_bytes(config.cache()) > 0 && workspace > 0, "a model that takes nothing");
-        assert!(weight_bytes(&Cpu, &gguf).is_ok_and(|bytes| bytes > 0));
-        let _ = Decoder::open(Cpu, &gguf, config);
+        assert!(weight_bytes(&Cpu, tensors, config.names) > 0);
+        let _ = Decoder::open(Cpu, tensors, config);
     }
 }
 
@@ -51,7 +54,7 @@ pub(super) fn run(input: &[u8]) {
 fn words(gguf: &Gguf) {
     let Ok(Some(tokens)) = gguf.texts("tokenizer.ggml.tokens") else { return };
     let count = tokens.len();
-    let Ok(tokenizer) = Tokenizer::open(gguf, count) else { return };
+    let Ok(tokenizer) = Tokenizer::of_gguf(gguf, count) else { return };
     assert_eq!(tokenizer.vocabulary(), count);
     for text in TEXTS {
         let Ok(ids) = tokenizer.encode(text) else { continue };

@@ -10,7 +10,7 @@ use candle_nn::{ops, rotary_emb};
 
 use super::Failure;
 use crate::cpu::Linear;
-use crate::files::{Gguf, TensorType};
+use crate::files::{TensorType, Tensors};
 use crate::ops::{Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, Span};
 
 /// Rows from which on candle widens quantised weights for a product, instead of multiplying with them as they are.
@@ -110,12 +110,12 @@ impl Ops for CandleOps {
     type Angles = [Tensor; 2];
     type Cache = KvCache;
 
-    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+    fn table(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         // Few rows are read at a time: it stays in its file.
         Linear::open(file, name, rows, columns)
     }
 
-    fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
+    fn matrix(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
         let linear = Linear::open(file, name, rows, columns)?;
         let info = file.tensor(name)?;
         let placed = || -> Result<Matrix, Failure> {
@@ -253,16 +253,14 @@ impl Ops for CandleOps {
         false
     }
 
-    fn weight_bytes(&self, file: &Gguf, tables: &[&str]) -> Result<u64> {
-        let on_device = file.tensor_names().filter(|name| !tables.contains(name));
-        on_device
-            .map(|name| {
-                let info = file.tensor(name)?;
-                let elements: usize = info.dimensions.iter().product();
-                let is_kept = info.dimensions.len() > 1 && self.kept(info.dtype).is_some();
-                Ok(if is_kept { info.range.len() as u64 } else { elements as u64 * self.size() })
-            })
-            .sum()
+    fn weight_bytes(&self, file: &Tensors, tables: &[&str]) -> u64 {
+        let on_device = file.iter().filter(|(name, _)| !tables.contains(name));
+        let bytes = on_device.map(|(_, info)| {
+            let elements: usize = info.dimensions.iter().product();
+            let is_kept = info.dimensions.len() > 1 && self.kept(info.dtype).is_some();
+            if is_kept { info.range.len() as u64 } else { elements as u64 * self.size() }
+        });
+        bytes.sum()
     }
 
     fn tensor_bytes(&self, rows: usize, width: usize) -> u64 {

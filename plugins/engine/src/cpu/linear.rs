@@ -10,7 +10,7 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 
 use super::kernels::{self, Activations, BLOCK, InstructionSet, Q16Rows, Weights, scalar};
-use crate::files::{Gguf, TensorType};
+use crate::files::{TensorType, Tensors};
 
 /// Pieces a product is cut into, per thread: enough that a thread that was interrupted does not hold up the others.
 const PIECES_PER_THREAD: usize = 4;
@@ -33,14 +33,14 @@ impl Linear {
     /// # Errors
     /// [`ErrorKind::CorruptFile`](aihost_plugin_api::ErrorKind) if it is missing, of another shape or of another size than its shape has, or if its rows are no
     /// whole number of blocks.
-    pub fn open(gguf: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Self> {
-        let info = gguf.tensor(name)?;
+    pub fn open(tensors: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Self> {
+        let info = tensors.tensor(name)?;
         if info.dimensions != [columns, rows] {
-            return Err(gguf.wrong_shape(name, &info.dimensions, &[columns, rows]));
+            return Err(tensors.wrong_shape(name, &info.dimensions, &[columns, rows]));
         }
         let linear =
-            Self { map: Arc::clone(gguf.map(info)), range: info.range.clone(), dtype: info.dtype, rows, columns };
-        linear.check().map_err(|what| gguf.corrupt(format!("the tensor {name} {what}; convert the model again")))?;
+            Self { map: Arc::clone(tensors.map(info)), range: info.range.clone(), dtype: info.dtype, rows, columns };
+        linear.check().map_err(|what| tensors.corrupt(format!("the tensor {name} {what}; convert the model again")))?;
         Ok(linear)
     }
 

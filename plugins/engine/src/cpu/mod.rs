@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 pub use linear::{Linear, project};
 
-use crate::files::Gguf;
+use crate::files::Tensors;
 use crate::ops::{Attention, CacheShape, Ops, RotaryOrder};
 use cache::KvCache;
 
@@ -61,11 +61,11 @@ impl Ops for Cpu {
     type Angles = (Vec<[f32; 2]>, usize);
     type Cache = KvCache;
 
-    fn table(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+    fn table(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         Linear::open(file, name, rows, columns)
     }
 
-    fn matrix(&self, file: &Gguf, name: &str, rows: usize, columns: usize) -> Result<Linear> {
+    fn matrix(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         Linear::open(file, name, rows, columns)
     }
 
@@ -148,8 +148,8 @@ impl Ops for Cpu {
         true
     }
 
-    fn weight_bytes(&self, file: &Gguf, _tables: &[&str]) -> Result<u64> {
-        Ok(file.len() as u64)
+    fn weight_bytes(&self, file: &Tensors, _tables: &[&str]) -> u64 {
+        file.len() as u64
     }
 
     fn tensor_bytes(&self, rows: usize, width: usize) -> u64 {

@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
-use memmap2::{Advice, Mmap};
 
 use super::map;
 use super::tensor_type::TensorType;
+use super::tensors::{Part, TensorInfo, Tensors};
 
 /// Most dimensions of a tensor that ggml knows.
 const MAX_DIMENSIONS: u32 = 4;
@@ -23,22 +22,12 @@ const MAX_ALIGNMENT: u64 = 1 << 20;
 /// Most parts that a split model is believed to have.
 const MAX_PARTS: u64 = 999;
 
-/// An open GGUF file, or all parts of a split one. Cheap parts are parsed, weights stay in the map.
+/// An open GGUF file, or all parts of a split one.
 #[derive(Debug)]
 pub struct Gguf {
-    /// The first part, which has the metadata.
-    first: Part,
-    /// The other parts, in order.
-    rest: Vec<Part>,
-    name: String,
-    header: Header,
-}
-
-/// One file.
-#[derive(Clone, Debug)]
-struct Part {
-    map: Arc<Mmap>,
-    path: PathBuf,
+    /// Of the first part.
+    metadata: BTreeMap<String, Value>,
+    tensors: Tensors,
 }
 
 /// What stands before the weights.
@@ -46,19 +35,6 @@ struct Part {
 struct Header {
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
-}
-
-/// Where a tensor lies and what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
-    /// Sizes in the order of the file: the contiguous one first.
-    pub dimensions: Vec<usize>,
-    /// The element or block type.
-    pub dtype: TensorType,
-    /// Bytes within its file.
-    pub range: Range<usize>,
-    /// Which part of a split model it is in, from 0.
-    pub part: usize,
 }
 
 /// A metadata value. Strings and arrays stay in the file.
@@ -96,8 +72,9 @@ impl Gguf {
     /// [`ErrorKind::MissingFile`] if it cannot be opened, [`ErrorKind::CorruptFile`] if it is no sound GGUF file,
     /// [`ErrorKind::Unsupported`] for a version or tensor type that this reader does not know.
     pub fn open(path: &Path) -> Result<Self> {
-        let (first, header) = part(path)?;
-        let mut gguf = Self { first, rest: Vec::new(), name: path.display().to_string(), header };
+        let (part, Header { metadata, tensors }) = read(path)?;
+        let mut gguf = Self { metadata, tensors: Tensors::of(path) };
+        gguf.tensors.add(part, tensors)?;
         let count = match gguf.integer("split.count")? {
             None | Some(0 | 1) => return Ok(gguf),
             Some(count) if count <= MAX_PARTS => count,
@@ -128,12 +105,12 @@ impl Gguf {
         if !path.is_file() {
             let message = format!(
                 "{}: it is the first of {count} parts, and part {number} is missing: {} must lie beside it",
-                self.name,
+                self.name(),
                 path.display()
             );
             return Err(Error::new(ErrorKind::MissingFile, message));
         }
-        let (part, header) = part(&path)?;
+        let (part, header) = read(&path)?;
         let told = match header.metadata.get("split.no") {
             Some(Value::Unsigned(told)) => Some(*told + 1),
             _ => None,
@@ -141,101 +118,27 @@ impl Gguf {
         if told != Some(number) {
             return Err(self.corrupt(format!("{} is not its part {number} of {count}; fetch it again", path.display())));
         }
-        self.rest.push(part);
-        for (name, mut info) in header.tensors {
-            info.part = self.rest.len();
-            if self.header.tensors.contains_key(&name) {
-                return Err(self.corrupt(format!("the tensor {name} is in two parts; fetch them again")));
-            }
-            self.header.tensors.insert(name, info);
-        }
-        Ok(())
+        self.tensors.add(part, header.tensors)
+    }
+
+    /// The weights.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// The weights, without the metadata.
+    pub fn into_tensors(self) -> Tensors {
+        self.tensors
     }
 
     /// The path, for messages.
     pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Bytes of the file, or of all parts.
-    pub fn len(&self) -> usize {
-        [&self.first].into_iter().chain(&self.rest).map(|part| part.map.len()).sum()
-    }
-
-    /// Whether the file has no bytes; never true of one that was opened.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The map of the part that a tensor is in, to hold on to.
-    pub fn map(&self, tensor: &TensorInfo) -> &Arc<Mmap> {
-        &self.part(tensor).map
-    }
-
-    /// The file that a tensor is in.
-    pub fn path(&self, tensor: &TensorInfo) -> &Path {
-        &self.part(tensor).path
-    }
-
-    fn part(&self, tensor: &TensorInfo) -> &Part {
-        tensor.part.checked_sub(1).and_then(|other| self.rest.get(other)).unwrap_or(&self.first)
-    }
-
-    /// A tensor by its name.
-    ///
-    /// # Errors
-    /// [`ErrorKind::CorruptFile`] if it is not there.
-    pub fn tensor(&self, tensor: &str) -> Result<&TensorInfo> {
-        self.header
-            .tensors
-            .get(tensor)
-            .ok_or_else(|| self.corrupt(format!("the tensor {tensor} is missing; convert the model again")))
-    }
-
-    /// Whether the file has this tensor.
-    pub fn has_tensor(&self, tensor: &str) -> bool {
-        self.header.tensors.contains_key(tensor)
-    }
-
-    /// All tensors' names.
-    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
-        self.header.tensors.keys().map(String::as_str)
-    }
-
-    /// A one-dimensional tensor of `len` elements as f32, copied.
-    ///
-    /// # Errors
-    /// [`ErrorKind::CorruptFile`] if it is missing or of another shape, [`ErrorKind::Unsupported`] if it is not f32, f16 or bf16.
-    pub fn vector(&self, tensor: &str, len: usize) -> Result<Vec<f32>> {
-        let info = self.tensor(tensor)?;
-        if info.dimensions != [len] {
-            return Err(self.wrong_shape(tensor, &info.dimensions, &[len]));
-        }
-        let bytes = &self.map(info)[info.range.clone()];
-        Ok(match info.dtype {
-            TensorType::F32 => bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            TensorType::F16 => bytes.as_chunks::<2>().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-            TensorType::Bf16 => {
-                bytes.as_chunks::<2>().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect()
-            }
-            other => {
-                let message =
-                    format!("{}: the tensor {tensor} is {other}, and a vector must be F32, F16 or BF16", self.name);
-                return Err(Error::new(ErrorKind::Unsupported, message));
-            }
-        })
-    }
-
-    /// The error for a tensor of the wrong shape.
-    pub fn wrong_shape(&self, tensor: &str, found: &[usize], wanted: &[usize]) -> Error {
-        self.corrupt(format!(
-            "the tensor {tensor} has shape {found:?} and should have {wanted:?}; convert the model again"
-        ))
+        self.tensors.name()
     }
 
     /// [`ErrorKind::CorruptFile`] with the file's name before the message.
     pub fn corrupt(&self, message: impl AsRef<str>) -> Error {
-        Error::new(ErrorKind::CorruptFile, format!("{}: {}", self.name, message.as_ref()))
+        self.tensors.corrupt(message)
     }
 
     /// A whole number that is not negative; `None` if the key is absent.
@@ -243,7 +146,7 @@ impl Gguf {
     /// # Errors
     /// [`ErrorKind::CorruptFile`] if the key holds something else, as for the readers below.
     pub fn integer(&self, key: &str) -> Result<Option<u64>> {
-        match self.header.metadata.get(key) {
+        match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Unsigned(value)) => Ok(Some(*value)),
             Some(Value::Signed(value)) if *value >= 0 => Ok(Some(value.unsigned_abs())),
@@ -253,7 +156,7 @@ impl Gguf {
 
     /// A number, with a fraction or without; `None` if the key is absent.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
-        match self.header.metadata.get(key) {
+        match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Float(value)) => Ok(Some(*value)),
             Some(Value::Unsigned(value)) => Ok(Some(*value as f64)),
@@ -264,7 +167,7 @@ impl Gguf {
 
     /// A boolean; `None` if the key is absent.
     pub fn flag(&self, key: &str) -> Result<Option<bool>> {
-        match self.header.metadata.get(key) {
+        match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),
             Some(_) => Err(self.wrong_kind(key, "true or false")),
@@ -273,7 +176,7 @@ impl Gguf {
 
     /// A string; `None` if the key is absent.
     pub fn text(&self, key: &str) -> Result<Option<&str>> {
-        match self.header.metadata.get(key) {
+        match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::String(range)) => self.utf8(key, range.clone()).map(Some),
             Some(_) => Err(self.wrong_kind(key, "a string")),
@@ -283,7 +186,7 @@ impl Gguf {
     /// A list of strings; `None` if the key is absent.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         let Some((count, data)) = self.array(key, kind::STRING, "a list of strings")? else { return Ok(None) };
-        let mut cursor = Cursor { bytes: &self.first.map[..data.end], at: data.start };
+        let mut cursor = Cursor { bytes: &self.tensors.first()[..data.end], at: data.start };
         let mut out = Vec::with_capacity(count.min(data.len() / 8));
         for _ in 0..count {
             out.push(self.utf8(key, cursor.string()?)?);
@@ -294,17 +197,17 @@ impl Gguf {
     /// A list of 32-bit signed numbers.
     pub fn integers(&self, key: &str) -> Result<Option<Vec<i32>>> {
         let Some((_, data)) = self.array(key, kind::I32, "a list of 32-bit numbers")? else { return Ok(None) };
-        Ok(Some(self.first.map[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
+        Ok(Some(self.tensors.first()[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
     }
 
     /// A list of 32-bit floating-point numbers.
     pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
         let Some((_, data)) = self.array(key, kind::F32, "a list of 32-bit floats")? else { return Ok(None) };
-        Ok(Some(self.first.map[data].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+        Ok(Some(self.tensors.first()[data].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     fn array(&self, key: &str, wanted: u32, what: &str) -> Result<Option<(usize, Range<usize>)>> {
-        match self.header.metadata.get(key) {
+        match self.metadata.get(key) {
             None => Ok(None),
             Some(Value::Array { kind, count, data }) if *kind == wanted => Ok(Some((*count, data.clone()))),
             Some(_) => Err(self.wrong_kind(key, what)),
@@ -312,7 +215,7 @@ impl Gguf {
     }
 
     fn utf8(&self, key: &str, range: Range<usize>) -> Result<&str> {
-        std::str::from_utf8(&self.first.map[range])
+        std::str::from_utf8(&self.tensors.first()[range])
             .map_err(|_| self.corrupt(format!("the metadata `{key}` is not UTF-8; fetch the file again")))
     }
 
@@ -322,13 +225,10 @@ impl Gguf {
 }
 
 /// Maps a file and reads its header.
-fn part(path: &Path) -> Result<(Part, Header)> {
-    let map = map::map_file(path)?;
-    // Best effort: readahead only makes the first pass faster.
-    let _ = map.advise(Advice::WillNeed);
-    let named = |e: Error| Error::new(e.kind(), format!("{}: {}", path.display(), e.message()));
-    let header = Header::parse(&map).map_err(named)?;
-    Ok((Part { map: Arc::new(map), path: path.to_owned() }, header))
+fn read(path: &Path) -> Result<(Part, Header)> {
+    let part = Part::open(path)?;
+    let header = Header::parse(part.bytes()).map_err(|error| part.named(&error))?;
+    Ok((part, header))
 }
 
 impl Header {

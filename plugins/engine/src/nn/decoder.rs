@@ -2,17 +2,62 @@
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
-use crate::files::Gguf;
+use crate::files::Tensors;
 use crate::finite::is_finite;
 use crate::ops::{Attention, CacheShape, Ops, Pass, RotaryOrder};
 
-/// The table of tokens; also the output's matrix, if the file has none.
-const EMBEDDING: &str = "token_embd.weight";
-const HEAD: &str = "output.weight";
+/// How a checkpoint calls the tensors of a decoder.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The table of tokens; also the output's matrix, if there is none.
+    pub embedding: &'static str,
+    /// The output's matrix.
+    pub head: &'static str,
+    /// The norm before it.
+    pub norm: &'static str,
+    /// What stands before a layer's number.
+    pub layers: &'static str,
+    /// The two norms of a layer: before attention, before the feed-forward network.
+    pub norms: [&'static str; 2],
+    /// Queries, keys, values, and what attention ends with.
+    pub attention: [&'static str; 4],
+    /// Gate, up, down.
+    pub feed_forward: [&'static str; 3],
+    /// Ends of names that a decoder has no use for.
+    pub unused: &'static [&'static str],
+}
+
+/// llama.cpp's names.
+pub const GGUF_NAMES: Names = Names {
+    embedding: "token_embd.weight",
+    head: "output.weight",
+    norm: "output_norm.weight",
+    layers: "blk",
+    norms: ["attn_norm", "ffn_norm"],
+    attention: ["attn_q", "attn_k", "attn_v", "attn_output"],
+    feed_forward: ["ffn_gate", "ffn_up", "ffn_down"],
+    // The configuration has read it.
+    unused: &["rope_freqs.weight"],
+};
+
+/// The names of Hugging Face's transformers.
+pub const HUGGING_FACE_NAMES: Names = Names {
+    embedding: "model.embed_tokens.weight",
+    head: "lm_head.weight",
+    norm: "model.norm.weight",
+    layers: "model.layers",
+    norms: ["input_layernorm", "post_attention_layernorm"],
+    attention: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"],
+    feed_forward: ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+    // Old checkpoints keep the frequencies, which follow from the configuration.
+    unused: &["rotary_emb.inv_freq"],
+};
 
 /// Sizes and constants of a decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
+    /// How its tensors are called.
+    pub names: &'static Names,
     /// How many transformer blocks it has.
     pub layers: usize,
     /// Width of the residual stream.
@@ -29,8 +74,8 @@ pub struct DecoderConfig {
     pub rope_width: usize,
     /// Base of the rotary frequencies.
     pub rope_base: f32,
-    /// Positions are divided by this (linear scaling); 1 is none.
-    pub rope_divisor: f32,
+    /// Each pair's frequency is divided by this, `[rope_width / 2]`; 1 is no scaling of positions.
+    pub rope_divisors: Vec<f32>,
     /// Which elements are rotated together.
     pub rope_order: RotaryOrder,
     /// Added to the mean square in RMS norms.
@@ -84,47 +129,46 @@ impl<O: Ops> Decoder<O> {
     ///
     /// # Errors
     /// `CorruptFile` for a missing tensor or a wrong shape, `Unsupported` for a tensor that this model has no use for.
-    pub fn open(ops: O, file: &Gguf, config: DecoderConfig) -> Result<Self> {
-        let DecoderConfig { hidden, feed_forward, heads, kv_heads, head_width, vocabulary, .. } = config;
-        let mut used = vec![EMBEDDING.to_owned(), "output_norm.weight".to_owned()];
-        let embedding = ops.table(file, EMBEDDING, vocabulary, hidden)?;
-        let head = if file.has_tensor(HEAD) {
-            used.push(HEAD.to_owned());
-            ops.matrix(file, HEAD, vocabulary, hidden)?
+    pub fn open(ops: O, file: &Tensors, config: DecoderConfig) -> Result<Self> {
+        let DecoderConfig { names, hidden, feed_forward, heads, kv_heads, head_width, vocabulary, .. } = config;
+        let mut used = vec![names.embedding.to_owned(), names.norm.to_owned()];
+        let embedding = ops.table(file, names.embedding, vocabulary, hidden)?;
+        let head = if file.has_tensor(names.head) {
+            used.push(names.head.to_owned());
+            ops.matrix(file, names.head, vocabulary, hidden)?
         } else {
-            ops.matrix(file, EMBEDDING, vocabulary, hidden)?
+            ops.matrix(file, names.embedding, vocabulary, hidden)?
         };
         let mut layers = Vec::new();
         for i in 0..config.layers {
             let mut name = |part: &str| {
-                used.push(format!("blk.{i}.{part}.weight"));
-                format!("blk.{i}.{part}.weight")
+                used.push(format!("{}.{i}.{part}.weight", names.layers));
+                used.last().cloned().unwrap_or_default()
             };
             let mut matrix = |part: &str, rows, columns| ops.matrix(file, &name(part), rows, columns);
+            let [query, key, value, output] = names.attention;
+            let [gate, up, down] = names.feed_forward;
             layers.push(Layer {
-                query: matrix("attn_q", heads * head_width, hidden)?,
-                key: matrix("attn_k", kv_heads * head_width, hidden)?,
-                value: matrix("attn_v", kv_heads * head_width, hidden)?,
-                output: matrix("attn_output", hidden, heads * head_width)?,
-                gate: matrix("ffn_gate", feed_forward, hidden)?,
-                up: matrix("ffn_up", feed_forward, hidden)?,
-                down: matrix("ffn_down", hidden, feed_forward)?,
-                attention_norm: ops.vector(file.vector(&name("attn_norm"), hidden)?)?,
-                feed_forward_norm: ops.vector(file.vector(&name("ffn_norm"), hidden)?)?,
+                query: matrix(query, heads * head_width, hidden)?,
+                key: matrix(key, kv_heads * head_width, hidden)?,
+                value: matrix(value, kv_heads * head_width, hidden)?,
+                output: matrix(output, hidden, heads * head_width)?,
+                gate: matrix(gate, feed_forward, hidden)?,
+                up: matrix(up, feed_forward, hidden)?,
+                down: matrix(down, hidden, feed_forward)?,
+                attention_norm: ops.vector(file.vector(&name(names.norms[0]), hidden)?)?,
+                feed_forward_norm: ops.vector(file.vector(&name(names.norms[1]), hidden)?)?,
             });
         }
-        let pairs = config.rope_width / 2;
-        let frequency = |i| config.rope_base.powf(-2.0 * i as f32 / config.rope_width as f32) / config.rope_divisor;
-        let mut frequencies: Vec<f32> = (0..pairs).map(frequency).collect();
-        if file.has_tensor("rope_freqs.weight") {
-            // Llama 3.1's scaling, which the converter has worked into one divisor per pair.
-            used.push("rope_freqs.weight".to_owned());
-            let divisors = file.vector("rope_freqs.weight", pairs)?;
-            frequencies.iter_mut().zip(divisors).for_each(|(frequency, divisor)| *frequency /= divisor);
-        }
-        let norm = ops.vector(file.vector("output_norm.weight", hidden)?)?;
+        let frequency = |i| config.rope_base.powf(-2.0 * i as f32 / config.rope_width as f32);
+        let frequencies = (0_u32..).zip(&config.rope_divisors).map(|(i, divisor)| frequency(i) / divisor).collect();
+        let norm = ops.vector(file.vector(names.norm, hidden)?)?;
         used.sort();
-        if let Some(extra) = file.tensor_names().find(|name| used.binary_search_by(|u| u.as_str().cmp(name)).is_err()) {
+        let is_used = |name: &str| {
+            used.binary_search_by(|used| used.as_str().cmp(name)).is_ok()
+                || names.unused.iter().any(|end| name.ends_with(end))
+        };
+        if let Some((extra, _)) = file.iter().find(|(name, _)| !is_used(name)) {
             let message = format!(
                 "{}: the tensor {extra} is of no use to a plain Llama; this variant is not served here",
                 file.name()
@@ -236,11 +280,10 @@ impl std::fmt::Display for Part {
 }
 
 /// Bytes of the weights of a decoder where they are used.
-///
-/// # Errors
-/// Those of [`Ops::weight_bytes`].
-pub fn weight_bytes<O: Ops>(ops: &O, file: &Gguf) -> Result<u64> {
-    ops.weight_bytes(file, if file.has_tensor(HEAD) { &[EMBEDDING] } else { &[] })
+pub fn weight_bytes<O: Ops>(ops: &O, file: &Tensors, names: &Names) -> u64 {
+    let table = [names.embedding];
+    // Where there is no other matrix, the table is also what the output is multiplied with.
+    ops.weight_bytes(file, if file.has_tensor(names.head) { &table } else { &[] })
 }
 
 /// Bytes that a pass of so many rows takes at its peak beside the cache, with logits for `wanted` of them and sequences of at

@@ -8,7 +8,7 @@
 //! changes a result; nor do threads, which have rows of their own.
 //!
 //! Float weights are multiplied with the f32 activations themselves, all others with activations of 16 bits and a scale per 32
-//! ([`Q16Rows`]). Eight bits would save half of the multiplications, and drift by 0.14 to 0.18 nats in log-probability
+//! (`Q16Rows`). Eight bits would save half of the multiplications, and drift by 0.14 to 0.18 nats in log-probability
 //! (Q4_0, Q5_0, Q5_1), by 5 to 7 where one channel of the activations is 300 times the rest; sixteen keep within 0.003 and 0.07
 //! (Q4_1, Q8_0). In decoding unpacking and memory cost more than multiplying, so no format has eight.
 

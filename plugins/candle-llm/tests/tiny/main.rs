@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use aihost_engine::candle::CandleOps;
 use aihost_engine::cpu::Cpu;
-use aihost_engine::files::Gguf;
 use aihost_engine::ops::{Pass, Span};
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{ErrorKind, FinishReason, Sampling, TextEvent, TextInput, TextRequest};
+use aihost_plugin_api::{ErrorKind, FinishReason, LoadRequest, Sampling, TextEvent, TextInput, TextRequest};
 use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
+use candle_llm::files::ModelFiles;
 use candle_llm::model::{self, Runner};
+
+mod hugging_face;
 
 const HIDDEN: usize = 32;
 
@@ -319,7 +321,8 @@ fn plain_floats_are_the_same_weights_on_both_devices() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("tiny.gguf");
     std::fs::write(&path, gguf()).expect("written");
-    let file = Arc::new(Gguf::open(&path).expect("opens"));
+    let load = LoadRequest::new("cpu", [("model".to_owned(), path)].into());
+    let file = Arc::new(ModelFiles::open(&load).expect("opens"));
     let logits = |model: aihost_plugin_api::Result<Box<dyn Runner>>| {
         let mut model = model.expect("opens");
         model.wake().expect("memory");
@@ -327,7 +330,7 @@ fn plain_floats_are_the_same_weights_on_both_devices() {
         let pass = Pass { tokens: vec![7, 3, 90, 7, 11], spans: vec![span], wanted: vec![4] };
         model.forward(&pass).expect("computes")
     };
-    let config = || candle_llm::config::read(&file).expect("a llama");
+    let config = || file.config().expect("a llama");
     let wanted = logits(model::on(Cpu, &file, config(), 2));
     let found = logits(model::on(CandleOps::new(Device::Cpu, DType::F32), &file, config(), 2));
     assert!(wanted.iter().any(|logit| logit.abs() > 1.0), "weights count");
