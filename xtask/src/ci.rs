@@ -23,8 +23,8 @@ pub(crate) struct Options {
     /// Only formatting, lints and tidy.
     #[arg(long, conflicts_with = "full")]
     fast: bool,
-    /// Also the suites and clients of others, the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
-    /// a minute of each fuzz target, the hostile arm of the soak, a hundred long renders, and a host before another in two network namespaces.
+    /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
+    /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, and a host before another in two network namespaces.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -45,10 +45,16 @@ enum Outcome {
 type Step = (&'static str, fn() -> Result<Outcome>);
 
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
-/// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak.
-const STEPS: [Step; 5] = [("doc", doc), ("package", package), ("test", tests), ("docgen", pages), ("soak", brief_soak)];
-const FULL_STEPS: [Step; 10] = [
+/// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak, and as many the suites and clients of others.
+const STEPS: [Step; 6] = [
+    ("doc", doc),
+    ("package", package),
+    ("test", tests),
+    ("docgen", pages),
     ("conformance", brief_conformance),
+    ("soak", brief_soak),
+];
+const FULL_STEPS: [Step; 10] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
@@ -56,6 +62,7 @@ const FULL_STEPS: [Step; 10] = [
     ("gpu-check", gpu_rehearsal),
     ("fuzz", brief_fuzz),
     ("soak --hostile", hostile_soak),
+    ("soak --cache", cache_soak),
     ("renders", renders),
     ("vps and pod", vps_and_pod),
 ];
@@ -187,6 +194,10 @@ fn brief_soak() -> Result<Outcome> {
 
 fn hostile_soak() -> Result<Outcome> {
     passed(soak::run_hostile())
+}
+
+fn cache_soak() -> Result<Outcome> {
+    passed(soak::run_cache())
 }
 
 /// About two minutes.

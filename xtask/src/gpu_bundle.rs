@@ -1,4 +1,4 @@
-//! `gpu-bundle`: all that `gpu-check` needs on a machine with a card, in one archive: the host, flux with kernels for one kind
+//! `gpu-bundle`: all that `gpu-check` needs on a machine with a card, in one archive: the host, flux and candle-llm with kernels for one kind
 //! of card, the fixtures, the golden cases, and this program as their runner. It needs no network and no cargo there.
 
 use std::collections::BTreeSet;
@@ -21,8 +21,9 @@ use crate::{shell, stage, table};
 const BUNDLE_BYTES_MAX: u64 = 60 << 20;
 /// Bytes of a part.
 const PART_BYTES: &str = "15M";
-/// The plugin with kernels, and what stands beside it.
-const PLUGIN: &str = "flux";
+/// The plugins with kernels, the programs that try them, and what stands beside them.
+const PLUGINS: [&str; 2] = ["flux", "candle-llm"];
+const PROGRAMS: [&str; 2] = ["flux_device", "llm_device"];
 const FIXTURES: [&str; 3] = ["echo", "faulty", "nvml"];
 /// Starts the runner from any folder.
 const SCRIPT: &str = "#!/bin/sh\nexec \"$(dirname \"$(readlink -f \"$0\")\")/bin/xtask\" gpu-check \"$@\"\n";
@@ -62,12 +63,15 @@ pub(crate) fn run(options: &Options) -> Result {
 
 fn build(workspace: &Workspace, cards: &Cards) -> Result {
     let plugins: Vec<PluginPackage> =
-        workspace.plugins().into_iter().filter(|plugin| plugin.name() == PLUGIN).collect();
+        workspace.plugins().into_iter().filter(|plugin| PLUGINS.contains(&plugin.name().as_str())).collect();
     let mut command = workspace.build_command(Profile::Dist, &plugins);
     for package in FIXTURES.map(|name| format!("aihost-fixture-{name}")).iter().chain([&"xtask".to_owned()]) {
         command.args(["--package", package]);
     }
-    command.args(["--lib", "--bins", "--example", "flux_device"]);
+    command.args(["--lib", "--bins"]);
+    for program in PROGRAMS {
+        command.args(["--example", program]);
+    }
     for_cards(&mut command, &plugins, cards)?;
     shell::run(&mut command)
 }
@@ -77,9 +81,10 @@ fn fill(workspace: &Workspace, folder: &Path) -> Result {
     let mut copies = vec![
         (built("aihost"), "bin/aihost".to_owned()),
         (built("xtask"), "bin/xtask".to_owned()),
-        (built("examples/flux_device"), "bin/flux_device".to_owned()),
         (built("libflux.so"), "plugins/flux.so".to_owned()),
+        (built("libcandle_llm.so"), "plugins/candle-llm.so".to_owned()),
     ];
+    copies.extend(PROGRAMS.map(|name| (built(&format!("examples/{name}")), format!("bin/{name}"))));
     copies.extend(FIXTURES.map(|name| (built(&format!("libfixture_{name}.so")), format!("plugins/{name}.so"))));
     for (from, to) in copies {
         stage::copy_whole(&from, &folder.join(to))?;
@@ -97,7 +102,7 @@ fn describe(folder: &Path, cards: &Cards, cap: Cap) -> Result {
     git.current_dir(root()).args(["-c", "safe.directory=*", "describe", "--always", "--dirty"]);
     let commit = shell::output(&mut git).unwrap_or_else(|_| "unknown".to_owned());
     let mut libraries = BTreeSet::from(["libcublasLt.so.".to_owned() + &cards.toolkit.version.0.to_string()]);
-    for file in ["bin/flux_device", "plugins/flux.so"] {
+    for file in ["bin/flux_device", "bin/llm_device", "plugins/flux.so", "plugins/candle-llm.so"] {
         libraries.extend(of_cuda(&shell::output(Command::new("readelf").arg("-d").arg(folder.join(file)))?));
     }
     let about = json!({

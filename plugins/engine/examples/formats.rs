@@ -117,7 +117,7 @@ fn write_model(path: &std::path::Path, kinds: &[TensorType], rows: usize, column
         header.extend(name.as_bytes());
         header.extend(2u32.to_le_bytes());
         header.extend([columns as u64, rows as u64].map(u64::to_le_bytes).as_flattened());
-        header.extend((0..64).find(|n| TensorType::numbered(*n) == Some(*kind)).ok_or("no number")?.to_le_bytes());
+        header.extend(kind.number().to_le_bytes());
         header.extend(offset.to_le_bytes());
         offset += (kind.bytes(rows * columns) as u64).next_multiple_of(32);
     }

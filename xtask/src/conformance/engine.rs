@@ -189,9 +189,9 @@ impl Starting<'_> {
         command.args(["--host", &address.ip().to_string(), "--port", &address.port().to_string()]);
         command.args([
             "--ctx-size",
-            &(2 * CONTEXT).to_string(),
+            &(4 * CONTEXT).to_string(),
             "--parallel",
-            "2",
+            "4",
             "--threads",
             "2",
             "--alias",

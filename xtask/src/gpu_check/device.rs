@@ -1,4 +1,4 @@
-//! Parts that need no host: the program `flux_device`, and torch beside it. What they print is passed on as it comes; one that
+//! Parts that need no host: the programs `flux_device` and `llm_device`, and torch beside it. What they print is passed on as it comes; one that
 //! outlasts its part is killed with all that it started.
 
 use std::io::{BufRead, BufReader, Read};
@@ -21,6 +21,13 @@ const TORCH: &str = include_str!("torch.py");
 pub(super) fn run(run: &mut Run<'_>, part: &str, more: &[&str]) -> Result {
     let mut command = run.kit.command(&run.kit.program);
     command.arg(part).arg(run.device).arg(&run.kit.golden).args(more);
+    stream(run, &mut command)
+}
+
+/// Runs one part of the decoder's program.
+pub(super) fn decoder(run: &mut Run<'_>, part: &str) -> Result {
+    let mut command = run.kit.command(&run.kit.decoder);
+    command.arg(part).arg(run.device);
     stream(run, &mut command)
 }
 

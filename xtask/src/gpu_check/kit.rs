@@ -35,6 +35,8 @@ pub(super) struct Kit {
     plugins: PathBuf,
     prefix: Option<&'static str>,
     pub(super) program: PathBuf,
+    /// The same for decoders.
+    pub(super) decoder: PathBuf,
     pub(super) golden: PathBuf,
     /// The management library on paper, for rehearsals.
     pub(super) nvml: PathBuf,
@@ -82,6 +84,7 @@ impl Kit {
             plugins: folder.join("plugins"),
             prefix: None,
             program: folder.join("bin/flux_device"),
+            decoder: folder.join("bin/llm_device"),
             golden: folder.join("golden"),
             nvml: folder.join("plugins/nvml.so"),
             results: "gpu-check.jsonl".into(),
@@ -100,6 +103,7 @@ impl Kit {
             plugins: built(""),
             prefix: Some("libfixture_"),
             program: built("examples/flux_device"),
+            decoder: built("examples/llm_device"),
             golden: root().join("tests/golden/flux"),
             nvml: built("libfixture_nvml.so"),
             results: workspace.staging().join("gpu-check.jsonl"),

@@ -70,12 +70,12 @@ struct Part {
 }
 
 const PARTS: [Part; 6] = [
-    Part { letter: "C", title: "golden cases of flux", run: |run| device::run(run, "golden", &[]) },
+    Part { letter: "C", title: "golden cases of flux, and a decoder in every format", run: golden },
     Part { letter: "M", title: "memory: plan, park, wake, release", run: |run| device::run(run, "memory", &[CYCLES]) },
     Part { letter: "P", title: "a full card and a poisoned context", run: poison },
     Part { letter: "H", title: "the host over the card", run: host::swaps },
     Part { letter: "G0", title: "ceilings of copies and reads", run: |run| device::run(run, "ceilings", &[]) },
-    Part { letter: "F", title: "FLUX.1's size, and torch beside it", run: speed },
+    Part { letter: "F", title: "FLUX.1's size and a decoder of 1B, and torch beside", run: speed },
 ];
 
 /// Runs the parts, and fails if something is not as it must be.
@@ -111,12 +111,18 @@ fn chosen(only: &[String]) -> Result<Vec<&'static Part>> {
     Ok(PARTS.iter().filter(is_chosen).collect())
 }
 
+fn golden(run: &mut Run<'_>) -> Result {
+    device::run(run, "golden", &[])?;
+    device::decoder(run, "golden")
+}
+
 fn poison(run: &mut Run<'_>) -> Result {
     device::run(run, "full", &[])?;
     host::poison(run)
 }
 
 fn speed(run: &mut Run<'_>) -> Result {
+    device::decoder(run, "speed")?;
     device::run(run, "speed", &[])?;
     device::torch(run)
 }

@@ -2,6 +2,7 @@
 //!
 //! It drives the built host over HTTP, with echo, faulty and the small real model, and fails if a bound is broken.
 
+mod cache;
 mod chaos;
 mod client;
 mod hostile;
@@ -37,6 +38,8 @@ use tally::{Death, Host, Line, Tally};
 const MINUTES: f64 = 2.0;
 /// Minutes of the hostile arm in the full run of continuous integration.
 const HOSTILE_MINUTES: f64 = 2.0;
+/// Minutes of the cache arm there.
+const CACHE_MINUTES: f64 = 1.5;
 /// Clients by their manner. The stalled ones read late, so there are few.
 const CLIENTS: [Manner; 10] = [
     Manner::Patient,
@@ -84,6 +87,9 @@ pub(crate) struct Options {
     /// connections, a plugin that leaks and one that shouts, a host that is stopped for a while, a log on a full disk.
     #[arg(long, conflicts_with_all = ["swaps", "deaths"])]
     hostile: bool,
+    /// Instead: conversations of sixteen clients with one text model whose cache is too small for them, and what its worker holds.
+    #[arg(long, conflicts_with_all = ["swaps", "deaths", "hostile"])]
+    cache: bool,
     /// Build optimised.
     #[arg(long)]
     release: bool,
@@ -119,6 +125,11 @@ pub(crate) fn run_hostile() -> Result {
     run(&Options { minutes: Some(HOSTILE_MINUTES), hostile: true, ..Options::default() })
 }
 
+/// A minute of the cache arm.
+pub(crate) fn run_cache() -> Result {
+    run(&Options { minutes: Some(CACHE_MINUTES), cache: true, ..Options::default() })
+}
+
 /// Builds, soaks, reports.
 pub(crate) fn run(options: &Options) -> Result {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -135,6 +146,9 @@ pub(crate) fn run(options: &Options) -> Result {
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
     workspace.build_all(profile)?;
+    if let (true, Goal::Time(time)) = (options.cache, goal) {
+        return verdict(seed, &cache::run(&workspace, profile, time, seed)?);
+    }
     let soak = Soak::start(&workspace, profile, goal, seed)?;
     eprintln!("soaking with --seed {seed}; the host's log is {}", soak.folder.join("host.log").display());
     soak.run()
@@ -286,13 +300,17 @@ impl Soak {
 
 /// Prints the counts, keeps them as JSON, and fails if a bound is broken.
 fn report(folder: &Path, goal: &Goal, seed: u64, lines: &[Line], status: ExitStatus) -> Result {
-    println!("{}", tally::render(lines));
     let file = folder.join("soak.json");
     let result = json!({"seed": seed, "goal": format!("{goal:?}"), "counts": tally::json(lines)});
     fs::write(&file, format!("{result:#}\n")).doing(format_args!("write {}", file.display()))?;
     if !status.success() {
         return Err(Error(format!("the host ended with {status}")));
     }
+    verdict(seed, lines)
+}
+
+fn verdict(seed: u64, lines: &[Line]) -> Result {
+    println!("{}", tally::render(lines));
     match lines.iter().filter(|line| !line.kept).count() {
         0 => Ok(()),
         count => Err(Error(format!("{count} bounds are broken; again with: --seed {seed}"))),

@@ -21,16 +21,22 @@ pub(super) struct Holdings {
 /// What a process holds now; zeros if it is gone.
 pub(super) fn holdings(pid: u32) -> Holdings {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    };
     Holdings {
-        resident_kib: field("VmRSS:"),
+        resident_kib: field(&status, "VmRSS:"),
         descriptors: fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |entries| entries.count() as u64),
-        threads: field("Threads:"),
+        threads: field(&status, "Threads:"),
         zombies: pids().filter(|child| is_zombie_of(*child, pid)).count() as u64,
     }
+}
+
+/// Memory of a process that is no file's, in KiB; 0 if it is gone.
+pub(super) fn anonymous_kib(pid: u32) -> u64 {
+    field(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), "RssAnon:")
+}
+
+fn field(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Processes, zombies aside, that this host started as workers, or that those started.

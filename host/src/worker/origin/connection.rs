@@ -36,6 +36,9 @@ const PIECE_BYTES: usize = 64 << 10;
 /// How long a connection is kept for the next request: not as long as servers keep theirs, of which most do for 5 s. What is
 /// sent in the moment in which a server closes is lost, and may not be sent again unless it is repeatable.
 const IDLE_LIMIT: Duration = Duration::from_secs(4);
+/// How long a connection rests behind an answer whose length was not told ahead. Some servers close theirs after such a one, as
+/// `HTTP/1.0` did, and say so by that alone: llama.cpp's among them.
+const REST: Duration = Duration::from_millis(100);
 /// Connections that are kept for later.
 const IDLE_MAX: usize = 64;
 
@@ -53,9 +56,16 @@ struct Idle(Mutex<IdleState>);
 
 #[derive(Default)]
 struct IdleState {
-    /// The one that has waited longest first, each with the end of its time.
-    connections: Vec<(Instant, Connection)>,
+    /// The one that has waited longest first.
+    connections: Vec<Kept>,
     is_swept: bool,
+}
+
+/// A connection, and when it may be used again.
+struct Kept {
+    from: Instant,
+    until: Instant,
+    connection: Connection,
 }
 
 /// A connection over which one request is under way, or none.
@@ -72,6 +82,8 @@ pub(super) struct Connection {
 /// The body of an answer. Dropped before its end, it closes its connection.
 pub(in crate::worker) struct AnswerBody {
     body: Incoming,
+    /// How long its connection rests behind it.
+    rest: Duration,
     /// Until the end.
     connection: Option<Connection>,
     idle: Weak<Idle>,
@@ -139,7 +151,8 @@ impl Connections {
         match answered {
             Ok(answer) => {
                 let idle = Arc::downgrade(&self.idle);
-                Ok(answer.map(|body| AnswerBody { body, connection: Some(connection), idle }))
+                let rest = if answer.body().size_hint().exact().is_some() { Duration::ZERO } else { REST };
+                Ok(answer.map(|body| AnswerBody { body, rest, connection: Some(connection), idle }))
             }
             Err(mut failed) => {
                 let unsent = failed.take_message();
@@ -187,15 +200,17 @@ fn is_quiet(socket: &OwnedFd) -> bool {
 impl Idle {
     fn take(&self) -> Option<Connection> {
         let mut state = self.0.lock();
+        let now = Instant::now();
         loop {
-            let (until, mut connection) = state.connections.pop()?;
-            if until > Instant::now() && connection.is_open() {
-                return Some(connection);
+            let newest = state.connections.iter().rposition(|kept| kept.from <= now)?;
+            let mut kept = state.connections.remove(newest);
+            if kept.until > now && kept.connection.is_open() {
+                return Some(kept.connection);
             }
         }
     }
 
-    fn keep(self: &Arc<Self>, mut connection: Connection) {
+    fn keep(self: &Arc<Self>, mut connection: Connection, rest: Duration) {
         if !connection.is_open() {
             return;
         }
@@ -203,7 +218,8 @@ impl Idle {
         if state.connections.len() >= IDLE_MAX {
             return;
         }
-        state.connections.push((Instant::now() + IDLE_LIMIT, connection));
+        let now = Instant::now();
+        state.connections.push(Kept { from: now + rest, until: now + IDLE_LIMIT, connection });
         if !std::mem::replace(&mut state.is_swept, true) {
             tokio::spawn(sweep(Arc::downgrade(self)));
         }
@@ -213,9 +229,9 @@ impl Idle {
     fn close_old(&self) -> Option<Instant> {
         let mut state = self.0.lock();
         let now = Instant::now();
-        let old = state.connections.partition_point(|(until, _)| *until <= now);
+        let old = state.connections.partition_point(|kept| kept.until <= now);
         state.connections.drain(..old);
-        let next = state.connections.first().map(|(until, _)| *until);
+        let next = state.connections.first().map(|kept| kept.until);
         state.is_swept = next.is_some();
         next
     }
@@ -256,7 +272,7 @@ impl Body for AnswerBody {
         if let Poll::Ready(None) = frame
             && let (Some(connection), Some(idle)) = (self.connection.take(), self.idle.upgrade())
         {
-            idle.keep(connection);
+            idle.keep(connection, self.rest);
         }
         frame
     }
@@ -380,6 +396,29 @@ mod tests {
         server.abort();
         assert!(server.await.is_err());
         assert!(connections.idle.take().is_none(), "it is closed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn behind_an_answer_in_chunks_a_connection_rests() {
+        let connections = connections();
+        let (client, mut server) = duplex(1 << 10);
+        let (sender, link) = http1::handshake(TokioIo::new(client)).await.unwrap();
+        let connection =
+            Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false, socket: None };
+        let serving = tokio::spawn(async move {
+            for _ in 0..2 {
+                assert!(is_asked(&mut server).await);
+                let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+                server.write_all(answer).await.unwrap();
+            }
+        });
+        let answer = ask(&connections, connection).await;
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hi");
+        assert!(connections.idle.take().is_none(), "its server may be about to close it");
+        tokio::time::sleep(REST).await;
+        let kept = connections.idle.take().expect("it did not");
+        ask(&connections, kept).await.into_body().collect().await.unwrap();
+        serving.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

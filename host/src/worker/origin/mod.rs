@@ -157,9 +157,16 @@ impl Origin {
 
     /// The path and query that are asked for.
     pub(super) fn target(&self, ask: &HttpAsk) -> String {
-        let below = self.below_prefix(&ask.target);
-        let root = if self.prefix.is_empty() && !below.starts_with('/') { "/" } else { "" };
-        format!("{}{root}{below}", self.prefix)
+        let (prefix, below) = (self.prefix_of(&ask.target), self.below_prefix(&ask.target));
+        let root = if prefix.is_empty() && !below.starts_with('/') { "/" } else { "" };
+        format!("{prefix}{root}{below}")
+    }
+
+    /// What stands before a path, which some have a part of.
+    fn prefix_of(&self, target: &str) -> &str {
+        let path = target.split('?').next().unwrap_or_default();
+        let above = self.prefix.strip_suffix(API_VERSION).and_then(|above| above.strip_suffix('/'));
+        above.filter(|_| BESIDE_API.contains(&path)).unwrap_or(&self.prefix)
     }
 
     /// What is sent.
@@ -240,6 +247,8 @@ pub(super) async fn forward(answer: Response<AnswerBody>, to: &Outlet) -> Result
 
 /// What OpenAI's paths begin with, and base addresses of its clients end with.
 const API_VERSION: &str = "v1";
+/// Paths that engines have beside those of OpenAI's API, and not below what these begin with: llama.cpp's and vLLM's.
+const BESIDE_API: [&str; 3] = ["/tokenize", "/detokenize", "/props"];
 
 impl fmt::Debug for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -251,6 +260,25 @@ impl fmt::Debug for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_is_named_by_where_its_api_begins_is_asked_beside_it_for_what_is_there() {
+        for (prefix, target, wanted) in [
+            ("", "/tokenize", "/tokenize"),
+            ("/v1", "/tokenize", "/tokenize"),
+            ("/v1", "/props?model=a", "/props?model=a"),
+            ("/v1", "/v1/chat/completions", "/v1/chat/completions"),
+            ("/v1", "/tokenizer", "/v1/tokenizer"),
+            ("/p/v1", "/detokenize", "/p/detokenize"),
+            ("/p", "/tokenize", "/p/tokenize"),
+        ] {
+            let address = "127.0.0.1:81".parse().unwrap();
+            let origin = Origin::on_this_machine(&UpstreamAddress::at(address).below(prefix)).unwrap();
+            let (method, headers, body) = (Method::POST, HeaderMap::new(), AskBody::Whole(Bytes::new()));
+            let ask = HttpAsk { method, target: target.to_owned(), headers, body, time_limit: CONNECT_LIMIT };
+            assert_eq!(origin.target(&ask), wanted, "{prefix} {target}");
+        }
+    }
 
     #[test]
     fn a_server_sends_nobody_to_an_address_that_this_host_alone_knows() {

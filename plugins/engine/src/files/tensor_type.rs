@@ -70,6 +70,11 @@ impl TensorType {
         TYPES.iter().find(|row| row.1 == number).map(|row| row.0)
     }
 
+    /// Its number in ggml.
+    pub fn number(self) -> u32 {
+        self.row().1
+    }
+
     /// Elements of a block.
     pub fn block(self) -> usize {
         self.row().3
