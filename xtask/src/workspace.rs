@@ -142,6 +142,17 @@ impl Workspace {
         shell::run(shell::cargo().args(["build", "--workspace", "--all-targets"]).args(profile.arguments()))
     }
 
+    /// What a measure of the host with this plugin needs, and the plugin. In the development profile that is everything, which tests
+    /// share; optimised, the tests would take twice as long as all that is measured.
+    pub(crate) fn build_to_measure(&self, profile: Profile, plugin: &str) -> Result<Vec<PluginPackage>> {
+        let plugins: Vec<_> = self.plugins().into_iter().filter(|package| package.name() == plugin).collect();
+        match profile {
+            Profile::Dev => self.build_all(profile)?,
+            _ => self.build_host(profile, &plugins)?,
+        }
+        Ok(plugins)
+    }
+
     /// The host and these plugins, and nothing of the tests.
     pub(crate) fn build_host(&self, profile: Profile, plugins: &[PluginPackage]) -> Result {
         shell::run(&mut self.build_command(profile, plugins))

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use aihost_engine::cpu::{Linear, kernels, project};
 use aihost_engine::files::{Gguf, TensorType};
+use aihost_engine::finite::is_finite;
 
 /// Rows of activations.
 const BATCHES: [usize; 3] = [1, 8, 128];
@@ -75,7 +76,27 @@ fn main() -> Result<()> {
         }
         println!();
     }
+    if let Some(first) = first {
+        let (each, product) = (look(rows)?, rows as f64 / first[0]);
+        let (micros, share) = (1e6 * each, 100.0 * each / product);
+        println!(
+            "looking whether {rows} results are numbers: {micros:.1} us, {share:.2} % of the product with Q4_1 that makes them"
+        );
+    }
     Ok(())
+}
+
+/// Seconds of this thread that it takes to see that so many results are finite.
+fn look(count: usize) -> Result<f64> {
+    let results = vec![0.5_f32; count];
+    let (clock, start, mut times) = (cpu_seconds()?, Instant::now(), 0.0);
+    while start.elapsed().as_secs_f64() < MEASURE_SECONDS {
+        if !is_finite(std::hint::black_box(&results)) {
+            return Err("they are".into());
+        }
+        times += 1.0;
+    }
+    Ok((cpu_seconds()? - clock) / times)
 }
 
 /// Rows of the matrix, times rows of activations, per CPU second of this thread.

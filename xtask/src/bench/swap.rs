@@ -14,12 +14,14 @@ use super::client;
 use super::server::{Server, free_address};
 use super::statistics::Readings;
 use crate::error::{Doing, Error, Result};
-use crate::workspace::{Profile, Workspace};
+use crate::workspace::{PluginPackage, Profile, Workspace};
 use crate::{shell, stage, table, test};
 
 /// The bar: at most this share of the router's overhead.
 const BAR: f64 = 0.5;
 const MODELS: [&str; 2] = ["a", "b"];
+/// Who serves them.
+const PLUGIN: &str = "candle-llm";
 
 /// How much, and beside what.
 #[derive(Debug, Args)]
@@ -58,13 +60,13 @@ struct Arm {
 pub(crate) fn run(options: &Options) -> Result {
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
-    workspace.build_all(profile)?;
+    let plugins = workspace.build_to_measure(profile, PLUGIN)?;
     let model = test::small_model(&workspace, profile)?;
     let folder = workspace.staging().join("bench");
     for name in MODELS {
         stage::copy_whole(&model, &folder.join("models").join(format!("{name}.gguf")))?;
     }
-    let mut arms = vec![aihost(&workspace, profile, &folder, options.cold)?];
+    let mut arms = vec![aihost(&workspace, profile, &plugins, &folder, options.cold)?];
     if let Some(peer) = &options.peer {
         arms.push(router(peer, &folder)?);
     }
@@ -158,11 +160,16 @@ fn count_loads(status: &Value) -> Option<u64> {
     inner.into_iter().filter_map(count_loads).reduce(|sum, loads| sum + loads)
 }
 
-fn aihost(workspace: &Workspace, profile: Profile, folder: &Path, cold: bool) -> Result<Arm> {
+fn aihost(
+    workspace: &Workspace,
+    profile: Profile,
+    plugins: &[PluginPackage],
+    folder: &Path,
+    cold: bool,
+) -> Result<Arm> {
     let address = free_address()?;
     let config = folder.join("models.yaml");
-    let candle_llm = workspace.plugins().into_iter().filter(|plugin| plugin.name() == "candle-llm").collect::<Vec<_>>();
-    stage::plugins(workspace, profile, &candle_llm, &folder.join("plugins"))?;
+    stage::plugins(workspace, profile, plugins, &folder.join("plugins"))?;
     fs::write(&config, models_yaml(address, cold)).doing("write the models.yaml of the measure")?;
     let mut command = workspace.aihost(profile);
     command.args(["serve", "--log-format", "text", "--config"]).arg(&config).env("AIHOST_CONFIG", &config);

@@ -16,7 +16,7 @@ use super::client::{self, Written};
 use super::server::{Server, free_address};
 use super::statistics::Readings;
 use crate::error::{Doing, Error, Result};
-use crate::workspace::{Profile, Workspace};
+use crate::workspace::{PluginPackage, Profile, Workspace};
 use crate::{shell, stage, table, test};
 
 /// Tokens of an answer.
@@ -33,6 +33,8 @@ const STAGGER: Duration = Duration::from_millis(50);
 /// Ids of plain tokens in most vocabularies.
 const TOKENS: std::ops::Range<u64> = 300..30_000;
 const MODEL: &str = "a";
+/// Who serves it.
+const PLUGIN: &str = "candle-llm";
 
 /// How much, of what, and beside what.
 #[derive(Debug, Args)]
@@ -83,14 +85,14 @@ fn all() -> Vec<What> {
 pub(crate) fn run(options: &Options) -> Result {
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
-    workspace.build_all(profile)?;
+    let plugins = workspace.build_to_measure(profile, PLUGIN)?;
     let model = match &options.model {
         Some(model) => model.clone(),
         None => test::small_model(&workspace, profile)?,
     };
     let folder = workspace.staging().join("bench-text");
     stage::copy_whole(&model, &folder.join("models").join("a.gguf"))?;
-    let mut arms = vec![aihost(&workspace, profile, &folder)?];
+    let mut arms = vec![aihost(&workspace, profile, &plugins, &folder)?];
     if let Some(peer) = &options.peer {
         arms.push(llama_server(peer, &folder)?);
     }
@@ -191,11 +193,10 @@ fn task(random: &mut Random, prompt: usize, tokens: usize) -> String {
     .to_string()
 }
 
-fn aihost(workspace: &Workspace, profile: Profile, folder: &Path) -> Result<Arm> {
+fn aihost(workspace: &Workspace, profile: Profile, plugins: &[PluginPackage], folder: &Path) -> Result<Arm> {
     let address = free_address()?;
     let config = folder.join("models.yaml");
-    let plugins = workspace.plugins().into_iter().filter(|plugin| plugin.name() == "candle-llm").collect::<Vec<_>>();
-    stage::plugins(workspace, profile, &plugins, &folder.join("plugins"))?;
+    stage::plugins(workspace, profile, plugins, &folder.join("plugins"))?;
     let text = format!(
         "listen: {address}\n{}models:\n  {MODEL}: {{type: text, plugin: candle-llm, source: {{path: models/a.gguf}}}}\n",
         stage::FOLDERS_BESIDE

@@ -54,11 +54,11 @@ struct Counts {
 
 /// Builds, converses for so long, and counts.
 pub(super) fn run(workspace: &Workspace, profile: Profile, time: Duration, seed: u64) -> Result<Vec<Line>> {
+    let plugins = workspace.build_to_measure(profile, "candle-llm")?;
     let model = test::small_model(workspace, profile)?;
     let folder = workspace.staging().join("soak-cache");
     fs::create_dir_all(&folder).doing(format_args!("create {}", folder.display()))?;
-    let wanted: Vec<_> = workspace.plugins().into_iter().filter(|plugin| plugin.name() == "candle-llm").collect();
-    stage::plugins(workspace, profile, &wanted, &folder.join("plugins"))?;
+    stage::plugins(workspace, profile, &plugins, &folder.join("plugins"))?;
     let address = crate::bench::server::free_address()?;
     let config = folder.join("models.yaml");
     let yaml = format!(

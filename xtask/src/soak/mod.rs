@@ -145,10 +145,10 @@ pub(crate) fn run(options: &Options) -> Result {
     };
     let workspace = Workspace::read()?;
     let profile = Profile::of_flag(options.release);
-    workspace.build_all(profile)?;
     if let (true, Goal::Time(time)) = (options.cache, goal) {
         return verdict(seed, &cache::run(&workspace, profile, time, seed)?);
     }
+    workspace.build_all(profile)?;
     let soak = Soak::start(&workspace, profile, goal, seed)?;
     eprintln!("soaking with --seed {seed}; the host's log is {}", soak.folder.join("host.log").display());
     soak.run()
