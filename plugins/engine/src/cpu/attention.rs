@@ -397,7 +397,7 @@ mod tests {
     fn filled(blocks: &[u32]) -> (KvCache, Vec<f32>, Vec<f32>) {
         let row = SHAPE.kv_heads * SHAPE.width;
         let (keys, values) = (noise(TOKENS * row, 3), noise(TOKENS * row, 5));
-        let mut cache = KvCache::new(SHAPE, blocks.len());
+        let mut cache = KvCache::new(SHAPE, blocks.len()).unwrap();
         cache.write(0, &keys, &values, &[Span { rows: TOKENS, start: 0, blocks }]);
         (cache, keys, values)
     }

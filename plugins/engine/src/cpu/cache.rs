@@ -1,8 +1,12 @@
 //! Keys and values in blocks of f16, each head of a block with a power of two that its numbers are multiplied with: so that none
 //! is beyond the range of f16, whatever a model makes.
 
+use std::ops::{Deref, DerefMut};
+
+use aihost_plugin_api::{Error, ErrorKind, Result};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use memmap2::MmapMut;
 
 use crate::ops::{BLOCK_TOKENS, CacheShape, Span};
 
@@ -16,12 +20,45 @@ pub struct KvCache {
 #[derive(Debug)]
 struct LayerCache {
     /// `[blocks, kv_heads, width, BLOCK_TOKENS]`: a query's scores of a block's tokens come in one go.
-    keys: Vec<f16>,
+    keys: Halves,
     /// `[blocks, kv_heads, BLOCK_TOKENS, width]`
-    values: Vec<f16>,
+    values: Halves,
     /// What the numbers are multiplied with, `[blocks, kv_heads]`.
     key_scales: Vec<f32>,
     value_scales: Vec<f32>,
+}
+
+/// Numbers in memory of the system's own: it is given page by page when they are written, and given back at the end, where an
+/// allocator would fill what it is asked for with zeros, and keep it.
+struct Halves(MmapMut);
+
+impl Halves {
+    fn zeros(count: usize) -> Result<Self> {
+        let bytes = count * size_of::<f16>();
+        MmapMut::map_anon(bytes).map(Self).map_err(|e| {
+            Error::new(ErrorKind::OutOfMemory, format!("there are no {bytes} bytes for a layer's cache: {e}"))
+        })
+    }
+}
+
+impl Deref for Halves {
+    type Target = [f16];
+
+    fn deref(&self) -> &[f16] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for Halves {
+    fn deref_mut(&mut self) -> &mut [f16] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+}
+
+impl std::fmt::Debug for Halves {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} halves", self.len())
+    }
 }
 
 /// One head of a block.
@@ -42,16 +79,16 @@ pub(super) fn block_bytes(shape: CacheShape) -> u64 {
 }
 
 impl KvCache {
-    pub(super) fn new(shape: CacheShape, blocks: usize) -> Self {
+    /// # Errors
+    /// `OutOfMemory` if the process may have no more address space.
+    pub(super) fn new(shape: CacheShape, blocks: usize) -> Result<Self> {
         let heads = blocks * shape.kv_heads;
-        let numbers = || vec![f16::ZERO; heads * shape.width * BLOCK_TOKENS];
-        let layer = |_| LayerCache {
-            keys: numbers(),
-            values: numbers(),
-            key_scales: vec![1.0; heads],
-            value_scales: vec![1.0; heads],
+        let numbers = || Halves::zeros(heads * shape.width * BLOCK_TOKENS);
+        let layer = |_| {
+            let (keys, values) = (numbers()?, numbers()?);
+            Ok(LayerCache { keys, values, key_scales: vec![1.0; heads], value_scales: vec![1.0; heads] })
         };
-        Self { shape, layers: (0..shape.layers).map(layer).collect() }
+        Ok(Self { shape, layers: (0..shape.layers).map(layer).collect::<Result<_>>()? })
     }
 
     pub(super) fn shape(&self) -> CacheShape {
@@ -133,7 +170,7 @@ mod tests {
     use super::*;
 
     fn written(rows: &[[f32; 2]]) -> KvCache {
-        let mut cache = KvCache::new(CacheShape { layers: 1, kv_heads: 1, width: 2 }, 3);
+        let mut cache = KvCache::new(CacheShape { layers: 1, kv_heads: 1, width: 2 }, 3).unwrap();
         for (at, row) in rows.iter().enumerate() {
             let span = Span { rows: 1, start: at, blocks: &[2, 0] };
             cache.write(0, row, row, &[span]);
@@ -147,6 +184,26 @@ mod tests {
         let key = [0, 1].map(|i| head.keys[i * BLOCK_TOKENS + slot].to_f32() * head.key_scale);
         let value = [0, 1].map(|i| head.values[slot * 2 + i].to_f32() * head.value_scale);
         [key, value]
+    }
+
+    /// Pages that this process has in memory.
+    fn resident_pages() -> usize {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+        status.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn memory_is_taken_as_it_is_written_and_given_back() {
+        // A gigabyte, of which a block of each layer is written; other tests take what they take meanwhile.
+        let shape = CacheShape { layers: 32, kv_heads: 8, width: 64 };
+        let before = resident_pages();
+        for _ in 0..2 {
+            let mut cache = KvCache::new(shape, 1024).unwrap();
+            let row = vec![1.0; 8 * 64];
+            (0..32).for_each(|layer| cache.write(layer, &row, &row, &[Span { rows: 1, start: 0, blocks: &[700] }]));
+            let taken = resident_pages().saturating_sub(before) * 4096;
+            assert!(taken < 300 << 20, "{} MiB", taken >> 20);
+        }
     }
 
     #[test]

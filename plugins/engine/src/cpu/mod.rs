@@ -74,7 +74,7 @@ impl Ops for Cpu {
     }
 
     fn cache(&self, shape: CacheShape, blocks: usize) -> Result<KvCache> {
-        Ok(KvCache::new(shape, blocks))
+        KvCache::new(shape, blocks)
     }
 
     fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<Self::Angles> {
