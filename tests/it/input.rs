@@ -48,8 +48,9 @@ async fn a_folder_is_no_file_for_a_plugin_that_reads_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().display();
     let entry = |name, plugin| format!("  {name}: {{type: text, plugin: {plugin}, source: {{path: {path}}}}}\n");
-    let yaml = format!("models:\n{}{}", entry("a", "candle-llm"), entry("b", "aihost/echo"));
-    let setup = Setup { yaml, plugins: vec!["echo", "candle_llm"], ..Setup::default() };
+    let (reads_files, reads_none, reads_folders) = ("aihost/faulty", "aihost/echo", "candle-llm");
+    let yaml = format!("models:\n{}{}{}", entry("a", reads_files), entry("b", reads_none), entry("c", reads_folders));
+    let setup = Setup { yaml, plugins: vec!["echo", "faulty", "candle_llm"], ..Setup::default() };
     let (_keep, config) = prepare(&setup);
     let (code, stdout, stderr) = aihost(&["check", "--json", "--config", &config.display().to_string()], &[]);
     let report: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
@@ -64,6 +65,9 @@ async fn a_folder_is_no_file_for_a_plugin_that_reads_files() {
     assert!(server.why("a").await.contains("is a folder, not a file"));
     assert_eq!((server.chat("a", "x").await.0, server.chat("b", "x").await.0), (500, 200));
     assert!(server.status("a", "error").await.to_string().contains("is a folder, not a file"));
+    assert_eq!(server.chat("c", "x").await.0, 500);
+    let error = server.status("c", "error").await.to_string();
+    assert!(error.contains("config.json does not exist"), "{error}");
 }
 
 #[tokio::test]

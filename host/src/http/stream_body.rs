@@ -51,9 +51,16 @@ impl<W: StreamWriter> StreamBody<W> {
         Self { ping: period.map(|period| interval_at(Instant::now() + period, period)), ..self }
     }
 
-    /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply.
+    /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply. A failure
+    /// that comes in the same moment as what is before it follows that.
     pub(super) async fn respond(mut self, content_type: &'static str) -> Result<Response, Failure> {
-        std::future::poll_fn(|cx| self.fill_or_ping(cx)).await?;
+        if let Err(failure) = std::future::poll_fn(|cx| self.fill_or_ping(cx)).await {
+            let has_begun = !self.out.is_empty();
+            if !has_begun || self.writer.fail(&mut self.out, failure.clone()).is_err() {
+                return Err(failure);
+            }
+            self.has_ended = true;
+        }
         Ok((headers(content_type), Body::from_stream(self)).into_response())
     }
 
@@ -135,4 +142,41 @@ pub(super) fn headers(content_type: &'static str) -> [(HeaderName, HeaderValue);
 /// Nobody on the way may wait for more.
 fn unbuffered() -> (HeaderName, HeaderValue) {
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::domain::FailureKind;
+
+    /// Writes so many words, and fails; all of it is ready at once.
+    struct Words(usize);
+
+    impl StreamWriter for Words {
+        fn poll_write(&mut self, _: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<ControlFlow<()>, Failure>> {
+            let Some(left) = self.0.checked_sub(1) else {
+                return Poll::Ready(Err(Failure::new(FailureKind::WorkerDied, "it died")));
+            };
+            self.0 = left;
+            out.extend(b"word ");
+            Poll::Ready(Ok(ControlFlow::Continue(())))
+        }
+
+        fn fail(&mut self, out: &mut Vec<u8>, failure: Failure) -> io::Result<()> {
+            out.extend(failure.message.as_bytes());
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_failure_is_told_before_it() {
+        let reply = StreamBody::new(Words(2), 1 << 10).respond("text/plain").await.unwrap();
+        assert_eq!(reply.status(), StatusCode::OK);
+        assert_eq!(reply.into_body().collect().await.unwrap().to_bytes(), "word word it died");
+        let refused = StreamBody::new(Words(0), 1 << 10).respond("text/plain").await;
+        assert_eq!(refused.unwrap_err().kind, FailureKind::WorkerDied);
+    }
 }

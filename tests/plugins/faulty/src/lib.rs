@@ -474,6 +474,7 @@ aihost_plugin_api::export_plugin! {
     plugin: Faulty,
     id: "aihost/faulty",
     devices: ["cpu"],
+    formats: ["gguf"],
     max_concurrency: 4,
     parks: true,
     permissions: ["network", "subprocess", "files"],
