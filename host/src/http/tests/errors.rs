@@ -125,8 +125,11 @@ async fn a_loading_model_tells_how_far_it_is() {
 async fn a_failure_after_the_first_byte_is_the_last_event() {
     let host = Host::new(|_, _| Ok(vec![text("Hel"), failed(FailureKind::WorkerDied)]));
     let reply = host.router.clone().oneshot(post(CHAT, chat(&json!({"stream": true})).to_string())).await.unwrap();
-    // Both outputs were ready before the head was sent, so it is still a plain refusal.
-    assert_eq!(reply.status(), 500);
+    // Both outputs were ready before the head was sent: nobody else is asked any more, so what there was is told.
+    assert_eq!(reply.status(), 200);
+    let body = axum::body::to_bytes(reply.into_body(), usize::MAX).await.unwrap();
+    let body = String::from_utf8_lossy(&body);
+    assert!(body.contains("Hel") && body.contains("\"code\":\"worker_died\""), "{body}");
 
     let (outputs, receiver) = mpsc::channel(4);
     let router = answering(receiver);
