@@ -51,16 +51,9 @@ impl<W: StreamWriter> StreamBody<W> {
         Self { ping: period.map(|period| interval_at(Instant::now() + period, period)), ..self }
     }
 
-    /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply. A failure
-    /// that comes in the same moment as what is before it follows that.
+    /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply.
     pub(super) async fn respond(mut self, content_type: &'static str) -> Result<Response, Failure> {
-        if let Err(failure) = std::future::poll_fn(|cx| self.fill_or_ping(cx)).await {
-            let has_begun = !self.out.is_empty();
-            if !has_begun || self.writer.fail(&mut self.out, failure.clone()).is_err() {
-                return Err(failure);
-            }
-            self.has_ended = true;
-        }
+        std::future::poll_fn(|cx| self.fill_or_ping(cx)).await?;
         Ok((headers(content_type), Body::from_stream(self)).into_response())
     }
 
@@ -91,10 +84,14 @@ impl<W: StreamWriter> StreamBody<W> {
         filled
     }
 
-    /// Takes in all that is ready; `Pending` only if that is nothing.
+    /// Takes in all that is ready; `Pending` only if that is nothing. A failure behind what is taken in is told with it, if it can be.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         match self.fill_piece(cx) {
             Poll::Pending if !self.out.is_empty() => Poll::Ready(Ok(())),
+            Poll::Ready(Err(failure)) if !self.out.is_empty() => {
+                self.has_ended = true;
+                Poll::Ready(self.writer.fail(&mut self.out, failure.clone()).map_err(|_| failure))
+            }
             filled => filled,
         }
     }

@@ -296,8 +296,9 @@ impl Delivering {
             return Some(LeaseEnd::Lost(waiting.clone(), failure.clone()));
         }
         let done = matches!(output, Output::Done(_));
-        let may_wait = self.terms.delivery == OutputMode::Gathered || shows_nothing(&output);
-        if self.untouched && may_wait && self.held.hold(&output) {
+        // What an output says is looked at until one shows something, and not for each token.
+        let may_wait = self.untouched && (self.terms.delivery == OutputMode::Gathered || shows_nothing(&output));
+        if may_wait && self.held.hold(&output) {
             return None;
         }
         self.untouched = false;

@@ -263,8 +263,8 @@ impl HuggingFace {
             vocabulary: size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
         };
         config::check(&config).map_err(|what| self.corrupt(what))?;
-        if !c.tie_word_embeddings && !self.tensors.has_tensor(HUGGING_FACE_NAMES.head) {
-            // Says which one is missing.
+        if !c.tie_word_embeddings {
+            // The table of tokens stands for it only where that is said.
             self.tensors.tensor(HUGGING_FACE_NAMES.head)?;
         }
         Ok(config)

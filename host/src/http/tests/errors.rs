@@ -131,6 +131,22 @@ async fn a_failure_after_the_first_byte_is_the_last_event() {
     let body = String::from_utf8_lossy(&body);
     assert!(body.contains("Hel") && body.contains("\"code\":\"worker_died\""), "{body}");
 
+    for (path, body) in [
+        ("/v1/completions", json!({"model": "a", "prompt": "x", "stream": true})),
+        ("/v1/responses", json!({"model": "a", "input": "x", "stream": true})),
+        (
+            "/v1/messages",
+            json!({"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}], "stream": true}),
+        ),
+        ("/api/chat", json!({"model": "a", "messages": [{"role": "user", "content": "x"}]})),
+        ("/api/generate", json!({"model": "a", "prompt": "x"})),
+    ] {
+        let reply = host.post(path, &body).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+        let (said, failed) = reply.body.split_once("Hel").unwrap_or_else(|| panic!("{path}: {}", reply.body));
+        assert!(failed.contains("it broke") && !said.contains("it broke"), "{path}: {}", reply.body);
+    }
+
     let (outputs, receiver) = mpsc::channel(4);
     let router = answering(receiver);
     outputs.send(text("Hel")).await.unwrap();

@@ -327,8 +327,12 @@ mod tests {
             }
             (requests + usize::from(another), Instant::now())
         });
+        (over(client).await, serving)
+    }
+
+    async fn over(client: DuplexStream) -> Connection {
         let (sender, link) = http1::handshake(TokioIo::new(client)).await.unwrap();
-        (Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false, socket: None }, serving)
+        Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false, socket: None }
     }
 
     async fn is_asked(server: &mut DuplexStream) -> bool {
@@ -402,9 +406,6 @@ mod tests {
     async fn behind_an_answer_in_chunks_a_connection_rests() {
         let connections = connections();
         let (client, mut server) = duplex(1 << 10);
-        let (sender, link) = http1::handshake(TokioIo::new(client)).await.unwrap();
-        let connection =
-            Connection { sender, link: Some(Box::pin(link.with_upgrades())), is_used: false, socket: None };
         let serving = tokio::spawn(async move {
             for _ in 0..2 {
                 assert!(is_asked(&mut server).await);
@@ -412,7 +413,7 @@ mod tests {
                 server.write_all(answer).await.unwrap();
             }
         });
-        let answer = ask(&connections, connection).await;
+        let answer = ask(&connections, over(client).await).await;
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "hi");
         assert!(connections.idle.take().is_none(), "its server may be about to close it");
         tokio::time::sleep(REST).await;

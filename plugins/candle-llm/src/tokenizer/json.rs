@@ -24,9 +24,7 @@ impl FillIn {
     /// # Errors
     /// `MissingFile` and `CorruptFile` if it cannot be read.
     pub fn of_json(path: &Path) -> Result<Option<Self>> {
-        let added = JsonParts::read(path)?.added_tokens;
-        let place = |name: &str| added.iter().find(|token| token.content == name).map(|token| token.id);
-        Ok(Self::named([None; 3], place))
+        JsonParts::read(path).map(|parts| parts.fill_in())
     }
 }
 
@@ -82,7 +80,7 @@ impl Tokenizer {
             eos,
             add_bos: specials.add_bos.unwrap_or(adds_bos),
             ends,
-            fill_in: FillIn::of_json(path)?,
+            fill_in: parts.fill_in(),
             inner,
         })
     }
@@ -114,6 +112,11 @@ impl JsonParts {
     fn read(path: &Path) -> Result<Self> {
         let json = tokens::read(path, NEEDS_TOKENIZER)?;
         serde_json::from_slice(&json).map_err(|error| corrupt(path, error))
+    }
+
+    fn fill_in(&self) -> Option<FillIn> {
+        let added = &self.added_tokens;
+        FillIn::named([None; 3], |name| added.iter().find(|token| token.content == name).map(|token| token.id))
     }
 
     /// Whether its tokens are of bytes, as GPT-2's are.
