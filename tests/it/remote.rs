@@ -13,7 +13,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -45,7 +45,10 @@ impl Elsewhere {
             pieces: Semaphore::new(0),
         });
         let router = Router::new().route("/v1/chat/completions", any(chat)).route("/v1/audio/whole", any(read));
-        let router = router.fallback(any(echo)).with_state(Arc::clone(&state));
+        let router = router
+            .route("/v1/models", get(async || axum::Json(models())))
+            .fallback(any(echo))
+            .with_state(Arc::clone(&state));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -55,6 +58,14 @@ impl Elsewhere {
     fn requests(&self) -> usize {
         self.state.requests.load(Ordering::SeqCst)
     }
+}
+
+/// What it says of its models, as servers of others list them.
+fn models() -> Value {
+    json!({"object": "list", "data": [
+        {"id": "other", "object": "model", "max_model_len": 8},
+        {"id": "own/name", "object": "model", "max_model_len": 4096, "meta": {"n_params": 1_700_000_000_u64, "ftype": "Q4_1"}},
+    ]})
 }
 
 /// Gives back what it was sent: head as JSON, then the body.
@@ -164,6 +175,33 @@ async fn a_chat_reaches_its_server_as_it_was_sent_and_streams_back() {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
     assert_eq!(front.status("far", "device").await, json!("remote"));
+}
+
+#[tokio::test]
+async fn what_a_server_says_of_its_model_is_listed_once_it_was_asked() {
+    let pod = Elsewhere::start().await;
+    let front = front(&format!(
+        "  far: {{type: text, url: 'http://127.0.0.1:{}/v1', engine_model: own/name, aliases: [gpt-4o]}}\n",
+        pod.port
+    ));
+    let get = async |path: &str| -> Value {
+        client().get(format!("{}{path}", front.base())).send().await.unwrap().json().await.unwrap()
+    };
+    assert!(get("/v1/models/gpt-4o").await.get("context_length").is_none(), "a listing asks nobody");
+    post(&front, "/v1/chat/completions", json!({"messages": []})).await;
+    eventually(async || match get("/v1/models/gpt-4o").await["context_length"].as_u64() {
+        Some(4096) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let listed = get("/v1/models").await["data"][0].clone();
+    assert_eq!((&listed["id"], &listed["max_model_len"]), (&json!("far"), &json!(4096)));
+    assert_eq!(listed["meta"]["quantization"], "Q4_1");
+    let shown: Value = post(&front, "/api/show", json!({"model": "far"})).await.json().await.unwrap();
+    assert_eq!(shown["details"]["parameter_size"], "1.7B", "{shown}");
+    let context = shown["model_info"].as_object().unwrap().iter().find(|(key, _)| key.ends_with(".context_length"));
+    assert_eq!(context.map(|(_, length)| length), Some(&json!(4096)), "{shown}");
+    assert_eq!(pod.requests(), 2, "the chat, and where such servers tell of their template");
 }
 
 #[tokio::test]

@@ -209,6 +209,11 @@ impl ModelConfig {
         self.id.as_str() == name || self.aliases.iter().any(|alias| alias == name)
     }
 
+    /// The name by which its engine knows it, if that answers HTTP itself.
+    pub fn engine_name(&self) -> &str {
+        self.http.engine_model.as_deref().unwrap_or(self.id.as_str())
+    }
+
     /// Whether instances of both are the same. Names, limits and policy take effect without a reload.
     pub fn is_made_like(&self, other: &Self) -> bool {
         self.kind == other.kind

@@ -130,14 +130,14 @@ impl Diverted {
         {
             return Ok(leave(parts));
         }
-        let bytes = with_model(&body.bytes, &named, engine_name(model));
+        let bytes = with_model(&body.bytes, &named, model.engine_name());
         let delivery = match (named.streams, head.is_replayable(model)) {
             (_, false) => OutputMode::Once,
             (true, true) => OutputMode::Streamed,
             (false, true) => OutputMode::Gathered,
         };
         let class = named.class.max(caller.class());
-        let head = head.at(self.at).naming(engine_name(model));
+        let head = head.at(self.at).naming(model.engine_name());
         let outgoing = head.outgoing(OutgoingBody::Whole(bytes), delivery, class, named.keep_alive);
         let response = proxy::ask(&self.app, &caller, model, outgoing).await?;
         match self.at {
@@ -165,8 +165,8 @@ impl Diverted {
             None => return Err(self.nobody(config, caller, name.as_deref(), &head)),
         };
         caller.access().asks_for(&model.id);
-        let body = OutgoingBody::Streamed(form.with_model(engine_name(model))?);
-        let head = head.naming(engine_name(model));
+        let body = OutgoingBody::Streamed(form.with_model(model.engine_name())?);
+        let head = head.naming(model.engine_name());
         let outgoing = head.outgoing(body, OutputMode::Once, caller.class(), None);
         proxy::ask(&self.app, caller, model, outgoing).await.map(Taken::Answered)
     }
@@ -178,7 +178,7 @@ impl Diverted {
             return Ok(Taken::Left(request));
         };
         caller.access().asks_for(&model.id);
-        let head = head.naming(engine_name(model));
+        let head = head.naming(model.engine_name());
         let upgrade = proxy::upgrade_of(&mut request);
         let body = whole_or_streamed(&self.app, request).await?;
         let delivery = body.delivery(&head.method);
@@ -317,11 +317,6 @@ impl Named {
             keep_alive: None,
         }
     }
-}
-
-/// The name by which its engine knows a model.
-pub(super) fn engine_name(model: &ModelConfig) -> &str {
-    model.http.engine_model.as_deref().unwrap_or(model.id.as_str())
 }
 
 /// A body of JSON that names the model so.

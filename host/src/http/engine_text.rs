@@ -16,7 +16,6 @@ use serde_json::{Value, json};
 
 use super::app::App;
 use super::caller::Caller;
-use super::divert::engine_name;
 use super::engine_chat::ChatReader;
 use super::engine_routes::{self, is_no_route};
 use super::error::ApiError;
@@ -170,7 +169,7 @@ impl Asker {
         chat.insert("messages".to_owned(), messages);
         let streams = terms.delivery != TextDelivery::Whole;
         let mut set = |key: &str, value: Value| chat.insert(key.to_owned(), wire::raw(&value));
-        set("model", engine_name(&model).into());
+        set("model", model.engine_name().into());
         set("stream", streams.into());
         if terms.n > 1 {
             set("n", terms.n.into());
@@ -205,7 +204,7 @@ pub(super) async fn ask_json(
     path: &str,
     mut body: JsonObject,
 ) -> Result<Value, ApiError> {
-    body.insert("model".to_owned(), wire::raw(engine_name(model)));
+    body.insert("model".to_owned(), wire::raw(model.engine_name()));
     let outgoing = outgoing(path, &body, OutputMode::Gathered, caller.class(), None);
     let (head, mut answer) = proxy::open(app, caller, model, outgoing).await?;
     let said = said(&mut answer, ANSWER_BYTES).await;

@@ -1,4 +1,5 @@
-//! What plugins said of models when they last planned a load, remembered across restarts: listings tell it, and load nothing.
+//! What plugins said of models when they last planned a load, and engines once they were up, remembered across restarts:
+//! listings tell it, and load nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,12 +43,14 @@ struct Known {
     order: u64,
 }
 
-/// What facts are of: this plugin, these files, these options. What the files hold is not looked at.
+/// What facts are of: this plugin, these files, these options, or this model of those who run it. What files hold is not
+/// looked at.
 fn digest(model: &ModelConfig) -> String {
     let mut options = model.options.clone();
     options.sort_all_objects();
     let files: Vec<_> = model.files.iter().map(|(role, file)| (role, &file.path)).collect();
-    let parts = serde_json::json!([model.plugin, files, options]);
+    let remote = model.http.remote.as_ref().map(|remote| (&remote.urls, model.engine_name()));
+    let parts = serde_json::json!([model.plugin, files, options, remote]);
     format!("{:x}", Sha256::digest(parts.to_string()))
 }
 
@@ -61,6 +64,11 @@ impl Facts {
     /// What is known of a model.
     pub(super) fn of(&self, model: &ModelConfig) -> ModelFacts {
         self.known.lock().models.get(&digest(model)).map(|known| known.facts.clone()).unwrap_or_default()
+    }
+
+    /// Its engine says this of it, beside what its plugin may have said. May block as [`Self::learn`] may.
+    pub(super) fn add(&self, model: &ModelConfig, facts: ModelFacts) {
+        self.learn(model, facts.or(self.of(model)));
     }
 
     /// Its plugin says this of it. Writes the file where that is news, so it may block for a moment.
@@ -104,6 +112,19 @@ mod tests {
         let again = Facts::open(dir.path());
         assert_eq!(again.of(&model("{context: 4096}")), facts);
         assert_eq!(again.of(&model("{context: 8192}")), ModelFacts::default());
+        let said = ModelFacts::default().context_length(512);
+        again.add(&model("{context: 4096}"), said);
+        assert_eq!(again.of(&model("{context: 4096}")), facts.clone().context_length(512), "an engine knows better");
+        let far = |url: &str, name: &str| {
+            let yaml = format!("models:\n  a: {{type: text, url: '{url}', engine_model: {name}}}\n");
+            let config = config::parse(&yaml, Path::new("/etc/models.yaml"), &Selection::default(), &Env::default());
+            config.unwrap().models.values().next().unwrap().clone()
+        };
+        again.add(&far("http://one:1", "m"), facts.clone());
+        assert_eq!(again.of(&far("http://one:1", "m")), facts);
+        for other in [far("http://two:1", "m"), far("http://one:1", "n")] {
+            assert_eq!(again.of(&other), ModelFacts::default(), "another server or model");
+        }
         let long = ModelFacts::default().chat_template("x".repeat(TEMPLATE_BYTES_MAX + 1));
         again.learn(&model("{}"), long);
         assert_eq!(again.of(&model("{}")).chat_template, None);

@@ -22,7 +22,7 @@ use super::replay::{Job, Verdict};
 use super::requests::{Departing, Goal, Pending, Requests};
 use super::residents::Residents;
 use crate::config::Config;
-use crate::domain::{Device, Failure, FailureKind, InstanceId, ModelId, ModelState, RequestId};
+use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
 use crate::store::{Verification, Verifier};
@@ -377,7 +377,9 @@ impl Loop {
     }
 
     fn planned(&mut self, id: InstanceId, model: &ModelId, plan: MemoryPlan) {
-        if let Some(config) = self.config.models.get(model).cloned() {
+        if let Some(config) = self.config.models.get(model).cloned()
+            && !plan.facts.is_unknown()
+        {
             let (known, facts) = (Arc::clone(&self.devices.facts), plan.facts.clone());
             tokio::task::spawn_blocking(move || known.learn(&config, facts));
         }
@@ -401,12 +403,24 @@ impl Loop {
                 }
                 if let Some(known) = self.state.instances().get(&id) {
                     self.records.count_load(&known.model);
+                    self.ask_facts(id, &known.model);
                     self.tell_hot(id, "loaded");
                 }
                 self.step(Event::Loaded(id));
             }
             Err(failure) => self.step(Event::Failed(id, failure)),
         }
+    }
+
+    /// What an engine that answers HTTP itself says of its model, beside what it serves.
+    fn ask_facts(&self, id: InstanceId, model: &ModelId) {
+        let config = self.config.models.get(model).filter(|config| matches!(config.kind, Kind::Text | Kind::Embedding));
+        let (Some(config), Some(instance)) = (config.cloned(), self.residents.handle(id)) else { return };
+        let (asked, known) = (instance.facts(config.engine_name().to_owned()), Arc::clone(&self.devices.facts));
+        tokio::spawn(async move {
+            let Some(facts) = asked.await else { return };
+            tokio::task::spawn_blocking(move || known.add(&config, facts));
+        });
     }
 
     fn exit(&mut self, exit: Exit) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use aihost_plugin_api::{LoadRequest, MemoryPlan, Metric};
+use aihost_plugin_api::{LoadRequest, MemoryPlan, Metric, ModelFacts};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use hyper::upgrade::Upgraded;
@@ -183,6 +183,12 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// What its plugin counts now; nothing if it does not say at once. Whatever else is under way.
     fn metrics(&self) -> BoxFuture<'static, Vec<Metric>> {
         Box::pin(ready(Vec::new()))
+    }
+
+    /// What its engine says of the model, which it knows by this name: nothing if it is none that answers HTTP itself, or does
+    /// not say. Requests may run meanwhile.
+    fn facts(&self, _name: String) -> BoxFuture<'static, Option<ModelFacts>> {
+        Box::pin(ready(None))
     }
 
     /// Share of the load or unpark done, in thousandths, if known.

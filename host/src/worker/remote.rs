@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::MemoryPlan;
+use aihost_plugin_api::{MemoryPlan, ModelFacts};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, ready};
 use hyper::StatusCode;
@@ -162,6 +162,19 @@ impl InstanceHandle for RemoteInstance {
             };
             // Whoever asked may have left.
             let _ = output.send(last).await;
+        })
+    }
+
+    fn facts(&self, name: String) -> BoxFuture<'static, Option<ModelFacts>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            for address in &shared.all {
+                let facts = origin::facts(&address.origin, &name).await;
+                if facts.is_some() {
+                    return facts;
+                }
+            }
+            None
         })
     }
 

@@ -53,6 +53,22 @@ impl ModelFacts {
         *self == Self::default()
     }
 
+    /// The same, with what is not known of it from others.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            context_length: self.context_length.or(others.context_length),
+            trained_context_length: self.trained_context_length.or(others.trained_context_length),
+            vocabulary: self.vocabulary.or(others.vocabulary),
+            embedding_length: self.embedding_length.or(others.embedding_length),
+            parameters: self.parameters.or(others.parameters),
+            bytes: self.bytes.or(others.bytes),
+            architecture: self.architecture.or(others.architecture),
+            quantization: self.quantization.or(others.quantization),
+            chat_template: self.chat_template.or(others.chat_template),
+            abilities: if self.abilities.is_empty() { others.abilities } else { self.abilities },
+        }
+    }
+
     /// Whether it can do this.
     pub fn can(&self, ability: &str) -> bool {
         self.abilities.iter().any(|known| known == ability)

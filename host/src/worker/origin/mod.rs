@@ -4,6 +4,7 @@
 mod answer;
 mod busy;
 mod connection;
+mod facts;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use connection::{AnswerBody, CONNECT_LIMIT, Connections, SendFailure, root_of};
 
 pub(super) use answer::{Answered, Outlet};
 pub(super) use busy::until_idle;
+pub(super) use facts::facts;
 
 /// How often a request that waits says that it is not stuck.
 const SIGN_EVERY: Duration = Duration::from_secs(5);
@@ -134,7 +136,16 @@ impl Origin {
 
     /// The same without passing anything on: a small answer of JSON.
     pub(super) async fn look(&self, target: &str) -> Option<serde_json::Value> {
-        let (method, target, headers) = (Method::GET, target.to_owned(), HeaderMap::new());
+        self.look_with(target, HeaderMap::new()).await
+    }
+
+    /// The same of what is not looked at again: a server that has one connection at a time has it back at once.
+    pub(super) async fn look_in_passing(&self, target: &str) -> Option<serde_json::Value> {
+        self.look_with(target, HeaderMap::from_iter([(header::CONNECTION, HeaderValue::from_static("close"))])).await
+    }
+
+    async fn look_with(&self, target: &str, headers: HeaderMap) -> Option<serde_json::Value> {
+        let (method, target) = (Method::GET, target.to_owned());
         let body = AskBody::Whole(Bytes::new());
         let ask = HttpAsk { method, target, headers, body, time_limit: CONNECT_LIMIT };
         answer::json(self.ask(&ask).await.ok()?).await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aihost_plugin_api::Metric;
+use aihost_plugin_api::{Metric, ModelFacts};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::super::ask::Ask;
 use super::super::awake::timeout;
 use super::super::limits::{OUTPUT_QUEUE, PREPARE_BYTES, TERMINATE_GRACE, WorkerLimits};
+use super::super::origin;
 use super::super::placement::{Allowance, CancelCause, ExitReason, InstanceHandle, Loaded, Outputs};
 use super::super::protocol::{PluginError, Task};
 use super::failure;
@@ -101,6 +102,11 @@ impl InstanceHandle for WorkerInstance {
         let (output, outputs) = mpsc::channel(OUTPUT_QUEUE);
         self.runtime.spawn(serve(output));
         outputs.into()
+    }
+
+    fn facts(&self, name: String) -> BoxFuture<'static, Option<ModelFacts>> {
+        let engine = self.shared.socket.engine();
+        Box::pin(async move { origin::facts(&engine?, &name).await })
     }
 
     fn progress(&self) -> Option<u32> {
