@@ -7,10 +7,12 @@ use aihost_plugin_api::{Error, ErrorKind, LoadContext, Result, Upstream, Upstrea
 
 use super::environment::Environment;
 use super::health::{self, Health};
+use super::known::{Canary, Known};
 use super::launch::Launch;
 use super::options::{FreeCall, Options};
 use super::port::Listener;
 use super::process::{End, Process};
+use super::slots::Slots;
 use super::tail;
 
 /// Between two questions to an engine that starts.
@@ -19,6 +21,8 @@ const POLL: Duration = Duration::from_millis(50);
 const START_LIMIT: Duration = Duration::from_secs(2);
 /// How long one that serves may take: it may be busy.
 const SERVE_LIMIT: Duration = Duration::from_secs(20);
+/// How long one may take for the token by which it shows that it computes.
+const CANARY_LIMIT: Duration = Duration::from_secs(60);
 /// How long an engine may start without a word: many are ready by then.
 const TELL_AFTER: Duration = Duration::from_secs(1);
 /// How often it is said that an engine still starts, if nothing is new.
@@ -37,18 +41,23 @@ pub struct Engine {
     prefix: String,
     free: Option<FreeCall>,
     stop_timeout: Duration,
+    known: Option<&'static Known>,
+    kept: Kept,
+}
+
+/// What an engine has on disk.
+#[derive(Debug)]
+pub(crate) struct Kept {
     /// Not swept while it is in use.
-    _environment: Option<Environment>,
+    #[expect(dead_code, reason = "it is held")]
+    pub(crate) environment: Option<Environment>,
+    /// What it has read, while it is away.
+    pub(crate) slots: Option<Slots>,
 }
 
 impl Engine {
     /// Starts an engine and waits until its health is good.
-    pub(crate) fn start(
-        launch: &Launch,
-        options: &Options,
-        environment: Option<Environment>,
-        ctx: &LoadContext,
-    ) -> Result<Self> {
+    pub(crate) fn start(launch: &Launch, options: &Options, kept: Kept, ctx: &LoadContext) -> Result<Self> {
         tracing::info!("starting on port {}: {}", launch.port, launch.shown());
         let process = Process::start(&mut launch.command(), launch.port).map_err(|e| {
             let why = format!("{} cannot be started: {e}", launch.program().display());
@@ -61,9 +70,14 @@ impl Engine {
             prefix: options.prefix.clone(),
             free: options.free.clone(),
             stop_timeout: options.stop_timeout(),
-            _environment: environment,
+            known: options.engine.known(),
+            kept,
         };
         engine.await_health(ctx)?;
+        engine.compute()?;
+        if let Some(slots) = &engine.kept.slots {
+            slots.restore(engine.address());
+        }
         engine.process.serve()?;
         Ok(engine)
     }
@@ -112,12 +126,33 @@ impl Engine {
         }
     }
 
+    /// Whether one that is known by name computes, whatever its health says.
+    fn compute(&self) -> Result<()> {
+        let Some(known) = self.known else { return Ok(()) };
+        let Canary { path, body } = known.canary;
+        match health::post(self.address(), path, body, CANARY_LIMIT) {
+            Health::Good => Ok(()),
+            bad => Err(Error::internal(format!(
+                "the engine's {} is good, and it computes nothing: its {path} {}",
+                self.health,
+                bad.told()
+            ))),
+        }
+    }
+
     fn ended(&self, end: End) -> Error {
-        let said = match tail::last(&self.process.last_lines(), TOLD_LINES, TOLD_BYTES) {
+        let lines = self.process.last_lines();
+        let explained = self.known.and_then(|known| known.explain(&lines));
+        let said = match tail::last(&lines, TOLD_LINES, TOLD_BYTES) {
             said if said.is_empty() => "it said nothing on its standard error".to_owned(),
             said => format!("it said last: {said}"),
         };
-        Error::internal(format!("the engine {} before it was ready; {said}", end.told()))
+        match explained {
+            Some((kind, advice)) => {
+                Error::new(kind, format!("the engine {} before it was ready: {advice}; {said}", end.told()))
+            }
+            None => Error::internal(format!("the engine {} before it was ready; {said}", end.told())),
+        }
     }
 
     fn address(&self) -> SocketAddr {
@@ -130,7 +165,8 @@ impl aihost_plugin_api::Engine for Engine {
 
     fn health(&self) -> Result<()> {
         match health::ask(self.address(), &self.health, SERVE_LIMIT) {
-            Health::Good => Ok(()),
+            // One whose device is lost may answer this all the same.
+            Health::Good => self.compute(),
             bad => Err(Error::internal(format!("the engine's {} {}", self.health, bad.told()))),
         }
     }
@@ -157,6 +193,9 @@ impl aihost_plugin_api::Engine for Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        if let Some(slots) = self.kept.slots.as_ref().filter(|_| self.process.end().is_none()) {
+            slots.keep(self.address());
+        }
         self.process.stop(self.stop_timeout);
     }
 }

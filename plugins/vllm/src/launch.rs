@@ -10,6 +10,7 @@ use std::process::Command;
 
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
 
+use super::known::Known;
 use super::options::{Options, Program};
 use super::template::Values;
 
@@ -31,7 +32,14 @@ pub(crate) struct Launch {
 
 impl Launch {
     /// From an entry's options, in an environment if it has one.
-    pub(crate) fn new(options: &Options, load: &LoadRequest, environment: Option<&Path>, port: u16) -> Result<Self> {
+    /// `slots`: where an engine that can keeps what it has read.
+    pub(crate) fn new(
+        options: &Options,
+        load: &LoadRequest,
+        environment: Option<&Path>,
+        port: u16,
+        slots: Option<&Path>,
+    ) -> Result<Self> {
         let values = Values {
             port,
             device: load.device.clone(),
@@ -57,6 +65,10 @@ impl Launch {
             Program::Script(script) => {
                 let python = environment.map_or_else(|| options.python.clone().into(), |made| made.join("bin/python"));
                 (python, vec![script.into_os_string()])
+            }
+            Program::Known(known, args) => {
+                let arguments = known.arguments(&values, &args, slots).map_err(filled)?;
+                (known_program(options, known, &variables)?, arguments)
             }
             Program::Command(words) => {
                 let words: Result<Vec<_>, _> = words.iter().map(|word| word.fill(&values)).collect();
@@ -91,6 +103,14 @@ impl Launch {
         line.truncate(line.floor_char_boundary(SHOWN_BYTES));
         line
     }
+}
+
+/// The program of an engine that is known by name.
+fn known_program(options: &Options, known: &Known, variables: &BTreeMap<OsString, OsString>) -> Result<PathBuf> {
+    let path = variables.get(OsStr::new("PATH")).cloned().unwrap_or_default();
+    let program = options.binary.as_deref().unwrap_or(known.name);
+    find(program, &path, options.folder())
+        .map_err(|e| Error::new(e.kind(), format!("{}; {}", e.message(), known.install)))
 }
 
 /// What every engine is told.
@@ -129,7 +149,7 @@ fn python_path(script: &Path, working: Option<&Path>) -> OsString {
 pub(crate) fn check(options: &Options) -> Result<()> {
     match options.program().map_err(Error::internal)? {
         Program::Script(script) => readable(&script),
-        Program::Command(_) => Ok(()),
+        Program::Command(_) | Program::Known(..) => Ok(()),
     }
 }
 
@@ -185,7 +205,7 @@ mod tests {
     fn launch(options: serde_json::Value, environment: Option<&Path>) -> Result<Launch> {
         let options: Options = serde_json::from_value(options).unwrap();
         let files = BTreeMap::from([("model".to_owned(), PathBuf::from("/m/x.gguf"))]);
-        Launch::new(&options, &LoadRequest::new("cuda:1", files).granted(7), environment, 81)
+        Launch::new(&options, &LoadRequest::new("cuda:1", files).granted(7), environment, 81, None)
     }
 
     fn variable<'a>(launch: &'a Launch, name: &str) -> Option<&'a str> {
@@ -249,7 +269,7 @@ mod tests {
             assert!(error.message().contains(words), "{error}");
         }
         let options: Options = serde_json::from_value(serde_json::json!({"command": "sh {model_path}"})).unwrap();
-        let error = Launch::new(&options, &LoadRequest::new("cpu", BTreeMap::new()), None, 81).unwrap_err();
+        let error = Launch::new(&options, &LoadRequest::new("cpu", BTreeMap::new()), None, 81, None).unwrap_err();
         assert!(error.message().contains("no file `model`"), "{error}");
     }
 }

@@ -1,5 +1,5 @@
 //! Plugin `vllm`: engine processes that speak HTTP themselves. It starts one, waits until its health is good, watches it, and
-//! ends it with all that came of it; requests go to its port, and not through here.
+//! ends it with all that came of it; requests go to its port, and not through here. Some it knows by name ([`known`]).
 //!
 //! It knows no host and no kind of model: what is asked at the port is between the client and the engine.
 
@@ -9,23 +9,26 @@ mod engine;
 mod environment;
 mod health;
 mod installer;
+mod known;
 mod launch;
 mod options;
 mod port;
 mod process;
+mod slots;
 mod tail;
 mod template;
 mod tree;
 mod wheel;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, PrepareContext, Result};
 
-use engine::Engine;
+use engine::{Engine, Kept};
 use environment::{Environments, Needs};
 use launch::Launch;
 use options::Options;
+use slots::Slots;
 
 /// Where the folder of a plugin's own is said.
 const OWN_FOLDER_VARIABLE: &str = "XDG_CACHE_HOME";
@@ -64,8 +67,22 @@ impl Plugin for Supervisor {
             None => None,
         };
         let port = port::choose(self.options.port)?;
-        let launch = Launch::new(&self.options, load, environment.as_ref().map(|made| made.folder()), port)?;
-        Engine::start(&launch, &self.options, environment, ctx)
+        let slots = self.slots(load);
+        let folder = environment.as_ref().map(|made| made.folder());
+        let launch = Launch::new(&self.options, load, folder, port, slots.as_ref().map(Slots::folder))?;
+        Engine::start(&launch, &self.options, Kept { environment, slots }, ctx)
+    }
+}
+
+impl Supervisor {
+    /// Where an engine that can keeps what it has read. It is served without, if there is no such place.
+    fn slots(&self, load: &LoadRequest) -> Option<Slots> {
+        let known = self.options.engine.known().filter(|known| known.keeps_slots() && self.options.keep_slots)?;
+        let program = Path::new(self.options.binary.as_deref().unwrap_or(known.name));
+        let model = load.file("model").ok()?;
+        let made = own_folder().map_err(|e| e.message().to_owned());
+        let made = made.and_then(|own| Slots::of(&own, program, model, &self.options.args).map_err(|e| e.to_string()));
+        made.inspect_err(|why| tracing::warn!("what it reads is not kept when it is unloaded: {why}")).ok()
     }
 }
 

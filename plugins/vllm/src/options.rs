@@ -8,6 +8,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::known::{self, Known};
 use super::template::{self, Template};
 
 /// Most words of a command.
@@ -22,7 +23,8 @@ const PYTHON: &str = "python3";
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// What kind of engine it is: `http`, a program that answers HTTP on a port of this machine.
+    /// What kind of engine it is: `http`, a program that answers HTTP on a port of this machine, or `llama-server`, llama.cpp's,
+    /// which needs no `command`.
     pub(crate) engine: EngineKind,
     /// The program and its arguments: a list, or one text that is split into words as a shell would, quotes heeded; no shell is
     /// run. `{port}`, `{model_path}` (the file of role `model`), `{device}` (`cpu`, `cuda:0`) and `{memory}` (bytes granted) stand
@@ -31,6 +33,12 @@ pub struct Options {
     /// Instead of `command`: the absolute path of a Python script, run in an environment with its requirements and
     /// `aihost-service`.
     pub(crate) service_script: Option<PathBuf>,
+    /// The program of an engine that is known by name, as a shell finds it. Default: its own name.
+    pub(crate) binary: Option<String>,
+    /// More arguments of an engine that is known by name, a word each, with what stands for something in `command`.
+    pub(crate) args: Vec<String>,
+    /// Whether `llama-server` writes what its slots have read into files when it is unloaded, and reads them when it is loaded again.
+    pub(crate) keep_slots: bool,
     /// Its port on 127.0.0.1; left out, one that is free. It is told by `{port}` and the variable `PORT`, a script also by
     /// `AIHOST_PORT`.
     pub(crate) port: Option<NonZeroU16>,
@@ -68,11 +76,23 @@ pub(crate) struct FreeCall {
 
 /// Kinds of engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum EngineKind {
     /// Any server.
     #[default]
     Http,
+    /// llama.cpp's.
+    LlamaServer,
+}
+
+impl EngineKind {
+    /// What is known of it by its name.
+    pub(crate) fn known(self) -> Option<&'static Known> {
+        match self {
+            Self::Http => None,
+            Self::LlamaServer => Some(&known::LLAMA_SERVER),
+        }
+    }
 }
 
 /// A command as it is typed.
@@ -91,6 +111,9 @@ impl Default for Options {
             engine: EngineKind::Http,
             command: None,
             service_script: None,
+            binary: None,
+            args: Vec::new(),
+            keep_slots: true,
             port: None,
             health: HEALTH.to_owned(),
             prefix: String::new(),
@@ -112,6 +135,8 @@ pub(crate) enum Program {
     Command(Vec<Template>),
     /// A script.
     Script(PathBuf),
+    /// An engine that is known by name, and the entry's arguments for it.
+    Known(&'static Known, Vec<Template>),
 }
 
 impl Options {
@@ -151,6 +176,19 @@ impl Options {
 
     /// What is to be run.
     pub(crate) fn program(&self) -> Result<Program, String> {
+        if let Some(known) = self.engine.known() {
+            if self.command.is_some() || self.service_script.is_some() {
+                let name = known.name;
+                return Err(format!(
+                    "`engine: {name}` is started without `command` or `service_script`; what it is to be told goes into `args`"
+                ));
+            }
+            let args = self.args.iter().map(|word| Template::parse(word).map_err(|why| format!("in `args` {why}")));
+            return Ok(Program::Known(known, args.collect::<Result<_, _>>()?));
+        }
+        if self.binary.is_some() || !self.args.is_empty() {
+            return Err("`binary` and `args` are for an engine that is known by name; say which by `engine`, or write a `command`".to_owned());
+        }
         match (&self.command, &self.service_script) {
             (Some(_), Some(_)) => {
                 Err("`command` and `service_script` are both there; leave one of them out".to_owned())
@@ -214,6 +252,8 @@ mod tests {
         for options in [
             json!({"command": "serve --port {port} --model '{model_path}' \"--json={{}}\""}),
             json!({"command": ["serve", "{memory}"], "env": {"A": "{device}", "B": ""}, "prefix": "/v1"}),
+            json!({"engine": "llama-server"}),
+            json!({"engine": "llama-server", "binary": "/opt/llama-server", "args": ["--ctx-size", "8192"], "keep_slots": false}),
             json!({"engine": "http", "service_script": "/a/server.py", "port": 8004, "requirements": ["x==1"]}),
         ] {
             check(options.clone()).unwrap_or_else(|why| panic!("{options}: {why}"));
@@ -241,7 +281,10 @@ mod tests {
             (json!({"command": "a", "requirements": ["a\n-e b"]}), "more than one line"),
             (json!({"command": "a", "port": 0}), "nonzero"),
             (json!({"command": "a", "port": 65536}), "65536"),
-            (json!({"command": "a", "engine": "openai"}), "expected `http`"),
+            (json!({"command": "a", "engine": "openai"}), "expected `http` or `llama-server`"),
+            (json!({"engine": "llama-server", "command": "a"}), "goes into `args`"),
+            (json!({"engine": "llama-server", "args": ["{prot}"]}), "in `args`"),
+            (json!({"command": "a", "args": ["b"]}), "are for an engine that is known by name"),
             (json!({"command": "a", "comand": "b"}), "unknown field `comand`"),
         ] {
             let why = check(options.clone()).expect_err(&options.to_string());
