@@ -39,6 +39,8 @@ mod image;
 mod input;
 /// API keys: what they open, and where they are sent.
 mod keys;
+/// Engines that are known by name.
+mod known;
 /// A log that cannot be written costs its lines.
 mod log;
 /// What `/metrics` says.

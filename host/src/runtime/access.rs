@@ -135,8 +135,13 @@ impl AccessEntry {
             self.0.facts.lock().worker_died = true;
         }
         if matches!(failure.kind, FailureKind::Internal | FailureKind::Unreachable) {
-            self.0.facts.lock().is_fault = true;
+            self.met_fault();
         }
+    }
+
+    /// What served it may be unable to serve: its health is asked.
+    pub(super) fn met_fault(&self) {
+        self.0.facts.lock().is_fault = true;
     }
 
     /// Why it fails stands in a line that has its id.

@@ -141,7 +141,10 @@ impl Loop {
             return Err(Failure::new(FailureKind::NotUsable, message));
         }
         let files = locate_for(&plugin, model, &self.config.paths.state)?;
-        let load = LoadRequest::new(device.to_string(), files).threads(device::cpu_threads());
+        let load = LoadRequest::new(device.to_string(), files)
+            .threads(device::cpu_threads())
+            .device_memory(device::measured(device).map_or(0, |memory| memory.total))
+            .name(model.engine_name());
         Ok(StartSpec {
             instance,
             model: model.id.clone(),

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use hyper::StatusCode;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -76,6 +77,11 @@ impl Metered {
     }
 }
 
+/// Whether an engine says that it failed: not that it lacks something, or is busy.
+fn is_fault(status: StatusCode) -> bool {
+    status.is_server_error() && !matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
+}
+
 impl Meter {
     pub(super) fn new(metrics: Arc<Metrics>, model: ModelId, arrived: Instant, access: AccessEntry) -> Self {
         Self { metrics, model, arrived, access, begun: false, failure: None, outcome: None }
@@ -89,6 +95,8 @@ impl Meter {
 
     fn see(&mut self, output: &Output) {
         match output {
+            // An engine whose device is lost says so to whoever asks it, and goes on.
+            Output::Http(HttpOutput::Head(head)) if is_fault(head.status) => self.access.met_fault(),
             Output::Progress { .. } | Output::Http(HttpOutput::Head(_) | HttpOutput::Trailers(_)) => {}
             Output::Event(_) | Output::Bytes(_) | Output::Http(HttpOutput::Switched(_)) => {
                 if !self.begun {

@@ -83,7 +83,8 @@ fn model_policy(model: &ModelConfig, config: &Config, plugin: Option<&PluginFile
 
 /// Whether instances of a model can park. Of a program the entry knows whether it can be asked to.
 fn parks(plugin: &PluginFile, model: &ModelConfig) -> bool {
-    plugin.manifest.parks && (!plugin.runs_programs() || model.options.get("free").is_some())
+    plugin.manifest.parks
+        && (!plugin.runs_programs() || ["free", "sleep"].iter().any(|way| model.options.get(way).is_some()))
 }
 
 /// The devices that are of the same kind as the first that a plugin supports.

@@ -207,8 +207,8 @@ pub trait InstanceHandle: Send + Sync + std::fmt::Debug {
     /// What it may hold from now on. Until this is said, it may hold little more than a process that starts.
     fn allow(&self, _allowance: Allowance) {}
 
-    /// Bytes of host memory charged to the worker now, as the operating system counts them: anonymous and shared pages,
-    /// without mapped files.
+    /// Bytes of host memory charged to the worker and what it started now, as the operating system counts them: anonymous and
+    /// shared pages, without mapped files.
     fn usage(&self) -> Option<u64> {
         None
     }

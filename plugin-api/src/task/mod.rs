@@ -72,17 +72,23 @@ pub struct LoadRequest {
     /// Bytes on `device` the host has set aside for this instance; 0 while planning.
     #[serde(default)]
     pub granted: u64,
+    /// Bytes of `device` in all; 0 where nobody knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub device_memory: u64,
+    /// The name by which an engine that answers HTTP itself will be asked for the model.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
 }
 
 builders! {
     LoadRequest:
-    files(BTreeMap<String, PathBuf>), device(into String), threads(usize), granted(u64),
+    files(BTreeMap<String, PathBuf>), device(into String), threads(usize), granted(u64), device_memory(u64), name(into String),
 }
 
 impl LoadRequest {
     /// A load of these files, by role, on this device, with one thread and nothing granted yet.
     pub fn new(device: impl Into<String>, files: BTreeMap<String, PathBuf>) -> Self {
-        Self { files, device: device.into(), threads: one(), granted: 0 }
+        Self { files, device: device.into(), threads: one(), ..Self::default() }
     }
 
     /// The path of a role, or an error that names it.
@@ -94,6 +100,11 @@ impl LoadRequest {
             )
         })
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 fn one() -> usize {

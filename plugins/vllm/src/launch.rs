@@ -10,6 +10,8 @@ use std::process::Command;
 
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
 
+use super::files;
+use super::kept::Kept;
 use super::known::Known;
 use super::options::{Options, Program};
 use super::template::Values;
@@ -28,23 +30,31 @@ pub(crate) struct Launch {
     folder: Option<PathBuf>,
     /// The port that it was told.
     pub(crate) port: u16,
+    /// The model's name that it was told.
+    pub(crate) name: String,
 }
 
 impl Launch {
-    /// From an entry's options, in an environment if it has one.
-    /// `slots`: where an engine that can keeps what it has read.
+    /// From an entry's options, in an environment if it has one. `kept`: what there is of the model from before.
     pub(crate) fn new(
         options: &Options,
         load: &LoadRequest,
         environment: Option<&Path>,
         port: u16,
-        slots: Option<&Path>,
+        kept: Option<&Kept>,
     ) -> Result<Self> {
+        let cache = kept.map(|kept| kept.folder().to_path_buf());
         let values = Values {
             port,
             device: load.device.clone(),
             memory: load.granted,
-            model_path: load.file("model").map(|path| path.display().to_string()).map_err(|e| e.message().to_owned()),
+            device_memory: load.device_memory,
+            weights: files::bytes(load),
+            // A host that does not say asks for it by any name.
+            name: if load.name.is_empty() { "model".to_owned() } else { load.name.clone() },
+            model_path: files::path(load, cache.as_deref()).map(|path| path.display().to_string()),
+            slots: cache.clone().filter(|_| options.keep_slots),
+            cache,
         };
         let filled = |why: String| Error::new(ErrorKind::MissingFile, why);
         let folder = options.folder().map(Path::to_path_buf);
@@ -58,6 +68,13 @@ impl Launch {
             variables.insert("PYTHONUNBUFFERED".into(), "1".into());
             variables.insert("PYTHONPATH".into(), python_path(script, folder.as_deref()));
         }
+        if let Program::Known(known, _) = &program {
+            let own = known.variables(&values, options.sleep.is_some()).map_err(filled)?;
+            variables.extend(own.into_iter().map(|(name, value)| (name.into(), value.into())));
+            if let Some(card) = card(&load.device, std::env::var("CUDA_VISIBLE_DEVICES").ok().as_deref()) {
+                variables.insert("CUDA_VISIBLE_DEVICES".into(), card.into());
+            }
+        }
         for (name, value) in options.variables().map_err(Error::internal)? {
             variables.insert(name.into(), value.fill(&values).map_err(filled)?.into());
         }
@@ -67,7 +84,7 @@ impl Launch {
                 (python, vec![script.into_os_string()])
             }
             Program::Known(known, args) => {
-                let arguments = known.arguments(&values, &args, slots).map_err(filled)?;
+                let arguments = known.arguments(&values, &args, options.sleep.is_some()).map_err(filled)?;
                 (known_program(options, known, &variables)?, arguments)
             }
             Program::Command(words) => {
@@ -78,7 +95,7 @@ impl Launch {
                 (find(&program, &path, folder.as_deref())?, words.map(OsString::from).collect())
             }
         };
-        Ok(Self { program, arguments, variables, folder, port })
+        Ok(Self { program, arguments, variables, folder, port, name: values.name })
     }
 
     /// As it is started. Its group is this process's, which its host ends with it.
@@ -111,6 +128,13 @@ fn known_program(options: &Options, known: &Known, variables: &BTreeMap<OsString
     let program = options.binary.as_deref().unwrap_or(known.name);
     find(program, &path, options.folder())
         .map_err(|e| Error::new(e.kind(), format!("{}; {}", e.message(), known.install)))
+}
+
+/// The only card that an engine on this device is to see, as the driver knows it: the host counts those that it sees itself.
+fn card(device: &str, visible: Option<&str>) -> Option<String> {
+    let number: usize = device.strip_prefix("cuda:")?.parse().ok()?;
+    let listed = visible.map(|visible| visible.split(',').map(str::trim).nth(number).unwrap_or_default().to_owned());
+    Some(listed.filter(|card| !card.is_empty()).unwrap_or_else(|| number.to_string()))
 }
 
 /// What every engine is told.
@@ -206,6 +230,18 @@ mod tests {
         let options: Options = serde_json::from_value(options).unwrap();
         let files = BTreeMap::from([("model".to_owned(), PathBuf::from("/m/x.gguf"))]);
         Launch::new(&options, &LoadRequest::new("cuda:1", files).granted(7), environment, 81, None)
+    }
+
+    #[test]
+    fn an_engine_sees_the_card_that_is_meant() {
+        for (device, visible, wanted) in [
+            ("cuda:1", None, Some("1")),
+            ("cuda:1", Some("4, GPU-abc"), Some("GPU-abc")),
+            ("cuda:2", Some("4"), Some("2")),
+            ("cpu", Some("4"), None),
+        ] {
+            assert_eq!(card(device, visible).as_deref(), wanted, "{device} of {visible:?}");
+        }
     }
 
     fn variable<'a>(launch: &'a Launch, name: &str) -> Option<&'a str> {

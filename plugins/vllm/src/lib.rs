@@ -5,30 +5,31 @@
 
 #![forbid(unsafe_code)]
 
+mod call;
 mod engine;
 mod environment;
-mod health;
+mod files;
 mod installer;
+mod kept;
 mod known;
 mod launch;
 mod options;
 mod port;
 mod process;
-mod slots;
 mod tail;
 mod template;
 mod tree;
 mod wheel;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use aihost_plugin_api::{Error, ErrorKind, LoadContext, LoadRequest, MemoryPlan, Plugin, PrepareContext, Result};
 
-use engine::{Engine, Kept};
+use engine::{Engine, Holds};
 use environment::{Environments, Needs};
+use kept::Kept;
 use launch::Launch;
 use options::Options;
-use slots::Slots;
 
 /// Where the folder of a plugin's own is said.
 const OWN_FOLDER_VARIABLE: &str = "XDG_CACHE_HOME";
@@ -67,22 +68,25 @@ impl Plugin for Supervisor {
             None => None,
         };
         let port = port::choose(self.options.port)?;
-        let slots = self.slots(load);
+        let kept = self.kept(load);
         let folder = environment.as_ref().map(|made| made.folder());
-        let launch = Launch::new(&self.options, load, folder, port, slots.as_ref().map(Slots::folder))?;
-        Engine::start(&launch, &self.options, Kept { environment, slots }, ctx)
+        let launch = Launch::new(&self.options, load, folder, port, kept.as_ref())?;
+        Engine::start(&launch, &self.options, Holds { environment, kept }, ctx)
     }
 }
 
 impl Supervisor {
-    /// Where an engine that can keeps what it has read. It is served without, if there is no such place.
-    fn slots(&self, load: &LoadRequest) -> Option<Slots> {
-        let known = self.options.engine.known().filter(|known| known.keeps_slots() && self.options.keep_slots)?;
-        let program = Path::new(self.options.binary.as_deref().unwrap_or(known.name));
-        let model = load.file("model").ok()?;
+    /// What is kept of the model between two loads. It is served without, if there is no place for that.
+    fn kept(&self, load: &LoadRequest) -> Option<Kept> {
+        let options = &self.options;
+        if options.engine.known().is_none() && load.files.len() < 2 && !options.names("{cache}") {
+            return None;
+        }
+        let engine = options.engine.known().map_or("http", |known| known.name);
+        let words = [options.binary.as_slice(), &options.args, &options.requirements].concat();
         let made = own_folder().map_err(|e| e.message().to_owned());
-        let made = made.and_then(|own| Slots::of(&own, program, model, &self.options.args).map_err(|e| e.to_string()));
-        made.inspect_err(|why| tracing::warn!("what it reads is not kept when it is unloaded: {why}")).ok()
+        let made = made.and_then(|own| Kept::of(&own, engine, load, &words).map_err(|e| e.to_string()));
+        made.inspect_err(|why| tracing::warn!("nothing is kept of the model when it is unloaded: {why}")).ok()
     }
 }
 

@@ -23,12 +23,14 @@ const PYTHON: &str = "python3";
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// What kind of engine it is: `http`, a program that answers HTTP on a port of this machine, or `llama-server`, llama.cpp's,
-    /// which needs no `command`.
+    /// What kind of engine it is: `http`, a program that answers HTTP on a port of this machine; or one that is known by name, which
+    /// needs no `command`: `vllm`, `sglang`, or `llama-server`, llama.cpp's.
     pub(crate) engine: EngineKind,
     /// The program and its arguments: a list, or one text that is split into words as a shell would, quotes heeded; no shell is
-    /// run. `{port}`, `{model_path}` (the file of role `model`), `{device}` (`cpu`, `cuda:0`) and `{memory}` (bytes granted) stand
-    /// for what they say, also in `env`; `{{` and `}}` are braces.
+    /// run. `{port}`, `{model_path}` (the file of role `model`, or a folder with those of all roles), `{device}` (`cpu`, `cuda:0`),
+    /// `{memory}` (bytes granted), `{memory_share}` (the same as a part of the device, `0.450`), `{kv_gib}` (whole GiB of it that the
+    /// files leave for a cache), `{name}` (of the model, as the engine is asked for it) and `{cache}` (a folder that is there again
+    /// the next time) stand for what they say, also in `env`; `{{` and `}}` are braces.
     pub(crate) command: Option<Words>,
     /// Instead of `command`: the absolute path of a Python script, run in an environment with its requirements and
     /// `aihost-service`.
@@ -39,6 +41,10 @@ pub struct Options {
     pub(crate) args: Vec<String>,
     /// Whether `llama-server` writes what its slots have read into files when it is unloaded, and reads them when it is loaded again.
     pub(crate) keep_slots: bool,
+    /// How deep `vllm` and `sglang` sleep when the model is parked: 1 keeps the weights in the host's memory, 2 drops them and reads
+    /// them again. Left out, it is ended instead.
+    #[schemars(range(min = 1, max = 2))]
+    pub(crate) sleep: Option<u8>,
     /// Its port on 127.0.0.1; left out, one that is free. It is told by `{port}` and the variable `PORT`, a script also by
     /// `AIHOST_PORT`.
     pub(crate) port: Option<NonZeroU16>,
@@ -83,6 +89,10 @@ pub(crate) enum EngineKind {
     Http,
     /// llama.cpp's.
     LlamaServer,
+    /// vLLM's.
+    Vllm,
+    /// SGLang's.
+    Sglang,
 }
 
 impl EngineKind {
@@ -91,6 +101,8 @@ impl EngineKind {
         match self {
             Self::Http => None,
             Self::LlamaServer => Some(&known::LLAMA_SERVER),
+            Self::Vllm => Some(&known::VLLM),
+            Self::Sglang => Some(&known::SGLANG),
         }
     }
 }
@@ -114,6 +126,7 @@ impl Default for Options {
             binary: None,
             args: Vec::new(),
             keep_slots: true,
+            sleep: None,
             port: None,
             health: HEALTH.to_owned(),
             prefix: String::new(),
@@ -162,6 +175,18 @@ impl Options {
                 return Err(format!("`{name}` is `{}`; it is a path, from `/` on", path.escape_debug()));
             }
         }
+        if let Some(level) = self.sleep {
+            let sleep = self.engine.known().and_then(|known| known.sleep.as_ref());
+            let Some(deepest) = sleep.map(|sleep| sleep.deepest) else {
+                return Err("`sleep` is for engines that can, `vllm` and `sglang`; see `free` for others".to_owned());
+            };
+            if !(1..=deepest).contains(&level) {
+                return Err(format!("`sleep` is {level}; this engine has levels 1 to {deepest}"));
+            }
+            if self.free.is_some() {
+                return Err("`sleep` and `free` are both there; leave one of them out".to_owned());
+            }
+        }
         if self.stop_timeout > STOP_TIMEOUT_MAX_S {
             return Err(format!("`stop_timeout` is {} seconds, of at most {STOP_TIMEOUT_MAX_S}", self.stop_timeout));
         }
@@ -172,6 +197,16 @@ impl Options {
             Some(line) => Err(format!("`requirements` has `{}`, which is more than one line", line.escape_debug())),
             None => Ok(()),
         }
+    }
+
+    /// Whether a command of the entry's own has this name in it.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        let words = match &self.command {
+            Some(Words::Text(text)) => std::slice::from_ref(text),
+            Some(Words::List(words)) => words.as_slice(),
+            None => &[],
+        };
+        words.iter().chain(self.env.values()).any(|word| word.contains(name))
     }
 
     /// What is to be run.
@@ -253,6 +288,7 @@ mod tests {
             json!({"command": "serve --port {port} --model '{model_path}' \"--json={{}}\""}),
             json!({"command": ["serve", "{memory}"], "env": {"A": "{device}", "B": ""}, "prefix": "/v1"}),
             json!({"engine": "llama-server"}),
+            json!({"engine": "vllm", "sleep": 2, "requirements": ["vllm==0.32.0"], "args": ["--max-model-len", "8192"]}),
             json!({"engine": "llama-server", "binary": "/opt/llama-server", "args": ["--ctx-size", "8192"], "keep_slots": false}),
             json!({"engine": "http", "service_script": "/a/server.py", "port": 8004, "requirements": ["x==1"]}),
         ] {
@@ -281,10 +317,16 @@ mod tests {
             (json!({"command": "a", "requirements": ["a\n-e b"]}), "more than one line"),
             (json!({"command": "a", "port": 0}), "nonzero"),
             (json!({"command": "a", "port": 65536}), "65536"),
-            (json!({"command": "a", "engine": "openai"}), "expected `http` or `llama-server`"),
+            (json!({"command": "a", "engine": "openai"}), "expected one of `http`, `llama-server`, `vllm`, `sglang`"),
             (json!({"engine": "llama-server", "command": "a"}), "goes into `args`"),
             (json!({"engine": "llama-server", "args": ["{prot}"]}), "in `args`"),
             (json!({"command": "a", "args": ["b"]}), "are for an engine that is known by name"),
+            (json!({"command": "a", "sleep": 1}), "see `free` for others"),
+            (json!({"engine": "llama-server", "sleep": 1}), "see `free` for others"),
+            (json!({"engine": "vllm", "sleep": 3}), "levels 1 to 2"),
+            (json!({"engine": "vllm", "sleep": 0}), "levels 1 to 2"),
+            (json!({"engine": "sglang", "sleep": 2}), "levels 1 to 1"),
+            (json!({"engine": "vllm", "sleep": 1, "free": {"path": "/f"}}), "leave one of them out"),
             (json!({"command": "a", "comand": "b"}), "unknown field `comand`"),
         ] {
             let why = check(options.clone()).expect_err(&options.to_string());

@@ -128,6 +128,16 @@ impl Process {
         self.tail.lines(LAST_WORDS_WAIT)
     }
 
+    /// The same of one that goes on.
+    pub(crate) fn newest_lines(&self) -> Vec<String> {
+        self.tail.now()
+    }
+
+    /// Whether it was ready once, and goes on.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.end().is_none() && self.shared.lock().phase == Phase::Serving
+    }
+
     /// Ends it and all that came of it: SIGTERM, and after so long SIGKILL. Returns when nothing is left, or cannot be ended.
     pub(crate) fn stop(&self, grace: Duration) {
         let main = {

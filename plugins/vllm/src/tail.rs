@@ -52,6 +52,11 @@ impl Tail {
         state.lines.iter().cloned().chain(begun).collect()
     }
 
+    /// The lines that are there now, oldest first.
+    pub(crate) fn now(&self) -> Vec<String> {
+        self.lock().lines.iter().cloned().collect()
+    }
+
     fn read(&self, mut pipe: ChildStderr) {
         let mut piece = vec![0; PIECE_BYTES];
         loop {

@@ -22,7 +22,7 @@ use super::log::Log;
 use super::process::Process;
 use super::socket::WorkerSocket;
 use super::step::InstanceStep;
-use super::watch::Watched;
+use super::watch::{Watched, record_family};
 use crate::config::BusyProbe;
 use crate::domain::{Failure, FailureKind, ModelId, RequestId};
 
@@ -67,7 +67,16 @@ impl InstanceHandle for WorkerInstance {
     }
 
     fn park(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
-        self.step(InstanceStep::park(&self.shared.limits), |used| Loaded { used })
+        let parking = self.step(InstanceStep::park(&self.shared.limits), |used| Loaded { used });
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let parked = parking.await;
+            if shared.socket.engine().is_some() {
+                // What is to come back is held by what it started.
+                record_family(&shared);
+            }
+            parked
+        })
     }
 
     fn unpark(&self) -> BoxFuture<'static, Result<Loaded, Failure>> {
@@ -160,7 +169,7 @@ impl InstanceHandle for WorkerInstance {
     }
 
     fn usage(&self) -> Option<u64> {
-        self.shared.process.charged()
+        self.shared.usage()
     }
 
     fn allow(&self, allowance: Allowance) {

@@ -110,6 +110,11 @@ impl Watch {
     }
 }
 
+/// Finds out now what a worker started.
+pub(super) fn record_family(worker: &Arc<Supervised>) {
+    record_families(std::slice::from_ref(worker));
+}
+
 /// Finds out what each worker started.
 fn record_families(workers: &[Arc<Supervised>]) {
     let all: Vec<Living> = living().collect();
@@ -147,6 +152,14 @@ fn family(all: &[Living], of: Pid, is_marked: impl Fn(Pid) -> bool) -> Vec<Pid> 
 }
 
 impl Supervised {
+    /// Bytes of host memory that it and what it started hold, as far as that is known; pages that they share count for each.
+    pub(super) fn usage(&self) -> Option<u64> {
+        let own = self.process.charged()?;
+        let family = self.watched().family.clone();
+        let rest = family.iter().filter_map(|pid| device::charged_to(pid.as_raw_pid().unsigned_abs()));
+        Some(rest.fold(own, u64::saturating_add))
+    }
+
     /// Measures it and draws the consequence: if it is ended, why.
     pub(super) fn look(&self) -> Option<ExitReason> {
         let (device, family) = {

@@ -57,6 +57,9 @@ pub(crate) fn answer(
             let number = stand.renders.queue(Duration::from_secs_f64(takes));
             tell(client, &json!({"prompt_id": number.to_string(), "number": number, "node_errors": {}}))?;
         }
+        _ if let Some((status, body)) = stand.language.answer(stand, asked, &sent) => {
+            say(client, status, "application/json", body.to_string().as_bytes())?;
+        }
         (_, path) => tell(client, &state(stand, path).unwrap_or_else(|| work(asked, &sent)))?,
     }
     Ok(true)

@@ -21,12 +21,19 @@
 //! | `--ignore-term` | it ignores SIGTERM |
 //! | `--chatty N` | it first writes so many lines on stderr |
 //! | `--elsewhere` | it listens on another port than it was told |
+//! | `--says TEXT` | it first writes this on stderr, with spaces for underscores |
+//! | `--keeps-memory` | it says that it sleeps, and keeps its memory |
+//! | `--wake-fails` | it does not wake |
+//! | `--garbage-after-wake` | it wakes, and says something else than before |
+//!
+//! `--weights MIB` is memory that it takes.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stderr, clippy::exit, reason = "a program that tells and ends in all ways")]
 
 mod answer;
 mod http;
+mod language;
 mod render;
 mod websocket;
 
@@ -39,6 +46,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process, setsid};
 
+use language::Language;
 use render::Renders;
 
 /// What it was asked to do.
@@ -47,6 +55,7 @@ pub(crate) struct Stand {
     arguments: Vec<String>,
     begun: Instant,
     renders: Arc<Renders>,
+    pub(crate) language: Language,
 }
 
 impl Stand {
@@ -57,8 +66,13 @@ impl Stand {
 
     /// The number after an argument.
     pub(crate) fn number(&self, name: &str) -> Option<f64> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// The word after an argument.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         let at = self.arguments.iter().position(|argument| argument == name)?;
-        self.arguments.get(at + 1)?.parse().ok()
+        self.arguments.get(at + 1).map(String::as_str)
     }
 
     fn is_healthy(&self) -> bool {
@@ -69,7 +83,8 @@ impl Stand {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let stand = Arc::new(Stand { arguments, begun: Instant::now(), renders: Arc::default() });
+    let language = Language::default();
+    let stand = Arc::new(Stand { arguments, begun: Instant::now(), renders: Arc::default(), language });
     if stand.is("--sleep") {
         // What was leaked: its own session, for as long as it is let.
         let _ = setsid();
@@ -78,6 +93,9 @@ fn main() {
     }
     for line in 0..stand.number("--chatty").unwrap_or(0.0) as u32 {
         eprintln!("line {line} of a start that goes wrong");
+    }
+    if let Some(text) = stand.text("--says") {
+        eprintln!("{}", text.replace('_', " "));
     }
     end_at_once(&stand);
     become_another(&stand);
@@ -157,6 +175,7 @@ fn leak(stand: &Stand) {
 }
 
 fn serve(stand: &Arc<Stand>) {
+    stand.language.load(stand);
     if stand.is("--deaf") {
         thread::sleep(Duration::from_secs(600));
     }
