@@ -14,6 +14,7 @@ mod hosting;
 mod image;
 mod init;
 mod logs;
+mod migrate;
 mod models;
 mod out;
 mod plugin_watch;
@@ -67,6 +68,8 @@ struct Arguments {
 enum Command {
     /// Write an example models.yaml to start from.
     Init(init::Arguments),
+    /// Write a models.yaml from what another host has: llama-swap, Ollama, LM Studio, or a folder of GGUF files.
+    Migrate(migrate::Arguments),
     /// Validate models.yaml and print how requests are routed.
     Check(check::Arguments),
     /// Serve the models of models.yaml.
@@ -161,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::Describe => return crate::worker::describe_main(),
         Command::Guard { host } => return crate::worker::guard_main(&host),
         Command::Init(arguments) => init::run(&context, &arguments),
+        Command::Migrate(arguments) => migrate::run(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Serve(arguments) => {
             heap::give_back();
@@ -239,6 +243,9 @@ mod tests {
             ("aihost serve --listen 127.0.0.1:1 --log-format json", true),
             ("aihost check --config x.yaml --json", true),
             ("aihost check --json --schema", false),
+            ("aihost migrate config.yaml --output models.yaml --dry-run", true),
+            ("aihost migrate ollama", true),
+            ("aihost migrate", false),
             ("aihost models pull", true),
             ("aihost models pull a --all", false),
             ("aihost models pull --all", true),
