@@ -23,6 +23,8 @@ pub(super) struct Local {
     pub(super) path: PathBuf,
     /// A projector of pictures.
     pub(super) projector: Option<PathBuf>,
+    /// A smaller model that drafts for it.
+    pub(super) draft: Option<PathBuf>,
     /// LoRA adapters.
     pub(super) adapters: Vec<PathBuf>,
     /// Tokens of context, where it says how many.
@@ -55,10 +57,11 @@ impl Local {
         let mut entry = Entry::named(self.name.clone());
         entry.aliases.clone_from(&self.aliases);
         entry.notes.clone_from(&self.notes);
-        let needs_server = match (&self.projector, self.adapters.is_empty()) {
-            (Some(_), _) => Some("candle-llm reads no pictures".to_owned()),
-            (None, false) => Some("candle-llm takes no adapters".to_owned()),
-            (None, true) => None,
+        let needs_server = match () {
+            () if self.projector.is_some() => Some("candle-llm reads no pictures".to_owned()),
+            () if !self.adapters.is_empty() => Some("candle-llm takes no adapters".to_owned()),
+            () if self.draft.is_some() => Some("candle-llm takes no drafts of another model".to_owned()),
+            () => None,
         };
         let runner = match needs_server {
             Some(why) => Runner::LlamaServer(why),
@@ -127,7 +130,8 @@ impl Local {
     }
 
     fn estimate(&self, entry: &mut Entry, weights: &Weights) {
-        let others = self.projector.iter().chain(&self.adapters).filter_map(|path| fs::metadata(path).ok());
+        let others =
+            self.projector.iter().chain(&self.draft).chain(&self.adapters).filter_map(|path| fs::metadata(path).ok());
         let others = others.map(|found| found.len()).sum();
         if let Some((memory, how)) = weights.memory(Some(self.served(weights)), CacheBits::default(), others) {
             entry.set_with("memory", yaml::text(memory), how);
@@ -144,6 +148,7 @@ impl Local {
     fn server_arguments(&self, weights: &Weights) -> Vec<String> {
         let mut words = vec!["--ctx-size".to_owned(), self.served(weights).to_string()];
         let files = self.projector.iter().map(|path| ("--mmproj", path));
+        let files = files.chain(self.draft.iter().map(|path| ("--model-draft", path)));
         for (flag, path) in files.chain(self.adapters.iter().map(|path| ("--lora", path))) {
             words.extend([flag.to_owned(), braced(&path.display().to_string())]);
         }

@@ -28,7 +28,8 @@ const SHOWN_BYTES: usize = 400;
 const MANIFESTS_MAX: usize = 10_000;
 
 /// What Ollama calls a parameter, and llama.cpp's server an argument.
-const PARAMETERS: [(&str, &str); 13] = [
+const PARAMETERS: [(&str, &str); 14] = [
+    ("main_gpu", "--main-gpu"),
     ("num_gpu", "--gpu-layers"),
     ("num_batch", "--batch-size"),
     ("num_keep", "--keep"),
@@ -178,10 +179,12 @@ impl Model<'_> {
         }
         local.projector = self.blobs("projector").next();
         local.adapters = self.blobs("adapter").collect();
-        local.has_template = self.blobs("template").next().is_some();
+        local.draft = self.blobs("draft").next();
+        // An older version called it a prompt.
+        local.has_template = self.blobs("template").chain(self.blobs("prompt")).next().is_some();
         common.has_templates |= local.has_template;
         common.has_licences |= self.blobs("license").next().is_some();
-        for (kind, what) in [("system", "system prompt is"), ("messages", "messages are"), ("prompt", "prompt is")] {
+        for (kind, what) in [("system", "system prompt is"), ("messages", "messages are")] {
             for blob in self.blobs(kind) {
                 let shown = text(&blob).map(|text| excerpt(text.trim(), SHOWN_BYTES)).unwrap_or_default();
                 local.notes.push(format!("its {what} not carried over, clients send them: {shown}"));
@@ -212,8 +215,8 @@ impl Model<'_> {
 
     /// Kinds of layers that nothing is known of.
     fn others(&self) -> BTreeMap<&str, usize> {
-        const KNOWN: [&str; 9] =
-            ["model", "projector", "adapter", "template", "license", "system", "messages", "prompt", "params"];
+        const KNOWN: [&str; 10] =
+            ["model", "projector", "adapter", "draft", "template", "license", "system", "messages", "prompt", "params"];
         let mut others = BTreeMap::new();
         for layer in &self.layers {
             let kind = layer.media_type.strip_prefix(LAYER).unwrap_or(&layer.media_type);

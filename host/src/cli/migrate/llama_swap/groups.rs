@@ -109,7 +109,9 @@ fn matrix(matrix: Value, models: &mut [Model], plan: &mut Plan) {
     }
     let sets = keys.keys("sets").pairs();
     let sets: Vec<String> = sets.iter().map(|(name, set)| format!("{name}: {}", yaml::plain_text(set))).collect();
-    plan.notes.push(format!("`matrix.sets` ({}) is not carried over: {BY_MEMORY}", sets.join("; ")));
+    let vars: Vec<String> = vars.iter().map(|(name, model)| format!("{name} is {model}")).collect();
+    let with = if vars.is_empty() { String::new() } else { format!(", where {}", vars.join(", ")) };
+    plan.notes.push(format!("`matrix.sets` ({}{with}) is not carried over: {BY_MEMORY}", sets.join("; ")));
     plan.notes.extend(keys.finish("matrix."));
 }
 

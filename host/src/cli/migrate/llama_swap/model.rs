@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde_yaml::Value;
+
 use super::command;
 use super::keys::{Keys, shown};
 use super::start::Start;
@@ -104,10 +106,12 @@ fn listed(keys: &mut Keys, entry: &mut Entry) {
             "`unlisted: true` is not carried over: every model is listed; a key of `api_keys:` may be given some",
         );
     }
-    if let Some(limit) = keys.number("concurrencyLimit").filter(|limit| *limit > 0) {
-        entry.note(format!(
+    match keys.number("concurrencyLimit").filter(|limit| *limit > 0) {
+        Some(limit) if entry.has("url") => entry.set("concurrency", Value::from(limit)),
+        Some(limit) => entry.note(format!(
             "`concurrencyLimit: {limit}` is not carried over: what is too much waits in the model's queue (`limits: queue:`)"
-        ));
+        )),
+        None => {}
     }
     if keys.flag("sendLoadingState") == Some(true) {
         entry.note(
