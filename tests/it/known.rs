@@ -172,8 +172,8 @@ async fn a_device_that_is_lost_behind_a_good_health_costs_one_worker() {
 async fn what_keeps_an_engine_from_starting_is_one_sentence_and_the_next_model_is_served() {
     for (options, arguments, status, words) in [
         ("engine: llama-server", "--says unknown_model_architecture:_'x' --exit 1", 500, "a newer llama.cpp may"),
-        ("engine: llama-server", "--says cudaMalloc_failed:_out_of_memory --exit 1", 507, "a smaller `--ctx-size`"),
-        ("engine: vllm", "--says torch.OutOfMemoryError:_CUDA_out_of_memory. --exit 1", 507, "`--max-model-len`"),
+        ("engine: llama-server", "--says cudaMalloc_failed:_out_of_memory --exit 1", 503, "a smaller `--ctx-size`"),
+        ("engine: vllm", "--says torch.OutOfMemoryError:_CUDA_out_of_memory. --exit 1", 503, "`--max-model-len`"),
         ("engine: vllm", "--says vllm:_error:_unrecognized_arguments:_--x --exit 2", 500, "name another version"),
         ("engine: vllm", "--says Address_already_in_use --exit 1", 500, "ask again"),
         ("engine: vllm", "--else-500", 500, "computes nothing"),
