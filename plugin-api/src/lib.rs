@@ -24,7 +24,7 @@ pub use task::{
     AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest, CustomFinish, CustomHead, CustomRequest,
     Description, FinishReason, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry,
     MemoryPlan, MemoryUsage, Message, Metric, MetricKind, ModelFacts, Request, RequestInfo, Sampling, TextEvent,
-    TextFinish, TextInput, TextRequest, Token, TokenLogprob, UpstreamAddress, Usage,
+    TextFinish, TextFormat, TextInput, TextRequest, Token, TokenLogprob, ToolChoice, UpstreamAddress, Usage,
 };
 
 #[doc(hidden)]

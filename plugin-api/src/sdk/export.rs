@@ -14,6 +14,7 @@
 /// | `parks` | whether [`park`](crate::Engine::park) works | `false` |
 /// | `memory_static` | whether memory no longer grows after a load | `false` |
 /// | `prepares` | whether [`prepare`](crate::Plugin::prepare) makes something | `false` |
+/// | `grammar` | whether every answer is as [`TextRequest::format`](crate::TextRequest) and [`ToolChoice`](crate::ToolChoice) say, by [`LogitsProcessor`](crate::LogitsProcessor) or otherwise | `false`, and such requests are refused |
 /// | `permissions` | `["network", "subprocess", "files"]`: what it may do beside reading its model's files | none |
 ///
 /// The kind is that of the engine's [`Task`](crate::Engine::Task). Version, authors, license and description are Cargo.toml's.

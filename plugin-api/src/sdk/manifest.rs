@@ -18,6 +18,7 @@ pub struct ManifestSource<'a> {
     pub memory_static: bool,
     pub prepares: bool,
     pub permissions: &'a [&'a str],
+    pub grammar: bool,
     pub features: &'a [&'a str],
 }
 
@@ -25,6 +26,8 @@ pub struct ManifestSource<'a> {
 pub const SDK_VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What this SDK speaks beyond the layout.
 pub const FEATURES: &[&str] = &["blocks", "submit", "details", "metrics", "tokens"];
+/// The same, of a plugin that keeps an answer to a form.
+const FEATURES_WITH_GRAMMAR: &[&str] = &["blocks", "submit", "details", "metrics", "tokens", "grammar"];
 
 impl<'a> ManifestSource<'a> {
     /// What the macro's optional keys are when they are left out.
@@ -42,6 +45,7 @@ impl<'a> ManifestSource<'a> {
         memory_static: false,
         prepares: false,
         permissions: &[],
+        grammar: false,
         features: FEATURES,
     };
 
@@ -89,6 +93,10 @@ impl<'a> ManifestSource<'a> {
         assert!(
             is_prose(self.description),
             "`description` in Cargo.toml is to be one line of printable text, of at most 4096 bytes"
+        );
+        assert!(
+            !self.grammar || cfg!(feature = "grammar"),
+            "`grammar` needs the feature `grammar` of aihost-plugin-api, in Cargo.toml"
         );
         self
     }
@@ -145,7 +153,7 @@ impl<'a> ManifestSource<'a> {
         out.raw(",\"permissions\":");
         out.texts(self.permissions);
         out.raw(",\"features\":");
-        out.texts(self.features);
+        out.texts(if self.grammar { FEATURES_WITH_GRAMMAR } else { self.features });
         out.raw("}");
         out
     }

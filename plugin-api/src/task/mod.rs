@@ -53,8 +53,8 @@ pub use image::{ImageBlock, ImageFinish, ImageHeader, ImageRequest};
 pub use metric::{Metric, MetricKind};
 pub use request::{Request, RequestInfo};
 pub use text::{
-    FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextInput, TextRequest, Token, TokenLogprob,
-    Usage,
+    FinishReason, LogprobEntry, Message, Sampling, TextEvent, TextFinish, TextFormat, TextInput, TextRequest, Token,
+    TokenLogprob, ToolChoice, Usage,
 };
 pub use upstream::UpstreamAddress;
 

@@ -31,6 +31,9 @@ pub struct TextRequest {
     /// Go on past the end-of-sequence token (for measuring).
     #[serde(default)]
     pub ignore_eos: bool,
+    /// What the answer is to be; absent: any text. A host asks only a plugin that declares `grammar`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<TextFormat>,
     /// Nothing is to be generated: what is asked for are the tokens of the input. The SDK answers it by
     /// [`Engine::tokens`](crate::Engine::tokens); no engine sees it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -43,7 +46,7 @@ pub struct TextRequest {
 builders! {
     TextRequest:
     input(TextInput), sampling(Sampling), stop(Vec<String>), max_tokens(some u32), logprobs(some u32), echo(bool),
-    ignore_eos(bool), tokenize(bool), blocks(Vec<Vec<u8>>),
+    ignore_eos(bool), format(some TextFormat), tokenize(bool), blocks(Vec<Vec<u8>>),
 }
 
 impl TextRequest {
@@ -57,6 +60,7 @@ impl TextRequest {
             logprobs: None,
             echo: false,
             ignore_eos: false,
+            format: None,
             tokenize: false,
             blocks: Vec::new(),
         }
@@ -90,6 +94,16 @@ pub enum TextInput {
         /// by which a turn ends, and no new turn begins.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         continue_final: bool,
+        /// Whether and which of the tools is to be called.
+        #[serde(default, skip_serializing_if = "ToolChoice::is_auto")]
+        tool_choice: ToolChoice,
+        /// Whether the answer may call several tools.
+        #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
+        parallel_tool_calls: bool,
+        /// Names that the chat template knows beside its own: `enable_thinking`, `reasoning_effort` and what else the client
+        /// sent.
+        #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+        template_arguments: serde_json::Map<String, serde_json::Value>,
     },
     /// Text, tokenised as it is.
     #[non_exhaustive]
@@ -116,12 +130,32 @@ pub enum TextInput {
 impl TextInput {
     /// A conversation, of at least one message, without tools.
     pub fn chat(messages: Vec<Message>) -> Self {
-        Self::Chat { messages, tools: Vec::new(), continue_final: false }
+        Self::Chat {
+            messages,
+            tools: Vec::new(),
+            continue_final: false,
+            tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: true,
+            template_arguments: serde_json::Map::new(),
+        }
+    }
+
+    /// A conversation in which these tools, in OpenAI's form, may be called, or have to be.
+    pub fn with_tools(messages: Vec<Message>, tools: Vec<serde_json::Value>, choice: ToolChoice) -> Self {
+        let mut input = Self::chat(messages);
+        if let Self::Chat { tools: all, tool_choice, .. } = &mut input {
+            (*all, *tool_choice) = (tools, choice);
+        }
+        input
     }
 
     /// A conversation whose last message, of the assistant, is to be gone on with.
     pub fn continued(messages: Vec<Message>) -> Self {
-        Self::Chat { messages, tools: Vec::new(), continue_final: true }
+        let mut input = Self::chat(messages);
+        if let Self::Chat { continue_final, .. } = &mut input {
+            *continue_final = true;
+        }
+        input
     }
 
     /// Text to continue.
@@ -161,6 +195,85 @@ impl TextInput {
         let message =
             format!("the plugin does not serve prompts of the form `{form}`; update it, or ask another model");
         Error::new(ErrorKind::Unsupported, message)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Whether and which of a conversation's tools is to be called.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ToolChoice {
+    /// As the model likes.
+    #[default]
+    Auto,
+    /// One at least. A host asks only a plugin that declares `grammar`.
+    Required,
+    /// This one. A host asks only a plugin that declares `grammar`.
+    #[non_exhaustive]
+    Named {
+        /// The function's name, which is among the tools.
+        name: String,
+    },
+}
+
+impl ToolChoice {
+    /// The function of this name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self::Named { name: name.into() }
+    }
+
+    /// Whether the model may choose.
+    pub fn is_auto(&self) -> bool {
+        *self == Self::Auto
+    }
+}
+
+/// What a text is to be. Whatever ends by itself (with [`FinishReason::Stop`]) is as it says; what is cut at `max_tokens` is a
+/// beginning of such a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TextFormat {
+    /// A JSON object (RFC 8259).
+    JsonObject,
+    /// JSON that a schema allows (JSON Schema 2020-12 and the drafts before it).
+    #[non_exhaustive]
+    JsonSchema {
+        /// The schema.
+        schema: serde_json::Value,
+    },
+    /// A text that a regular expression matches as a whole, in the syntax of Rust's `regex`, without look-around.
+    #[non_exhaustive]
+    Regex {
+        /// The expression.
+        pattern: String,
+    },
+    /// A text of a context-free grammar.
+    #[non_exhaustive]
+    Lark {
+        /// The grammar, in llguidance's dialect of Lark.
+        grammar: String,
+    },
+}
+
+impl TextFormat {
+    /// JSON that this schema allows.
+    pub fn json_schema(schema: serde_json::Value) -> Self {
+        Self::JsonSchema { schema }
+    }
+
+    /// A text that this expression matches as a whole.
+    pub fn regex(pattern: impl Into<String>) -> Self {
+        Self::Regex { pattern: pattern.into() }
+    }
+
+    /// A text of this grammar.
+    pub fn lark(grammar: impl Into<String>) -> Self {
+        Self::Lark { grammar: grammar.into() }
     }
 }
 
