@@ -16,9 +16,9 @@ mod sdk;
 pub mod task;
 
 pub use sdk::{
-    Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails, ErrorKind, Flow, Image,
-    ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result, StopMatcher, Task, Text,
-    TextOutput, Upstream, Utf8Assembler, testing,
+    AnswerStart, AnswerSyntax, Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails,
+    ErrorKind, Flow, Image, ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result,
+    StopMatcher, Task, Text, TextOutput, Upstream, Utf8Assembler, testing,
 };
 pub use task::{
     AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest, CustomFinish, CustomHead, CustomRequest,

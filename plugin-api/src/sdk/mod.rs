@@ -2,6 +2,7 @@
 //!
 //! This room must not know the host: only [`crate::abi`] and [`crate::task`].
 
+mod answer;
 mod audio_output;
 mod context;
 mod custom_output;
@@ -22,6 +23,7 @@ pub mod testing;
 mod text_output;
 mod utf8;
 
+pub use answer::{AnswerStart, AnswerSyntax};
 pub use audio_output::AudioOutput;
 pub use context::{Context, Flow, LoadContext, PrepareContext};
 pub use custom_output::CustomOutput;

@@ -34,6 +34,11 @@ impl StopMatcher {
         std::mem::replace(&mut self.held, rest)
     }
 
+    /// What was held back, where something else than text follows.
+    pub fn release(&mut self) -> String {
+        std::mem::take(&mut self.held)
+    }
+
     /// What was held back, once no more text comes.
     pub fn finish(&mut self) -> String {
         if self.matched() { String::new() } else { std::mem::take(&mut self.held) }

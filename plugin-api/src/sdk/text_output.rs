@@ -2,15 +2,17 @@
 //! client's pace.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::answer::{AnswerReader, AnswerStart, AnswerSyntax, Piece, functions};
 use super::context::Flow;
 use super::outlet::Outlet;
 use super::stop::StopMatcher;
 use super::utf8::Utf8Assembler;
 use super::{Error, Result};
 use crate::abi::event_kind;
-use crate::task::{FinishReason, TextEvent, TextFinish, TextRequest, TokenLogprob, Usage};
+use crate::task::{FinishReason, TextEvent, TextFinish, TextInput, TextRequest, TokenLogprob, Usage};
 
 /// The answer of one text request. A cheap handle: clones feed the same answer, from any thread.
 #[derive(Clone)]
@@ -31,6 +33,14 @@ struct TextState {
     max_tokens: Option<u32>,
     /// Whether the engine had more than that.
     is_cut: bool,
+    /// What tells reasoning and calls from text, where there may be any.
+    reader: Option<AnswerReader>,
+    /// Calls that have begun.
+    calls: u32,
+    /// Whether one is all that may be.
+    calls_once: bool,
+    /// Whether another one has begun nevertheless.
+    has_called: bool,
 }
 
 impl std::fmt::Debug for TextOutput {
@@ -56,6 +66,14 @@ impl TextOutput {
         });
     }
 
+    /// Has what follows read as a model of this syntax writes it: its reasoning and its calls of the request's tools become events
+    /// of their own, and an answer with calls ends with [`FinishReason::ToolCalls`]. `start`: where the prompt has left the model.
+    pub fn read_as(&self, syntax: AnswerSyntax, start: AnswerStart, input: &TextInput) {
+        let reader = AnswerReader::new(syntax, start, functions(input));
+        let once = matches!(input, TextInput::Chat { parallel_tool_calls: false, .. });
+        self.with(|state| (state.reader, state.calls_once) = (reader, once));
+    }
+
     /// Adds one generated token by its bytes (empty for an invisible one). Blocks while the client is too slow.
     ///
     /// # Errors
@@ -70,21 +88,25 @@ impl TextOutput {
     /// # Errors
     /// As [`token`](Self::token).
     pub fn try_token(&self, bytes: &[u8], logprob: Option<TokenLogprob>) -> Result<Flow> {
-        let (event, stopped) = self.with(|state| {
+        let (events, stopped) = self.with(|state| {
             state.is_cut = state.max_tokens.is_some_and(|most| state.usage.completion_tokens >= most);
             if state.is_cut {
-                return (None, true);
+                return (Vec::new(), true);
             }
             state.usage.completion_tokens += 1;
             let whole = state.utf8.push(bytes);
             if let Some(entry) = logprob {
                 state.entries.add(entry, &whole);
             }
+            if state.reader.is_some() {
+                let events = state.read(&whole, More::Follows);
+                return (events, state.stop.matched() || state.has_called);
+            }
             let text = state.stop.push(&whole);
             let matched = state.stop.matched();
-            (state.event(text, if matched { More::No } else { More::Follows }), matched)
+            (state.event(text, if matched { More::No } else { More::Follows }).into_iter().collect(), matched)
         });
-        let flow = self.push(event)?;
+        let flow = self.push(events)?;
         if stopped { Err(Error::stopped()) } else { Ok(flow) }
     }
 
@@ -93,7 +115,7 @@ impl TextOutput {
     /// # Errors
     /// Once the client left.
     pub fn echo(&self, text: &str, logprobs: Vec<TokenLogprob>) -> Result<()> {
-        self.push(Some(TextEvent::Text { text: text.to_owned(), logprobs })).map(|_| ())
+        self.push(Some(TextEvent::text(text, logprobs))).map(|_| ())
     }
 
     /// [`echo`](Self::echo) for a prompt that is there as tokens: their bytes as they show, and the entry of each if
@@ -162,12 +184,15 @@ impl TextOutput {
         self.with(|state| state.usage.completion_tokens)
     }
 
-    fn push(&self, event: Option<TextEvent>) -> Result<Flow> {
-        let Some(event) = event else { return self.flow() };
-        if let Some(prompt) = self.with(TextState::untold_prompt) {
-            self.push_one(&prompt)?;
+    fn push(&self, events: impl IntoIterator<Item = TextEvent>) -> Result<Flow> {
+        let mut flow = None;
+        for event in events {
+            if let Some(prompt) = self.with(TextState::untold_prompt) {
+                self.push_one(&prompt)?;
+            }
+            flow = Some(self.push_one(&event)?);
         }
-        self.push_one(&event)
+        flow.map_or_else(|| self.flow(), Ok)
     }
 
     fn push_one(&self, event: &TextEvent) -> Result<Flow> {
@@ -176,18 +201,25 @@ impl TextOutput {
     }
 
     pub(crate) fn finish(&self, result: Result<FinishReason>) -> Result<TextFinish> {
-        let (event, stop, is_cut, usage) = self.with(|state| {
+        let (events, stop, is_cut, has_called, calls, usage) = self.with(|state| {
             // What is left of the bytes is half a character, which is no text.
+            let mut events =
+                if state.reader.is_some() && !state.has_called { state.read("", More::No) } else { Vec::new() };
             let text = state.stop.finish();
-            (state.event(text, More::No), state.stop.which(), state.is_cut, state.usage)
+            events.extend(state.event(text, More::No));
+            (events, state.stop.which(), state.is_cut, state.has_called, state.calls, state.usage)
         });
         let reason = match result {
             _ if stop.is_some() => FinishReason::Stop,
             _ if is_cut => FinishReason::Length,
-            result => self.outlet.reason(result)?,
+            _ if has_called => FinishReason::ToolCalls,
+            result => match self.outlet.reason(result)? {
+                FinishReason::Stop if calls > 0 => FinishReason::ToolCalls,
+                reason => reason,
+            },
         };
         if reason != FinishReason::Cancelled {
-            let _ = self.push(event);
+            let _ = self.push(events);
         }
         Ok(TextFinish { reason, usage, stop })
     }
@@ -195,6 +227,21 @@ impl TextOutput {
     fn with<T>(&self, change: impl FnOnce(&mut TextState) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// A call's id: 24 letters and digits that no other call has.
+fn call_id() -> String {
+    const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut id = "call_".to_owned();
+    for _ in 0..3 {
+        // Each state is seeded by itself, by the system's random numbers.
+        let mut bits = RandomState::new().hash_one(());
+        for _ in 0..8 {
+            id.push(char::from(DIGITS[(bits % 62) as usize]));
+            bits /= 62;
+        }
+    }
+    id
 }
 
 /// Whether more of the answer may come.
@@ -209,6 +256,63 @@ impl TextState {
     fn untold_prompt(&mut self) -> Option<TextEvent> {
         let Usage { prompt_tokens: tokens, cached_tokens: cached, .. } = self.usage;
         std::mem::take(&mut self.prompt_is_untold).then_some(TextEvent::Prompt { tokens, cached })
+    }
+
+    /// What this text, which is no more held back, is as events: by the reader, which there is.
+    fn read(&mut self, whole: &str, more: More) -> Vec<TextEvent> {
+        let Some(reader) = &mut self.reader else { return Vec::new() };
+        let before = reader.held() + whole.len();
+        let mut pieces = reader.push(whole);
+        if more == More::No {
+            pieces.extend(reader.finish());
+        }
+        // Bytes of tokens' texts that are shown or over.
+        let mut passed = before - reader.held();
+        let mut events = Vec::new();
+        let show = |text: String, events: &mut Vec<TextEvent>| {
+            if !text.is_empty() {
+                events.push(TextEvent::text(text, Vec::new()));
+            }
+        };
+        for piece in pieces {
+            if let Piece::Text(text) = &piece {
+                let shown = self.stop.push(text);
+                passed = (passed + shown.len()).saturating_sub(text.len());
+                show(shown, &mut events);
+                if self.stop.matched() {
+                    break;
+                }
+                continue;
+            }
+            // What might have become a stop string has ended without.
+            let rest = self.stop.release();
+            passed += rest.len();
+            show(rest, &mut events);
+            match piece {
+                Piece::Text(_) => {}
+                Piece::Reasoning(text) => events.push(TextEvent::reasoning(text)),
+                Piece::Call(_) if self.calls_once && self.calls > 0 => {
+                    self.has_called = true;
+                    break;
+                }
+                Piece::Call(name) => {
+                    events.push(TextEvent::tool_call(self.calls, call_id(), name));
+                    self.calls += 1;
+                }
+                Piece::Arguments(fragment) => events.push(TextEvent::tool_arguments(self.calls - 1, fragment)),
+            }
+        }
+        let logprobs = self.entries.shown(passed);
+        if !logprobs.is_empty() {
+            match events.iter_mut().find_map(|event| match event {
+                TextEvent::Text { logprobs, .. } => Some(logprobs),
+                _ => None,
+            }) {
+                Some(of_text) => *of_text = logprobs,
+                None => events.push(TextEvent::text("", logprobs)),
+            }
+        }
+        events
     }
 
     /// What is sent with this text, which is shown now.
