@@ -1,5 +1,5 @@
 //! Plugin `vllm`: engine processes that speak HTTP themselves. It starts one, waits until its health is good, watches it, and
-//! ends it with all that came of it; requests go to its port, and not through here. Some it knows by name ([`known`]).
+//! ends it with all that came of it; requests go to its port, and not through here. Some it knows by name (`known`).
 //!
 //! It knows no host and no kind of model: what is asked at the port is between the client and the engine.
 
