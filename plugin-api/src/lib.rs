@@ -20,6 +20,8 @@ pub use sdk::{
     ErrorKind, Flow, Image, ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result,
     StopMatcher, Task, Text, TextOutput, Upstream, Utf8Assembler, testing,
 };
+#[cfg(feature = "grammar")]
+pub use sdk::{Grammar, GrammarToken, GrammarVocabulary};
 pub use task::{
     AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest, CustomFinish, CustomHead, CustomRequest,
     Description, FinishReason, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry,

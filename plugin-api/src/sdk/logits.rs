@@ -2,11 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+#[cfg(feature = "grammar")]
+use super::grammar::Grammar;
 use super::{Error, Result};
 use crate::task::{Sampling, TextRequest};
 
-/// What changes the logits of a sequence before temperature and the filters: penalties and biases. An engine calls
-/// [`apply`](Self::apply) and [`accept`](Self::accept) once for each token, and so obeys what requests may ask for here later.
+/// What changes the logits of a sequence before temperature and the filters: penalties, biases, and the grammar that an answer is
+/// kept to. An engine calls [`apply`](Self::apply) and [`accept`](Self::accept) once for each token, and so obeys what requests may
+/// ask for here later; once [`is_over`](Self::is_over) the answer ends.
 ///
 /// ```
 /// use aihost_plugin_api::{LogitsProcessor, Sampling, TextRequest};
@@ -15,9 +18,9 @@ use crate::task::{Sampling, TextRequest};
 /// let mut processor = LogitsProcessor::new(&request, &[0], 3)?;
 /// let mut logits = [0.0, 1.0, 2.0];
 /// if let Some(processor) = &mut processor {
-///     processor.apply(&mut logits);
+///     processor.apply(&mut logits)?;
 ///     // The engine draws token 1.
-///     processor.accept(1);
+///     processor.accept(1)?;
 /// }
 /// assert_eq!(logits, [0.0, 1.0, -98.0]);
 /// # Ok::<(), aihost_plugin_api::Error>(())
@@ -32,6 +35,8 @@ pub struct LogitsProcessor {
     prompt: HashSet<u32>,
     /// How often each token is in the answer.
     answer: HashMap<u32, u32>,
+    #[cfg(feature = "grammar")]
+    grammar: Option<Grammar>,
 }
 
 impl LogitsProcessor {
@@ -55,11 +60,41 @@ impl LogitsProcessor {
             bias: sampling.logit_bias.clone(),
             prompt: if is_repetitive { prompt.iter().copied().collect() } else { HashSet::new() },
             answer: HashMap::new(),
+            #[cfg(feature = "grammar")]
+            grammar: None,
         }))
     }
 
+    /// The same, which keeps the answer to `grammar` besides.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    #[cfg(feature = "grammar")]
+    pub fn with_grammar(
+        request: &TextRequest,
+        prompt: &[u32],
+        vocabulary: usize,
+        grammar: Option<Grammar>,
+    ) -> Result<Option<Self>> {
+        let plain = Self::new(request, prompt, vocabulary)?;
+        let Some(grammar) = grammar else { return Ok(plain) };
+        let plain = plain.unwrap_or_else(|| Self {
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            bias: BTreeMap::new(),
+            prompt: HashSet::new(),
+            answer: HashMap::new(),
+            grammar: None,
+        });
+        Ok(Some(Self { grammar: Some(grammar), ..plain }))
+    }
+
     /// Changes the logits of the next token, `[vocabulary]` or more. What is minus infinity or no number stays so.
-    pub fn apply(&self, logits: &mut [f32]) {
+    ///
+    /// # Errors
+    /// [`Internal`](super::ErrorKind::Internal) if the answer's grammar cannot be kept any further.
+    pub fn apply(&mut self, logits: &mut [f32]) -> Result<()> {
         if self.repetition_penalty != 1.0 {
             let only_in_answer = self.answer.keys().filter(|token| !self.prompt.contains(token));
             for token in self.prompt.iter().chain(only_in_answer) {
@@ -75,11 +110,33 @@ impl LogitsProcessor {
         for (token, bias) in &self.bias {
             change(logits, *token, |logit| logit + bias);
         }
+        #[cfg(feature = "grammar")]
+        if let Some(grammar) = &mut self.grammar {
+            grammar.apply(logits)?;
+        }
+        Ok(())
     }
 
     /// Takes note of the token that was drawn.
-    pub fn accept(&mut self, token: u32) {
+    ///
+    /// # Errors
+    /// As [`apply`](Self::apply).
+    pub fn accept(&mut self, token: u32) -> Result<()> {
         *self.answer.entry(token).or_default() += 1;
+        #[cfg(feature = "grammar")]
+        if let Some(grammar) = &mut self.grammar {
+            grammar.accept(token)?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing may follow what was accepted, so that the answer ends without a token that says so.
+    pub fn is_over(&self) -> bool {
+        #[cfg(feature = "grammar")]
+        let is_over = self.grammar.as_ref().is_some_and(Grammar::is_over);
+        #[cfg(not(feature = "grammar"))]
+        let is_over = false;
+        is_over
     }
 }
 
@@ -135,8 +192,8 @@ mod tests {
 
     fn applied(sampling: Sampling, prompt: &[u32], answer: &[u32], mut logits: [f32; 4]) -> [f32; 4] {
         let mut processor = made(sampling, prompt).unwrap().unwrap();
-        answer.iter().for_each(|token| processor.accept(*token));
-        processor.apply(&mut logits);
+        answer.iter().for_each(|token| processor.accept(*token).unwrap());
+        processor.apply(&mut logits).unwrap();
         logits
     }
 
@@ -164,7 +221,7 @@ mod tests {
             Sampling::default().repetition_penalty(2.0).logit_bias((0..4).map(|token| (token, 100.0)).collect());
         let found = applied(biased.clone(), &[0, 1, u32::MAX], &[0, 1, 4], [low, nan, low, nan]);
         assert!(found[0] == low && found[1].is_nan() && found[2] == low && found[3].is_nan(), "{found:?}");
-        made(biased, &[9]).unwrap().unwrap().apply(&mut []);
+        made(biased, &[9]).unwrap().unwrap().apply(&mut []).unwrap();
     }
 
     #[test]

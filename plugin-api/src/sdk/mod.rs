@@ -10,6 +10,8 @@ mod error;
 mod export;
 #[doc(hidden)]
 pub mod glue;
+#[cfg(feature = "grammar")]
+mod grammar;
 mod image_output;
 mod job;
 mod logging;
@@ -28,6 +30,8 @@ pub use audio_output::AudioOutput;
 pub use context::{Context, Flow, LoadContext, PrepareContext};
 pub use custom_output::CustomOutput;
 pub use error::{Error, ErrorDetails, ErrorKind, Result};
+#[cfg(feature = "grammar")]
+pub use grammar::{Grammar, GrammarToken, GrammarVocabulary};
 pub use image_output::ImageOutput;
 pub use job::{Job, Reply};
 pub use logits::LogitsProcessor;
