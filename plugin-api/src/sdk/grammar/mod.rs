@@ -119,10 +119,12 @@ impl Grammar {
     /// # Errors
     /// As [`apply`](Self::apply).
     pub(super) fn accept(&mut self, token: u32) -> Result<()> {
-        if !self.is_over && !self.ends.contains(&token) {
+        if self.ends.contains(&token) {
+            self.is_over = true;
+        } else if !self.is_over {
             self.matcher.consume_token(token).map_err(|error| too_large(&error.to_string()))?;
+            self.is_over = self.matcher.is_stopped();
         }
-        self.is_over = self.is_over || self.matcher.is_stopped();
         Ok(())
     }
 
