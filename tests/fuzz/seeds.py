@@ -27,7 +27,9 @@ WORDS = {
         frequency_penalty presence_penalty repetition_penalty prompt suffix best_of echo service_tier flex keep_alive size steps guidance
         partial_images output_format output_compression duration format input voice quality background force_after modalities audio
         image_url b64_json url webp png jpeg wav flac null true false 1e308 -1 9007199254740993 1024x1024 \ud800 \u0000 gpt-4o-mini org/b
-        flux music""",
+        flux music json_schema schema regex pattern grammar strict structured_outputs guided_json guided_regex guided_choice choice json
+        allowed_tools mode parallel_tool_calls reasoning reasoning_effort effort thinking enabled chat_template_kwargs output_config object
+        high""",
     "frames": r"""version required preferred mapped workspace_max done total kind message level target fields request plugin options load
         files device granted threads max_concurrency confinement permissions readable own network subprocess""",
     "manifest": r"""id version authors license description kinds formats devices max_concurrency parks memory_static permissions network

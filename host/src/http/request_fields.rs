@@ -20,10 +20,25 @@ pub(crate) struct RequestFields {
 /// Objects within a body: where they lie, and what is read of them.
 type Nested = &'static [(&'static str, Keys)];
 
-const TEXT_INNER: Nested = &[("response_format", keys::RESPONSE_FORMAT), ("stream_options", keys::STREAM_OPTIONS)];
+const TEXT_INNER: Nested = &[
+    ("response_format", keys::RESPONSE_FORMAT),
+    ("response_format.json_schema", keys::JSON_SCHEMA),
+    ("structured_outputs", keys::STRUCTURED_OUTPUTS),
+    ("stream_options", keys::STREAM_OPTIONS),
+];
+const TOKENIZE_INNER: Nested = &[("stream_options", keys::STREAM_OPTIONS)];
 const CHAT_INNER: Nested = &[
     ("response_format", keys::RESPONSE_FORMAT),
+    ("response_format.json_schema", keys::JSON_SCHEMA),
+    ("structured_outputs", keys::STRUCTURED_OUTPUTS),
     ("stream_options", keys::STREAM_OPTIONS),
+    ("reasoning", keys::REASONING),
+    ("thinking", keys::THINKING),
+    ("tool_choice", keys::CHOICE),
+    ("tool_choice.function", keys::FUNCTION),
+    ("tool_choice.allowed_tools", keys::CHOICE),
+    ("tool_choice.allowed_tools.tools[]", keys::CHOICE),
+    ("function_call", keys::FUNCTION),
     ("messages[]", keys::MESSAGE),
     ("messages[].content[]", keys::PART),
     ("messages[].tool_calls[]", keys::TOOL),
@@ -77,8 +92,8 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/api/show", BodySize::Command, keys::SHOWN, &[]),
         endpoint("/api/embed", BodySize::Text, keys::OLLAMA_EMBED, &[]),
         endpoint("/api/embeddings", BodySize::Text, keys::OLLAMA_EMBED, &[]),
-        endpoint("/tokenize", BodySize::Text, keys::TOKENIZE, TEXT_INNER),
-        endpoint("/detokenize", BodySize::Text, keys::TOKENIZE, TEXT_INNER),
+        endpoint("/tokenize", BodySize::Text, keys::TOKENIZE, TOKENIZE_INNER),
+        endpoint("/detokenize", BodySize::Text, keys::TOKENIZE, TOKENIZE_INNER),
         endpoint("/v1/audio/generations", BodySize::Prompt, keys::AUDIO, &[]),
         endpoint("/v1/audio/speech", BodySize::Prompt, keys::NAME, &[]),
         endpoint("/v1/images/generations", BodySize::Prompt, keys::IMAGE, &[]),

@@ -21,7 +21,9 @@ use super::sse;
 use super::stream_body::StreamBody;
 use super::text_stream::{TEXT_PIECE_BYTES, TextStream};
 use super::tokens::{Told, tokens_of};
-use super::wire::{self, Answerer, Asked, Choice, ReceivedBody, TextAsk, TextDelivery, TextShape, TextWork};
+use super::wire::{
+    self, Answerer, Asked, Choice, FieldNames, ReceivedBody, TextAsk, TextDelivery, TextShape, TextWork,
+};
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Failure, Kind};
 use crate::runtime::BudgetShare;
@@ -46,7 +48,9 @@ pub(super) async fn answer(
     body: JsonBody,
 ) -> Result<Response, ApiError> {
     let config = app.handle.config();
-    let (model, TextAsk { work, shape }) = read(&app, &config, &caller, api, body).await?;
+    let (model, TextAsk { mut work, shape }) = read(&app, &config, &caller, api, body).await?;
+    let names = work.take_names();
+    check_grammar(&app, model, &names)?;
     let delivery = work.terms().delivery;
     // Clients hold the name in an answer against the one that they asked for.
     let named = work.terms().model.clone().unwrap_or_else(|| model.id.to_string());
@@ -54,7 +58,7 @@ pub(super) async fn answer(
     let shape = shape(&named, unix_seconds());
     match send(updates, shape, delivery, config.limits.sse_ping).await {
         Ok(response) => Ok(response),
-        Err(failure) => Err(explain(&app, failure, &model.id, api.prompt).await),
+        Err(failure) => Err(refusal(&app, failure, model, api, &names).await),
     }
 }
 
@@ -80,11 +84,35 @@ async fn told(
     body: JsonBody,
 ) -> Result<(Vec<Token>, Usage), ApiError> {
     let config = app.handle.config();
-    let (model, TextAsk { work, shape: _ }) = read(&app, &config, &caller, api, body).await?;
+    let (model, TextAsk { mut work, shape: _ }) = read(&app, &config, &caller, api, body).await?;
+    let names = work.take_names();
     match tokens_of(&app, &caller, model, work).await {
         Ok(told) => Ok(told),
         Err(Told::Refused(error)) => Err(error),
-        Err(Told::Failed(failure)) => Err(explain(&app, failure, &model.id, api.prompt).await),
+        Err(Told::Failed(failure)) => Err(refusal(&app, failure, model, api, &names).await),
+    }
+}
+
+/// What a client reads of a failure: the field that a plugin blames has the client's own name.
+async fn refusal(app: &App, failure: Failure, model: &ModelConfig, api: &TextApi, names: &FieldNames) -> ApiError {
+    let by_plugin = failure.details.as_ref().and_then(|details| details.field.clone());
+    let refused = explain(app, failure, &model.id, api.prompt).await;
+    // Of a prompt that is too long it is said already.
+    let is_by_plugin = by_plugin.is_some() && by_plugin.as_deref() == refused.param_name().as_deref();
+    if is_by_plugin { refused.renamed(|path| Some(names.of(path))) } else { refused }
+}
+
+/// A plugin that does not keep an answer to a form is not asked for one.
+fn check_grammar(app: &App, model: &ModelConfig, names: &FieldNames) -> Result<(), ApiError> {
+    match names.needs_grammar().filter(|_| app.handle.keeps_grammar(model) == Some(false)) {
+        Some(field) => {
+            let message = format!(
+                "`{field}`: the plugin of the model `{}` does not keep answers to a form; ask another model, or say in the prompt what is wanted",
+                model.id
+            );
+            Err(ApiError::unsupported(field, message))
+        }
+        None => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use super::app::App;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::generate::{Generation, TextUpdate, TextUpdates};
-use super::wire::{TextDelivery, TextWork};
+use super::wire::TextWork;
 use crate::config::ModelConfig;
 use crate::domain::Failure;
 
@@ -33,10 +33,7 @@ pub(super) async fn tokens_of(
         let message = "the plugin of this model does not tell tokens; update it, or ask another model";
         return Err(Told::Refused(ApiError::unsupported("model", message)));
     }
-    job.common.tokenize = true;
-    job.inputs.truncate(1);
-    job.terms.n = 1;
-    job.terms.delivery = TextDelivery::Stream;
+    job.only_tokens();
     let mut generation = Generation::new(app.handle.clone(), model.id.clone(), caller.access().clone(), *job);
     let mut tokens = Vec::new();
     while let Some(update) = std::future::poll_fn(|cx| generation.poll_update(cx)).await {

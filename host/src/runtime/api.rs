@@ -214,9 +214,19 @@ impl Handle {
 
     /// Whether the plugin of a model tells the tokens of a prompt.
     pub fn tells_tokens(&self, model: &ModelConfig) -> bool {
+        self.has_feature(model, "tokens") == Some(true)
+    }
+
+    /// Whether the plugin of a model keeps an answer to a form: to a schema, say, or to a call of a tool. Nothing while there is no
+    /// such plugin.
+    pub fn keeps_grammar(&self, model: &ModelConfig) -> Option<bool> {
+        self.has_feature(model, "grammar")
+    }
+
+    fn has_feature(&self, model: &ModelConfig, wanted: &str) -> Option<bool> {
         let registry = self.plugins.borrow();
-        let plugin = registry.find(&model.plugin, model.plugin_version.as_ref());
-        plugin.is_ok_and(|plugin| plugin.manifest.features.iter().any(|feature| feature == "tokens"))
+        let plugin = registry.find(&model.plugin, model.plugin_version.as_ref()).ok()?;
+        Some(plugin.manifest.features.iter().any(|feature| feature == wanted))
     }
 
     /// The configuration in force. Take it once per request: it may be another the next time.

@@ -193,7 +193,9 @@ fn object<'a>(
     };
     let is_known = *facts != ModelFacts::default();
     // What an engine takes, it says itself.
-    let parameters = if *kind == Kind::Text && !handle.speaks_http(model) { parameters(facts) } else { Vec::new() };
+    let is_of_plugin = *kind == Kind::Text && !handle.speaks_http(model);
+    let parameters =
+        if is_of_plugin { parameters(facts, handle.keeps_grammar(model) == Some(true)) } else { Vec::new() };
     ModelObject {
         id,
         object: "model",
@@ -211,10 +213,16 @@ fn object<'a>(
     }
 }
 
-fn parameters(facts: &ModelFacts) -> Vec<&'static str> {
+fn parameters(facts: &ModelFacts, keeps_grammar: bool) -> Vec<&'static str> {
     let mut parameters = TEXT_PARAMETERS.to_vec();
     if facts.can("tools") {
-        parameters.extend(["tools", "tool_choice"]);
+        parameters.extend(["tools", "tool_choice", "parallel_tool_calls"]);
+    }
+    if keeps_grammar {
+        parameters.extend(["response_format", "structured_outputs"]);
+    }
+    if facts.can("thinking") || facts.can("reasoning") {
+        parameters.extend(["reasoning", "reasoning_effort"]);
     }
     parameters
 }
@@ -226,12 +234,16 @@ pub(in crate::http) fn capabilities(kind: Kind, facts: &ModelFacts) -> Vec<&str>
         Kind::Embedding => vec!["embedding"],
         _ => Vec::new(),
     };
-    let known = facts.abilities.iter().map(|ability| match ability.as_str() {
-        "fill_in" => "insert",
-        "reasoning" => "thinking",
-        other => other,
-    });
-    capabilities.extend(known);
+    for ability in &facts.abilities {
+        let known = match ability.as_str() {
+            "fill_in" => "insert",
+            "reasoning" => "thinking",
+            other => other,
+        };
+        if !capabilities.contains(&known) {
+            capabilities.push(known);
+        }
+    }
     capabilities
 }
 

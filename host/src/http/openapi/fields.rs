@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 pub(super) fn schema(path: &str, field: &str) -> Value {
     let mut schema = plain(path, field);
     // What may be absent may be null.
+    if let Some(all) = schema["enum"].as_array_mut() {
+        all.push(Value::Null);
+    }
     if let Some(kind) = schema.get("type").cloned() {
         schema["type"] = match kind {
             Value::Array(mut kinds) => {
@@ -58,8 +61,14 @@ fn plain(path: &str, field: &str) -> Value {
         ("/v1/audio/generations", "temperature" | "top_p") => json!({"type": "number"}),
         ("/v1/audio/generations", "top_k") => json!({"type": "integer"}),
         ("/v1/messages" | "/v1/messages/count_tokens", "system") => json!({"type": ["string", "array"]}),
-        ("/v1/messages" | "/v1/messages/count_tokens", "tool_choice") => object(),
+        ("/v1/messages" | "/v1/messages/count_tokens", "tool_choice" | "output_format") => object(),
         ("/v1/audio/generations" | "/v1/images/generations", "response_format" | "output_format") => text(),
+        (_, "thinking") if !path.starts_with("/v1/messages") => json!({"type": ["boolean", "object"]}),
+        (_, "reasoning_effort") => {
+            json!({"type": "string", "enum": ["none", "minimal", "low", "medium", "high", "xhigh"]})
+        }
+        (_, "guided_json") => json!({"type": ["object", "string", "boolean"]}),
+        (_, "json_schema") => json!({"type": ["object", "string", "boolean"]}),
         ("/api/chat" | "/api/generate", "format") => json!({"type": ["string", "object"]}),
         (
             _,
@@ -87,7 +96,10 @@ fn plain(path: &str, field: &str) -> Value {
             | "moderation"
             | "output_format"
             | "voice"
-            | "lyrics",
+            | "lyrics"
+            | "guided_regex"
+            | "guided_grammar"
+            | "grammar",
         ) if !(path.contains("responses") && field == "background") => text(),
         (_, "background") => flag(),
         (
@@ -100,18 +112,28 @@ fn plain(path: &str, field: &str) -> Value {
             | "parallel_tool_calls"
             | "normalize"
             | "continue_final_message"
-            | "add_generation_prompt",
+            | "add_generation_prompt"
+            | "enable_thinking",
         ) => flag(),
         (
             _,
             "messages" | "tools" | "functions" | "modalities" | "images" | "include" | "context" | "tokens"
-            | "mcp_servers",
+            | "mcp_servers" | "guided_choice",
         ) => array(),
         (_, "stop_sequences") => json!({"type": "array", "items": {"type": "string"}}),
         (
             _,
-            "stream_options" | "response_format" | "logit_bias" | "metadata" | "text" | "reasoning" | "options"
-            | "thinking" | "output_config",
+            "stream_options"
+            | "response_format"
+            | "logit_bias"
+            | "metadata"
+            | "text"
+            | "reasoning"
+            | "options"
+            | "thinking"
+            | "output_config"
+            | "structured_outputs"
+            | "chat_template_kwargs",
         ) => object(),
         (_, "stop" | "input" | "container" | "image" | "mask") => json!({"type": ["string", "array", "object"]}),
         (_, "conversation") => json!({"type": ["string", "object"]}),

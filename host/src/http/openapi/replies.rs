@@ -18,19 +18,15 @@ pub(super) fn schemas() -> Value {
             "prompt_tokens_details": object(&["cached_tokens"], json!({"cached_tokens": count()})),
         }),
     );
-    let finish = json!({"enum": ["stop", "length", "tool_calls", "content_filter", null]});
-    let call = object(
-        &["id", "type", "function"],
-        json!({
-            "id": text(), "type": {"const": "function"},
-            "function": object(&["name", "arguments"], json!({"name": text(), "arguments": text()})),
-        }),
-    );
+    let finish = json!({"enum": ["stop", "length", "tool_calls", "function_call", "content_filter", null]});
+    let function = object(&["name", "arguments"], json!({"name": text(), "arguments": text()}));
+    let call =
+        object(&["id", "type", "function"], json!({"id": text(), "type": {"const": "function"}, "function": function}));
     let chat_message = object(
         &["role", "content", "refusal"],
         json!({
             "role": {"const": "assistant"}, "content": nullable("string"), "refusal": nullable("string"),
-            "reasoning_content": text(), "tool_calls": list(call),
+            "reasoning_content": text(), "tool_calls": list(call), "function_call": function,
         }),
     );
     let chat_choice = object(

@@ -233,7 +233,7 @@ async fn tools_reach_the_template_unless_forbidden() {
 }
 
 /// The JSON events of a stream, which must end with `[DONE]`.
-fn events(body: &str) -> Vec<Value> {
+pub(super) fn events(body: &str) -> Vec<Value> {
     let body = body.strip_suffix("data: [DONE]\n\n").unwrap_or_else(|| panic!("no [DONE]: {body}"));
     let events = body.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap());
     events.map(|event| serde_json::from_str(event).unwrap()).collect()

@@ -62,6 +62,27 @@ const KEYS: &[&str] = &[
     "suffix",
     "raw",
     "tokens",
+    "json_schema",
+    "schema",
+    "pattern",
+    "grammar",
+    "strict",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "structured_outputs",
+    "json",
+    "choice",
+    "parameters",
+    "allowed_tools",
+    "mode",
+    "function_call",
+    "reasoning",
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "output_config",
+    "effort",
+    "think",
 ];
 /// Where text is asked for.
 const TEXT_PATHS: &[&str] = &[
@@ -102,6 +123,14 @@ const WORDS: &[&str] = &[
     "16x32",
     "webp",
     "url",
+    "json_object",
+    "json_schema",
+    "regex",
+    "grammar",
+    "allowed_tools",
+    "object",
+    "high",
+    "enabled",
 ];
 
 fn value() -> impl Strategy<Value = Value> {

@@ -14,6 +14,7 @@ mod documented;
 mod edge;
 mod engine_text;
 mod errors;
+mod formats;
 mod fuzz;
 mod images;
 mod keys;
@@ -22,14 +23,17 @@ mod listings;
 mod live;
 mod messages;
 mod ollama;
+mod reasoning;
 mod responses;
 mod sockets;
 mod streams;
+mod tools;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aihost_plugin_api::abi::Manifest;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -41,7 +45,7 @@ use tower::ServiceExt;
 
 use crate::config::{ApiKey, Config, Limits, ModelConfig, Paths, Scope};
 use crate::domain::{ByteSize, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
-use crate::plugin::Registry;
+use crate::plugin::{PluginFile, Registry};
 use crate::runtime::{Answer, Command, Handle, ModelStatus, Submission};
 use crate::worker::{Followed, Output};
 
@@ -73,11 +77,30 @@ impl Host {
     }
 
     fn with(config: Config, script: Script) -> Self {
+        Self::over(no_plugins(), config, script)
+    }
+
+    /// One whose models have a plugin with these features.
+    fn featured(features: &[&str], script: Script) -> Self {
+        let manifest =
+            json!({"id": "echo", "version": "1.0.0", "kinds": ["text"], "devices": ["cpu"], "features": features});
+        let plugin = PluginFile {
+            manifest: Manifest::parse(manifest.to_string().as_bytes()).unwrap(),
+            source: "echo.so".into(),
+            copy: Arc::default(),
+            sha256: String::new(),
+            library_folders: Vec::new(),
+        };
+        let registry = Registry { plugins: vec![Arc::new(plugin)], ..Registry::default() };
+        Self::over(watch::channel(Arc::new(registry)).1, config(), script)
+    }
+
+    fn over(plugins: watch::Receiver<Arc<Registry>>, config: Config, script: Script) -> Self {
         let (commands, received) = mpsc::channel(64);
         let submitted = Arc::default();
         tokio::spawn(fake_loop(received, script, Arc::clone(&submitted)));
         let (config, in_force) = watch::channel(Arc::new(config));
-        Self { router: super::router(Handle::new(commands, in_force, no_plugins())), submitted, config }
+        Self { router: super::router(Handle::new(commands, in_force, plugins)), submitted, config }
     }
 
     async fn send(&self, request: Request<Body>) -> Reply {
@@ -382,6 +405,14 @@ fn prompt() -> Output {
 fn done(reason: &str) -> Output {
     let finish = json!({"reason": reason, "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}});
     Output::Done(Ok(Bytes::from(finish.to_string())))
+}
+
+/// What a plugin says of a request that it cannot keep, and of which field.
+fn blamed(field: &str) -> Result<Vec<Output>, Failure> {
+    let mut failure = Failure::new(FailureKind::InvalidRequest, format!("`{field}` is not kept"));
+    let details = crate::domain::FailureDetails { field: Some(field.to_owned()), ..Default::default() };
+    failure.details = Some(Box::new(details));
+    Ok(vec![Output::Done(Err(failure))])
 }
 
 fn failed(kind: FailureKind) -> Output {

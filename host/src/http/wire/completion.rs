@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use super::fields::{Fields, Items, Keys, object, text, token, wrong_type};
 use super::reply::{CompletionAsked, CompletionShape};
 use super::translated::raw;
-use super::{Answerer, Asked, ChatJob, MAX_CHOICES, ReceivedBody, TextAsk, TextJob, TextWork, sampling};
+use super::{Answerer, Asked, ChatJob, MAX_CHOICES, ReceivedBody, TextAsk, TextJob, TextWork, format, sampling};
 use crate::http::error::ApiError;
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// What is read of a body.
-pub(in crate::http) const KEYS: Keys = sampling::shared_keys!["prompt", "suffix", "best_of", "echo"];
+pub(in crate::http) const KEYS: Keys = sampling::answer_keys!["prompt", "suffix", "best_of", "echo"];
 
 /// A request to `POST /v1/completions`.
 pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<TextAsk, ApiError> {
     let fields = Fields::root(body, KEYS)?;
-    let job = job(&fields)?;
+    let mut job = job(&fields)?;
     let shape = CompletionAsked {
         delivery: job.terms.delivery,
         choices: job.inputs.len() * job.terms.n,
@@ -27,7 +27,10 @@ pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<Te
         echo: job.common.echo,
     };
     let work = match asked.answerer {
-        Answerer::Plugin => TextWork::Plugin(Box::new(job)),
+        Answerer::Plugin => {
+            job.set_format(format::read(&fields)?);
+            TextWork::Plugin(Box::new(job))
+        }
         Answerer::Engine => TextWork::Engine(Box::new(chats(body, job)?)),
     };
     Ok(TextAsk::new(work, move |model, created| CompletionShape::new(shape, model, created)))

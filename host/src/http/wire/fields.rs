@@ -65,6 +65,11 @@ impl<'a> Fields<'a> {
         self.sender
     }
 
+    /// Where this object lies.
+    pub(in crate::http) fn place(&self) -> &str {
+        &self.path
+    }
+
     /// Where a field of this object lies.
     pub(in crate::http) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }

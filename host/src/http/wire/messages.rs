@@ -5,9 +5,10 @@ use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, text};
 use super::messages_reply::MessagesShape;
+use super::reasoning::{THINKING_KEYS, thinks};
 use super::sampling::MAX_STOPS;
-use super::translated::{JsonItems, Parts, Tool, Translated, object_of, raw};
-use super::{Asked, ReceivedBody, TextAsk};
+use super::translated::{Parts, Tools, Translated, object_of, raw};
+use super::{Answerer, Asked, ReceivedBody, TextAsk};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -59,7 +60,6 @@ pub(in crate::http) const BLOCK_KEYS: Keys =
 pub(in crate::http) const TOOL_KEYS: Keys =
     &["type", "name", "description", "input_schema", "strict", "disable_parallel_tool_use"];
 const SOURCE_KEYS: Keys = &["type", "media_type", "data", "url", "content"];
-const THINKING_KEYS: Keys = &["type", "budget_tokens"];
 const FORMAT_KEYS: Keys = &["type", "schema"];
 const OUTPUT_KEYS: Keys = &["format", "effort"];
 const METADATA_KEYS: Keys = &["user_id"];
@@ -121,7 +121,7 @@ fn read_any(body: &ReceivedBody<'_>, fields: &Fields<'_>, asked: &Asked) -> Resu
         chat.set_some("user", "metadata.user_id", metadata.text("user_id")?);
     }
     tools(fields, &mut chat)?;
-    thinking(fields, &mut chat)?;
+    thinking(fields, &mut chat, asked)?;
     let work = chat.work(asked, body.class)?;
     Ok(TextAsk::new(work, move |model, _created| MessagesShape::new(model, stops)))
 }
@@ -273,7 +273,7 @@ fn unsupported(fields: &Fields<'_>, what: &str) -> ApiError {
 
 fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
     if let Some(items) = fields.array("tools")? {
-        let mut tools = JsonItems::default();
+        let mut tools = Tools::default();
         items.each(|i, sent| {
             let tool = Fields::of(sent, &items.item(i), TOOL_KEYS)?;
             let kind = tool.text("type")?.filter(|kind| kind != "custom");
@@ -284,10 +284,10 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
                 );
                 return Err(unsupported(&tool, &what));
             }
-            tools.add(&Tool::function(&tool.required_text("name")?, &tool, "input_schema"));
+            tools.add(&tool.required_text("name")?, &tool, "input_schema");
             Ok(())
         })?;
-        chat.set("tools", "tools", &tools.array());
+        chat.offer(tools);
     }
     let Some(choice) = fields.object("tool_choice", TOOL_KEYS)? else { return Ok(()) };
     let kind = choice.required_text("type")?;
@@ -302,6 +302,7 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
         }
     };
     chat.set("tool_choice", "tool_choice", &chosen);
+    chat.names("tool_choice.function", "tool_choice");
     if choice.flag("disable_parallel_tool_use")? == Some(true) {
         chat.set("parallel_tool_calls", "tool_choice.disable_parallel_tool_use", &false);
     }
@@ -309,19 +310,9 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
 }
 
 /// How much it may think, and the form of what it says.
-fn thinking(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
+fn thinking(fields: &Fields<'_>, chat: &mut Translated, asked: &Asked) -> Result<(), ApiError> {
     if let Some(thinking) = fields.object("thinking", THINKING_KEYS)? {
-        let kind = thinking.required_text("type")?;
-        let thinks = match &*kind {
-            "enabled" | "adaptive" => true,
-            "disabled" => false,
-            other => {
-                let path = thinking.path("type");
-                let message = format!("`{path}` must be enabled, adaptive or disabled, not `{}`", shown(other));
-                return Err(ApiError::invalid(path, message));
-            }
-        };
-        chat.set("chat_template_kwargs", "thinking", &json!({"enable_thinking": thinks}));
+        chat.think_if(thinks(&thinking)?, "thinking")?;
         chat.set_some(
             "thinking_budget_tokens",
             "thinking.budget_tokens",
@@ -331,14 +322,26 @@ fn thinking(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> 
     let config = fields.object("output_config", OUTPUT_KEYS)?;
     let mut format = fields.object("output_format", FORMAT_KEYS)?;
     if let Some(config) = config {
-        chat.set_some("reasoning_effort", "output_config.effort", config.text("effort")?);
+        let effort = config.text("effort")?;
+        // Anthropic's word for the most, which an engine may know too.
+        let is_most = effort.as_deref() == Some("max") && asked.answerer == Answerer::Plugin;
+        let effort = if is_most { Some("xhigh".into()) } else { effort };
+        chat.set_some("reasoning_effort", "output_config.effort", effort);
         format = config.object("format", FORMAT_KEYS)?.or(format);
     }
     if let Some(format) = format {
         let schema = format.required("schema")?.to_owned();
         let schema = object_of(&[("name", raw("answer")), ("schema", schema), ("strict", raw(&true))].into());
         let wanted = object_of(&[("type", raw(&format.required_text("type")?)), ("json_schema", schema)].into());
-        chat.set("response_format", "output_config.format", &wanted);
+        let at = format.place();
+        let (field, schema) = if at == "output_format" {
+            ("output_format", "output_format.schema")
+        } else {
+            ("output_config.format", "output_config.format.schema")
+        };
+        chat.set("response_format", field, &wanted);
+        chat.names("response_format.json_schema", field);
+        chat.names("response_format.json_schema.schema", schema);
     }
     Ok(())
 }

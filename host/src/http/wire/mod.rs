@@ -6,11 +6,14 @@ mod chat;
 mod chunk;
 mod completion;
 mod fields;
+mod format;
 mod image;
 mod messages;
 mod messages_reply;
+mod names;
 mod ollama;
 mod ollama_reply;
+mod reasoning;
 mod reply;
 mod responses;
 mod responses_reply;
@@ -18,11 +21,13 @@ mod sampling;
 mod status;
 mod terms;
 mod tokens;
+mod tools;
 mod translated;
 
 use std::collections::BTreeMap;
 
 use aihost_plugin_api::task::{Sampling, TextRequest};
+use format::AskedFormat;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -38,6 +43,7 @@ pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use messages::{read as read_messages, read_to_count as read_messages_to_count};
 pub(super) use messages_reply::error as messages_error;
+pub(super) use names::FieldNames;
 pub(super) use ollama::{
     parse_bare, parse_embed, read_chat as read_ollama_chat, read_generate as read_ollama_generate,
 };
@@ -51,10 +57,12 @@ pub(super) use translated::raw;
 /// The keys that are read of each kind of object.
 pub(super) mod keys {
     pub(in crate::http) use super::audio::KEYS as AUDIO;
-    pub(in crate::http) use super::chat::{
-        FUNCTION_KEYS as FUNCTION, KEYS as CHAT, MESSAGE_KEYS as MESSAGE, PART_KEYS as PART, TOOL_KEYS as TOOL,
-    };
+    pub(in crate::http) use super::chat::{KEYS as CHAT, MESSAGE_KEYS as MESSAGE, PART_KEYS as PART};
     pub(in crate::http) use super::completion::KEYS as COMPLETION;
+    pub(in crate::http) use super::format::{
+        JSON_SCHEMA_KEYS as JSON_SCHEMA, RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT,
+        STRUCTURED_OUTPUTS_KEYS as STRUCTURED_OUTPUTS,
+    };
     pub(in crate::http) use super::image::KEYS as IMAGE;
     pub(in crate::http) use super::messages::{
         BLOCK_KEYS as BLOCK, KEYS as MESSAGES, MESSAGE_KEYS as MESSAGES_MESSAGE, TOOL_KEYS as MESSAGES_TOOL,
@@ -62,14 +70,14 @@ pub(super) mod keys {
     pub(in crate::http) use super::ollama::{
         EMBED_KEYS as OLLAMA_EMBED, KEYS as OLLAMA, MESSAGE_KEYS as OLLAMA_MESSAGE,
     };
+    pub(in crate::http) use super::reasoning::{REASONING_KEYS as REASONING, THINKING_KEYS as THINKING};
     pub(in crate::http) use super::responses::{
         ITEM_KEYS as ITEM, KEYS as RESPONSES, PART_KEYS as ITEM_PART, TOOL_KEYS as RESPONSES_TOOL,
     };
-    pub(in crate::http) use super::sampling::{
-        RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT, STREAM_OPTIONS_KEYS as STREAM_OPTIONS,
-    };
+    pub(in crate::http) use super::sampling::STREAM_OPTIONS_KEYS as STREAM_OPTIONS;
     pub(in crate::http) use super::terms::{NAME_KEYS as NAME, SHOWN_KEYS as SHOWN};
     pub(in crate::http) use super::tokens::KEYS as TOKENIZE;
+    pub(in crate::http) use super::tools::{CHOICE_KEYS as CHOICE, FUNCTION_KEYS as FUNCTION, TOOL_KEYS as TOOL};
 }
 
 /// Most choices one request may ask for, over all its prompts.
@@ -106,8 +114,12 @@ pub(super) struct TextJob {
     pub(super) terms: TextTerms,
     /// The JSON of one [`TextInput`](aihost_plugin_api::task::TextInput) per prompt, at least one.
     pub(super) inputs: Vec<String>,
-    /// What holds for all of them. Its own input is empty.
+    /// What holds for all of them. Its own input and form are empty.
     pub(super) common: TextRequest,
+    /// The JSON of the [`TextFormat`](aihost_plugin_api::task::TextFormat) that the answer is to have.
+    format: Option<Box<RawValue>>,
+    /// How its client wrote all this.
+    pub(super) names: FieldNames,
 }
 
 /// An object whose values are as they came.
@@ -160,6 +172,14 @@ impl TextWork {
             Self::Engine(job) => &job.terms,
         }
     }
+
+    /// What the fields of a plugin's task are called in the body that it was made of; they are no longer there afterwards.
+    pub(super) fn take_names(&mut self) -> FieldNames {
+        match self {
+            Self::Plugin(job) => std::mem::take(&mut job.names),
+            Self::Engine(_) => FieldNames::default(),
+        }
+    }
 }
 
 impl TextAsk {
@@ -178,6 +198,22 @@ impl TextJob {
         self.common.max_tokens.get_or_insert(tokens);
     }
 
+    /// Has the answer be of this form.
+    fn set_format(&mut self, asked: Option<AskedFormat>) {
+        let (json, source) = asked.map(|asked| (asked.json, asked.source)).unzip();
+        self.format = json;
+        self.names.format = source;
+    }
+
+    /// Asks for the tokens of the first prompt, and for no answer, which would have a form.
+    pub(super) fn only_tokens(&mut self) {
+        self.common.tokenize = true;
+        self.format = None;
+        self.inputs.truncate(1);
+        self.terms.n = 1;
+        self.terms.delivery = TextDelivery::Stream;
+    }
+
     /// The task of a choice. Choice `j` of a prompt differs from choice 0 in its seed alone.
     pub(super) fn task(&self, choice: usize) -> Vec<u8> {
         let (prompt, choice) = (choice / self.terms.n, choice % self.terms.n);
@@ -185,7 +221,8 @@ impl TextJob {
             &self.common;
         let seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         let sampling = &sampling.clone().seed(seed);
-        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos, tokenize };
+        let format = self.format.as_deref();
+        let rest = TaskRest { sampling, stop, max_tokens, logprobs, echo, ignore_eos, format, tokenize };
         let input = &self.inputs[prompt];
         let mut task = Vec::with_capacity(input.len() + 512);
         task.extend_from_slice(b"{\"input\":");
@@ -206,6 +243,8 @@ struct TaskRest<'a> {
     logprobs: &'a Option<u32>,
     echo: &'a bool,
     ignore_eos: &'a bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "is_false")]
     tokenize: &'a bool,
 }
@@ -259,7 +298,7 @@ pub(super) fn new_id(prefix: &str) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use aihost_plugin_api::task::TextInput;
+    use aihost_plugin_api::task::{TextFormat, TextInput};
 
     use super::*;
 
@@ -284,10 +323,15 @@ mod tests {
             },
             inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
             common: common.clone(),
+            format: Some(translated::raw(&TextFormat::regex("a+"))),
+            names: FieldNames::default(),
         };
         let task: serde_json::Value = serde_json::from_slice(&job.task(3)).expect("a task");
         let sampling = common.sampling.clone().seed(8);
         // As JSON: a field of the request that the task forgets is missed, whatever its default.
-        assert_eq!(task, serde_json::to_value(common.sampling(sampling)).expect("JSON"));
+        assert_eq!(
+            task,
+            serde_json::to_value(common.sampling(sampling).format(TextFormat::regex("a+"))).expect("JSON")
+        );
     }
 }

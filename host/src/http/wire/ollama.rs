@@ -108,6 +108,7 @@ pub(in crate::http) fn read_generate(body: &ReceivedBody<'_>, asked: &Asked) -> 
     parts.text(&prompt);
     images(&fields, &mut parts)?;
     chat.say("user", parts.content(), "prompt");
+    chat.names("messages", "prompt");
     common(&fields, &mut chat)?;
     let mut work = chat.work(asked, body.class)?;
     if is_raw || suffix.is_some() {
@@ -143,7 +144,7 @@ fn common(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
     match fields.get("think").map(RawValue::get) {
         None => {}
         Some(flag @ ("true" | "false")) => {
-            chat.set("chat_template_kwargs", "think", &json!({"enable_thinking": flag == "true"}));
+            chat.think_if(flag == "true", "think")?;
         }
         Some(_) => chat.set_some("reasoning_effort", "think", fields.text("think")?),
     }
@@ -153,6 +154,7 @@ fn common(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
             let schema = object_of(&[("name", raw("answer")), ("schema", schema.to_owned())].into());
             let format = object_of(&[("type", raw("json_schema")), ("json_schema", schema)].into());
             chat.set("response_format", "format", &format);
+            chat.names("response_format.json_schema.schema", "format");
         }
         Some(format) => match &*text(format, || "format".to_owned(), "json or a schema")? {
             "" => {}

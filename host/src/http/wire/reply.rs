@@ -50,8 +50,12 @@ pub(in crate::http) struct Choice {
     /// Where in `calls` the call with a number is.
     places: BTreeMap<u32, usize>,
     logprobs: Vec<TokenLogprob>,
-    /// Characters at the beginning of the text whose tokens nobody told.
-    untold: usize,
+    /// Where in the text each of them begins.
+    offsets: Vec<usize>,
+    /// Characters of the text.
+    chars: usize,
+    /// Whether it begins with what nobody told the tokens of.
+    has_untold: bool,
     /// Its end; `None` while it goes on.
     pub(in crate::http) finish: Option<TextFinish>,
 }
@@ -61,10 +65,9 @@ impl Choice {
     pub(in crate::http) fn add(&mut self, event: TextEvent) {
         match event {
             TextEvent::Text { text, logprobs, .. } => {
+                self.has_untold |= self.logprobs.is_empty() && logprobs.is_empty() && !text.is_empty();
+                self.chars += push_offsets(&mut self.offsets, self.chars, &text, &logprobs);
                 self.text.push_str(&text);
-                if self.logprobs.is_empty() && logprobs.is_empty() {
-                    self.untold += text.chars().count();
-                }
                 self.logprobs.extend(logprobs);
             }
             TextEvent::Reasoning { text, .. } => self.reasoning.push_str(&text),
@@ -100,6 +103,34 @@ impl Choice {
     fn reason(&self) -> Option<FinishReason> {
         self.finish.map(|finish| finish.reason)
     }
+}
+
+/// Where in a text each token of its next piece begins, of which there were so many characters before. How many the piece has.
+fn push_offsets(offsets: &mut Vec<usize>, before: usize, piece: &str, tokens: &[TokenLogprob]) -> usize {
+    let bytes = || tokens.iter().flat_map(|token| token.chosen.bytes.iter().copied());
+    if !piece.is_empty() && bytes().eq(piece.bytes()) {
+        let (mut chars, mut starts) = (0, piece.bytes().map(is_char_start));
+        for token in tokens {
+            // One that goes on with a character begins where that does.
+            let mut own = starts.by_ref().take(token.chosen.bytes.len()).peekable();
+            let goes_on = own.peek() == Some(&false);
+            offsets.push(before + chars - usize::from(goes_on && chars > 0));
+            chars += own.filter(|is_start| *is_start).count();
+        }
+        return chars;
+    }
+    // Of a plugin that names halves of characters by themselves, or whose tokens are not all shown, tokens have more
+    // characters than their text.
+    let (shown, mut chars) = (piece.chars().count(), 0);
+    for token in tokens {
+        offsets.push(before + shown.min(chars));
+        chars += token.chosen.token.chars().count();
+    }
+    shown
+}
+
+fn is_char_start(byte: u8) -> bool {
+    byte & 0b1100_0000 != 0b1000_0000
 }
 
 /// What the object and the chunks of one answer have in common.
@@ -142,17 +173,83 @@ pub(in crate::http) struct ChatShape {
     identity: ReplyIdentity,
     chunks: ChunkWriter,
     has_logprobs: bool,
+    calls: CallsAs,
+}
+
+/// What a chat's answer follows from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChatAsked {
+    pub(super) delivery: TextDelivery,
+    pub(super) has_logprobs: bool,
+    pub(super) calls: CallsAs,
+}
+
+/// As what calls are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallsAs {
+    /// `tool_calls`, as many as there are.
+    Tools,
+    /// `function_call`, which is the first, for those who sent `functions`.
+    Function,
+}
+
+impl CallsAs {
+    /// Why an answer ended, as its client reads it.
+    fn reason(self, reason: FinishReason) -> &'static str {
+        match reason {
+            FinishReason::Length => "length",
+            FinishReason::ToolCalls if self == Self::Function => "function_call",
+            FinishReason::ToolCalls => "tool_calls",
+            FinishReason::ContentFilter => "content_filter",
+            _ => "stop",
+        }
+    }
 }
 
 impl ChatShape {
-    pub(super) fn new(delivery: TextDelivery, has_logprobs: bool, model: &str, created: u64) -> Self {
+    pub(super) fn new(asked: ChatAsked, model: &str, created: u64) -> Self {
+        let ChatAsked { delivery, has_logprobs, calls } = asked;
         let identity = ReplyIdentity::new("chatcmpl-", model, created, delivery);
         let chunks = identity.chunks(CHAT_CHUNK);
-        Self { identity, chunks, has_logprobs }
+        Self { identity, chunks, has_logprobs, calls }
     }
 
     fn delta(&self, out: &mut Vec<u8>, index: usize, delta: &Delta<'_>) {
         self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: None });
+    }
+
+    fn choice<'a>(&self, index: usize, choice: &'a Choice) -> ChatChoice<'a> {
+        let refusal = (!choice.refusal.is_empty()).then_some(choice.refusal.as_str());
+        let has_no_text = choice.text.is_empty() && (!choice.calls.is_empty() || refusal.is_some());
+        let (tool_calls, function_call) = match self.calls {
+            CallsAs::Tools => (choice.calls.as_slice(), None),
+            CallsAs::Function => (&[][..], choice.calls.first().map(|call| &call.function)),
+        };
+        let message = ChatMessage {
+            role: "assistant",
+            content: (!has_no_text).then_some(&choice.text),
+            refusal,
+            reasoning_content: (!choice.reasoning.is_empty()).then_some(&choice.reasoning),
+            tool_calls,
+            function_call,
+        };
+        let logprobs = self.has_logprobs.then(|| ChatLogprobs::from(choice.logprobs.as_slice()));
+        ChatChoice { index, message, logprobs, finish_reason: choice.reason().map(|reason| self.calls.reason(reason)) }
+    }
+
+    /// More of the call of this number; the first has its id.
+    fn call(&self, out: &mut Vec<u8>, index: usize, number: u32, id: Option<&str>, function: FunctionDelta<'_>) {
+        match self.calls {
+            CallsAs::Tools => {
+                let r#type = id.map(|_| "function");
+                let call = ToolCallDelta { index: number, id, r#type, function };
+                self.delta(out, index, &Delta::Tools { tool_calls: [call] });
+            }
+            CallsAs::Function if number == 0 => {
+                self.delta(out, index, &Delta::Function { function_call: function });
+            }
+            CallsAs::Function => {}
+        }
     }
 }
 
@@ -175,22 +272,18 @@ impl TextShape for ChatShape {
                 self.delta(out, index, &Delta::Refusal { refusal: text });
             }
             TextEvent::ToolCall { index: at, id, name, .. } => {
-                let function = FunctionDelta { name: Some(name), arguments: "" };
-                let call = ToolCallDelta { index: *at, id: Some(id), r#type: Some("function"), function };
-                self.delta(out, index, &Delta::Tools { tool_calls: [call] });
+                self.call(out, index, *at, Some(id), FunctionDelta { name: Some(name), arguments: "" });
             }
             TextEvent::ToolArguments { index: at, fragment, .. } => {
-                let function = FunctionDelta { name: None, arguments: fragment };
-                let call = ToolCallDelta { index: *at, id: None, r#type: None, function };
-                self.delta(out, index, &Delta::Tools { tool_calls: [call] });
+                self.call(out, index, *at, None, FunctionDelta { name: None, arguments: fragment });
             }
             _ => {}
         }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>, index: usize, finish: TextFinish) {
-        let delta = &Delta::End {};
-        self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: Some(finish.reason) });
+        let (delta, reason) = (&Delta::End {}, self.calls.reason(finish.reason));
+        self.chunks.write(out, &ChatChunkChoice { index, delta, logprobs: None, finish_reason: Some(reason) });
     }
 
     fn end(&mut self, out: &mut Vec<u8>, usage: Usage) {
@@ -198,7 +291,7 @@ impl TextShape for ChatShape {
     }
 
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
-        let choice = |(index, choice)| ChatChoice::new(index, choice, self.has_logprobs);
+        let choice = |(index, choice)| self.choice(index, choice);
         json(&Reply {
             head: self.identity.head("chat.completion"),
             choices: choices.iter().enumerate().map(choice).collect::<Vec<_>>(),
@@ -221,10 +314,8 @@ pub(in crate::http) struct CompletionShape {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Written {
-    /// Characters of its tokens.
-    chars: usize,
     /// Characters of its text.
-    text: usize,
+    chars: usize,
     tokens: usize,
     /// Whether it begins with a prompt whose tokens nobody told.
     is_behind_prompt: bool,
@@ -253,20 +344,17 @@ impl CompletionShape {
         }
     }
 
-    /// `untold`: characters at the beginning of the text whose tokens nobody told.
+    /// The entries of tokens that begin here in their text.
     fn logprobs(
         &mut self,
         index: usize,
-        text: &str,
-        untold: usize,
         tokens: &[TokenLogprob],
+        text_offset: Vec<usize>,
     ) -> Option<CompletionLogprobs> {
         let wanted = self.logprobs?;
-        let mut written = self.written[index];
-        written.text += text.chars().count();
-        written.is_behind_prompt |= self.echo && untold > 0;
-        written.chars += untold;
-        let mut out = CompletionLogprobs { top_logprobs: (wanted > 0).then(Vec::new), ..Default::default() };
+        let written = &mut self.written[index];
+        let top_logprobs = (wanted > 0).then(Vec::new);
+        let mut out = CompletionLogprobs { top_logprobs, text_offset, ..Default::default() };
         for token in tokens {
             // Nothing comes before a prompt's first token, so it has no probability.
             let is_prompt_start = self.echo && written.tokens == 0 && !written.is_behind_prompt;
@@ -276,12 +364,8 @@ impl CompletionShape {
             if let Some(tops) = &mut out.top_logprobs {
                 tops.push((!is_prompt_start).then(top).map(TopByToken));
             }
-            // Of a plugin that names halves of characters by themselves, tokens have more characters than their text.
-            out.text_offset.push(written.chars.min(written.text));
-            written.chars += token.chosen.token.chars().count();
             written.tokens += 1;
         }
-        self.written[index] = written;
         Some(out)
     }
 }
@@ -293,14 +377,18 @@ impl TextShape for CompletionShape {
         if let TextEvent::Text { text, logprobs, .. } = event
             && (!text.is_empty() || !logprobs.is_empty())
         {
-            let untold = if logprobs.is_empty() && self.written[index].tokens == 0 { text.chars().count() } else { 0 };
-            let logprobs = self.logprobs(index, text, untold, logprobs);
+            let written = &mut self.written[index];
+            written.is_behind_prompt |= logprobs.is_empty() && written.tokens == 0;
+            let mut offsets = Vec::new();
+            written.chars += push_offsets(&mut offsets, written.chars, text, logprobs);
+            let logprobs = self.logprobs(index, logprobs, offsets);
             self.chunks.write(out, &CompletionChoice { index, text, logprobs, finish_reason: None });
         }
     }
 
     fn finish(&mut self, out: &mut Vec<u8>, index: usize, finish: TextFinish) {
-        let last = CompletionChoice { index, text: "", logprobs: None, finish_reason: Some(finish.reason) };
+        let finish_reason = Some(CallsAs::Tools.reason(finish.reason));
+        let last = CompletionChoice { index, text: "", logprobs: None, finish_reason };
         self.chunks.write(out, &last);
     }
 
@@ -311,8 +399,10 @@ impl TextShape for CompletionShape {
     fn whole(&mut self, choices: &[Choice], usage: Usage) -> Vec<u8> {
         let mut replies = Vec::with_capacity(choices.len());
         for (index, choice) in choices.iter().enumerate() {
-            let logprobs = self.logprobs(index, &choice.text, choice.untold, &choice.logprobs);
-            replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason: choice.reason() });
+            self.written[index].is_behind_prompt = choice.has_untold;
+            let logprobs = self.logprobs(index, &choice.logprobs, choice.offsets.clone());
+            let finish_reason = choice.reason().map(|reason| CallsAs::Tools.reason(reason));
+            replies.push(CompletionChoice { index, text: &choice.text, logprobs, finish_reason });
         }
         json(&Reply { head: self.identity.head(COMPLETION), choices: replies, usage: UsageReply::from(usage) })
     }
@@ -340,7 +430,7 @@ struct ChatChunkChoice<'a> {
     index: usize,
     delta: &'a Delta<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
-    finish_reason: Option<FinishReason>,
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -351,6 +441,7 @@ enum Delta<'a> {
     Reasoning { reasoning_content: &'a str },
     Refusal { refusal: &'a str },
     Tools { tool_calls: [ToolCallDelta<'a>; 1] },
+    Function { function_call: FunctionDelta<'a> },
     End {},
 }
 
@@ -359,23 +450,7 @@ struct ChatChoice<'a> {
     index: usize,
     message: ChatMessage<'a>,
     logprobs: Option<ChatLogprobs<'a>>,
-    finish_reason: Option<FinishReason>,
-}
-
-impl<'a> ChatChoice<'a> {
-    fn new(index: usize, choice: &'a Choice, has_logprobs: bool) -> Self {
-        let refusal = (!choice.refusal.is_empty()).then_some(choice.refusal.as_str());
-        let has_no_text = choice.text.is_empty() && (!choice.calls.is_empty() || refusal.is_some());
-        let message = ChatMessage {
-            role: "assistant",
-            content: (!has_no_text).then_some(&choice.text),
-            refusal,
-            reasoning_content: (!choice.reasoning.is_empty()).then_some(&choice.reasoning),
-            tool_calls: &choice.calls,
-        };
-        let logprobs = has_logprobs.then(|| ChatLogprobs::from(choice.logprobs.as_slice()));
-        Self { index, message, logprobs, finish_reason: choice.reason() }
-    }
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -387,6 +462,8 @@ struct ChatMessage<'a> {
     reasoning_content: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     tool_calls: &'a [ToolCall],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<&'a FunctionCall>,
 }
 
 /// A tool call that is all there.
@@ -462,7 +539,7 @@ struct CompletionChoice<'a> {
     index: usize,
     text: &'a str,
     logprobs: Option<CompletionLogprobs>,
-    finish_reason: Option<FinishReason>,
+    finish_reason: Option<&'static str>,
 }
 
 #[derive(Debug, Default, Serialize)]

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, text};
 use super::responses_reply::{Reply, ResponsesAsked, ResponsesShape, Saving, ThoughtsAs};
-use super::translated::{JsonItems, Parts, Tool, Translated, object_of, picked, raw, raw_text};
+use super::translated::{JsonItems, Parts, Tools, Translated, object_of, picked, raw, raw_text};
 use super::{Asked, ReceivedBody, TextAsk, new_id};
 use crate::domain::shown;
 use crate::http::error::ApiError;
@@ -80,7 +80,7 @@ const FILE_KEYS: Keys = &["file_data", "filename", "file_id", "file_url"];
 /// Longest name of a namespace, bytes; OpenAI's limit for names.
 const NAMESPACE_BYTES_MAX: usize = 64;
 const TEXT_KEYS: Keys = &["format", "verbosity"];
-const FORMAT_KEYS: Keys = &["type", "name", "schema", "strict", "description"];
+const FORMAT_KEYS: Keys = &["type", "name", "schema", "strict", "description", "pattern", "value", "grammar"];
 const REASONING_KEYS: Keys = &["effort", "summary"];
 
 /// A request to `POST /v1/responses`.
@@ -100,6 +100,7 @@ pub(in crate::http) fn read(body: &ReceivedBody<'_>, asked: &Asked) -> Result<Te
     }
     let ToolsRead { shown, namespaces } = tools(&fields, &mut chat)?;
     input(&fields, &mut chat, &namespaces)?;
+    chat.names("messages", "input");
     chat.set("stream_options", "stream", &json!({"include_usage": true}));
     chat.set_some("max_tokens", "max_output_tokens", fields.get("max_output_tokens"));
     let has_logprobs = logprobs(&fields, &mut chat)?;
@@ -317,11 +318,13 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<ToolsRead, ApiErr
             read.shown.add(&with_defaults(&tool, sent));
             Ok(())
         })?;
-        chat.set("tools", "tools", &functions.tools.array());
+        chat.offer(functions.tools);
     }
     let Some(choice) = fields.get("tool_choice") else { return Ok(read) };
     if choice.get().starts_with('{') {
         chat.set("tool_choice", "tool_choice", &named(&Fields::of(choice, "tool_choice", TOOL_KEYS)?)?);
+        chat.names("tool_choice.function", "tool_choice");
+        chat.names("tool_choice.allowed_tools", "tool_choice");
     } else {
         chat.set("tool_choice", "tool_choice", choice);
     }
@@ -331,14 +334,14 @@ fn tools(fields: &Fields<'_>, chat: &mut Translated) -> Result<ToolsRead, ApiErr
 /// Functions as a chat has them.
 #[derive(Default)]
 struct Functions {
-    tools: JsonItems,
+    tools: Tools,
     names: HashSet<String>,
 }
 
 impl Functions {
     fn add(&mut self, tool: &Fields<'_>, name: &str) {
         self.names.insert(name.to_owned());
-        self.tools.add(&Tool::function(name, tool, "parameters"));
+        self.tools.add(name, tool, "parameters");
     }
 }
 
@@ -417,11 +420,18 @@ fn format(fields: &Fields<'_>, chat: &mut Translated) -> Result<(), ApiError> {
     chat.set_some("verbosity", "text.verbosity", wanted.text("verbosity")?);
     let Some(format) = wanted.object("format", FORMAT_KEYS)? else { return Ok(()) };
     let kind = format.required_text("type")?;
-    let mut response_format = BTreeMap::from([("type", raw(&kind))]);
     if kind == "json_schema" {
-        response_format.insert("json_schema", picked(&format, &["name", "schema", "strict", "description"]));
+        let schema = picked(&format, &["name", "schema", "strict", "description"]);
+        let wanted = object_of(&[("type", raw(&kind)), ("json_schema", schema)].into());
+        chat.set("response_format", "text.format", &wanted);
+    } else {
+        chat.set(
+            "response_format",
+            "text.format",
+            &picked(&format, &["type", "schema", "pattern", "value", "grammar"]),
+        );
     }
-    chat.set("response_format", "text.format", &response_format);
+    chat.names("response_format.json_schema", "text.format");
     Ok(())
 }
 

@@ -117,6 +117,8 @@ pub(super) struct ResponsesShape {
     namespaces: Namespaces,
     events: u64,
     items: Vec<Item>,
+    /// Tokens that are not shown, before there is a message that they could be told with.
+    unsaid: Vec<TokenLogprob>,
     /// Where in `items` each call is.
     calls: BTreeMap<u32, usize>,
     finish: Option<FinishReason>,
@@ -167,9 +169,15 @@ impl ResponsesShape {
             namespaces,
             events: 0,
             items: Vec::new(),
+            unsaid: Vec::new(),
             calls: BTreeMap::new(),
             finish: None,
         }
+    }
+
+    /// Whether a message is being said.
+    fn is_speaking(&self) -> bool {
+        self.items.iter().any(|item| item.is_open() && matches!(item.of, ItemOf::Message { .. }))
     }
 
     /// Appends an event with its type, its number and this.
@@ -414,8 +422,13 @@ impl TextShape for ResponsesShape {
 
     fn event(&mut self, out: &mut Vec<u8>, _index: usize, event: &TextEvent) {
         match event {
+            // What is not shown has no place before there is a message.
+            TextEvent::Text { text, logprobs, .. } if text.is_empty() && !self.is_speaking() => {
+                self.unsaid.extend(logprobs.iter().cloned());
+            }
             TextEvent::Text { text, logprobs, .. } if !text.is_empty() || !logprobs.is_empty() => {
-                self.say(out, false, text, logprobs);
+                let logprobs = [std::mem::take(&mut self.unsaid), logprobs.clone()].concat();
+                self.say(out, false, text, &logprobs);
             }
             TextEvent::Refusal { text, .. } if !text.is_empty() => self.say(out, true, text, &[]),
             TextEvent::Reasoning { text, .. } if !text.is_empty() => self.think(out, text),

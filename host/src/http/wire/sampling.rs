@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use aihost_plugin_api::task::{Sampling, TextInput, TextRequest};
 
 use super::fields::{Fields, Items, Keys, each_entry, number, text, wrong_type};
+use super::names::FieldNames;
 use super::{MAX_CHOICES, TextDelivery, TextJob, TextTerms, terms};
-use crate::domain::shown;
 use crate::http::error::ApiError;
 
 /// Most stop strings. OpenAI takes 4; more do no harm, but each is compared at each token.
@@ -18,8 +18,6 @@ const MAX_BIASES: usize = 4096;
 /// Most choices per prompt.
 const MAX_N: i64 = 128;
 
-/// What is read of `response_format`.
-pub(in crate::http) const RESPONSE_FORMAT_KEYS: Keys = &["type"];
 /// What is read of `stream_options`.
 pub(in crate::http) const STREAM_OPTIONS_KEYS: Keys = &["include_usage"];
 
@@ -27,13 +25,24 @@ pub(in crate::http) const STREAM_OPTIONS_KEYS: Keys = &["include_usage"];
 macro_rules! shared_keys {
     ($($own:literal),* $(,)?) => {
         &[
-            "model", "n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "response_format", "ignore_eos",
+            "model", "n", "stream", "stream_options", "stop", "max_tokens", "logprobs", "ignore_eos",
             "temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty", "repeat_penalty",
             "frequency_penalty", "presence_penalty", "logit_bias", "service_tier", "keep_alive", $($own),*
         ]
     };
 }
 pub(super) use shared_keys;
+
+/// The same, with those that say what form an answer is to have.
+macro_rules! answer_keys {
+    ($($own:literal),* $(,)?) => {
+        $crate::http::wire::sampling::shared_keys![
+            "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+            "json_schema", "grammar", $($own),*
+        ]
+    };
+}
+pub(super) use answer_keys;
 
 /// The whole request, from what the endpoint read itself (`inputs`, `max_tokens`, `logprobs`) and what both have.
 pub(super) fn job(
@@ -46,8 +55,7 @@ pub(super) fn job(
         .stop(stop(fields)?)
         .ignore_eos(fields.flag("ignore_eos")?.unwrap_or(false));
     own(&mut common)?;
-    check_response_format(fields)?;
-    Ok(TextJob { terms: terms(fields, inputs.len())?, inputs, common })
+    Ok(TextJob { terms: terms(fields, inputs.len())?, inputs, common, format: None, names: FieldNames::default() })
 }
 
 /// What is said of a request with so many prompts, whoever answers it.
@@ -144,24 +152,6 @@ fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
         return Err(wrong_type("stop", "a string or an array of strings", value));
     }
     Ok(stops)
-}
-
-/// Plain text only, so far: a promise of JSON that is not kept would be worse than a refusal.
-fn check_response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
-    let Some(format) = fields.object("response_format", RESPONSE_FORMAT_KEYS)? else { return Ok(()) };
-    match &*format.required_text("type")? {
-        "text" => Ok(()),
-        wanted @ ("json_object" | "json_schema") => {
-            let message =
-                format!("`response_format` of type `{wanted}` is not supported yet; ask for JSON in the prompt");
-            Err(ApiError::unsupported("response_format", message))
-        }
-        other => {
-            let path = format.path("type");
-            let message = format!("`{path}` must be text, json_object or json_schema, not `{}`", shown(other));
-            Err(ApiError::invalid(path, message))
-        }
-    }
 }
 
 fn delivery(fields: &Fields<'_>) -> Result<TextDelivery, ApiError> {

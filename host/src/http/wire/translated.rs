@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::chat::Call;
-use super::fields::{Fields, Keys};
+use super::fields::{Fields, Keys, each_entry};
+use super::tools::Call;
 use super::{Answerer, Asked, ChatJob, JsonObject, ReceivedBody, TextWork, chat, sampling, write_json};
 use crate::domain::Class;
 use crate::http::error::ApiError;
+
+/// Longest name of a tool, bytes: Anthropic's have twice as many as OpenAI's, and those in a namespace may have its name before them.
+const TOOL_NAME_BYTES_MAX: usize = 2 * super::format::NAME_BYTES_MAX + 2;
 
 /// A chat, and where in the body it was made from its parts lay.
 #[derive(Debug, Default)]
@@ -21,12 +24,21 @@ pub(super) struct Translated {
     messages: JsonItems,
     /// What an assistant has said last, which its calls go with.
     open: Option<OpenTurn>,
-    /// Where each message lay.
-    sources: Vec<String>,
-    /// Fields of the chat that have other names there.
-    names: Vec<(&'static str, &'static str)>,
+    /// Where all that lay.
+    sources: Sources,
     /// What the model thought before whatever an assistant says next.
     thought: String,
+}
+
+/// Where in the body of another API the parts of a chat lay.
+#[derive(Clone, Debug, Default)]
+pub(in crate::http) struct Sources {
+    /// Each message.
+    messages: Vec<String>,
+    /// Each tool, and what its parameters are called.
+    tools: Vec<(String, &'static str)>,
+    /// Fields that have other names there, or lie deeper.
+    fields: Vec<(&'static str, &'static str)>,
 }
 
 /// An assistant's turn that may have calls still to come.
@@ -50,9 +62,16 @@ struct Message<'a> {
     tool_call_id: Option<&'a str>,
 }
 
+/// Tools that become those of a chat.
+#[derive(Debug, Default)]
+pub(super) struct Tools {
+    items: JsonItems,
+    sources: Vec<(String, &'static str)>,
+}
+
 /// A tool of a chat.
 #[derive(Serialize)]
-pub(super) struct Tool<'a> {
+struct Tool<'a> {
     r#type: &'static str,
     function: ToolFunction<'a>,
 }
@@ -68,16 +87,17 @@ struct ToolFunction<'a> {
     strict: Option<&'a RawValue>,
 }
 
-impl<'a> Tool<'a> {
+impl Tools {
     /// A function of this name, as a tool of another API describes it.
-    pub(super) fn function(name: &'a str, tool: &Fields<'a>, parameters: &str) -> Self {
+    pub(super) fn add(&mut self, name: &str, tool: &Fields<'_>, parameters: &'static str) {
         let function = ToolFunction {
             name,
             description: tool.get("description"),
             parameters: tool.get(parameters),
             strict: tool.get("strict"),
         };
-        Self { r#type: "function", function }
+        self.items.add(&Tool { r#type: "function", function });
+        self.sources.push((tool.place().to_owned(), parameters));
     }
 }
 
@@ -170,7 +190,7 @@ impl Translated {
     /// A field of the chat that lay elsewhere.
     pub(super) fn set<T: Serialize + ?Sized>(&mut self, field: &'static str, source: &'static str, value: &T) {
         self.chat.insert(field.to_owned(), raw(value));
-        self.names.push((field, source));
+        self.names(field, source);
     }
 
     /// The same, if it was there.
@@ -180,10 +200,38 @@ impl Translated {
         }
     }
 
+    /// What the chat has here lay elsewhere.
+    pub(super) fn names(&mut self, path: &'static str, source: &'static str) {
+        self.sources.fields.push((path, source));
+    }
+
+    /// The functions that may be called.
+    pub(super) fn offer(&mut self, tools: Tools) {
+        self.set("tools", "tools", &tools.items.array());
+        self.sources.tools = tools.sources;
+    }
+
+    /// Whether the model is to think, unless the body says so to its template itself.
+    pub(super) fn think_if(&mut self, thinks: bool, source: &'static str) -> Result<(), ApiError> {
+        const KWARGS: &str = "chat_template_kwargs";
+        let mut arguments = JsonObject::new();
+        if let Some(sent) = self.chat.get(KWARGS) {
+            each_entry(sent, KWARGS, |key, value| {
+                arguments.insert(key.to_owned(), value.to_owned());
+                Ok(())
+            })?;
+        } else {
+            self.names(KWARGS, source);
+        }
+        arguments.entry("enable_thinking".to_owned()).or_insert_with(|| raw(&thinks));
+        self.chat.insert(KWARGS.to_owned(), object_of(&arguments));
+        Ok(())
+    }
+
     /// A turn. What was thought before goes with an assistant's.
     pub(super) fn say(&mut self, role: &str, content: Box<RawValue>, source: impl Into<String>) {
         self.close();
-        self.sources.push(source.into());
+        self.sources.messages.push(source.into());
         if role == "assistant" {
             let thought = std::mem::take(&mut self.thought);
             self.open = Some(OpenTurn { content: Some(content), thought, calls: JsonItems::default() });
@@ -196,7 +244,7 @@ impl Translated {
     /// A turn as it is.
     pub(super) fn push(&mut self, message: &RawValue, source: impl Into<String>) {
         self.close();
-        self.sources.push(source.into());
+        self.sources.messages.push(source.into());
         self.messages.add(&message);
     }
 
@@ -209,7 +257,7 @@ impl Translated {
     pub(super) fn call(&mut self, id: &str, name: &str, arguments: &str, source: &str) {
         if self.open.is_none() || !self.thought.is_empty() {
             self.close();
-            self.sources.push(source.to_owned());
+            self.sources.messages.push(source.to_owned());
             let thought = std::mem::take(&mut self.thought);
             self.open = Some(OpenTurn { content: None, thought, calls: JsonItems::default() });
         }
@@ -221,7 +269,7 @@ impl Translated {
     /// What a tool gave back.
     pub(super) fn give(&mut self, id: &str, content: &RawValue, source: impl Into<String>) {
         self.close();
-        self.sources.push(source.into());
+        self.sources.messages.push(source.into());
         let (content, tool_call_id) = (Some(content), Some(id));
         self.messages.add(&Message { role: "tool", content, reasoning_content: None, tool_calls: None, tool_call_id });
     }
@@ -260,7 +308,10 @@ impl Translated {
                 self.chat.insert("messages".to_owned(), messages);
                 let text = object_of(&std::mem::take(&mut self.chat));
                 let body = ReceivedBody { text: text.get(), class };
-                chat::parse(&body).map(|job| TextWork::Plugin(Box::new(job)))
+                chat::parse(&body, TOOL_NAME_BYTES_MAX).map(|mut job| {
+                    job.names.elsewhere = Some(std::mem::take(&mut self.sources));
+                    TextWork::Plugin(Box::new(job))
+                })
             }
             Answerer::Engine => {
                 let mut common = std::mem::take(&mut self.chat);
@@ -272,21 +323,45 @@ impl Translated {
                 terms.map(|terms| TextWork::Engine(Box::new(job(terms))))
             }
         };
-        work.map_err(|error| error.renamed(|path| self.source(path)))
+        work.map_err(|error| error.renamed(|path| self.sources.of(path)))
     }
+}
 
+impl Sources {
     /// Where that lay which the chat has here.
-    fn source(&self, path: &str) -> Option<String> {
-        let field = path.split(['.', '[']).next().unwrap_or(path);
-        if let Some((_, source)) = self.names.iter().find(|(ours, _)| *ours == field) {
-            return Some(format!("{source}{}", &path[field.len()..]));
+    pub(super) fn of(&self, path: &str) -> Option<String> {
+        if let Some((at, rest)) = item_of("tools", path)
+            && let Some((source, parameters)) = self.tools.get(at)
+        {
+            let rest = rest.strip_prefix(".function").unwrap_or(rest);
+            return Some(match behind(rest, ".parameters") {
+                Some(deeper) => format!("{source}.{parameters}{deeper}"),
+                None => format!("{source}{rest}"),
+            });
         }
-        let (number, rest) = path.strip_prefix("messages[")?.split_once(']')?;
-        let source = self.sources.get(number.parse::<usize>().ok()?)?;
-        // What lies deeper has another form there.
-        let is_text = !source.contains(['[', '.']) && source != "messages";
-        Some(if is_text { source.clone() } else { format!("{source}{rest}") })
+        if let Some((at, rest)) = item_of("messages", path)
+            && let Some(source) = self.messages.get(at)
+        {
+            // What lies deeper has another form there.
+            let is_text = !source.contains(['[', '.']) && source != "messages";
+            return Some(if is_text { source.clone() } else { format!("{source}{rest}") });
+        }
+        let known = self.fields.iter().filter_map(|(ours, theirs)| Some((*theirs, behind(path, ours)?)));
+        // What is left of the path is shortest where most of it is known.
+        let (theirs, rest) = known.min_by_key(|(_, rest)| rest.len())?;
+        Some(format!("{theirs}{rest}"))
     }
+}
+
+/// What is behind this part of a path.
+fn behind<'p>(path: &'p str, part: &str) -> Option<&'p str> {
+    path.strip_prefix(part).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Which item of an array a path leads into, and how it goes on.
+fn item_of<'p>(array: &str, path: &'p str) -> Option<(usize, &'p str)> {
+    let (number, rest) = path.strip_prefix(array)?.strip_prefix('[')?.split_once(']')?;
+    Some((number.parse().ok()?, rest))
 }
 
 /// A value as text.
