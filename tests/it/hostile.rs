@@ -93,8 +93,13 @@ const WORST_OF_ARRAYS: &[(&str, &str, Make)] = &[
     ("messages", "messages", |bytes| many(r#"{"role":"user","content":""}"#, bytes)),
     ("content", "parts", |bytes| many(r#"{"type":"text","text":""}"#, bytes)),
     ("tool_calls", "calls", |bytes| many(r#"{"function":{"name":"f"}}"#, bytes)),
-    ("tools", "tools", |bytes| many(r#"{"type":"function","function":{"name":"f"}}"#, bytes)),
-    ("functions", "functions", |bytes| many(r#"{"name":"f"}"#, bytes)),
+    ("tools", "tools", |bytes| numbered(|n| format!(r#"{{"type":"function","function":{{"name":"f{n}"}}}}"#), bytes)),
+    ("functions", "functions", |bytes| numbered(|n| format!(r#"{{"name":"f{n}"}}"#), bytes)),
+    ("tool_choice", "tools that are allowed", |bytes| {
+        let tools = numbered(|n| format!(r#"{{"type":"function","name":"f{n}"}}"#), bytes);
+        format!(r#"{{"type":"allowed_tools","mode":"auto","tools":{tools}}}"#)
+    }),
+    ("guided_json", "the text of a schema", |bytes| format!("\"{{\\\"enum\\\":{}}}\"", many("0", bytes))),
     ("parameters", "objects", |bytes| format!("{{\"a\":{}}}", many("{\"a\":0}", bytes))),
     ("stop", "an array of one text", |bytes| format!("[\"{}\"]", "a".repeat(bytes))),
     ("prompt", "an array of one text", |bytes| format!("[\"{}\"]", "a".repeat(bytes))),
@@ -112,6 +117,12 @@ fn many(item: &str, bytes: usize) -> String {
         text.push(',');
     }
     text + item + "]"
+}
+
+/// No two items are the same.
+fn numbered(item: impl Fn(usize) -> String, bytes: usize) -> String {
+    let count = bytes / item(bytes).len();
+    format!("[{}]", (0..count).map(item).collect::<Vec<_>>().join(","))
 }
 
 /// A request that its endpoint takes, with one field put in by its path.

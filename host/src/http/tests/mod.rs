@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aihost_plugin_api::abi::Manifest;
+use aihost_plugin_api::task::TextRequest;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -126,10 +127,18 @@ impl Host {
     /// The tasks as the plugin would read them.
     fn tasks(&self) -> Vec<Value> {
         let submitted = self.submitted.lock().unwrap();
-        submitted
-            .iter()
-            .map(|submission| serde_json::from_slice(&submission.ask.as_task().unwrap().header).unwrap())
-            .collect()
+        let tasks = submitted.iter().map(|submission| {
+            let header = &submission.ask.as_task().unwrap().header;
+            let task: Value = serde_json::from_slice(header).unwrap();
+            if submission.kind == Kind::Text {
+                // Nothing is written that is not read, and nothing that need not be.
+                let read: TextRequest = serde_json::from_slice(header).unwrap();
+                let read = serde_json::to_value(read).unwrap();
+                assert_eq!((&read["input"], &read["format"]), (&task["input"], &task["format"]));
+            }
+            task
+        });
+        tasks.collect()
     }
 }
 
