@@ -66,6 +66,18 @@ impl TextRequest {
         }
     }
 
+    /// Whether its answer is to be kept to a form: one of its own, that of a call which has to be made, or that of the arguments
+    /// of a tool which is strict about them.
+    pub fn wants_form(&self) -> bool {
+        let has_form = match &self.input {
+            TextInput::Chat { tools, tool_choice, .. } => {
+                !tool_choice.is_auto() || tools.iter().any(|tool| tool["function"]["strict"] == true)
+            }
+            _ => false,
+        };
+        has_form || self.format.is_some()
+    }
+
     /// A request to continue this text.
     pub fn prompt(text: impl Into<String>) -> Self {
         Self::new(TextInput::prompt(text))

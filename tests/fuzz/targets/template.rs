@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aihost_plugin_api::{ErrorKind, Message};
-use candle_llm::template::{ChatTemplate, PromptEnd};
+use candle_llm::template::{ChatTemplate, Conversation, PromptEnd};
 
 /// Most bytes of a prompt.
 const PROMPT_BYTES: usize = 64 << 10;
@@ -32,7 +32,10 @@ pub(super) fn run(input: &[u8]) {
         }
     };
     for (messages, tools) in [(plain(), Vec::new()), (with_tools(), vec![tool()])] {
-        match template.render(&messages, &tools, PromptEnd::NewTurn, PROMPT_BYTES) {
+        let arguments = serde_json::Map::new();
+        let conversation =
+            Conversation { messages: &messages, tools: &tools, arguments: &arguments, end: PromptEnd::NewTurn };
+        match template.render(&conversation, PROMPT_BYTES) {
             Ok(prompt) => assert!(prompt.is_none_or(|prompt| prompt.len() <= 3 * PROMPT_BYTES)),
             Err(error) => {
                 assert!(matches!(error.kind(), ErrorKind::InvalidRequest | ErrorKind::Device), "{error}");

@@ -159,15 +159,22 @@ pub(super) fn of_object(text: &str, is_marked: bool) -> Option<(String, String)>
     Some((name, text))
 }
 
-/// The name and the arguments, as JSON, of a call in tags: `<function=NAME>`, `<parameter=KEY>`, `</function>`. The schema of its
-/// parameters says which of them are texts.
+/// The name and the arguments, as JSON, of a call in tags: `<function=NAME>`, `<parameter=KEY>`, `</function>`, or an object in place
+/// of the parameters. The schema of its parameters says which of them are texts.
 pub(super) fn of_tags<'a>(text: &str, schema: impl FnOnce(&str) -> Option<&'a Value>) -> Option<(String, String)> {
     let rest = text.strip_prefix("<function=")?;
     let (name, mut rest) = rest.split_once('>')?;
     let name = name.trim();
+    let inner = rest.strip_suffix("</function>").unwrap_or(rest).trim();
+    if inner.starts_with('{') && serde_json::from_str::<Map<String, Value>>(inner).is_ok() {
+        return (!name.is_empty()).then(|| (name.to_owned(), inner.to_owned()));
+    }
     let schema = schema(name);
     let mut arguments = Map::new();
-    while let Some((_, behind)) = rest.split_once("<parameter=") {
+    while let Some((before, behind)) = rest.split_once("<parameter=") {
+        if !is_blank(before) {
+            return None;
+        }
         let (key, behind) = behind.split_once('>')?;
         // A value may have what looks like an end in it; the next parameter or the function's end tells.
         let until = behind.find("<parameter=").unwrap_or(behind.len());
@@ -176,9 +183,17 @@ pub(super) fn of_tags<'a>(text: &str, schema: impl FnOnce(&str) -> Option<&'a Va
         let value = value.strip_prefix('\n').unwrap_or(value);
         let value = value.strip_suffix('\n').unwrap_or(value);
         arguments.insert(key.trim().to_owned(), typed(value, schema.and_then(|s| s["properties"].get(key.trim()))));
-        rest = &behind[until..];
+        rest = &behind[end..];
+    }
+    if !is_blank(rest) {
+        return None;
     }
     (!name.is_empty()).then(|| (name.to_owned(), Value::Object(arguments).to_string()))
+}
+
+/// Whether nothing but ends of tags stands here.
+fn is_blank(text: &str) -> bool {
+    text.replace("</parameter>", "").replace("</function>", "").trim().is_empty()
 }
 
 /// A value that was written as plain text, as the type that it is to have.
@@ -267,6 +282,8 @@ mod tests {
         assert_eq!(serde_json::from_str::<Value>(&arguments).expect("JSON"), wanted);
         assert_eq!(of_tags("<function=f></function>", |_| None), Some(("f".into(), "{}".into())));
         assert_eq!(of_tags("<function=></function>", |_| None), None);
+        assert_eq!(of_tags("<function=f>said<parameter=a>1</parameter></function>", |_| None), None);
+        assert_eq!(of_tags("<function=f>{\"a\": 1}</function>", |_| None), Some(("f".into(), "{\"a\": 1}".into())));
     }
 
     proptest! {

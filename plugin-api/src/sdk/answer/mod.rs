@@ -26,7 +26,7 @@ pub(crate) enum CallSyntax {
     Tagged,
     /// `<function=` and `<parameter=` in `<tool_call>`: Qwen3-Coder, Nemotron 3.
     TaggedXml,
-    /// A JSON object with `parameters`, behind `<|python_tag|>` or nothing: Llama 3.
+    /// A JSON object with `parameters`, behind `<|python_tag|>` or nothing: Llama 3. Or in `<function=`: Functionary 3.1.
     Llama,
     /// A JSON array behind `[TOOL_CALLS]`: Mistral up to 2024.
     Mistral,
@@ -44,6 +44,13 @@ pub(crate) enum CallSyntax {
     Harmony,
     /// A JSON object and nothing else.
     Bare,
+}
+
+impl CallSyntax {
+    /// Whether a call begins with its name alone.
+    pub(crate) fn takes_names(self) -> bool {
+        matches!(self, Self::Mistral | Self::MistralNamed | Self::DeepSeek | Self::DeepSeekPlain)
+    }
 }
 
 /// What a mark in an answer means.
@@ -161,7 +168,7 @@ impl AnswerSyntax {
             CallSyntax::TaggedXml => {
                 &[("<tool_call>", Mark::Opens), ("<function=", Mark::Begins), ("</tool_call>", Mark::Frames)]
             }
-            CallSyntax::Llama => &[("<|python_tag|>", Mark::Opens)],
+            CallSyntax::Llama => &[("<|python_tag|>", Mark::Opens), ("<function=", Mark::Begins)],
             CallSyntax::Mistral | CallSyntax::MistralNamed => &[("[TOOL_CALLS]", Mark::Opens)],
             CallSyntax::Phi | CallSyntax::Granite => &[
                 ("<|tool_call|>", Mark::Opens),

@@ -39,11 +39,12 @@ impl AnswerReader {
         (reasoning.is_some() || !functions.is_empty()).then(|| {
             let marks = if functions.is_empty() { &[] } else { syntax.call_marks() };
             let is_inside = start == AnswerStart::InReasoning;
-            let state = if is_inside { State::Reasoning { is_first: true } } else { State::Start };
+            let state = if is_inside { State::Reasoning { may_open: true, is_first: true } } else { State::Start };
             Self::Marked(Box::new(Marked {
                 marks,
                 reasoning,
                 functions,
+                takes_names: syntax.calls.takes_names(),
                 held: String::new(),
                 opened: String::new(),
                 state,
@@ -89,6 +90,8 @@ pub(crate) struct Marked {
     marks: &'static [(&'static str, Mark)],
     reasoning: Option<(&'static str, &'static str)>,
     functions: Vec<(String, Value)>,
+    /// Whether a call may begin with its name alone.
+    takes_names: bool,
     /// What is not read yet.
     held: String,
     /// What was read of a call and would be text if it were none.
@@ -101,6 +104,9 @@ enum State {
     /// Before anything: reasoning may begin.
     Start,
     Reasoning {
+        /// Whether the mark that begins it may still come.
+        may_open: bool,
+        /// Whether nothing of it was shown, so that blanks are left out.
         is_first: bool,
     },
     /// Where text or a call may begin.
@@ -125,7 +131,6 @@ enum State {
     },
     /// In what is left of the object around it.
     Tail {
-        span: Span,
         in_list: bool,
     },
 }
@@ -135,7 +140,7 @@ impl Marked {
     fn step(&mut self, out: &mut Vec<Piece>) -> bool {
         match self.state {
             State::Start => self.start(),
-            State::Reasoning { is_first } => self.in_reasoning(is_first, out),
+            State::Reasoning { may_open, is_first } => self.in_reasoning(may_open, is_first, out),
             State::Between { in_list, drops_blanks } => self.between(in_list, drops_blanks),
             State::Text => self.text(out),
             State::Head { is_marked, in_list } => self.head(is_marked, in_list, out),
@@ -145,20 +150,12 @@ impl Marked {
                 out.extend((!text.is_empty()).then_some(Piece::Arguments(text)));
                 self.state = match end {
                     None => State::Arguments { span, in_list, is_inner },
-                    Some(_) if is_inner => State::Tail { span: Span::within(1), in_list },
+                    Some(_) if is_inner => State::Tail { in_list },
                     Some(_) => State::Between { in_list, drops_blanks: true },
                 };
                 end.is_some()
             }
-            State::Tail { mut span, in_list } => {
-                let end = span.end(&self.held);
-                self.held.drain(..end.unwrap_or(self.held.len()));
-                self.state = match end {
-                    None => State::Tail { span, in_list },
-                    Some(_) => State::Between { in_list, drops_blanks: true },
-                };
-                end.is_some()
-            }
+            State::Tail { in_list } => self.tail(in_list),
         }
     }
 
@@ -170,7 +167,7 @@ impl Marked {
         if let Some((open, _)) = self.reasoning {
             if let Some(rest) = begin.strip_prefix(open) {
                 self.held = rest.to_owned();
-                self.state = State::Reasoning { is_first: true };
+                self.state = State::Reasoning { may_open: false, is_first: true };
                 return true;
             }
             if open.starts_with(begin) {
@@ -181,20 +178,21 @@ impl Marked {
         true
     }
 
-    fn in_reasoning(&mut self, is_first: bool, out: &mut Vec<Piece>) -> bool {
-        let close = self.reasoning.map_or("", |(_, close)| close);
+    fn in_reasoning(&mut self, may_open: bool, is_first: bool, out: &mut Vec<Piece>) -> bool {
+        let (open, close) = self.reasoning.unwrap_or_default();
         if is_first {
-            // Some write the mark that the prompt has already.
             let begin = self.held.trim_start();
-            let open = self.reasoning.map_or("", |(open, _)| open);
-            if begin.is_empty() || (open.starts_with(begin) && begin != open) {
+            // Some write the mark that the prompt has already.
+            if may_open && let Some(rest) = begin.strip_prefix(open) {
+                self.held = rest.to_owned();
+                self.state = State::Reasoning { may_open: false, is_first };
+                return true;
+            }
+            if begin.is_empty() || (may_open && open.starts_with(begin)) {
                 return false;
             }
-            self.held = begin.strip_prefix(open).unwrap_or(begin).trim_start().to_owned();
-            if self.held.is_empty() {
-                return false;
-            }
-            self.state = State::Reasoning { is_first: false };
+            self.held = begin.to_owned();
+            self.state = State::Reasoning { may_open: false, is_first: false };
         }
         let end = self.held.find(close);
         let known = end.unwrap_or_else(|| self.held.len() - overlap(&self.held, close));
@@ -329,7 +327,7 @@ impl Marked {
                 }
                 true
             }
-            _ if is_marked && !in_list => self.named(false, out),
+            _ if is_marked && !in_list && self.takes_names => self.named(false, out),
             _ => self.release(out),
         }
     }
@@ -384,6 +382,28 @@ impl Marked {
         true
     }
 
+    /// Passes what else a call's object has, an id for one, and its end. Some models forget that.
+    fn tail(&mut self, in_list: bool) -> bool {
+        let begin = self.held.trim_start();
+        let blanks = self.held.len() - begin.len();
+        let end = match begin.as_bytes() {
+            [] => return false,
+            [b'}', ..] => Some(1),
+            [b',', behind @ ..] => match behind.trim_ascii_start() {
+                [] => return false,
+                [b'"', ..] => match Span::within(1).end(begin) {
+                    None => return false,
+                    end => end,
+                },
+                _ => None,
+            },
+            _ => None,
+        };
+        self.held.drain(..end.map_or(0, |end| blanks + end));
+        self.state = State::Between { in_list, drops_blanks: true };
+        true
+    }
+
     fn call(&mut self, (name, arguments): (String, String), in_list: bool, out: &mut Vec<Piece>) {
         self.opened.clear();
         out.extend([Piece::Call(name), Piece::Arguments(arguments)]);
@@ -407,6 +427,7 @@ impl Marked {
 
     fn finish(&mut self, out: &mut Vec<Piece>) {
         if let State::Head { is_marked: true, in_list: false } = self.state
+            && self.takes_names
             && !self.held.starts_with(['{', '[', '<'])
         {
             self.named(true, out);
@@ -414,11 +435,12 @@ impl Marked {
         let held = std::mem::take(&mut self.held);
         let opened = std::mem::take(&mut self.opened);
         let rest = match self.state {
-            State::Between { drops_blanks: true, .. } if held.trim().is_empty() => return,
-            State::Start | State::Between { .. } | State::Text | State::Head { .. } => Piece::Text(opened + &held),
+            State::Between { drops_blanks: true, .. } | State::Tail { .. } if held.trim().is_empty() => return,
+            State::Start | State::Between { .. } | State::Text | State::Head { .. } | State::Tail { .. } => {
+                Piece::Text(opened + &held)
+            }
             State::Reasoning { .. } => Piece::Reasoning(held.trim_end().to_owned()),
             State::Arguments { .. } => Piece::Arguments(held),
-            State::Tail { .. } => return,
         };
         let (Piece::Text(text) | Piece::Reasoning(text) | Piece::Arguments(text) | Piece::Call(text)) = &rest;
         out.extend((!text.is_empty()).then_some(rest));
@@ -433,7 +455,7 @@ fn called(head: &str) -> Option<&str> {
     let mut parts = parts.map(str::trim).filter(|part| !part.is_empty());
     let first = parts.next()?;
     let name = if first == "function" { parts.next().unwrap_or(first) } else { first };
-    (!name.contains(char::is_whitespace)).then_some(name)
+    name.chars().all(|c| c.is_alphanumeric() || "_-.:/".contains(c)).then_some(name)
 }
 
 /// Bytes at the end of `text` that begin `mark` and are not all of it.
@@ -523,6 +545,7 @@ mod tests {
                 &["C:f", "A:{\"n\":1}"],
             ),
             (TaggedXml, "<function=f>\n<parameter=n>\n1\n</parameter>\n</function>", &["C:f", "A:{\"n\":1}"]),
+            (Llama, "<function=f>{\"n\": 1}</function>", one),
             (Llama, "{\"name\": \"f\", \"parameters\": {\"n\": 1}}", one),
             (
                 Llama,
@@ -589,6 +612,11 @@ mod tests {
         // One that is cut before its arguments.
         let cut = "<tool_call>\n{\"name\": \"f\", \"argu";
         assert_eq!(all_ways(tagged, AnswerStart::PastReasoning, cut), [format!("T:{cut}")]);
+        // One whose object does not end, and one with more in it.
+        let open = "<tool_call>{\"name\": \"f\", \"arguments\": {}\n</tool_call>\nSo.";
+        assert_eq!(all_ways(tagged, AnswerStart::PastReasoning, open), ["C:f", "A:{}", "T:So."]);
+        let more = "<tool_call>{\"name\": \"f\", \"arguments\": {}, \"id\": \"}\"}</tool_call>So.";
+        assert_eq!(all_ways(tagged, AnswerStart::PastReasoning, more), ["C:f", "A:{}", "T:So."]);
         // Text behind a call, and one that is cut within them.
         let behind = "<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call>\n, then";
         assert_eq!(all_ways(tagged, AnswerStart::PastReasoning, behind), ["C:f", "A:{}", "T:, then"]);

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod form;
 mod script;
 
 use std::path::{Path, PathBuf};
@@ -112,6 +113,9 @@ impl Engine for Loaded {
             return Err(Error::internal("the model is parked"));
         }
         let message = last_message(request.input.clone())?;
+        if request.wants_form() {
+            return form::answer(&request, &message, output, ctx);
+        }
         if self.options.script {
             return self.act(&request, &message, output, ctx);
         }
@@ -275,4 +279,5 @@ aihost_plugin_api::export_plugin! {
     devices: ["cpu", "cuda"],
     max_concurrency: 64,
     parks: true,
+    grammar: true,
 }
