@@ -20,7 +20,7 @@ use crate::model::{self, ModelBytes, Runner, StepLimits};
 use crate::options::{MAX_SLOTS, Options};
 use crate::sampler::Sampler;
 use crate::sequence::{Ending, Sequence, SequenceRequest};
-use crate::template::{ChatTemplate, PromptEnd};
+use crate::template::{ChatTemplate, Conversation, PromptEnd, Templates};
 use crate::tokenizer::Tokenizer;
 
 /// How often clients that could not keep up are looked after while nothing else is to do.
@@ -33,16 +33,13 @@ const MAX_COUNTED: usize = 8 << 20;
 const CACHED_CONTEXTS: usize = 4;
 
 /// What is known of a model before it is loaded.
-fn facts(config: &DecoderConfig, files: &ModelFiles, context: usize, template: Option<&str>) -> Result<ModelFacts> {
+fn facts(config: &DecoderConfig, files: &ModelFiles, context: usize, templates: &Templates) -> Result<ModelFacts> {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let tensors = files.tensors();
     let elements = |dimensions: &[usize]| dimensions.iter().map(|n| *n as u64).product::<u64>();
     let parameters: u64 = tensors.iter().map(|(_, info)| elements(&info.dimensions)).sum();
-    let takes_tools = template
-        .and_then(|source| ChatTemplate::compile(source, String::new(), String::new()).ok())
-        .is_some_and(|template| template.takes_tools());
     let mut abilities = Vec::new();
-    if takes_tools {
+    if ChatTemplate::open(templates.clone(), String::new(), String::new()).writes_tools() {
         abilities.push("tools".to_owned());
     }
     if files.fill_in()?.is_some() {
@@ -57,7 +54,7 @@ fn facts(config: &DecoderConfig, files: &ModelFiles, context: usize, template: O
         .bytes(tensors.len() as u64)
         .architecture(files.architecture()?.map(str::to_owned))
         .quantization(files.quantization()?)
-        .chat_template(template.map(str::to_owned))
+        .chat_template(templates.default.clone())
         .abilities(abilities))
 }
 
@@ -80,9 +77,9 @@ impl Plugin for LlmPlugin {
         let files = ModelFiles::open(load)?;
         let config = files.config()?;
         let sizes = self.sizes(&load.device, &config, &files)?;
-        let template = self.options.chat_template.as_deref().or(files.template()?);
         // What is wrong with them, the load says.
-        let facts = facts(&config, &files, sizes.context, template).unwrap_or_default();
+        let templates = self.templates(&files)?;
+        let facts = facts(&config, &files, sizes.context, &templates).unwrap_or_default();
         Ok(sizes.plan().facts(facts))
     }
 
@@ -117,22 +114,28 @@ impl LlmPlugin {
         Ok(Sizes { bytes, context, cache_tokens: cache_tokens.max(context), slots })
     }
 
-    fn template(&self, files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
-        let (bos, eos) = tokenizer.bos_eos_texts();
-        if let Some(source) = &self.options.chat_template {
-            let compiled = ChatTemplate::compile(source, bos, eos);
-            return compiled
-                .map(Some)
-                .map_err(|e| Error::new(ErrorKind::InvalidOptions, format!("options.chat_template: {e}")));
+    fn templates(&self, files: &ModelFiles) -> Result<Templates> {
+        match &self.options.chat_template {
+            Some(source) => Ok(Templates { default: Some(source.clone()), tool_use: None }),
+            None => files.templates(),
         }
-        let Some(source) = files.template()? else { return Ok(None) };
-        let failed = |e| {
-            Error::new(
-                ErrorKind::Unsupported,
-                format!("{}: {e}; set `chat_template` in the entry's options", files.name()),
-            )
-        };
-        ChatTemplate::compile(source, bos, eos).map(Some).map_err(failed)
+    }
+
+    /// One that the options name is to be right; without the model's own, completions are served all the same.
+    fn template(&self, files: &ModelFiles, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+        let templates = self.templates(files)?;
+        if templates == Templates::default() {
+            return Ok(None);
+        }
+        let (bos, eos) = tokenizer.bos_eos_texts();
+        let template = ChatTemplate::open(templates, bos, eos);
+        if let Some(fault) = template.fault() {
+            if self.options.chat_template.is_some() {
+                return Err(Error::new(ErrorKind::InvalidOptions, format!("options.chat_template: {fault}")));
+            }
+            tracing::error!("{}: {fault}; set `chat_template` in the entry's options", files.name());
+        }
+        Ok(Some(template))
     }
 }
 
@@ -271,17 +274,14 @@ impl LlmEngine {
     fn ids(&self, input: &TextInput, most: usize) -> Result<Vec<u32>> {
         let tokenizer = &self.parts.tokenizer;
         let ids = match input {
-            TextInput::Chat { messages, tools, continue_final, .. } => {
+            TextInput::Chat { messages, tools, continue_final, template_arguments, .. } => {
                 let template = self.parts.template.as_ref().ok_or_else(|| {
                     Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
                 })?;
-                if !tools.is_empty() && !template.takes_tools() {
-                    let message = "this model's chat template has no place for tools, so that it cannot be told of them; ask another model, or set a `chat_template` that has in its options";
-                    return Err(Error::invalid_request(message).at("tools"));
-                }
                 let bytes = self.most_bytes(most);
                 let end = if *continue_final { PromptEnd::LastMessage } else { PromptEnd::NewTurn };
-                let text = template.render(messages, tools, end, bytes)?;
+                let conversation = Conversation { messages, tools, arguments: template_arguments, end };
+                let text = template.render(&conversation, bytes)?;
                 self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {bytes} bytes"), None))?, most)?
             }
             TextInput::Prompt { text, .. } => self.encode(text, most)?,

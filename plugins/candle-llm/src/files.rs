@@ -7,6 +7,7 @@ use aihost_plugin_api::{LoadRequest, Result};
 
 use crate::config;
 use crate::hugging_face::HuggingFace;
+use crate::template::Templates;
 use crate::tokenizer::{FillIn, Tokenizer};
 
 /// The files of a model, opened: what says what it is has been read, its weights are mapped.
@@ -68,14 +69,18 @@ impl ModelFiles {
         }
     }
 
-    /// The model's own chat template.
+    /// The model's own chat templates.
     ///
     /// # Errors
-    /// `CorruptFile` if it is no text.
-    pub fn template(&self) -> Result<Option<&str>> {
+    /// `CorruptFile` if one is no text.
+    pub fn templates(&self) -> Result<Templates> {
         match self {
-            Self::Gguf(gguf) => gguf.text("tokenizer.chat_template"),
-            Self::HuggingFace(folder) => Ok(folder.template()),
+            Self::Gguf(gguf) => {
+                let text = |key| gguf.text(key).map(|text| text.map(str::to_owned));
+                let tool_use = text("tokenizer.chat_template.tool_use")?;
+                Ok(Templates { default: text("tokenizer.chat_template")?, tool_use })
+            }
+            Self::HuggingFace(folder) => Ok(folder.templates().clone()),
         }
     }
 

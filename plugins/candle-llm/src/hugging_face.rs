@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{self, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH};
+use crate::template::Templates;
 
 /// Most bytes of a file of settings or of a template.
 const JSON_BYTES: u64 = 8 << 20;
@@ -25,7 +26,7 @@ pub struct HuggingFace {
     tokenizer: PathBuf,
     texts: TokenizerConfig,
     generation: GenerationConfig,
-    template: Option<String>,
+    templates: Templates,
 }
 
 /// `config.json` of `LlamaForCausalLM`; what it leaves out is transformers' default.
@@ -97,7 +98,7 @@ struct TokenizerConfig {
     bos_token: Option<TokenText>,
     eos_token: Option<TokenText>,
     add_bos_token: Option<bool>,
-    chat_template: Option<Templates>,
+    chat_template: Option<TemplateTexts>,
 }
 
 /// A token's text, or that with how it is matched.
@@ -116,10 +117,10 @@ impl TokenText {
     }
 }
 
-/// A chat template, or several of which one is the default.
+/// A chat template, or several with names.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Templates {
+enum TemplateTexts {
     One(String),
     Named(Vec<NamedTemplate>),
 }
@@ -166,8 +167,8 @@ fn silu() -> String {
 
 impl HuggingFace {
     /// Role `model` is a folder, a safetensors file, or the index or first of several; `config`, `tokenizer`, `tokenizer_config`,
-    /// `generation_config` and `chat_template` lie beside it under their usual names unless they are named. The last three may be
-    /// missing.
+    /// `generation_config`, `chat_template` and `tool_use_template` lie beside it under their usual names unless they are named. The last
+    /// four may be missing.
     ///
     /// # Errors
     /// [`ErrorKind::MissingFile`] and [`ErrorKind::CorruptFile`] that name the file.
@@ -180,13 +181,8 @@ impl HuggingFace {
         let texts: TokenizerConfig =
             json(&beside(load, "tokenizer_config", "tokenizer_config.json")?)?.unwrap_or_default();
         let generation = json(&beside(load, "generation_config", "generation_config.json")?)?.unwrap_or_default();
-        let file = text(&beside(load, "chat_template", "chat_template.jinja")?)?;
-        let template = file.or_else(|| match &texts.chat_template {
-            Some(Templates::One(template)) => Some(template.clone()),
-            Some(Templates::Named(all)) => all.iter().find(|one| one.name == "default").map(|one| one.template.clone()),
-            None => None,
-        });
-        Ok(Self { tensors, path, config, tokenizer, texts, generation, template })
+        let templates = templates(load, &texts)?;
+        Ok(Self { tensors, path, config, tokenizer, texts, generation, templates })
     }
 
     /// The weights.
@@ -199,9 +195,9 @@ impl HuggingFace {
         &self.tokenizer
     }
 
-    /// The model's own chat template.
-    pub fn template(&self) -> Option<&str> {
-        self.template.as_deref()
+    /// The model's own chat templates.
+    pub fn templates(&self) -> &Templates {
+        &self.templates
     }
 
     /// What kind of model it is.
@@ -339,6 +335,21 @@ impl HuggingFace {
     fn unsupported(&self, what: impl AsRef<str>) -> Error {
         Error::new(ErrorKind::Unsupported, format!("{}: {}", self.path.display(), what.as_ref()))
     }
+}
+
+/// The chat templates: those in files of their own go before those of `tokenizer_config.json`.
+fn templates(load: &LoadRequest, texts: &TokenizerConfig) -> Result<Templates> {
+    let path = beside(load, "chat_template", "chat_template.jinja")?;
+    let named = |wanted: &str| match &texts.chat_template {
+        Some(TemplateTexts::Named(all)) => all.iter().find(|one| one.name == wanted).map(|one| one.template.clone()),
+        Some(TemplateTexts::One(only)) if wanted == "default" => Some(only.clone()),
+        _ => None,
+    };
+    let tool_use = text(&beside(load, "tool_use_template", "additional_chat_templates/tool_use.jinja")?)?;
+    Ok(Templates {
+        default: text(&path)?.or_else(|| named("default")),
+        tool_use: tool_use.or_else(|| named("tool_use")),
+    })
 }
 
 /// A file's text; nothing if there is no such file.

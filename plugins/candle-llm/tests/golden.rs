@@ -16,7 +16,7 @@ use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
 use candle_llm::files::ModelFiles;
 use candle_llm::sampler::argmax;
-use candle_llm::template::{ChatTemplate, PromptEnd};
+use candle_llm::template::{ChatTemplate, Conversation, PromptEnd};
 use candle_llm::tokenizer::Tokenizer;
 use serde::Deserialize;
 
@@ -61,9 +61,16 @@ fn parts() -> &'static Parts {
         let model = Decoder::open(Cpu, files.tensors(), files.config().expect("a llama")).expect("opens");
         let tokenizer = files.tokenizer(model.config().vocabulary).expect("opens");
         let (bos, eos) = tokenizer.bos_eos_texts();
-        let source = files.template().expect("text").expect("has a template");
-        Parts { model, tokenizer, template: ChatTemplate::compile(source, bos, eos).expect("compiles") }
+        let template = ChatTemplate::open(files.templates().expect("text"), bos, eos);
+        assert_eq!(template.fault(), None);
+        Parts { model, tokenizer, template }
     })
+}
+
+fn rendered(template: &ChatTemplate, messages: &[Message], end: PromptEnd) -> String {
+    let arguments = serde_json::Map::new();
+    let conversation = Conversation { messages, tools: &[], arguments: &arguments, end };
+    template.render(&conversation, usize::MAX).expect("renders").expect("whole")
 }
 
 #[derive(Deserialize)]
@@ -97,9 +104,7 @@ fn greedy_tokens_equal_the_reference() {
     let (mut compared, mut total) = (0, 0);
     for case in &cases {
         let text = match (&case.messages, &case.prompt) {
-            (Some(messages), _) => {
-                template.render(messages, &[], PromptEnd::NewTurn, usize::MAX).expect("renders").expect("whole")
-            }
+            (Some(messages), _) => rendered(template, messages, PromptEnd::NewTurn),
             (None, prompt) => prompt.clone().expect("a prompt"),
         };
         let ids = tokenizer.encode(&text).expect("encodes");
@@ -129,8 +134,7 @@ fn greedy_tokens_equal_the_reference() {
 #[test]
 fn a_last_message_is_gone_on_with() {
     let messages = [Message::user("Who wrote Romeo and Juliet?"), Message::new("assistant", "The author is ")];
-    let text = parts().template.render(&messages, &[], PromptEnd::LastMessage, usize::MAX).expect("renders");
-    let text = text.expect("whole");
+    let text = rendered(&parts().template, &messages, PromptEnd::LastMessage);
     assert!(text.ends_with("<|im_start|>assistant\nThe author is "), "{text}");
 }
 

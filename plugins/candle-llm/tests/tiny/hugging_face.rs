@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aihost_engine::files::Gguf;
+use aihost_plugin_api::{Message, ToolChoice};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -298,4 +299,25 @@ fn turns_end_and_begin_as_the_settings_say() {
     assert_eq!(prompt_tokens(&request("xyz", 1)), 4, "the text and what is put before it");
     let chat = TextRequest::ask("xyz").max_tokens(1);
     assert_eq!(prompt_tokens(&chat), 4, "the template says so itself, and once is enough");
+}
+
+#[test]
+fn the_template_for_tools_is_named_or_a_file_of_its_own() {
+    let mut files = Files::new();
+    files.tokenizer_config = json!({"eos_token": "<|im_end|>", "chat_template": [
+        {"name": "tool_use", "template": "{{ tools[0].function.name }}"}, {"name": "default", "template": "xyz"}]});
+    let (folder, host) = of(&files);
+    let input = |tools| TextInput::with_tools(vec![Message::user("a")], tools, ToolChoice::Auto);
+    let prompt_tokens = |host: &MockHost, tools| {
+        let request = TextRequest::new(input(tools)).tokenize(true);
+        host.generate(&request).expect("it is counted").finish.usage.prompt_tokens
+    };
+    let tool = json!({"type": "function", "function": {"name": "abab"}});
+    let host = host.expect("loads");
+    assert_eq!((prompt_tokens(&host, Vec::new()), prompt_tokens(&host, vec![tool.clone()])), (3, 2));
+    let more = folder.path().join("additional_chat_templates");
+    std::fs::create_dir(&more).expect("a folder");
+    std::fs::write(more.join("tool_use.jinja"), "{{ tools[0].function.name }}xyz").expect("written");
+    let host = loaded(folder.path()).expect("loads");
+    assert_eq!((prompt_tokens(&host, Vec::new()), prompt_tokens(&host, vec![tool])), (3, 5));
 }
