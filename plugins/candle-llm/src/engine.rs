@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use aihost_engine::nn::decoder::DecoderConfig;
 use aihost_plugin_api::{
-    Context, Engine, Error, ErrorKind, Job, LoadContext, LoadRequest, MemoryPlan, MemoryUsage, ModelFacts, Plugin,
-    Result, Text, TextInput, TextOutput, TextRequest, Token,
+    AnswerSyntax, Context, Engine, Error, ErrorKind, Job, LoadContext, LoadRequest, MemoryPlan, MemoryUsage,
+    ModelFacts, Plugin, Result, Text, TextInput, TextOutput, TextRequest, Token,
 };
 
 use crate::batch::{Batch, Progress, SCORED_TOKENS, STEP_TOKENS};
 use crate::files::ModelFiles;
 use crate::model::{self, ModelBytes, Runner, StepLimits};
 use crate::options::{MAX_SLOTS, Options};
+use crate::prompt::Prompts;
 use crate::sampler::Sampler;
 use crate::sequence::{Ending, Sequence, SequenceRequest};
-use crate::template::{ChatTemplate, Conversation, PromptEnd, Templates};
+use crate::template::{ChatTemplate, Templates};
 use crate::tokenizer::Tokenizer;
 
 /// How often clients that could not keep up are looked after while nothing else is to do.
@@ -41,6 +42,10 @@ fn facts(config: &DecoderConfig, files: &ModelFiles, context: usize, templates: 
     let mut abilities = Vec::new();
     if ChatTemplate::open(templates.clone(), String::new(), String::new()).writes_tools() {
         abilities.push("tools".to_owned());
+    }
+    let source = templates.default.as_deref().or(templates.tool_use.as_deref()).unwrap_or_default();
+    if AnswerSyntax::of_template(source).reasons() {
+        abilities.push("reasoning".to_owned());
     }
     if files.fill_in()?.is_some() {
         abilities.push("fill_in".to_owned());
@@ -96,7 +101,8 @@ impl Plugin for LlmPlugin {
         let template = self.template(&files, &tokenizer)?;
         ctx.progress(sizes.bytes.weights, sizes.bytes.weights);
         let share_cache = self.options.share_cache;
-        let parts = EngineParts { tokenizer: Arc::new(tokenizer), template, sizes, share_cache };
+        let prompts = Prompts::new(tokenizer, template, sizes.context);
+        let parts = EngineParts { prompts, sizes, share_cache };
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
         LlmEngine::start(parts, model, EngineOptions { blocks, threads })
     }
@@ -198,8 +204,7 @@ struct EngineOptions {
 /// What all requests share.
 #[derive(Debug)]
 struct EngineParts {
-    tokenizer: Arc<Tokenizer>,
-    template: Option<ChatTemplate>,
+    prompts: Prompts,
     sizes: Sizes,
     /// Whether all requests have the cache together.
     share_cache: bool,
@@ -224,7 +229,7 @@ impl LlmEngine {
         let held = Arc::new(AtomicU64::new(0));
         let thread = EngineThread {
             model,
-            tokenizer: Arc::clone(&parts.tokenizer),
+            tokenizer: Arc::clone(parts.prompts.tokenizer()),
             pool,
             sizes: parts.sizes,
             blocks: start.blocks,
@@ -256,96 +261,6 @@ impl LlmEngine {
         answer.recv().map_err(|_| dead())?
     }
 
-    fn prompt(&self, input: &TextInput) -> Result<Vec<u32>> {
-        let ids = self.ids(input, self.parts.sizes.context)?;
-        let ids = if ids.is_empty() { self.parts.tokenizer.bos().into_iter().collect() } else { ids };
-        if ids.is_empty() {
-            return Err(
-                Error::invalid_request("the prompt is empty, and this model has no token to begin with").at("prompt")
-            );
-        }
-        if ids.len() >= self.parts.sizes.context {
-            return Err(self.too_long(format_args!("{} tokens", ids.len()), Some(ids.len())));
-        }
-        Ok(ids)
-    }
-
-    /// What the model reads of an input that has at most about so many tokens.
-    fn ids(&self, input: &TextInput, most: usize) -> Result<Vec<u32>> {
-        let tokenizer = &self.parts.tokenizer;
-        let ids = match input {
-            TextInput::Chat { messages, tools, continue_final, template_arguments, .. } => {
-                let template = self.parts.template.as_ref().ok_or_else(|| {
-                    Error::invalid_request("this model has no chat template, so it answers completions only; set `chat_template` in its options")
-                })?;
-                let bytes = self.most_bytes(most);
-                let end = if *continue_final { PromptEnd::LastMessage } else { PromptEnd::NewTurn };
-                let conversation = Conversation { messages, tools, arguments: template_arguments, end };
-                let text = template.render(&conversation, bytes)?;
-                self.encode(&text.ok_or_else(|| self.too_long(format_args!("more than {bytes} bytes"), None))?, most)?
-            }
-            TextInput::Prompt { text, .. } => self.encode(text, most)?,
-            TextInput::FillIn { prefix, suffix, .. } => {
-                let Some(marks) = tokenizer.fill_in() else {
-                    let message = "this model was not taught to fill in: its vocabulary has no tokens for what stands before and behind";
-                    return Err(Error::invalid_request(message).at("suffix"));
-                };
-                let (prefix, suffix) = (self.encode(prefix, most)?, self.encode(suffix, most)?);
-                let plain = |ids: Vec<u32>| ids.into_iter().skip_while(|id| Some(*id) == tokenizer.added_bos());
-                let bos = tokenizer.added_bos().into_iter();
-                bos.chain([marks.prefix])
-                    .chain(plain(prefix))
-                    .chain([marks.suffix])
-                    .chain(plain(suffix))
-                    .chain([marks.middle])
-                    .collect()
-            }
-            TextInput::Tokens { tokens, .. } => {
-                if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
-                    let message = format!(
-                        "the prompt has the token {id}, but the vocabulary has {} tokens",
-                        tokenizer.vocabulary()
-                    );
-                    return Err(Error::invalid_request(message).at("prompt"));
-                }
-                tokens.clone()
-            }
-            newer => return Err(newer.unsupported()),
-        };
-        Ok(ids)
-    }
-
-    /// The ids of a text that has at most so many. One that cannot is refused before it is cut into tokens, which takes some
-    /// hundred times its length.
-    fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
-        let tokenizer = &self.parts.tokenizer;
-        if text.len() > self.most_bytes(most) {
-            let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
-            return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens"), None));
-        }
-        let encoded = tokenizer.encode_up_to(text, most)?;
-        if encoded.is_whole {
-            Ok(encoded.ids)
-        } else {
-            Err(self.too_long(format_args!("more than {} tokens", self.parts.sizes.context), None))
-        }
-    }
-
-    /// Bytes of a text that may have so many tokens.
-    fn most_bytes(&self, tokens: usize) -> usize {
-        tokens.saturating_mul(self.parts.tokenizer.longest())
-    }
-
-    /// `tokens`: those of the prompt, if they were counted.
-    fn too_long(&self, has: std::fmt::Arguments<'_>, tokens: Option<usize>) -> Error {
-        let context = self.parts.sizes.context;
-        let message = format!(
-            "This model's maximum context length is {context} tokens, but the prompt has {has}, which exceeds the available context size once an answer is to follow; shorten the prompt"
-        );
-        let counted = tokens.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
-        Error::context_length(message, counted, u32::try_from(context).unwrap_or(u32::MAX))
-    }
-
     fn checked(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {
         if request.echo && matches!(request.input, TextInput::Chat { .. }) {
             return Err(Error::invalid_request("echo is for completions, not for conversations").at("echo"));
@@ -356,10 +271,17 @@ impl LlmEngine {
             let message = format!("logprobs is {n} and must be at most {MAX_LOGPROBS}");
             return Err(Error::invalid_request(message).at("logprobs"));
         }
-        let prompt = self.prompt(&request.input)?;
+        let prompts = &self.parts.prompts;
+        let prompt = prompts.prompt(&request.input)?;
+        let grammar = prompts.grammar(&request, &prompt)?;
+        if let Some(answer) = &prompt.answer {
+            output.read_as(answer.syntax, answer.start, &request.input);
+        }
+        let vocabulary = prompts.tokenizer().vocabulary();
         Ok(SequenceRequest {
-            sampler: Sampler::new(&request, &prompt, self.parts.tokenizer.vocabulary())?,
-            prompt,
+            sampler: Sampler::new(&request, &prompt.ids, vocabulary, grammar)?,
+            marks: prompt.answer.map(|answer| answer.marks).unwrap_or_default(),
+            prompt: prompt.ids,
             max_tokens: request.max_tokens.unwrap_or(u32::MAX),
             logprobs: request.logprobs.map(|n| n as usize),
             echo: request.echo,
@@ -388,8 +310,8 @@ impl Engine for LlmEngine {
 
     fn tokens(&self, input: &TextInput) -> Result<Vec<Token>> {
         // Also of what is longer than the context: whoever counts wants to know by how much.
-        let ids = self.ids(input, MAX_COUNTED)?;
-        Ok(ids.into_iter().map(|id| Token::new(id, self.parts.tokenizer.bytes(id))).collect())
+        let (prompts, ids) = (&self.parts.prompts, self.parts.prompts.ids(input, MAX_COUNTED)?);
+        Ok(ids.into_iter().map(|id| Token::new(id, prompts.tokenizer().bytes(id))).collect())
     }
 
     fn usage(&self) -> MemoryUsage {

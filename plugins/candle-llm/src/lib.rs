@@ -1,7 +1,7 @@
 //! Plugin `candle-llm`: Llama-family language models from GGUF files and from Hugging Face's folders, on the CPU and, in a build with the feature `cuda`, on NVIDIA
 //! GPUs, where it has never run so far.
 //!
-//! A request goes [`engine`] -> [`tokenizer`] and [`template`] (text to ids) -> [`batch`] (which tokens pass together, by
+//! A request goes [`engine`] -> [`prompt`] ([`template`] and [`tokenizer`]: text to ids, and how the answer is read) -> [`batch`] (which tokens pass together, by
 //! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
 //! `TextOutput`. [`files`] opens a model: a GGUF file, whose shape [`config`] reads, or what [`hugging_face`] keeps; [`options`] is what the user asked for.
 
@@ -13,6 +13,7 @@ pub mod files;
 pub mod hugging_face;
 pub mod model;
 pub mod options;
+pub mod prompt;
 pub mod sampler;
 pub mod sequence;
 pub mod template;
@@ -32,6 +33,7 @@ aihost_plugin_api::export_plugin! {
     formats: ["gguf", "safetensors", "folder"],
     max_concurrency: 64,
     parks: true,
+    grammar: true,
 }
 
 #[cfg(feature = "cuda")]
@@ -42,4 +44,5 @@ aihost_plugin_api::export_plugin! {
     formats: ["gguf", "safetensors", "folder"],
     max_concurrency: 64,
     parks: true,
+    grammar: true,
 }

@@ -1,6 +1,6 @@
 //! From logits to the next token: penalties and bias, temperature, top_k, top_p, min_p, draw.
 
-use aihost_plugin_api::{Error, LogitsProcessor, Result, Sampling, TextRequest};
+use aihost_plugin_api::{Error, Grammar, LogitsProcessor, Result, Sampling, TextRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -13,13 +13,13 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Checks how `request` wants its tokens drawn, and takes note of the prompt.
+    /// Checks how `request` wants its tokens drawn, and takes note of the prompt. The answer is kept to `grammar`.
     ///
     /// # Errors
     /// `InvalidRequest` that names the field that is out of its range.
-    pub fn new(request: &TextRequest, prompt: &[u32], vocabulary: usize) -> Result<Self> {
+    pub fn new(request: &TextRequest, prompt: &[u32], vocabulary: usize, grammar: Option<Grammar>) -> Result<Self> {
         let sampling = request.sampling.clone();
-        let processor = LogitsProcessor::new(request, prompt, vocabulary)?;
+        let processor = LogitsProcessor::with_grammar(request, prompt, vocabulary, grammar)?;
         let rng = sampling.seed.map_or_else(StdRng::from_os_rng, StdRng::seed_from_u64);
         Ok(Self { sampling, rng, processor })
     }
@@ -29,8 +29,8 @@ impl Sampler {
     /// # Errors
     /// `Internal` if none of them is a number above minus infinity: the first token of the vocabulary would be no answer.
     pub fn choose(&mut self, logits: &mut [f32]) -> Result<u32> {
-        if let Some(processor) = &self.processor {
-            processor.apply(logits);
+        if let Some(processor) = &mut self.processor {
+            processor.apply(logits)?;
         }
         let token = if self.sampling.temperature == 0.0 || self.sampling.top_k == 1 {
             argmax(logits)
@@ -41,9 +41,14 @@ impl Sampler {
             return Err(Error::internal("the model leaves no token to go on with; is its file damaged?"));
         }
         if let Some(processor) = &mut self.processor {
-            processor.accept(token);
+            processor.accept(token)?;
         }
         Ok(token)
+    }
+
+    /// Whether nothing may follow what was chosen.
+    pub fn is_over(&self) -> bool {
+        self.processor.as_ref().is_some_and(LogitsProcessor::is_over)
     }
 
     fn draw(&mut self, logits: &[f32]) -> u32 {
@@ -128,7 +133,7 @@ mod tests {
     const LOGITS: [f32; 5] = [1.0, 3.0, 2.0, -1.0, 0.0];
 
     fn sampler(sampling: Sampling, prompt: &[u32]) -> Result<Sampler> {
-        Sampler::new(&TextRequest::prompt("").sampling(sampling), prompt, LOGITS.len())
+        Sampler::new(&TextRequest::prompt("").sampling(sampling), prompt, LOGITS.len(), None)
     }
 
     fn draws(sampling: &Sampling) -> Vec<u32> {

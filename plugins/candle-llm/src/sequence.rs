@@ -1,5 +1,8 @@
 //! One request on its way through the model: what is read, what is chosen, when it ends.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use aihost_engine::finite;
 use aihost_engine::ops::BLOCK_TOKENS;
 use aihost_plugin_api::{Context, FinishReason, Flow, LogprobEntry, Result, TextOutput, TokenLogprob};
@@ -23,6 +26,8 @@ pub struct SequenceRequest {
     pub echo: bool,
     /// Do not end at the end-of-sequence token.
     pub ignore_eos: bool,
+    /// Tokens that an answer does not show and that it is read by.
+    pub marks: Arc<HashSet<u32>>,
     /// Whose cache it takes from and adds to.
     pub owner: String,
     /// The output that the answer is pushed into.
@@ -250,11 +255,16 @@ impl Sequence {
     fn choose(&mut self, tokenizer: &Tokenizer, context: usize, logits: &[f32]) -> Result<Option<FinishReason>> {
         let request = &mut self.request;
         let token = request.sampler.choose(&mut logits.to_vec())?;
-        if tokenizer.is_end(token) && !request.ignore_eos {
+        if tokenizer.is_end(token) && (!request.ignore_eos || request.sampler.is_over()) {
             return Ok(Some(FinishReason::Stop));
         }
         let logprob = request.logprobs.map(|top| token_logprob(tokenizer, logits, token, top));
-        self.is_paused = request.output.try_token(tokenizer.visible(token), logprob)? == Flow::Pause;
+        let is_mark = request.marks.contains(&token);
+        let bytes = if is_mark { tokenizer.bytes(token) } else { tokenizer.visible(token) };
+        self.is_paused = request.output.try_token(bytes, logprob)? == Flow::Pause;
+        if request.sampler.is_over() {
+            return Ok(Some(FinishReason::Stop));
+        }
         if request.output.completion_tokens() >= request.max_tokens || self.tokens.len() + 1 >= context {
             return Ok(Some(FinishReason::Length));
         }

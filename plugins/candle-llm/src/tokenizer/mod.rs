@@ -143,7 +143,23 @@ impl Tokenizer {
 
     /// A token's bytes as they show in an answer: none for one that steers the model.
     pub fn visible(&self, id: u32) -> &[u8] {
-        if self.pieces.control.get(id as usize) == Some(&true) { &[] } else { self.pieces.get(id) }
+        if self.is_control(id) { &[] } else { self.pieces.get(id) }
+    }
+
+    /// Tokens that steer the model and show in no answer, by their names.
+    pub fn control(&self) -> impl Iterator<Item = (u32, &str)> {
+        let tokens = (0..).zip(&self.pieces.control).filter(|(_, is_control)| **is_control);
+        tokens.filter_map(|(id, _)| Some((id, std::str::from_utf8(self.pieces.get(id)).ok()?)))
+    }
+
+    /// Whether the token steers the model, and shows in no answer.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.pieces.control.get(id as usize) == Some(&true)
+    }
+
+    /// Tokens that end a turn.
+    pub fn ends(&self) -> impl Iterator<Item = u32> {
+        self.ends.iter().copied()
     }
 
     /// Whether the token ends a turn.
