@@ -33,17 +33,8 @@ const ALONE: [&str; 2] = [API, ABI];
 const STAND_ALONE: [&str; 2] = ["plugin-api/Cargo.toml", "plugin-api/abi/Cargo.toml"];
 
 /// What the published crate may use, tests apart.
-const API_MAY: [&str; 9] = [
-    "abi_stable",
-    ABI,
-    "llguidance",
-    "schemars",
-    "serde",
-    "serde_json",
-    "toktrie",
-    "tracing",
-    "tracing-subscriber",
-];
+const API_MAY: [&str; 9] =
+    ["abi_stable", ABI, "llguidance", "schemars", "serde", "serde_json", "toktrie", "tracing", "tracing-subscriber"];
 
 /// A package, and beginnings of package names that it must not reach, directly or not.
 const NEVER: [(&str, &[&str]); 3] = [

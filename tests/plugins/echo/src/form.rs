@@ -4,8 +4,8 @@
 use std::sync::OnceLock;
 
 use aihost_plugin_api::{
-    AnswerStart, AnswerSyntax, Context, FinishReason, Grammar, GrammarToken, GrammarVocabulary, LogitsProcessor, Result,
-    TextInput, TextOutput, TextRequest, ToolChoice,
+    AnswerStart, AnswerSyntax, Context, FinishReason, Grammar, GrammarToken, GrammarVocabulary, LogitsProcessor,
+    Result, TextInput, TextOutput, TextRequest, ToolChoice,
 };
 
 use crate::script::{self, Act};
@@ -16,12 +16,7 @@ const END: usize = 256;
 const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
 
 /// Answers a request whose answer is to be of a form.
-pub(crate) fn answer(
-    request: &TextRequest,
-    message: &str,
-    output: &TextOutput,
-    ctx: &Context,
-) -> Result<FinishReason> {
+pub(crate) fn answer(request: &TextRequest, message: &str, output: &TextOutput, ctx: &Context) -> Result<FinishReason> {
     let (syntax, start) = (AnswerSyntax::TAGGED, AnswerStart::PastReasoning);
     let Some(grammar) = vocabulary()?.grammar(request, syntax, start)? else { return Ok(FinishReason::Stop) };
     output.prompt(message.split_inclusive(' ').count() as u32, 0);
