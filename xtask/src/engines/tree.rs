@@ -21,10 +21,10 @@ pub(super) fn engines(host: u32) -> Vec<u32> {
     workers_of(host).into_iter().filter(of_engine).collect()
 }
 
-/// The oldest child of the engine's first process, where it computes in another one than it answers in.
+/// The largest child of the engine's first process, where it computes in another one than it answers in.
 pub(super) fn inner(host: u32) -> Option<u32> {
     let first = engine(host)?;
-    engines(host).into_iter().filter(|pid| parent(*pid) == Some(first)).min()
+    engines(host).into_iter().filter(|pid| parent(*pid) == Some(first)).max_by_key(|pid| field(&status(*pid), "VmRSS:"))
 }
 
 /// Resident memory of the host and all that came of it, MiB.

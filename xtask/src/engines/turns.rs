@@ -222,6 +222,7 @@ impl Turns {
                 Some(host)
             }
         };
+        self.must(killed.is_some() || phase == Phase::Stuck, format!("{phase:?}: there was nobody to kill"));
         if let Some(pid) = killed {
             shell::signal("KILL", pid)?;
         }
