@@ -70,7 +70,9 @@ enum Peer {
 #[derive(Debug)]
 struct Arm {
     name: &'static str,
-    server: Server,
+    address: SocketAddr,
+    /// Nothing once it is measured: what stands beside others holds their folders.
+    server: Option<Server>,
     log: PathBuf,
     /// First tokens, seconds, by how many streams there were.
     latency: Vec<Readings>,
@@ -118,17 +120,18 @@ fn latency(options: &Options, stage: &Stage<'_>, plugins: &[PluginPackage]) -> R
     let mut arms = vec![stage.alone(most)?, stage.aihost(plugins, most)?, stage.router(most)?];
     for arm in &arms {
         // Every slot has read it once.
-        ask_together(arm.server.address, most, 2)?;
+        ask_together(arm.address, most, 2)?;
     }
     for round in 0..options.rounds {
         for index in order(round, arms.len()) {
             let arm = &mut arms[index];
             for (position, (streams, each)) in STREAMS.into_iter().enumerate() {
-                arm.latency[position].0.extend(ask_together(arm.server.address, streams, each)?);
+                arm.latency[position].0.extend(ask_together(arm.address, streams, each)?);
             }
         }
         eprintln!("round {} of {}", round + 1, options.rounds);
     }
+    arms.iter_mut().for_each(|arm| arm.server = None);
     Ok(arms)
 }
 
@@ -163,7 +166,7 @@ fn turns(options: &Options, stage: &Stage<'_>, plugins: &[PluginPackage]) -> Res
     let mut arms = vec![stage.aihost(plugins, slots)?, stage.router(slots)?];
     for arm in &arms {
         for model in MODELS {
-            client::first_token(arm.server.address, model, "Hello")?;
+            client::first_token(arm.address, model, "Hello")?;
         }
     }
     let mut asked = 0;
@@ -196,12 +199,23 @@ fn turns(options: &Options, stage: &Stage<'_>, plugins: &[PluginPackage]) -> Res
 impl Arm {
     fn new(name: &'static str, server: Server, log: PathBuf) -> Self {
         let latency = STREAMS.iter().map(|_| Readings::default()).collect();
-        Self { name, server, log, latency, waits: Readings::default(), swaps: 0, cut: Vec::new(), seconds: 0.0 }
+        let address = server.address;
+        Self {
+            name,
+            address,
+            server: Some(server),
+            log,
+            latency,
+            waits: Readings::default(),
+            swaps: 0,
+            cut: Vec::new(),
+            seconds: 0.0,
+        }
     }
 
     /// Each client asks one model and then the other, so often.
     fn alternate(&self, clients: u32, times: std::ops::Range<u32>) -> Vec<Result<f64>> {
-        let address = self.server.address;
+        let address = self.address;
         let ask = |client: u32| {
             let prompt = |turn: u32| format!("Client {client} says {turn}. Say one word about it.");
             let turns = times.clone().flat_map(|turn| MODELS.map(|model| (turn, model)));
@@ -220,7 +234,7 @@ impl Arm {
             let log = fs::read_to_string(&self.log).doing(format_args!("read {}", self.log.display()))?;
             return Ok(log.matches(ROUTER_START).count() as u64);
         }
-        let answer = client::get(self.server.address, "/admin/status")?;
+        let answer = client::get(self.address, "/admin/status")?;
         let status: Value = serde_json::from_str(&answer.body).doing("read GET /admin/status")?;
         super::swap::count_loads(&status).ok_or_else(|| Error::new("GET /admin/status has no `loads`"))
     }
