@@ -91,6 +91,24 @@ async fn what_slots_have_read_outlives_a_swap() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_engine_is_killed_ends_with_an_event_that_says_so() {
+    let server = host_of("engine: vllm", "", OPEN);
+    let body = json!({"model": "a", "prompt": "1 2 3", "stream": true});
+    let mut answer = client().post(format!("{}/v1/completions", server.base())).json(&body).send().await.unwrap();
+    let begun = answer.chunk().await.unwrap().unwrap();
+    assert!(begun.starts_with(b"data: {"), "{begun:?}");
+    // Nobody waits for what it says to that.
+    let _ = client().post(format!("{}/upstream/a/die", server.base())).send().await;
+    let rest = answer.text().await.expect("an end in good order");
+    let events: Vec<&str> = rest.trim_end().split("\n\n").collect();
+    let [.., failure, "data: [DONE]"] = events[..] else { panic!("{rest}") };
+    let failure: Value = serde_json::from_str(failure.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(failure["error"]["type"], "server_error", "{failure}");
+    assert!(failure["error"]["message"].as_str().unwrap().contains(' '), "{failure}");
+    served(&server, "a").await;
+}
+
+#[tokio::test]
 async fn slots_are_not_kept_where_the_entry_says_so() {
     let server = host_of("engine: llama-server, keep_slots: false", "", OPEN);
     for _ in 0..2 {

@@ -11,6 +11,8 @@ mod audio;
 mod author;
 /// Workers without a host around them.
 mod bench;
+/// What serves a model whose entry leaves that to the host.
+mod choice;
 /// Commands and slow servers.
 mod client;
 /// What a plugin can reach of the machine.

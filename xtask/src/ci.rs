@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::workspace::{self, Workspace};
-use crate::{build_plugins, conformance, docgen, fuzz, gpu_check, shell, soak, table, test, tidy, variants};
+use crate::{build_plugins, conformance, docgen, engines, fuzz, gpu_check, shell, soak, table, test, tidy, variants};
 
 /// The package that is published.
 const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
@@ -24,7 +24,8 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "full")]
     fast: bool,
     /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
-    /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, and a host before another in two network namespaces.
+    /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, a host before another in two network namespaces,
+    /// and real engines of others, killed in every phase.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -54,7 +55,7 @@ const STEPS: [Step; 6] = [
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
-const FULL_STEPS: [Step; 10] = [
+const FULL_STEPS: [Step; 12] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
@@ -65,6 +66,8 @@ const FULL_STEPS: [Step; 10] = [
     ("soak --cache", cache_soak),
     ("renders", renders),
     ("vps and pod", vps_and_pod),
+    ("llama-server", llama_server),
+    ("vllm", vllm),
 ];
 
 /// Runs every step, even after one failed, and prints a table last.
@@ -222,6 +225,21 @@ fn vps_and_pod() -> Result<Outcome> {
         "apart::a_host_before_another_serves_it_and_tells_when_it_is_gone",
         &[&["unshare"], *way].concat(),
     ))
+}
+
+/// About two minutes.
+fn llama_server() -> Result<Outcome> {
+    engines::run_if_there(engines::Engine::LlamaServer).map(ran)
+}
+
+/// About twenty minutes: it takes more than one to start.
+fn vllm() -> Result<Outcome> {
+    engines::run_if_there(engines::Engine::Vllm).map(ran)
+}
+
+/// From why something cannot run here, if it cannot.
+fn ran(obstacle: Option<String>) -> Outcome {
+    obstacle.map_or(Outcome::Passed, Outcome::NotRun)
 }
 
 /// A minute of each target.

@@ -12,6 +12,7 @@ mod ci;
 mod conformance;
 mod cuda;
 mod docgen;
+mod engines;
 mod error;
 mod fuzz;
 mod golden;
@@ -19,6 +20,7 @@ mod gpu;
 mod gpu_bundle;
 mod gpu_check;
 mod install;
+mod peers;
 mod shell;
 mod soak;
 mod stage;
@@ -68,6 +70,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Run the suites and clients of others against a host of this workspace, and write docs/CONFORMANCE.md.
     Conformance(conformance::Options),
+    /// Have a real engine of others and our own model take turns, and kill the engine in every phase of its life.
+    Engines(engines::Options),
     /// Serve clients of every kind for a while, kill workers under them, and count what went wrong.
     Soak(soak::Options),
     /// Write the ABI's layout text and fingerprint anew, when it is meant to change.
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Task::Bench(measure) => bench::run(&measure),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Conformance(options) => conformance::run(&options),
+        Task::Engines(options) => engines::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::AbiSnapshot => abi_snapshot::run(),
     };

@@ -9,7 +9,7 @@ use super::failure::CliError;
 use super::table::Column;
 use super::vet::{self, Asking, Vet, Wrong, wrong_kind};
 use super::{CommandContext, out};
-use crate::config::{Config, ConfigError, DeviceConfig, ModelConfig, Paths, REMOTE};
+use crate::config::{Choice, Config, ConfigError, DeviceConfig, ModelConfig, Paths, REMOTE};
 use crate::domain::ByteSize;
 use crate::plugin::Registry;
 use crate::store::{Digests, Presence, presence};
@@ -83,6 +83,8 @@ struct CheckedModel {
     plugin: String,
     /// Which plugin file serves it.
     plugin_version: Option<String>,
+    /// What was chosen to serve it and why, where its entry leaves that to the host, or what is missing to choose.
+    choice: Option<String>,
     files: &'static str,
     problems: Vec<String>,
 }
@@ -170,6 +172,7 @@ fn examine(
     let plugin = registry.as_ref().map_err(Clone::clone);
     let plugin = plugin.and_then(|all| all.find(&model.plugin, model.plugin_version.as_ref()));
     match &plugin {
+        _ if model.unchosen().is_some() => {}
         Ok(plugin) => match wrong_kind(model, plugin) {
             Some(why) => problems.push(why),
             None => plugin_version = Some(plugin.manifest.version.clone()),
@@ -188,7 +191,10 @@ fn examine(
         Err(_) if is_absent => "missing",
         Err(_) => "not usable",
     };
-    problems.extend(located.err().map(|failure| failure.message));
+    problems.extend(match &model.choice {
+        Some(Choice::Open(why)) => Some(why.clone()),
+        _ => located.err().map(|failure| failure.message),
+    });
     problems.extend(wrong.get(&model.id).into_iter().flat_map(ConfigError::lines));
     problems.extend(model.files.values().filter_map(|file| paths.sharing.check_file(&file.path).err()));
     CheckedModel {
@@ -197,6 +203,9 @@ fn examine(
         aliases: model.aliases.clone(),
         plugin: model.plugin.clone(),
         plugin_version,
+        choice: model.choice.as_ref().map(|choice| match choice {
+            Choice::Open(why) | Choice::Failed { why, .. } | Choice::Made(why) => why.clone(),
+        }),
         files,
         problems,
     }
@@ -226,12 +235,18 @@ fn print(report: &Report, wrong: &Wrong) -> Result<(), CliError> {
     let models = report.models.iter().map(|model| {
         let plugin = match &model.plugin_version {
             Some(version) => format!("{} {version}", model.plugin),
-            None if model.plugin == REMOTE => REMOTE.to_owned(),
+            None if model.plugin == REMOTE || model.choice.is_some() => model.plugin.clone(),
             None => format!("{} (not usable)", model.plugin),
         };
         vec![model.name.clone(), model.kind.to_owned(), model.aliases.join(", "), plugin, model.files.to_owned()]
     });
     out::table(&MODELS, models.collect())?;
+    // What cannot be chosen is an error, or missing, and told as such.
+    for model in report.models.iter().filter(|model| model.plugin_version.is_some()) {
+        if let Some(choice) = &model.choice {
+            out::note(&format!("models.{}: {choice}", model.name));
+        }
+    }
     for warning in &report.warnings {
         out::note(&format!("warning: {warning}"));
     }

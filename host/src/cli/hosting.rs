@@ -15,7 +15,7 @@ use super::client::reachable;
 use super::failure::CliError;
 use super::out;
 use super::vet::{self, Asking, Vet, Wrong};
-use crate::config::{Config, Env, ModelConfig};
+use crate::config::{Choice, Config, Env, ModelConfig};
 use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
@@ -55,7 +55,7 @@ impl Hosted {
         for rejected in registry.rejected.iter().chain(&registry.doubts) {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
         }
-        for model in config.models.values().filter(|model| model.http.remote.is_none()) {
+        for model in config.models.values().filter(|model| model.http.remote.is_none() && model.unchosen().is_none()) {
             if let Err(error) = registry.find(&model.plugin, model.plugin_version.as_ref()) {
                 tracing::warn!(model = %model.id, "{error}");
             }
@@ -133,7 +133,7 @@ pub(super) enum FirstStep {
 fn first_step(config: &Config, registry: &Registry) -> FirstStep {
     let with_plugin = |model: &&ModelConfig| {
         let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
-        model.http.remote.is_some() || plugin().is_ok()
+        model.http.remote.is_some() || matches!(model.choice, Some(Choice::Open(_))) || plugin().is_ok()
     };
     let mut models: Vec<&ModelConfig> = config.models.values().filter(with_plugin).collect();
     models.sort_by_key(|model| !model.default);

@@ -1,6 +1,7 @@
 //! The command line, one file per subcommand. Data goes to stdout, everything else to stderr.
 
 mod audio;
+mod auto;
 mod changes;
 mod check;
 mod client;
@@ -126,9 +127,11 @@ struct CommandContext {
 }
 
 impl CommandContext {
-    /// The checked configuration.
+    /// The checked configuration, with what the host is to choose chosen as far as it can be now.
     fn load(&self) -> Result<Config, CliError> {
-        self.load_listening(None)
+        let mut config = self.load_listening(None)?;
+        auto::choose_all(&mut config, &self.env, &auto::Looks::default());
+        Ok(config)
     }
 
     /// Where the configuration's server is, whatever else is wrong in it.

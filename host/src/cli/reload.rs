@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::auto;
 use super::changes::{ChangeNoted, changes, looks};
 use super::failure::CliError;
 use super::signals::Signals;
 use super::vet::{self, Asking, Vet, Wrong};
-use crate::config::{Config, ConfigError, Env, Reloaded, Selection};
+use crate::config::{Choice, Config, ConfigError, Env, ModelConfig, Reloaded, Selection};
 use crate::domain::{ModelId, some_names};
 use crate::plugin::Registry;
 use crate::runtime::Handle;
@@ -36,7 +37,9 @@ pub(super) async fn read(selection: &Selection, env: &Env) -> Result<(Config, Kn
         let seen = Seen::now(&file);
         let text = crate::config::read_file(&file)?;
         let known = Known { seen, content: Some(Sha256::digest(&text).into()) };
-        Ok::<_, ConfigError>((crate::config::parse(&text, &file, &selection, &env)?, known))
+        let mut config = crate::config::parse(&text, &file, &selection, &env)?;
+        auto::choose_all(&mut config, &env, &auto::Looks::default());
+        Ok::<_, ConfigError>((config, known))
     };
     let read = tokio::task::spawn_blocking(read).await;
     Ok(read.map_err(|error| CliError::failed(format!("models.yaml cannot be read: {error}")))??)
@@ -101,7 +104,8 @@ pub(super) async fn watch(watched: Watched, mut hangups: Signals, handle: Handle
     // A terminal that closes does not end a server, with a file or without.
     let Some(file) = file else { return };
     let mut others = plugins.clone();
-    let mut reload = Reload { selection, env, file, handle, known, judged, plugins, waiting: Arc::default() };
+    let mut reload =
+        Reload { selection, env, file, handle, known, judged, plugins, looks: Arc::default(), waiting: Arc::default() };
     reload.describe().await;
     let file = reload.file.clone();
     let (noted, mut changes) = changes();
@@ -156,6 +160,8 @@ struct Reload {
     known: Known,
     judged: Judged,
     plugins: watch::Receiver<Arc<Registry>>,
+    /// What was seen in files of entries whose plugin the host chooses.
+    looks: Arc<auto::Looks>,
     /// Reads that have not come back.
     waiting: Arc<AtomicUsize>,
 }
@@ -166,8 +172,10 @@ impl Reload {
         let (file, selection, env, before) =
             (self.file.clone(), self.selection.clone(), self.env.clone(), self.known.content);
         let running = self.handle.config();
-        // What was wrong may be right by now: a file was fetched.
-        let looks_again = asked != Asked::Changed || !self.judged.wrong.is_empty();
+        // What was wrong, or open, may not be so by now: a file was fetched.
+        let is_open = running.models.values().any(|model| matches!(model.choice, Some(Choice::Open(_))));
+        let looks_again = asked != Asked::Changed || is_open || !self.judged.wrong.is_empty();
+        let looks = Arc::clone(&self.looks);
         let read = move || {
             let seen = Seen::now(&file);
             if seen == Seen::Irregular {
@@ -180,7 +188,10 @@ impl Reload {
             let content: [u8; 32] = Sha256::digest(&text).into();
             let changed = before != Some(content) || looks_again;
             let config = changed.then(|| {
-                let parsed = crate::config::parse_for(&running, &text, &file, &selection, &env);
+                let mut parsed = crate::config::parse_for(&running, &text, &file, &selection, &env);
+                if let Ok(reloaded) = &mut parsed {
+                    auto::choose_all(&mut reloaded.config, &env, &looks);
+                }
                 (text, parsed)
             });
             (seen, Some(content), config)
@@ -228,10 +239,13 @@ impl Reload {
         let judge = move || {
             let (wrong, _) = vet.on_reload(&mut config, &running, &text);
             let is_news = config.is_news_after(&running);
-            (wrong, config, is_news)
+            let is_other =
+                |model: &ModelConfig| running.models.get(&model.id).is_some_and(|before| before.choice != model.choice);
+            let chooses = config.models.values().any(is_other);
+            (wrong, config, is_news, chooses)
         };
-        let Ok((wrong, config, is_news)) = tokio::task::spawn_blocking(judge).await else { return };
-        if asked.is_some() || wrong != self.judged.wrong {
+        let Ok((wrong, config, is_news, chooses)) = tokio::task::spawn_blocking(judge).await else { return };
+        if asked.is_some() || chooses || wrong != self.judged.wrong {
             let before = std::mem::replace(&mut self.judged.wrong, wrong);
             vet::tell(&config, &self.judged.wrong, &before);
             let news = match asked {

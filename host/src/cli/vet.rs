@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::{Config, ConfigError, EntryFaults, ModelConfig, Refusal};
+use crate::config::{Choice, Config, ConfigError, EntryFaults, ModelConfig, Refusal};
 use crate::domain::ModelId;
 use crate::plugin::{PluginFile, Registry};
 use crate::worker::Schemas;
@@ -48,6 +48,9 @@ impl Vet {
     pub(super) fn options(&self, config: &Config, asking: Asking) -> (EntryFaults, BTreeSet<String>) {
         let (mut faults, mut silent) = (EntryFaults::default(), BTreeSet::new());
         for model in config.models.values() {
+            if let Some(Choice::Failed { key, why }) = &model.choice {
+                faults.add(&model.id, key, why.clone());
+            }
             let schema = self.plugin(model).and_then(|plugin| match asking {
                 Asking::Plugins => Some(self.schemas.get(&plugin)),
                 Asking::Nobody => self.schemas.known(&plugin),
@@ -101,6 +104,9 @@ impl Vet {
     fn obstacle(&self, model: &ModelConfig, config: &Config) -> Option<(&'static str, String)> {
         if model.http.remote.is_some() {
             return None;
+        }
+        if let Some(why) = model.unchosen() {
+            return Some(("plugin", why.to_owned()));
         }
         let plugin = match self.registry.find(&model.plugin, model.plugin_version.as_ref()) {
             Ok(plugin) => plugin,

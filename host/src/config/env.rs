@@ -92,6 +92,15 @@ impl Env {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// Whether a shell would find a program of this name: by `PATH`.
+    pub fn has_program(&self, name: &str) -> bool {
+        let folders = std::env::split_paths(self.named("PATH").unwrap_or_default());
+        let is_program = |found: std::fs::Metadata| {
+            found.is_file() && std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o111 != 0
+        };
+        folders.map(|folder| folder.join(name)).any(|path| std::fs::metadata(path).is_ok_and(is_program))
+    }
+
     /// `TMPDIR`: where what is needed for a while lies; else /tmp.
     pub fn temporary_folder(&self) -> PathBuf {
         self.current_dir.join(self.named("TMPDIR").unwrap_or("/tmp"))

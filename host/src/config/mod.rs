@@ -40,7 +40,7 @@ pub use http::{BusyProbe, HttpConfig, REMOTE, RemoteConfig, Secret};
 pub use options::{EntryFaults, option_rows};
 pub use origin::{Cors, OriginPattern};
 pub use ownership::Sharing;
-pub use resolved::{Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Refusal, TEXT_BODY_BYTES};
+pub use resolved::{Choice, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Refusal, TEXT_BODY_BYTES};
 pub use schema::json_schema;
 pub use source::{Location, Part, Source, shown_url};
 pub use units::{parse_duration, parse_size};

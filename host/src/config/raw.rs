@@ -220,7 +220,8 @@ pub(super) struct RawModel {
     /// text, image, audio, embedding, speech, transcription or custom. Must be there.
     #[serde(rename = "type")]
     pub(super) kind: Option<Text>,
-    /// Plugin id, optionally `@` and a semver range.
+    /// Plugin id, optionally `@` and a semver range; or `auto`, for a text model: candle-llm where it serves the files, else an
+    /// engine that does and is on this machine.
     pub(super) plugin: Option<Text>,
     /// The HTTP path it answers when a request names no model. Default: the one of its type.
     pub(super) endpoint: Option<Text>,
@@ -236,7 +237,7 @@ pub(super) struct RawModel {
     pub(super) files: Option<BTreeMap<String, OneOrMany<RawLocation>>>,
     /// SHA-256 of the `source` file, in hexadecimal.
     pub(super) sha256: Option<Text>,
-    /// The plugin's own options.
+    /// The plugin's own options. Beside `plugin: auto`: those of candle-llm, or of the engine that is chosen.
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub(super) options: Option<serde_json::Value>,
     /// Other names that requests may use.

@@ -164,8 +164,26 @@ pub struct ModelConfig {
     pub memory: Option<ByteSize>,
     /// Devices it may use; empty means any that its plugin supports.
     pub devices: Vec<Device>,
+    /// How far the host is with choosing its plugin, where that is left to it (`plugin: auto`).
+    pub choice: Option<Choice>,
     /// Why it is not what its text says; `None` as it is read.
     pub refusal: Option<Refusal>,
+}
+
+/// How far the host is with choosing what serves a model. Each has the sentence that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// There is nothing yet to choose by: what is missing.
+    Open(String),
+    /// It cannot be made: which key of the entry is to be changed, and why.
+    Failed {
+        /// The key.
+        key: &'static str,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// What was chosen, and why; plugin, options and memory say the same.
+    Made(String),
 }
 
 /// What is done about an entry that is wrong by what its plugin says. Each has the sentence that says what is wrong.
@@ -209,6 +227,14 @@ impl ModelConfig {
         self.id.as_str() == name || self.aliases.iter().any(|alias| alias == name)
     }
 
+    /// Why nothing is chosen that serves it, where that is the host's to choose.
+    pub fn unchosen(&self) -> Option<&str> {
+        match self.choice.as_ref()? {
+            Choice::Open(why) | Choice::Failed { why, .. } => Some(why),
+            Choice::Made(_) => None,
+        }
+    }
+
     /// The name by which its engine knows it, if that answers HTTP itself.
     pub fn engine_name(&self) -> &str {
         self.http.engine_model.as_deref().unwrap_or(self.id.as_str())
@@ -232,6 +258,7 @@ impl ModelConfig {
         (self.kind, self.plugin, self.plugin_version) = (before.kind, before.plugin, before.plugin_version);
         (self.files, self.options) = (before.files, before.options);
         (self.memory, self.devices, self.http) = (before.memory, before.devices, before.http);
+        self.choice = before.choice;
         self.refusal = Some(Refusal::Change(why));
     }
 }

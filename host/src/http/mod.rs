@@ -38,6 +38,7 @@ mod ollama;
 mod openai;
 mod openapi;
 mod page_key;
+mod passed_events;
 mod proxy;
 mod quota;
 mod redact;

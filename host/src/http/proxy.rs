@@ -1,5 +1,5 @@
 //! Requests to models whose engines answer HTTP themselves: what is sent on, what comes back, and what of either is between
-//! one side and this host alone. Bodies stream both ways and nothing of them is looked at here.
+//! one side and this host alone. Bodies stream both ways, and what is looked at of them is where an event ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,9 +23,10 @@ use super::error::ApiError;
 use super::generate::broken_off;
 use super::openai::explain;
 use super::page_key::percent_decoded;
+use super::passed_events::PassedEvents;
 use super::websocket::{self, Holder};
 use crate::config::ModelConfig;
-use crate::domain::{Class, Failure, FailureKind};
+use crate::domain::{Class, Failure, FailureKind, Kind};
 use crate::runtime::{Answer, KeepAlive, OutputMode, Submission};
 use crate::worker::{Ask, AskBody, HttpAsk, HttpHead, HttpOutput, Output};
 
@@ -108,10 +109,11 @@ pub(super) async fn ask(
         outgoing.headers.remove(header::CONNECTION);
     }
     let is_head = outgoing.method == Method::HEAD;
+    let asked = Asked { kind: model.kind, target: outgoing.target.clone(), is_head };
     let (submission, problem) = submission(app, caller, model, outgoing)?;
     let holder = Holder { handle: app.handle.clone(), hold: Submission { ask: Ask::Hold, ..submission.clone() } };
     let answered = match app.handle.submit(submission).await {
-        Ok(answer) => respond(answer, upgrade, holder, is_head).await,
+        Ok(answer) => respond(answer, upgrade, holder, asked).await,
         Err(failure) => Err(failure),
     };
     match answered {
@@ -185,13 +187,22 @@ fn goes_back(target: &str) -> bool {
     percent_decoded(path).split(|byte| b"/\\".contains(byte)).any(|segment| matches!(segment, b"." | b".."))
 }
 
+/// What an answer must know of its request.
+struct Asked {
+    kind: Kind,
+    /// Path and query at the engine.
+    target: String,
+    is_head: bool,
+}
+
 /// Waits until the answer begins, so that an early failure is a plain refusal.
 async fn respond(
     mut answer: Answer,
     upgrade: Option<OnUpgrade>,
     holder: Holder,
-    is_head: bool,
+    asked: Asked,
 ) -> Result<Response, Failure> {
+    let is_head = asked.is_head;
     let HttpOutput::Head(HttpHead { status, mut headers }) = next(&mut answer).await? else { return Err(no_head()) };
     // Where a body comes in chunks, a length beside them says nothing.
     let length = headers.get(header::CONTENT_LENGTH).filter(|_| !headers.contains_key(header::TRANSFER_ENCODING));
@@ -220,7 +231,8 @@ async fn respond(
             let is_empty = is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
             let left = if is_empty { Some(0) } else { length };
             headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-            Response::new(Body::new(AnsweredBody { output: Some(answer.output), left }))
+            let events = PassedEvents::of(asked.kind, &asked.target, &headers).filter(|_| left.is_none());
+            Response::new(Body::new(AnsweredBody { output: Some(answer.output), left, events }))
         }
     };
     *response.status_mut() = status;
@@ -310,6 +322,8 @@ struct AnsweredBody {
     output: Option<mpsc::Receiver<Output>>,
     /// Bytes that are still to come, if their engine said how many there are.
     left: Option<u64>,
+    /// What is known of it, if it is a stream of events.
+    events: Option<PassedEvents>,
 }
 
 impl HttpBody for AnsweredBody {
@@ -322,6 +336,9 @@ impl HttpBody for AnsweredBody {
             let failure = match ready!(output.poll_recv(cx)) {
                 Some(Output::Bytes(bytes)) => {
                     self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
+                    if let Some(events) = &mut self.events {
+                        events.see(&bytes);
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
                 Some(Output::Http(HttpOutput::Trailers(trailers))) => {
@@ -336,8 +353,12 @@ impl HttpBody for AnsweredBody {
                 None => broken_off(),
             };
             self.output = None;
-            // A body of any kind has no way to say that it is not whole.
-            return Poll::Ready(Some(Err(std::io::Error::other(failure.to_string()))));
+            let why = failure.to_string();
+            if let Some(told) = self.events.take().and_then(|events| events.failure(failure)) {
+                return Poll::Ready(Some(Ok(Frame::data(told))));
+            }
+            // A body of any other kind has no way to say that it is not whole.
+            return Poll::Ready(Some(Err(std::io::Error::other(why))));
         }
     }
 

@@ -164,6 +164,9 @@ impl Loop {
         if let Some(Refusal::Entry(why)) = &model.refusal {
             return Err(Failure::new(FailureKind::NotUsable, why.clone()));
         }
+        if let Some(why) = model.unchosen() {
+            return Err(Failure::new(FailureKind::NotPulled, why));
+        }
         if model.http.remote.is_some() {
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use super::files::locate_for;
 use super::run::{Loop, send};
 use super::status::VERIFYING;
-use crate::config::ModelConfig;
+use crate::config::{Choice, ModelConfig};
 use crate::domain::{Device, Failure, FailureKind, Millis, ModelId};
 use crate::plugin::PluginFile;
 use crate::scheduler::{Explanation, Outcome, State};
@@ -85,6 +85,9 @@ impl Rehearsal {
         }
         if let Some(note) = &self.note {
             plan.message += &format!("; {note}");
+        }
+        if let Some(Choice::Made(why)) = &self.entry.choice {
+            plan.message += &format!("; {why}");
         }
         if let Some(refusal) = &self.entry.refusal {
             plan.message += &format!("; {refusal}");

@@ -9,6 +9,9 @@ const HEAD_BYTES: usize = 64 << 10;
 /// Most bytes of an answer that is read.
 const BODY_BYTES: usize = 1 << 20;
 
+/// In this version an answer comes in one piece, up to the end of the connection.
+const HTTP_1_0: &str = "1.0";
+
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -41,10 +44,17 @@ pub(crate) fn post_for_json(
     body: &str,
     limit: Duration,
 ) -> (Answer, Option<serde_json::Value>) {
+    for_json(address, &format!("{}{}", head("POST", path, HTTP_1_0, address), with_body(body)), limit)
+}
+
+/// Asks, with the answer.
+pub(crate) fn get_for_json(address: SocketAddr, path: &str, limit: Duration) -> (Answer, Option<serde_json::Value>) {
+    for_json(address, &format!("{}\r\n", head("GET", path, HTTP_1_0, address)), limit)
+}
+
+fn for_json(address: SocketAddr, asked: &str, limit: Duration) -> (Answer, Option<serde_json::Value>) {
     let until = Instant::now() + limit;
-    // In this version an answer comes in one piece, up to the end of the connection.
-    let asked = format!("{}{}", head("POST", path, "1.0", address), with_body(body));
-    match exchange(address, &asked, until) {
+    match exchange(address, asked, until) {
         Ok((answer, (stream, begun))) => (answer, rest(stream, begun, until).ok()),
         Err(error) => (told(Err(error), limit), None),
     }

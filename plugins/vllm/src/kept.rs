@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use aihost_plugin_api::LoadRequest;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::call::{self, Answer};
@@ -19,8 +20,10 @@ const ENGINES: &str = "engines";
 const USED: &str = "used";
 /// Models of which anything is kept, those that were used last.
 const FOLDERS_MAX: usize = 8;
-/// Slots that are asked for; an engine says by an error that it has fewer.
-const SLOTS_MAX: usize = 64;
+/// Most slots that are kept.
+const SLOTS_MAX: u64 = 64;
+/// How long an engine may take to say how many it has.
+const COUNT_LIMIT: Duration = Duration::from_secs(2);
 /// How long all of them may take to be kept: the host waits for 30 s in all.
 const KEEP_LIMIT: Duration = Duration::from_secs(10);
 /// How long all of them may take to be brought back.
@@ -61,7 +64,7 @@ impl Kept {
         &self.folder
     }
 
-    fn file(number: usize) -> String {
+    fn file(number: u64) -> String {
         format!("slot-{number}.bin")
     }
 
@@ -69,14 +72,21 @@ impl Kept {
     pub(crate) fn restore_slots(&self, address: SocketAddr) {
         let until = Instant::now() + RESTORE_LIMIT;
         let (mut restored, begun) = (0, Instant::now());
+        let there = slots(address);
         for number in 0..SLOTS_MAX {
             let path = self.folder.join(Self::file(number));
             if !path.is_file() {
                 continue;
             }
+            if number >= there {
+                let _ = fs::remove_file(path);
+                continue;
+            }
             match self.act(address, number, "restore", until) {
-                Answer::Good => restored += 1,
-                bad => tracing::info!("what slot {number} had read is not brought back: the engine {}", bad.told()),
+                (Answer::Good, _) => restored += 1,
+                (bad, _) => {
+                    tracing::info!("what slot {number} had read is not brought back: the engine {}", bad.told())
+                }
             }
             // It is in memory now, or of no use; what is kept next may be less.
             let _ = fs::remove_file(path);
@@ -90,10 +100,14 @@ impl Kept {
     pub(crate) fn keep_slots(&self, address: SocketAddr) {
         let (until, begun) = (Instant::now() + KEEP_LIMIT, Instant::now());
         let mut kept = 0;
-        for number in 0..SLOTS_MAX {
+        for number in 0..slots(address) {
             match self.act(address, number, "save", until) {
-                Answer::Good => kept += 1,
-                // There is none of this number, or no time is left; half a file is worse than none.
+                // It has read nothing.
+                (Answer::Good, Some(said)) if said["n_saved"] == 0 => {
+                    let _ = fs::remove_file(self.folder.join(Self::file(number)));
+                }
+                (Answer::Good, _) => kept += 1,
+                // No time is left, or it does not want to; half a file is worse than none.
                 _ => {
                     let _ = fs::remove_file(self.folder.join(Self::file(number)));
                     break;
@@ -103,11 +117,18 @@ impl Kept {
         tracing::info!("what {kept} slots have read is kept, in {} ms", begun.elapsed().as_millis());
     }
 
-    fn act(&self, address: SocketAddr, number: usize, action: &str, until: Instant) -> Answer {
+    fn act(&self, address: SocketAddr, number: u64, action: &str, until: Instant) -> (Answer, Option<Value>) {
         let body = serde_json::json!({"filename": Self::file(number)}).to_string();
         let left = until.saturating_duration_since(Instant::now());
-        call::post(address, &format!("/slots/{number}?action={action}"), &body, left)
+        call::post_for_json(address, &format!("/slots/{number}?action={action}"), &body, left)
     }
+}
+
+/// How many slots an engine says that it has; one where it does not. It is not found by asking for one more: to llama.cpp's
+/// server the number behind its last slot is its first one again, which it would write, and read, over and over.
+fn slots(address: SocketAddr) -> u64 {
+    let said = call::get_for_json(address, "/props", COUNT_LIMIT).1;
+    said.and_then(|said| said["total_slots"].as_u64()).unwrap_or(1).min(SLOTS_MAX)
 }
 
 /// Removes the folders of those that were used longest ago and are not in use.

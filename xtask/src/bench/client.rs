@@ -11,6 +11,9 @@ use crate::error::{Doing, Error, Result};
 /// How long one read may take: a cold load and a first token.
 const READ_LIMIT: Duration = Duration::from_secs(120);
 
+/// The last event of a stream.
+const END: &str = "data: [DONE]";
+
 /// A whole answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -37,13 +40,20 @@ fn whole(address: SocketAddr, method: &str, path: &str, body: Option<&str>) -> R
     Ok(Answer { status, body: text })
 }
 
-/// Seconds from sending a streamed chat request to the first event that carries text. The answer is read to its end.
+/// Seconds from sending a streamed chat request with a prompt to the first event that carries text.
 pub(crate) fn first_token(address: SocketAddr, model: &str, prompt: &str) -> Result<f64> {
     // `cache_prompt` is llama.cpp's own key; a prompt cache would hide the work that is measured.
     let task = json!({
         "model": model, "messages": [{"role": "user", "content": prompt}], "stream": true,
         "temperature": 0, "max_tokens": 4, "cache_prompt": false,
     });
+    first_token_of(address, &task)
+}
+
+/// Seconds from sending a streamed chat request to the first event that carries text. The answer is read to its end, which must be one
+/// in good order.
+pub(crate) fn first_token_of(address: SocketAddr, task: &Value) -> Result<f64> {
+    let model = &task["model"];
     let start = Instant::now();
     let (status, body) = request(address, "POST", "/v1/chat/completions", Some(&task.to_string()))?;
     let mut lines = BufReader::new(body).lines();
@@ -51,12 +61,16 @@ pub(crate) fn first_token(address: SocketAddr, model: &str, prompt: &str) -> Res
         let text: Vec<String> = lines.map_while(io::Result::ok).collect();
         return Err(Error(format!("{address} answered {status} for {model}: {}", text.join("\n"))));
     }
-    let mut first = None;
+    let (mut first, mut has_ended) = (None, false);
     for line in &mut lines {
         let line = line.doing("read the stream")?;
+        has_ended |= line == END;
         if first.is_none() && line.strip_prefix("data:").is_some_and(carries_text) {
             first = Some(start.elapsed().as_secs_f64());
         }
+    }
+    if !has_ended {
+        return Err(Error(format!("the answer of {model} at {address} was cut")));
     }
     first.ok_or_else(|| Error(format!("the answer of {model} at {address} carried no text")))
 }

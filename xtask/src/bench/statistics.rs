@@ -18,6 +18,13 @@ impl Readings {
         }
     }
 
+    /// The reading below which so many of a hundred are; of few, the largest; 0 of none.
+    pub(crate) fn percentile(&self, share: usize) -> f64 {
+        let sorted = self.sorted();
+        let at = (sorted.len() * share).div_ceil(100).max(1) - 1;
+        sorted.get(at).copied().unwrap_or(0.0)
+    }
+
     /// Least and largest.
     pub(crate) fn range(&self) -> (f64, f64) {
         let sorted = self.sorted();
@@ -51,6 +58,9 @@ mod tests {
         for (readings, median) in [(vec![], 0.0), (vec![3.0, 1.0, 2.0], 2.0), (vec![4.0, 1.0, 2.0, 3.0], 2.5)] {
             assert!((Readings(readings).median() - median).abs() < 1e-9);
         }
+        let hundred = Readings((1..=100).map(f64::from).collect());
+        assert_eq!([50, 99, 100].map(|share| hundred.percentile(share)), [50.0, 99.0, 100.0]);
+        assert_eq!((Readings(vec![2.0]).percentile(99), Readings::default().percentile(50)), (2.0, 0.0));
         assert_eq!(Readings(vec![3.0, 1.0, 2.0]).text(), "2.000 s (1.000-3.000)");
     }
 }

@@ -146,7 +146,7 @@ fn check_loads(before: u64, after: u64, alternations: u32) -> Result {
 }
 
 /// The sum of every `loads` and `wakes` in a status answer; `None` if it has no `loads`.
-fn count_loads(status: &Value) -> Option<u64> {
+pub(super) fn count_loads(status: &Value) -> Option<u64> {
     let inner: Vec<&Value> = match status {
         Value::Array(items) => items.iter().collect(),
         Value::Object(fields) => {

@@ -6,7 +6,7 @@ mod cache;
 mod chaos;
 mod client;
 mod hostile;
-mod process;
+pub(crate) mod process;
 mod random;
 mod tally;
 

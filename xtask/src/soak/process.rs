@@ -7,19 +7,19 @@ const PARENT_VARIABLE: &str = "AIHOST_WORKER_PARENT";
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Holdings {
+pub(crate) struct Holdings {
     /// Resident memory.
-    pub(super) resident_kib: u64,
+    pub(crate) resident_kib: u64,
     /// Open descriptors.
-    pub(super) descriptors: u64,
+    pub(crate) descriptors: u64,
     /// Threads.
-    pub(super) threads: u64,
+    pub(crate) threads: u64,
     /// Children that have ended and are not waited for.
-    pub(super) zombies: u64,
+    pub(crate) zombies: u64,
 }
 
 /// What a process holds now; zeros if it is gone.
-pub(super) fn holdings(pid: u32) -> Holdings {
+pub(crate) fn holdings(pid: u32) -> Holdings {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     Holdings {
         resident_kib: field(&status, "VmRSS:"),
@@ -30,22 +30,23 @@ pub(super) fn holdings(pid: u32) -> Holdings {
 }
 
 /// Memory of a process that is no file's, in KiB; 0 if it is gone.
-pub(super) fn anonymous_kib(pid: u32) -> u64 {
+pub(crate) fn anonymous_kib(pid: u32) -> u64 {
     field(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default(), "RssAnon:")
 }
 
-fn field(status: &str, name: &str) -> u64 {
+/// A number of a `status` file.
+pub(crate) fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Processes, zombies aside, that this host started as workers, or that those started.
-pub(super) fn workers_of(host: u32) -> Vec<u32> {
+pub(crate) fn workers_of(host: u32) -> Vec<u32> {
     pids().filter(|pid| is_worker_of(*pid, host)).collect()
 }
 
 /// Whether this process is a worker of this host.
-pub(super) fn is_worker_of(pid: u32, host: u32) -> bool {
+pub(crate) fn is_worker_of(pid: u32, host: u32) -> bool {
     let wanted = format!("{PARENT_VARIABLE}={host}");
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::weights::CacheBits;
+use crate::cli::auto::weights::CacheBits;
 
 /// How its file's name begins: people keep several builds side by side.
 const PROGRAM: &str = "llama-server";

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde_yaml::Value;
 
-use super::gguf::Header;
 use super::plan::{Entry, Plan};
-use super::weights::{self, CacheBits, Runner, Task, Weights};
 use super::yaml;
+use crate::cli::auto::braced;
+use crate::cli::auto::gguf::Header;
+use crate::cli::auto::weights::{self, CacheBits, Runner, Task, Weights};
 
 /// A model of a source that keeps files.
 #[derive(Debug, Default)]
@@ -134,15 +135,13 @@ impl Local {
             self.projector.iter().chain(&self.draft).chain(&self.adapters).filter_map(|path| fs::metadata(path).ok());
         let others = others.map(|found| found.len()).sum();
         if let Some((memory, how)) = weights.memory(Some(self.served(weights)), CacheBits::default(), others) {
-            entry.set_with("memory", yaml::text(memory), how);
+            entry.set_with("memory", yaml::size(memory), how);
         }
     }
 
     /// Tokens of context that it is served with.
     fn served(&self, weights: &Weights) -> u64 {
-        let trained = weights.header.as_ref().ok().and_then(|header| header.of_architecture("context_length"));
-        let usual = trained.map_or(weights::CONTEXT_TOKENS, |trained| trained.min(weights::CONTEXT_TOKENS));
-        self.context.filter(|tokens| *tokens > 0).unwrap_or(usual)
+        self.context.filter(|tokens| *tokens > 0).unwrap_or_else(|| weights.usual_context())
     }
 
     fn server_arguments(&self, weights: &Weights) -> Vec<String> {
@@ -163,11 +162,6 @@ impl Local {
 /// Where a file of this machine is.
 pub(super) fn located(path: &Path) -> Value {
     yaml::mapping([("path", yaml::text(path.display().to_string()))])
-}
-
-/// A text in which braces stand for themselves.
-pub(super) fn braced(word: &str) -> String {
-    word.replace('{', "{{").replace('}', "}}")
 }
 
 /// Says of files that somebody else owns what their host will ask for.

@@ -2,7 +2,6 @@
 //! carried over. It reads what is there and starts nothing; the file that it writes passes the host's own reader.
 
 mod folder;
-mod gguf;
 mod kind;
 mod llama_server;
 mod llama_swap;
@@ -12,7 +11,6 @@ mod ollama;
 mod plan;
 mod source;
 mod walk;
-mod weights;
 mod yaml;
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_yaml::{Mapping, Value};
 
 use super::walk::{self, Found};
-use super::{gguf, llama_swap, lm_studio, ollama};
+use super::{llama_swap, lm_studio, ollama};
+use crate::cli::auto::gguf;
 use crate::cli::failure::CliError;
 use crate::config::{self, Env};
 

@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::gguf::tests::header_bytes;
 use super::*;
+use crate::cli::auto::gguf::tests::header_bytes;
 use crate::config::{Env, Selection, parse, parse_size};
 
 /// What a test's folder is called in what is expected.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::weights;
+use crate::cli::auto::weights;
 
 /// Folders within one another that are looked into for GGUF files.
 const DEPTH_MAX: usize = 6;

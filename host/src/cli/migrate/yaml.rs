@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_yaml::{Mapping, Value};
 
-use crate::domain::steers;
+use crate::domain::{ByteSize, steers};
 
 /// Columns that a written line takes at most, unless a single word is longer.
 const COLUMNS: usize = 118;
@@ -15,6 +15,11 @@ const NOT_TEXTS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off",
 /// A text.
 pub(super) fn text(text: impl Into<String>) -> Value {
     Value::String(text.into())
+}
+
+/// A number of bytes, in whole MiB.
+pub(super) fn size(bytes: ByteSize) -> Value {
+    text(format!("{}MiB", bytes.0 >> 20))
 }
 
 /// A list of texts.

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 
 use super::{known, prepare};
 use crate::cli::failure::CliError;
-use crate::cli::{CommandContext, out};
-use crate::config::ModelConfig;
+use crate::cli::{CommandContext, auto, out};
+use crate::config::{Choice, ModelConfig};
 use crate::domain::{ModelId, some_names};
 use crate::store::{AlreadyHere, Digests, Phase, Progress, ProgressSink, Puller};
 
@@ -43,7 +43,14 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     for model in models {
         let pulled = async {
             pull(&puller, model, here).await?;
-            prepare::prepare(&config, &context.env, model).await
+            let mut model = model.clone();
+            if matches!(model.choice, Some(Choice::Open(_))) {
+                auto::choose(&mut model, &config.paths, &context.env, &auto::Looks::default());
+            }
+            match &model.choice {
+                Some(Choice::Failed { why, .. }) => Err(CliError::failed(why.clone())),
+                _ => prepare::prepare(&config, &context.env, &model).await,
+            }
         };
         match pulled.await {
             // Other models may still be had.

@@ -11,13 +11,16 @@ use crate::config::env::Env;
 use crate::config::http::REMOTE;
 use crate::config::locate::KeyPath;
 use crate::config::raw::{OneOrMany, RawDefaults, RawModel, RawModels, Text};
-use crate::config::resolved::{DeviceConfig, ModelConfig, Paths};
+use crate::config::resolved::{Choice, DeviceConfig, ModelConfig, Paths};
 use crate::domain::{ByteSize, Device, Kind, ModelId, nearest, some_names};
 
 /// The load deadline where none is typed.
 const STARTUP_TIME: Duration = Duration::from_secs(120);
 /// Tokens of an answer where neither its request nor anything here says how many: few enough for a client that forgot to.
 const MAX_TOKENS: u32 = 1024;
+
+/// In place of a plugin's id: the host chooses one.
+const AUTO: &str = "auto";
 
 /// What the entries are read against.
 pub(super) struct Surroundings<'a> {
@@ -167,6 +170,7 @@ impl Entry<'_, '_> {
         // One that is none is told already.
         let kind = typed_kind.unwrap_or(Kind::Custom);
         let (plugin, plugin_version) = self.plugin(&raw);
+        let choice = (plugin == AUTO).then(|| self.choice(&raw, typed_kind));
         let mut options = self.options(&raw);
         let Surroundings { base, env, .. } = *self.around;
         let http = Service { check: self.check, key: &key, raw: &raw, base, env }.resolve(&mut options);
@@ -225,6 +229,7 @@ impl Entry<'_, '_> {
             preload: raw.preload,
             memory: self.memory(raw.memory.as_ref(), &devices),
             devices,
+            choice,
             refusal: None,
         }
     }
@@ -280,6 +285,29 @@ impl Entry<'_, '_> {
             }
         });
         (id.to_owned(), version)
+    }
+
+    /// Whether there is something to choose, and something to choose by.
+    fn choice(&mut self, raw: &RawModel, kind: Option<Kind>) -> Choice {
+        let typed = raw.plugin.as_ref().map(|Text(typed)| typed.as_str());
+        let (message, hint) = match () {
+            () if typed != Some(AUTO) => ("has a range of versions, and no plugin that has them", "write `auto` alone"),
+            () if service::starts_one(raw) => (
+                "stands beside a `command` or `service_script`, which says itself what serves the model",
+                "leave it out",
+            ),
+            () if kind.is_some_and(|kind| kind != Kind::Text) => {
+                ("chooses for models of `type: text` alone", "name a plugin; `aihost plugins list` shows them")
+            }
+            () if raw.source.is_none() && raw.files.is_none() => {
+                ("chooses by a model's files, and there are none", "add `source:`, or name a plugin")
+            }
+            () => ("", ""),
+        };
+        if !message.is_empty() {
+            self.check.fail(&self.key.key("plugin"), typed, message).hint(hint);
+        }
+        Choice::Open("its files were not looked at yet".to_owned())
     }
 
     fn options(&mut self, raw: &RawModel) -> serde_json::Value {

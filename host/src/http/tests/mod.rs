@@ -389,6 +389,7 @@ fn model(id: &str, kind: Kind) -> ModelConfig {
         preload: false,
         memory: None,
         devices: Vec::new(),
+        choice: None,
         refusal: None,
     }
 }

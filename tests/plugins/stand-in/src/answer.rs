@@ -30,6 +30,7 @@ pub(crate) fn answer(
         }
         (_, "/count") => count(client)?,
         (_, "/clock") => clock(client)?,
+        (_, "/v1/completions") if sent["stream"] == true => write_on(client)?,
         (_, "/exit") => {
             say(client, "200 OK", "text/plain", b"it exits")?;
             std::process::exit(asked.query("code").and_then(|code| code.parse().ok()).unwrap_or(0));
@@ -118,6 +119,18 @@ fn clock(mut client: &TcpStream) -> io::Result<()> {
     loop {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         client.write_all(format!("data: {}\n\n", now.as_nanos()).as_bytes())?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Says a word every 10 ms, as a completion without an end, in chunks: where they break off, more was to come.
+fn write_on(mut client: &TcpStream) -> io::Result<()> {
+    client.set_nodelay(true)?;
+    client.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    let choice = json!({"index": 0, "text": " 8", "finish_reason": null});
+    let event = format!("data: {}\n\n", json!({"object": "text_completion", "choices": [choice]}));
+    loop {
+        client.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())?;
         std::thread::sleep(Duration::from_millis(10));
     }
 }

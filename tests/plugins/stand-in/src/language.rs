@@ -11,6 +11,8 @@ use super::http::Asked;
 
 /// What it says to any prompt.
 const SAID: &str = " 8";
+/// Slots that it has.
+const SLOTS: u64 = 1;
 
 /// A model that is loaded, asleep or lost.
 #[derive(Debug, Default)]
@@ -58,6 +60,7 @@ impl Language {
                 self.load(stand);
             }
             "/collective_rpc" => {}
+            "/props" => return Some(("200 OK", json!({"total_slots": SLOTS}))),
             "/asked" => {
                 let asked = lock(&self.asked).clone();
                 return Some(("200 OK", json!({"asked": asked, "read": self.read.load(Ordering::SeqCst)})));
@@ -88,11 +91,11 @@ impl Language {
         ("200 OK", body)
     }
 
-    /// `/slots/0`, of which there is one.
+    /// `/slots/0`, of which there is one. As of llama.cpp's own, any other number is one of those that there are.
     fn slot(&self, stand: &Stand, asked: &Asked, sent: &Value) -> Option<(&'static str, Value)> {
         let number = asked.path.strip_prefix("/slots/")?;
         let file = stand.text("--slot-save-path").zip(sent["filename"].as_str());
-        let (Some((folder, name)), "0") = (file, number) else {
+        let (Some((folder, name)), Ok(_)) = (file, number.parse::<u64>()) else {
             return Some(("400 Bad Request", json!({"error": "invalid slot"})));
         };
         self.note(asked);

@@ -1,6 +1,6 @@
 //! The text of a `cmd`: its words, and the port in them.
 
-use crate::cli::migrate::local::braced;
+use crate::cli::auto::braced;
 
 /// Where llama-swap puts the port that it chose.
 pub(super) const PORT: &str = "${PORT}";

@@ -9,11 +9,12 @@ use super::command;
 use super::keys::Keys;
 use super::model::Common;
 use super::proxy::Proxy;
+use crate::cli::auto::braced;
+use crate::cli::auto::weights::Weights;
 use crate::cli::migrate::kind::{self, Guess};
 use crate::cli::migrate::llama_server::{self, Server};
-use crate::cli::migrate::local::{braced, located};
+use crate::cli::migrate::local::located;
 use crate::cli::migrate::plan::Entry;
-use crate::cli::migrate::weights::Weights;
 use crate::cli::migrate::yaml;
 
 /// Where llama-swap asks whether a model is ready, and the host does.
@@ -168,7 +169,7 @@ impl Start<'_> {
         let sizes = server.files.iter().map(|file| std::fs::metadata(self.common.folder.join(file)));
         let others = sizes.filter_map(Result::ok).map(|found| found.len()).sum();
         match Weights::look(&path).memory(server.context, server.cache, others) {
-            Some((memory, how)) => self.entry.set_with("memory", yaml::text(memory), how),
+            Some((memory, how)) => self.entry.set_with("memory", yaml::size(memory), how),
             None => self.entry.remarks.push(format!(
                 "{} is not here, so that no `memory:` is estimated: it plans the whole device until it was seen what it takes.",
                 path.display()

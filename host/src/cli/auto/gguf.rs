@@ -17,7 +17,7 @@ const DIMENSIONS_MAX: u32 = 4;
 
 /// What stands before the weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Header {
+pub(in crate::cli) struct Header {
     /// Whole numbers by key; of a list of them, the sum.
     numbers: BTreeMap<String, u64>,
     /// Lists of whole numbers among those.
@@ -25,32 +25,32 @@ pub(super) struct Header {
     /// Texts by key, long ones as an empty one.
     texts: BTreeMap<String, String>,
     /// ggml's numbers of the types of its tensors.
-    pub(super) tensor_types: BTreeSet<u32>,
+    pub(in crate::cli) tensor_types: BTreeSet<u32>,
 }
 
 impl Header {
     /// What kind of model it is, by ggml's name.
-    pub(super) fn architecture(&self) -> &str {
+    pub(in crate::cli) fn architecture(&self) -> &str {
         self.text("general.architecture").unwrap_or_default()
     }
 
     /// A text.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    pub(in crate::cli) fn text(&self, key: &str) -> Option<&str> {
         self.texts.get(key).map(String::as_str)
     }
 
     /// A whole number of its architecture: `context_length`.
-    pub(super) fn of_architecture(&self, key: &str) -> Option<u64> {
+    pub(in crate::cli) fn of_architecture(&self, key: &str) -> Option<u64> {
         self.numbers.get(&format!("{}.{key}", self.architecture())).copied()
     }
 
     /// A text of its architecture.
-    pub(super) fn text_of_architecture(&self, key: &str) -> Option<&str> {
+    pub(in crate::cli) fn text_of_architecture(&self, key: &str) -> Option<&str> {
         self.text(&format!("{}.{key}", self.architecture()))
     }
 
     /// Bytes that the keys and values of so many tokens take, where an element of each takes so many bits.
-    pub(super) fn cache_bytes(&self, tokens: u64, key_bits: u64, value_bits: u64) -> Option<u64> {
+    pub(in crate::cli) fn cache_bytes(&self, tokens: u64, key_bits: u64, value_bits: u64) -> Option<u64> {
         let layers = self.of_architecture("block_count")?;
         let heads = self.of_architecture("attention.head_count");
         let name = "attention.head_count_kv";
@@ -71,13 +71,13 @@ impl Header {
 ///
 /// # Errors
 /// What is wrong with the file, as the end of a sentence that names it.
-pub(super) fn read(path: &Path) -> Result<Header, String> {
+pub(in crate::cli) fn read(path: &Path) -> Result<Header, String> {
     let file = File::open(path).map_err(|error| format!("cannot be read ({error})"))?;
     parse(BufReader::new(file.take(HEADER_BYTES_MAX)))
 }
 
 /// Whether a file begins as a GGUF file does.
-pub(super) fn is_one(path: &Path) -> bool {
+pub(in crate::cli) fn is_one(path: &Path) -> bool {
     let mut magic = [0; 4];
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
 }
@@ -212,11 +212,11 @@ fn ended(error: &std::io::Error) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use super::*;
 
     /// A header with these texts, numbers and lists, and a tensor of each of these types.
-    pub(in crate::cli::migrate) fn header_bytes(pairs: &[(&str, &str)], types: &[u32]) -> Vec<u8> {
+    pub(in crate::cli) fn header_bytes(pairs: &[(&str, &str)], types: &[u32]) -> Vec<u8> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();
         out.extend((types.len() as u64).to_le_bytes());
         out.extend((pairs.len() as u64).to_le_bytes());

@@ -8,7 +8,7 @@ use crate::domain::ByteSize;
 
 /// Most tokens of context of a migrated server whose source says nothing: what a model was trained for may take more memory
 /// than it does.
-pub(super) const CONTEXT_TOKENS: u64 = 8192;
+pub(in crate::cli) const CONTEXT_TOKENS: u64 = 8192;
 /// What an estimate adds to weights and cache, bytes: buffers, and what a driver takes of each process.
 const BESIDE_BYTES: u64 = 1 << 30;
 /// An estimate is rounded up to a multiple of this, bytes.
@@ -59,16 +59,16 @@ const IMAGE: &str = "a part of a model of images or films; a `command:` of its s
 
 /// A file of weights.
 #[derive(Clone, Debug)]
-pub(super) struct Weights {
+pub(in crate::cli) struct Weights {
     /// Bytes of all its parts; nothing if it is not here.
-    pub(super) bytes: Option<u64>,
+    pub(in crate::cli) bytes: Option<u64>,
     /// What it says of itself; why it cannot be told.
-    pub(super) header: Result<Header, String>,
+    pub(in crate::cli) header: Result<Header, String>,
 }
 
 /// What serves a file of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Runner {
+pub(in crate::cli) enum Runner {
     /// This host's own plugin.
     CandleLlm,
     /// llama.cpp's server; why the plugin does not.
@@ -77,7 +77,7 @@ pub(super) enum Runner {
 
 /// What a model makes of texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Task {
+pub(in crate::cli) enum Task {
     /// More text.
     Text,
     /// Vectors.
@@ -88,7 +88,7 @@ pub(super) enum Task {
 
 impl Weights {
     /// Looks at a file; of a split model, at the first part and the others beside it.
-    pub(super) fn look(path: &Path) -> Self {
+    pub(in crate::cli) fn look(path: &Path) -> Self {
         let parts = parts(path);
         let sizes = parts.iter().map(|part| fs::metadata(part).ok().map(|found| found.len()));
         let bytes = sizes.sum::<Option<u64>>();
@@ -103,7 +103,7 @@ impl Weights {
     }
 
     /// What it makes of texts; why it is no model of texts.
-    pub(super) fn task(&self) -> Result<Task, String> {
+    pub(in crate::cli) fn task(&self) -> Result<Task, String> {
         let Ok(header) = &self.header else { return Ok(Task::Text) };
         let architecture = header.architecture();
         if let Some((_, what)) = NO_TEXT.iter().find(|(name, _)| *name == architecture) {
@@ -117,9 +117,20 @@ impl Weights {
         })
     }
 
-    /// What it takes while llama.cpp's server serves so many tokens, with other files beside it, as a `memory:` and how it was
-    /// come by. Nothing where the file is not here.
-    pub(super) fn memory(&self, context: Option<u64>, cache: CacheBits, others: u64) -> Option<(String, String)> {
+    /// Tokens of context that it was trained for, at most what is usual.
+    pub(in crate::cli) fn usual_context(&self) -> u64 {
+        let trained = self.header.as_ref().ok().and_then(|header| header.of_architecture("context_length"));
+        trained.map_or(CONTEXT_TOKENS, |trained| trained.min(CONTEXT_TOKENS))
+    }
+
+    /// What it takes while llama.cpp's server serves so many tokens, with other files beside it, and how that was come by. Nothing
+    /// where the file is not here.
+    pub(in crate::cli) fn memory(
+        &self,
+        context: Option<u64>,
+        cache: CacheBits,
+        others: u64,
+    ) -> Option<(ByteSize, String)> {
         let bytes = self.bytes?.checked_add(others)?;
         let trained = self.header.as_ref().ok().and_then(|header| header.of_architecture("context_length"));
         let tokens = context.filter(|tokens| *tokens > 0).or(trained);
@@ -135,17 +146,17 @@ impl Weights {
         };
         let files = ByteSize(bytes);
         let how = format!("An estimate: {files} of weights, {cache}, 1 GiB beside. `aihost ps` shows what it takes.");
-        Some((format!("{}MiB", all >> 20), how))
+        Some((ByteSize(all), how))
     }
 }
 
 /// Bits that llama.cpp's server keeps an element of its cache in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CacheBits {
+pub(in crate::cli) struct CacheBits {
     /// Of keys.
-    pub(super) keys: u64,
+    pub(in crate::cli) keys: u64,
     /// Of values.
-    pub(super) values: u64,
+    pub(in crate::cli) values: u64,
 }
 
 impl Default for CacheBits {
@@ -155,7 +166,7 @@ impl Default for CacheBits {
 }
 
 /// What serves a model. The one place that decides it.
-pub(super) fn runner(weights: &Weights) -> Runner {
+pub(in crate::cli) fn runner(weights: &Weights) -> Runner {
     let header = match &weights.header {
         Ok(header) => header,
         Err(why) => return Runner::LlamaServer(format!("its file {why}")),
@@ -187,7 +198,7 @@ pub(super) fn runner(weights: &Weights) -> Runner {
 }
 
 /// The file, and the other parts of a split model whose first part it is.
-fn parts(path: &Path) -> Vec<PathBuf> {
+pub(in crate::cli) fn parts(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     match part_of(name) {
         Some((stem, 1, count)) => {
@@ -198,7 +209,7 @@ fn parts(path: &Path) -> Vec<PathBuf> {
 }
 
 /// The stem of a split model's file, which part it is, and of how many.
-pub(super) fn part_of(name: &str) -> Option<(&str, u64, u64)> {
+pub(in crate::cli) fn part_of(name: &str) -> Option<(&str, u64, u64)> {
     let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
     let is_number = |digits: &str| digits.len() == 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
@@ -212,7 +223,7 @@ pub(super) fn part_of(name: &str) -> Option<(&str, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::migrate::gguf::tests::header_bytes;
+    use crate::cli::auto::gguf::tests::header_bytes;
 
     const SMOLLM: [(&str, &str); 8] = [
         ("general.architecture", "llama"),
@@ -260,7 +271,7 @@ mod tests {
         known.bytes = Some(100 << 20);
         // 30 layers, 3 heads of 64, keys and values of 2 bytes, 4096 tokens: 90 MiB.
         let (memory, how) = known.memory(Some(4096), CacheBits::default(), 0).unwrap();
-        assert_eq!(memory, "1300MiB");
+        assert_eq!(memory, ByteSize(1300 << 20));
         assert!(how.contains("100.0 MiB of weights, 90.0 MiB for a cache of 4096 tokens"), "{how}");
         let (_, how) = known.memory(None, CacheBits { keys: 8, values: 8 }, 0).unwrap();
         assert!(how.contains("22.5 MiB for a cache of 2048 tokens"), "{how}");

@@ -1,0 +1,125 @@
+//! A model as Hugging Face's transformers keeps it: what its `config.json` and the names of its files say.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Bytes of a `config.json` that are read.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// How candle-llm scales positions.
+const CANDLE_ROPES: [&str; 3] = ["default", "linear", "llama3"];
+
+/// What there is to decide by.
+#[derive(Debug, Default)]
+pub(super) struct Folder {
+    config: Config,
+    has_tokenizer: bool,
+    has_safetensors: bool,
+}
+
+/// `config.json`, as far as it decides.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Config {
+    model_type: String,
+    hidden_act: Option<String>,
+    attention_bias: bool,
+    mlp_bias: bool,
+    quantization_config: Option<Value>,
+    rope_scaling: Option<Rope>,
+    rope_parameters: Option<Rope>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Rope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+}
+
+impl Folder {
+    /// Looks at these files.
+    ///
+    /// # Errors
+    /// What is wrong with them, as the end of a sentence about their key.
+    pub(super) fn look<'a>(files: impl Iterator<Item = &'a PathBuf> + Clone) -> Result<Self, String> {
+        let named = |wanted: &str| files.clone().find(|path| path.file_name().is_some_and(|name| name == wanted));
+        let Some(config) = named("config.json") else {
+            return Err(
+                "is neither a GGUF file nor a folder of Hugging Face's form, with its config.json; name the plugin"
+                    .to_owned(),
+            );
+        };
+        let is_safetensors = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors");
+        Ok(Self {
+            config: read(config).map_err(|why| format!("has a config.json that cannot be read: {why}"))?,
+            has_tokenizer: named("tokenizer.json").is_some(),
+            has_safetensors: files.clone().any(is_safetensors),
+        })
+    }
+
+    /// Why candle-llm does not serve it; nothing if it does.
+    pub(super) fn why_not_candle(&self) -> Option<String> {
+        let config = &self.config;
+        let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
+        let rope = rope.and_then(|rope| rope.rope_type.as_deref()).filter(|rope| !CANDLE_ROPES.contains(rope));
+        let activation = config.hidden_act.as_deref().filter(|name| *name != "silu");
+        Some(match () {
+            () if config.model_type != "llama" => {
+                format!("candle-llm does not serve the architecture `{}`", config.model_type)
+            }
+            () if config.quantization_config.is_some() => {
+                "candle-llm does not read quantised weights of this form".to_owned()
+            }
+            () if !self.has_safetensors => "candle-llm reads weights of this form as safetensors alone".to_owned(),
+            () if !self.has_tokenizer => "candle-llm needs its tokenizer.json".to_owned(),
+            () if config.attention_bias || config.mlp_bias => "candle-llm serves no layers with biases".to_owned(),
+            () if activation.is_some() => {
+                format!("candle-llm does not serve the activation `{}`", activation.unwrap_or_default())
+            }
+            () if rope.is_some() => format!("candle-llm does not scale positions by `{}`", rope.unwrap_or_default()),
+            () => return None,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<Config, String> {
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    serde_json::from_reader(BufReader::new(file.take(CONFIG_BYTES_MAX))).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_candle_llm_does_not_serve_is_told() {
+        let why = |config: Value, files: &[&str]| {
+            let folder = Folder {
+                config: serde_json::from_value(config).unwrap(),
+                has_tokenizer: files.contains(&"tokenizer.json"),
+                has_safetensors: files.contains(&"model.safetensors"),
+            };
+            folder.why_not_candle()
+        };
+        let all = ["tokenizer.json", "model.safetensors"];
+        let llama = |key: &str, value: Value| serde_json::json!({"model_type": "llama", key: value});
+        assert_eq!(why(llama("vocab_size", 7.into()), &all), None);
+        assert_eq!(why(llama("rope_scaling", serde_json::json!({"type": "linear", "factor": 2})), &all), None);
+        for (config, files, words) in [
+            (serde_json::json!({"model_type": "qwen3"}), &all[..], "`qwen3`"),
+            (llama("quantization_config", serde_json::json!({})), &all, "quantised"),
+            (llama("x", 1.into()), &all[..1], "safetensors"),
+            (llama("x", 1.into()), &all[1..], "tokenizer.json"),
+            (llama("attention_bias", true.into()), &all, "biases"),
+            (llama("hidden_act", "gelu".into()), &all, "`gelu`"),
+            (llama("rope_parameters", serde_json::json!({"rope_type": "yarn"})), &all, "`yarn`"),
+        ] {
+            let told = why(config, files).expect(words);
+            assert!(told.contains(words), "{told}");
+        }
+    }
+}
