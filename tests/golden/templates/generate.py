@@ -129,6 +129,20 @@ EXPRESSIONS = r"""
 {{ 1_000 }}|{{ 1e3 }}|{{ 0x1f }}|{{ 12345678901234567890 }}|{{ 2 ** 70 }}
 {% set a, b = 1, 'x' ~ 2 %}{{ a }}{{ b }}|{% set c = (1, [2]) %}{{ c[1] }}
 {{ joiner(', ') is defined }}{% set j = joiner('|') %}{% for i in [1, 2] %}{{ j() }}{{ i }}{% endfor %}|{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}
+{% for x in 'abc' %}{{ loop.cycle('-', '+') }}{{ x }}{% endfor %}|{% for x in [1, 1, 2] %}{{ loop.changed(x) }}{% endfor %}
+{% for r, ms in messages | groupby('role') %}{{ r }}={{ ms | length }};{% endfor %}
+{{ [1, 2, 3, 4, 5] | batch(2) | list }}|{{ [1, 2, 3] | batch(2, 0) | list }}
+{{ messages | selectattr('tool_calls') | list | length }}|{{ messages | selectattr('tool_calls', 'defined') | list }}|{{ messages | map(attribute='nothing', default='-') | join }}
+{% set ns = namespace(n=0, seen=[]) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.seen = ns.seen + [m.role] %}{% endfor %}{{ ns.n }}{{ ns.seen }}
+{% macro a(x, *args, **kwargs) %}{{ x }}{% endmacro %}{{ a(1) }}
+{% macro list_of(xs, sep=', ') -%}{%- for x in xs -%}{{ x ~ (sep if not loop.last else '') }}{%- endfor -%}{%- endmacro %}[{{ list_of([1, none, 'a']) }}][{{ list_of(['b'], sep=';') }}]
+{{ {'a': 1, 'b': [2]}['b'][0] }}|{{ {'a': {'b': 'c'}}.a.b }}|{{ ({'a': 1} | items | list)[0][0] }}|{{ {'x': 1}.x is defined and {'x': 1}['y'] is not defined }}
+{{ (messages | first).role }}|{{ (messages | last)['content'] | trim | upper }}|{{ (messages | length) > 2 and not false }}
+{%- set texts = messages | map(attribute='content') | map('trim') | list -%}{{ texts | map('length') | list }}{{ texts[0] in texts }}
+{{ '%.3f' % 2 }}|{{ '%s' % 1.0 }}|{{ '%d' % 3.9 }}|{{ '%i' % true }}|{{ '%-6s|' % 'é' }}|{{ '%06.2f' % -1.5 }}|{{ '%E' % 0.00012 }}|{{ '% d' % 7 }}
+{{ messages[0] == {'role': 'system', 'content': 'Be brief.'} }}|{{ messages[1] == messages[-1] }}|{{ [1] in [[1], [2]] }}
+{{ messages is iterable and messages is sequence and messages is not string and messages is not mapping }}|{{ messages[0] is mapping }}
+{{ 'a' < 'b' }}|{{ [1, 2] < [1, 3] }}|{{ 1 <= 1.0 }}|{{ not '' }}|{{ not [] }}|{{ not {} }}|{{ not 0.0 }}|{{ 'x' and 'y' }}|{{ '' or none }}
 {{ raise_exception('no: ' ~ [none]) }}
 {{ nosuch() }}
 {{ 'a' | nosuch }}
