@@ -1,5 +1,5 @@
-//! Answers that are kept to a form. Its tokens are bytes: of those that may come next it takes the one that its script would say,
-//! and else any, as a model does that understands nothing.
+//! Answers that are kept to a form, byte by byte: of those that may come next it takes the one that its script would say, and else
+//! any, as a model does that understands nothing. Sixteen of them count as a token.
 
 use std::sync::OnceLock;
 
@@ -12,6 +12,10 @@ use crate::script::{self, Act};
 
 /// The token that ends a text, behind those of all bytes.
 const END: usize = 256;
+/// Bytes that leave together.
+const TOKEN_BYTES: usize = 16;
+/// Most bytes of an answer that is not cut before.
+const ANSWER_BYTES: usize = 16 << 10;
 /// It says what it likes in letters.
 const LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstuvwxyz";
 
@@ -60,12 +64,16 @@ fn say(
         return Ok(FinishReason::Stop);
     };
     let (mut script, mut draw) = (script.bytes().peekable(), request.sampling.seed.unwrap_or(1));
-    for said in 0..request.max_tokens.unwrap_or(4096) {
+    let has_script = script.peek().is_some();
+    let mut token: Vec<u8> = Vec::new();
+    for said in 0..ANSWER_BYTES {
         ctx.check()?;
         let mut logits = [0.0; END + 1];
         processor.apply(&mut logits)?;
-        let may = |token: usize| logits[token] > f32::NEG_INFINITY;
+        let may = |byte: usize| logits[byte] > f32::NEG_INFINITY;
         let wanted = script.next_if(|byte| may(usize::from(*byte))).map(usize::from);
+        // What its script ends, ends.
+        let wanted = wanted.or((has_script && script.peek().is_none() && may(END)).then_some(END));
         // What has been open for long is closed, and what may end ends.
         let closes = [END, usize::from(b'"'), usize::from(b'}'), usize::from(b']')];
         let first = LETTERS.map(usize::from);
@@ -75,13 +83,20 @@ fn say(
         let closing = closes.into_iter().filter(|_| likes_to_close);
         let letters = (0..first.len()).map(|i| first[(turn + i) % first.len()]);
         let any = (0..=END).map(|i| (turn + i) % (END + 1));
-        let Some(token) = wanted.or_else(|| closing.chain(letters).chain(any).find(|token| may(*token))) else {
-            return Ok(FinishReason::Stop);
-        };
-        let Ok(byte) = u8::try_from(token) else { return Ok(FinishReason::Stop) };
-        output.token(&[byte])?;
-        processor.accept(u32::from(byte))?;
-        if processor.is_over() {
+        let chosen = wanted.or_else(|| closing.chain(letters).chain(any).find(|byte| may(*byte)));
+        let byte = chosen.and_then(|chosen| u8::try_from(chosen).ok());
+        if let Some(byte) = byte {
+            token.push(byte);
+            processor.accept(u32::from(byte))?;
+        }
+        let is_over = byte.is_none() || processor.is_over();
+        if is_over || token.len() == TOKEN_BYTES {
+            if request.max_tokens.is_some_and(|most| output.completion_tokens() >= most) {
+                return Ok(FinishReason::Length);
+            }
+            output.token(&std::mem::take(&mut token))?;
+        }
+        if is_over {
             return Ok(FinishReason::Stop);
         }
     }
