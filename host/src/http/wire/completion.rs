@@ -5,8 +5,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::fields::{Fields, Items, Keys, object, text, token, wrong_type};
+use super::json_text::raw;
 use super::reply::{CompletionAsked, CompletionShape};
-use super::translated::raw;
 use super::{Answerer, Asked, ChatJob, MAX_CHOICES, ReceivedBody, TextAsk, TextJob, TextWork, format, sampling};
 use crate::http::error::ApiError;
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, Readable, text, wrong_type};
-use super::translated::raw;
+use super::json_text::raw;
 use crate::domain::shown;
 use crate::http::error::ApiError;
 

@@ -4,10 +4,11 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, text};
+use super::json_text::{object_of, raw};
 use super::messages_reply::MessagesShape;
 use super::reasoning::{THINKING_KEYS, thinks};
 use super::sampling::MAX_STOPS;
-use super::translated::{Parts, Tools, Translated, object_of, raw};
+use super::translated::{Parts, Tools, Translated};
 use super::{Answerer, Asked, ReceivedBody, TextAsk};
 use crate::domain::shown;
 use crate::http::error::ApiError;

@@ -8,6 +8,7 @@ mod completion;
 mod fields;
 mod format;
 mod image;
+mod json_text;
 mod messages;
 mod messages_reply;
 mod names;
@@ -18,6 +19,7 @@ mod reply;
 mod responses;
 mod responses_reply;
 mod sampling;
+mod sources;
 mod status;
 mod terms;
 mod tokens;
@@ -41,6 +43,7 @@ pub(super) use chat::read as read_chat;
 pub(super) use completion::read as read_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
+pub(super) use json_text::raw;
 pub(super) use messages::{read as read_messages, read_to_count as read_messages_to_count};
 pub(super) use messages_reply::error as messages_error;
 pub(super) use names::FieldNames;
@@ -52,7 +55,6 @@ pub(super) use responses::read as read_responses;
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};
 pub(super) use terms::{parse_name, parse_named, parse_shown};
 pub(super) use tokens::{parse_with_pieces, read as read_tokenize, read_ids as read_detokenize};
-pub(super) use translated::raw;
 
 /// The keys that are read of each kind of object.
 pub(super) mod keys {
@@ -323,7 +325,7 @@ mod tests {
             },
             inputs: vec!["{\"type\":\"prompt\",\"text\":\"\"}".into(), serde_json::to_string(&input).expect("JSON")],
             common: common.clone(),
-            format: Some(translated::raw(&TextFormat::regex("a+"))),
+            format: Some(raw(&TextFormat::regex("a+"))),
             names: FieldNames::default(),
         };
         let task: serde_json::Value = serde_json::from_slice(&job.task(3)).expect("a task");

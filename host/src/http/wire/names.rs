@@ -1,8 +1,8 @@
 //! What the fields of a request are called by the client who sent it: a plugin knows the task alone, and names its fields.
 
 use super::format::FormatSource;
+use super::sources::Sources;
 use super::tools::ToolsAsked;
-use super::translated::Sources;
 
 /// What a client wrote in other words than the task has it.
 #[derive(Clone, Debug, Default)]

@@ -4,8 +4,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, each_entry, text};
+use super::json_text::{object_of, raw};
 use super::ollama_reply::{OllamaRoute, OllamaShape};
-use super::translated::{Parts, Translated, object_of, raw};
+use super::translated::{Parts, Translated};
 use super::{Asked, JsonObject, ReceivedBody, TextAsk, TextWork};
 use crate::domain::shown;
 use crate::http::error::ApiError;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Keys, Readable, each_entry};
-use super::translated::{object_of, raw};
+use super::json_text::{object_of, raw};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 

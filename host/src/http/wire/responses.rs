@@ -7,8 +7,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::fields::{Fields, Items, Keys, text};
+use super::json_text::{object_of, picked, raw, raw_text};
 use super::responses_reply::{Reply, ResponsesAsked, ResponsesShape, Saving, ThoughtsAs};
-use super::translated::{JsonItems, Parts, Tools, Translated, object_of, picked, raw, raw_text};
+use super::translated::{JsonItems, Parts, Tools, Translated};
 use super::{Asked, ReceivedBody, TextAsk, new_id};
 use crate::domain::shown;
 use crate::http::error::ApiError;

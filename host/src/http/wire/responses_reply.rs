@@ -8,9 +8,10 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::json_text::raw;
 use super::reply::{Choice, TextShape, finite};
 use super::responses::Namespaces;
-use super::translated::{JsonItems, raw};
+use super::translated::JsonItems;
 use super::{json as to_json, new_id};
 use crate::domain::Failure;
 use crate::http::app::unix_seconds;

@@ -1,12 +1,12 @@
 //! A request of another API on its way to become OpenAI's chat, which is what plugins and engines are asked in. It is text all
 //! the way: what a client sends may be most of a large body, and values would take many times its bytes.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::{Fields, Keys, each_entry};
+use super::fields::{Fields, each_entry};
+use super::json_text::{object_of, raw, raw_text};
+use super::sources::Sources;
 use super::tools::Call;
 use super::{Answerer, Asked, ChatJob, JsonObject, ReceivedBody, TextWork, chat, sampling, write_json};
 use crate::domain::Class;
@@ -28,17 +28,6 @@ pub(super) struct Translated {
     sources: Sources,
     /// What the model thought before whatever an assistant says next.
     thought: String,
-}
-
-/// Where in the body of another API the parts of a chat lay.
-#[derive(Clone, Debug, Default)]
-pub(in crate::http) struct Sources {
-    /// Each message.
-    messages: Vec<String>,
-    /// Each tool, and what its parameters are called.
-    tools: Vec<(String, &'static str)>,
-    /// Fields that have other names there, or lie deeper.
-    fields: Vec<(&'static str, &'static str)>,
 }
 
 /// An assistant's turn that may have calls still to come.
@@ -325,63 +314,4 @@ impl Translated {
         };
         work.map_err(|error| error.renamed(|path| self.sources.of(path)))
     }
-}
-
-impl Sources {
-    /// Where that lay which the chat has here.
-    pub(super) fn of(&self, path: &str) -> Option<String> {
-        if let Some((at, rest)) = item_of("tools", path)
-            && let Some((source, parameters)) = self.tools.get(at)
-        {
-            let rest = rest.strip_prefix(".function").unwrap_or(rest);
-            return Some(match behind(rest, ".parameters") {
-                Some(deeper) => format!("{source}.{parameters}{deeper}"),
-                None => format!("{source}{rest}"),
-            });
-        }
-        if let Some((at, rest)) = item_of("messages", path)
-            && let Some(source) = self.messages.get(at)
-        {
-            // What lies deeper has another form there.
-            let is_text = !source.contains(['[', '.']) && source != "messages";
-            return Some(if is_text { source.clone() } else { format!("{source}{rest}") });
-        }
-        let known = self.fields.iter().filter_map(|(ours, theirs)| Some((*theirs, behind(path, ours)?)));
-        // What is left of the path is shortest where most of it is known.
-        let (theirs, rest) = known.min_by_key(|(_, rest)| rest.len())?;
-        Some(format!("{theirs}{rest}"))
-    }
-}
-
-/// What is behind this part of a path.
-fn behind<'p>(path: &'p str, part: &str) -> Option<&'p str> {
-    path.strip_prefix(part).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-}
-
-/// Which item of an array a path leads into, and how it goes on.
-fn item_of<'p>(array: &str, path: &'p str) -> Option<(usize, &'p str)> {
-    let (number, rest) = path.strip_prefix(array)?.strip_prefix('[')?.split_once(']')?;
-    Some((number.parse().ok()?, rest))
-}
-
-/// A value as text.
-pub(in crate::http) fn raw<T: Serialize + ?Sized>(value: &T) -> Box<RawValue> {
-    raw_text(super::json(value))
-}
-
-/// An object as text.
-pub(super) fn object_of<K: Serialize, V: Serialize>(fields: &BTreeMap<K, V>) -> Box<RawValue> {
-    raw(fields)
-}
-
-/// Some fields of an object, as they are.
-pub(super) fn picked(fields: &Fields<'_>, keys: Keys) -> Box<RawValue> {
-    object_of(&keys.iter().filter_map(|key| Some((*key, fields.get(key)?))).collect())
-}
-
-/// Text that is JSON, because it was made of JSON.
-pub(super) fn raw_text(text: Vec<u8>) -> Box<RawValue> {
-    let value = String::from_utf8(text).ok().and_then(|text| RawValue::from_string(text).ok());
-    debug_assert!(value.is_some(), "what was made is no JSON");
-    value.unwrap_or_else(|| RawValue::NULL.to_owned())
 }

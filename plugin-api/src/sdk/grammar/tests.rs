@@ -1,3 +1,5 @@
+//! Forms that are kept by a model that draws at random.
+
 use rand_free::Draw;
 use serde_json::{Value, json};
 
