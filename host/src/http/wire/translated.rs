@@ -13,7 +13,7 @@ use crate::domain::Class;
 use crate::http::error::ApiError;
 
 /// Longest name of a tool, bytes: Anthropic's have twice as many as OpenAI's, and those in a namespace may have its name before them.
-const TOOL_NAME_BYTES_MAX: usize = 2 * super::format::NAME_BYTES_MAX + 2;
+const TOOL_NAME_BYTES_MAX: usize = 130;
 
 /// A chat, and where in the body it was made from its parts lay.
 #[derive(Debug, Default)]

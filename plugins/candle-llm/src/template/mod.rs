@@ -1,8 +1,8 @@
 //! Chat templates: a conversation in, the text that the model reads out.
 //!
-//! A model's files have one template, or another one for conversations with tools beside it. [`jinja`] renders one as Python's
-//! transformers would, with [`dialect`] (by [`lexer`]), [`filters`], [`text`], [`json`], [`percent`], [`time`] and [`methods`] for what Python writes in its own way.
-//! [`probe`] asks it once what it has a place for, and [`form`] puts each conversation into the form that it serves, with [`tools`]
+//! A model's files have one template, or another one for conversations with tools beside it. `jinja` renders one as Python's
+//! transformers would, with `dialect` (by `lexer`), `filters`, `text`, `json`, `percent`, `time` and `methods` for what Python writes in its own way.
+//! `probe` asks it once what it has a place for, and `form` puts each conversation into the form that it serves, with `tools`
 //! for what has no place. Nothing here knows tokens.
 
 mod dialect;
