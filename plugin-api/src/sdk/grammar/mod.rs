@@ -77,16 +77,18 @@ impl GrammarVocabulary {
     /// [`InvalidRequest`](super::ErrorKind::InvalidRequest), which names the field: the form has something that cannot be kept.
     pub fn grammar(&self, request: &TextRequest, syntax: AnswerSyntax, start: AnswerStart) -> Result<Option<Grammar>> {
         let Some(rules) = rules::of(request, syntax, start, &self.special)? else { return Ok(None) };
-        let made = self.factory.create_parser(TopLevelGrammar::from_lark(rules.text));
-        let mut parser = made.map_err(|error| rules::refused(rules.field, &error.to_string()))?;
-        parser.start_without_prompt();
-        Ok(Some(Grammar { matcher: Matcher::new(Ok(parser)), ends: Arc::clone(&self.ends), is_over: false }))
+        let mut matcher = Matcher::new(self.factory.create_parser(TopLevelGrammar::from_lark(rules.text)));
+        // One that allows no answer shows it at the first token.
+        matcher.compute_mask().map_err(|error| rules::refused(rules.field, &error.to_string()))?;
+        Ok(Some(Grammar { matcher, field: rules.field, ends: Arc::clone(&self.ends), is_over: false }))
     }
 }
 
 /// One answer's grammar, as far as it has come.
 pub struct Grammar {
     matcher: Matcher,
+    /// What of the request asked for it.
+    field: &'static str,
     ends: Arc<[u32]>,
     is_over: bool,
 }
@@ -101,9 +103,10 @@ impl Grammar {
     /// Makes minus infinity of the logits, `[vocabulary]` or more, of all tokens that may not come next.
     ///
     /// # Errors
-    /// `Internal` if the grammar has become too large to go on with.
+    /// `InvalidRequest`, which names the field: what may come next is more than can be followed.
     pub(super) fn apply(&mut self, logits: &mut [f32]) -> Result<()> {
-        let mask = self.matcher.compute_mask_or_eos().map_err(|error| too_large(&error.to_string()))?;
+        let mask =
+            self.matcher.compute_mask_or_eos().map_err(|error| rules::refused(self.field, &error.to_string()))?;
         let tokens = mask.len().min(logits.len());
         logits[tokens..].fill(f32::NEG_INFINITY);
         mask.iter_unset_entries(|token| {
@@ -122,7 +125,7 @@ impl Grammar {
         if self.ends.contains(&token) {
             self.is_over = true;
         } else if !self.is_over {
-            self.matcher.consume_token(token).map_err(|error| too_large(&error.to_string()))?;
+            self.matcher.consume_token(token).map_err(|error| rules::refused(self.field, &error.to_string()))?;
             self.is_over = self.matcher.is_stopped();
         }
         Ok(())
@@ -132,10 +135,6 @@ impl Grammar {
     pub(super) fn is_over(&self) -> bool {
         self.is_over
     }
-}
-
-fn too_large(what: &str) -> Error {
-    Error::internal(format!("the answer's grammar cannot be kept any further: {what}; ask for a simpler form"))
 }
 
 fn id(place: usize) -> u32 {

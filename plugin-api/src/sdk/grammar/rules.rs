@@ -71,7 +71,8 @@ pub(super) fn refused(field: &'static str, words: &str) -> Error {
                 "it uses {keys}, which cannot be kept to while a text is made; leave that out and check it in the answer"
             )
         }
-        None => words.to_owned(),
+        None if words.starts_with("NoExtension") => "it allows no answer".to_owned(),
+        None => words.trim_end_matches("<non-verbose/>").to_owned(),
     };
     let what = if field == "tools" { "the parameters of a tool" } else { "the form of the answer" };
     Error::invalid_request(format!("{what} cannot be enforced: {words}")).at(field)

@@ -4,6 +4,7 @@ use rand_free::Draw;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::sdk::ErrorKind;
 use crate::sdk::logits::LogitsProcessor;
 use crate::sdk::utf8::Utf8Assembler;
 use crate::task::{Message, TextFormat, TextInput, ToolChoice};
@@ -289,6 +290,36 @@ fn what_cannot_be_kept_is_named() {
         assert_eq!(error.details().field.as_deref(), Some("format"), "{schema}");
         assert!(error.message().contains(wanted), "{schema}: {error}");
     }
+    let one_of_many = |k| json!({"type": "object", "properties": {"k": {"const": k}}, "required": ["k"]});
+    let many: Vec<Value> = (0..3000).map(one_of_many).collect();
+    for (format, wanted) in [
+        (
+            TextFormat::json_schema(
+                json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}),
+            ),
+            "allows no answer",
+        ),
+        (TextFormat::lark("start: a\na: a"), "allows no answer"),
+    ] {
+        let error = made(&formed(format), AnswerSyntax::TAGGED, AnswerStart::Free).expect_err("cannot be followed");
+        assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::InvalidRequest, Some("format")));
+        assert!(error.message().contains(wanted), "{error}");
+    }
+    // What is too much behind a few tokens.
+    let request = formed(TextFormat::json_schema(json!({ "anyOf": many })));
+    let vocabulary = vocabulary(&[]);
+    let grammar = vocabulary.grammar(&request, AnswerSyntax::TAGGED, AnswerStart::Free).unwrap();
+    let mut processor = LogitsProcessor::with_grammar(&request, &[], 263, grammar).unwrap().expect("one");
+    let mut go_on = || {
+        for byte in *b"{\"k\": 7}" {
+            processor.apply(&mut [0.0; 263])?;
+            processor.accept(u32::from(byte))?;
+        }
+        Ok::<_, Error>(())
+    };
+    let error = go_on().expect_err("too much");
+    assert_eq!((error.kind(), error.details().field.as_deref()), (ErrorKind::InvalidRequest, Some("format")));
+    assert!(error.message().contains("3000 items; max is 2000"), "{error}");
     for format in [TextFormat::regex("("), TextFormat::lark("start: nothing"), TextFormat::lark("")] {
         let error = made(&formed(format), AnswerSyntax::TAGGED, AnswerStart::Free).expect_err("no form");
         assert_eq!(error.details().field.as_deref(), Some("format"), "{error}");
