@@ -46,23 +46,12 @@ impl LogitsProcessor {
     /// # Errors
     /// As [`Sampling::check`], for all of the request's.
     pub fn new(request: &TextRequest, prompt: &[u32], vocabulary: usize) -> Result<Option<Self>> {
-        let sampling = &request.sampling;
-        sampling.check(vocabulary)?;
-        let &Sampling { repetition_penalty, frequency_penalty, presence_penalty, .. } = sampling;
-        let is_repetitive = repetition_penalty != 1.0;
-        if !is_repetitive && frequency_penalty == 0.0 && presence_penalty == 0.0 && sampling.logit_bias.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            repetition_penalty,
-            frequency_penalty,
-            presence_penalty,
-            bias: sampling.logit_bias.clone(),
-            prompt: if is_repetitive { prompt.iter().copied().collect() } else { HashSet::new() },
-            answer: HashMap::new(),
-            #[cfg(feature = "grammar")]
-            grammar: None,
-        }))
+        request.sampling.check(vocabulary)?;
+        let &Sampling { repetition_penalty, frequency_penalty, presence_penalty, ref logit_bias, .. } =
+            &request.sampling;
+        let wants =
+            repetition_penalty != 1.0 || frequency_penalty != 0.0 || presence_penalty != 0.0 || !logit_bias.is_empty();
+        Ok(wants.then(|| Self::of(&request.sampling, prompt)))
     }
 
     /// The same, which keeps the answer to `grammar` besides.
@@ -77,23 +66,32 @@ impl LogitsProcessor {
         grammar: Option<Grammar>,
     ) -> Result<Option<Self>> {
         let plain = Self::new(request, prompt, vocabulary)?;
-        let Some(grammar) = grammar else { return Ok(plain) };
-        let plain = plain.unwrap_or_else(|| Self {
-            repetition_penalty: 1.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            bias: BTreeMap::new(),
-            prompt: HashSet::new(),
+        Ok(match grammar {
+            None => plain,
+            grammar => Some(Self { grammar, ..plain.unwrap_or_else(|| Self::of(&request.sampling, prompt)) }),
+        })
+    }
+
+    fn of(sampling: &Sampling, prompt: &[u32]) -> Self {
+        let &Sampling { repetition_penalty, frequency_penalty, presence_penalty, .. } = sampling;
+        let is_repetitive = repetition_penalty != 1.0;
+        Self {
+            repetition_penalty,
+            frequency_penalty,
+            presence_penalty,
+            bias: sampling.logit_bias.clone(),
+            prompt: if is_repetitive { prompt.iter().copied().collect() } else { HashSet::new() },
             answer: HashMap::new(),
+            #[cfg(feature = "grammar")]
             grammar: None,
-        });
-        Ok(Some(Self { grammar: Some(grammar), ..plain }))
+        }
     }
 
     /// Changes the logits of the next token, `[vocabulary]` or more. What is minus infinity or no number stays so.
     ///
     /// # Errors
-    /// [`Internal`](super::ErrorKind::Internal) if the answer's grammar cannot be kept any further.
+    /// [`InvalidRequest`](super::ErrorKind::InvalidRequest), which names the field, if what may come next by the answer's grammar is
+    /// more than can be followed.
     pub fn apply(&mut self, logits: &mut [f32]) -> Result<()> {
         if self.repetition_penalty != 1.0 {
             let only_in_answer = self.answer.keys().filter(|token| !self.prompt.contains(token));

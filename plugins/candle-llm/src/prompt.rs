@@ -27,16 +27,8 @@ pub struct Prompts {
 #[derive(Debug)]
 struct Chat {
     template: ChatTemplate,
-    /// How it answers without tools, and with them.
-    answers: [Spoken; 2],
-}
-
-/// How a model writes its answers.
-#[derive(Clone, Debug)]
-struct Spoken {
-    syntax: AnswerSyntax,
-    /// Tokens that an answer does not show and that it is read by.
-    marks: Arc<HashSet<u32>>,
+    /// How it answers without tools, and with them, where nothing is said before.
+    answers: [Answer; 2],
 }
 
 /// A request's prompt.
@@ -68,7 +60,7 @@ impl Prompts {
                 let syntax = if has_tools && !template.writes_tools() { syntax.tagged() } else { syntax };
                 let names: HashSet<&str> = syntax.marks().collect();
                 let marks = tokenizer.control().filter(|(_, name)| names.contains(name)).map(|(id, _)| id).collect();
-                Spoken { syntax, marks: Arc::new(marks) }
+                Answer { syntax, start: AnswerStart::Free, marks: Arc::new(marks) }
             });
             Chat { template, answers }
         });
@@ -149,9 +141,9 @@ impl Prompts {
                 let conversation = Conversation { messages, tools, arguments: &arguments, end };
                 let text = chat.template.render(&conversation, bytes)?;
                 let text = text.ok_or_else(|| self.too_long(format_args!("more than {bytes} bytes"), None))?;
-                let Spoken { syntax, marks } = chat.answers[usize::from(!tools.is_empty())].clone();
-                let start = if *continue_final { AnswerStart::PastReasoning } else { syntax.start(&text) };
-                return Ok((self.encode(&text, most)?, Some(Answer { syntax, start, marks })));
+                let mut answer = chat.answers[usize::from(!tools.is_empty())].clone();
+                answer.start = if *continue_final { AnswerStart::PastReasoning } else { answer.syntax.start(&text) };
+                return Ok((self.encode(&text, most)?, Some(answer)));
             }
             TextInput::Prompt { text, .. } => self.encode(text, most)?,
             TextInput::FillIn { prefix, suffix, .. } => {

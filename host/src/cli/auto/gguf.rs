@@ -215,6 +215,18 @@ fn ended(error: &std::io::Error) -> String {
 pub(in crate::cli) mod tests {
     use super::*;
 
+    /// The pairs of a header that candle-llm reads, its architecture first.
+    pub(in crate::cli) const SMOLLM: [(&str, &str); 8] = [
+        ("general.architecture", "llama"),
+        ("llama.block_count", "30"),
+        ("llama.embedding_length", "576"),
+        ("llama.attention.head_count", "9"),
+        ("llama.attention.head_count_kv", "3"),
+        ("llama.context_length", "2048"),
+        ("tokenizer.ggml.model", "gpt2"),
+        ("tokenizer.ggml.pre", "smollm"),
+    ];
+
     /// A header with these texts, numbers and lists, and a tensor of each of these types.
     pub(in crate::cli) fn header_bytes(pairs: &[(&str, &str)], types: &[u32]) -> Vec<u8> {
         let mut out = b"GGUF\x03\0\0\0".to_vec();

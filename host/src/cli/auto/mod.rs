@@ -225,22 +225,10 @@ impl Looks {
 
 #[cfg(test)]
 mod tests {
-    use super::gguf::tests::header_bytes;
+    use super::gguf::tests::{SMOLLM, header_bytes};
     use super::*;
     use crate::config::{Selection, parse};
 
-    /// The pairs of a header that candle-llm reads, its architecture first.
-    const LLAMA: [(&str, &str); 9] = [
-        ("general.architecture", "llama"),
-        ("llama.block_count", "30"),
-        ("llama.embedding_length", "576"),
-        ("llama.attention.head_count", "9"),
-        ("llama.attention.head_count_kv", "3"),
-        ("llama.context_length", "2048"),
-        ("tokenizer.ggml.model", "gpt2"),
-        ("tokenizer.ggml.pre", "smollm"),
-        ("general.name", "x"),
-    ];
     const LLAMA_CONFIG: &str = r#"{"model_type": "llama", "hidden_act": "silu"}"#;
 
     /// A folder with files for a models.yaml beside them, and a PATH within.
@@ -258,7 +246,7 @@ mod tests {
         }
 
         fn gguf(&self, name: &str, architecture: &str) {
-            let mut pairs = LLAMA;
+            let mut pairs = SMOLLM;
             pairs[0].1 = architecture;
             self.file(name, header_bytes(&pairs, &[0, 2]));
         }
@@ -348,7 +336,7 @@ mod tests {
         let half = told(&machine.choose("source: {path: m-00001-of-00002.gguf}"));
         assert!(half.starts_with("open: ") && half.contains("m-00002-of-00002.gguf cannot be read"), "{half}");
         // Of what no plugin of ours reads there is one tensor, in the second part.
-        machine.file("m-00002-of-00002.gguf", header_bytes(&LLAMA, &[0, 16]));
+        machine.file("m-00002-of-00002.gguf", header_bytes(&SMOLLM, &[0, 16]));
         machine.program("llama-server");
         assert!(told(&machine.choose("source: {path: m-00001-of-00002.gguf}")).contains("ggml's type 16"));
     }
@@ -384,7 +372,7 @@ mod tests {
         machine.gguf("clip.gguf", "clip");
         machine.gguf("vectors.gguf", "nomic-bert");
         machine.gguf("m.gguf", "llama");
-        machine.file("damaged.gguf", &header_bytes(&LLAMA, &[0])[..60]);
+        machine.file("damaged.gguf", &header_bytes(&SMOLLM, &[0])[..60]);
         machine.file("x.bin", "x");
         for (entry, words) in [
             ("source: {path: clip.gguf}", "plugin: `auto` finds nothing that serves its file, which is a projector"),

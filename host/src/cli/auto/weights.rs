@@ -223,18 +223,7 @@ pub(in crate::cli) fn part_of(name: &str) -> Option<(&str, u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::auto::gguf::tests::header_bytes;
-
-    const SMOLLM: [(&str, &str); 8] = [
-        ("general.architecture", "llama"),
-        ("llama.block_count", "30"),
-        ("llama.embedding_length", "576"),
-        ("llama.attention.head_count", "9"),
-        ("llama.attention.head_count_kv", "3"),
-        ("llama.context_length", "2048"),
-        ("tokenizer.ggml.model", "gpt2"),
-        ("tokenizer.ggml.pre", "smollm"),
-    ];
+    use crate::cli::auto::gguf::tests::{SMOLLM, header_bytes};
 
     fn weights(pairs: &[(&str, &str)], types: &[u32]) -> Weights {
         let folder = tempfile::tempdir().unwrap();

@@ -273,9 +273,7 @@ fn lark(value: &RawValue, path: String) -> Result<AskedFormat, ApiError> {
 
 /// Whether a line begins a rule of llama.cpp's grammars.
 fn is_gbnf(line: &str) -> bool {
-    let is_name =
-        |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    line.split_once("::=").is_some_and(|(name, _)| is_name(name.trim()))
+    line.split_once("::=").is_some_and(|(name, _)| !name.trim().is_empty() && is_plain(name.trim()))
 }
 
 fn bounded<'a>(value: &'a RawValue, path: &str, what: &str) -> Result<std::borrow::Cow<'a, str>, ApiError> {
@@ -317,12 +315,15 @@ fn escape(text: &str, out: &mut String) {
 
 /// Checks the name of a schema or a function, as OpenAI has them.
 pub(super) fn check_name(name: &str, path: impl Fn() -> String, bytes_max: usize) -> Result<(), ApiError> {
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
-    if is_plain && (1..=bytes_max).contains(&name.len()) {
+    if is_plain(name) && (1..=bytes_max).contains(&name.len()) {
         return Ok(());
     }
     let path = path();
     let message =
         format!("`{path}` must have from 1 to {bytes_max} of a-z, A-Z, 0-9, `_` and `-`, not `{}`", shown(name));
     Err(ApiError::invalid(path, message))
+}
+
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
