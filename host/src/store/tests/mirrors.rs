@@ -1,8 +1,10 @@
 //! Who is asked, in which order, and what a silent one costs.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use socket2::{Domain, SockFilter, Socket, Type};
+use tokio::net::TcpListener;
 
 use super::standin::{Manners, Page};
 use super::{CONTENT, World, right, url};
@@ -17,24 +19,15 @@ async fn mute() -> (TcpListener, String) {
     (listener, base)
 }
 
-/// A server that does not even accept connections: its queue is full, so that the kernel drops every further attempt.
-async fn black_hole() -> (TcpListener, Vec<TcpStream>, String) {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
-    let listener = socket.listen(0).expect("it listens");
-    let address = listener.local_addr().expect("an address");
-    let (mut queued, mut silences) = (Vec::new(), 0);
-    // On a busy machine one may be slow to be taken into the queue; then it has room for another.
-    while silences < 5 {
-        match tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                queued.push(stream);
-                silences = 0;
-            }
-            _ => silences += 1,
-        }
-    }
-    (listener, queued, format!("http://{address}"))
+/// A server that does not even accept connections: its socket drops every packet.
+fn black_hole() -> (Socket, String) {
+    let nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.attach_filter(&[nothing]).expect("a filter");
+    socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().expect("an address").into()).expect("a port");
+    socket.listen(1).expect("it listens");
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("an address");
+    (socket, format!("http://{address}"))
 }
 
 #[tokio::test]
@@ -66,7 +59,7 @@ async fn mirrors_are_tried_in_order_and_each_failure_is_told() {
 
 #[tokio::test]
 async fn a_silent_mirror_holds_up_nobody() {
-    let ((_mute, mute), (_hole, _queue, hole)) = (mute().await, black_hole().await);
+    let ((_mute, mute), (_hole, hole)) = (mute().await, black_hole());
     let mut world = World::new().await;
     world.patience.stagger = Duration::from_millis(20);
     world.server.file("good.gguf", CONTENT);
@@ -80,7 +73,7 @@ async fn a_silent_mirror_holds_up_nobody() {
 
 #[tokio::test]
 async fn silence_is_told_from_absence() {
-    let ((_mute, mute), (_hole, _queue, hole)) = (mute().await, black_hole().await);
+    let ((_mute, mute), (_hole, hole)) = (mute().await, black_hole());
     let mut world = World::new().await;
     let short = Duration::from_millis(500);
     world.patience = Patience {
