@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use aihost_plugin_api::{
-    Context, Custom, CustomHead, CustomOutput, CustomRequest, Engine, Error, ErrorKind, FinishReason, Flow, Job,
-    Metric, MetricKind, Result, Text, TextInput, TextOutput, TextRequest,
+    AnswerStart, AnswerSyntax, Context, Custom, CustomHead, CustomOutput, CustomRequest, Engine, Error, ErrorKind,
+    FinishReason, Flow, Job, Metric, MetricKind, Result, Text, TextInput, TextOutput, TextRequest,
 };
 use bare::loaded;
 use serde_json::json;
@@ -248,6 +248,35 @@ fn the_length_of_a_prompt_leaves_before_the_answer_and_once() {
     let prompt = json!({"type": "prompt", "tokens": 7, "cached": 2});
     assert_eq!(events, [prompt, json!({"type": "text", "text": "a"}), json!({"type": "text", "text": "b"})]);
     assert_eq!((answer.text.as_str(), answer.finish.usage.prompt_tokens), ("ab", 7));
+}
+
+/// Thinks, and then answers.
+#[derive(Default)]
+struct Thinking;
+
+impl Engine for Thinking {
+    type Task = Text;
+
+    fn generate(&self, request: TextRequest, output: &TextOutput, _: &Context) -> Result<FinishReason> {
+        if request.input == TextInput::prompt("alone") {
+            output.token(b"")?;
+            output.reasoned(9);
+            output.reasoning("hm")?;
+        } else {
+            output.read_as(AnswerSyntax::of_template("<think></think>"), AnswerStart::Free, &request.input);
+        }
+        ["<think>", "a", "b", "</think>", "c"].iter().try_for_each(|token| output.token(token.as_bytes()))?;
+        Ok(FinishReason::Stop)
+    }
+}
+
+#[test]
+fn tokens_of_reasoning_are_counted() {
+    let host = loaded::<Thinking>();
+    for (prompt, counted) in [("read", (5, 4)), ("alone", (6, 1))] {
+        let usage = host.generate(&TextRequest::prompt(prompt)).unwrap().finish.usage;
+        assert_eq!((usage.completion_tokens, usage.reasoning_tokens), counted);
+    }
 }
 
 #[test]

@@ -120,12 +120,18 @@ struct Entry {
 struct ChunkUsage {
     prompt_tokens: Option<u32>,
     completion_tokens: Option<u32>,
-    prompt_tokens_details: Option<Details>,
+    prompt_tokens_details: Option<PromptDetails>,
+    completion_tokens_details: Option<AnswerDetails>,
 }
 
 #[derive(Deserialize)]
-struct Details {
+struct PromptDetails {
     cached_tokens: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct AnswerDetails {
+    reasoning_tokens: Option<u32>,
 }
 
 impl ChatReader {
@@ -214,10 +220,12 @@ impl ChatReader {
         }
         if let Some(usage) = chunk.usage {
             let cached = usage.prompt_tokens_details.and_then(|details| details.cached_tokens);
+            let reasoning = usage.completion_tokens_details.and_then(|details| details.reasoning_tokens);
             self.usage = Usage::default()
                 .prompt_tokens(usage.prompt_tokens.unwrap_or_default())
                 .completion_tokens(usage.completion_tokens.unwrap_or_default())
-                .cached_tokens(cached.unwrap_or_default());
+                .cached_tokens(cached.unwrap_or_default())
+                .reasoning_tokens(reasoning.unwrap_or_default());
         }
         chunk.choices.into_iter().try_for_each(|choice| self.choice(choice))
     }
@@ -349,7 +357,7 @@ mod tests {
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"\\\":1}\"}}]}}]}\n\n",
         "data: {\"choices\":[{\"index\":0,\"delta\":{\"tool_calls\":[{\"index\":0,\"id\":\"c2\",\"function\":{\"name\":\"g\",\"arguments\":{\"b\":2}}}]}}]}\n\n",
         "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n",
-        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":3}}}\n\n",
+        "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":5,\"prompt_tokens_details\":{\"cached_tokens\":3},\"completion_tokens_details\":{\"reasoning_tokens\":2}}}\n\n",
         "data: [DONE]\n\n",
     );
 
@@ -365,9 +373,9 @@ mod tests {
                 r#"Event(0, ToolArguments { index: 0, fragment: "\":1}" })"#,
                 r#"Event(0, ToolCall { index: 1, id: "c2", name: "g" })"#,
                 r#"Event(0, ToolArguments { index: 1, fragment: "{\"b\":2}" })"#,
-                "Finish(0, TextFinish { reason: ToolCalls, usage: Usage { prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0 }, stop: None })",
+                "Finish(0, TextFinish { reason: ToolCalls, usage: Usage { prompt_tokens: 0, completion_tokens: 0, cached_tokens: 0, reasoning_tokens: 0 }, stop: None })",
             ]);
-            prop_assert_eq!(usage, Usage::default().prompt_tokens(7).completion_tokens(5).cached_tokens(3));
+            prop_assert_eq!(usage, Usage::default().prompt_tokens(7).completion_tokens(5).cached_tokens(3).reasoning_tokens(2));
         }
 
         #[test]

@@ -94,7 +94,8 @@ impl EngineText {
         self.usage = Usage::default()
             .prompt_tokens(add(self.usage.prompt_tokens, told.prompt_tokens))
             .completion_tokens(add(self.usage.completion_tokens, told.completion_tokens))
-            .cached_tokens(add(self.usage.cached_tokens, told.cached_tokens));
+            .cached_tokens(add(self.usage.cached_tokens, told.cached_tokens))
+            .reasoning_tokens(add(self.usage.reasoning_tokens, told.reasoning_tokens));
         self.stage = match self.chats.pop_front() {
             Some(chat) => Stage::Asking(self.asker.clone().ask(chat).boxed()),
             None => Stage::Ended,

@@ -253,6 +253,7 @@ impl Generation {
         let index = self.active.remove(at).index;
         let usage = finish.usage;
         self.usage.completion_tokens = self.usage.completion_tokens.saturating_add(usage.completion_tokens);
+        self.usage.reasoning_tokens = self.usage.reasoning_tokens.saturating_add(usage.reasoning_tokens);
         if index.is_multiple_of(self.job.terms.n) {
             self.usage.prompt_tokens = self.usage.prompt_tokens.saturating_add(usage.prompt_tokens);
             self.usage.cached_tokens = self.usage.cached_tokens.saturating_add(usage.cached_tokens);

@@ -99,7 +99,10 @@ impl TextOutput {
                 state.entries.add(entry, &whole);
             }
             if state.reader.is_some() {
+                let was_reasoning = state.is_in_reasoning();
                 let events = state.read(&whole, More::Follows);
+                // The marks around it are part of it.
+                state.usage.reasoning_tokens += u32::from(was_reasoning || state.is_in_reasoning());
                 return (events, state.stop.matched() || state.has_called);
             }
             let text = state.stop.push(&whole);
@@ -138,12 +141,18 @@ impl TextOutput {
         self.push(event).map(|_| ())
     }
 
-    /// Adds text of the model's reasoning, which is not part of the answer. No stop string is looked for in it.
+    /// Adds text of the model's reasoning, which is not part of the answer. No stop string is looked for in it. Its tokens are
+    /// counted by [`token`](Self::token) without bytes, and by [`reasoned`](Self::reasoned).
     ///
     /// # Errors
     /// Once the client left.
     pub fn reasoning(&self, text: &str) -> Result<Flow> {
         self.push(Some(TextEvent::Reasoning { text: text.to_owned() }))
+    }
+
+    /// Says how many of the tokens so far were reasoning, where [`read_as`](Self::read_as) does not count them.
+    pub fn reasoned(&self, tokens: u32) {
+        self.with(|state| state.usage.reasoning_tokens = tokens.min(state.usage.completion_tokens));
     }
 
     /// Begins a tool call: `index` counts from 0, `id` is `call_...`. Its arguments follow by
@@ -256,6 +265,10 @@ impl TextState {
     fn untold_prompt(&mut self) -> Option<TextEvent> {
         let Usage { prompt_tokens: tokens, cached_tokens: cached, .. } = self.usage;
         std::mem::take(&mut self.prompt_is_untold).then_some(TextEvent::Prompt { tokens, cached })
+    }
+
+    fn is_in_reasoning(&self) -> bool {
+        self.reader.as_ref().is_some_and(AnswerReader::is_in_reasoning)
     }
 
     /// What this text, which is no more held back, is as events: by the reader, which there is.

@@ -548,11 +548,14 @@ pub struct Usage {
     /// Part of `prompt_tokens` found in a cache.
     #[serde(default)]
     pub cached_tokens: u32,
+    /// Part of `completion_tokens` that was reasoning.
+    #[serde(default)]
+    pub reasoning_tokens: u32,
 }
 
 builders! {
     Usage:
-    prompt_tokens(u32), completion_tokens(u32), cached_tokens(u32),
+    prompt_tokens(u32), completion_tokens(u32), cached_tokens(u32), reasoning_tokens(u32),
 }
 
 /// The result of one text request.

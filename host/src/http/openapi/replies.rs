@@ -16,6 +16,7 @@ pub(super) fn schemas() -> Value {
         json!({
             "prompt_tokens": count(), "completion_tokens": count(), "total_tokens": count(),
             "prompt_tokens_details": object(&["cached_tokens"], json!({"cached_tokens": count()})),
+            "completion_tokens_details": object(&["reasoning_tokens"], json!({"reasoning_tokens": count()})),
         }),
     );
     let finish = json!({"enum": ["stop", "length", "tool_calls", "function_call", "content_filter", null]});

@@ -12,7 +12,8 @@ async fn whole_answer_has_text_and_usage() {
         concat!(
             r#"{"id":"chatcmpl-ID","object":"chat.completion","created":0,"model":"a","choices":[{"index":0,"#,
             r#""message":{"role":"assistant","content":"Hello","refusal":null},"logprobs":null,"finish_reason":"stop"}],"#,
-            r#""usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1}}}"#
+            r#""usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"#,
+            r#""completion_tokens_details":{"reasoning_tokens":0}}}"#
         )
     );
 }
@@ -119,6 +120,19 @@ async fn tool_calls_and_reasoning_are_told_apart() {
     assert_eq!(deltas[2], json!({"tool_calls": [begin]}));
     assert_eq!(deltas[3], json!({"tool_calls": [{"index": 0, "function": {"arguments": "{\"a\":"}}]}));
     assert_eq!(deltas[5], json!({}));
+}
+
+#[tokio::test]
+async fn tokens_of_reasoning_are_counted_over_all_choices() {
+    let host = Host::new(|_, _| {
+        let usage = json!({"prompt_tokens": 3, "completion_tokens": 5, "reasoning_tokens": 2});
+        let finish = json!({"reason": "stop", "usage": usage}).to_string();
+        Ok(vec![text("a"), Output::Done(Ok(Bytes::from(finish)))])
+    });
+    let chat = host.post("/v1/chat/completions", &chat(&json!({"n": 3}))).await.json();
+    assert_eq!(chat["usage"]["completion_tokens_details"], json!({"reasoning_tokens": 6}));
+    let response = host.post("/v1/responses", &json!({"model": "a", "input": "x"})).await.json();
+    assert_eq!(response["usage"]["output_tokens_details"], json!({"reasoning_tokens": 2}));
 }
 
 #[tokio::test]

@@ -29,8 +29,10 @@ async fn stream_is_exact_to_the_byte() {
         format!(r#"{head}{{"index":0,"text":"{text}","logprobs":null,"finish_reason":{finish}}}],"usage":null}}"#)
             + "\n\n"
     };
-    let usage =
-        r#"{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1}}"#;
+    let usage = concat!(
+        r#"{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"#,
+        r#""completion_tokens_details":{"reasoning_tokens":0}}"#
+    );
     let expected = [
         chunk("Hel", "null"),
         chunk("lo", "null"),

@@ -567,11 +567,17 @@ pub(super) struct UsageReply {
     completion_tokens: u32,
     total_tokens: u32,
     prompt_tokens_details: PromptDetails,
+    completion_tokens_details: AnswerDetails,
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
 struct PromptDetails {
     cached_tokens: u32,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+struct AnswerDetails {
+    reasoning_tokens: u32,
 }
 
 impl From<Usage> for UsageReply {
@@ -581,6 +587,7 @@ impl From<Usage> for UsageReply {
             completion_tokens: usage.completion_tokens,
             total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
             prompt_tokens_details: PromptDetails { cached_tokens: usage.cached_tokens },
+            completion_tokens_details: AnswerDetails { reasoning_tokens: usage.reasoning_tokens },
         }
     }
 }

@@ -43,6 +43,10 @@ impl Harmony {
         self.held.len()
     }
 
+    pub(super) fn is_in_reasoning(&self) -> bool {
+        matches!(self.state, State::Body(Channel::Reasoning))
+    }
+
     pub(super) fn push(&mut self, text: &str, out: &mut Vec<Piece>) {
         self.held.push_str(text);
         while self.step(out) {}

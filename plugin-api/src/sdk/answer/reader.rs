@@ -60,6 +60,14 @@ impl AnswerReader {
         }
     }
 
+    /// Whether what comes next is reasoning, as far as is known.
+    pub(crate) fn is_in_reasoning(&self) -> bool {
+        match self {
+            Self::Marked(marked) => matches!(marked.state, State::Reasoning { .. }),
+            Self::Channels(harmony) => harmony.is_in_reasoning(),
+        }
+    }
+
     /// What more text makes known.
     pub(crate) fn push(&mut self, text: &str) -> Vec<Piece> {
         let mut out = Vec::new();
