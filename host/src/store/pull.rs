@@ -1,12 +1,16 @@
 //! Fetching a model's files: what is there is left alone, one process at a time, the final name only for a whole file.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::caches::{Caches, Kept};
 use super::client::Waits;
 use super::digest::{self, Digests, beside};
+use super::download::Ranges;
 use super::fetch::{Fetch, Patience};
 use super::lock::Lock;
 use super::route::Places;
@@ -21,6 +25,8 @@ const MIRROR_PATIENCE: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one may wait for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Ranges of one large file that are fetched at once, and the bytes of each: what a stop may cost is a few of them.
+const RANGES: Ranges = Ranges { at_once: 4, bytes: 64 << 20 };
 /// How often a file that another process fetches is looked at.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
@@ -74,6 +80,8 @@ pub struct Pulled {
     pub path: PathBuf,
     /// The mirror it was fetched from; `None` if it was there already.
     pub fetched_from: Option<String>,
+    /// Another program's file that it is a link to now, instead of being fetched.
+    pub linked_to: Option<PathBuf>,
 }
 
 /// Why a file is not there: each mirror's own failure.
@@ -102,9 +110,12 @@ impl std::error::Error for PullError {}
 /// Fetches files.
 #[derive(Debug)]
 pub struct Puller {
-    places: Places,
-    patience: Patience,
-    digests: Digests,
+    pub(super) places: Places,
+    pub(super) patience: Patience,
+    pub(super) digests: Digests,
+    pub(super) caches: Caches,
+    /// Whether nobody is asked for anything.
+    pub(super) offline: bool,
 }
 
 impl Puller {
@@ -115,11 +126,16 @@ impl Puller {
     /// Something in the environment cannot be used.
     pub fn from_env(env: &Env, digests: Digests) -> Result<Self, String> {
         let waits = Waits { connect: CONNECT_TIMEOUT, answer: ANSWER_TIMEOUT };
-        Self::new(env, Patience { backoff: BACKOFF_FIRST, stagger: MIRROR_PATIENCE, waits }, digests)
+        Self::new(
+            env,
+            Patience { backoff: BACKOFF_FIRST, stagger: MIRROR_PATIENCE, waits, ranges: Some(RANGES) },
+            digests,
+        )
     }
 
     pub(super) fn new(env: &Env, patience: Patience, digests: Digests) -> Result<Self, String> {
-        Ok(Self { places: Places::from_env(env, patience.waits)?, patience, digests })
+        let places = Places::from_env(env, patience.waits)?;
+        Ok(Self { places, patience, digests, caches: Caches::of(env), offline: env.is_offline() })
     }
 
     /// Brings every file of a model to its place.
@@ -193,6 +209,13 @@ impl Job<'_> {
         if !replaced && self.is_there().await? {
             return Ok(self.pulled(None));
         }
+        if !replaced && let Some(kept) = self.kept_by_others().await? {
+            return self.link(kept);
+        }
+        if self.puller.offline {
+            let message = format!("{} is not there, and nobody is asked for it (offline)", path.display());
+            return Err(self.failed(message, Vec::new()));
+        }
         let (role, sink) = (self.role.to_owned(), Arc::clone(self.progress));
         let fetch = Fetch {
             places: &self.puller.places,
@@ -220,7 +243,35 @@ impl Job<'_> {
     }
 
     fn pulled(&self, fetched_from: Option<String>) -> Pulled {
-        Pulled { role: self.role.to_owned(), path: self.file.path.clone(), fetched_from }
+        Pulled { role: self.role.to_owned(), path: self.file.path.clone(), fetched_from, linked_to: None }
+    }
+
+    /// The file as another program of this machine has it, with the right digest.
+    async fn kept_by_others(&self) -> Result<Option<PathBuf>, PullError> {
+        for Kept { path, is_told_by_place } in self.puller.caches.candidates(self.file) {
+            let Ok(metadata) = std::fs::metadata(&path) else { continue };
+            let is_it = match &self.file.sha256 {
+                // Who cannot read it fetches it.
+                Some(wanted) => self.digest_of(&path, &metadata).await.is_ok_and(|found| found == *wanted),
+                None => is_told_by_place && matches!(sniff::foreign(&path, &self.file.path), Ok(None)),
+            };
+            if is_it {
+                return Ok(Some(path));
+            }
+            tracing::debug!(file = %path.display(), "it is not the file that is wanted");
+        }
+        Ok(None)
+    }
+
+    /// Puts a link to another program's file in the file's place.
+    fn link(&self, target: PathBuf) -> Result<Pulled, PullError> {
+        let path = &self.file.path;
+        let fresh = beside(path, ".link");
+        let _ = std::fs::remove_file(&fresh);
+        std::os::unix::fs::symlink(&target, &fresh)
+            .and_then(|()| std::fs::rename(&fresh, path))
+            .map_err(|e| self.failed(format!("{}: {e}", path.display()), Vec::new()))?;
+        Ok(Pulled { linked_to: Some(target), ..self.pulled(None) })
     }
 
     fn failed(&self, message: String, tried: Vec<(String, String)>) -> PullError {
@@ -239,19 +290,23 @@ impl Job<'_> {
             let is_it = || self.file.sources.is_empty() || matches!(sniff::foreign(path, path), Ok(None));
             return Ok(metadata.is_file() && metadata.len() > 0 && is_it());
         };
-        if let Some(found) = self.puller.digests.remembered_of(&metadata) {
-            return Ok(found == *wanted);
-        }
-        let (owned, report) = (path.clone(), self.reporter(Phase::Verifying));
-        let total = Some(metadata.len());
-        let hashed = tokio::task::spawn_blocking(move || digest::of_file(&owned, |done| report(done, total))).await;
-        match hashed.map_err(std::io::Error::other).and_then(|result| result) {
-            Ok(found) => {
-                self.puller.digests.remember(&metadata, &found);
-                Ok(found == *wanted)
-            }
+        match self.digest_of(path, &metadata).await {
+            Ok(found) => Ok(found == *wanted),
             Err(error) => Err(self.failed(format!("{} cannot be read: {error}", path.display()), Vec::new())),
         }
+    }
+
+    /// The digest of a file as it is, hashing it if nobody has yet.
+    async fn digest_of(&self, path: &Path, metadata: &Metadata) -> io::Result<String> {
+        if let Some(found) = self.puller.digests.remembered_of(metadata) {
+            return Ok(found);
+        }
+        let (owned, report) = (path.to_owned(), self.reporter(Phase::Verifying));
+        let total = Some(metadata.len());
+        let hashed = tokio::task::spawn_blocking(move || digest::of_file(&owned, |done| report(done, total))).await;
+        let found = hashed.map_err(io::Error::other)??;
+        self.puller.digests.remember(metadata, &found);
+        Ok(found)
     }
 
     async fn lock(&self) -> Result<Lock, PullError> {

@@ -77,6 +77,16 @@ impl Places {
         Ok(Self { http, hub, token: env.hf_token().map(str::to_owned), packages })
     }
 
+    /// The hub's address, without a slash at its end.
+    pub(super) fn hub(&self) -> &str {
+        &self.hub
+    }
+
+    /// The hub's token.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// A mirror's routes, the preferred one first.
     pub(super) fn routes<'a>(&'a self, source: &'a Source) -> Vec<Route<'a>> {
         match source {

@@ -8,18 +8,9 @@ use super::folder;
 use super::local::Local;
 use super::plan::Plan;
 use super::walk::{self, Found};
-use crate::config::Env;
 
 /// The end of a repository's name that says of what format it is.
 const FORMAT: &str = "-gguf";
-
-/// Where LM Studio keeps its models, newer versions first.
-pub(super) fn usual_places(env: &Env) -> Vec<PathBuf> {
-    let home = env.named("HOME").map(PathBuf::from);
-    home.into_iter()
-        .flat_map(|home| [".lmstudio/models", ".cache/lm-studio/models"].map(|below| home.join(below)))
-        .collect()
-}
 
 /// Whether all files lie as LM Studio puts them.
 pub(super) fn is_one(root: &Path, found: &Found) -> bool {

@@ -63,7 +63,7 @@ pub(super) fn find(named: &Path, env: &Env) -> Result<Source, CliError> {
     }
     let places = match named.to_str() {
         Some("ollama") => ollama::usual_places(env),
-        Some("lmstudio" | "lm-studio") => lm_studio::usual_places(env),
+        Some("lmstudio" | "lm-studio") => env.lm_studio_folders(),
         _ => return Err(CliError::failed(format!("there is no {}", named.display())).hint(UNDERSTOOD)),
     };
     match places.iter().find(|place| place.is_dir()) {

@@ -32,9 +32,10 @@ pub(super) struct Spot {
 }
 
 impl Spot {
-    /// By digest where there is one, so that entries of the same bytes share one file; by source where there is none.
+    /// By digest where there is one, so that entries of the same bytes share one file; by source where there is none, and for the
+    /// parts of a split model, which must lie beside each other under their own names.
     pub(super) fn below_models(&self, sha256: Option<&str>) -> PathBuf {
-        match sha256 {
+        match sha256.filter(|_| !is_part(last_name(&self.file))) {
             Some(sha256) => PathBuf::from(format!("sha256-{}", &sha256[..16])).join(last_name(&self.file)),
             None => PathBuf::from(&self.folder).join(&self.file),
         }
@@ -245,6 +246,14 @@ fn url_spot(rest: &str) -> Option<Spot> {
 
 fn last_name(file: &str) -> &str {
     file.rsplit('/').next().unwrap_or(file)
+}
+
+/// Whether a file is one of several by its name: `model-00001-of-00002.safetensors`.
+fn is_part(name: &str) -> bool {
+    let is_number = |digits: &str| digits.len() == 5 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    let numbers = stem.rsplit_once("-of-").and_then(|(rest, count)| Some((rest.rsplit_once('-')?.1, count)));
+    numbers.is_some_and(|(number, count)| is_number(number) && is_number(count))
 }
 
 /// What the whole is called if it does not say: as its first part, without `.part0` or `.001`.

@@ -10,6 +10,11 @@ use super::{Asked, Request, discard};
 use crate::store::failure::{Failure, Kind};
 use crate::store::packages::{self, has_credentials};
 
+/// By which the hub says what is wrong.
+const HUB_ERROR: HeaderName = HeaderName::from_static("x-error-code");
+/// What it says of a repository whose terms are to be accepted.
+const GATED: &str = "GatedRepo";
+
 /// An answer whose body was not read.
 #[derive(Debug)]
 pub(in crate::store) enum Answer {
@@ -56,13 +61,13 @@ pub(super) fn read(
             let total = response.content_length();
             Ok(Answer::Coming { response, have: 0, until: total, total })
         }
-        _ => Err(refusal(request, &response)),
+        _ => Err(refusal(request.asked, &request.url, &response)),
     }
 }
 
 /// Where the rest ends and how much it is in all, if it is what was asked for: begins where we stand, and belongs to a file
 /// of the size that was announced.
-fn rest(response: &Response, have: u64, announced: Option<u64>) -> Option<(u64, Option<u64>)> {
+pub(super) fn rest(response: &Response, have: u64, announced: Option<u64>) -> Option<(u64, Option<u64>)> {
     let (range, total) = header(response, &CONTENT_RANGE)?.strip_prefix("bytes")?.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
@@ -98,7 +103,8 @@ fn no_page(request: &Request<'_>, response: &Response) -> Result<(), Failure> {
     }
 }
 
-fn header<'a>(response: &'a Response, name: &HeaderName) -> Option<&'a str> {
+/// A header as text.
+pub(in crate::store) fn header<'a>(response: &'a Response, name: &HeaderName) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }
 
@@ -110,20 +116,36 @@ fn discard_piece(request: &Request<'_>) {
     Origin::forget(&request.part);
 }
 
-fn refusal(request: &Request<'_>, response: &Response) -> Failure {
+/// Why a server does not give what it was asked for, and what to do.
+pub(in crate::store) fn refusal(asked: Asked<'_>, url: &Url, response: &Response) -> Failure {
     let status = response.status();
-    let asked = header(response, &RETRY_AFTER).and_then(|value| value.parse().ok()).map(Duration::from_secs);
-    let failure = match (request.asked, status) {
+    let wait = header(response, &RETRY_AFTER).and_then(|value| value.parse().ok()).map(Duration::from_secs);
+    let failure = match (asked, status) {
         (Asked::Index, StatusCode::NOT_FOUND | StatusCode::GONE) => {
             Failure::last(format!("{status}: the index names the wheel, and its server does not have it"))
         }
-        (Asked::Index, status) => packages::refusal(status, has_credentials(&request.url)),
-        (asked, status) => Failure { sentence: sentence(asked, status, &request.url), kind: kind(status) },
+        (Asked::Index, status) => packages::refusal(status, has_credentials(url)),
+        (Asked::Hub { token }, status) if header(response, &HUB_ERROR) == Some(GATED) => {
+            Failure::last(format!("{status}: {}", gated(url, token.is_some())))
+        }
+        (asked, status) => Failure { sentence: sentence(asked, status, url), kind: kind(status) },
     };
     match failure.kind {
-        Kind::Passing(_) => Failure { kind: Kind::Passing(asked), ..failure },
+        Kind::Passing(_) => Failure { kind: Kind::Passing(wait), ..failure },
         _ => failure,
     }
+}
+
+/// What to do about a repository whose terms are to be accepted.
+fn gated(url: &Url, has_token: bool) -> String {
+    let path = url.path().trim_start_matches("/api/models/").trim_start_matches('/');
+    let page: Vec<&str> = path.split('/').take(2).collect();
+    let hub = url.origin().ascii_serialization();
+    let token = match has_token {
+        true => "with the account of HF_TOKEN, and see that the token may read gated repositories",
+        false => "and set HF_TOKEN to a token of the account that did",
+    };
+    format!("the repository is gated: accept its terms at {hub}/{} {token}", page.join("/"))
 }
 
 fn kind(status: StatusCode) -> Kind {

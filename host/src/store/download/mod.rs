@@ -3,6 +3,7 @@
 
 mod answer;
 mod origin;
+mod ranges;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,13 +11,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, IF_RANGE, RANGE};
-use reqwest::{Response, Url};
+use reqwest::{RequestBuilder, Response, Url};
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
-pub(super) use self::answer::Answer;
+pub(super) use self::answer::{Answer, header, refusal};
 use self::origin::Origin;
+pub(super) use self::ranges::Ranges;
 use super::client::{Http, broke};
 use super::digest::{feed, hex};
 use super::failure::{Failure, Kind};
@@ -47,6 +49,10 @@ pub(super) struct Request<'a> {
     pub(super) part: PathBuf,
     /// Where in the part it begins.
     pub(super) start: u64,
+    /// How it is divided if it is large; nothing if it is to come in one piece.
+    pub(super) ranges: Option<Ranges>,
+    /// The wait before a second try; it doubles.
+    pub(super) backoff: Duration,
 }
 
 /// What came.
@@ -67,13 +73,7 @@ pub(super) async fn open(request: &Request<'_>) -> Result<Answer, Failure> {
     {
         return Ok(Answer::Here(*have));
     }
-    // What is stored is what the digest is of, so it must not be compressed on the way.
-    let mut builder = request.http.client.get(request.url.clone()).header(ACCEPT_ENCODING, "identity");
-    if let Asked::Hub { token: Some(token) } = request.asked
-        && !has_credentials(&request.url)
-    {
-        builder = builder.header(AUTHORIZATION, format!("Bearer {token}"));
-    }
+    let mut builder = asking(request);
     if let Some((have, origin)) = &resume {
         builder = builder.header(RANGE, format!("bytes={have}-")).header(IF_RANGE, &origin.etag);
     }
@@ -81,20 +81,33 @@ pub(super) async fn open(request: &Request<'_>) -> Result<Answer, Failure> {
     answer::read(request, response, resume)
 }
 
+/// A request for all of the file, without a condition.
+fn asking(request: &Request<'_>) -> RequestBuilder {
+    // What is stored is what the digest is of, so it must not be compressed on the way.
+    let builder = request.http.client.get(request.url.clone()).header(ACCEPT_ENCODING, "identity");
+    with_token(builder, request.asked, &request.url)
+}
+
+/// The request with the hub's token, where that is for whom is asked.
+pub(super) fn with_token(builder: RequestBuilder, asked: Asked<'_>, url: &Url) -> RequestBuilder {
+    match asked {
+        Asked::Hub { token: Some(token) } if !has_credentials(url) => {
+            builder.header(AUTHORIZATION, format!("Bearer {token}"))
+        }
+        _ => builder,
+    }
+}
+
 /// Takes in an answer, asking again for the rest as often as bytes come. The digest is that of the request's own bytes.
-pub(super) async fn receive(
-    request: &Request<'_>,
-    answer: Answer,
-    backoff: Duration,
-    report: Report<'_>,
-) -> Result<Received, Failure> {
+pub(super) async fn receive(request: &Request<'_>, answer: Answer, report: Report<'_>) -> Result<Received, Failure> {
     let mut tries = 0;
-    let mut wait = backoff;
+    let mut wait = request.backoff;
+    let mut ranges = request.ranges;
     let mut answer = Ok(answer);
     loop {
         let before = length(&request.part);
         let failure = match answer {
-            Ok(answer) => match body(request, answer, report).await {
+            Ok(answer) => match body(request, answer, &mut ranges, report).await {
                 Ok(received) => return Ok(received),
                 Err(failure) => failure,
             },
@@ -105,7 +118,7 @@ pub(super) async fn receive(
         }
         if length(&request.part) > before {
             tries = 0;
-            wait = backoff;
+            wait = request.backoff;
         }
         tries += 1;
         if tries >= TRIES {
@@ -169,7 +182,12 @@ pub(super) fn length(file: &Path) -> u64 {
     std::fs::metadata(file).map_or(0, |metadata| metadata.len())
 }
 
-async fn body(request: &Request<'_>, answer: Answer, report: Report<'_>) -> Result<Received, Failure> {
+async fn body(
+    request: &Request<'_>,
+    answer: Answer,
+    ranges: &mut Option<Ranges>,
+    report: Report<'_>,
+) -> Result<Received, Failure> {
     let disk = |e: io::Error| Failure::last(format!("{}: {e}", request.part.display()));
     let Answer::Coming { response, have, until, total } = answer else {
         let Answer::Here(bytes) = answer else { return Err(Failure::passing("nothing came")) };
@@ -183,6 +201,25 @@ async fn body(request: &Request<'_>, answer: Answer, report: Report<'_>) -> Resu
     Origin::note(request, &response, total, have);
     let mut done = have;
     report(done, total);
+    if let Some(plan) = ranges::plan(*ranges, &response, have, total) {
+        drop(file);
+        let received = ranges::body(request, response, &plan, hasher, report).await;
+        return match received {
+            Ok(received) => {
+                let file = OpenOptions::new().write(true).open(&request.part).await.map_err(disk)?;
+                file.sync_all().await.map_err(disk)?;
+                Ok(received)
+            }
+            Err(failure) => {
+                // The rest comes in one piece, from a server that may not give several at once.
+                *ranges = None;
+                keep_beginning(request, have).await.map_err(disk)?;
+                tracing::debug!("{}; it is fetched in one piece", failure.sentence);
+                let kind = if failure.kind == Kind::Final { Kind::Passing(None) } else { failure.kind };
+                Err(Failure { kind, ..failure })
+            }
+        };
+    }
     let streamed = stream(response, until, &mut file, &mut hasher, &mut done, &|done| report(done, total)).await;
     file.flush().await.map_err(disk)?;
     file.sync_all().await.map_err(disk)?;
@@ -242,6 +279,12 @@ async fn hashed(request: &Request<'_>, have: u64) -> io::Result<Sha256> {
         Ok(hasher)
     });
     fed.await.map_err(io::Error::other)?
+}
+
+/// Drops what lies behind what is whole from the beginning, of which `have` bytes were here before.
+async fn keep_beginning(request: &Request<'_>, have: u64) -> io::Result<()> {
+    let whole = Origin::resumable(request).map_or(have, |(whole, _)| whole);
+    open_part(request, whole).await?.sync_all().await
 }
 
 /// Opens the part to go on `have` bytes behind the request's start; what lies behind that is dropped.

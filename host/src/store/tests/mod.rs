@@ -2,15 +2,21 @@
 
 /// Files in wheels, and in zips in wheels.
 mod archives;
+/// What other programs of this machine keep.
+mod caches;
 /// Plain files: resume, digests, what servers do wrong.
 mod files;
+/// What the hub says of a repository, and what a pull has before it.
+mod hub;
 /// Who is asked, in which order, and what a silent one costs.
 mod mirrors;
 /// Package indexes.
 mod packages;
 /// Files of several parts.
 mod parts;
-mod standin;
+/// Large files in several ranges at once.
+mod ranges;
+pub(crate) mod standin;
 /// Whose certificates are trusted, and the proxies on the way.
 mod trust;
 
@@ -49,7 +55,7 @@ impl World {
     fn of(server: Standin) -> Self {
         let endless = Duration::from_secs(600);
         let waits = Waits { connect: endless, answer: endless };
-        let patience = Patience { backoff: Duration::from_millis(1), stagger: endless, waits };
+        let patience = Patience { backoff: Duration::from_millis(1), stagger: endless, waits, ranges: None };
         Self { server, folder: tempfile::tempdir().expect("a folder"), variables: Vec::new(), patience }
     }
 
@@ -118,7 +124,7 @@ impl World {
     /// The file is there, and nothing of the way there.
     fn assert_pulled(&self) {
         assert_eq!(std::fs::read(self.target()).expect("there"), CONTENT);
-        for left in [".part", ".part.from", ".part.parts", ".wheel", ".wheel.from", ".zip"] {
+        for left in [".part", ".part.from", ".part.from.new", ".link", ".part.parts", ".wheel", ".wheel.from", ".zip"] {
             assert!(!self.beside(left).exists(), "{left} is left over");
         }
     }

@@ -17,7 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 /// What a server does with a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Manners {
+pub(crate) enum Manners {
     /// Ranges, a strong tag.
     #[default]
     Good,
@@ -39,37 +39,53 @@ pub(super) enum Manners {
     Status(u16),
     /// Compressed, it says.
     Gzip,
+    /// 403, as the hub says that a repository's terms are to be accepted.
+    Gated,
+    /// To `cdn/PATH`, as the hub sends who asks for a large file.
+    Redirect,
+    /// The first answers are 429; then it is good.
+    Busy(usize),
+    /// It announces so many bytes more than there are.
+    Lying(usize),
+    /// It says that it gives ranges, and gives all of the file.
+    Unranged,
+    /// Each answer to a range breaks off after so many bytes.
+    CutRanges(usize),
+    /// After so many answers the file is gone.
+    Leaving(usize),
+    /// After the first answer the file is another one, of the same length.
+    Replaced,
 }
 
 /// A file on the server.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Page {
-    pub(super) bytes: Vec<u8>,
-    pub(super) content_type: Option<&'static str>,
-    pub(super) manners: Manners,
+pub(crate) struct Page {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) content_type: Option<&'static str>,
+    pub(crate) manners: Manners,
     /// What `Authorization` must be.
-    pub(super) authorization: Option<&'static str>,
+    pub(crate) authorization: Option<&'static str>,
 }
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) path: String,
-    pub(super) range: Option<String>,
-    pub(super) authorization: Option<String>,
-    pub(super) accept: Option<String>,
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) range: Option<String>,
+    pub(crate) authorization: Option<String>,
+    pub(crate) accept: Option<String>,
 }
 
 /// A running server.
 #[derive(Clone, Debug)]
-pub(super) struct Standin {
+pub(crate) struct Standin {
     pages: Arc<Mutex<BTreeMap<String, Page>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
-    pub(super) base: String,
+    pub(crate) base: String,
 }
 
 impl Standin {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let standin = Self::at("http", listener.local_addr().expect("an address"));
         let router = standin.router();
@@ -78,7 +94,7 @@ impl Standin {
     }
 
     /// One that encrypts, as `localhost`.
-    pub(super) async fn encrypted(config: rustls::ServerConfig) -> Self {
+    pub(crate) async fn encrypted(config: rustls::ServerConfig) -> Self {
         let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let standin = Self::at("https", tcp.local_addr().expect("an address"));
         let router = standin.router();
@@ -96,25 +112,25 @@ impl Standin {
         Router::new().route("/{*path}", get(answer)).with_state(self.clone())
     }
 
-    pub(super) fn put(&self, path: &str, page: Page) {
+    pub(crate) fn put(&self, path: &str, page: Page) {
         self.pages.lock().expect("not poisoned").insert(path.to_owned(), page);
     }
 
     /// A file with good manners.
-    pub(super) fn file(&self, path: &str, bytes: &[u8]) {
+    pub(crate) fn file(&self, path: &str, bytes: &[u8]) {
         self.put(path, Page { bytes: bytes.to_vec(), ..Page::default() });
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}/{path}", self.base)
     }
 
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("not poisoned").clone()
     }
 
     /// The ranges that were asked for of one file.
-    pub(super) fn ranges(&self, path: &str) -> Vec<Option<String>> {
+    pub(crate) fn ranges(&self, path: &str) -> Vec<Option<String>> {
         self.asked().into_iter().filter(|asked| asked.path == path).map(|asked| asked.range).collect()
     }
 }
@@ -127,19 +143,26 @@ async fn answer(State(standin): State<Standin>, UrlPath(path): UrlPath<String>, 
         authorization: text(header::AUTHORIZATION),
         accept: text(header::ACCEPT),
     };
-    let first = {
+    let count = {
         let mut all = standin.asked.lock().expect("not poisoned");
         all.push(asked.clone());
-        all.iter().filter(|asked| asked.path == path).count() == 1
+        all.iter().filter(|asked| asked.path == path).count()
     };
+    let first = count == 1;
     let page = standin.pages.lock().expect("not poisoned").get(&path).cloned();
-    let Some(page) = page else { return StatusCode::NOT_FOUND.into_response() };
+    let Some(mut page) = page else { return StatusCode::NOT_FOUND.into_response() };
     if page.authorization.is_some_and(|wanted| asked.authorization.as_deref() != Some(wanted)) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let from: Option<usize> =
-        asked.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
-    let from = from.filter(|_| text(header::IF_RANGE).as_deref() == Some("\"v1\""));
+    let tag = if page.manners == Manners::Replaced && !first { "\"v2\"" } else { "\"v1\"" };
+    if tag == "\"v2\"" {
+        page.bytes.reverse();
+    }
+    let (from, to) = asked.range.as_deref().and_then(|range| range.strip_prefix("bytes=")?.split_once('-')).unzip();
+    let from: Option<usize> = from.and_then(|from| from.parse().ok());
+    // A range without its end goes to the end of the file.
+    let until = to.and_then(|to| to.parse::<usize>().ok()).map_or(page.bytes.len(), |to| page.bytes.len().min(to + 1));
+    let from = from.filter(|_| text(header::IF_RANGE).is_none_or(|wanted| wanted == tag));
     let mut response = match (page.manners, from) {
         (Manners::Status(status), _) => {
             let status = StatusCode::from_u16(status).expect("a status");
@@ -154,6 +177,21 @@ async fn answer(State(standin): State<Standin>, UrlPath(path): UrlPath<String>, 
             None,
         ) if first => cut(&page.bytes, 0, at),
         (Manners::Vanishing(_), _) => StatusCode::NOT_FOUND.into_response(),
+        (Manners::Leaving(answers), _) if count > answers => StatusCode::NOT_FOUND.into_response(),
+        (Manners::Busy(answers), _) if count <= answers => {
+            (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "0")]).into_response()
+        }
+        (Manners::Gated, _) => (StatusCode::FORBIDDEN, [("x-error-code", "GatedRepo")]).into_response(),
+        (Manners::Redirect, _) => {
+            (StatusCode::FOUND, [(header::LOCATION, standin.url(&format!("cdn/{path}")))]).into_response()
+        }
+        (Manners::Lying(more), _) => {
+            let length = (page.bytes.len() + more).to_string();
+            let bytes = Bytes::copy_from_slice(&page.bytes);
+            let body = Body::from_stream(futures_util::stream::once(async { Ok::<_, std::io::Error>(bytes) }));
+            ([(header::ETAG, tag.to_owned()), (header::CONTENT_LENGTH, length)], body).into_response()
+        }
+        (Manners::CutRanges(at), Some(from)) => cut_range(&page.bytes, from, until, at),
         (Manners::CutAlways(at), None) => cut(&page.bytes, 0, at),
         (Manners::CutAlways(at), Some(from)) => cut(&page.bytes, from, at),
         (_, Some(from)) if from >= page.bytes.len() => {
@@ -165,12 +203,15 @@ async fn answer(State(standin): State<Standin>, UrlPath(path): UrlPath<String>, 
             part(&page.bytes, from, page.bytes.len().min(from + 10), page.bytes.len())
         }
         (Manners::Grown(_), Some(from)) => part(&page.bytes, from, page.bytes.len(), page.bytes.len() + 7),
-        (Manners::Good | Manners::CutOnce(_), Some(from)) => {
-            part(&page.bytes, from, page.bytes.len(), page.bytes.len())
-        }
+        (
+            Manners::Good | Manners::CutOnce(_) | Manners::Busy(_) | Manners::Leaving(_) | Manners::Replaced,
+            Some(from),
+        ) => part(&page.bytes, from, until, page.bytes.len()),
         (Manners::Plain, _) => page.bytes.clone().into_response(),
         (Manners::Gzip, _) => ([(header::CONTENT_ENCODING, "gzip")], page.bytes.clone()).into_response(),
-        (_, None) => ([(header::ETAG, "\"v1\"")], page.bytes.clone()).into_response(),
+        (_, None) | (Manners::Unranged, Some(_)) => {
+            ([(header::ETAG, tag), (header::ACCEPT_RANGES, "bytes")], page.bytes.clone()).into_response()
+        }
     };
     if let Some(kind) = page.content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -202,6 +243,23 @@ fn cut(bytes: &[u8], from: usize, count: usize) -> Response {
     ];
     let status = if from == 0 { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
     (status, head, Body::from_stream(half.chain(broken))).into_response()
+}
+
+/// The bytes from `from` to `until` are announced, and it breaks off after `count` of them.
+fn cut_range(bytes: &[u8], from: usize, until: usize, count: usize) -> Response {
+    let sent = Bytes::copy_from_slice(&bytes[from..until.min(from + count)]);
+    let is_whole = from + count >= until;
+    let half = futures_util::stream::once(async { Ok(sent) });
+    let broken = futures_util::stream::once(async move {
+        tokio::task::yield_now().await;
+        if is_whole { Ok(Bytes::new()) } else { Err(std::io::Error::other("cut")) }
+    });
+    let head = [
+        (header::ETAG, "\"v1\"".to_owned()),
+        (header::CONTENT_LENGTH, (until - from).to_string()),
+        (header::CONTENT_RANGE, format!("bytes {from}-{}/{}", until - 1, bytes.len())),
+    ];
+    (StatusCode::PARTIAL_CONTENT, head, Body::from_stream(half.chain(broken))).into_response()
 }
 
 /// Encrypted connections. Who cannot agree on one is let go.
