@@ -83,7 +83,7 @@ enum Command {
     Logs(logs::Arguments),
     /// Ask a model: a chat with a text model, a file from an audio or image model.
     Run(run::Arguments),
-    /// List, fetch, load, park and unload models.
+    /// List, add, fetch, load, park, unload and remove models.
     Models(models::Arguments),
     /// Show what plugins there are and what options they take; begin one, and try it.
     Plugins(plugins::Arguments),
@@ -252,6 +252,13 @@ mod tests {
             ("aihost models pull", true),
             ("aihost models pull a --all", false),
             ("aihost models pull --all", true),
+            ("aihost models pull --all --offline", true),
+            ("aihost models pull --all --offline --force", false),
+            ("aihost models add hf:org/repo:Q4_K_M --name x --dry-run", true),
+            ("aihost models add", false),
+            ("aihost models rm x --entry", true),
+            ("aihost models rm", false),
+            ("aihost models prune --dry-run", true),
             ("aihost run smollm2 Hi --max-tokens 5", true),
             ("aihost run smollm2 -", true),
             ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),

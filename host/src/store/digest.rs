@@ -15,6 +15,9 @@ const FOLDER: &str = "digests";
 /// Files that are remembered; beyond that the one whose note is oldest is forgotten.
 const NOTES_MAX: usize = 4096;
 
+/// Bytes of a block, by which a file tells what it takes of its disk.
+const DISK_BLOCK_BYTES: u64 = 512;
+
 pub(super) use crate::domain::hex;
 
 /// The path with `suffix` appended to its name.
@@ -117,6 +120,11 @@ pub(super) fn of_file(path: &Path, progress: impl FnMut(u64)) -> io::Result<Stri
     let mut hasher = Sha256::new();
     feed(File::open(path)?, &mut hasher, progress)?;
     Ok(hex(&hasher.finalize()))
+}
+
+/// Bytes that a file takes of its disk: one that grows at several places has holes.
+pub(super) fn on_disk(found: &Metadata) -> u64 {
+    found.len().min(found.blocks().saturating_mul(DISK_BLOCK_BYTES))
 }
 
 /// Size and time of a file: another content has another stamp.

@@ -4,10 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::digest::beside;
+use super::digest::{beside, on_disk};
 use super::lock::Lock;
 
 /// What fetching leaves beside a file, the longest first.
@@ -28,8 +27,6 @@ const LOCK: &str = ".lock";
 /// Folders below `models_dir` that the store makes by the kind of a source; and how those by digest begin.
 const BY_SOURCE: [&str; 4] = ["hf", "pip", "url", "parts"];
 const BY_DIGEST: &str = "sha256-";
-/// Bytes of a block, by which a file tells what it takes of its disk.
-const BLOCK_BYTES: u64 = 512;
 
 /// A file that no model names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +128,7 @@ fn is_fetched(path: &Path) -> bool {
 }
 
 fn bytes_of(found: &fs::Metadata) -> u64 {
-    if found.is_file() { found.len().min(found.blocks() * BLOCK_BYTES) } else { 0 }
+    if found.is_file() { on_disk(found) } else { 0 }
 }
 
 fn remove_empty_folders(models: &Path, path: &Path) {

@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use reqwest::Url;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH};
 
-use super::digest::beside;
+use super::digest::{beside, on_disk};
 use super::download::{header, refusal, with_token};
 use super::failure::Failure;
 use super::locate::{Presence, presence};
@@ -22,8 +22,6 @@ use crate::domain::{ByteSize, ModelId};
 
 /// Files whose sizes are asked for at once.
 const ASKED_AT_ONCE: usize = 8;
-/// Bytes of a block, by which a file tells what it takes of its disk.
-const BLOCK_BYTES: u64 = 512;
 
 /// A file that is still to be fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,8 +72,7 @@ impl Puller {
                 None => self.size(file).await,
             };
             let part = std::fs::metadata(beside(&file.path, ".part"));
-            // A part that grows at several places has holes.
-            let begun = part.map_or(0, |found| found.len().min(found.blocks() * BLOCK_BYTES));
+            let begun = part.map_or(0, |found| on_disk(&found));
             Missing { model: model.clone(), role: role.clone(), path: file.path.clone(), bytes, begun, kept }
         });
         // Boxed: the compiler does not see through the borrows of a stream of them.

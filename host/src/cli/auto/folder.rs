@@ -14,7 +14,7 @@ const CANDLE_ROPES: [&str; 3] = ["default", "linear", "llama3"];
 
 /// What there is to decide by.
 #[derive(Debug, Default)]
-pub(super) struct Folder {
+pub(in crate::cli) struct Folder {
     config: Config,
     has_tokenizer: bool,
     has_safetensors: bool,
@@ -61,8 +61,21 @@ impl Folder {
         })
     }
 
+    /// The same by the text of its `config.json` and the names of its files, wherever they are.
+    ///
+    /// # Errors
+    /// The text is none.
+    pub(in crate::cli) fn of(config: &[u8], names: &[&str]) -> Result<Self, String> {
+        Ok(Self {
+            config: serde_json::from_slice(config)
+                .map_err(|why| format!("has a config.json that cannot be read: {why}"))?,
+            has_tokenizer: names.contains(&"tokenizer.json"),
+            has_safetensors: names.iter().any(|name| name.ends_with(".safetensors")),
+        })
+    }
+
     /// Why candle-llm does not serve it; nothing if it does.
-    pub(super) fn why_not_candle(&self) -> Option<String> {
+    pub(in crate::cli) fn why_not_candle(&self) -> Option<String> {
         let config = &self.config;
         let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
         let rope = rope.and_then(|rope| rope.rope_type.as_deref()).filter(|rope| !CANDLE_ROPES.contains(rope));

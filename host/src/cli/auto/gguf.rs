@@ -67,6 +67,9 @@ impl Header {
     }
 }
 
+/// What is wrong with one of which there is more than was read.
+pub(in crate::cli) const CUT: &str = "ends within its header";
+
 /// Reads a header.
 ///
 /// # Errors
@@ -82,7 +85,11 @@ pub(in crate::cli) fn is_one(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
 }
 
-fn parse(file: impl Read) -> Result<Header, String> {
+/// Reads a header from wherever its bytes come.
+///
+/// # Errors
+/// As of [`read`].
+pub(in crate::cli) fn parse(file: impl Read) -> Result<Header, String> {
     let mut reader = Reader(file);
     if reader.bytes::<4>()? != *b"GGUF" {
         return Err("is no GGUF file".to_owned());
@@ -171,7 +178,7 @@ impl<R: Read> Reader<R> {
         let mut text = Vec::new();
         (&mut self.0).take(length).read_to_end(&mut text).map_err(|error| ended(&error))?;
         if text.len() as u64 != length {
-            return Err("ends within its header".to_owned());
+            return Err(CUT.to_owned());
         }
         Ok(String::from_utf8(text).ok())
     }
@@ -185,7 +192,7 @@ impl<R: Read> Reader<R> {
         let skipped = std::io::copy(&mut (&mut self.0).take(bytes), &mut std::io::sink());
         match skipped.map_err(|error| ended(&error))? {
             all if all == bytes => Ok(()),
-            _ => Err("ends within its header".to_owned()),
+            _ => Err(CUT.to_owned()),
         }
     }
 
@@ -206,7 +213,7 @@ impl<R: Read> Reader<R> {
 
 fn ended(error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => "ends within its header".to_owned(),
+        std::io::ErrorKind::UnexpectedEof => CUT.to_owned(),
         _ => format!("cannot be read ({error})"),
     }
 }

@@ -1,7 +1,7 @@
 //! `plugin: auto`: what serves a model of texts, by what its files say of themselves and by which engines are on this machine. The
 //! one place that decides it; `migrate` asks here too. Nothing is started, and of files only what stands before weights is read.
 
-mod folder;
+pub(super) mod folder;
 pub(super) mod gguf;
 mod options;
 pub(super) mod weights;

@@ -15,31 +15,33 @@ use crate::cli::auto::weights::{self, CacheBits, Runner, Task, Weights};
 
 /// A model of a source that keeps files.
 #[derive(Debug, Default)]
-pub(super) struct Local {
+pub(in crate::cli) struct Local {
     /// Its name there.
-    pub(super) name: String,
+    pub(in crate::cli) name: String,
     /// Its other names there.
-    pub(super) aliases: Vec<String>,
+    pub(in crate::cli) aliases: Vec<String>,
     /// Its weights; of a split model, the first part.
-    pub(super) path: PathBuf,
+    pub(in crate::cli) path: PathBuf,
+    /// The key and value that say where its weights are fetched; nothing where they lie at `path`.
+    pub(in crate::cli) fetched: Option<(&'static str, Value)>,
     /// A projector of pictures.
-    pub(super) projector: Option<PathBuf>,
+    pub(in crate::cli) projector: Option<PathBuf>,
     /// A smaller model that drafts for it.
-    pub(super) draft: Option<PathBuf>,
+    pub(in crate::cli) draft: Option<PathBuf>,
     /// LoRA adapters.
-    pub(super) adapters: Vec<PathBuf>,
+    pub(in crate::cli) adapters: Vec<PathBuf>,
     /// Tokens of context, where it says how many.
-    pub(super) context: Option<u64>,
+    pub(in crate::cli) context: Option<u64>,
     /// Threads, where it says how many.
-    pub(super) threads: Option<u64>,
+    pub(in crate::cli) threads: Option<u64>,
     /// What else llama.cpp's server would be told.
-    pub(super) arguments: Vec<String>,
+    pub(in crate::cli) arguments: Vec<String>,
     /// Keys of its entry that it has whatever serves it.
-    pub(super) keys: Vec<(&'static str, Value)>,
+    pub(in crate::cli) keys: Vec<(&'static str, Value)>,
     /// Whether its source keeps a chat template for it, which is not carried over.
-    pub(super) has_template: bool,
+    pub(in crate::cli) has_template: bool,
     /// What is not carried over in any case.
-    pub(super) notes: Vec<String>,
+    pub(in crate::cli) notes: Vec<String>,
 }
 
 impl Local {
@@ -54,7 +56,8 @@ impl Local {
         }
     }
 
-    fn entry(self, weights: &Weights, task: Task) -> Entry {
+    /// The entry of a file that was looked at.
+    pub(in crate::cli) fn entry(self, weights: &Weights, task: Task) -> Entry {
         let mut entry = Entry::named(self.name.clone());
         entry.aliases.clone_from(&self.aliases);
         entry.notes.clone_from(&self.notes);
@@ -93,7 +96,7 @@ impl Local {
     fn candle(&self, entry: &mut Entry) {
         entry.set("type", yaml::text("text"));
         entry.set("plugin", yaml::text("candle-llm"));
-        entry.set("source", located(&self.path));
+        self.locate(entry);
         for (name, number) in [("context", self.context), ("threads", self.threads)] {
             if let Some(number) = number {
                 entry.option(name, Value::from(number));
@@ -111,7 +114,7 @@ impl Local {
     fn server(&self, entry: &mut Entry, weights: &Weights) {
         entry.set("type", yaml::text("text"));
         entry.set("plugin", yaml::text("vllm"));
-        entry.set("source", located(&self.path));
+        self.locate(entry);
         self.estimate(entry, weights);
         entry.option("engine", yaml::text("llama-server"));
         entry.option("args", yaml::texts(self.server_arguments(weights)));
@@ -126,8 +129,13 @@ impl Local {
                 .to_vec();
         words.extend(self.server_arguments(weights));
         entry.set("command", yaml::texts(words));
-        entry.set("source", located(&self.path));
+        self.locate(entry);
         self.estimate(entry, weights);
+    }
+
+    fn locate(&self, entry: &mut Entry) {
+        let (key, value) = self.fetched.clone().unwrap_or_else(|| ("source", located(&self.path)));
+        entry.set(key, value);
     }
 
     fn estimate(&self, entry: &mut Entry, weights: &Weights) {
@@ -160,7 +168,7 @@ impl Local {
 }
 
 /// Where a file of this machine is.
-pub(super) fn located(path: &Path) -> Value {
+pub(in crate::cli) fn located(path: &Path) -> Value {
     yaml::mapping([("path", yaml::text(path.display().to_string()))])
 }
 

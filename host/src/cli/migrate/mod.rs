@@ -6,12 +6,12 @@ mod kind;
 mod llama_server;
 mod llama_swap;
 mod lm_studio;
-mod local;
+pub(super) mod local;
 mod ollama;
-mod plan;
+pub(super) mod plan;
 mod source;
-mod walk;
-mod yaml;
+pub(super) mod walk;
+pub(super) mod yaml;
 
 #[cfg(test)]
 mod tests;

@@ -31,15 +31,15 @@ pub(super) struct Plan {
 
 /// An entry of `models:`.
 #[derive(Debug, Default)]
-pub(super) struct Entry {
+pub(in crate::cli) struct Entry {
     /// As the source has it.
-    pub(super) name: String,
+    pub(in crate::cli) name: String,
     /// Other names, as the source has them.
-    pub(super) aliases: Vec<String>,
+    pub(in crate::cli) aliases: Vec<String>,
     /// What is not carried over of it, or not as it was.
-    pub(super) notes: Vec<String>,
+    pub(in crate::cli) notes: Vec<String>,
     /// What is good to know beside it, and no loss.
-    pub(super) remarks: Vec<String>,
+    pub(in crate::cli) remarks: Vec<String>,
     /// Its keys in their order, `aliases` not among them.
     settings: Vec<Setting>,
     /// Why the host takes no such entry.
@@ -56,12 +56,12 @@ struct Setting {
 
 impl Entry {
     /// An entry without keys.
-    pub(super) fn named(name: impl Into<String>) -> Self {
+    pub(in crate::cli) fn named(name: impl Into<String>) -> Self {
         Self { name: name.into(), ..Self::default() }
     }
 
     /// Adds a key, or replaces its value where it stands.
-    pub(super) fn set(&mut self, key: &'static str, value: Value) {
+    pub(in crate::cli) fn set(&mut self, key: &'static str, value: Value) {
         match self.settings.iter_mut().find(|setting| setting.key == key) {
             Some(setting) => setting.value = value,
             None => self.settings.push(Setting { key, value, comment: None }),
@@ -69,12 +69,12 @@ impl Entry {
     }
 
     /// Adds a key with a comment above it.
-    pub(super) fn set_with(&mut self, key: &'static str, value: Value, comment: String) {
+    pub(in crate::cli) fn set_with(&mut self, key: &'static str, value: Value, comment: String) {
         self.settings.push(Setting { key, value, comment: Some(comment) });
     }
 
     /// Adds an option of its plugin.
-    pub(super) fn option(&mut self, name: &str, value: Value) {
+    pub(in crate::cli) fn option(&mut self, name: &str, value: Value) {
         if !self.has("options") {
             self.set("options", yaml::mapping::<String>([]));
         }
@@ -85,17 +85,22 @@ impl Entry {
     }
 
     /// Whether the key is there.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(in crate::cli) fn has(&self, key: &str) -> bool {
         self.settings.iter().any(|setting| setting.key == key)
     }
 
+    /// The value of a key.
+    pub(in crate::cli) fn value(&self, key: &str) -> Option<&Value> {
+        self.settings.iter().find(|setting| setting.key == key).map(|setting| &setting.value)
+    }
+
     /// Has it written as a comment.
-    pub(super) fn refuse(&mut self, why: String) {
+    pub(in crate::cli) fn refuse(&mut self, why: String) {
         self.refusal = Some(why);
     }
 
     /// Says that something is not carried over, or not as it was.
-    pub(super) fn note(&mut self, sentence: impl Into<String>) {
+    pub(in crate::cli) fn note(&mut self, sentence: impl Into<String>) {
         self.notes.push(sentence.into());
     }
 }
@@ -211,8 +216,8 @@ impl Plan {
 }
 
 impl Entry {
-    /// The entry with what is said about it above it.
-    fn text(&self) -> String {
+    /// The entry with what is said about it above it, as lines of `models:`.
+    pub(in crate::cli) fn text(&self) -> String {
         let mut out = String::new();
         self.notes.iter().chain(&self.remarks).for_each(|words| yaml::comment(&mut out, 2, words));
         if let Some(why) = &self.refusal {

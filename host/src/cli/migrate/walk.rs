@@ -71,18 +71,18 @@ impl Walk {
 }
 
 /// Whether a name is that of a GGUF file.
-pub(super) fn is_gguf(path: &Path) -> bool {
+pub(in crate::cli) fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
 /// The name of a file without its end, and without its number of a split model.
-pub(super) fn stem(path: &Path) -> String {
+pub(in crate::cli) fn stem(path: &Path) -> String {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let stem = weights::part_of(name).map(|(stem, ..)| stem);
     stem.or_else(|| path.file_stem()?.to_str()).unwrap_or_default().to_owned()
 }
 
 /// Whether a file is the projector of pictures of the models beside it, by its name.
-pub(super) fn is_projector(path: &Path) -> bool {
+pub(in crate::cli) fn is_projector(path: &Path) -> bool {
     stem(path).to_ascii_lowercase().contains("mmproj")
 }

@@ -13,27 +13,27 @@ const COLUMNS: usize = 118;
 const NOT_TEXTS: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
 
 /// A text.
-pub(super) fn text(text: impl Into<String>) -> Value {
+pub(in crate::cli) fn text(text: impl Into<String>) -> Value {
     Value::String(text.into())
 }
 
 /// A number of bytes, in whole MiB.
-pub(super) fn size(bytes: ByteSize) -> Value {
+pub(in crate::cli) fn size(bytes: ByteSize) -> Value {
     text(format!("{}MiB", bytes.0 >> 20))
 }
 
 /// A list of texts.
-pub(super) fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Value {
+pub(in crate::cli) fn texts<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Value {
     Value::Sequence(items.into_iter().map(text).collect())
 }
 
 /// A mapping, in this order.
-pub(super) fn mapping<K: Into<String>>(pairs: impl IntoIterator<Item = (K, Value)>) -> Value {
+pub(in crate::cli) fn mapping<K: Into<String>>(pairs: impl IntoIterator<Item = (K, Value)>) -> Value {
     Value::Mapping(pairs.into_iter().map(|(key, value)| (text(key), value)).collect())
 }
 
 /// Adds a comment, wrapped, below so many columns of indentation. What follows a dash stays right of it.
-pub(super) fn comment(out: &mut String, indent: usize, words: &str) {
+pub(in crate::cli) fn comment(out: &mut String, indent: usize, words: &str) {
     let hanging = if words.starts_with("- ") { "  " } else { "" };
     let mut line = String::new();
     // A comment ends with its line, and what steers a terminal is not written to one's file either.
@@ -51,7 +51,7 @@ pub(super) fn comment(out: &mut String, indent: usize, words: &str) {
 }
 
 /// Adds a key and its value.
-pub(super) fn key(out: &mut String, indent: usize, key: &str, value: &Value) {
+pub(in crate::cli) fn key(out: &mut String, indent: usize, key: &str, value: &Value) {
     let before = format!("{}:", scalar(key));
     let on_one_line = flow(value);
     let fits = indent + before.chars().count() + 1 + on_one_line.chars().count() <= COLUMNS;
@@ -123,7 +123,7 @@ fn is_flat(value: &Value) -> bool {
 }
 
 /// A value on one line.
-pub(super) fn flow(value: &Value) -> String {
+pub(in crate::cli) fn flow(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),
         Value::Bool(is) => is.to_string(),
@@ -139,7 +139,7 @@ pub(super) fn flow(value: &Value) -> String {
 }
 
 /// A scalar as the text that it was typed as, more or less; nothing of what holds others.
-pub(super) fn plain_text(value: &Value) -> String {
+pub(in crate::cli) fn plain_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),

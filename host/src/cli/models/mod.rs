@@ -1,9 +1,13 @@
-//! `aihost models`: the entries of models.yaml, their files, and loading them on a running server.
+//! `aihost models`: the entries of models.yaml, made and removed, their files, and loading them on a running server.
 
+mod add;
 mod control;
+mod edit;
 mod list;
 mod prepare;
 mod pull;
+mod remove;
+mod write;
 
 use clap::Subcommand;
 
@@ -23,8 +27,14 @@ pub(super) struct Arguments {
 enum Command {
     /// List the entries of models.yaml, whether their files are here, and their state if the server is up.
     List(Listing),
+    /// Write an entry for a model into models.yaml: what serves it, and in which quantisation, is chosen by what fits. Nothing is fetched.
+    Add(add::Arguments),
     /// Fetch a model's files, and have its plugin prepare what else it needs. What is here already is not fetched again.
     Pull(pull::Arguments),
+    /// Remove the files that were fetched for a model, and its entry if that is asked for.
+    Rm(remove::Removed),
+    /// Remove the files that were fetched and that no entry of models.yaml names any more.
+    Prune(remove::Pruned),
     /// Load a model on a running server.
     Load(Named),
     /// Park a model of a running server once its requests have ended: its device memory comes back, its worker stays.
@@ -53,7 +63,10 @@ struct Unloaded {
 pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
         Command::List(arguments) => list::run(context, arguments).await,
+        Command::Add(arguments) => add::run(context, arguments).await,
         Command::Pull(arguments) => pull::run(context, arguments).await,
+        Command::Rm(arguments) => remove::run(context, arguments).await,
+        Command::Prune(arguments) => remove::prune(context, &arguments),
         Command::Load(named) => control::run(context, named, control::Action::Load).await,
         Command::Park(named) => control::run(context, named, control::Action::Park).await,
         Command::Unload(Unloaded { named, force_after }) => {
