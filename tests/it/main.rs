@@ -39,6 +39,8 @@ mod hostile;
 mod image;
 /// Bad input gets a clear error, and nothing else is harmed.
 mod input;
+/// Requests that nobody waits for.
+mod jobs;
 /// API keys: what they open, and where they are sent.
 mod keys;
 /// Engines that are known by name.

@@ -24,7 +24,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "full")]
     fast: bool,
     /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
-    /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, a host before another in two network namespaces,
+    /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, two hundred kills under jobs, a host before another in two network namespaces,
     /// and real engines of others, killed in every phase.
     #[arg(long)]
     full: bool,
@@ -55,7 +55,7 @@ const STEPS: [Step; 6] = [
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
-const FULL_STEPS: [Step; 12] = [
+const FULL_STEPS: [Step; 13] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
@@ -65,6 +65,7 @@ const FULL_STEPS: [Step; 12] = [
     ("soak --hostile", hostile_soak),
     ("soak --cache", cache_soak),
     ("renders", renders),
+    ("kills", job_kills),
     ("vps and pod", vps_and_pod),
     ("llama-server", llama_server),
     ("vllm", vllm),
@@ -206,6 +207,11 @@ fn cache_soak() -> Result<Outcome> {
 /// About two minutes.
 fn renders() -> Result<Outcome> {
     passed(test::run_ignored("engines::of_a_hundred_renders_of_twenty_seconds_none_is_cut", &[]))
+}
+
+/// Two hundred kills under jobs, a minute or two.
+fn job_kills() -> Result<Outcome> {
+    passed(test::run_ignored("jobs::each_job_is_answered_once_through_two_hundred_kills", &[]))
 }
 
 /// Two machines are two network namespaces, of which this makes the first.

@@ -17,6 +17,7 @@ use super::out;
 use super::vet::{self, Asking, Vet, Wrong};
 use crate::config::{Choice, Config, Env, ModelConfig};
 use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
+use crate::jobs::{EmbeddedStore, Jobs};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
 use crate::store::{Digests, Trust};
@@ -60,6 +61,7 @@ impl Hosted {
                 tracing::warn!(model = %model.id, "{error}");
             }
         }
+        let jobs = jobs(&config).await;
         let first_step = first_step(&config, &registry);
         config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
         let vet = Vet::new(Arc::clone(&registry), &config);
@@ -74,7 +76,7 @@ impl Hosted {
         let start_block = start_block(&config, &registry, address, runtime.budgets());
         let (stop, stopped) = oneshot::channel();
         let wait = async move { drop(stopped.await) };
-        let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), wait));
+        let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), jobs, wait));
         Ok(Self { address, first_step, vet, wrong, start_block, runtime, http, stop, _claim: claim })
     }
 
@@ -176,6 +178,22 @@ async fn claim(config: &Config, address: SocketAddr) -> Result<StateClaim, CliEr
     claimed
         .map_err(|error| CliError::failed(format!("the state folder cannot be claimed: {error}")))?
         .map_err(CliError::failed)
+}
+
+/// The jobs of the state folder. A host that cannot keep any serves all else.
+async fn jobs(config: &Config) -> Jobs {
+    let folder = config.paths.state.join("jobs");
+    let opened = {
+        let folder = folder.clone();
+        tokio::task::spawn_blocking(move || Jobs::over(Arc::new(EmbeddedStore::open(&folder)?))).await
+    };
+    let why = match opened {
+        Ok(Ok(jobs)) => return jobs,
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!("no jobs are kept: {why}; mend or move {} away and start the host anew", folder.display());
+    Jobs::unavailable(why)
 }
 
 /// Describes the plugins, off the runtime's threads: files are hashed.

@@ -95,8 +95,9 @@ pub(super) struct RawLimits {
     /// How long a stream may stand still because its client does not read. Default: 60s.
     #[schemars(with = "Option<Span>")]
     pub(super) stream_stall_timeout: Option<Text>,
-    /// While a streamed text answer has nothing to say, its model's load included, a comment is sent this often, so that no
-    /// proxy on the way gives up; a failure after the first one is an event, not a status. `forever` is never. Default: forever.
+    /// While an answer of server-sent events has nothing to say, its model's load included, a comment is sent this often, so that
+    /// no proxy on the way gives up; a failure after the first one is an event, not a status. What an engine streams has them
+    /// between its events. `forever` is never. Default: forever.
     #[schemars(with = "Option<Span>")]
     pub(super) sse_ping: Option<Text>,
     /// The longest `keep_alive` that a request may ask for; a longer one is cut to it. Default: forever.
@@ -130,6 +131,18 @@ pub(super) struct RawLimits {
     /// Bytes that such files may take together; the oldest make room. Default: 1GiB.
     #[schemars(with = "Option<Size>")]
     pub(super) artifact_bytes: Option<Text>,
+    /// Jobs (`background: true`, `/v1/jobs`) that may wait or run before more are refused with 429. Default: 256.
+    #[schemars(with = "Option<Count>")]
+    pub(super) jobs: Option<Text>,
+    /// Jobs that run at once, those of all models together. Default: 8.
+    #[schemars(with = "Option<Count>")]
+    pub(super) jobs_at_once: Option<Text>,
+    /// How long the answer of a job is kept, and how long a job waits before it is given up. Default: 24h.
+    #[schemars(with = "Option<Span>")]
+    pub(super) job_ttl: Option<Text>,
+    /// Bytes that the requests and answers of jobs may take together; the oldest answers make room. Default: 4GiB.
+    #[schemars(with = "Option<Size>")]
+    pub(super) job_bytes: Option<Text>,
 }
 
 /// What holds for every model that does not say otherwise.

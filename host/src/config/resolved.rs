@@ -89,6 +89,14 @@ pub struct Limits {
     pub artifact_ttl: Duration,
     /// Bytes that such files may take together (`artifact_bytes`).
     pub artifact_bytes: ByteSize,
+    /// Jobs that may wait or run (`jobs`).
+    pub jobs: u32,
+    /// Jobs that run at once (`jobs_at_once`).
+    pub jobs_at_once: u32,
+    /// How long the answer of a job is kept, and how long it waits (`job_ttl`).
+    pub job_ttl: Duration,
+    /// Bytes that requests and answers of jobs may take together (`job_bytes`).
+    pub job_bytes: ByteSize,
 }
 
 /// Largest body of a text, bytes, unless `body_limit` says otherwise.

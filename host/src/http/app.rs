@@ -10,6 +10,7 @@ use super::conversations::Conversations;
 use super::engine_routes::EngineRoutes;
 use super::listing::Listings;
 use super::quota::Quotas;
+use crate::jobs::Jobs;
 use crate::runtime::Handle;
 use crate::store::Artifacts;
 
@@ -34,11 +35,13 @@ pub(super) struct App {
     pub(super) conversations: Arc<Conversations>,
     /// Which routes engines lack.
     pub(super) engine_routes: Arc<EngineRoutes>,
+    /// Requests that nobody waits for.
+    pub(super) jobs: Jobs,
 }
 
 impl App {
-    /// Over this runtime, with the store of its state folder.
-    pub(super) fn new(handle: Handle) -> Self {
+    /// Over this runtime, with the store of its state folder, and these jobs.
+    pub(super) fn new(handle: Handle, jobs: Jobs) -> Self {
         let artifacts = Arc::new(Artifacts::new(handle.config().paths.state.join("artifacts")));
         Self {
             handle,
@@ -50,6 +53,7 @@ impl App {
             listings: Arc::default(),
             conversations: Arc::default(),
             engine_routes: Arc::default(),
+            jobs,
         }
     }
 }

@@ -19,7 +19,7 @@ use super::blocking::run_blocking;
 use super::body::Name;
 use super::error::ApiError;
 use super::wire::ResponseFormat;
-use crate::config::Limits;
+use crate::config::{Config, Limits};
 use crate::media::audio::AudioFormat;
 use crate::media::image::ImageFormat;
 use crate::store::{ArtifactLimits, Media};
@@ -41,7 +41,7 @@ pub(super) async fn get(State(app): State<App>, Name(name): Name) -> Result<Resp
         (header::CONTENT_TYPE, HeaderValue::from_static(media.content_type())),
         (header::CONTENT_LENGTH, HeaderValue::from(length)),
     ];
-    Ok((headers, Body::from_stream(stream::unfold(Some(file), piece))).into_response())
+    Ok((headers, streamed(file)).into_response())
 }
 
 /// Files as entries of an answer's `data`.
@@ -77,12 +77,24 @@ async fn keep(app: &App, headers: &HeaderMap, files: Vec<Vec<u8>>, media: Media)
         Ok(names) => names?,
         Err(_) => return Err(ApiError::internal("the answer's file could not be written")),
     };
+    let base = base_url(&config, headers);
+    Ok(names.into_iter().map(|name| format!("{base}/artifacts/{name}")).collect())
+}
+
+/// Headers that the addresses of an answer depend on.
+pub(super) const ADDRESS_HEADERS: [&str; 2] = ["host", "x-forwarded-proto"];
+
+/// Where this client reaches this host.
+pub(super) fn base_url(config: &Config, headers: &HeaderMap) -> String {
     let listen = config.listen.to_string();
-    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or(&listen);
-    let proxied_tls = text(header::HeaderName::from_static("x-forwarded-proto")) == Some("https");
-    let scheme = if proxied_tls { "https" } else { "http" };
-    Ok(names.into_iter().map(|name| format!("{scheme}://{host}/artifacts/{name}")).collect())
+    let [host, protocol] = ADDRESS_HEADERS.map(|name| headers.get(name).and_then(|value| value.to_str().ok()));
+    let scheme = if protocol == Some("https") { "https" } else { "http" };
+    format!("{scheme}://{}", host.unwrap_or(&listen))
+}
+
+/// A file as it is read.
+pub(super) fn streamed(file: File) -> Body {
+    Body::from_stream(stream::unfold(Some(file), piece))
 }
 
 /// What the store is held to.

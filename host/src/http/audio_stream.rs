@@ -3,11 +3,14 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use aihost_plugin_api::task::{AudioBlock, AudioFinish};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -17,6 +20,7 @@ use super::stream_body::{StreamBody, StreamWriter};
 use super::wire::AudioStreaming;
 use crate::domain::Failure;
 use crate::media::audio::{block, finish, pcm, wav_head};
+use crate::runtime::Submitted;
 use crate::worker::Output;
 
 /// Bytes of audio after which a piece is sent even if more is ready.
@@ -28,20 +32,31 @@ const DONE: &str = "audio_generation.done";
 
 /// The bytes of a streamed answer.
 struct AudioStream {
-    output: mpsc::Receiver<Output>,
+    source: Source,
     streaming: AudioStreaming,
     /// Whether the file's head has left, which the first samples bring with them.
     has_head: bool,
 }
 
-/// Begins the reply once there is something to send; an early failure is a plain refusal.
-pub(super) async fn respond(output: mpsc::Receiver<Output>, streaming: AudioStreaming) -> Result<Response, Failure> {
-    let content_type = match streaming {
-        AudioStreaming::Wav => "audio/wav",
-        AudioStreaming::Events => sse::CONTENT_TYPE,
+/// Where the audio comes from.
+enum Source {
+    Asking(BoxFuture<'static, Submitted>),
+    Answering(mpsc::Receiver<Output>),
+}
+
+/// Begins the reply once there is something to send; an early failure is a plain refusal. Events that nothing has come of for so
+/// long say that they are there; a file cannot.
+pub(super) async fn respond(
+    asked: impl Future<Output = Submitted> + Send + 'static,
+    streaming: AudioStreaming,
+    ping: Option<Duration>,
+) -> Result<Response, Failure> {
+    let (content_type, ping) = match streaming {
+        AudioStreaming::Wav => ("audio/wav", None),
+        AudioStreaming::Events => (sse::CONTENT_TYPE, ping),
     };
-    let stream = AudioStream { output, streaming, has_head: false };
-    StreamBody::new(stream, AUDIO_PIECE_BYTES).respond(content_type).await
+    let stream = AudioStream { source: Source::Asking(asked.boxed()), streaming, has_head: false };
+    StreamBody::new(stream, AUDIO_PIECE_BYTES).with_ping(ping).respond(content_type).await
 }
 
 impl AudioStream {
@@ -84,7 +99,14 @@ impl AudioStream {
 
 impl StreamWriter for AudioStream {
     fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<Result<ControlFlow<()>, Failure>> {
-        match ready!(self.output.poll_recv(cx)) {
+        let output = match &mut self.source {
+            Source::Answering(output) => output,
+            Source::Asking(asking) => {
+                self.source = Source::Answering(ready!(asking.poll_unpin(cx))?.output);
+                return Poll::Ready(Ok(ControlFlow::Continue(())));
+            }
+        };
+        match ready!(output.poll_recv(cx)) {
             Some(Output::Bytes(payload)) => self.samples(out, &block(&payload)?),
             Some(Output::Progress { done, total }) => self.progress(out, done, total),
             Some(Output::Done(Ok(summary))) => {

@@ -24,6 +24,8 @@ pub(super) enum Access {
     AnyKey,
     /// Keys of this scope.
     Scoped(Scope),
+    /// The same. Whoever watches what was asked before has nothing under way by that.
+    Watching(Scope),
     /// The same, for a browser's page: its key may stand in the address once, and in a cookie.
     Page(Scope),
 }
@@ -38,16 +40,27 @@ pub(super) fn identify(config: &Config, access: Access, uri: &Uri, headers: &Hea
     }
     let key = match access {
         Access::Page(_) => key_of(headers).or_else(|| page_key::key_of(uri, headers)),
-        Access::Open | Access::AnyKey | Access::Scoped(_) => key_of(headers),
+        Access::Open | Access::AnyKey | Access::Scoped(_) | Access::Watching(_) => key_of(headers),
     };
     key.and_then(|key| accepted(&config.api_keys, key)).map(Caller::of).ok_or_else(ApiError::bad_key)
+}
+
+/// Whose job runs: whoever has the key of this name by now, or anybody where keys are not asked for.
+pub(super) fn owner(config: &Config, name: Option<&str>) -> Result<Caller, ApiError> {
+    if config.api_keys.is_empty() {
+        return Ok(Caller::anyone());
+    }
+    let key = name.and_then(|name| config.api_keys.iter().find(|key| key.name == name));
+    key.cloned().map(Caller::of).ok_or_else(ApiError::owner_gone)
 }
 
 /// Whether they may ask for this.
 pub(super) fn authorize(caller: &Caller, access: Access) -> Result<(), ApiError> {
     match access {
-        Access::Scoped(scope) | Access::Page(scope) if !caller.may(scope) => Err(ApiError::missing_scope(scope)),
-        Access::Open | Access::AnyKey | Access::Scoped(_) | Access::Page(_) => Ok(()),
+        Access::Scoped(scope) | Access::Watching(scope) | Access::Page(scope) if !caller.may(scope) => {
+            Err(ApiError::missing_scope(scope))
+        }
+        Access::Open | Access::AnyKey | Access::Scoped(_) | Access::Watching(_) | Access::Page(_) => Ok(()),
     }
 }
 

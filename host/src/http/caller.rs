@@ -10,6 +10,7 @@ use axum::http::request::Parts;
 use super::error::ApiError;
 use crate::config::{ApiKey, Scope};
 use crate::domain::{Class, ModelId};
+use crate::jobs::Progress;
 use crate::runtime::AccessEntry;
 
 /// Who asks, and what they may.
@@ -18,22 +19,36 @@ pub(super) struct Caller {
     key: Option<Arc<ApiKey>>,
     /// What the log says of this request.
     access: AccessEntry,
+    /// How urgent it is, where that is not what the key says.
+    class: Option<Class>,
+    /// Who is told how far it is.
+    progress: Progress,
 }
 
 impl Caller {
     /// Somebody whose key is not asked for: they may do everything that is not asked a key for.
     pub(super) fn anyone() -> Self {
-        Self { key: None, access: AccessEntry::default() }
+        Self { key: None, access: AccessEntry::default(), class: None, progress: Progress::default() }
     }
 
     /// Whoever sent this key.
     pub(super) fn of(key: Arc<ApiKey>) -> Self {
-        Self { key: Some(key), access: AccessEntry::default() }
+        Self { key: Some(key), ..Self::anyone() }
     }
 
     /// The same, with this request.
     pub(super) fn asking(self, access: AccessEntry) -> Self {
         Self { access, ..self }
+    }
+
+    /// The same, whose job this is.
+    pub(super) fn waiting_for(self, class: Class, progress: Progress) -> Self {
+        Self { class: Some(class.max(self.class())), progress, ..self }
+    }
+
+    /// Who is told how far this request is.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// What the log says of this request.
@@ -68,7 +83,7 @@ impl Caller {
 
     /// How urgent all is that they send.
     pub(super) fn class(&self) -> Class {
-        self.key().map_or_else(Class::default, |key| key.class)
+        self.class.unwrap_or_else(|| self.key().map_or_else(Class::default, |key| key.class))
     }
 }
 

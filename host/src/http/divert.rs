@@ -89,7 +89,8 @@ impl Diverted {
             unpack(&mut request)?;
             return self.take_form(config, &caller, request, &boundary).await;
         }
-        let has_body = !request.body().is_end_stream();
+        // Somebody may have taken it in before.
+        let has_body = !request.body().is_end_stream() || request.extensions().get::<RawBody>().is_some();
         if !has_body || check_content_type(&request).is_err() || unpack(&mut request).is_err() {
             return self.take_query(config, &caller, request).await;
         }

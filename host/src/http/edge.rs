@@ -16,6 +16,7 @@ use super::connections::peer_of;
 use super::cors::CrossOrigin;
 use super::error::{ApiError, Cause};
 use super::error_form::ErrorForm;
+use super::job_call::JobCall;
 use super::quota::Leave;
 use super::trace_parent::{TRACE_PARENT, TraceParent};
 use crate::runtime::AccessEntry;
@@ -97,15 +98,32 @@ impl Gate {
     /// Who asks, and what they were counted for.
     fn admit(&self, request: &Request, line: &AccessLine) -> Result<(Caller, Leave), ApiError> {
         let Self { app, access } = self;
+        if let Some(job) = request.extensions().get::<JobCall>() {
+            return self.admit_job(job, line);
+        }
         let identified = auth::identify(&app.handle.config(), *access, request.uri(), request.headers());
         let caller = identified?;
         if let Some(key) = caller.key() {
             line.of_key(&key.name);
         }
         auth::authorize(&caller, *access).map_err(|error| error.with_rate(app.quotas.left(&caller)))?;
-        let leave = app.quotas.admit(&caller)?;
+        let leave = match access {
+            Access::Watching(_) => app.quotas.admit_watching(&caller)?,
+            Access::Open | Access::AnyKey | Access::Scoped(_) | Access::Page(_) => app.quotas.admit(&caller)?,
+        };
         check_expectation(request).map_err(|error| error.with_rate(leave.rate))?;
         Ok((caller, leave))
+    }
+
+    /// Whose job runs, and what it is counted for.
+    fn admit_job(&self, job: &JobCall, line: &AccessLine) -> Result<(Caller, Leave), ApiError> {
+        let caller = auth::owner(&self.app.handle.config(), job.owner.as_deref())?;
+        if let Some(key) = caller.key() {
+            line.of_key(&key.name);
+        }
+        auth::authorize(&caller, self.access)?;
+        let leave = self.app.quotas.admit_job(&caller)?;
+        Ok((caller.waiting_for(job.class, job.progress.clone()), leave))
     }
 }
 

@@ -14,6 +14,7 @@ use super::content_coding::TAKEN;
 use super::redact::for_clients;
 use crate::config::Scope;
 use crate::domain::{ByteSize, Failure, FailureDetails, FailureKind, printable, shown, steers};
+use crate::jobs::StoreError;
 use crate::store::ArtifactError;
 
 /// Seconds after which a client of a full queue should try again.
@@ -361,6 +362,34 @@ impl ApiError {
         refused.param("response_id").code("response_not_found")
     }
 
+    /// A job whose key is gone.
+    pub(super) fn owner_gone() -> Self {
+        let message =
+            "the API key that this job came with is no key of this host any more; send it anew with one that is";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID, message).code("invalid_api_key")
+    }
+
+    /// No such job, or it is somebody else's.
+    pub(super) fn unknown_job(id: &str) -> Self {
+        let message = format!(
+            "there is no job `{}`; what is known of a job is kept for a while after its answer is gone",
+            shown(id)
+        );
+        Self::new(StatusCode::NOT_FOUND, INVALID, message).param("id").code("job_not_found")
+    }
+
+    /// A job that may be done still, or is not any more, and so has no answer or no end.
+    pub(super) fn job_is(status: &str, instead: &str) -> Self {
+        let message = format!("the job is {status}; {instead}");
+        Self::new(StatusCode::CONFLICT, INVALID, message).param("id").code("job_conflict")
+    }
+
+    /// A job whose answer is kept no longer.
+    pub(super) fn job_expired() -> Self {
+        let message = "the answer of this job is no longer kept; send the job anew, and fetch its answer sooner";
+        Self::new(StatusCode::GONE, INVALID, message).param("id").code("job_expired").never_retry()
+    }
+
     /// No such file, or it is no longer kept.
     pub(super) fn unknown_artifact(name: &str) -> Self {
         let message = format!("there is no file `{name}`; files are kept for a while, then they are gone");
@@ -535,6 +564,32 @@ impl From<ArtifactError> for ApiError {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, SERVER, message).code("storage_full").never_retry()
             }
             ArtifactError::Io(..) => Self::internal(message),
+        };
+        Self { whole, ..error }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let whole = Some(error.to_string().into());
+        let error = match error {
+            StoreError::Unknown => return Self::unknown_job(""),
+            StoreError::OutOfTurn(_) => return Self::job_is("over", "what is over is not ended again"),
+            StoreError::TooMany(most) => {
+                let message =
+                    format!("{most} jobs wait or run, as many as may; send it again in a while, or cancel one");
+                let error = Self::new(StatusCode::TOO_MANY_REQUESTS, RATE_LIMIT, message);
+                error.code("too_many_jobs").retry_after_s(RETRY_LOADING_S)
+            }
+            StoreError::NoRoom(_) | StoreError::Full(_) => {
+                let message = "there is no room for another job; wait for its answer instead, or ask whoever runs this host for room";
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, SERVER, message).code("storage_full").never_retry()
+            }
+            StoreError::Unavailable(_) => {
+                let message =
+                    "jobs cannot be kept here now; wait for the answer instead, or ask whoever runs this host";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("jobs_unavailable").never_retry()
+            }
         };
         Self { whole, ..error }
     }

@@ -1,19 +1,15 @@
 //! Images as they are made, as server-sent events: progress, unfinished images, the finished one.
 
-use std::convert::Infallible;
-
-use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use super::app::unix_seconds;
 use super::image_output::{ImageFileWriter, ImageOutput, ImageUpdate};
 use super::sse;
-use super::stream_body::headers;
 use crate::domain::Failure;
 use crate::media::image::{Image, TextChunks};
 
@@ -33,26 +29,23 @@ impl ImageStream {
         Self { output, writer, ended: false }
     }
 
-    /// Waits until there is something to send, so that an early failure is a plain refusal, and then begins the reply.
-    pub(super) async fn respond(mut self) -> Result<Response, Failure> {
-        let first = self.event().await?;
-        let rest = stream::unfold(self, |mut events| async {
+    /// The events of an image once it is begun, which they wait for.
+    pub(super) fn events(
+        begun: impl Future<Output = Result<Self, Failure>> + Send + 'static,
+    ) -> BoxStream<'static, Result<Bytes, Failure>> {
+        stream::once(begun).map_ok(Self::of_begun).try_flatten().boxed()
+    }
+
+    fn of_begun(self) -> BoxStream<'static, Result<Bytes, Failure>> {
+        let next = async |mut events: Self| {
             if events.ended {
                 return None;
             }
-            let event = match events.event().await {
-                Ok(event) => event,
-                Err(failure) => {
-                    events.ended = true;
-                    let mut out = Vec::new();
-                    sse::write_failure_event(&mut out, failure);
-                    out.into()
-                }
-            };
+            let event = events.event().await;
+            events.ended |= event.is_err();
             Some((event, events))
-        });
-        let body = stream::iter([first]).chain(rest).map(Ok::<_, Infallible>);
-        Ok((headers(sse::CONTENT_TYPE), Body::from_stream(body)).into_response())
+        };
+        stream::unfold(self, next).boxed()
     }
 
     async fn event(&mut self) -> Result<Bytes, Failure> {

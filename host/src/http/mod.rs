@@ -10,6 +10,7 @@ mod app;
 mod artifacts;
 mod audio_stream;
 mod auth;
+mod background;
 mod blocking;
 mod bodies;
 mod body;
@@ -28,9 +29,12 @@ mod engine_routes;
 mod engine_text;
 mod error;
 mod error_form;
+mod event_stream;
 mod generate;
 mod image_output;
 mod image_stream;
+mod job_call;
+mod jobs;
 mod listen;
 mod listing;
 mod multipart;
@@ -64,9 +68,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::jobs::Jobs;
 use crate::runtime::Handle;
 
 use app::App;
+use job_call::JobDispatch;
 pub(crate) use listen::raise_descriptors;
 pub(crate) use request_fields::request_fields;
 pub(crate) use router::is_served;
@@ -79,12 +85,25 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub async fn serve(
     listener: tokio::net::TcpListener,
     handle: Handle,
+    jobs: Jobs,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    let app = App::new(handle.clone());
+    let app = App::new(handle.clone(), jobs.clone());
     let sweeper = tokio::spawn(sweep(app.clone()));
     let log = Arc::clone(&app.access_log);
-    listen::serve(listener, router::over(app), (&handle, log), shutdown).await;
+    let router = router::over(app.clone());
+    let dispatch = Arc::new(JobDispatch { app, router: router.clone() });
+    let running = jobs.clone();
+    let runner = tokio::spawn(async move { running.run(dispatch).await });
+    let shutdown = async move {
+        shutdown.await;
+        jobs.stop();
+    };
+    listen::serve(listener, router, (&handle, log), shutdown).await;
+    // Jobs that run end as requests do: by themselves while the runtime drains, or with it.
+    if let Err(error) = runner.await {
+        tracing::error!(%error, "jobs ended by themselves");
+    }
     sweeper.abort();
 }
 

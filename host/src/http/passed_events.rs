@@ -45,10 +45,14 @@ impl PassedEvents {
         self.tail.drain(..self.tail.len().saturating_sub(TAIL_BYTES));
     }
 
+    /// Whether what was passed on is whole events: something else may be said.
+    pub(super) fn is_between(&self) -> bool {
+        self.tail.is_empty() || self.tail.ends_with(b"\n\n") || self.tail.ends_with(b"\r\n\r\n")
+    }
+
     /// The event that says why there are no more. In the midst of another one nothing can be said.
     pub(super) fn failure(&self, failure: Failure) -> Option<Bytes> {
-        let is_between = self.tail.is_empty() || self.tail.ends_with(b"\n\n") || self.tail.ends_with(b"\r\n\r\n");
-        if !is_between {
+        if !self.is_between() {
             return None;
         }
         let mut out = Vec::new();

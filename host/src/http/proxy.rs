@@ -4,6 +4,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
@@ -14,6 +15,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Frame, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, interval_at};
 
 use super::app::App;
 use super::body::{ArrivingBody, BodyProblem};
@@ -24,6 +26,7 @@ use super::generate::broken_off;
 use super::openai::explain;
 use super::page_key::percent_decoded;
 use super::passed_events::PassedEvents;
+use super::sse;
 use super::websocket::{self, Holder};
 use crate::config::ModelConfig;
 use crate::domain::{Class, Failure, FailureKind, Kind};
@@ -109,7 +112,8 @@ pub(super) async fn ask(
         outgoing.headers.remove(header::CONNECTION);
     }
     let is_head = outgoing.method == Method::HEAD;
-    let asked = Asked { kind: model.kind, target: outgoing.target.clone(), is_head };
+    let ping = app.handle.config().limits.sse_ping;
+    let asked = Asked { kind: model.kind, target: outgoing.target.clone(), is_head, ping };
     let (submission, problem) = submission(app, caller, model, outgoing)?;
     let holder = Holder { handle: app.handle.clone(), hold: Submission { ask: Ask::Hold, ..submission.clone() } };
     let answered = match app.handle.submit(submission).await {
@@ -193,6 +197,8 @@ struct Asked {
     /// Path and query at the engine.
     target: String,
     is_head: bool,
+    /// Silence after which a stream of events says that it is there.
+    ping: Option<Duration>,
 }
 
 /// Waits until the answer begins, so that an early failure is a plain refusal.
@@ -232,7 +238,9 @@ async fn respond(
             let left = if is_empty { Some(0) } else { length };
             headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
             let events = PassedEvents::of(asked.kind, &asked.target, &headers).filter(|_| left.is_none());
-            Response::new(Body::new(AnsweredBody { output: Some(answer.output), left, events }))
+            let ping = asked.ping.filter(|_| events.is_some());
+            let ping = ping.map(|period| interval_at(Instant::now() + period, period));
+            Response::new(Body::new(AnsweredBody { output: Some(answer.output), left, events, ping }))
         }
     };
     *response.status_mut() = status;
@@ -324,6 +332,23 @@ struct AnsweredBody {
     left: Option<u64>,
     /// What is known of it, if it is a stream of events.
     events: Option<PassedEvents>,
+    /// When to say that there will be more.
+    ping: Option<Interval>,
+}
+
+impl AnsweredBody {
+    /// A comment, once nothing has come for long. In the midst of an event nothing can be said.
+    fn poll_ping(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let (Some(ping), Some(events)) = (&mut self.ping, &self.events) else { return Poll::Pending };
+        loop {
+            ready!(ping.poll_tick(cx));
+            if events.is_between() {
+                let mut out = Vec::new();
+                sse::write_ping(&mut out);
+                return Poll::Ready(out.into());
+            }
+        }
+    }
 }
 
 impl HttpBody for AnsweredBody {
@@ -333,7 +358,14 @@ impl HttpBody for AnsweredBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         loop {
             let Some(output) = &mut self.output else { return Poll::Ready(None) };
-            let failure = match ready!(output.poll_recv(cx)) {
+            let polled = output.poll_recv(cx);
+            if polled.is_pending() {
+                return self.poll_ping(cx).map(|ping| Some(Ok(Frame::data(ping))));
+            }
+            if let Some(ping) = &mut self.ping {
+                ping.reset();
+            }
+            let failure = match ready!(polled) {
                 Some(Output::Bytes(bytes)) => {
                     self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                     if let Some(events) = &mut self.events {

@@ -51,13 +51,37 @@ impl Quotas {
         let Some(key) = caller.key().filter(|key| key.rate.is_some() || key.concurrency.is_some()) else {
             return Ok(Leave::default());
         };
-        let usage = self.usage(key);
-        let too_many = || ApiError::too_many_at_once(key.concurrency).with_rate(self.left(caller));
-        let place = Arc::clone(&usage).begin(key.concurrency).ok_or_else(too_many)?;
-        let rate = key.rate.map(|rate| usage.bucket.lock().take(rate, Instant::now()));
+        let place = self.place(caller, key)?;
         // What was taken of `place` goes back where the rate refuses.
-        let rate = rate.transpose().map_err(|(wait, left)| ApiError::too_often(wait, left))?;
-        Ok(Leave { place: Some(Arc::new(place)), rate })
+        Ok(Leave { place: Some(place), rate: self.turn(key)? })
+    }
+
+    /// Counts a request of this caller that begins nothing.
+    ///
+    /// # Errors
+    /// It is one too many for its rate.
+    pub(super) fn admit_watching(&self, caller: &Caller) -> Result<Leave, ApiError> {
+        let rate = caller.key().map(|key| self.turn(key)).transpose()?.flatten();
+        Ok(Leave { place: None, rate })
+    }
+
+    /// Counts a job of this caller, which was counted for its rate when it came.
+    ///
+    /// # Errors
+    /// It is one too many at once.
+    pub(super) fn admit_job(&self, caller: &Caller) -> Result<Leave, ApiError> {
+        let key = caller.key().filter(|key| key.concurrency.is_some());
+        Ok(Leave { place: key.map(|key| self.place(caller, key)).transpose()?, rate: None })
+    }
+
+    fn place(&self, caller: &Caller, key: &ApiKey) -> Result<Arc<Place>, ApiError> {
+        let too_many = || ApiError::too_many_at_once(key.concurrency).with_rate(self.left(caller));
+        self.usage(key).begin(key.concurrency).map(Arc::new).ok_or_else(too_many)
+    }
+
+    fn turn(&self, key: &ApiKey) -> Result<Option<RateLeft>, ApiError> {
+        let turn = key.rate.map(|rate| self.usage(key).bucket.lock().take(rate, Instant::now()));
+        turn.transpose().map_err(|(wait, left)| ApiError::too_often(wait, left))
     }
 
     /// What is left of the rate of this caller's key, if it has one.

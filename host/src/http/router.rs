@@ -14,6 +14,7 @@ use tower::ServiceExt;
 use super::anthropic::messages;
 use super::app::App;
 use super::auth::Access;
+use super::background::{Keeping, background};
 use super::body::BodySize;
 use super::divert::{Diverted, EnginePath, divert};
 use super::edge::Gate;
@@ -21,14 +22,15 @@ use super::error::ApiError;
 use super::ollama::{embed, generate, models as tags};
 use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
 use super::resolve::Wanted;
-use super::{admin, artifacts, custom, edge, openapi, upstream};
+use super::{admin, artifacts, custom, edge, jobs, openapi, upstream};
 use crate::config::Scope;
 use crate::domain::Kind;
+use crate::jobs::Jobs;
 use crate::runtime::Handle;
 
-/// All endpoints over this runtime.
+/// All endpoints over this runtime, which keeps no jobs.
 pub fn router(handle: Handle) -> Router {
-    over(App::new(handle))
+    over(App::new(handle, Jobs::unavailable("jobs are not kept here")))
 }
 
 /// All endpoints over what they share.
@@ -41,6 +43,10 @@ pub(super) fn over(app: App) -> Router {
                 let diverted = Diverted { app: app.clone(), wanted, at };
                 methods.layer(from_fn_with_state(diverted, divert))
             }
+            None => methods,
+        };
+        let methods = match wanted.filter(|wanted| may_wait(wanted.kind)) {
+            Some(wanted) => methods.layer(from_fn_with_state(Keeping { app: app.clone(), wanted }, background)),
             None => methods,
         };
         let methods = match body {
@@ -91,10 +97,12 @@ fn straight(path: &str) -> Cow<'_, str> {
 fn is_routed(path: &str) -> bool {
     let is_at = |pattern: &&str| match pattern.split_once('{') {
         None => *pattern == path,
-        Some((before, parameter)) => path.strip_prefix(before).is_some_and(|rest| {
-            let is_rest = parameter.starts_with('*');
-            before != upstream::PREFIX && !rest.is_empty() && (is_rest || !rest.contains('/'))
-        }),
+        Some((before, parameter)) => {
+            let (name, behind) = parameter.split_once('}').unwrap_or((parameter, ""));
+            let filled = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind));
+            let is_one = |rest: &str| !rest.is_empty() && (name.starts_with('*') || !rest.contains('/'));
+            before != upstream::PREFIX && filled.is_some_and(is_one)
+        }
     };
     PATHS.iter().any(is_at)
 }
@@ -106,6 +114,17 @@ pub(crate) fn is_served(path: &str, kind: Kind) -> bool {
     }
     let serves = |route: &Route| route.body.is_some() && route.wanted.is_some_and(|wanted| wanted.kind == kind);
     routes().iter().any(|route| route.path == path && serves(route))
+}
+
+/// Whether what models of this kind make takes so long that a client may not wait for it (`background: true`).
+pub(super) fn may_wait(kind: Kind) -> bool {
+    matches!(kind, Kind::Image | Kind::Audio | Kind::Speech)
+}
+
+/// What a route means by the models that answer there, if a job may be for it.
+pub(super) fn of_job(endpoint: &str) -> Option<Wanted<'static>> {
+    let takes_jobs = |route: &Route| route.path.starts_with("/v1/") && route.path == endpoint;
+    routes().into_iter().find(takes_jobs).and_then(|route| route.wanted)
 }
 
 /// One path of the router.
@@ -164,6 +183,7 @@ impl Route {
 
 const OPEN: Access = Access::Open;
 const USE: Access = Access::Scoped(Scope::Use);
+const WATCH: Access = Access::Watching(Scope::Use);
 const OPERATE: Access = Access::Scoped(Scope::Operate);
 const METRICS: Access = Access::Scoped(Scope::Metrics);
 const PAGE: Access = Access::Page(Scope::Use);
@@ -224,6 +244,11 @@ pub(super) fn routes() -> Vec<Route> {
         prompt("/v1/images/generations", Kind::Image, post(images::create)),
         files("/v1/images/edits", Kind::Image, post(images::unserved)),
         files("/v1/images/variations", Kind::Image, post(images::unserved)),
+        Route::post("/v1/jobs", USE, BodySize::Text, post(jobs::create).get(jobs::list)).and(Method::GET),
+        Route::get("/v1/jobs/{id}", WATCH, get(jobs::retrieve).delete(jobs::delete)).and(Method::DELETE),
+        Route::get("/v1/jobs/{id}/events", WATCH, get(jobs::events)),
+        Route::get("/v1/jobs/{id}/result", WATCH, get(jobs::result)),
+        Route { answered: vec![Method::POST], ..Route::get("/v1/jobs/{id}/cancel", WATCH, post(jobs::cancel)) },
         Route::any("/upstream/{*rest}", PAGE, any(upstream::answer)),
         Route::get("/artifacts/{name}", USE, get(artifacts::get)),
         Route::get("/v1/models", USE, get(models::list)),

@@ -4,10 +4,13 @@ use super::Finding;
 use super::source::{line_of, words};
 
 /// A room, and the rooms it may import beside itself.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("main", &["cli"]),
-    ("cli", &["http", "runtime", "worker", "plugin", "device", "store", "media", "config", "telemetry", "domain"]),
-    ("http", &["runtime", "worker", "plugin", "device", "store", "media", "config", "telemetry", "domain"]),
+    (
+        "cli",
+        &["http", "runtime", "worker", "plugin", "device", "store", "media", "jobs", "config", "telemetry", "domain"],
+    ),
+    ("http", &["runtime", "worker", "plugin", "device", "store", "media", "jobs", "config", "telemetry", "domain"]),
     ("runtime", &["scheduler", "worker", "plugin", "device", "store", "config", "telemetry", "domain"]),
     ("scheduler", &["domain"]),
     ("worker", &["plugin", "device", "config", "telemetry", "domain"]),
@@ -15,6 +18,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("device", &["config", "telemetry", "domain"]),
     ("store", &["config", "telemetry", "domain"]),
     ("media", &["domain"]),
+    ("jobs", &["domain"]),
     ("config", &["domain"]),
     ("telemetry", &["domain"]),
     ("domain", &[]),

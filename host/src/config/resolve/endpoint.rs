@@ -1,7 +1,7 @@
 //! The path of a custom model: one that is the host's to give away.
 
 /// Paths that the host answers itself, or that belong to APIs it speaks.
-const HOST_PATHS: [&str; 36] = [
+const HOST_PATHS: [&str; 37] = [
     "/admin",
     "/api",
     "/artifacts",
@@ -37,6 +37,7 @@ const HOST_PATHS: [&str; 36] = [
     "/v1/moderations",
     "/v1/realtime",
     "/v1/rerank",
+    "/v1/jobs",
     "/v1/responses",
 ];
 

@@ -42,6 +42,8 @@ pub(super) fn resolve(check: &mut Checker, typed: &RawLimits, defaults: &RawDefa
     let common = KeyPath::root().key("defaults");
     let seconds = Duration::from_secs;
     let queue = check.number(&limits.key("queue"), typed.queue.as_ref(), 1..=100_000);
+    let jobs = check.number(&limits.key("jobs"), typed.jobs.as_ref(), 1..=10_000);
+    let jobs_at_once = check.number(&limits.key("jobs_at_once"), typed.jobs_at_once.as_ref(), 1..=256);
     let max_wait = check.finite(&common.key("max_wait"), defaults.max_wait.as_ref(), seconds(60));
     let quantum = check.finite(&common.key("quantum"), defaults.quantum.as_ref(), seconds(5).min(max_wait));
     let body_limit = check.size(&limits.key("body_limit"), typed.body_limit.as_ref());
@@ -80,6 +82,10 @@ pub(super) fn resolve(check: &mut Checker, typed: &RawLimits, defaults: &RawDefa
         artifact_bytes: check
             .size(&limits.key("artifact_bytes"), typed.artifact_bytes.as_ref())
             .unwrap_or(ByteSize(1 << 30)),
+        jobs: jobs.and_then(|n| u32::try_from(n).ok()).unwrap_or(256),
+        jobs_at_once: jobs_at_once.and_then(|n| u32::try_from(n).ok()).unwrap_or(8),
+        job_ttl: check.finite(&limits.key("job_ttl"), typed.job_ttl.as_ref(), seconds(24 * 3600)),
+        job_bytes: check.size(&limits.key("job_bytes"), typed.job_bytes.as_ref()).unwrap_or(ByteSize(4 << 30)),
     };
     policy::check_quantum(check, defaults.quantum.as_ref().map(|text| text.0.as_str()), &limits);
     policy::check_keep_alive(check, typed.keep_alive_min.as_ref().map(|text| text.0.as_str()), &limits);

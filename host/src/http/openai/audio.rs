@@ -20,7 +20,7 @@ use super::super::{artifacts, audio_stream};
 use super::explain;
 use crate::domain::{Failure, FailureKind, Kind, ModelId};
 use crate::media::audio::{Audio, block, finish};
-use crate::runtime::{AccessEntry, Handle, OutputMode, Submission, Submitted};
+use crate::runtime::{Handle, OutputMode, Submission, Submitted};
 use crate::store::Media;
 use crate::worker::Output;
 
@@ -39,13 +39,8 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_audio).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
-    let submitter = AudioSubmitter {
-        handle: &app.handle,
-        model: &model,
-        job: &job,
-        access: caller.access(),
-        place: QueuePlace::default(),
-    };
+    let (handle, place) = (app.handle.clone(), QueuePlace::default());
+    let submitter = AudioSubmitter { handle, model: model.clone(), job: job.clone(), caller, place };
     match job.delivery {
         AudioDelivery::Stream(streaming) => match submitter.stream(streaming).await {
             Ok(response) => Ok(response),
@@ -62,18 +57,18 @@ pub(in crate::http) async fn create(
 }
 
 /// Asks for one request's pieces.
-struct AudioSubmitter<'a> {
-    handle: &'a Handle,
-    model: &'a ModelId,
-    job: &'a AudioJob,
-    access: &'a AccessEntry,
+struct AudioSubmitter {
+    handle: Handle,
+    model: ModelId,
+    job: AudioJob,
+    caller: Caller,
     place: QueuePlace,
 }
 
-impl AudioSubmitter<'_> {
+impl AudioSubmitter {
     /// Piece `number` differs from piece 0 in its seed alone.
     async fn submit(&self, number: u64) -> Submitted {
-        let job = self.job;
+        let job = &self.job;
         let seed = job.request.seed.map(|seed| seed.wrapping_add(number));
         let task = Bytes::from(wire::json(&job.request.clone().seed(seed)));
         let delivery = match job.delivery {
@@ -88,15 +83,15 @@ impl AudioSubmitter<'_> {
             class,
             keep_alive,
             delivery,
-            access: self.access.clone(),
+            access: self.caller.access().clone(),
         };
-        self.place.submit(self.handle, submission).await
+        self.place.submit(&self.handle, submission).await
     }
 
     /// One piece, as it is made.
-    async fn stream(&self, streaming: AudioStreaming) -> Result<Response, Failure> {
-        let answer = self.submit(0).await?;
-        audio_stream::respond(answer.output, streaming).await
+    async fn stream(self, streaming: AudioStreaming) -> Result<Response, Failure> {
+        let ping = self.handle.config().limits.sse_ping;
+        audio_stream::respond(async move { self.submit(0).await }, streaming, ping).await
     }
 
     /// One piece, once it is whole.
@@ -122,7 +117,10 @@ impl AudioSubmitter<'_> {
                     return Ok(audio);
                 }
                 Some(Output::Done(Err(failure))) => return Err(failure),
-                Some(Output::Event(_) | Output::Progress { .. } | Output::Http(_)) => {}
+                Some(Output::Progress { done, total }) => {
+                    self.caller.progress().report((number, self.job.pieces), done, total);
+                }
+                Some(Output::Event(_) | Output::Http(_)) => {}
                 None => return Err(broken_off()),
             }
         }

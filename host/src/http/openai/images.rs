@@ -14,6 +14,7 @@ use super::super::artifacts;
 use super::super::body::{JsonBody, Unread};
 use super::super::caller::Caller;
 use super::super::error::ApiError;
+use super::super::event_stream;
 use super::super::generate::{MAX_AT_ONCE, QueuePlace};
 use super::super::image_output::{ImageFileWriter, ImageOutput, ImageUpdate};
 use super::super::image_stream::ImageStream;
@@ -22,7 +23,7 @@ use super::super::wire::{self, ImageDelivery, ImageJob};
 use super::explain;
 use crate::domain::{Failure, Kind, ModelId};
 use crate::media::image::ImageAssembler;
-use crate::runtime::{AccessEntry, Handle, OutputMode, Submission};
+use crate::runtime::{Handle, OutputMode, Submission};
 use crate::store::Media;
 
 const PATH: &str = "/v1/images/generations";
@@ -38,18 +39,14 @@ pub(in crate::http) async fn create(
     let job = body.read(wire::parse_image).await?;
     let config = app.handle.config();
     let model = resolve::for_request(&config, &caller, job.model.as_deref(), WANTED)?.id.clone();
-    let submitter = ImageSubmitter {
-        handle: &app.handle,
-        model: &model,
-        job: &job,
-        access: caller.access(),
-        place: QueuePlace::default(),
-    };
+    let (handle, place) = (app.handle.clone(), QueuePlace::default());
+    let submitter = ImageSubmitter { handle, model: model.clone(), job: job.clone(), caller, place };
     let result = match job.delivery {
-        ImageDelivery::Stream => match submitter.begin(0).await {
-            Ok((output, writer)) => ImageStream::new(output, writer).respond().await,
-            Err(failure) => Err(failure),
-        },
+        ImageDelivery::Stream => {
+            let begun =
+                async move { submitter.begin(0).await.map(|(output, writer)| ImageStream::new(output, writer)) };
+            event_stream::respond(ImageStream::events(begun), config.limits.sse_ping).await
+        }
         ImageDelivery::Files(response_format) => {
             let images = stream::iter(0..job.images).map(|number| submitter.image(number));
             match images.buffered(MAX_AT_ONCE).try_collect::<Vec<_>>().await {
@@ -84,18 +81,18 @@ pub(in crate::http) async fn unserved(_: Unread) -> ApiError {
 }
 
 /// Asks for one request's images.
-struct ImageSubmitter<'a> {
-    handle: &'a Handle,
-    model: &'a ModelId,
-    job: &'a ImageJob,
-    access: &'a AccessEntry,
+struct ImageSubmitter {
+    handle: Handle,
+    model: ModelId,
+    job: ImageJob,
+    caller: Caller,
     place: QueuePlace,
 }
 
-impl ImageSubmitter<'_> {
+impl ImageSubmitter {
     /// Asks for image `number`.
     async fn begin(&self, number: u64) -> Result<(ImageOutput, ImageFileWriter), Failure> {
-        let (model, job) = (self.model, self.job);
+        let (model, job) = (&self.model, &self.job);
         let delivery = match job.delivery {
             ImageDelivery::Files(_) => OutputMode::Gathered,
             ImageDelivery::Stream => OutputMode::Streamed,
@@ -109,9 +106,9 @@ impl ImageSubmitter<'_> {
             class,
             keep_alive,
             delivery,
-            access: self.access.clone(),
+            access: self.caller.access().clone(),
         };
-        let answer = self.place.submit(self.handle, submission).await?;
+        let answer = self.place.submit(&self.handle, submission).await?;
         let output = ImageOutput::new(answer.output, ImageAssembler::new(job.request.width, job.request.height));
         let (request, encoding) = (Arc::clone(&job.request), job.encoding);
         Ok((output, ImageFileWriter { model: model.clone(), request, encoding }))
@@ -121,8 +118,14 @@ impl ImageSubmitter<'_> {
     async fn image(&self, number: u64) -> Result<(Vec<u8>, u64), Failure> {
         let (mut output, writer) = self.begin(number).await?;
         loop {
-            if let ImageUpdate::Finished(image, finish) = output.next().await? {
-                return Ok((writer.file(image, writer.metadata(&finish)).await?, finish.seed));
+            match output.next().await? {
+                ImageUpdate::Progress { done, total } => {
+                    self.caller.progress().report((number, self.job.images), done, total);
+                }
+                ImageUpdate::Partial(..) => {}
+                ImageUpdate::Finished(image, finish) => {
+                    return Ok((writer.file(image, writer.metadata(&finish)).await?, finish.seed));
+                }
             }
         }
     }

@@ -33,6 +33,7 @@ pub(super) fn required(path: &str) -> &'static [&'static str] {
         "/v1/messages" => &["messages", "max_tokens"],
         "/v1/messages/count_tokens" => &["messages"],
         "/detokenize" => &["tokens"],
+        "/v1/jobs" => &["endpoint", "body"],
         "/models/load" | "/models/unload" | "/models/park" => &["model"],
         _ => &[],
     }
@@ -52,6 +53,11 @@ fn plain(path: &str, field: &str) -> Value {
     let count = || json!({"type": "integer", "minimum": 0});
     let number = |least: f64, most: f64| json!({"type": "number", "minimum": least, "maximum": most});
     match (path, field) {
+        ("/v1/jobs", "endpoint") => text(),
+        ("/v1/jobs", "body") => object(),
+        (_, "background") if path.starts_with("/v1/images/") || path.starts_with("/v1/audio/") => {
+            json!({"type": ["boolean", "string"], "description": "true keeps the request as a job"})
+        }
         (_, "prompt") if path.ends_with("completions") => json!({"type": ["string", "array"]}),
         (_, "logprobs") if path.ends_with("/completions") && !path.contains("chat") => {
             json!({"type": "integer", "minimum": 0, "maximum": 5})

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::request_fields::request_fields;
-use super::router::{Route, routes};
+use super::router::{Route, may_wait, of_job, routes};
 use super::wire;
 use operations::{Operation, operation};
 
@@ -45,7 +45,7 @@ pub(super) fn document() -> Value {
         let item = paths.entry(openapi_path(route.path)).or_insert_with(|| json!({}));
         for method in &route.answered {
             let method = method.as_str().to_ascii_lowercase();
-            item[method.as_str()] = described(&route, &operation(route.path, &method));
+            item[method.as_str()] = described(&route, &method, &operation(route.path, &method));
         }
     }
     json!({
@@ -73,7 +73,7 @@ fn openapi_path(path: &str) -> String {
     path.replace("{*", "{")
 }
 
-fn described(route: &Route, operation: &Operation) -> Value {
+fn described(route: &Route, method: &str, operation: &Operation) -> Value {
     let mut described = json!({
         "summary": operation.summary,
         "tags": [operation.tag],
@@ -89,10 +89,20 @@ fn described(route: &Route, operation: &Operation) -> Value {
     if !parameters.is_empty() {
         described["parameters"] = parameters.into();
     }
-    if let Some(body) = body(route.path) {
+    if let Some(body) = body(route.path).filter(|_| method == "post") {
         described["requestBody"] = body;
     }
+    if takes_jobs(route.path) && method == "post" {
+        let job = json!({"$ref": "#/components/schemas/Job"});
+        described["responses"]["202"] =
+            json!({"description": "it is kept as a job", "content": {"application/json": {"schema": job}}});
+    }
     described
+}
+
+/// Whether what is asked there may be kept as a job.
+fn takes_jobs(path: &str) -> bool {
+    path == "/v1/jobs" || of_job(path).is_some_and(|wanted| may_wait(wanted.kind))
 }
 
 fn answer(operation: &Operation) -> Value {
@@ -142,7 +152,8 @@ mod tests {
             for method in &route.answered {
                 let operation = &item[method.as_str().to_ascii_lowercase()];
                 assert!(!operation["summary"].as_str().unwrap().is_empty(), "{method} {} has no summary", route.path);
-                assert_eq!(operation.get("requestBody").is_some(), route.body.is_some(), "{}", route.path);
+                let reads_body = route.body.is_some() && method == "POST";
+                assert_eq!(operation.get("requestBody").is_some(), reads_body, "{}", route.path);
             }
         }
         for endpoint in request_fields() {

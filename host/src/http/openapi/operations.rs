@@ -59,6 +59,13 @@ pub(super) fn operation(path: &str, method: &str) -> Operation {
         }
         ("/v1/images/generations", _) => ("Makes images", "media", Some("Images"), Some(EVENTS)),
         ("/v1/images/edits" | "/v1/images/variations", _) => ("Changes images", "media", Some("Images"), None),
+        ("/v1/jobs", "get") => ("The jobs of whoever asks, the newest first", "jobs", Some("Jobs"), None),
+        ("/v1/jobs", _) => ("Keeps a request as a job", "jobs", Some("Job"), None),
+        ("/v1/jobs/{id}", "get") => ("A job", "jobs", Some("Job"), None),
+        ("/v1/jobs/{id}", _) => ("Forgets a job and its answer", "jobs", Some("DeletedResponse"), None),
+        ("/v1/jobs/{id}/events", _) => ("What becomes of a job", "jobs", None, Some(EVENTS)),
+        ("/v1/jobs/{id}/result", _) => ("The answer of a job", "jobs", Some("Object"), Some("*/*")),
+        ("/v1/jobs/{id}/cancel", _) => ("Ends a job", "jobs", Some("Job"), None),
         ("/v1/embeddings" | "/embeddings", _) => ("Embeds texts", "text", Some("Object"), None),
         ("/v1/rerank", _) => ("Orders texts by how well they fit a query", "text", Some("Object"), None),
         ("/v1/moderations", _) => ("Judges texts", "text", Some("Object"), None),

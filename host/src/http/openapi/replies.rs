@@ -60,6 +60,19 @@ pub(super) fn schemas() -> Value {
         &["message", "type", "param", "code"],
         json!({"message": text(), "type": text(), "param": nullable("string"), "code": nullable("string")}),
     );
+    let result =
+        object(&["url", "content_type", "bytes"], json!({"url": text(), "content_type": text(), "bytes": count()}));
+    let job = object(
+        &["id", "object", "endpoint", "model", "status", "progress", "created_at", "error", "result"],
+        json!({
+            "id": text(), "object": {"const": "job"}, "endpoint": text(), "model": text(),
+            "status": {"enum": ["queued", "in_progress", "completed", "failed", "cancelled", "expired"]},
+            "progress": {"type": "integer", "minimum": 0, "maximum": 100}, "created_at": count(),
+            "started_at": nullable("integer"), "completed_at": nullable("integer"), "expires_at": nullable("integer"),
+            "attempts": count(), "error": {"anyOf": [error, {"type": "null"}]}, "usage": nullable("object"),
+            "result": {"anyOf": [result, {"type": "null"}]},
+        }),
+    );
     let media = object(&["data"], json!({"created": count(), "data": list(json!({"type": "object"}))}));
     json!({
         "Object": {"type": "object"},
@@ -82,6 +95,14 @@ pub(super) fn schemas() -> Value {
                 "id": text(), "object": {"const": "response"}, "created_at": count(),
                 "status": {"enum": ["completed", "incomplete", "failed", "in_progress"]}, "model": text(),
                 "output": list(object(&["id", "type"], json!({"id": text(), "type": text()}))), "tools": {"type": "array"},
+            }),
+        ),
+        "Job": job,
+        "Jobs": object(
+            &["object", "data", "first_id", "last_id", "has_more"],
+            json!({
+                "object": {"const": "list"}, "data": list(refer("Job")), "first_id": nullable("string"),
+                "last_id": nullable("string"), "has_more": {"type": "boolean"},
             }),
         ),
         "DeletedResponse": object(&["id", "deleted"], json!({"id": text(), "deleted": {"const": true}})),

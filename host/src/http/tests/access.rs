@@ -7,7 +7,7 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 57] = [
+const TABLE: [(&str, &str, &str); 62] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
@@ -47,6 +47,11 @@ const TABLE: [(&str, &str, &str); 57] = [
     ("POST", "/v1/images/generations", "use"),
     ("POST", "/v1/images/edits", "use"),
     ("POST", "/v1/images/variations", "use"),
+    ("POST GET", "/v1/jobs", "use"),
+    ("GET DELETE", "/v1/jobs/{id}", "use"),
+    ("GET", "/v1/jobs/{id}/events", "use"),
+    ("GET", "/v1/jobs/{id}/result", "use"),
+    ("POST", "/v1/jobs/{id}/cancel", "use"),
     ("ANY", "/upstream/{*rest}", "use"),
     ("GET", "/artifacts/{name}", "use"),
     ("GET", "/v1/models", "use"),

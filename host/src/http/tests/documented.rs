@@ -18,8 +18,8 @@ pub(super) fn check(method: &Method, path: &str, sent: &[u8], answered: &Parts, 
     if !kind.starts_with("application/json") {
         return;
     }
-    let is_answer = answered.status == StatusCode::OK;
-    let response = &operation["responses"][if is_answer { "200" } else { "default" }];
+    let is_answer = answered.status.is_success();
+    let response = &operation["responses"][if is_answer { answered.status.as_str() } else { "default" }];
     let schema = &response["content"]["application/json"]["schema"];
     assert!(!schema.is_null(), "{method} {path} says nothing of an answer of JSON: {reply}");
     if let Err(wrong) = fits(&reply, schema, "answer") {
@@ -41,10 +41,13 @@ fn operation(method: &Method, path: &str) -> Option<&'static Value> {
     let item = exact.or_else(|| {
         let filled = |pattern: &str| {
             let (head, parameter) = pattern.split_once('{')?;
-            let rest = path.strip_prefix(head)?;
-            (!rest.is_empty() && parameter.ends_with('}')).then_some(())
+            let (_, tail) = parameter.split_once('}')?;
+            let rest = path.strip_prefix(head)?.strip_suffix(tail)?;
+            (!rest.is_empty()).then_some(())
         };
-        paths.iter().find(|(pattern, _)| filled(pattern).is_some()).map(|(_, item)| item)
+        // Of several that fit the longest says most.
+        let fitting = paths.iter().filter(|(pattern, _)| filled(pattern).is_some());
+        fitting.max_by_key(|(pattern, _)| pattern.len()).map(|(_, item)| item)
     });
     item?.get(method)
 }

@@ -1,5 +1,6 @@
 //! What needs a runtime that answers bit by bit, or a real socket.
 
+use crate::jobs::Jobs;
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,7 +43,9 @@ pub(super) async fn listening(handle: Handle) -> Listening {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(super::super::serve(listener, handle, async { drop(stopped.await) }));
+    let serving = tokio::spawn(super::super::serve(listener, handle, Jobs::unavailable("none are kept"), async {
+        drop(stopped.await)
+    }));
     Listening { address, stop, serving }
 }
 

@@ -17,6 +17,7 @@ mod errors;
 mod formats;
 mod fuzz;
 mod images;
+mod jobs;
 mod keys;
 mod limits;
 mod listings;
@@ -328,6 +329,10 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             body_limit: Some(ByteSize(64 << 10)),
             bodies: ByteSize(1 << 20),
             connections: None,
+            jobs: 4,
+            jobs_at_once: 2,
+            job_ttl: seconds(3600),
+            job_bytes: ByteSize(1 << 20),
             connections_per_peer: None,
             artifact_ttl: seconds(3600),
             artifact_bytes: ByteSize(1 << 20),

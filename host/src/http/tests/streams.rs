@@ -327,3 +327,26 @@ proptest! {
         prop_assert_eq!(&read_ollama(&answered("/api/chat", &ollama, sent, &groups)), &said);
     }
 }
+
+#[tokio::test]
+async fn silent_streams_of_images_and_audio_say_that_they_are_there_while_their_model_loads() {
+    let (commands, mut received) = mpsc::channel(1);
+    let limits = Limits { sse_ping: Some(Duration::from_millis(5)), ..config().limits };
+    let in_force = watch::channel(Arc::new(Config { limits, ..config() })).1;
+    let router = crate::http::router(Handle::new(commands, in_force, no_plugins()));
+    let image = json!({"model": "flux", "prompt": "a fox", "stream": true});
+    let music = json!({"model": "music", "prompt": "rain", "stream_format": "sse"});
+    for (path, body) in [("/v1/images/generations", image), ("/v1/audio/generations", music)] {
+        let reply = router.clone().oneshot(post(path, body.to_string())).await.unwrap();
+        assert_eq!(reply.status(), 200, "{path}");
+        let mut pieces = reply.into_body().into_data_stream();
+        assert_eq!(pieces.next().await.unwrap().unwrap(), ": ping\n\n", "{path}");
+        let Some(Command::Submit(_, asked)) = received.recv().await else { panic!("nothing was asked") };
+        asked.send(Err(Failure::new(FailureKind::StillLoading, "it loads"))).unwrap();
+        let mut rest = String::new();
+        while let Some(piece) = pieces.next().await {
+            rest += str::from_utf8(&piece.unwrap()).unwrap();
+        }
+        assert!(rest.contains("event: error\ndata: {\"error\":{") && rest.contains("model_loading"), "{path}: {rest}");
+    }
+}

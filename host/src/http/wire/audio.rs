@@ -34,6 +34,7 @@ pub(in crate::http) const KEYS: Keys = &[
     "stream_format",
     "service_tier",
     "keep_alive",
+    "background",
 ];
 
 /// A request for audio.

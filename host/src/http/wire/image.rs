@@ -49,6 +49,7 @@ pub(in crate::http) const KEYS: Keys = &[
     "negative_prompt",
     "service_tier",
     "keep_alive",
+    "background",
 ];
 
 /// A request for images.

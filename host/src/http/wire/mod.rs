@@ -8,6 +8,7 @@ mod completion;
 mod fields;
 mod format;
 mod image;
+mod job;
 mod json_text;
 mod messages;
 mod messages_reply;
@@ -43,6 +44,9 @@ pub(super) use chat::read as read_chat;
 pub(super) use completion::read as read_completion;
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
+pub(super) use job::{
+    AskedJob, JobReply, JobShape, is_urgent, parse as parse_job, parse_background, status as job_status,
+};
 pub(super) use json_text::raw;
 pub(super) use messages::{read as read_messages, read_to_count as read_messages_to_count};
 pub(super) use messages_reply::error as messages_error;
@@ -66,6 +70,7 @@ pub(super) mod keys {
         STRUCTURED_OUTPUTS_KEYS as STRUCTURED_OUTPUTS,
     };
     pub(in crate::http) use super::image::KEYS as IMAGE;
+    pub(in crate::http) use super::job::{BACKGROUND_KEYS as BACKGROUND, KEYS as JOB};
     pub(in crate::http) use super::messages::{
         BLOCK_KEYS as BLOCK, KEYS as MESSAGES, MESSAGE_KEYS as MESSAGES_MESSAGE, TOOL_KEYS as MESSAGES_TOOL,
     };
