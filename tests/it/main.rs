@@ -45,6 +45,8 @@ mod jobs;
 mod keys;
 /// Engines that are known by name.
 mod known;
+/// A host in the background, and one that follows another.
+mod life;
 /// A log that cannot be written costs its lines.
 mod log;
 /// What `/metrics` says.

@@ -40,26 +40,29 @@ pub(super) struct Arguments {
     schema: bool,
 }
 
+/// What a configuration is called whose file has no name.
+const FILE: &str = "models.yaml";
+
 /// Everything `check` finds.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(super) struct Report {
     file: Option<String>,
     listen: String,
     routes: Vec<CheckedRoute>,
     /// What is valid, but can hardly be meant.
-    warnings: Vec<String>,
-    devices: Vec<CheckedDevice>,
-    models: Vec<CheckedModel>,
+    pub(super) warnings: Vec<String>,
+    pub(super) devices: Vec<CheckedDevice>,
+    pub(super) models: Vec<CheckedModel>,
     /// Plugin files that cannot be used, with libraries that are missing among the reasons.
-    unusable_plugins: Vec<String>,
+    pub(super) unusable_plugins: Vec<String>,
 }
 
 /// A device that models may use.
 #[derive(Debug, Serialize)]
-struct CheckedDevice {
-    id: String,
+pub(super) struct CheckedDevice {
+    pub(super) id: String,
     /// Bytes that models may hold; `None` if it is not here.
-    budget: Option<u64>,
+    pub(super) budget: Option<u64>,
     /// Bytes that are free now; `None` where that cannot be told.
     free: Option<u64>,
     max_loaded: Option<u32>,
@@ -75,8 +78,8 @@ struct CheckedRoute {
 }
 
 #[derive(Debug, Serialize)]
-struct CheckedModel {
-    name: String,
+pub(super) struct CheckedModel {
+    pub(super) name: String,
     #[serde(rename = "type")]
     kind: &'static str,
     aliases: Vec<String>,
@@ -85,8 +88,8 @@ struct CheckedModel {
     plugin_version: Option<String>,
     /// What was chosen to serve it and why, where its entry leaves that to the host, or what is missing to choose.
     choice: Option<String>,
-    files: &'static str,
-    problems: Vec<String>,
+    pub(super) files: &'static str,
+    pub(super) problems: Vec<String>,
 }
 
 pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(), CliError> {
@@ -94,23 +97,7 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
         return out::json(&crate::config::json_schema());
     }
     let config = context.load()?;
-    let scanned = Registry::scan(&config.paths.plugin_folders(), &config.paths.state, config.paths.sharing);
-    let registry = Arc::new(scanned.clone().unwrap_or_default());
-    let vet = Vet::new(Arc::clone(&registry), &config);
-    let (faults, silent) = vet.options(&config, Asking::Plugins);
-    let file = config.file.clone().unwrap_or_else(|| "models.yaml".into());
-    let wrong = faults.placed(&vet::text_of(&config), &file);
-    let warnings = config.warnings().into_iter().chain(crate::device::complaints()).chain(silent);
-    let warnings = warnings.chain(super::plugins::cautions(&registry));
-    let report = Report {
-        file: config.file.as_ref().map(|file| file.display().to_string()),
-        listen: config.listen.to_string(),
-        routes: routes(&config),
-        warnings: warnings.collect(),
-        devices: config.devices.iter().map(device).collect(),
-        models: config.models.values().map(|model| examine(model, &scanned, &config.paths, &wrong)).collect(),
-        unusable_plugins: registry.rejected.iter().map(|rejected| rejected.reason.clone()).collect(),
-    };
+    let (report, wrong) = survey(&config);
     match arguments.json {
         true => out::json(&report)?,
         false => print(&report, &wrong)?,
@@ -118,13 +105,36 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
     if !wrong.is_empty() {
         let more = wrong.values().map(|error| error.more).sum();
         let problems = wrong.into_values().flat_map(|error| error.problems).collect();
-        return Err(CliError::Config(ConfigError { file: Some(file), problems, more }));
+        let file = Some(config.file.unwrap_or_else(|| FILE.into()));
+        return Err(CliError::Config(ConfigError { file, problems, more }));
     }
     match report.models.iter().map(|model| model.problems.len()).sum::<usize>() {
         0 => Ok(()),
         1 => Err(CliError::failed("models.yaml is valid, but one thing is missing (see above)")),
         count => Err(CliError::failed(format!("models.yaml is valid, but {count} things are missing (see above)"))),
     }
+}
+
+/// What there is to say of a configuration, with which options are wrong.
+pub(super) fn survey(config: &Config) -> (Report, Wrong) {
+    let scanned = Registry::scan(&config.paths.plugin_folders(), &config.paths.state, config.paths.sharing);
+    let registry = Arc::new(scanned.clone().unwrap_or_default());
+    let vet = Vet::new(Arc::clone(&registry), config);
+    let (faults, silent) = vet.options(config, Asking::Plugins);
+    let file = config.file.clone().unwrap_or_else(|| FILE.into());
+    let wrong = faults.placed(&vet::text_of(config), &file);
+    let warnings = config.warnings().into_iter().chain(crate::device::complaints()).chain(silent);
+    let warnings = warnings.chain(super::plugins::cautions(&registry));
+    let report = Report {
+        file: config.file.as_ref().map(|file| file.display().to_string()),
+        listen: config.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(", "),
+        routes: routes(config),
+        warnings: warnings.collect(),
+        devices: config.devices.iter().map(device).collect(),
+        models: config.models.values().map(|model| examine(model, &scanned, &config.paths, &wrong)).collect(),
+        unusable_plugins: registry.rejected.iter().map(|rejected| rejected.reason.clone()).collect(),
+    };
+    (report, wrong)
 }
 
 fn device(device: &DeviceConfig) -> CheckedDevice {

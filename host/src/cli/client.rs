@@ -16,7 +16,7 @@ use super::failure::CliError;
 use super::{CommandContext, out};
 use crate::config::{ApiKey, Contact, Env, Scope, shown_url};
 use crate::domain::excerpt;
-use crate::runtime::running_address;
+use crate::runtime::running_host;
 use crate::store::{Trust, causes, innermost};
 
 /// How long a server may take to accept a connection.
@@ -171,7 +171,7 @@ impl Server {
                 ));
             }
             // The one that runs may listen where the file said before it was edited.
-            let listen = running_address(&contact.paths.state).unwrap_or(contact.listen);
+            let listen = running_host(&contact.paths.state).map_or(contact.listen, |running| running.listen);
             return Self::of_contact(&Contact { listen, ..contact }, named.or_else(own_key));
         };
         // A server elsewhere needs no models.yaml here. The keys that are known here belong to the one of models.yaml.
@@ -201,6 +201,11 @@ impl Server {
         };
         let client = client.build().map_err(|e| CliError::failed(format!("the HTTP client cannot be set up: {e}")))?;
         Ok(Self { client, shown: shown_url(&url), url, keys })
+    }
+
+    /// Whether it takes requests.
+    pub(super) async fn is_ready(&self) -> bool {
+        self.send(self.request(Method::GET, "/readyz").timeout(CONNECT_TIMEOUT)).await.is_ok()
     }
 
     /// The models that can be asked, as clients list them. Without their states.

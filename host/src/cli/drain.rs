@@ -1,20 +1,21 @@
 //! What a host that was asked to end still waits for, said until there is nothing left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::out;
 use crate::domain::{ModelState, some_names};
-use crate::runtime::{Handle, ModelStatus};
+use crate::runtime::{Handle, ModelStatus, StateClaim};
 
 /// After how long it is said first.
 const FIRST: Duration = Duration::from_millis(500);
 /// How often it is said from then on.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// Says it until the host has ended. An end that comes at once needs no word.
-pub(super) async fn tell(handle: Handle) {
+/// Says it until the host has ended, and to commands that ask. An end that comes at once needs no word.
+pub(super) async fn tell(handle: Handle, claim: Arc<StateClaim>) {
     let asked = Instant::now();
     let mut ticks = interval_at(asked + FIRST, AGAIN);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -24,6 +25,7 @@ pub(super) async fn tell(handle: Handle) {
         let left = handle.config().limits.drain_timeout.saturating_sub(asked.elapsed());
         if let Some(sentence) = sentence(&models, left) {
             out::note(&sentence);
+            claim.say(Some(sentence));
         }
     }
 }

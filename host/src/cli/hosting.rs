@@ -1,7 +1,8 @@
 //! A host within this process: plugins, runtime and HTTP put together. For `serve`, and for `run` where no server is up.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use tokio::time::timeout;
 
 use super::client::reachable;
 use super::failure::CliError;
+use super::handover::Inheritance;
 use super::out;
 use super::vet::{self, Asking, Vet, Wrong};
 use crate::config::{Choice, Config, Env, ModelConfig};
 use crate::domain::{ByteSize, Device, Kind, ModelId, some_names};
+use crate::http::Leaving;
 use crate::jobs::{EmbeddedStore, Jobs};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
@@ -29,6 +32,8 @@ const CONNECTIONS_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct Hosted {
     /// Where it really listens.
     pub(super) address: SocketAddr,
+    /// The same, and where else.
+    addresses: Vec<SocketAddr>,
     /// What its user may do first.
     pub(super) first_step: FirstStep,
     /// What it serves with, by name.
@@ -39,20 +44,47 @@ pub(super) struct Hosted {
     pub(super) wrong: Wrong,
     runtime: Runtime,
     http: JoinHandle<()>,
+    leaving: Leaving,
     stop: oneshot::Sender<()>,
+    /// What it listens on, for a process that takes its place.
+    sockets: Vec<OwnedFd>,
+    /// Work that nobody waits for.
+    jobs: Jobs,
     /// Until it has ended.
-    _claim: StateClaim,
+    claim: Arc<StateClaim>,
 }
 
 impl Hosted {
     /// Binds, finds plugins, and starts serving.
-    pub(super) async fn start(mut config: Config, env: &Env) -> Result<Self, CliError> {
+    pub(super) async fn start(config: Config, env: &Env) -> Result<Self, CliError> {
+        Self::start_in_place(config, env, Inheritance::default()).await
+    }
+
+    /// The same in another process's place.
+    pub(super) async fn start_in_place(
+        mut config: Config,
+        env: &Env,
+        mut inheritance: Inheritance,
+    ) -> Result<Self, CliError> {
         crate::http::raise_descriptors();
         protect_host();
-        let listener = bind(config.listen).await?;
-        let address = listener.local_addr().map_err(|e| CliError::failed(format!("{}: {e}", config.listen)))?;
-        let claim = claim(&config, address).await?;
+        let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
+        for address in config.addresses() {
+            let failed = |error: io::Error| CliError::failed(format!("{address}: {error}"));
+            let listener = match inheritance.listener(address) {
+                Some(listener) => {
+                    listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)).map_err(failed)?
+                }
+                None => bind(address).await?,
+            };
+            sockets.push(listener.as_fd().try_clone_to_owned().map_err(failed)?);
+            listeners.push(listener);
+        }
+        let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let address = addresses.first().copied().unwrap_or(config.listen);
         let registry = Arc::new(scan(&config).await?);
+        inheritance.ready().await?;
+        let claim = Arc::new(claim(&config, address, env.takes_place_of()).await?);
         for rejected in registry.rejected.iter().chain(&registry.doubts) {
             tracing::warn!(file = %rejected.file.display(), "{}", rejected.reason);
         }
@@ -73,11 +105,26 @@ impl Hosted {
         let placement = Arc::new(HostPlacement { workers, tls });
         let config = Arc::new(config);
         let runtime = runtime::start(Arc::clone(&config), Arc::clone(&registry), placement);
-        let start_block = start_block(&config, &registry, address, runtime.budgets());
+        let start_block = start_block(&config, &registry, &addresses, runtime.budgets());
         let (stop, stopped) = oneshot::channel();
+        let leaving = Leaving::default();
         let wait = async move { drop(stopped.await) };
-        let http = tokio::spawn(crate::http::serve(listener, runtime.handle(), jobs, wait));
-        Ok(Self { address, first_step, vet, wrong, start_block, runtime, http, stop, _claim: claim })
+        let http = tokio::spawn(crate::http::serve(listeners, runtime.handle(), leaving.clone(), jobs.clone(), wait));
+        Ok(Self {
+            address,
+            addresses,
+            first_step,
+            vet,
+            wrong,
+            start_block,
+            runtime,
+            http,
+            leaving,
+            stop,
+            sockets,
+            jobs,
+            claim,
+        })
     }
 
     /// What it serves with, by name.
@@ -108,10 +155,33 @@ impl Hosted {
         }
     }
 
+    /// What it listens on.
+    pub(super) fn sockets(&self) -> &[OwnedFd] {
+        &self.sockets
+    }
+
+    /// Leaves the state folder, with the jobs in it, to another process.
+    pub(super) async fn release(&self) {
+        self.jobs.leave().await;
+        self.claim.release();
+    }
+
+    /// What commands find it by.
+    pub(super) fn claim(&self) -> &Arc<StateClaim> {
+        &self.claim
+    }
+
+    /// Accepts no more, and lets clients that are connected ask once more: another process has the sockets.
+    pub(super) async fn leave(&self) {
+        self.leaving.leave().await;
+    }
+
     /// Accepts no more, lets running requests end, and stops the workers.
     pub(super) async fn shutdown(self) {
-        let drain = self.handle().config().limits.drain_timeout;
+        // As long as one is open somewhere the kernel takes connections in.
+        drop(self.sockets);
         // If nobody waits for it, the server has ended already.
+        let drain = self.runtime.handle().config().limits.drain_timeout;
         self.stop.send(()).unwrap_or_default();
         self.runtime.shutdown(drain).await;
         if timeout(CONNECTIONS_LIMIT, self.http).await.is_err() {
@@ -152,7 +222,7 @@ fn first_step(config: &Config, registry: &Registry) -> FirstStep {
 fn start_block(
     config: &Config,
     registry: &Registry,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     budgets: &[(Device, u64)],
 ) -> Vec<(&'static str, String)> {
     let of_model = |device: &Device| config.devices.iter().any(|known| known.id == *device);
@@ -164,7 +234,10 @@ fn start_block(
     vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ("config", config.file.as_ref().map_or("none".to_owned(), |file| file.display().to_string())),
-        ("address", address.to_string()),
+        (
+            "address",
+            some_names(addresses.iter().map(ToString::to_string).collect::<Vec<_>>().iter().map(String::as_str)),
+        ),
         ("devices", devices.join(", ")),
         ("plugins", some_names(plugins.iter().map(String::as_str))),
         ("models", models),
@@ -172,9 +245,9 @@ fn start_block(
 }
 
 /// Claims the state folder, off the runtime's threads: it may lie on a network.
-async fn claim(config: &Config, address: SocketAddr) -> Result<StateClaim, CliError> {
+async fn claim(config: &Config, address: SocketAddr, before: Option<u32>) -> Result<StateClaim, CliError> {
     let (state, sharing) = (config.paths.state.clone(), config.paths.sharing);
-    let claimed = tokio::task::spawn_blocking(move || StateClaim::take(&state, address, sharing)).await;
+    let claimed = tokio::task::spawn_blocking(move || StateClaim::take(&state, address, sharing, before)).await;
     claimed
         .map_err(|error| CliError::failed(format!("the state folder cannot be claimed: {error}")))?
         .map_err(CliError::failed)
@@ -238,7 +311,9 @@ async fn bind(address: SocketAddr) -> Result<TcpListener, CliError> {
 /// Says once how the server is used.
 pub(super) fn greet(hosted: &Hosted) {
     let address = hosted.address;
-    out::note(&format!("listening on http://{address}"));
+    for address in &hosted.addresses {
+        out::note(&format!("listening on http://{address}"));
+    }
     // What is typed is typed on this machine, by somebody who has a key.
     let (here, key) = (
         reachable(address),

@@ -6,10 +6,13 @@ mod changes;
 mod check;
 mod client;
 mod completions;
+mod daemon;
 mod docs;
+mod doctor;
 mod drain;
 mod failure;
 mod generated;
+mod handover;
 mod heap;
 mod hosting;
 mod image;
@@ -25,9 +28,12 @@ mod reap;
 mod reload;
 mod run;
 mod serve;
+mod service;
 mod signals;
 mod sse;
+mod supervisor;
 mod table;
+mod template;
 mod vet;
 mod watchdog;
 mod wheels;
@@ -73,8 +79,22 @@ enum Command {
     Migrate(migrate::Arguments),
     /// Validate models.yaml and print how requests are routed.
     Check(check::Arguments),
+    /// Look for what would keep this machine from serving, or make it slow, and say what to do.
+    Doctor(doctor::Arguments),
     /// Serve the models of models.yaml.
     Serve(serve::Arguments),
+    /// Serve in the background, and wait until the server answers.
+    Up(daemon::UpArguments),
+    /// End the server that runs in the background or under a supervisor, once its requests have ended.
+    Down(daemon::DownArguments),
+    /// Have another process take the running server's place, without refusing a connection.
+    Restart(daemon::RestartArguments),
+    /// Say in one line which server runs, and what it does.
+    Status(daemon::StatusArguments),
+    /// Run the server under systemd.
+    Service(service::Arguments),
+    /// Make a machine ready to be saved as a template.
+    Template(template::Arguments),
     /// Show where each model of a running server stands, and how full its devices are.
     Ps(client::Listing),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
@@ -168,12 +188,19 @@ pub fn main() -> ExitCode {
         Command::Guard { host } => return crate::worker::guard_main(&host),
         Command::Init(arguments) => init::run(&context, &arguments),
         Command::Migrate(arguments) => migrate::run(&context, &arguments),
+        Command::Doctor(arguments) => doctor::run(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Serve(arguments) => {
             heap::give_back();
             heap::keep_small();
             with_runtime(serve::run(&context, arguments))
         }
+        Command::Up(arguments) => with_runtime(daemon::up(&context, arguments)),
+        Command::Down(arguments) => with_runtime(daemon::down(&context, arguments)),
+        Command::Restart(arguments) => with_runtime(daemon::restart(&context, arguments)),
+        Command::Status(arguments) => with_runtime(daemon::status(&context, arguments)),
+        Command::Service(arguments) => service::run(&context, &arguments),
+        Command::Template(arguments) => template::run(&context, &arguments),
         Command::Ps(arguments) => with_runtime(ps::run(&context, arguments)),
         Command::Why(arguments) => with_runtime(why::run(&context, arguments)),
         Command::Logs(arguments) => with_runtime(logs::run(&context, arguments)),

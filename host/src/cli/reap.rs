@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::failure::CliError;
+use crate::config::REAPED;
 
 /// What is passed on to the host. Other signals are ignored, as a first process does.
 const PASSED_ON: [(SignalKind, Signal); 2] =
@@ -31,8 +32,8 @@ pub(super) async fn run(arguments: impl Iterator<Item = OsString>) -> Result<Exi
     let received = PASSED_ON.map(|(kind, passed_on)| signal(kind).map(|received| (received, passed_on)));
     // In a group of its own: a terminal's signals would reach it twice.
     let mut command = Command::new("/proc/self/exe");
-    let host =
-        command.arg0("aihost").args(arguments).stdin(Stdio::null()).process_group(0).spawn().map_err(failed)?.id();
+    command.arg0("aihost").args(arguments).env(REAPED, "1").stdin(Stdio::null()).process_group(0);
+    let host = command.spawn().map_err(failed)?.id();
     let host = Pid::from_raw(host.cast_signed()).unwrap_or(Pid::INIT);
     for received in received {
         let (mut received, passed_on) = received.map_err(failed)?;

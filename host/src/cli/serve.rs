@@ -3,17 +3,19 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::CliError;
+use super::handover::{Inheritance, Successor};
 use super::hosting::{Hosted, greet};
 use super::reload::{Judged, Watched};
 use super::signals::{self, Signals};
 use super::watchdog::Watchdog;
-use super::{CommandContext, drain, out, plugin_watch, reload};
-use crate::config::Selection;
+use super::{CommandContext, drain, out, plugin_watch, reload, supervisor};
+use crate::config::{Env, Selection};
 use crate::telemetry::{self, LogFormat};
 
 #[derive(Debug, clap::Args)]
@@ -83,9 +85,11 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     }
     let mut ends = Signals::of_server()?;
     let file = config.file.clone();
+    let handovers = Signals::of_handover()?;
+    let inheritance = Inheritance::of_process(&context.env)?;
     let watchdog = Watchdog::start(Signals::of_server)?;
     let mut hosted = tokio::select! {
-        hosted = Hosted::start(config, &context.env) => hosted?,
+        hosted = Hosted::start_in_place(config, &context.env, inheritance) => hosted?,
         () = ends.next() => return Ok(()),
     };
     watchdog.hosts(hosted.handle());
@@ -98,7 +102,56 @@ pub(super) async fn run(context: &CommandContext, arguments: Arguments) -> Resul
     let _reload = AbortOnDropHandle::new(tokio::spawn(reload::watch(watched, hangups, hosted.handle())));
     telemetry::announce(hosted.start_block());
     greet(&hosted);
-    attend(hosted, ends, &watchdog).await
+    supervisor::ready(&hosted.address.to_string());
+    let _beats = AbortOnDropHandle::new(tokio::spawn(supervisor::keep_alive(hosted.handle())));
+    attend_or_hand_over(hosted, (ends, handovers), &watchdog, &context.env).await
+}
+
+/// Serves until it is told to end, breaks, or another process has taken its place.
+async fn attend_or_hand_over(
+    mut hosted: Hosted,
+    (mut ends, mut handovers): (Signals, Signals),
+    watchdog: &Watchdog,
+    env: &Env,
+) -> Result<(), CliError> {
+    loop {
+        tokio::select! {
+            () = ends.next() => break,
+            error = hosted.broken() => {
+                watchdog.host_broke();
+                return Err(error);
+            }
+            () = handovers.next() => {}
+        }
+        hosted.claim().say(None);
+        out::note("another process is started to take this one's place");
+        let successor = tokio::select! {
+            successor = Successor::start(env, hosted.sockets()) => successor,
+            () = ends.next() => break,
+        };
+        let why = match successor {
+            Ok(successor) => {
+                let pid = successor.pid();
+                hosted.release().await;
+                match successor.go().await {
+                    Ok(()) => {
+                        out::note(&format!("process {pid} takes this one's place"));
+                        tokio::select! {
+                            () = hosted.leave() => {}
+                            () = ends.next() => {}
+                        }
+                        return end(hosted, ends).await;
+                    }
+                    Err(error) => format!("process {pid} has ended before it took its place: {error}"),
+                }
+            }
+            Err(why) => why,
+        };
+        out::error(&format!("error: {why}"));
+        hosted.claim().say(Some(why));
+    }
+    supervisor::stopping();
+    end(hosted, ends).await
 }
 
 /// Serves until it is told to end, or breaks.
@@ -110,8 +163,13 @@ pub(super) async fn attend(mut hosted: Hosted, mut ends: Signals, watchdog: &Wat
             return Err(error);
         }
     }
+    end(hosted, ends).await
+}
+
+/// Lets running requests end.
+async fn end(hosted: Hosted, mut ends: Signals) -> Result<(), CliError> {
     out::note("stopping: running requests may end; a second signal stops at once");
-    let _told = AbortOnDropHandle::new(tokio::spawn(drain::tell(hosted.handle())));
+    let _told = AbortOnDropHandle::new(tokio::spawn(drain::tell(hosted.handle(), Arc::clone(hosted.claim()))));
     tokio::select! {
         () = hosted.shutdown() => Ok(()),
         () = ends.next() => Err(CliError::Interrupted),

@@ -44,6 +44,11 @@ impl Signals {
         Self::of(&[SignalKind::hangup()])
     }
 
+    /// What asks for another process in this one's place: SIGUSR2.
+    pub(super) fn of_handover() -> Result<Self, CliError> {
+        Self::of(&[SignalKind::user_defined2()])
+    }
+
     /// What a terminal sends to a command: SIGINT.
     pub(super) fn of_command() -> Result<Self, CliError> {
         Self::of(&[SignalKind::interrupt()])

@@ -22,6 +22,11 @@ const OFFLINE: [&str; 2] = ["PIP_NO_INDEX", "UV_OFFLINE"];
 /// Beginnings of such variables.
 const FETCHING_PREFIXES: [&str; 2] = ["PIP_", "UV_"];
 
+/// Says to a process that its stdin is a socket over which a running host gives it its place.
+pub const TAKES_PLACE_OF: &str = "AIHOST_TAKES_PLACE_OF";
+/// Says to a host that a container's first process waits for it, and ends with it.
+pub const REAPED: &str = "AIHOST_REAPED";
+
 /// The environment as it was when it was taken.
 #[derive(Clone, Debug, Default)]
 pub struct Env {
@@ -126,6 +131,16 @@ impl Env {
     /// `AIHOST_STATE_DIR`: overrides `state_dir:`.
     pub fn state_dir(&self) -> Option<PathBuf> {
         self.named("AIHOST_STATE_DIR").map(PathBuf::from)
+    }
+
+    /// [`TAKES_PLACE_OF`]: the process.
+    pub fn takes_place_of(&self) -> Option<u32> {
+        self.named(TAKES_PLACE_OF)?.parse().ok()
+    }
+
+    /// [`REAPED`].
+    pub fn is_reaped(&self) -> bool {
+        self.named(REAPED).is_some()
     }
 
     /// `AIHOST_LOG`, else `RUST_LOG`: the log filter.

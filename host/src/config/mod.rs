@@ -34,7 +34,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use api_key::{ApiKey, Rate, Scope};
 pub use contact::Contact;
-pub use env::Env;
+pub use env::{Env, REAPED, TAKES_PLACE_OF};
 pub use error::{ConfigError, Problem};
 pub use http::{BusyProbe, HttpConfig, REMOTE, RemoteConfig, Secret};
 pub use options::{EntryFaults, option_rows};
@@ -161,7 +161,7 @@ pub fn parse_for(
     let config = resolve::resolve(typed(text, file)?, context)?;
     let (was, is) = (&running.paths, &alone.paths);
     let differing = [
-        ("listen", running.listen != alone.listen),
+        ("listen", !running.addresses().eq(alone.addresses())),
         ("plugins_dir", was.plugin_folders() != is.plugin_folders()),
         ("models_dir", was.models != is.models),
         ("state_dir", was.state != is.state),

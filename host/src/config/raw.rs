@@ -26,8 +26,8 @@ pub(super) fn parse(text: &str) -> Result<RawConfig, serde_yaml::Error> {
 pub(super) struct RawConfig {
     /// Version of the file's format: 1. May be absent.
     pub(super) version: Option<Text>,
-    /// Address and port of the HTTP server. Default: 127.0.0.1:9000.
-    pub(super) listen: Option<Text>,
+    /// Address and port of the HTTP server, or several such. Default: 127.0.0.1:9000.
+    pub(super) listen: Option<RawListen>,
     /// API keys that clients must send: texts, `env:NAME`, or mappings. Needed as soon as `listen` is not a loopback address.
     pub(super) api_keys: Option<OneOrMany<RawKey>>,
     /// Serve other machines without API keys. Default: false.
@@ -348,6 +348,10 @@ pub(super) struct OneOrMany<T> {
     pub(super) list: bool,
 }
 
+/// Addresses to listen on; a port alone is one, too.
+#[derive(Debug)]
+pub(super) struct RawListen(pub(super) Vec<Text>);
+
 /// Entries in the order they were typed; a name may occur twice.
 #[derive(Debug, Default)]
 pub(super) struct RawModels {
@@ -423,6 +427,35 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             item.map(|item| OneOrMany { items: vec![item], list: false })
         }
         deserializer.deserialize_any(Items(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for RawListen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Addresses;
+        impl<'de> Visitor<'de> for Addresses {
+            type Value = RawListen;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address and a port, or a list of such")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawListen, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = seq.next_element()? {
+                    items.push(item);
+                }
+                Ok(RawListen(items))
+            }
+            fn visit_str<E: Error>(self, value: &str) -> Result<RawListen, E> {
+                Ok(RawListen(vec![Text(value.to_owned())]))
+            }
+            fn visit_u64<E: Error>(self, port: u64) -> Result<RawListen, E> {
+                Ok(RawListen(vec![Text(port.to_string())]))
+            }
+            fn visit_i64<E: Error>(self, port: i64) -> Result<RawListen, E> {
+                Ok(RawListen(vec![Text(port.to_string())]))
+            }
+        }
+        deserializer.deserialize_any(Addresses)
     }
 }
 
@@ -523,6 +556,20 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({"anyOf": [generator.subschema_for::<T>(), generator.subschema_for::<Vec<T>>()]})
+    }
+}
+
+impl JsonSchema for RawListen {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Listen".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [generator.subschema_for::<Text>(), generator.subschema_for::<Vec<Text>>()]})
     }
 }
 

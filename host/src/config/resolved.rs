@@ -21,8 +21,10 @@ use crate::domain::{ByteSize, Device, Kind, ModelId};
 pub struct Config {
     /// Where it was read; `None` for one built in code.
     pub file: Option<PathBuf>,
-    /// Where HTTP listens.
+    /// Where HTTP listens, and where commands on this machine ask.
     pub listen: SocketAddr,
+    /// Where it listens too.
+    pub listen_also: Vec<SocketAddr>,
     /// Accepted API keys; empty means none is asked for.
     pub api_keys: Vec<Arc<ApiKey>>,
     /// Pages and apps of other origins that may use it.
@@ -213,6 +215,11 @@ impl fmt::Display for Refusal {
 }
 
 impl Config {
+    /// Every address that HTTP listens on.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.listen).chain(self.listen_also.iter().copied())
+    }
+
     /// Whether this brings anything that was not in force before: it says something else than what it said, refused changes
     /// left out, or no longer refuses what it did.
     pub fn is_news_after(&self, before: &Self) -> bool {

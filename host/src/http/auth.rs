@@ -83,10 +83,9 @@ fn is_local_origin(origin: &str) -> bool {
 /// Refuses a page of another site (CSRF), which is all that stands before a host without keys, unless `cors:` names it; and on
 /// loopback, which has no other names than its own, a foreign name that resolves to it (DNS rebinding), whatever `cors:` says.
 fn check_sender(config: &Config, headers: &HeaderMap) -> Result<(), ApiError> {
-    let listen = config.listen;
-    if let Some(host) = headers.get(header::HOST).filter(|_| listen.ip().is_loopback()) {
+    if let Some(host) = headers.get(header::HOST).filter(|_| config.addresses().all(|own| own.ip().is_loopback())) {
         let name = host.to_str().ok().and_then(host_name);
-        let own = |name: &str| is_local_name(name) || ip_of(name) == Some(listen.ip());
+        let own = |name: &str| is_local_name(name) || config.addresses().any(|own| ip_of(name) == Some(own.ip()));
         if !name.is_some_and(own) {
             return Err(ApiError::foreign("Host"));
         }

@@ -64,6 +64,8 @@ pub(super) struct Serving {
     router: Router,
     /// What could not be routed stands in it too.
     log: Arc<AccessLog>,
+    /// Each answer is the last of its connection from then on.
+    leaving: CancellationToken,
     /// Ends when the host does.
     stopping: CancellationToken,
 }
@@ -84,12 +86,17 @@ enum ProtocolEnd {
 }
 
 impl Serving {
-    pub(super) fn new(router: Router, log: Arc<AccessLog>, stopping: CancellationToken) -> Self {
+    pub(super) fn new(
+        router: Router,
+        log: Arc<AccessLog>,
+        leaving: CancellationToken,
+        stopping: CancellationToken,
+    ) -> Self {
         let mut protocol = http1::Builder::new();
         // Times are kept here, where idleness and a slow head are told apart.
         protocol.header_read_timeout(None).half_close(true);
         protocol.max_header_size(MAX_HEAD_BYTES).max_buf_size(MAX_READ_BYTES);
-        Self { protocol, router, log, stopping }
+        Self { protocol, router, log, leaving, stopping }
     }
 
     /// Serves a connection to its end. `stall_timeout`: how long its client may take nothing of an answer.
@@ -130,8 +137,18 @@ impl Serving {
     /// Requests and answers, until the protocol, the clock or somebody who needs the place ends them.
     async fn exchange(&self, socket: &Arc<ClientSocket>, stall_timeout: Duration) -> ProtocolEnd {
         let router = TowerToHyperService::new(self.router.clone());
-        let answering = Arc::clone(socket);
-        let service = service_fn(move |request| answer(Arc::clone(&answering), router.clone(), request));
+        let (answering, leaving) = (Arc::clone(socket), self.leaving.clone());
+        let service = service_fn(move |request| {
+            let answered = answer(Arc::clone(&answering), router.clone(), request);
+            let leaving = leaving.clone();
+            async move {
+                let mut response = answered.await?;
+                if leaving.is_cancelled() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Gone>(response)
+            }
+        });
         let mut connection =
             pin!(self.protocol.serve_connection(TokioIo::new(SocketIo(Arc::clone(socket))), service).with_upgrades());
         let mut evicted = pin!(socket.evicted());

@@ -1,10 +1,12 @@
 //! Taking connections in: how many there may be, and what is said to one too many.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -29,6 +31,9 @@ const DESCRIPTORS_RESERVED: usize = 256;
 const REFUSALS_MAX: usize = 32;
 /// How long a probe's connection beyond the most of them may stay.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
+/// How long connections that another process will not have may ask once more: longer than a client takes from its connection to
+/// its request.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// Pause after a connection that could not be taken in: most often there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a silent connection's other end may be silent before it is asked whether it is there.
@@ -62,23 +67,40 @@ fn caps(limits: &Limits, descriptors: Option<u64>) -> Caps {
     Caps { all, per_peer: per_peer.clamp(1, all) }
 }
 
+/// How a host leaves its sockets to another process: it takes no more connections in, and those that it has may ask once more.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving {
+    begun: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Leaving {
+    /// Begins, and resolves once no connection is left, or none asks any more.
+    pub async fn leave(&self) {
+        self.begun.cancel();
+        self.over.cancelled().await;
+    }
+}
+
 /// Serves until `shutdown` resolves, then lets open requests end.
 pub(super) async fn serve(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     router: Router,
     (handle, log): (&Handle, Arc<AccessLog>),
+    leaving: &Leaving,
     shutdown: impl Future<Output = ()>,
 ) {
     let stopping = CancellationToken::new();
     let caps = caps(&handle.config().limits, getrlimit(Resource::Nofile).current);
     let connections = Arc::new(Connections::new(caps));
-    let serving = Serving::new(router, Arc::clone(&log), stopping.clone());
+    let serving = Serving::new(router, Arc::clone(&log), leaving.begun.clone(), stopping.clone());
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let tasks = TaskTracker::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let (stream, address) = tokio::select! {
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = accept(&listeners, &connections) => accepted,
+            () = leaving.begun.cancelled() => break,
             () = &mut shutdown => break,
         };
         let socket = Arc::new(ClientSocket::new(stream, address));
@@ -112,9 +134,17 @@ pub(super) async fn serve(
             }
         }
     }
-    drop(listener);
-    stopping.cancel();
+    drop(listeners);
     tasks.close();
+    if leaving.begun.is_cancelled() {
+        tokio::select! {
+            () = tasks.wait() => {}
+            () = tokio::time::sleep(LEAVE_LIMIT) => {}
+        }
+        leaving.over.cancel();
+        shutdown.await;
+    }
+    stopping.cancel();
     tasks.wait().await;
 }
 
@@ -125,10 +155,10 @@ fn no_room(refused: Refused) -> ApiError {
     })
 }
 
-async fn accept(listener: &TcpListener, connections: &Connections) -> (TcpStream, IpAddr) {
+async fn accept(listeners: &[TcpListener], connections: &Connections) -> (TcpStream, IpAddr) {
     loop {
         connections.room().await;
-        match listener.accept().await {
+        match next(listeners).await {
             Ok((stream, peer)) => {
                 if let Err(error) = prepare(&stream) {
                     tracing::debug!(%error, "a connection keeps the system's usual options; tokens may arrive in bursts");
@@ -143,6 +173,15 @@ async fn accept(listener: &TcpListener, connections: &Connections) -> (TcpStream
             }
         }
     }
+}
+
+/// The next connection of any of them, none of which comes always first.
+async fn next(listeners: &[TcpListener]) -> std::io::Result<(TcpStream, SocketAddr)> {
+    if let [only] = listeners {
+        return only.accept().await;
+    }
+    let mut waiting: FuturesUnordered<_> = listeners.iter().map(TcpListener::accept).collect();
+    waiting.next().await.unwrap_or_else(|| Err(std::io::ErrorKind::NotConnected.into()))
 }
 
 /// Tokens leave as they are made, and a client whose machine is gone is noticed some day.

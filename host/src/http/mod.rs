@@ -73,6 +73,7 @@ use crate::runtime::Handle;
 
 use app::App;
 use job_call::JobDispatch;
+pub use listen::Leaving;
 pub(crate) use listen::raise_descriptors;
 pub(crate) use request_fields::request_fields;
 pub(crate) use router::is_served;
@@ -83,8 +84,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown` resolves, then lets open requests end.
 pub async fn serve(
-    listener: tokio::net::TcpListener,
+    listeners: Vec<tokio::net::TcpListener>,
     handle: Handle,
+    leaving: Leaving,
     jobs: Jobs,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
@@ -99,7 +101,7 @@ pub async fn serve(
         shutdown.await;
         jobs.stop();
     };
-    listen::serve(listener, router, (&handle, log), shutdown).await;
+    listen::serve(listeners, router, (&handle, log), &leaving, shutdown).await;
     // Jobs that run end as requests do: by themselves while the runtime drains, or with it.
     if let Err(error) = runner.await {
         tracing::error!(%error, "jobs ended by themselves");

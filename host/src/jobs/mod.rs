@@ -221,6 +221,25 @@ impl Jobs {
         self.0.stopping.cancelled().await;
     }
 
+    /// Leaves all of them to another host: what runs is put back, and this one keeps and begins nothing any more.
+    pub async fn leave(&self) {
+        self.stop();
+        let running: Vec<Job> = {
+            let live = self.0.live.lock();
+            let works = live.values().filter_map(|entry| match &entry.stage {
+                Stage::Running(work) => Some((work, entry.told.borrow().job.clone())),
+                Stage::Waiting(_) => None,
+            });
+            works.map(|(work, job)| (work.abort(), job).1).collect()
+        };
+        for job in running {
+            // One that has its answer by now is over.
+            let _ = self.change(&job.id, JobEvent::PutBack(job.attempts)).await;
+        }
+        let left = self.store(|store| (store.close(), Ok(())).1).await;
+        left.unwrap_or_else(|error| tracing::debug!(%error, "there were no jobs to leave"));
+    }
+
     /// What becomes of a job, for the store and for whoever follows it.
     async fn change(&self, id: &JobId, event: JobEvent) -> Result<Job, StoreError> {
         let (key, jobs) = (id.clone(), self.clone());

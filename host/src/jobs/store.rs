@@ -99,4 +99,7 @@ pub trait JobStore: Send + Sync + std::fmt::Debug {
     /// Lets go of answers whose time is up or that are too much together, the oldest first, and of what is known of jobs whose
     /// answers have long been gone. Those that expired while they waited.
     fn sweep(&self, limits: &JobLimits, now_s: u64) -> Result<Vec<Job>, StoreError>;
+
+    /// Lets go of all that is kept, for another process: no call is done any more.
+    fn close(&self);
 }

@@ -98,6 +98,29 @@ async fn a_job_is_run_with_what_it_asks_and_its_answer_is_kept() {
 }
 
 #[tokio::test]
+async fn jobs_that_are_left_are_another_hosts_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = opened(&folder);
+    let runner = run(&jobs, LIMITS, |_| std::future::pending().boxed());
+    let (begun, waiting) = (submit(&jobs, None, "begun").await, submit(&jobs, None, "waiting").await);
+    until(&jobs, None, &begun, JobState::Running).await;
+    jobs.leave().await;
+    let next = opened(&folder);
+    for id in [&begun, &waiting] {
+        let job = next.get(None, id).await.unwrap().job;
+        assert_eq!((job.state, job.attempts), (JobState::Queued, 0));
+    }
+    assert!(matches!(jobs.open_answer(&begun).await, Err(StoreError::Unavailable(_))));
+    timeout(PATIENCE, runner).await.unwrap().unwrap();
+    let runner = run(&next, LIMITS, |attempt| async move { answered(&attempt.request.body) }.boxed());
+    for id in [&begun, &waiting] {
+        until(&next, None, id, JobState::Done).await;
+    }
+    next.stop();
+    timeout(PATIENCE, runner).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_host_that_ends_twice_under_a_job_tries_it_no_more() {
     let folder = tempfile::tempdir().unwrap();
     let mut jobs = opened(&folder);

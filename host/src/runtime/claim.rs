@@ -1,13 +1,15 @@
 //! Which host has a state folder. What a host learns it writes whole, so that two on one folder would forget each other's
-//! lessons: the second one is told who was first.
+//! lessons: the second one is told who was first. Who has it stands in the file that is locked, so that commands find the process.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -22,49 +24,102 @@ const HOLDER_BYTES_MAX: u64 = 4096;
 /// What tells machines and containers apart, for people.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
+/// How long a lock is waited for that nobody has any more who would use it.
+const LEFT_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks at it.
+const LEFT_LOOK: Duration = Duration::from_millis(5);
+/// Which locks there are, and whose.
+const LOCKS: &str = "/proc/locks";
+
 /// A state folder that this host alone uses, until this is dropped: the kernel lets go of it with the process.
 #[derive(Debug)]
-pub struct StateClaim(#[cfg_attr(not(test), expect(dead_code, reason = "the open file is the lock"))] Option<File>);
+pub struct StateClaim {
+    /// The open file is the lock. Nothing where the folder cannot be locked, or another host has it by now.
+    file: Mutex<Option<File>>,
+    own: Holder,
+}
 
 /// Who has it.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Holder {
     pid: u32,
     machine: String,
     listen: String,
     since_unix_s: u64,
+    /// What else it wants to be known of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    says: Option<String>,
+}
+
+/// A host that runs on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningHost {
+    /// Its process.
+    pub pid: u32,
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Since when.
+    pub since: SystemTime,
+    /// What it waits for before it ends, or why it did not do what it was told.
+    pub says: Option<String>,
 }
 
 impl StateClaim {
-    /// Claims the folder, which is made if it is not there, for the host that listens here.
+    /// Claims the folder, which is made if it is not there, for the host that listens here. `before`: the process that leaves it to
+    /// this one. What a process leaves that has just ended is waited for: one that it was starting has its lock for a moment.
+    /// Blocks.
     ///
     /// # Errors
     /// Another host has it, or other users may write it: a sentence that says who, and what to do.
-    pub fn take(state: &Path, listen: SocketAddr, sharing: Sharing) -> Result<Self, String> {
+    pub fn take(state: &Path, listen: SocketAddr, sharing: Sharing, before: Option<u32>) -> Result<Self, String> {
         sharing.check(state)?;
         let opened = DirBuilder::new().recursive(true).mode(0o700).create(state).and_then(|()| open(&state.join(FILE)));
         let mut file = match opened {
             Ok(file) => file,
             Err(error) => return Ok(Self::without(state, &error)),
         };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(taken(state, &holder(&mut file), SystemTime::now())),
-            Err(error) => return Ok(Self::without(state, &error.into())),
+        let begun = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Ok(Self::without(state, &error.into())),
+            }
+            let holder = holder(&mut file);
+            let is_left = holder.machine == machine() && (Some(holder.pid) == before || !is_alive(holder.pid));
+            if !is_left || begun.elapsed() > LEFT_LIMIT {
+                return Err(taken(state, &holder, SystemTime::now()));
+            }
+            thread::sleep(LEFT_LOOK);
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let own =
-            Holder { pid: std::process::id(), machine: machine(), listen: listen.to_string(), since_unix_s: since };
+        let since_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (pid, listen) = (std::process::id(), listen.to_string());
+        let own = Holder { pid, machine: machine(), listen, since_unix_s, says: None };
+        let claim = Self { file: Mutex::new(Some(file)), own };
+        claim.say(None);
+        Ok(claim)
+    }
+
+    /// Has commands know this of the host, or nothing any more.
+    pub fn say(&self, says: Option<String>) {
+        let mut file = self.file.lock();
+        let Some(file) = file.as_mut() else { return };
         // For people alone: on a full disk the lock holds all the same.
-        let noted = serde_json::to_vec(&own).map_err(io::Error::from).and_then(|json| {
-            file.set_len(0)?;
-            file.write_all(&json)
-        });
+        let noted =
+            serde_json::to_vec(&Holder { says, ..self.own.clone() }).map_err(io::Error::from).and_then(|json| {
+                file.rewind()?;
+                file.set_len(0)?;
+                file.write_all(&json)
+            });
         if let Err(error) = noted {
-            tracing::debug!("{} does not say who holds it: {error}", state.join(FILE).display());
+            tracing::debug!("{FILE} does not say who holds it: {error}");
         }
-        Ok(Self(Some(file)))
+    }
+
+    /// Leaves the folder to another host.
+    pub fn release(&self) {
+        *self.file.lock() = None;
     }
 
     fn without(state: &Path, error: &io::Error) -> Self {
@@ -72,19 +127,48 @@ impl StateClaim {
             "{} cannot be claimed for this host alone ({error}): a second host on it would not be noticed",
             state.display()
         );
-        Self(None)
+        Self { file: Mutex::new(None), own: Holder::default() }
     }
 }
 
-/// Where the host listens that uses this folder now, as far as that can be told from outside. Its models.yaml may say
-/// something else by now.
-pub fn running_address(state: &Path) -> Option<SocketAddr> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(state.join(FILE)).ok()?;
+/// The host that uses this folder now, if it is one of this machine: whoever holds the lock has written who it is.
+pub fn running_host(state: &Path) -> Option<RunningHost> {
+    let mut file = open_to_read(state)?;
     let holder = holder(&mut file);
-    // The lock itself is not tried: a host that starts just then would be told that another has it.
-    let is_there = holder.machine == machine() && Path::new("/proc").join(holder.pid.to_string()).exists();
-    is_there.then(|| holder.listen.parse().ok())?
+    let is_there = holder.machine == machine() && holds(holder.pid, file.metadata().ok()?.ino());
+    let Holder { pid, listen, since_unix_s, says, .. } = holder;
+    is_there.then(|| {
+        let since = UNIX_EPOCH + Duration::from_secs(since_unix_s);
+        Some(RunningHost { pid, listen: listen.parse().ok()?, since, says })
+    })?
+}
+
+/// Whether another process than this one has written that the folder is its own: what this one knows is no longer the newest.
+pub(super) fn is_anothers(state: &Path) -> bool {
+    let holder = open_to_read(state).map(|mut file| holder(&mut file)).unwrap_or_default();
+    holder.pid != 0 && (holder.pid != std::process::id() || holder.machine != machine())
+}
+
+/// The lock itself is not tried: a host that starts just then would be told that another has it.
+fn holds(pid: u32, inode: u64) -> bool {
+    let Ok(locks) = std::fs::read_to_string(LOCKS) else { return is_alive(pid) };
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", _, _, holder, place, ..] = words.as_slice() else { return false };
+        holder.parse() == Ok(pid) && place.rsplit(':').next().and_then(|inode| inode.parse().ok()) == Some(inode)
+    })
+}
+
+/// What is dead and waits to be reaped is not.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap_or_default();
+    // The name of the program before it may have brackets in it.
+    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
+}
+
+fn open_to_read(state: &Path) -> Option<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(state.join(FILE)).ok()
 }
 
 /// Not emptied: it may be another's. A pipe in its place is not waited for, a link not followed.
@@ -133,14 +217,14 @@ mod tests {
     fn the_second_host_on_a_folder_is_told_who_was_first() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("deep/state");
-        let first = StateClaim::take(&state, address(9123), Sharing::Refused).unwrap();
-        let told = StateClaim::take(&state, address(9124), Sharing::Refused).unwrap_err();
+        let first = StateClaim::take(&state, address(9123), Sharing::Refused, None).unwrap();
+        let told = StateClaim::take(&state, address(9124), Sharing::Refused, None).unwrap_err();
         for part in [&format!("process {}", std::process::id()), "127.0.0.1:9123", "for 0 min", "state_dir:"] {
             assert!(told.contains(part), "{told}");
         }
         drop(first);
-        let third = StateClaim::take(&state, address(9125), Sharing::Refused).unwrap();
-        let told = StateClaim::take(&state, address(9124), Sharing::Refused).unwrap_err();
+        let third = StateClaim::take(&state, address(9125), Sharing::Refused, None).unwrap();
+        let told = StateClaim::take(&state, address(9124), Sharing::Refused, None).unwrap_err();
         assert!(told.contains("9125") && !told.contains("9123"), "{told}");
         drop(third);
     }
@@ -148,13 +232,58 @@ mod tests {
     #[test]
     fn a_running_host_is_found_whatever_its_file_says() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(running_address(folder.path()), None);
-        let claim = StateClaim::take(folder.path(), address(9126), Sharing::Refused).unwrap();
-        assert_eq!(running_address(folder.path()), Some(address(9126)));
-        drop(claim);
-        let gone = Holder { pid: u32::MAX, machine: machine(), listen: "127.0.0.1:9126".into(), since_unix_s: 0 };
-        std::fs::write(folder.path().join(FILE), serde_json::to_vec(&gone).unwrap()).unwrap();
-        assert_eq!(running_address(folder.path()), None);
+        assert_eq!(running_host(folder.path()), None);
+        let claim = StateClaim::take(folder.path(), address(9126), Sharing::Refused, None).unwrap();
+        let found = running_host(folder.path()).unwrap();
+        assert_eq!((found.pid, found.listen, found.says), (std::process::id(), address(9126), None));
+        for says in [Some("a long sentence of many words".to_owned()), Some("a short one".to_owned()), None] {
+            claim.say(says.clone());
+            assert_eq!(running_host(folder.path()).unwrap().says, says);
+        }
+        assert!(!is_anothers(folder.path()));
+        claim.release();
+        assert_eq!(running_host(folder.path()), None);
+        let next = StateClaim::take(folder.path(), address(9127), Sharing::Refused, None).unwrap();
+        claim.say(Some("of what is no longer its own".to_owned()));
+        assert_eq!(running_host(folder.path()).unwrap().listen, address(9127));
+        drop(next);
+    }
+
+    #[test]
+    fn what_a_process_leaves_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateClaim::take(folder.path(), address(9126), Sharing::Refused, None).unwrap();
+        let pid = std::process::id();
+        thread::scope(|scope| {
+            let next =
+                scope.spawn(|| StateClaim::take(folder.path(), address(9127), Sharing::Refused, Some(pid)).unwrap());
+            // Its second claim is refused at once; the third waits.
+            assert!(StateClaim::take(folder.path(), address(9128), Sharing::Refused, None).is_err());
+            first.release();
+            drop(next.join().unwrap());
+        });
+        // A lock that outlives who made it: that of a process which was killed while it started another.
+        let file = folder.path().join(FILE);
+        let held = OpenOptions::new().read(true).write(true).open(&file).unwrap();
+        flock(&held, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let gone = Holder { pid: u32::MAX, machine: machine(), ..Holder::default() };
+        std::fs::write(&file, serde_json::to_vec(&gone).unwrap()).unwrap();
+        thread::scope(|scope| {
+            let next = scope.spawn(|| StateClaim::take(folder.path(), address(9127), Sharing::Refused, None));
+            drop(held);
+            next.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_process_that_has_the_number_of_one_that_is_gone_is_no_host() {
+        let folder = tempfile::tempdir().unwrap();
+        for pid in [u32::MAX, std::process::id(), 1] {
+            let gone = Holder { pid, machine: machine(), listen: "127.0.0.1:9126".into(), ..Holder::default() };
+            std::fs::write(folder.path().join(FILE), serde_json::to_vec(&gone).unwrap()).unwrap();
+            assert_eq!(running_host(folder.path()), None);
+            assert_eq!(is_anothers(folder.path()), pid != std::process::id());
+        }
     }
 
     #[test]
@@ -162,15 +291,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(FILE);
         std::os::unix::fs::symlink("/dev/null", &file).unwrap();
-        assert!(StateClaim::take(folder.path(), address(1), Sharing::Refused).unwrap().0.is_none());
+        assert!(StateClaim::take(folder.path(), address(1), Sharing::Refused, None).unwrap().file.lock().is_none());
         std::fs::remove_file(&file).unwrap();
         std::fs::write(&file, "{\"pid\": \"\u{1b}\"").unwrap();
-        assert!(StateClaim::take(folder.path(), address(1), Sharing::Refused).unwrap().0.is_some());
+        assert!(StateClaim::take(folder.path(), address(1), Sharing::Refused, None).unwrap().file.lock().is_some());
     }
 
     #[test]
     fn a_holder_elsewhere_is_named_with_its_machine() {
-        let holder = Holder { pid: 7, machine: "pod-\u{1b}1".into(), listen: "0.0.0.0:80".into(), since_unix_s: 0 };
+        let holder = Holder { pid: 7, machine: "pod-\u{1b}1".into(), listen: "0.0.0.0:80".into(), ..Holder::default() };
         let told = taken(Path::new("/s"), &holder, UNIX_EPOCH + Duration::from_secs(121));
         assert!(told.contains("process 7 on pod-") && told.contains("for 2 min") && !told.contains('\u{1b}'), "{told}");
     }

@@ -51,7 +51,7 @@ pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
 pub use access::{AccessEntry, AccessFacts};
 pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
 pub use budget::{Budget, BudgetShare};
-pub use claim::{StateClaim, running_address};
+pub use claim::{RunningHost, StateClaim, running_host};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use files::locate_for;
 pub use relay::{Lease, LeaseEnd, carry};

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::claim;
+
 /// A file beyond this many bytes is none of ours.
 pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -49,6 +51,10 @@ impl StateFile {
             return;
         }
         *written = order;
+        // Another host has read the folder and goes on with it: what this one still learns would undo what that one does.
+        if self.path.parent().is_some_and(claim::is_anothers) {
+            return;
+        }
         if let Err(why) = self.replace(content) {
             tracing::warn!("{} was not written, and is forgotten with this host: {why}", self.path.display());
         }

@@ -23,10 +23,12 @@ use super::env::Env;
 use super::error::ConfigError;
 use super::locate::KeyPath;
 use super::ownership::Sharing;
-use super::raw::{RawConfig, Text};
+use super::raw::{RawConfig, RawListen, Text};
 use super::resolved::{Config, Paths};
 use super::{Selection, paths};
 
+/// Addresses to listen on at most.
+const LISTEN_MAX: usize = 8;
 /// The original's port.
 const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9000);
 
@@ -54,16 +56,17 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let defaults = raw.defaults.unwrap_or_default();
     let limits = limits::resolve(&mut check, &raw.limits.unwrap_or_default(), &defaults);
     let cors = cors::resolve(&mut check, raw.cors.as_ref());
-    let listen = match context.running {
-        // The port that is open, whatever is typed.
-        Some(running) => running.listen,
+    let (listen, listen_also) = match context.running {
+        // The ports that are open, whatever is typed.
+        Some(running) => (running.listen, running.listen_also.clone()),
         None => listen(&mut check, raw.listen.as_ref(), context.selection),
     };
     // What is wrong with keys that are typed is said already.
     let has_keys = raw.api_keys.is_some();
     let had_keys = context.running.is_some_and(|running| !running.api_keys.is_empty());
-    if !listen.ip().is_loopback() && !has_keys && (had_keys || !raw.allow_unauthenticated) {
-        unguarded(&mut check, listen, context.running);
+    let open = std::iter::once(&listen).chain(&listen_also).find(|address| !address.ip().is_loopback());
+    if let Some(open) = open.filter(|_| !has_keys && (had_keys || !raw.allow_unauthenticated)) {
+        unguarded(&mut check, *open, context.running);
     }
     let models = match raw.models {
         Some(models) => models::resolve(
@@ -81,7 +84,8 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     let api_keys = keys::resolve(&mut check, raw.api_keys.as_ref(), Some(&models), context.env);
     match check.problems(context.text) {
         (problems, _) if problems.is_empty() => {
-            Ok(Config { file: Some(context.file.to_owned()), listen, api_keys, cors, devices, limits, paths, models })
+            let file = Some(context.file.to_owned());
+            Ok(Config { file, listen, listen_also, api_keys, cors, devices, limits, paths, models })
         }
         (problems, more) => Err(ConfigError { file: Some(context.file.to_owned()), problems, more }),
     }
@@ -98,7 +102,7 @@ pub(super) fn contact(raw: &RawConfig, context: &Context<'_>) -> (SocketAddr, Ve
     let mut check = Checker::default();
     let base = context.file.parent().unwrap_or_else(|| Path::new("/"));
     let paths = folders(raw, base, context.env);
-    let listen = listen(&mut check, raw.listen.as_ref(), context.selection);
+    let (listen, _) = listen(&mut check, raw.listen.as_ref(), context.selection);
     (listen, keys::resolve(&mut check, raw.api_keys.as_ref(), None, context.env), paths)
 }
 
@@ -127,17 +131,39 @@ fn version(check: &mut Checker, typed: Option<&Text>) {
     }
 }
 
-fn listen(check: &mut Checker, typed: Option<&Text>, selection: &Selection) -> SocketAddr {
-    let Some(typed) = selection.listen.as_ref().or(typed.map(|text| &text.0)) else { return DEFAULT_LISTEN };
-    let text = typed.trim().replace("localhost:", "127.0.0.1:");
-    let port_alone = text.parse().ok().map(|port| SocketAddr::new(DEFAULT_LISTEN.ip(), port));
-    match port_alone.or_else(|| text.parse().ok()) {
-        Some(address) => address,
-        None => {
-            check
-                .fail(&KeyPath::root().key("listen"), Some(typed), "is not an address and a port")
-                .hint("write it like 127.0.0.1:9000, or 0.0.0.0:9000 for every interface");
-            DEFAULT_LISTEN
+/// The first address, and those beside it.
+fn listen(check: &mut Checker, typed: Option<&RawListen>, selection: &Selection) -> (SocketAddr, Vec<SocketAddr>) {
+    let root = KeyPath::root().key("listen");
+    let typed: Vec<&String> = match (&selection.listen, typed) {
+        (Some(selected), _) => vec![selected],
+        (None, Some(RawListen(typed))) => typed.iter().map(|text| &text.0).collect(),
+        (None, None) => return (DEFAULT_LISTEN, Vec::new()),
+    };
+    if !(1..=LISTEN_MAX).contains(&typed.len()) {
+        check
+            .fail(&root, None, format!("is a list of no address, or of more than {LISTEN_MAX}"))
+            .hint("write it like [127.0.0.1:9000, 100.64.0.1:9000]");
+    }
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for typed in typed.into_iter().take(LISTEN_MAX) {
+        match address(typed) {
+            None => {
+                check
+                    .fail(&root, Some(typed), "is not an address and a port")
+                    .hint("write it like 127.0.0.1:9000, or 0.0.0.0:9000 for every interface");
+            }
+            Some(address) if address.port() != 0 && addresses.contains(&address) => {
+                check.fail(&root, Some(typed), "is there twice").hint("leave one of them out");
+            }
+            Some(address) => addresses.push(address),
         }
     }
+    let mut addresses = addresses.into_iter();
+    (addresses.next().unwrap_or(DEFAULT_LISTEN), addresses.collect())
+}
+
+fn address(typed: &str) -> Option<SocketAddr> {
+    let text = typed.trim().replace("localhost:", "127.0.0.1:");
+    let port_alone = text.parse().ok().map(|port| SocketAddr::new(DEFAULT_LISTEN.ip(), port));
+    port_alone.or_else(|| text.parse().ok())
 }

@@ -43,7 +43,8 @@ pub(super) async fn listening(handle: Handle) -> Listening {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serving = tokio::spawn(super::super::serve(listener, handle, Jobs::unavailable("none are kept"), async {
+    let jobs = Jobs::unavailable("none are kept");
+    let serving = tokio::spawn(super::super::serve(vec![listener], handle, Default::default(), jobs, async {
         drop(stopped.await)
     }));
     Listening { address, stop, serving }

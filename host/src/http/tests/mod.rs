@@ -309,6 +309,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
     Config {
         file: None,
         listen: "127.0.0.1:9000".parse().unwrap(),
+        listen_also: Vec::new(),
         api_keys: Vec::new(),
         cors: Default::default(),
         devices: Vec::new(),

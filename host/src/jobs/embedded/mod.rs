@@ -11,6 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition};
@@ -46,6 +47,8 @@ pub struct EmbeddedStore {
     open: Open,
     /// Nothing after a disk failed under it: then it is opened anew, for it takes nothing else.
     database: RwLock<Option<Database>>,
+    /// Whether it was left to another process.
+    is_closed: AtomicBool,
 }
 
 /// What a call came to that was not done.
@@ -81,7 +84,8 @@ impl EmbeddedStore {
     }
 
     fn over(folder: &Path, open: Open) -> Result<Self, StoreError> {
-        let store = Self { folder: folder.to_owned(), open, database: RwLock::new(None) };
+        let store =
+            Self { folder: folder.to_owned(), open, database: RwLock::new(None), is_closed: AtomicBool::new(false) };
         // Reading finds the tables there.
         if store.with(|database| Ok(database.begin_read()?.open_table(TOTALS).is_err()))? {
             store.write(|_| Ok(()))?;
@@ -130,6 +134,9 @@ impl EmbeddedStore {
     fn with<T>(&self, work: impl FnOnce(&Database) -> Done<T>) -> Result<T, StoreError> {
         if self.database.read().is_none() {
             let mut database = self.database.write();
+            if self.is_closed.load(Ordering::Relaxed) {
+                return Err(StoreError::Unavailable("another process keeps the jobs by now; ask again".to_owned()));
+            }
             if database.is_none() {
                 *database = Some((self.open)().map_err(|error| self.failed(error.into()))?);
             }
@@ -321,6 +328,12 @@ impl JobStore for EmbeddedStore {
         gone.extend(forgotten);
         self.remove_files(&gone);
         Ok(expired)
+    }
+
+    fn close(&self) {
+        let mut database = self.database.write();
+        self.is_closed.store(true, Ordering::Relaxed);
+        *database = None;
     }
 }
 
