@@ -9,7 +9,9 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::workspace::{self, Workspace};
-use crate::{build_plugins, conformance, docgen, engines, fuzz, gpu_check, shell, soak, table, test, tidy, variants};
+use crate::{
+    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, shell, soak, table, test, tidy, variants,
+};
 
 /// The package that is published.
 const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
@@ -23,7 +25,7 @@ pub(crate) struct Options {
     /// Only formatting, lints and tidy.
     #[arg(long, conflicts_with = "full")]
     fast: bool,
-    /// Also the dependency rules (by cargo-deny), the release build of the plugins, a plugin built in every way, a rehearsal of what is checked on a card,
+    /// Also the dependency rules (by cargo-deny), the release build of the plugins, the release's archive from unpacking to an answer, a plugin built in every way, a rehearsal of what is checked on a card,
     /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, two hundred kills under jobs, a host before another in two network namespaces,
     /// and real engines of others, killed in every phase.
     #[arg(long)]
@@ -55,10 +57,11 @@ const STEPS: [Step; 6] = [
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
-const FULL_STEPS: [Step; 13] = [
+const FULL_STEPS: [Step; 14] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
+    ("dist", release),
     ("variants", plugin_variants),
     ("gpu-check", gpu_rehearsal),
     ("fuzz", brief_fuzz),
@@ -182,6 +185,11 @@ fn tests() -> Result<Outcome> {
 
 fn pages() -> Result<Outcome> {
     passed(docgen::check())
+}
+
+/// The release, from its archive to an answer.
+fn release() -> Result<Outcome> {
+    passed(dist::run_whole())
 }
 
 /// The suites of others that fit.

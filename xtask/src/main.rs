@@ -11,6 +11,7 @@ mod build_plugins;
 mod ci;
 mod conformance;
 mod cuda;
+mod dist;
 mod docgen;
 mod engines;
 mod error;
@@ -49,6 +50,8 @@ enum Task {
     Up(up::Options),
     /// Build the host and the plugins optimised, and put them where a shell and the host find them.
     Install(install::Options),
+    /// Make the release: an archive that needs no Rust where it is installed, and a Python wheel.
+    Dist(dist::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
     /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, conformance, two minutes of soak.
@@ -92,6 +95,7 @@ fn main() -> ExitCode {
         Task::Variants => variants::run(),
         Task::Up(options) => up::run(&options),
         Task::Install(options) => install::run(&options),
+        Task::Dist(options) => dist::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Ci(options) => ci::run(&options),
         Task::BuildPlugins(options) => build_plugins::run(&options),

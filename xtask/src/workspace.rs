@@ -111,6 +111,17 @@ impl Workspace {
         self.target.join(profile.folder()).join(name)
     }
 
+    /// The folder of what was built for a named target.
+    pub(crate) fn built_for(&self, target: &str, profile: Profile) -> PathBuf {
+        self.target.join(target).join(profile.folder())
+    }
+
+    /// The version of a package.
+    pub(crate) fn version(&self, package: &str) -> Option<String> {
+        let found = self.packages.iter().find(|found| found["name"] == package)?;
+        found["version"].as_str().map(str::to_owned)
+    }
+
     /// The built host.
     pub(crate) fn host(&self, profile: Profile) -> PathBuf {
         self.built(profile, "aihost")

@@ -9,6 +9,7 @@ mod entry_points;
 mod fences;
 mod imports;
 mod links;
+mod messages;
 mod packages;
 mod source;
 mod terms;
@@ -70,6 +71,7 @@ pub(crate) fn run() -> Result {
     findings.extend(tested::check(&files));
     findings.extend(circles::check(&files));
     findings.extend(links::check(&files));
+    findings.extend(messages::check(&files));
     findings.extend(entry_points::check(&files));
     findings.extend(decisions::check(&files));
     for file in &files {
