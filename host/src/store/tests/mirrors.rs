@@ -78,7 +78,8 @@ async fn silence_is_told_from_absence() {
     let short = Duration::from_millis(500);
     world.patience = Patience {
         stagger: Duration::from_millis(20),
-        waits: Waits { connect: short, answer: short },
+        // An answer is waited for with its connection: of two times that end together either may be told.
+        waits: Waits { connect: short, answer: 3 * short },
         ..world.patience
     };
     let nobody = {
@@ -89,7 +90,7 @@ async fn silence_is_told_from_absence() {
     let error = world.pull(&world.model(silent(), None)).await.expect_err("nobody answers");
     for part in [
         "none of its mirrors can be reached",
-        "127.0.0.1 accepts connections and does not answer (0.5 s waited)",
+        "127.0.0.1 accepts connections and does not answer (1.5 s waited)",
         "127.0.0.1 accepts no connection; is there a network, or a proxy to set (HTTPS_PROXY)? (0.5 s waited)",
         "127.0.0.1 cannot be reached (Connection refused",
     ] {
