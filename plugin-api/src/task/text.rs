@@ -549,8 +549,13 @@ pub struct Usage {
     #[serde(default)]
     pub cached_tokens: u32,
     /// Part of `completion_tokens` that was reasoning.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none")]
     pub reasoning_tokens: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_none(tokens: &u32) -> bool {
+    *tokens == 0
 }
 
 builders! {
