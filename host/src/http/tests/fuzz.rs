@@ -200,6 +200,20 @@ proptest! {
     }
 
     #[test]
+    fn odd_jobs_are_never_our_failure(body in body(), odd in value(), path in select(TEXT_PATHS), is_odd in any::<bool>()) {
+        let job = if is_odd { odd } else { json!({"endpoint": path, "body": body}) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reply = runtime.block_on(async {
+            let (_folder, host) = super::jobs::kept_host();
+            host.send(post("/v1/jobs", job.to_string())).await
+        });
+        assert!(reply.status.as_u16() < 500, "{job} -> {}", reply.body);
+        if !reply.status.is_success() {
+            reply.error();
+        }
+    }
+
+    #[test]
     fn odd_bytes_are_never_our_failure(body in any::<String>()) {
         check("/v1/completions", hello, body);
     }

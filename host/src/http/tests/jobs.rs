@@ -31,6 +31,11 @@ fn host(config: Config, script: Script, running: Running) -> (tempfile::TempDir,
     (folder, Host { router, submitted, config })
 }
 
+/// One that keeps jobs and begins none.
+pub(super) fn kept_host() -> (tempfile::TempDir, Host) {
+    host(config(), hello, Running::No)
+}
+
 #[derive(PartialEq)]
 enum Running {
     Yes,
