@@ -9,7 +9,7 @@ use crate::workspace::{Profile, Workspace};
 use crate::{build_plugins, stage};
 
 /// Where the host looks for the plugins that were installed with it: beside its own `bin`.
-const PLUGINS: &str = "lib/aihost/plugins";
+pub(crate) const PLUGINS: &str = "lib/aihost/plugins";
 
 /// What to install and where.
 #[derive(Debug, Args)]

@@ -40,9 +40,6 @@ pub(super) struct Arguments {
     schema: bool,
 }
 
-/// What a configuration is called whose file has no name.
-const FILE: &str = "models.yaml";
-
 /// Everything `check` finds.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -105,7 +102,7 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
     if !wrong.is_empty() {
         let more = wrong.values().map(|error| error.more).sum();
         let problems = wrong.into_values().flat_map(|error| error.problems).collect();
-        let file = Some(config.file.unwrap_or_else(|| FILE.into()));
+        let file = Some(vet::file_of(&config).to_owned());
         return Err(CliError::Config(ConfigError { file, problems, more }));
     }
     match report.models.iter().map(|model| model.problems.len()).sum::<usize>() {
@@ -121,8 +118,7 @@ pub(super) fn survey(config: &Config) -> (Report, Wrong) {
     let registry = Arc::new(scanned.clone().unwrap_or_default());
     let vet = Vet::new(Arc::clone(&registry), config);
     let (faults, silent) = vet.options(config, Asking::Plugins);
-    let file = config.file.clone().unwrap_or_else(|| FILE.into());
-    let wrong = faults.placed(&vet::text_of(config), &file);
+    let wrong = faults.placed(&vet::text_of(config), vet::file_of(config));
     let warnings = config.warnings().into_iter().chain(crate::device::complaints()).chain(silent);
     let warnings = warnings.chain(super::plugins::cautions(&registry));
     let report = Report {

@@ -188,8 +188,13 @@ impl Server {
 
     /// The server that this configuration starts.
     pub(super) fn of_contact(contact: &Contact, key: Option<String>) -> Result<Self, CliError> {
-        let keys = key.map_or_else(|| Keys::OfConfig(contact.api_keys.clone()), Keys::One);
-        Self::at(format!("http://{}", reachable(contact.listen)), keys, None)
+        Self::of_keys(contact.listen, contact.api_keys.clone(), key)
+    }
+
+    /// The server that listens here, which has these keys; `key`: the one to send, if it is known.
+    pub(super) fn of_keys(listen: SocketAddr, keys: Vec<Arc<ApiKey>>, key: Option<String>) -> Result<Self, CliError> {
+        let keys = key.map_or_else(|| Keys::OfConfig(keys), Keys::One);
+        Self::at(format!("http://{}", reachable(listen)), keys, None)
     }
 
     fn at(url: String, keys: Keys, trust: Option<Trust>) -> Result<Self, CliError> {

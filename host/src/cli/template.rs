@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::failure::CliError;
-use super::{CommandContext, out};
+use super::{CommandContext, out, vet};
 use crate::config::{Config, Env};
 use crate::domain::ByteSize;
 use crate::runtime::running_host;
@@ -52,11 +52,11 @@ fn prepare(context: &CommandContext, dry_run: bool, root: &Path) -> Result<(), C
         return Err(CliError::failed(format!("process {} serves, and would write its state again", host.pid))
             .hint("aihost down, and then this again"));
     }
-    let typed = typed_keys(&config);
+    let typed = vet::typed_keys(&config);
     if !typed.is_empty() {
         return Err(CliError::failed(format!(
             "{} has keys typed into it: {}",
-            file_of(&config).display(),
+            vet::file_of(&config).display(),
             typed.join(", ")
         ))
         .hint("write `env:NAME` instead, and set NAME where the template is started; nothing was removed"));
@@ -97,17 +97,6 @@ fn prepare(context: &CommandContext, dry_run: bool, root: &Path) -> Result<(), C
         out::note(&format!("to be set where it is started: {}", named.join(", ")));
     }
     Ok(())
-}
-
-fn file_of(config: &Config) -> PathBuf {
-    config.file.clone().unwrap_or_else(|| "models.yaml".into())
-}
-
-/// Names of keys that stand in models.yaml as they are.
-fn typed_keys(config: &Config) -> Vec<String> {
-    let text = fs::read_to_string(file_of(config)).unwrap_or_default();
-    let is_typed = |secret: &String| text.contains(secret.as_str());
-    config.api_keys.iter().filter(|key| key.secrets.iter().any(is_typed)).map(|key| key.name.clone()).collect()
 }
 
 /// What is of this machine alone, or nobody else's business.
@@ -194,7 +183,7 @@ fn remove(path: &Path) -> std::io::Result<()> {
 }
 
 fn start_file(config: &Config) -> PathBuf {
-    file_of(config).with_file_name(START)
+    vet::file_of(config).with_file_name(START)
 }
 
 fn start_text(config: &Config, env: &Env) -> Result<String, CliError> {
@@ -203,7 +192,7 @@ fn start_text(config: &Config, env: &Env) -> Result<String, CliError> {
     let failed = |_| CliError::failed("a path with a NUL byte cannot be started");
     let mut text =
         String::from("#!/bin/sh\n# Serves the models of this machine; written by `aihost template prepare`.\n");
-    let (program, file) = (quoted(program).map_err(failed)?, quoted(&file_of(config)).map_err(failed)?);
+    let (program, file) = (quoted(program).map_err(failed)?, quoted(vet::file_of(config)).map_err(failed)?);
     let _ = writeln!(text, "exec {program} serve --config {file} \"$@\"");
     Ok(text)
 }
@@ -291,7 +280,7 @@ mod tests {
         assert!(folder.path().join("state").exists());
         let config =
             crate::config::load(&Selection { file: context.config.clone(), listen: None }, &context.env).unwrap();
-        assert_eq!(typed_keys(&config).len(), 1);
+        assert_eq!(vet::typed_keys(&config).len(), 1);
     }
 
     #[test]

@@ -133,13 +133,20 @@ pub(super) fn wrong_kind(model: &ModelConfig, plugin: &PluginFile) -> Option<Str
         .then(|| format!("plugin `{}` serves {}, not {}", model.plugin, kinds.join(", "), kind.name()))
 }
 
-fn file_of(config: &Config) -> &Path {
+pub(super) fn file_of(config: &Config) -> &Path {
     config.file.as_deref().unwrap_or(Path::new("models.yaml"))
 }
 
 /// For the lines of what is wrong in it. What cannot be read again has none.
 pub(super) fn text_of(config: &Config) -> String {
     config.file.as_deref().and_then(|file| crate::config::read_again(file).ok()).unwrap_or_default()
+}
+
+/// The names of keys that stand in the file as they are.
+pub(super) fn typed_keys(config: &Config) -> Vec<String> {
+    let text = text_of(config);
+    let is_typed = |secret: &String| text.contains(secret.as_str());
+    config.api_keys.iter().filter(|key| key.secrets.iter().any(is_typed)).map(|key| key.name.clone()).collect()
 }
 
 /// Logs what is wrong with entries, and was not before.

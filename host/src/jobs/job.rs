@@ -158,6 +158,23 @@ pub enum JobEvent {
 pub struct OutOfTurn(pub JobState);
 
 impl Job {
+    /// One that is asked for now.
+    pub fn queued(now_ms: u64, owner: Option<String>, endpoint: String, model: String) -> Self {
+        Self {
+            id: JobId::new(now_ms),
+            owner,
+            endpoint,
+            model,
+            state: JobState::Queued,
+            created_s: now_ms / 1000,
+            started_s: None,
+            ended_s: None,
+            attempts: 0,
+            error: None,
+            answer: None,
+        }
+    }
+
     /// The job after an event at this time. An attempt that is not the last one changes nothing any more, and what is over stays
     /// as it is: that is how a job is answered once.
     pub fn after(&self, event: &JobEvent, now_s: u64) -> Result<Self, OutOfTurn> {
@@ -204,19 +221,7 @@ pub(super) mod tests {
 
     /// A job that waits.
     pub(in crate::jobs) fn queued(now_ms: u64) -> Job {
-        Job {
-            id: JobId::new(now_ms),
-            owner: None,
-            endpoint: "/v1/images/generations".into(),
-            model: "flux".into(),
-            state: JobState::Queued,
-            created_s: now_ms / 1000,
-            started_s: None,
-            ended_s: None,
-            attempts: 0,
-            error: None,
-            answer: None,
-        }
+        Job::queued(now_ms, None, "/v1/images/generations".into(), "flux".into())
     }
 
     pub(in crate::jobs) fn facts(bytes: u64) -> AnswerFacts {

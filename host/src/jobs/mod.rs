@@ -107,19 +107,7 @@ impl Jobs {
         let NewJob { owner, endpoint, model, request } = new;
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let now_ms = u64::try_from(now_ms).unwrap_or(u64::MAX);
-        let job = Job {
-            id: JobId::new(now_ms),
-            owner,
-            endpoint,
-            model,
-            state: JobState::Queued,
-            created_s: now_ms / 1000,
-            started_s: None,
-            ended_s: None,
-            attempts: 0,
-            error: None,
-            answer: None,
-        };
+        let job = Job::queued(now_ms, owner, endpoint, model);
         let jobs = self.clone();
         // Whoever asked may leave; what is kept is run.
         let kept = move |store: &dyn JobStore| {

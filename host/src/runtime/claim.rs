@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Sharing;
 use crate::domain::printable;
+use crate::worker::is_alive;
 
 /// Its name in `state_dir`.
 const FILE: &str = "host.lock";
@@ -157,13 +158,6 @@ fn holds(pid: u32, inode: u64) -> bool {
         let [_, "FLOCK", _, _, holder, place, ..] = words.as_slice() else { return false };
         holder.parse() == Ok(pid) && place.rsplit(':').next().and_then(|inode| inode.parse().ok()) == Some(inode)
     })
-}
-
-/// What is dead and waits to be reaped is not.
-fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).unwrap_or_default();
-    // The name of the program before it may have brackets in it.
-    stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next()).is_some_and(|state| !"ZX".contains(state))
 }
 
 fn open_to_read(state: &Path) -> Option<File> {

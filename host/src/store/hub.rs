@@ -1,13 +1,13 @@
 //! What the hub says of a repository: its files with their sizes and digests, its licence, and whether its terms are to be
 //! accepted first. And the beginnings of files there and elsewhere, which say what they are. It fetches no weights.
 
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::client::broke;
-use super::download::{Asked, TRIES, header, next_wait, refusal, with_token};
+use super::download::{Asked, TRIES, header, is_page, next_wait, refusal, with_token};
 use super::failure::Failure;
 use super::pull::Puller;
 use super::route::{Candidate, Places};
@@ -110,7 +110,7 @@ impl Puller {
                 }
                 _ => return Err(refusal(asked, &url, &response)),
             }
-            if header(&response, &CONTENT_TYPE).is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html")) {
+            if is_page(&response) {
                 return Err(Failure::last(
                     "it answers with a web page; does HF_ENDPOINT name a hub, and is there a login on the way?",
                 ));
@@ -151,7 +151,7 @@ impl Puller {
                 status if status.is_success() => header(&response, &CONTENT_LENGTH).and_then(|all| all.parse().ok()),
                 _ => return Err(refusal(*asked, &url, &response)),
             };
-            if header(&response, &CONTENT_TYPE).is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/html")) {
+            if is_page(&response) {
                 return Err(Failure::last("it answers with a web page instead of the file; does it ask for a login?"));
             }
             Ok(Beginning { bytes: first(response, most).await?, total })

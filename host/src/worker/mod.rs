@@ -30,6 +30,7 @@ pub use placement::{
     Allowance, CancelCause, EngineConnection, Exit, ExitReason, HttpHead, HttpOutput, InstanceHandle, Loaded, Output,
     Outputs, Placement, StartSpec, Started,
 };
+pub use proc::is_alive;
 pub use protocol::Task;
 #[doc(hidden)]
 pub use protocol::read_back;

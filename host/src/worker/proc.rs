@@ -24,6 +24,11 @@ impl Living {
     }
 }
 
+/// Whether there is a process of this number that has not ended.
+pub fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| Living::of(&stat).is_some())
+}
+
 /// All that are there now.
 pub(super) fn living() -> impl Iterator<Item = Living> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -18,6 +18,7 @@ use std::process::Command;
 use clap::Args;
 
 use crate::error::{Doing, Error, Result};
+use crate::install::PLUGINS;
 use crate::workspace::{PluginPackage, Workspace, root};
 use crate::{build_plugins, shell, stage, table};
 
@@ -25,8 +26,6 @@ use crate::{build_plugins, shell, stage, table};
 const GLIBC: &str = "2.28";
 /// What it is built for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Where plugins lie below a prefix; `install` of this tool knows it too.
-const PLUGINS: &str = "lib/aihost/plugins";
 const INSTALL: &str = include_str!("install.sh");
 /// What shells there are completions for, and what the files are called where those look.
 const COMPLETIONS: [(&str, &str); 3] = [

@@ -34,9 +34,9 @@ fn running(context: &CommandContext) -> Result<(Contact, Option<RunningHost>), C
 }
 
 /// The server that a running host is.
-fn server(context: &CommandContext, contact: Contact, running: &RunningHost) -> Result<Server, CliError> {
+fn server(context: &CommandContext, contact: &Contact, running: &RunningHost) -> Result<Server, CliError> {
     let key = context.env.api_key().map(str::to_owned);
-    Server::of_contact(&Contact { listen: running.listen, ..contact }, key)
+    Server::of_keys(running.listen, contact.api_keys.clone(), key)
 }
 
 /// Waits until something is there, for so long.

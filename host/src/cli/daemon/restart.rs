@@ -10,7 +10,7 @@ use crate::cli::CommandContext;
 use crate::cli::failure::CliError;
 use crate::config::Contact;
 use crate::domain::printable;
-use crate::runtime::RunningHost;
+use crate::runtime::{RunningHost, running_host};
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
@@ -38,7 +38,7 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: Arguments) 
             replaced(context, &contact, &host, limit).await?
         }
     };
-    status::tell(context, contact, &host).await
+    status::tell(context, &contact, &host).await
 }
 
 /// The process that took this one's place.
@@ -51,15 +51,12 @@ async fn replaced(
     let ended = || CliError::failed(format!("process {} ended by itself", host.pid)).hint("aihost up");
     let Some(process) = HostProcess::of(contact, host)? else { return Err(ended()) };
     process.signal(Signal::USR2)?;
-    let found = awaited(limit, async || {
-        let (contact, now) = running(context)?;
-        match now {
-            Some(now) if now.pid != host.pid => Ok(server(context, contact, &now)?.is_ready().await.then_some(now)),
-            Some(RunningHost { says: Some(says), .. }) if host.says.as_ref() != Some(&says) => {
-                Err(CliError::failed(format!("process {} goes on: {}", host.pid, printable(&says))))
-            }
-            _ => Ok(None),
+    let found = awaited(limit, async || match running_host(&contact.paths.state) {
+        Some(now) if now.pid != host.pid => Ok(server(context, contact, &now)?.is_ready().await.then_some(now)),
+        Some(RunningHost { says: Some(says), .. }) if host.says.as_ref() != Some(&says) => {
+            Err(CliError::failed(format!("process {} goes on: {}", host.pid, printable(&says))))
         }
+        _ => Ok(None),
     });
     found.await?.ok_or_else(|| {
         CliError::failed(format!("no process has taken the place of {} within {} s", host.pid, limit.as_secs()))

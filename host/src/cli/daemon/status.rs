@@ -28,17 +28,17 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: Arguments) 
         });
     };
     if !arguments.json {
-        return tell(context, contact, &host).await;
+        return tell(context, &contact, &host).await;
     }
     let since = host.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let models = server(context, contact, &host)?.status().await.ok();
+    let models = server(context, &contact, &host)?.status().await.ok();
     out::json(&json!({
         "pid": host.pid, "address": host.listen.to_string(), "since_unix_s": since, "says": host.says, "models": models,
     }))
 }
 
 /// One line of what runs.
-pub(super) async fn tell(context: &CommandContext, contact: Contact, host: &RunningHost) -> Result<(), CliError> {
+pub(super) async fn tell(context: &CommandContext, contact: &Contact, host: &RunningHost) -> Result<(), CliError> {
     let head = format!("aihost at http://{} (process {}, up {})", reachable(host.listen), host.pid, age(host.since));
     if let Some(says) = &host.says {
         return out::line(&format!("{head}: {}", printable(says)));

@@ -20,9 +20,9 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: Arguments) 
     let (contact, running) = running(context)?;
     if let Some(host) = running {
         out::note("it was up before; `aihost restart` starts it anew");
-        return status::tell(context, contact, &host).await;
+        return status::tell(context, &contact, &host).await;
     }
     let limit = Duration::from_secs(arguments.wait);
     let host = start::start(context, arguments.listen.as_deref(), limit).await?;
-    status::tell(context, contact, &host).await
+    status::tell(context, &contact, &host).await
 }

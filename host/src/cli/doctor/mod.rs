@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::check::{self, Report};
 use super::failure::CliError;
 use super::table::Column;
-use super::vet::Wrong;
+use super::vet::{self, Wrong};
 use super::{CommandContext, out};
 use crate::config::{Config, Contact};
 use crate::runtime::running_host;
@@ -105,7 +105,7 @@ fn configuration(config: &Result<Config, CliError>) -> Finding {
     const CHECK: &str = "configuration";
     match config {
         Ok(config) => {
-            let file = config.file.as_ref().map_or_else(|| "models.yaml".into(), |file| file.display().to_string());
+            let file = vet::file_of(config).display();
             Finding::pass(CHECK, format!("{file} is valid, with {} models", config.models.len()))
         }
         Err(CliError::Config(error)) if error.problems.len() > 1 || error.more > 0 => {
@@ -153,8 +153,8 @@ fn keys(config: &Config) -> Finding {
         ),
         (0, None) => Finding::pass(CHECK, "none are needed: only this machine reaches the port"),
         (count, _) => match config.file.as_deref().and_then(readable_by_others) {
-            Some(mode) if holds_keys(config) => {
-                let file = config.file.as_deref().unwrap_or("models.yaml".as_ref()).display();
+            Some(mode) if !vet::typed_keys(config).is_empty() => {
+                let file = vet::file_of(config).display();
                 Finding::warn(
                     CHECK,
                     format!("keys stand in {file}, which others may read (mode {mode:o})"),
@@ -170,12 +170,6 @@ fn keys(config: &Config) -> Finding {
 fn readable_by_others(file: &std::path::Path) -> Option<u32> {
     let mode = std::os::unix::fs::MetadataExt::mode(&file.metadata().ok()?) & 0o777;
     (mode & 0o044 != 0).then_some(mode)
-}
-
-/// Whether a key stands in the file itself.
-fn holds_keys(config: &Config) -> bool {
-    let text = config.file.as_deref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
-    config.api_keys.iter().flat_map(|key| &key.secrets).any(|secret| text.contains(secret.as_str()))
 }
 
 /// Devices, plugins and models as `aihost check` finds them.

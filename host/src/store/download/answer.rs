@@ -94,13 +94,16 @@ fn no_page(request: &Request<'_>, response: &Response) -> Result<(), Failure> {
     if let Some(encoding) = header(response, &CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
         return Err(Failure::last(format!("it sends the file compressed ({encoding}), though that was not asked for")));
     }
-    let page =
-        header(response, &CONTENT_TYPE).is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("text/html"));
     let wanted = [".html", ".htm"].iter().any(|ending| request.url.path().ends_with(ending));
-    match page && !wanted {
+    match is_page(response) && !wanted {
         true => Err(Failure::last("it answers with a web page instead of the file; does it ask for a login?")),
         false => Ok(()),
     }
+}
+
+/// Whether it is a page for people.
+pub(in crate::store) fn is_page(response: &Response) -> bool {
+    header(response, &CONTENT_TYPE).is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("text/html"))
 }
 
 /// A header as text.

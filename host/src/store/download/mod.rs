@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
-pub(super) use self::answer::{Answer, header, refusal};
+pub(super) use self::answer::{Answer, header, is_page, refusal};
 use self::origin::Origin;
 pub(super) use self::ranges::Ranges;
 use super::client::{Http, broke};
