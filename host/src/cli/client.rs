@@ -171,7 +171,8 @@ impl Server {
                 ));
             }
             // The one that runs may listen where the file said before it was edited.
-            let listen = running_host(&contact.paths.state).map_or(contact.listen, |running| running.listen);
+            let running = running_host(&contact.paths.state, contact.listen);
+            let listen = running.map_or(contact.listen, |running| running.listen);
             return Self::of_contact(&Contact { listen, ..contact }, named.or_else(own_key));
         };
         // A server elsewhere needs no models.yaml here. The keys that are known here belong to the one of models.yaml.

@@ -48,7 +48,7 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
 /// The machine's own files lie below `root`.
 fn prepare(context: &CommandContext, dry_run: bool, root: &Path) -> Result<(), CliError> {
     let config = context.load_listening(None)?;
-    if let Some(host) = running_host(&config.paths.state) {
+    if let Some(host) = running_host(&config.paths.state, config.listen) {
         return Err(CliError::failed(format!("process {} serves, and would write its state again", host.pid))
             .hint("aihost down, and then this again"));
     }

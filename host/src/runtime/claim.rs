@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::{FlockOperation, OFlags, flock, major, minor};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -132,16 +132,23 @@ impl StateClaim {
     }
 }
 
-/// The host that uses this folder now, if it is one of this machine: whoever holds the lock has written who it is.
-pub fn running_host(state: &Path) -> Option<RunningHost> {
+/// The host that uses this folder now, if it is one of this machine: whoever holds the lock has written who it is. One that could
+/// not, on a full disk, is known by its lock, and thought to listen where its models.yaml says.
+pub fn running_host(state: &Path, listen: SocketAddr) -> Option<RunningHost> {
     let mut file = open_to_read(state)?;
-    let holder = holder(&mut file);
-    let is_there = holder.machine == machine() && holds(holder.pid, file.metadata().ok()?.ino());
-    let Holder { pid, listen, since_unix_s, says, .. } = holder;
-    is_there.then(|| {
-        let since = UNIX_EPOCH + Duration::from_secs(since_unix_s);
-        Some(RunningHost { pid, listen: listen.parse().ok()?, since, says })
-    })?
+    let (holder, found) = (holder(&mut file), file.metadata().ok()?);
+    if holder.pid == 0 {
+        let own = Place { inode: found.ino(), device: Some(found.dev()) };
+        let pid = holders(own).into_iter().flatten().find(|pid| is_alive(*pid))?;
+        return Some(RunningHost { pid, listen, since: found.modified().ok()?, says: None });
+    }
+    let holds = match holders(Place { inode: found.ino(), device: None }) {
+        Some(holders) => holders.contains(&holder.pid),
+        None => is_alive(holder.pid),
+    };
+    let Holder { pid, listen, since_unix_s, says, machine: of } = holder;
+    let since = UNIX_EPOCH + Duration::from_secs(since_unix_s);
+    (of == machine() && holds).then(|| Some(RunningHost { pid, listen: listen.parse().ok()?, since, says }))?
 }
 
 /// Whether another process than this one has written that the folder is its own: what this one knows is no longer the newest.
@@ -150,14 +157,26 @@ pub(super) fn is_anothers(state: &Path) -> bool {
     holder.pid != 0 && (holder.pid != std::process::id() || holder.machine != machine())
 }
 
-/// The lock itself is not tried: a host that starts just then would be told that another has it.
-fn holds(pid: u32, inode: u64) -> bool {
-    let Ok(locks) = std::fs::read_to_string(LOCKS) else { return is_alive(pid) };
-    locks.lines().any(|line| {
+/// A file as the kernel's list of locks tells it. Some file systems have another device there than their files say.
+#[derive(Clone, Copy)]
+struct Place {
+    inode: u64,
+    device: Option<u64>,
+}
+
+/// The processes that have locked a file, as the kernel tells it, if it does. The lock itself is not tried: a host that starts just
+/// then would be told that another has it.
+fn holders(place: Place) -> Option<Vec<u32>> {
+    let locks = std::fs::read_to_string(LOCKS).ok()?;
+    let device = place.device.map(|device| format!("{:02x}:{:02x}:", major(device), minor(device)));
+    let holder = |line: &str| {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", _, _, holder, place, ..] = words.as_slice() else { return false };
-        holder.parse() == Ok(pid) && place.rsplit(':').next().and_then(|inode| inode.parse().ok()) == Some(inode)
-    })
+        let [_, "FLOCK", _, _, holder, locked, ..] = words.as_slice() else { return None };
+        let is_it = locked.rsplit(':').next()?.parse() == Ok(place.inode)
+            && device.as_ref().is_none_or(|device| locked.starts_with(device));
+        holder.parse().ok().filter(|_| is_it)
+    };
+    Some(locks.lines().filter_map(holder).collect())
 }
 
 fn open_to_read(state: &Path) -> Option<File> {
@@ -226,21 +245,32 @@ mod tests {
     #[test]
     fn a_running_host_is_found_whatever_its_file_says() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(running_host(folder.path()), None);
+        assert_eq!(running_host(folder.path(), address(1)), None);
         let claim = StateClaim::take(folder.path(), address(9126), Sharing::Refused, None).unwrap();
-        let found = running_host(folder.path()).unwrap();
+        let found = running_host(folder.path(), address(1)).unwrap();
         assert_eq!((found.pid, found.listen, found.says), (std::process::id(), address(9126), None));
         for says in [Some("a long sentence of many words".to_owned()), Some("a short one".to_owned()), None] {
             claim.say(says.clone());
-            assert_eq!(running_host(folder.path()).unwrap().says, says);
+            assert_eq!(running_host(folder.path(), address(1)).unwrap().says, says);
         }
         assert!(!is_anothers(folder.path()));
         claim.release();
-        assert_eq!(running_host(folder.path()), None);
+        assert_eq!(running_host(folder.path(), address(1)), None);
         let next = StateClaim::take(folder.path(), address(9127), Sharing::Refused, None).unwrap();
         claim.say(Some("of what is no longer its own".to_owned()));
-        assert_eq!(running_host(folder.path()).unwrap().listen, address(9127));
+        assert_eq!(running_host(folder.path(), address(1)).unwrap().listen, address(9127));
         drop(next);
+    }
+
+    #[test]
+    fn a_host_that_could_not_write_who_it_is_is_found_by_its_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let claim = StateClaim::take(folder.path(), address(9126), Sharing::Refused, None).unwrap();
+        OpenOptions::new().write(true).open(folder.path().join(FILE)).unwrap().set_len(0).unwrap();
+        let found = running_host(folder.path(), address(9127)).unwrap();
+        assert_eq!((found.pid, found.listen), (std::process::id(), address(9127)));
+        claim.release();
+        assert_eq!(running_host(folder.path(), address(9127)), None);
     }
 
     #[test]
@@ -275,7 +305,7 @@ mod tests {
         for pid in [u32::MAX, std::process::id(), 1] {
             let gone = Holder { pid, machine: machine(), listen: "127.0.0.1:9126".into(), ..Holder::default() };
             std::fs::write(folder.path().join(FILE), serde_json::to_vec(&gone).unwrap()).unwrap();
-            assert_eq!(running_host(folder.path()), None);
+            assert_eq!(running_host(folder.path(), address(1)), None);
             assert_eq!(is_anothers(folder.path()), pid != std::process::id());
         }
     }

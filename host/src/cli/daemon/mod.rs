@@ -29,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The host of models.yaml, if it runs.
 fn running(context: &CommandContext) -> Result<(Contact, Option<RunningHost>), CliError> {
     let contact = context.contact()?;
-    let running = running_host(&contact.paths.state);
+    let running = running_host(&contact.paths.state, contact.listen);
     Ok((contact, running))
 }
 

@@ -28,7 +28,7 @@ impl HostProcess {
             Err(error) => return Err(CliError::failed(format!("process {} cannot be watched: {error}", host.pid))),
         };
         // The number may have become another's before it was held.
-        if running_host(&contact.paths.state).is_none_or(|now| now.pid != host.pid) {
+        if running_host(&contact.paths.state, contact.listen).is_none_or(|now| now.pid != host.pid) {
             return Ok(None);
         }
         Ok(Some(Self { pid: host.pid, descriptor }))

@@ -29,7 +29,7 @@ pub(in crate::cli) async fn run(context: &CommandContext, arguments: Arguments) 
     let host = match running {
         None => start::start(context, None, limit).await?,
         Some(host) if arguments.stop_first => {
-            down::end(&contact, &host, false).await?;
+            down::end(context, &contact, &host, false).await?;
             start::start(context, None, limit).await?
         }
         Some(host) => {
@@ -51,7 +51,7 @@ async fn replaced(
     let ended = || CliError::failed(format!("process {} ended by itself", host.pid)).hint("aihost up");
     let Some(process) = HostProcess::of(contact, host)? else { return Err(ended()) };
     process.signal(Signal::USR2)?;
-    let found = awaited(limit, async || match running_host(&contact.paths.state) {
+    let found = awaited(limit, async || match running_host(&contact.paths.state, contact.listen) {
         Some(now) if now.pid != host.pid => Ok(server(context, contact, &now)?.is_ready().await.then_some(now)),
         Some(RunningHost { says: Some(says), .. }) if host.says.as_ref() != Some(&says) => {
             Err(CliError::failed(format!("process {} goes on: {}", host.pid, printable(&says))))

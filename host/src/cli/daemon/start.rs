@@ -52,7 +52,7 @@ async fn answers(
         return Err(CliError::failed(format!("the host ended at once ({status}){said}"))
             .hint(format!("its log is {}", log.path.display())));
     }
-    let running = running_host(&contact.paths.state);
+    let running = running_host(&contact.paths.state, contact.listen);
     let Some(host) = running.filter(|host| host.pid == child.id()) else { return Ok(None) };
     Ok(server(context, contact, &host)?.is_ready().await.then_some(host))
 }

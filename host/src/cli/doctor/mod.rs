@@ -128,7 +128,7 @@ fn configuration(config: &Result<Config, CliError>) -> Finding {
 fn port(contact: &Contact) -> Finding {
     const CHECK: &str = "port";
     let address = contact.listen;
-    if let Some(host) = running_host(&contact.paths.state) {
+    if let Some(host) = running_host(&contact.paths.state, contact.listen) {
         let elsewhere = if host.listen == address { "" } else { ", and models.yaml names another since" };
         return Finding::pass(CHECK, format!("process {} serves on {}{elsewhere}", host.pid, host.listen));
     }

@@ -90,7 +90,7 @@ fn install_unit(context: &CommandContext, manager: Manager, dry_run: bool) -> Re
         return out::line(unit.text().trim_end());
     }
     attended()?;
-    if let Some(host) = running_host(&config.paths.state).filter(|_| !is_active(manager)) {
+    if let Some(host) = running_host(&config.paths.state, config.listen).filter(|_| !is_active(manager)) {
         return Err(CliError::failed(format!("process {} serves already, on {}", host.pid, host.listen))
             .hint("aihost down, and then this again"));
     }
