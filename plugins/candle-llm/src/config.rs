@@ -1,31 +1,45 @@
-//! The shape of a Llama model, from a GGUF file's metadata, checked before anything is computed with it.
+//! The shape of a model, from a GGUF file's metadata, checked before anything is computed with it.
 
 use aihost_engine::files::Gguf;
-use aihost_engine::nn::decoder::{DecoderConfig, GGUF_NAMES};
-use aihost_engine::ops::RotaryOrder;
+use aihost_engine::nn::decoder::{DecoderConfig, Experts, GGUF_NAMES, QueryGrowth, Rotary};
 use aihost_plugin_api::{Error, ErrorKind, Result};
+
+use crate::family::{self, Family, Windows};
+use crate::positions::{Plain, Yarn, yarn_magnitude};
 
 /// The tensor of what each pair's frequency is divided by.
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
+/// Those of LongRoPE: for few tokens, and for many.
+const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 /// Limits on what a file may claim: an order of magnitude above the largest models, and far below overflow.
 pub const MAX_LAYERS: u64 = 1024;
 pub const MAX_WIDTH: u64 = 1 << 20;
 pub const MAX_CONTEXT: u64 = 1 << 24;
+pub const MAX_EXPERTS: u64 = 1 << 14;
 
 /// Whether the sizes of a model fit together, or what is wrong.
 pub fn check(c: &DecoderConfig) -> std::result::Result<(), String> {
-    let (heads, kv_heads, head_width, rope_width) = (c.heads, c.kv_heads, c.head_width, c.rope_width);
-    if !heads.is_multiple_of(kv_heads)
-        || rope_width > head_width
-        || !rope_width.is_multiple_of(2)
-        || heads * head_width > MAX_WIDTH as usize
-    {
+    let (heads, kv_heads, head_width) = (c.heads, c.kv_heads, c.head_width);
+    let is_turned = |rotary: &Rotary| rotary.width <= head_width && rotary.width.is_multiple_of(2);
+    if !heads.is_multiple_of(kv_heads) || heads * head_width > MAX_WIDTH as usize || !c.rotaries.iter().all(is_turned) {
+        let widths: Vec<String> = c.rotaries.iter().map(|rotary| rotary.width.to_string()).collect();
+        let rotated = widths.join(" and ");
         return Err(format!(
-            "{heads} heads, {kv_heads} key heads, width {head_width} and rotated width {rope_width} do not fit together"
+            "{heads} heads, {kv_heads} key heads, width {head_width} and rotated width {rotated} do not fit together"
         ));
     }
+    if let Some(Experts { count, used, .. }) = c.experts.filter(|experts| experts.used > experts.count) {
+        return Err(format!("each token goes to {used} experts, and there are {count}"));
+    }
     Ok(())
+}
+
+/// What scores are scaled by, unless a model says it: by the width of a head, in a few models by their whole width over the heads.
+pub fn attention_scale(family: &Family, layers: usize, hidden: usize, heads: usize, head_width: usize) -> f32 {
+    let is_scaled_by_hidden = family.scaled_by_hidden == Some(layers);
+    let width = if is_scaled_by_hidden { hidden / heads } else { head_width };
+    1.0 / (width as f32).sqrt()
 }
 
 /// Reads and checks the metadata.
@@ -33,100 +47,251 @@ pub fn check(c: &DecoderConfig) -> std::result::Result<(), String> {
 /// # Errors
 /// [`ErrorKind::Unsupported`] for another architecture, [`ErrorKind::CorruptFile`] for missing or impossible values.
 pub fn read(gguf: &Gguf) -> Result<DecoderConfig> {
-    let unsupported = |what: String| Error::new(ErrorKind::Unsupported, format!("{}: {what}", gguf.name()));
-    match gguf.text("general.architecture")? {
-        Some("llama") => {}
-        Some(other) => {
-            return Err(unsupported(format!(
-                "the architecture is `{other}`, and candle-llm serves `llama` only; use another plugin"
-            )));
+    let architecture = gguf
+        .text("general.architecture")?
+        .ok_or_else(|| gguf.corrupt("the metadata `general.architecture` is missing; convert the model again"))?;
+    let family = Family::of_gguf(architecture).ok_or_else(|| unsupported(gguf, &family::unknown(architecture)))?;
+    Metadata { gguf, family }.config()
+}
+
+/// A file's metadata, whose keys begin with its architecture.
+struct Metadata<'a> {
+    gguf: &'a Gguf,
+    family: &'static Family,
+}
+
+impl Metadata<'_> {
+    fn config(&self) -> Result<DecoderConfig> {
+        let (gguf, family) = (self.gguf, self.family);
+        let (hidden, heads) =
+            (self.need("embedding_length", MAX_WIDTH)?, self.need("attention.head_count", MAX_WIDTH)?);
+        let head_width = self.size("attention.key_length", MAX_WIDTH)?.unwrap_or((hidden / heads).max(1));
+        if self.size("attention.value_length", MAX_WIDTH)?.is_some_and(|n| n != head_width) {
+            let what = "its keys and values differ in width, which candle-llm does not serve; use another plugin";
+            return Err(unsupported(gguf, what));
         }
-        None => return Err(gguf.corrupt("the metadata `general.architecture` is missing; convert the model again")),
+        let count = self.need("block_count", MAX_LAYERS)?;
+        let experts = self.experts()?;
+        let window = self.window()?;
+        let vocabulary = gguf.tensors().tensor(GGUF_NAMES.embedding)?.dimensions.get(1).copied().unwrap_or(0);
+        if vocabulary == 0 || vocabulary > u32::MAX as usize {
+            return Err(gguf.corrupt("the tensor token_embd.weight has no rows; convert the model again"));
+        }
+        let feed_forward = match experts {
+            Some(experts) => self.size("feed_forward_length", MAX_WIDTH)?.unwrap_or(experts.feed_forward),
+            None => self.need("feed_forward_length", MAX_WIDTH)?,
+        };
+        let scale = |key: &str| Ok::<_, Error>(self.factor(key)?.unwrap_or(1.0));
+        let config = DecoderConfig {
+            names: &GGUF_NAMES,
+            layers: family.layers(count, window, self.near_layers(count)?),
+            hidden,
+            feed_forward,
+            heads,
+            kv_heads: self.size("attention.head_count_kv", MAX_WIDTH)?.unwrap_or(heads),
+            head_width,
+            rotaries: self.rotaries(head_width)?,
+            rope_order: family.gguf_order,
+            norms: family.norms,
+            norm_epsilon: self
+                .positive("attention.layer_norm_rms_epsilon")?
+                .ok_or_else(|| self.missing("attention.layer_norm_rms_epsilon"))?,
+            // Converters have added it.
+            norm_offset: 0.0,
+            has_head_norms: family.has_head_norms,
+            biases: family.biases,
+            is_fused: family.is_fused,
+            activation: family.activation,
+            experts,
+            embedding_scale: if family.scales_embeddings { (hidden as f32).sqrt() } else { scale("embedding_scale")? },
+            residual_scale: scale("residual_scale")?,
+            attention_scale: match self.factor("attention.scale")? {
+                Some(scale) => scale,
+                None => attention_scale(family, count, hidden, heads, head_width),
+            },
+            attention_cap: self.factor("attn_logit_softcapping")?,
+            query_growth: self.query_growth()?,
+            logit_scale: 1.0 / scale("logit_scale")?,
+            logit_cap: self.factor("final_logit_softcapping")?,
+            context: self.need("context_length", MAX_CONTEXT)?,
+            vocabulary,
+        };
+        check(&config).map_err(|what| gguf.corrupt(format!("{what}; convert the model again")))?;
+        Ok(config)
     }
-    let read = |key: &str, most: u64| -> Result<Option<usize>> {
-        let key = format!("llama.{key}");
-        match gguf.integer(&key)? {
+
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.family.gguf)
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        self.gguf.corrupt(format!("the metadata `{}` is missing; convert the model again", self.key(key)))
+    }
+
+    fn size(&self, key: &str, most: u64) -> Result<Option<usize>> {
+        let key = self.key(key);
+        match self.gguf.integer(&key)? {
             None => Ok(None),
             Some(n) if (1..=most).contains(&n) => Ok(Some(n as usize)),
             Some(n) => {
-                Err(gguf.corrupt(format!("`{key}` is {n} and must be from 1 to {most}; convert the model again")))
+                Err(self.gguf.corrupt(format!("`{key}` is {n} and must be from 1 to {most}; convert the model again")))
             }
         }
-    };
-    let need = |key: &str, most: u64| -> Result<usize> {
-        read(key, most)?
-            .ok_or_else(|| gguf.corrupt(format!("the metadata `llama.{key}` is missing; convert the model again")))
-    };
-    if gguf.integer("llama.expert_count")?.is_some_and(|n| n > 0) {
-        return Err(unsupported(
-            "it is a mixture of experts, which candle-llm does not serve; use another plugin".into(),
-        ));
     }
-    let (hidden, heads) = (need("embedding_length", MAX_WIDTH)?, need("attention.head_count", MAX_WIDTH)?);
-    let kv_heads = read("attention.head_count_kv", MAX_WIDTH)?.unwrap_or(heads);
-    let head_width = read("attention.key_length", MAX_WIDTH)?.unwrap_or((hidden / heads).max(1));
-    let rope_width = read("rope.dimension_count", MAX_WIDTH)?.unwrap_or(head_width);
-    if read("attention.value_length", MAX_WIDTH)?.is_some_and(|n| n != head_width) {
-        return Err(unsupported(
-            "its keys and values differ in width, which candle-llm does not serve; use another plugin".into(),
-        ));
+
+    fn need(&self, key: &str, most: u64) -> Result<usize> {
+        self.size(key, most)?.ok_or_else(|| self.missing(key))
     }
-    // Of a file that does not say how, they are scaled linearly; older converters had a key of its own for that.
-    let rope_divisor = match gguf.text("llama.rope.scaling.type")? {
-        Some("none") => 1.0,
-        None | Some("linear") => match scale(gguf, "llama.rope.scaling.factor")? {
-            Some(factor) => factor,
-            None => scale(gguf, "llama.rope.scale_linear")?.unwrap_or(1.0),
-        },
-        Some(other) => {
-            return Err(unsupported(format!(
-                "its positions are scaled by `{other}`, which candle-llm does not serve; use another plugin"
-            )));
+
+    /// A number above 0 by which something is scaled or kept small; 0 stands for none.
+    fn factor(&self, key: &str) -> Result<Option<f32>> {
+        if self.gguf.number(&self.key(key))? == Some(0.0) { Ok(None) } else { self.positive(key) }
+    }
+
+    fn positive(&self, key: &str) -> Result<Option<f32>> {
+        let key = self.key(key);
+        match self.gguf.number(&key)? {
+            None => Ok(None),
+            Some(value) if value.is_finite() && value > 0.0 => Ok(Some(value as f32)),
+            Some(value) => {
+                Err(self.gguf.corrupt(format!("`{key}` is {value} and must be above 0; convert the model again")))
+            }
         }
-    };
-    let norm_epsilon = positive(gguf, "llama.attention.layer_norm_rms_epsilon")?.ok_or_else(|| {
-        gguf.corrupt("the metadata `llama.attention.layer_norm_rms_epsilon` is missing; convert the model again")
-    })?;
-    let vocabulary = gguf.tensors().tensor(GGUF_NAMES.embedding)?.dimensions.get(1).copied().unwrap_or(0);
-    if vocabulary == 0 || vocabulary > u32::MAX as usize {
-        return Err(gguf.corrupt("the tensor token_embd.weight has no rows; convert the model again"));
     }
-    let rope_divisors = if gguf.tensors().has_tensor(ROPE_DIVISORS) {
-        // Llama 3.1's scaling, which the converter has worked into one divisor per pair.
-        let divisors = gguf.tensors().vector(ROPE_DIVISORS, rope_width / 2)?;
-        divisors.into_iter().map(|divisor| divisor * rope_divisor).collect()
-    } else {
-        vec![rope_divisor; rope_width / 2]
-    };
-    let config = DecoderConfig {
-        names: &GGUF_NAMES,
-        layers: need("block_count", MAX_LAYERS)?,
-        hidden,
-        feed_forward: need("feed_forward_length", MAX_WIDTH)?,
-        heads,
-        kv_heads,
-        head_width,
-        rope_width,
-        rope_base: positive(gguf, "llama.rope.freq_base")?.unwrap_or(10_000.0),
-        rope_divisors,
-        rope_order: RotaryOrder::Interleaved,
-        norm_epsilon,
-        context: need("context_length", MAX_CONTEXT)?,
-        vocabulary,
-    };
-    check(&config).map_err(|what| gguf.corrupt(format!("{what}; convert the model again")))?;
-    Ok(config)
+
+    fn experts(&self) -> Result<Option<Experts>> {
+        if !self.family.has_experts {
+            if self.gguf.integer(&self.key("expert_count"))?.is_some_and(|n| n > 0) {
+                let what = format!(
+                    "it is a mixture of experts of the kind `{}`, which candle-llm does not serve; `engine: llama-server` serves it",
+                    self.family.gguf
+                );
+                return Err(unsupported(self.gguf, &what));
+            }
+            return Ok(None);
+        }
+        let count = self.need("expert_count", MAX_EXPERTS)?;
+        let used = self.need("expert_used_count", MAX_EXPERTS)?;
+        let feed_forward = self.need("expert_feed_forward_length", MAX_WIDTH)?;
+        Ok(Some(Experts { count, used, feed_forward, is_normalised: true }))
+    }
+
+    /// Tokens that layers with windows see.
+    fn window(&self) -> Result<Option<usize>> {
+        // Some converters write 0, and older ones nothing, for none.
+        let key = self.key("attention.sliding_window");
+        match self.gguf.integer(&key)? {
+            Some(0) | None => Ok(None),
+            Some(_) => self.size("attention.sliding_window", MAX_CONTEXT),
+        }
+    }
+
+    /// Which layers have windows.
+    fn near_layers(&self, count: usize) -> Result<impl Fn(usize) -> bool> {
+        let key = self.key("attention.sliding_window_pattern");
+        let (mut list, mut windows) = (None, self.family.windows);
+        if self.gguf.is_list(&key) {
+            list = self.gguf.flags(&key)?;
+            if list.as_ref().is_some_and(|list| list.len() != count) {
+                let message = format!("`{key}` does not say it of each of {count} layers; convert the model again");
+                return Err(self.gguf.corrupt(message));
+            }
+        } else if let Some(every) = self.size("attention.sliding_window_pattern", MAX_LAYERS)? {
+            windows = Windows::AllBut(every);
+        }
+        Ok(move |layer: usize| list.as_ref().map_or_else(|| windows.has(layer), |list| list[layer]))
+    }
+
+    /// The rotary embedding of most layers, and behind it that of layers with windows if they have one of their own.
+    fn rotaries(&self, head_width: usize) -> Result<Vec<Rotary>> {
+        let width = self.size("rope.dimension_count", MAX_WIDTH)?.unwrap_or(head_width);
+        let base = self.positive("rope.freq_base")?.unwrap_or(10_000.0);
+        let mut rotaries = vec![self.scaled(Plain { width, base })?];
+        if let Some(usual) = self.family.window_rope_base {
+            rotaries.push(Rotary::plain(width, self.positive("rope.freq_base_swa")?.unwrap_or(usual)));
+        }
+        Ok(rotaries)
+    }
+
+    fn scaled(&self, plain: Plain) -> Result<Rotary> {
+        let (gguf, kind_key) = (self.gguf, self.key("rope.scaling.type"));
+        let factor = self.factor("rope.scaling.factor")?;
+        // Of a file that does not say how, they are scaled linearly; older converters had a key of its own for that.
+        match gguf.text(&kind_key)? {
+            Some("none") => Ok(plain.divided(1.0, self.divisors(ROPE_DIVISORS, plain)?)),
+            None | Some("linear") => {
+                let factor = factor.or(self.factor("rope.scale_linear")?).unwrap_or(1.0);
+                if let (Some(short), Some(long)) =
+                    (self.divisors(ROPE_FACTORS[0], plain)?, self.divisors(ROPE_FACTORS[1], plain)?)
+                {
+                    return self.longrope(plain, short, long);
+                }
+                Ok(plain.divided(factor, self.divisors(ROPE_DIVISORS, plain)?))
+            }
+            Some("longrope") => {
+                let need = |name: &str| {
+                    let missing = || gguf.corrupt(format!("the tensor {name} is missing; convert the model again"));
+                    self.divisors(name, plain)?.ok_or_else(missing)
+                };
+                self.longrope(plain, need(ROPE_FACTORS[0])?, need(ROPE_FACTORS[1])?)
+            }
+            Some("yarn") => self.yarn(plain, factor.ok_or_else(|| self.missing("rope.scaling.factor"))?),
+            Some(other) => Err(unsupported(
+                gguf,
+                &format!(
+                    "its positions are scaled by `{other}`, and candle-llm knows none, linear, yarn and longrope; `engine: llama-server` serves it"
+                ),
+            )),
+        }
+    }
+
+    /// What a tensor says each pair's frequency is divided by, `[width / 2]`.
+    fn divisors(&self, name: &str, plain: Plain) -> Result<Option<Vec<f32>>> {
+        let tensors = self.gguf.tensors();
+        if !tensors.has_tensor(name) {
+            return Ok(None);
+        }
+        tensors.vector(name, plain.width / 2).map(Some)
+    }
+
+    fn longrope(&self, plain: Plain, short: Vec<f32>, long: Vec<f32>) -> Result<Rotary> {
+        let trained = self.need("rope.scaling.original_context_length", MAX_CONTEXT)?;
+        let magnitude = self.factor("rope.scaling.attn_factor")?.unwrap_or(1.0);
+        Ok(plain.longrope(short, long, trained, magnitude))
+    }
+
+    fn yarn(&self, plain: Plain, factor: f32) -> Result<Rotary> {
+        let number = |names: [&str; 2], usual: f64| -> Result<f64> {
+            let told = self.gguf.number(&self.key(names[0]))?.or(self.gguf.number(&self.key(names[1]))?);
+            Ok(told.filter(|told| told.is_finite() && *told >= 0.0).unwrap_or(usual))
+        };
+        let factor = f64::from(factor);
+        let trained = self.need("rope.scaling.original_context_length", MAX_CONTEXT)? as f64;
+        // What DeepSeek calls `mscale_all_dim`: 0 is none.
+        let share = number(["rope.scaling.yarn_log_multiplier"; 2], 0.0)?;
+        let all = if share > 0.0 { yarn_magnitude(factor, share) } else { 1.0 };
+        let told = number(["rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor"], 0.0)?;
+        let magnitude = if told > 0.0 { told } else { yarn_magnitude(factor, 1.0) / all };
+        Ok(plain.yarn(Yarn {
+            factor,
+            trained,
+            fast: number(["rope.scaling.yarn_beta_fast"; 2], 32.0)?,
+            slow: number(["rope.scaling.yarn_beta_slow"; 2], 1.0)?,
+            ramp: number(["rope.scaling.yarn_ext_factor"; 2], 1.0)?,
+            magnitude,
+        }))
+    }
+
+    fn query_growth(&self) -> Result<Option<QueryGrowth>> {
+        let Some(beta) = self.factor("attention.temperature_scale")? else { return Ok(None) };
+        let from = match self.size("attention.temperature_length", MAX_CONTEXT)? {
+            Some(from) => from,
+            None => self.need("rope.scaling.original_context_length", MAX_CONTEXT)?,
+        };
+        Ok(Some(QueryGrowth { beta, from }))
+    }
 }
 
-/// A factor by which something is scaled; 0 stands for none.
-fn scale(gguf: &Gguf, key: &str) -> Result<Option<f32>> {
-    if gguf.number(key)? == Some(0.0) { Ok(Some(1.0)) } else { positive(gguf, key) }
-}
-
-fn positive(gguf: &Gguf, key: &str) -> Result<Option<f32>> {
-    match gguf.number(key)? {
-        None => Ok(None),
-        Some(value) if value.is_finite() && value > 0.0 => Ok(Some(value as f32)),
-        Some(value) => Err(gguf.corrupt(format!("`{key}` is {value} and must be above 0; convert the model again"))),
-    }
+fn unsupported(gguf: &Gguf, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{}: {what}", gguf.name()))
 }

@@ -16,7 +16,7 @@ use aihost_plugin_api::{
 
 use crate::batch::{Batch, Progress, SCORED_TOKENS, STEP_TOKENS};
 use crate::files::ModelFiles;
-use crate::model::{self, ModelBytes, Runner, StepLimits};
+use crate::model::{self, ModelBytes, Room, Runner, StepLimits};
 use crate::options::{MAX_SLOTS, Options};
 use crate::prompt::Prompts;
 use crate::sampler::Sampler;
@@ -94,7 +94,7 @@ impl Plugin for LlmPlugin {
         let sizes = self.sizes(&load.device, &config, &files)?;
         let blocks = sizes.blocks_within(load.granted)?;
         let vocabulary = config.vocabulary;
-        let model = model::open(&load.device, &files, config, blocks)?;
+        let model = model::open(&load.device, &files, config, Room { blocks, context: sizes.context })?;
         ctx.check()?;
         let tokenizer = files.tokenizer(vocabulary)?;
         ctx.check()?;

@@ -3,18 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use aihost_engine::files::{TensorType, Tensors};
-use aihost_engine::nn::decoder::{DecoderConfig, HUGGING_FACE_NAMES};
-use aihost_engine::ops::RotaryOrder;
+use aihost_engine::nn::decoder::{
+    Biases, DecoderConfig, Experts, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, LayerConfig, Norms, QueryGrowth,
+    Rotary,
+};
+use aihost_engine::ops::{Activation, RotaryOrder};
 use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
 use aihost_support::roles::beside;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::{self, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH};
+use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
+use crate::family::{self, Family, Windows};
+use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
 use crate::template::Templates;
 
 /// Most bytes of a file of settings or of a template.
 const JSON_BYTES: u64 = 8 << 20;
+
+/// What `layer_types` may have: layers that see all, and those with windows.
+const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
 
 /// A model's files. Opening reads what says what it is; the tokenizer is left to who builds it.
 #[derive(Debug)]
@@ -29,7 +37,7 @@ pub struct HuggingFace {
     templates: Templates,
 }
 
-/// `config.json` of `LlamaForCausalLM`; what it leaves out is transformers' default.
+/// `config.json` of a decoder; what it leaves out is transformers' default.
 #[derive(Debug, Deserialize)]
 struct Config {
     model_type: String,
@@ -45,21 +53,50 @@ struct Config {
     #[serde(default = "epsilon")]
     rms_norm_eps: f64,
     rope_theta: Option<f64>,
+    /// Gemma 3's older files: of the layers with windows.
+    rope_local_base_freq: Option<f64>,
     /// Older files.
     rope_scaling: Option<Rope>,
     /// Newer files; has the base too.
-    rope_parameters: Option<Rope>,
-    #[serde(default = "silu")]
-    hidden_act: String,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default)]
-    tie_word_embeddings: bool,
+    rope_parameters: Option<RopeParameters>,
+    partial_rotary_factor: Option<f64>,
+    original_max_position_embeddings: Option<u64>,
+    hidden_act: Option<String>,
+    /// Gemma's, beside an older one that does not count.
+    hidden_activation: Option<String>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
+    tie_word_embeddings: Option<bool>,
     quantization_config: Option<serde_json::Value>,
     bos_token_id: Option<Ids>,
     eos_token_id: Option<Ids>,
+    sliding_window: Option<u64>,
+    use_sliding_window: Option<bool>,
+    layer_types: Option<Vec<String>>,
+    no_rope_layers: Option<Vec<u64>>,
+    query_pre_attn_scalar: Option<f64>,
+    attention_multiplier: Option<f64>,
+    embedding_multiplier: Option<f64>,
+    residual_multiplier: Option<f64>,
+    logits_scaling: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f64>,
+    use_bidirectional_attention: Option<bool>,
+    #[serde(alias = "num_local_experts")]
+    num_experts: Option<u64>,
+    num_experts_per_tok: Option<u64>,
+    moe_intermediate_size: Option<u64>,
+    norm_topk_prob: Option<bool>,
+    decoder_sparse_step: Option<u64>,
+    mlp_only_layers: Option<Vec<u64>>,
+}
+
+/// How positions are scaled: everywhere, or in layers that see all and in layers with windows.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum RopeParameters {
+    Apart { full_attention: Box<Rope>, sliding_attention: Box<Rope> },
+    Same(Box<Rope>),
 }
 
 /// How positions are scaled.
@@ -68,10 +105,20 @@ struct Rope {
     #[serde(alias = "type")]
     rope_type: Option<String>,
     rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
+    attention_factor: Option<f64>,
+    beta_fast: Option<f64>,
+    beta_slow: Option<f64>,
+    mscale: Option<f64>,
+    mscale_all_dim: Option<f64>,
+    truncate: Option<bool>,
+    short_factor: Option<Vec<f32>>,
+    long_factor: Option<Vec<f32>>,
+    llama_4_scaling_beta: Option<f64>,
 }
 
 /// One token, or several.
@@ -161,10 +208,6 @@ fn epsilon() -> f64 {
     1e-6
 }
 
-fn silu() -> String {
-    "silu".to_owned()
-}
-
 impl HuggingFace {
     /// Role `model` is a folder, a safetensors file, or the index or first of several; `config`, `tokenizer`, `tokenizer_config`,
     /// `generation_config`, `chat_template` and `tool_use_template` lie beside it under their usual names unless they are named. The last
@@ -229,96 +272,242 @@ impl HuggingFace {
     /// [`ErrorKind::Unsupported`] for another architecture or variant, [`ErrorKind::CorruptFile`] for impossible values.
     pub fn config(&self) -> Result<DecoderConfig> {
         let c = &self.config;
-        self.check_variant()?;
-        let size = |name: &str, value: u64, most: u64| -> Result<usize> {
-            if !(1..=most).contains(&value) {
-                return Err(self.corrupt(format!("`{name}` is {value} and must be from 1 to {most}")));
-            }
-            Ok(value as usize)
+        let family =
+            Family::of_hugging_face(&c.model_type).ok_or_else(|| self.unsupported(family::unknown(&c.model_type)))?;
+        self.check_variant(family)?;
+        let hidden = self.size("hidden_size", c.hidden_size, MAX_WIDTH)?;
+        let heads = self.size("num_attention_heads", c.num_attention_heads, MAX_WIDTH)?;
+        let kv_heads = self.size("num_key_value_heads", c.num_key_value_heads.unwrap_or(heads as u64), MAX_WIDTH)?;
+        let head_width = self.size("head_dim", c.head_dim.unwrap_or((hidden / heads) as u64), MAX_WIDTH)?;
+        let layers = self.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
+        let names = match family.norms {
+            Norms::Before => &HUGGING_FACE_NAMES,
+            Norms::Around => &HUGGING_FACE_NAMES_AROUND,
         };
-        let hidden = size("hidden_size", c.hidden_size, MAX_WIDTH)?;
-        let heads = size("num_attention_heads", c.num_attention_heads, MAX_WIDTH)?;
-        let kv_heads = size("num_key_value_heads", c.num_key_value_heads.unwrap_or(heads as u64), MAX_WIDTH)?;
-        let head_width = size("head_dim", c.head_dim.unwrap_or((hidden / heads) as u64), MAX_WIDTH)?;
-        let rope = self.rope();
-        let rope_base = self.positive("rope_theta", rope.rope_theta.or(c.rope_theta).unwrap_or(10_000.0))?;
+        let scale = |name: &str, told: Option<f64>| told.map_or(Ok(1.0), |told| self.positive(name, told));
+        let cap = |name: &str, told: Option<f64>| told.map(|told| self.positive(name, told)).transpose();
         let config = DecoderConfig {
-            names: &HUGGING_FACE_NAMES,
-            layers: size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?,
+            names,
+            layers: self.layers(family, layers)?,
             hidden,
-            feed_forward: size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
+            feed_forward: self.size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
             heads,
             kv_heads,
             head_width,
-            rope_width: head_width,
-            rope_base,
-            rope_divisors: self.rope_divisors(&rope, head_width, f64::from(rope_base))?,
+            rotaries: self.rotaries(family, head_width)?,
             rope_order: RotaryOrder::Halves,
+            norms: family.norms,
             norm_epsilon: self.positive("rms_norm_eps", c.rms_norm_eps)?,
-            context: size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?,
-            vocabulary: size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
+            norm_offset: family.norm_offset,
+            has_head_norms: family.has_head_norms,
+            biases: family.biases,
+            is_fused: family.is_fused,
+            activation: family.activation,
+            experts: if family.has_experts { Some(self.experts()?) } else { None },
+            embedding_scale: if family.scales_embeddings {
+                (hidden as f32).sqrt()
+            } else {
+                scale("embedding_multiplier", c.embedding_multiplier)?
+            },
+            residual_scale: scale("residual_multiplier", c.residual_multiplier)?,
+            attention_scale: match (c.attention_multiplier, c.query_pre_attn_scalar) {
+                (Some(scale), _) => self.positive("attention_multiplier", scale)?,
+                (None, Some(width)) => 1.0 / self.positive("query_pre_attn_scalar", width)?.sqrt(),
+                (None, None) => config::attention_scale(family, layers, hidden, heads, head_width),
+            },
+            attention_cap: cap("attn_logit_softcapping", c.attn_logit_softcapping)?,
+            query_growth: self.query_growth()?,
+            logit_scale: 1.0 / scale("logits_scaling", c.logits_scaling)?,
+            logit_cap: cap("final_logit_softcapping", c.final_logit_softcapping)?,
+            context: self.size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?,
+            vocabulary: self.size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
         };
         config::check(&config).map_err(|what| self.corrupt(what))?;
-        if !c.tie_word_embeddings {
-            // The table of tokens stands for it only where that is said.
-            self.tensors.tensor(HUGGING_FACE_NAMES.head)?;
+        if c.attention_bias == Some(true) {
+            let [query, ..] = names.attention;
+            self.tensors.tensor(&format!("{}.0.{query}.bias", names.layers))?;
+        }
+        // The table of tokens stands for it only where that is said, or usual.
+        if !c.tie_word_embeddings.unwrap_or(family.scales_embeddings) {
+            self.tensors.tensor(names.head)?;
         }
         Ok(config)
     }
 
-    /// Whether it is the plain Llama that is served here.
-    fn check_variant(&self) -> Result<()> {
+    fn size(&self, name: &str, value: u64, most: u64) -> Result<usize> {
+        if !(1..=most).contains(&value) {
+            return Err(self.corrupt(format!("`{name}` is {value} and must be from 1 to {most}")));
+        }
+        Ok(value as usize)
+    }
+
+    /// Whether it is of the kind that is served here.
+    fn check_variant(&self, family: &Family) -> Result<()> {
         let c = &self.config;
-        let what = if c.model_type != "llama" {
-            format!("the architecture is `{}`, and candle-llm serves `llama` only", c.model_type)
-        } else if let Some(how) = &c.quantization_config {
+        let activation = c.hidden_activation.as_deref().or(c.hidden_act.as_deref());
+        let is_known = match family.activation {
+            Activation::GeluTanh => matches!(activation, None | Some("gelu_pytorch_tanh" | "gelu")),
+            _ => matches!(activation, None | Some("silu")),
+        };
+        let what = if let Some(how) = &c.quantization_config {
             let method = how["quant_method"].as_str().unwrap_or("an unnamed method");
             format!("its weights are quantised by {method}, and only plain F32, F16 and BF16 are read in this form")
-        } else if c.hidden_act != "silu" {
-            format!("its activation is `{}`, and candle-llm serves `silu`", c.hidden_act)
-        } else if c.attention_bias || c.mlp_bias {
+        } else if !is_known {
+            format!("its activation is `{}`, which its kind does not have here", activation.unwrap_or_default())
+        } else if c.use_bidirectional_attention.unwrap_or(false) {
+            "its tokens see those behind them, which candle-llm does not serve".to_owned()
+        } else if c.mlp_bias.unwrap_or(false) || (c.attention_bias.unwrap_or(false) && family.biases == Biases::None) {
             "its layers have biases, which candle-llm does not serve".to_owned()
+        } else if c.decoder_sparse_step.is_some_and(|step| step > 1)
+            || c.mlp_only_layers.as_ref().is_some_and(|layers| !layers.is_empty())
+        {
+            "some of its layers have experts and others do not, which candle-llm does not serve".to_owned()
         } else {
             return Ok(());
         };
         Err(self.unsupported(format!("{what}; use another plugin, or a GGUF file of the model")))
     }
 
-    fn rope(&self) -> Rope {
-        self.config.rope_parameters.clone().or_else(|| self.config.rope_scaling.clone()).unwrap_or_default()
+    fn layers(&self, family: &Family, count: usize) -> Result<Vec<LayerConfig>> {
+        let c = &self.config;
+        let window = match (c.sliding_window, c.use_sliding_window) {
+            (None | Some(0), _) | (_, Some(false)) => None,
+            (Some(window), _) => Some(self.size("sliding_window", window, MAX_CONTEXT)?),
+        };
+        for (name, len) in [
+            ("layer_types", c.layer_types.as_ref().map(Vec::len)),
+            ("no_rope_layers", c.no_rope_layers.as_ref().map(Vec::len)),
+        ] {
+            if let Some(len) = len.filter(|len| *len != count) {
+                return Err(self.corrupt(format!("`{name}` has {len} entries, and there are {count} layers")));
+            }
+        }
+        if let Some(other) = c.layer_types.iter().flatten().find(|kind| !LAYER_TYPES.contains(&kind.as_str())) {
+            return Err(self.unsupported(format!(
+                "it has layers of the kind `{other}`, which candle-llm does not serve; use another plugin"
+            )));
+        }
+        let types = c.layer_types.as_deref();
+        let is_near = |layer: usize| match types {
+            Some(types) if family.windows != Windows::All => types[layer] == LAYER_TYPES[1],
+            _ => family.windows.has(layer),
+        };
+        let mut layers = family.layers(count, window, is_near);
+        for (layer, is_rotated) in layers.iter_mut().zip(c.no_rope_layers.iter().flatten()) {
+            layer.rotary = (*is_rotated != 0).then_some(0);
+        }
+        Ok(layers)
     }
 
-    /// What each pair's frequency is divided by, `[width / 2]`.
-    fn rope_divisors(&self, rope: &Rope, width: usize, base: f64) -> Result<Vec<f32>> {
+    fn experts(&self) -> Result<Experts> {
+        let c = &self.config;
+        let need = |name: &str, value: Option<u64>, most: u64| {
+            self.size(name, value.ok_or_else(|| self.corrupt(format!("`{name}` is missing")))?, most)
+        };
+        Ok(Experts {
+            count: need("num_experts", c.num_experts, MAX_EXPERTS)?,
+            used: need("num_experts_per_tok", c.num_experts_per_tok, MAX_EXPERTS)?,
+            feed_forward: need("moe_intermediate_size", c.moe_intermediate_size, MAX_WIDTH)?,
+            is_normalised: c.norm_topk_prob.unwrap_or(false),
+        })
+    }
+
+    /// How positions are scaled in layers that see all, and in layers with windows if those have another way.
+    fn ropes(&self) -> (Rope, Option<Rope>) {
+        match &self.config.rope_parameters {
+            Some(RopeParameters::Apart { full_attention, sliding_attention }) => {
+                (Rope::clone(full_attention), Some(Rope::clone(sliding_attention)))
+            }
+            Some(RopeParameters::Same(rope)) => (Rope::clone(rope), None),
+            None => (self.config.rope_scaling.clone().unwrap_or_default(), None),
+        }
+    }
+
+    fn rotaries(&self, family: &Family, head_width: usize) -> Result<Vec<Rotary>> {
+        let c = &self.config;
+        let (all, near) = self.ropes();
+        let plain = |rope: &Rope, usual: Option<f64>| -> Result<Plain> {
+            let part = rope.partial_rotary_factor.or(c.partial_rotary_factor).unwrap_or(1.0);
+            let width = (head_width as f64 * f64::from(self.positive("partial_rotary_factor", part)?)) as usize;
+            let base = rope.rope_theta.or(usual).unwrap_or(10_000.0);
+            Ok(Plain { width, base: self.positive("rope_theta", base)? })
+        };
+        let mut rotaries = vec![self.scaled(&all, plain(&all, c.rope_theta)?)?];
+        if let Some(usual) = family.window_rope_base {
+            let near = near.unwrap_or_default();
+            let usual = c.rope_local_base_freq.unwrap_or(f64::from(usual));
+            rotaries.push(self.scaled(&near, plain(&near, Some(usual))?)?);
+        }
+        Ok(rotaries)
+    }
+
+    fn scaled(&self, rope: &Rope, plain: Plain) -> Result<Rotary> {
         let need = |name: &str, value: Option<f64>| {
             let value = value.ok_or_else(|| self.corrupt(format!("`{name}` of its rope scaling is missing")))?;
             self.positive(name, value).map(f64::from)
         };
-        let pairs = width / 2;
+        let trained = rope.original_max_position_embeddings;
+        let trained = trained.or(self.config.original_max_position_embeddings.map(|tokens| tokens as f64));
+        let trained = || need("original_max_position_embeddings", trained);
         match rope.rope_type.as_deref() {
-            None | Some("default") => Ok(vec![1.0; pairs]),
-            Some("linear") => Ok(vec![need("factor", rope.factor)? as f32; pairs]),
+            None | Some("default") => Ok(plain.divided(1.0, None)),
+            Some("linear") => Ok(plain.divided(need("factor", rope.factor)? as f32, None)),
             Some("llama3") => {
-                // Long waves are slowed by the factor, short ones are not, and those between by a part of it.
-                let factor = need("factor", rope.factor)?;
                 let low = need("low_freq_factor", rope.low_freq_factor)?;
                 let high = need("high_freq_factor", rope.high_freq_factor)?;
-                let trained = need("original_max_position_embeddings", rope.original_max_position_embeddings)?;
                 if high <= low {
                     return Err(self
                         .corrupt(format!("`high_freq_factor` is {high} and must be above `low_freq_factor`, {low}")));
                 }
-                let divisor = |pair: usize| {
-                    let wave = 2.0 * std::f64::consts::PI * base.powf(2.0 * pair as f64 / width as f64);
-                    let kept = ((trained / wave - low) / (high - low)).clamp(0.0, 1.0);
-                    (1.0 / ((1.0 - kept) / factor + kept)) as f32
-                };
-                Ok((0..pairs).map(divisor).collect())
+                Ok(plain.llama3(Llama3 { factor: need("factor", rope.factor)?, low, high, trained: trained()? }))
             }
+            Some("yarn") if rope.truncate == Some(false) => Err(self.unsupported(
+                "its positions are scaled by `yarn` without `truncate`, which candle-llm does not serve; use another plugin",
+            )),
+            Some("yarn") => {
+                let factor = need("factor", rope.factor)?;
+                let magnitude = match (rope.attention_factor, rope.mscale, rope.mscale_all_dim) {
+                    (Some(told), ..) => f64::from(self.positive("attention_factor", told)?),
+                    (None, Some(own), Some(all)) if own != 0.0 && all != 0.0 => {
+                        yarn_magnitude(factor, own) / yarn_magnitude(factor, all)
+                    }
+                    _ => yarn_magnitude(factor, 1.0),
+                };
+                let fast = rope.beta_fast.unwrap_or(32.0);
+                let slow = rope.beta_slow.unwrap_or(1.0);
+                Ok(plain.yarn(Yarn { factor, trained: trained()?, fast, slow, ramp: 1.0, magnitude }))
+            }
+            Some("longrope" | "su") => self.longrope(rope, plain, trained()?),
             Some(other) => Err(self.unsupported(format!(
-                "its positions are scaled by `{other}`, which candle-llm does not serve; use another plugin"
+                "its positions are scaled by `{other}`, and candle-llm knows linear, llama3, yarn and longrope; use another plugin"
             ))),
         }
+    }
+
+    fn longrope(&self, rope: &Rope, plain: Plain, trained: f64) -> Result<Rotary> {
+        let factors = |name: &str, told: &Option<Vec<f32>>| match told {
+            Some(told) if told.len() == plain.width / 2 && told.iter().all(|f| f.is_finite() && *f > 0.0) => {
+                Ok(told.clone())
+            }
+            _ => Err(self.corrupt(format!("`{name}` must have {} numbers above 0", plain.width / 2))),
+        };
+        let longer = self.config.max_position_embeddings as f64 / trained;
+        let factor = rope.factor.unwrap_or(longer);
+        let magnitude = match rope.attention_factor {
+            Some(told) => self.positive("attention_factor", told)?,
+            None if factor <= 1.0 => 1.0,
+            None => (1.0 + factor.ln() / trained.ln()).sqrt() as f32,
+        };
+        let (short, long) = (factors("short_factor", &rope.short_factor)?, factors("long_factor", &rope.long_factor)?);
+        Ok(plain.longrope(short, long, trained as usize, magnitude))
+    }
+
+    fn query_growth(&self) -> Result<Option<QueryGrowth>> {
+        let (rope, _) = self.ropes();
+        let Some(beta) = rope.llama_4_scaling_beta else { return Ok(None) };
+        let trained = rope.original_max_position_embeddings.unwrap_or(0.0);
+        let from = self.size("original_max_position_embeddings", trained as u64, MAX_CONTEXT)?;
+        Ok(Some(QueryGrowth { beta: self.positive("llama_4_scaling_beta", beta)?, from }))
     }
 
     fn positive(&self, name: &str, value: f64) -> Result<f32> {

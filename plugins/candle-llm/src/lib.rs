@@ -1,18 +1,20 @@
-//! Plugin `candle-llm`: Llama-family language models from GGUF files and from Hugging Face's folders, on the CPU and, in a build with the feature `cuda`, on NVIDIA
+//! Plugin `candle-llm`: decoder-only language models from GGUF files and from Hugging Face's folders, on the CPU and, in a build with the feature `cuda`, on NVIDIA
 //! GPUs, where it has never run so far.
 //!
 //! A request goes [`engine`] -> [`prompt`] ([`template`] and [`tokenizer`]: text to ids, and how the answer is read) -> [`batch`] (which tokens pass together, by
 //! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
-//! `TextOutput`. [`files`] opens a model: a GGUF file, whose shape [`config`] reads, or what [`hugging_face`] keeps; [`options`] is what the user asked for.
+//! `TextOutput`. [`files`] opens a model: a GGUF file, whose shape [`config`] reads, or what [`hugging_face`] keeps, each by the rows of [`family`] and with [`positions`] scaled; [`options`] is what the user asked for.
 
 pub mod batch;
 pub mod blocks;
 pub mod config;
 pub mod engine;
+pub mod family;
 pub mod files;
 pub mod hugging_face;
 pub mod model;
 pub mod options;
+pub mod positions;
 pub mod prompt;
 pub mod sampler;
 pub mod sequence;

@@ -87,17 +87,26 @@ fn sizes<O: Ops>(ops: &O, files: &ModelFiles, config: &DecoderConfig, limits: St
     })
 }
 
+/// What a model is opened for.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Blocks of its cache.
+    pub blocks: usize,
+    /// Most tokens of a sequence.
+    pub context: usize,
+}
+
 /// A model on a device, asleep.
 ///
 /// # Errors
 /// Those of [`Decoder::open`], and of the device.
-pub fn open(device: &str, files: &Arc<ModelFiles>, config: DecoderConfig, blocks: usize) -> Result<Box<dyn Runner>> {
+pub fn open(device: &str, files: &Arc<ModelFiles>, config: DecoderConfig, room: Room) -> Result<Box<dyn Runner>> {
     if device == CPU {
-        return on(Cpu, files, config, blocks);
+        return on(Cpu, files, config, room);
     }
     let device = open_device(locate(device)?)?;
     let dtype = dtype_on(&device)?;
-    on(CandleOps::new(device, dtype), files, config, blocks)
+    on(CandleOps::new(device, dtype), files, config, room)
 }
 
 /// A model over these operations, asleep.
@@ -108,10 +117,10 @@ pub fn on<O: Ops + Clone>(
     ops: O,
     files: &Arc<ModelFiles>,
     config: DecoderConfig,
-    blocks: usize,
+    room: Room,
 ) -> Result<Box<dyn Runner>> {
-    let decoder = Decoder::open(ops.clone(), files.tensors(), config.clone())?;
-    Ok(Box::new(OnDevice { ops, files: Arc::clone(files), config, blocks, decoder: Some(decoder), cache: None }))
+    let decoder = Decoder::open(ops.clone(), files.tensors(), config.clone(), room.context)?;
+    Ok(Box::new(OnDevice { ops, files: Arc::clone(files), config, room, decoder: Some(decoder), cache: None }))
 }
 
 /// Blocks of the cache that a sequence of so many tokens takes.
@@ -123,7 +132,7 @@ struct OnDevice<O: Ops> {
     ops: O,
     files: Arc<ModelFiles>,
     config: DecoderConfig,
-    blocks: usize,
+    room: Room,
     /// Absent while it is parked, if its weights take memory of the device.
     decoder: Option<Decoder<O>>,
     /// Absent while it is parked.
@@ -152,11 +161,11 @@ impl<O: Ops + Clone> Runner for OnDevice<O> {
     fn wake(&mut self) -> Result<()> {
         let decoder = match self.decoder.take() {
             Some(decoder) => decoder,
-            None => Decoder::open(self.ops.clone(), self.files.tensors(), self.config.clone())?,
+            None => Decoder::open(self.ops.clone(), self.files.tensors(), self.config.clone(), self.room.context)?,
         };
         let decoder = self.decoder.insert(decoder);
         if self.cache.is_none() {
-            self.cache = Some(decoder.cache(self.blocks)?);
+            self.cache = Some(decoder.cache(self.room.blocks)?);
         }
         Ok(())
     }

@@ -4,6 +4,8 @@ use aihost_plugin_api::{Error, ErrorKind, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::config::MAX_CONTEXT;
+
 /// Most sequences served together; the manifest's `max_concurrency`.
 pub const MAX_SLOTS: usize = 64;
 /// Most threads an engine takes.
@@ -18,6 +20,8 @@ pub struct Options {
     /// Tokens of prompt and answer together. Default: the model's own length, at most 4096.
     #[schemars(range(min = 1))]
     pub context: Option<usize>,
+    /// Whether `context` may be more than the model was trained for: answers beyond that length are mostly worse. Default: no.
+    pub past_trained_length: bool,
     /// Most requests served together; they share the cache. Default: 64.
     #[schemars(range(min = 1, max = MAX_SLOTS))]
     pub slots: Option<usize>,
@@ -61,12 +65,15 @@ impl Options {
     /// The context in tokens, for a model trained on `trained` tokens.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOptions`] if more is asked for than the model was trained on.
+    /// [`ErrorKind::InvalidOptions`] if more is asked for than the model was trained on, and the options do not allow that.
     pub fn context_for(&self, trained: usize) -> Result<usize> {
         match self.context {
-            Some(context) if context > trained => Err(invalid(format!(
-                "options.context is {context}, but the model's context is {trained} tokens; set at most {trained}"
+            Some(context) if context > trained && !self.past_trained_length => Err(invalid(format!(
+                "options.context is {context}, but the model's context is {trained} tokens; set at most {trained}, or `past_trained_length: true`"
             ))),
+            Some(context) if context > MAX_CONTEXT as usize => {
+                Err(invalid(format!("options.context is {context} and must be at most {MAX_CONTEXT}")))
+            }
             Some(context) => Ok(context),
             None => Ok(trained.min(DEFAULT_CONTEXT)),
         }
@@ -109,6 +116,10 @@ mod tests {
         assert_eq!(Options::default().context_for(100).expect("default"), 100);
         let wide = Options { context: Some(200), ..Options::default() };
         assert!(wide.context_for(100).expect_err("too wide").message().contains("at most 100"));
+        let allowed = Options { past_trained_length: true, ..wide };
+        assert_eq!(allowed.context_for(100).expect("allowed"), 200);
+        let endless = Options { context: Some(usize::MAX), ..allowed };
+        assert!(endless.context_for(100).expect_err("too wide").message().contains("at most 16777216"));
         assert!(serde_json::from_str::<Options>(r#"{"contxt": 1}"#).is_err());
     }
 }

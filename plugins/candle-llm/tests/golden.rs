@@ -15,6 +15,7 @@ use aihost_plugin_api::{
 use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
 use candle_llm::files::ModelFiles;
+use candle_llm::model::Room;
 use candle_llm::sampler::argmax;
 use candle_llm::template::{ChatTemplate, Conversation, PromptEnd};
 use candle_llm::tokenizer::Tokenizer;
@@ -22,6 +23,9 @@ use serde::Deserialize;
 
 /// Where the two likeliest tokens are closer than this, in natural-log probability, another rounding may choose the other one.
 const NEAR_TIE: f32 = 0.15;
+
+/// Most tokens of a sequence.
+const CONTEXT: usize = 2048;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -58,7 +62,7 @@ fn parts() -> &'static Parts {
     static PARTS: OnceLock<Parts> = OnceLock::new();
     PARTS.get_or_init(|| {
         let files = model_files();
-        let model = Decoder::open(Cpu, files.tensors(), files.config().expect("a llama")).expect("opens");
+        let model = Decoder::open(Cpu, files.tensors(), files.config().expect("a llama"), CONTEXT).expect("opens");
         let tokenizer = files.tokenizer(model.config().vocabulary).expect("opens");
         let (bos, eos) = tokenizer.bos_eos_texts();
         let template = ChatTemplate::open(files.templates().expect("text"), bos, eos);
@@ -204,7 +208,9 @@ fn speed() {
 
 /// Natural-log probabilities of the vocabulary behind a prompt.
 fn logprobs_behind<O: Ops + Clone>(ops: O, file: &Arc<ModelFiles>, prompt: &[u32]) -> Vec<f32> {
-    let mut model = candle_llm::model::on(ops, file, file.config().expect("a llama"), 4).expect("opens");
+    let mut model =
+        candle_llm::model::on(ops, file, file.config().expect("a llama"), Room { blocks: 4, context: CONTEXT })
+            .expect("opens");
     model.wake().expect("memory");
     // In two pieces, the second of one token, over blocks in an order of their own.
     let blocks = [2, 0, 3, 1];

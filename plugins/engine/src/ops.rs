@@ -1,5 +1,7 @@
 //! What a device must be able to do: fused operations on rows of activations, of which models are written once for all devices.
 
+use std::ops::Range;
+
 use aihost_plugin_api::Result;
 
 use crate::files::Tensors;
@@ -28,14 +30,14 @@ pub trait Ops: Send + Sync + 'static {
     /// A table of a file.
     ///
     /// # Errors
-    /// As [`matrix`](Self::matrix).
+    /// As [`matrix_rows`](Self::matrix_rows).
     fn table(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Self::Table>;
 
-    /// A matrix of a file.
+    /// Rows of a tensor of this shape, whose last size is that of a row: of a matrix, or of several in one.
     ///
     /// # Errors
     /// `CorruptFile` if it is missing or of another shape, `Unsupported` if its type is not read.
-    fn matrix(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Self::Matrix>;
+    fn matrix_rows(&self, file: &Tensors, name: &str, shape: &[usize], rows: Range<usize>) -> Result<Self::Matrix>;
 
     /// A vector.
     fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
@@ -49,11 +51,14 @@ pub trait Ops: Send + Sync + 'static {
     /// Rows of a table: `[tokens, columns]`.
     fn embedding(&self, table: &Self::Table, tokens: &[u32]) -> Result<Self::Tensor>;
 
-    /// Root-mean-square norm (Zhang and Sennrich 2019), row by row.
+    /// Root-mean-square norm (Zhang and Sennrich 2019), row by row; of every head apart where `scale` is as wide as a head.
     fn rms_norm(&self, x: &Self::Tensor, scale: &Self::Vector, epsilon: f32) -> Result<Self::Tensor>;
 
     /// Products of the same activations with several matrices.
     fn linear<const N: usize>(&self, x: &Self::Tensor, matrices: [&Self::Matrix; N]) -> Result<[Self::Tensor; N]>;
+
+    /// Products of groups of rows, which follow each other, each with its own matrix; all matrices are of one shape.
+    fn linear_grouped(&self, x: &Self::Tensor, groups: &[(usize, &Self::Matrix)]) -> Result<Self::Tensor>;
 
     /// The rotary embedding (Su et al. 2021) of every head of `x`, `[rows, heads * width]`; elements of a head beyond the pairs
     /// stay.
@@ -63,11 +68,20 @@ pub trait Ops: Send + Sync + 'static {
     /// `[rows, heads * width]`.
     fn attention(&self, pass: Attention<'_, Self::Tensor>, cache: &mut Self::Cache) -> Result<Self::Tensor>;
 
-    /// `silu(gate) * up` (Shazeer 2020).
-    fn swiglu(&self, gate: Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+    /// `activation(gate) * up` (Shazeer 2020).
+    fn gated(&self, gate: Self::Tensor, up: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
 
     /// `x += delta`.
     fn add(&self, x: &mut Self::Tensor, delta: &Self::Tensor) -> Result<()>;
+
+    /// Adds a vector to every row.
+    fn add_vector(&self, x: &mut Self::Tensor, vector: &Self::Vector) -> Result<()>;
+
+    /// `x *= factor`.
+    fn scale(&self, x: &mut Self::Tensor, factor: f32) -> Result<()>;
+
+    /// Sums of rows, `[rows, width]`: each row of `x` counts with a weight towards the row that `places` names for it, in order.
+    fn weighted_sums(&self, x: &Self::Tensor, places: &[(usize, f32)], rows: usize) -> Result<Self::Tensor>;
 
     /// Some rows, in this order.
     fn select(&self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor>;
@@ -105,6 +119,19 @@ pub struct CacheShape {
     pub width: usize,
 }
 
+/// The activation function of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// max(x, 0).
+    Relu,
+    /// The tanh approximation of x times the normal distribution function (Hendrycks and Gimpel 2016).
+    GeluTanh,
+    /// x times the logistic function of 1.702 x: CLIP's.
+    QuickGelu,
+    /// x times the logistic function of x.
+    Silu,
+}
+
 /// Which elements of a head are a pair of the rotary embedding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RotaryOrder {
@@ -129,6 +156,10 @@ pub struct Attention<'a, T> {
     pub spans: &'a [Span<'a>],
     /// What scores are multiplied with.
     pub scale: f32,
+    /// Scores stay below this: `cap * tanh(score / cap)`.
+    pub cap: Option<f32>,
+    /// Tokens that a query sees, itself among them; all before it if absent.
+    pub window: Option<usize>,
 }
 
 /// Consecutive tokens of one sequence among the rows of a pass.

@@ -46,7 +46,7 @@ pub(super) fn run(input: &[u8]) {
         let workspace = workspace_bytes(&Cpu, &config, CONTEXT, CONTEXT, CONTEXT);
         assert!(Cpu.block_bytes(config.cache()) > 0 && workspace > 0, "a model that takes nothing");
         assert!(weight_bytes(&Cpu, tensors, config.names) > 0);
-        let _ = Decoder::open(Cpu, tensors, config);
+        let _ = Decoder::open(Cpu, tensors, config, CONTEXT);
     }
 }
 

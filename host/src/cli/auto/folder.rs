@@ -9,8 +9,25 @@ use serde_json::Value;
 
 /// Bytes of a `config.json` that are read.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// How candle-llm scales positions.
-const CANDLE_ROPES: [&str; 3] = ["default", "linear", "llama3"];
+/// The models that candle-llm serves, as `model_type` calls them.
+const CANDLE_MODELS: [&str; 12] = [
+    "llama",
+    "mistral",
+    "ministral3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "smollm3",
+    "granite",
+];
+/// How it scales positions.
+const CANDLE_ROPES: [&str; 6] = ["default", "linear", "llama3", "yarn", "longrope", "su"];
+/// The activations of its models.
+const CANDLE_ACTIVATIONS: [&str; 3] = ["silu", "gelu_pytorch_tanh", "gelu"];
 
 /// What there is to decide by.
 #[derive(Debug, Default)]
@@ -26,8 +43,7 @@ pub(in crate::cli) struct Folder {
 struct Config {
     model_type: String,
     hidden_act: Option<String>,
-    attention_bias: bool,
-    mlp_bias: bool,
+    mlp_bias: Option<bool>,
     quantization_config: Option<Value>,
     rope_scaling: Option<Rope>,
     rope_parameters: Option<Rope>,
@@ -79,9 +95,9 @@ impl Folder {
         let config = &self.config;
         let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
         let rope = rope.and_then(|rope| rope.rope_type.as_deref()).filter(|rope| !CANDLE_ROPES.contains(rope));
-        let activation = config.hidden_act.as_deref().filter(|name| *name != "silu");
+        let activation = config.hidden_act.as_deref().filter(|name| !CANDLE_ACTIVATIONS.contains(name));
         Some(match () {
-            () if config.model_type != "llama" => {
+            () if !CANDLE_MODELS.contains(&config.model_type.as_str()) => {
                 format!("candle-llm does not serve the architecture `{}`", config.model_type)
             }
             () if config.quantization_config.is_some() => {
@@ -89,7 +105,7 @@ impl Folder {
             }
             () if !self.has_safetensors => "candle-llm reads weights of this form as safetensors alone".to_owned(),
             () if !self.has_tokenizer => "candle-llm needs its tokenizer.json".to_owned(),
-            () if config.attention_bias || config.mlp_bias => "candle-llm serves no layers with biases".to_owned(),
+            () if config.mlp_bias == Some(true) => "candle-llm serves no networks with biases".to_owned(),
             () if activation.is_some() => {
                 format!("candle-llm does not serve the activation `{}`", activation.unwrap_or_default())
             }
@@ -123,13 +139,13 @@ mod tests {
         assert_eq!(why(llama("vocab_size", 7.into()), &all), None);
         assert_eq!(why(llama("rope_scaling", serde_json::json!({"type": "linear", "factor": 2})), &all), None);
         for (config, files, words) in [
-            (serde_json::json!({"model_type": "qwen3"}), &all[..], "`qwen3`"),
+            (serde_json::json!({"model_type": "qwen3_5"}), &all[..], "`qwen3_5`"),
             (llama("quantization_config", serde_json::json!({})), &all, "quantised"),
             (llama("x", 1.into()), &all[..1], "safetensors"),
             (llama("x", 1.into()), &all[1..], "tokenizer.json"),
-            (llama("attention_bias", true.into()), &all, "biases"),
-            (llama("hidden_act", "gelu".into()), &all, "`gelu`"),
-            (llama("rope_parameters", serde_json::json!({"rope_type": "yarn"})), &all, "`yarn`"),
+            (llama("mlp_bias", true.into()), &all, "biases"),
+            (llama("hidden_act", "relu2".into()), &all, "`relu2`"),
+            (llama("rope_parameters", serde_json::json!({"rope_type": "dynamic"})), &all, "`dynamic`"),
         ] {
             let told = why(config, files).expect(words);
             assert!(told.contains(words), "{told}");

@@ -299,9 +299,9 @@ mod tests {
     #[test]
     fn another_one_is_llama_cpps_servers_where_there_is_one() {
         let machine = Machine::new();
-        machine.gguf("m.gguf", "qwen3");
+        machine.gguf("m.gguf", "qwen35");
         let missing = told(&machine.choose("source: {path: m.gguf}"));
-        for words in ["plugin: ", "the architecture `qwen3`", "no `llama-server` in the PATH", "install llama.cpp"] {
+        for words in ["plugin: ", "the architecture `qwen35`", "no `llama-server` in the PATH", "install llama.cpp"] {
             assert!(missing.contains(words), "{missing}");
         }
         let named = machine.choose("source: {path: m.gguf}, options: {binary: /opt/llama/llama-server}");
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(machine.choose("source: {path: f}").plugin, "candle-llm");
         let files = "files: {model: {path: f/model.safetensors}, config: {path: f/config.json}, tokenizer: {path: f/tokenizer.json}}";
         assert_eq!(machine.choose(files).plugin, "candle-llm");
-        lay(r#"{"model_type": "qwen3"}"#);
+        lay(r#"{"model_type": "qwen35"}"#);
         let missing = told(&machine.choose("source: {path: f}"));
         assert!(missing.contains("no `vllm` in the PATH") && missing.contains("requirements"), "{missing}");
         let fetched = machine.choose("source: {path: f}, options: {requirements: ['vllm==0.32.0'], context: 4096}");
@@ -408,7 +408,7 @@ mod tests {
         fs::write(&path, other).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(before).unwrap();
         assert_eq!(architecture(), "llama", "it was not read");
-        machine.gguf("m.gguf", "qwen3");
-        assert_eq!(architecture(), "qwen3");
+        machine.gguf("m.gguf", "qwen35");
+        assert_eq!(architecture(), "qwen35");
     }
 }

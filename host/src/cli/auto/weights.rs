@@ -16,6 +16,13 @@ const ESTIMATE_STEP_BYTES: u64 = 100 << 20;
 /// Most parts that a split GGUF model is believed to have.
 const PARTS_MAX: u64 = 999;
 
+/// The architectures that candle-llm serves.
+const CANDLE_ARCHITECTURES: [&str; 11] =
+    ["llama", "mistral3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite"];
+/// Those among them that are mixtures of experts.
+const CANDLE_EXPERTS: [&str; 1] = ["qwen3moe"];
+/// How it scales positions.
+const CANDLE_ROPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// What candle-llm reads, as ggml numbers the types of tensors.
 const CANDLE_TENSORS: [u32; 16] = [0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 30, 39];
 /// The rules of splitting texts that its tokenizer knows.
@@ -173,12 +180,13 @@ pub(in crate::cli) fn runner(weights: &Weights) -> Runner {
     };
     let no = |why: String| Runner::LlamaServer(why);
     match header.architecture() {
-        "llama" => {}
+        known if CANDLE_ARCHITECTURES.contains(&known) => {}
         "" => return no("its file does not say what architecture it is of".to_owned()),
         other => return no(format!("candle-llm does not serve the architecture `{other}`")),
     }
-    if header.of_architecture("expert_count").is_some_and(|experts| experts > 0) {
-        return no("candle-llm serves no mixture of experts".to_owned());
+    let has_experts = header.of_architecture("expert_count").is_some_and(|experts| experts > 0);
+    if has_experts && !CANDLE_EXPERTS.contains(&header.architecture()) {
+        return no(format!("candle-llm serves no mixture of experts of the kind `{}`", header.architecture()));
     }
     if let Some(kind) = header.tensor_types.iter().find(|kind| !CANDLE_TENSORS.contains(kind)) {
         return no(format!("candle-llm does not read its format (ggml's type {kind})"));
@@ -192,7 +200,8 @@ pub(in crate::cli) fn runner(weights: &Weights) -> Runner {
         other => return no(format!("candle-llm does not know its pre-tokenizer `{}`", other.unwrap_or("(none)"))),
     }
     match header.text_of_architecture("rope.scaling.type") {
-        None | Some("none" | "linear") => Runner::CandleLlm,
+        None => Runner::CandleLlm,
+        Some(known) if CANDLE_ROPES.contains(&known) => Runner::CandleLlm,
         Some(other) => no(format!("candle-llm does not scale positions by `{other}`")),
     }
 }
@@ -236,7 +245,7 @@ mod tests {
     fn what_candle_llm_reads_is_its_own_and_the_rest_llama_cpps() {
         assert_eq!(runner(&weights(&SMOLLM, &[0, 12, 14])), Runner::CandleLlm);
         for (at, value, words) in [
-            (0, "qwen3", "the architecture `qwen3`"),
+            (0, "qwen35", "the architecture `qwen35`"),
             (6, "llama", "its tokenizer `llama`"),
             (7, "tekken", "its pre-tokenizer `tekken`"),
         ] {

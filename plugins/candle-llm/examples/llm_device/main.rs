@@ -17,11 +17,11 @@ use std::time::Instant;
 use aihost_engine::candle::{CandleOps, dtype_on, locate, open};
 use aihost_engine::cpu::Cpu;
 use aihost_engine::files::TensorType;
-use aihost_engine::ops::{Ops, Pass, Span};
+use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass, Span};
 use aihost_plugin_api::LoadRequest;
 use candle_core::{DType, Device};
 use candle_llm::files::ModelFiles;
-use candle_llm::model::{self, Runner, blocks_of};
+use candle_llm::model::{self, Room, Runner, blocks_of};
 use serde_json::{Value, json};
 
 use random::Sizes;
@@ -118,7 +118,7 @@ fn written(folder: &Path, sizes: Sizes, format: TensorType) -> Arc<ModelFiles> {
 fn logprobs<O: Ops + Clone>(ops: O, files: &Arc<ModelFiles>) -> Vec<f32> {
     let config = files.config().unwrap();
     let (blocks, vocabulary) = (2 * blocks_of(64), config.vocabulary as u32);
-    let mut model = model::on(ops, files, config, blocks).unwrap();
+    let mut model = model::on(ops, files, config, Room { blocks, context: blocks * BLOCK_TOKENS }).unwrap();
     model.wake().unwrap();
     // Blocks of each in an order of its own.
     let places = [[2, 0, 3, 1], [7, 5, 6, 4]];
@@ -149,7 +149,7 @@ fn speed(device: &Device) {
         let ops = CandleOps::new(device.clone(), dtype_on(device).unwrap());
         let config = files.config().unwrap();
         let blocks = blocks_of(sizes.context) * 8;
-        let mut model = model::on(ops, &files, config, blocks).unwrap();
+        let mut model = model::on(ops, &files, config, Room { blocks, context: blocks * BLOCK_TOKENS }).unwrap();
         model.wake().unwrap();
         device.synchronize().unwrap();
         let mebibytes = files.tensors().len() >> 20;

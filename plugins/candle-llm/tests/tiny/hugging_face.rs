@@ -229,11 +229,26 @@ fn positions_are_scaled_as_the_settings_say() {
 #[test]
 fn what_is_not_served_is_told_before_anything_is_loaded() {
     for (name, value, kind, words) in [
-        ("model_type", json!("qwen3"), ErrorKind::Unsupported, "`qwen3`"),
+        ("model_type", json!("qwen3_5"), ErrorKind::Unsupported, "`engine: llama-server` serves others"),
         ("quantization_config", json!({"quant_method": "gptq"}), ErrorKind::Unsupported, "gptq"),
         ("hidden_act", json!("gelu"), ErrorKind::Unsupported, "`gelu`"),
-        ("attention_bias", json!(true), ErrorKind::Unsupported, "biases"),
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 2.0}), ErrorKind::Unsupported, "`yarn`"),
+        ("attention_bias", json!(true), ErrorKind::CorruptFile, "model.layers.0.self_attn.q_proj.bias is missing"),
+        ("mlp_bias", json!(true), ErrorKind::Unsupported, "biases"),
+        ("rope_scaling", json!({"rope_type": "dynamic", "factor": 2.0}), ErrorKind::Unsupported, "`dynamic`"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "yarn", "factor": 2.0}),
+            ErrorKind::CorruptFile,
+            "`original_max_position_embeddings`",
+        ),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope", "short_factor": [1.0], "original_max_position_embeddings": 8}),
+            ErrorKind::CorruptFile,
+            "`short_factor` must have 4 numbers",
+        ),
+        ("layer_types", json!(["linear_attention"]), ErrorKind::Unsupported, "`linear_attention`"),
+        ("layer_types", json!([]), ErrorKind::CorruptFile, "`layer_types` has 0 entries"),
         ("rope_scaling", json!({"rope_type": "linear", "factor": 0.0}), ErrorKind::CorruptFile, "`factor` is 0"),
         ("rope_scaling", json!({"rope_type": "linear"}), ErrorKind::CorruptFile, "`factor` of its rope scaling"),
         ("num_attention_heads", json!(0), ErrorKind::CorruptFile, "`num_attention_heads` is 0"),

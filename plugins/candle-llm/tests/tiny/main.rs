@@ -11,7 +11,7 @@ use aihost_plugin_api::{ErrorKind, FinishReason, LoadRequest, Sampling, TextEven
 use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
 use candle_llm::files::ModelFiles;
-use candle_llm::model::{self, Runner};
+use candle_llm::model::{self, Room, Runner};
 
 mod hugging_face;
 mod templates;
@@ -332,8 +332,9 @@ fn plain_floats_are_the_same_weights_on_both_devices() {
         model.forward(&pass).expect("computes")
     };
     let config = || file.config().expect("a llama");
-    let wanted = logits(model::on(Cpu, &file, config(), 2));
-    let found = logits(model::on(CandleOps::new(Device::Cpu, DType::F32), &file, config(), 2));
+    let room = Room { blocks: 2, context: 32 };
+    let wanted = logits(model::on(Cpu, &file, config(), room));
+    let found = logits(model::on(CandleOps::new(Device::Cpu, DType::F32), &file, config(), room));
     assert!(wanted.iter().any(|logit| logit.abs() > 1.0), "weights count");
     for (found, wanted) in found.iter().zip(&wanted) {
         // The cache of one is f16, of the other f32.

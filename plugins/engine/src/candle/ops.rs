@@ -1,6 +1,7 @@
 //! The operations in candle tensors.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
@@ -11,7 +12,7 @@ use candle_nn::{ops, rotary_emb};
 use super::Failure;
 use crate::cpu::Linear;
 use crate::files::{TensorType, Tensors};
-use crate::ops::{Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, Span};
+use crate::ops::{Activation, Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, Span};
 
 /// Rows from which on candle widens quantised weights for a product, instead of multiplying with them as they are.
 const WIDENED_FROM: usize = 9;
@@ -67,19 +68,21 @@ impl CandleOps {
         Ok(Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)?)
     }
 
-    /// Attention of one sequence's queries, `[rows, heads * width]`, over its part of the cache.
+    /// Attention of the queries of one of a pass's sequences, `[rows, heads * width]`, over its part of the cache.
     fn attend(
         &self,
         q: &Tensor,
-        [keys, values]: &[Tensor; 2],
-        shape: CacheShape,
+        pass: &Attention<'_, Tensor>,
+        cache: &KvCache,
         span: &Span<'_>,
-        scale: f32,
     ) -> Result<Tensor, Failure> {
-        let CacheShape { kv_heads, width, .. } = shape;
+        let ([keys, values], CacheShape { kv_heads, width, .. }) = (&cache.layers[pass.layer], cache.shape);
         let (rows, hidden) = q.dims2()?;
-        let (len, group) = (span.start + span.rows, hidden / (kv_heads * width));
-        let places = (0..len)
+        // What a query at this position does not see any more.
+        let passed = |position: usize| pass.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let (first, end) = (passed(span.start), span.start + span.rows);
+        let (len, group) = (end - first, hidden / (kv_heads * width));
+        let places = (first..end)
             .map(|token| span.blocks[token / BLOCK_TOKENS] * BLOCK_TOKENS as u32 + (token % BLOCK_TOKENS) as u32);
         let places = Tensor::from_iter(places, &self.device)?;
         let seen = |of: &Tensor| -> Result<Tensor, Failure> {
@@ -88,11 +91,17 @@ impl CandleOps {
         let (keys, values) = (seen(keys)?, seen(values)?);
         // The query heads of a key head are more rows of it.
         let q = q.reshape((rows, kv_heads, group, width))?.transpose(0, 1)?.reshape((kv_heads, rows * group, width))?;
-        let mut scores = (super::matmul(&q.contiguous()?, &keys.t()?)?.to_dtype(DType::F32)? * f64::from(scale))?;
+        let mut scores = (super::matmul(&q.contiguous()?, &keys.t()?)?.to_dtype(DType::F32)? * f64::from(pass.scale))?;
+        if let Some(cap) = pass.cap {
+            scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
+        }
         if rows > 1 {
-            let visible = |row: usize, token: usize| if token <= span.start + row { 0f32 } else { f32::NEG_INFINITY };
-            let mask =
-                (0..rows).flat_map(|row| (0..group).flat_map(move |_| (0..len).map(move |token| visible(row, token))));
+            let visible = |row: usize, token: usize| {
+                let position = span.start + row;
+                if (passed(position)..=position).contains(&token) { 0f32 } else { f32::NEG_INFINITY }
+            };
+            let mask = (0..rows)
+                .flat_map(|row| (0..group).flat_map(move |_| (first..end).map(move |token| visible(row, token))));
             let mask = Tensor::from_iter(mask, &self.device)?.reshape((1, rows * group, len))?;
             scores = scores.broadcast_add(&mask)?;
         }
@@ -115,17 +124,17 @@ impl Ops for CandleOps {
         Linear::open(file, name, rows, columns)
     }
 
-    fn matrix(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Matrix> {
-        let linear = Linear::open(file, name, rows, columns)?;
-        let info = file.tensor(name)?;
+    fn matrix_rows(&self, file: &Tensors, name: &str, shape: &[usize], part: Range<usize>) -> Result<Matrix> {
+        let linear = Linear::open_rows(file, name, shape, part)?;
+        let (rows, columns) = (linear.rows(), linear.columns());
         let placed = || -> Result<Matrix, Failure> {
-            let bytes = &file.map(info)[info.range.clone()];
-            if let Some(plain) = float_type(info.dtype) {
+            let bytes = linear.bytes();
+            if let Some(plain) = float_type(linear.dtype()) {
                 // As it is stored: half of what f32 would take on the way.
                 let stored = Tensor::from_raw_buffer(bytes, plain, &[rows, columns], &self.device)?;
                 return Ok(Matrix::Dense(stored.to_dtype(self.dtype)?));
             }
-            if let Some(blocks) = self.kept(info.dtype) {
+            if let Some(blocks) = self.kept(linear.dtype()) {
                 let storage = QStorage::from_data(Cow::Borrowed(bytes), &self.device, blocks)?;
                 return Ok(Matrix::Quantised(QMatMul::from_arc(Arc::new(QTensor::new(storage, (rows, columns))?))?));
             }
@@ -164,7 +173,11 @@ impl Ops for CandleOps {
     }
 
     fn rms_norm(&self, x: &Tensor, scale: &Tensor, epsilon: f32) -> Result<Tensor> {
-        Ok(ops::rms_norm(x, scale, epsilon).map_err(Failure::from)?)
+        let normed = || -> Result<Tensor, Failure> {
+            let heads = x.reshape(((), scale.dim(0)?))?;
+            Ok(ops::rms_norm(&heads, scale, epsilon)?.reshape(x.shape())?)
+        };
+        Ok(normed()?)
     }
 
     fn linear<const N: usize>(&self, x: &Tensor, matrices: [&Matrix; N]) -> Result<[Tensor; N]> {
@@ -177,6 +190,17 @@ impl Ops for CandleOps {
         };
         let products = matrices.into_iter().map(product).collect::<Result<Vec<_>, _>>()?;
         products.try_into().map_err(|_| Error::internal("another number of products than of matrices"))
+    }
+
+    fn linear_grouped(&self, x: &Tensor, groups: &[(usize, &Matrix)]) -> Result<Tensor> {
+        let (mut first, mut products) = (0, Vec::with_capacity(groups.len()));
+        for (rows, matrix) in groups {
+            let group = x.narrow(0, first, *rows).map_err(Failure::from)?;
+            let [product] = self.linear(&group, [matrix])?;
+            products.push(product);
+            first += rows;
+        }
+        Ok(Tensor::cat(&products, 0).map_err(Failure::from)?)
     }
 
     fn rotate(&self, x: &mut Tensor, width: usize, [cos, sin]: &[Tensor; 2], order: RotaryOrder) -> Result<()> {
@@ -206,7 +230,7 @@ impl Ops for CandleOps {
 
     fn attention(&self, pass: Attention<'_, Tensor>, cache: &mut KvCache) -> Result<Tensor> {
         let attended = || -> Result<Tensor, Failure> {
-            let (layer, shape) = (&cache.layers[pass.layer], cache.shape);
+            let layer = &cache.layers[pass.layer];
             let mut first = 0;
             for span in pass.spans {
                 for (row, rows, place) in runs(span) {
@@ -219,7 +243,7 @@ impl Ops for CandleOps {
             let (mut first, mut all) = (0, Vec::with_capacity(pass.spans.len()));
             for span in pass.spans {
                 let q = pass.queries.narrow(0, first, span.rows)?;
-                all.push(self.attend(&q, layer, shape, span, pass.scale)?);
+                all.push(self.attend(&q, &pass, cache, span)?);
                 first += span.rows;
             }
             Ok(Tensor::cat(&all, 0)?)
@@ -227,13 +251,46 @@ impl Ops for CandleOps {
         Ok(attended()?)
     }
 
-    fn swiglu(&self, gate: Tensor, up: &Tensor) -> Result<Tensor> {
-        Ok(gate.silu().and_then(|gate| gate * up).map_err(Failure::from)?)
+    fn gated(&self, gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+        let gated = || -> Result<Tensor, Failure> {
+            let gate = match activation {
+                Activation::Relu => gate.relu()?,
+                Activation::GeluTanh => gate.gelu()?,
+                Activation::QuickGelu => (ops::sigmoid(&(&gate * 1.702)?)? * &gate)?,
+                Activation::Silu => gate.silu()?,
+            };
+            Ok((gate * up)?)
+        };
+        Ok(gated()?)
     }
 
     fn add(&self, x: &mut Tensor, delta: &Tensor) -> Result<()> {
         *x = (&*x + delta).map_err(Failure::from)?;
         Ok(())
+    }
+
+    fn add_vector(&self, x: &mut Tensor, vector: &Tensor) -> Result<()> {
+        *x = x.broadcast_add(vector).map_err(Failure::from)?;
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
+        if factor != 1.0 {
+            *x = (&*x * f64::from(factor)).map_err(Failure::from)?;
+        }
+        Ok(())
+    }
+
+    fn weighted_sums(&self, x: &Tensor, places: &[(usize, f32)], rows: usize) -> Result<Tensor> {
+        let sums = || -> Result<Tensor, Failure> {
+            let weights = Tensor::from_iter(places.iter().map(|(_, weight)| *weight), &self.device)?;
+            let weighted = x.broadcast_mul(&weights.to_dtype(self.dtype)?.unsqueeze(1)?)?;
+            let rows_of = places.iter().map(|(row, _)| u32::try_from(*row).unwrap_or(u32::MAX));
+            let rows_of = Tensor::from_iter(rows_of, &self.device)?;
+            let empty = Tensor::zeros((rows, x.dim(1)?), self.dtype, &self.device)?;
+            Ok(empty.index_add(&rows_of, &weighted, 0)?)
+        };
+        Ok(sums()?)
     }
 
     fn select(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {

@@ -4,13 +4,14 @@
 //! result is the same whether it comes in a long prompt or alone, on one thread or on many.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use super::cache::KvCache;
-use super::rows::softmax_unnormalised;
+use super::rows::{self, softmax_unnormalised};
 use crate::ops::{BLOCK_TOKENS, Span};
 
 /// Blocks of a segment.
@@ -38,6 +39,18 @@ struct Tile<'a> {
     blocks: &'a [u32],
 }
 
+/// What an attention looks at, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look {
+    pub(super) layer: usize,
+    /// What scores are multiplied with.
+    pub(super) scale: f32,
+    /// What they stay below.
+    pub(super) cap: Option<f32>,
+    /// Tokens that a query sees, itself among them.
+    pub(super) window: Option<usize>,
+}
+
 /// The shape of an attention.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -45,8 +58,7 @@ struct Shape {
     group: usize,
     kv_heads: usize,
     width: usize,
-    layer: usize,
-    scale: f32,
+    look: Look,
 }
 
 /// What queries have seen: of each the largest score, the sum of the weights relative to it, and as many values.
@@ -73,18 +85,18 @@ thread_local! {
 }
 
 /// Attention of `q`, `[rows, heads * width]`, into `out` of the same shape. The keys and values of the rows are in the cache.
-pub(super) fn attend(q: &[f32], cache: &KvCache, layer: usize, spans: &[Span<'_>], scale: f32, out: &mut [f32]) {
+pub(super) fn attend(q: &[f32], cache: &KvCache, look: Look, spans: &[Span<'_>], out: &mut [f32]) {
     let cached = cache.shape();
     let row = q.len() / spans.iter().map(|span| span.rows).sum::<usize>().max(1);
     let (kv_heads, width) = (cached.kv_heads, cached.width);
-    let shape = Shape { group: row / (kv_heads * width), kv_heads, width, layer, scale };
+    let shape = Shape { group: row / (kv_heads * width), kv_heads, width, look };
     let tiles = tiles(spans, shape);
     let work: usize = spans.iter().map(|span| span.rows * (span.start + span.rows) * row).sum();
     let threads = if work < MIN_PARALLEL { 1 } else { rayon::current_num_threads() };
     let seen: Vec<Seen> = if threads == 1 {
-        tiles.iter().map(|tile| tile.seen(q, cache, shape, 0..tile.segments())).collect()
+        tiles.iter().map(|tile| tile.seen(q, cache, shape, tile.segments(look.window))).collect()
     } else if tiles.len() >= threads * PIECES_PER_THREAD {
-        tiles.par_iter().with_max_len(1).map(|tile| tile.seen(q, cache, shape, 0..tile.segments())).collect()
+        tiles.par_iter().with_max_len(1).map(|tile| tile.seen(q, cache, shape, tile.segments(look.window))).collect()
     } else {
         by_segment(&tiles, q, cache, shape)
     };
@@ -121,8 +133,9 @@ fn tiles<'a>(spans: &[Span<'a>], shape: Shape) -> Vec<Tile<'a>> {
 
 /// Each segment of each tile on its own, merged in order.
 fn by_segment(tiles: &[Tile<'_>], q: &[f32], cache: &KvCache, shape: Shape) -> Vec<Seen> {
+    let window = shape.look.window;
     let pieces: Vec<(usize, usize)> =
-        tiles.iter().enumerate().flat_map(|(i, tile)| (0..tile.segments()).map(move |segment| (i, segment))).collect();
+        tiles.iter().enumerate().flat_map(|(i, tile)| tile.segments(window).map(move |segment| (i, segment))).collect();
     let found: Vec<Seen> = pieces
         .par_iter()
         .with_max_len(1)
@@ -133,20 +146,25 @@ fn by_segment(tiles: &[Tile<'_>], q: &[f32], cache: &KvCache, shape: Shape) -> V
         .iter()
         .map(|tile| {
             let mut seen = Seen::nothing(tile.rows * shape.group, shape.width);
-            found.by_ref().take(tile.segments()).for_each(|more| seen.merge(&more));
+            found.by_ref().take(tile.segments(window).len()).for_each(|more| seen.merge(&more));
             seen
         })
         .collect()
 }
 
+/// The first token that a query sees.
+fn first_seen(position: usize, window: Option<usize>) -> usize {
+    window.map_or(0, |window| (position + 1).saturating_sub(window))
+}
+
 impl Tile<'_> {
-    /// Segments that its last query sees.
-    fn segments(&self) -> usize {
-        (self.position + self.rows).div_ceil(SEGMENT)
+    /// Segments of which its queries see something.
+    fn segments(&self, window: Option<usize>) -> Range<usize> {
+        first_seen(self.position, window) / SEGMENT..(self.position + self.rows).div_ceil(SEGMENT)
     }
 
     /// What its queries see of some segments.
-    fn seen(&self, q: &[f32], cache: &KvCache, shape: Shape, segments: std::ops::Range<usize>) -> Seen {
+    fn seen(&self, q: &[f32], cache: &KvCache, shape: Shape, segments: Range<usize>) -> Seen {
         let Shape { group, width, .. } = shape;
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.queries.clear();
@@ -165,7 +183,7 @@ impl Tile<'_> {
     }
 
     fn segment(&self, cache: &KvCache, shape: Shape, segment: usize, scratch: &mut Scratch) -> Seen {
-        let Shape { group, width, layer, scale, .. } = shape;
+        let (Shape { group, width, .. }, Look { layer, scale, cap, window }) = (shape, shape.look);
         let queries = self.rows * group;
         let first = segment * SEGMENT;
         let end = (self.position + self.rows).min(first + SEGMENT);
@@ -181,8 +199,14 @@ impl Tile<'_> {
         }
         let mut seen = Seen::nothing(queries, width);
         for (query, scores) in scores.chunks_exact_mut(keys).enumerate() {
-            let visible = (self.position + query / group + 1).saturating_sub(first).min(keys);
+            let position = self.position + query / group;
+            let visible = (position + 1).saturating_sub(first).min(keys);
+            if let Some(cap) = cap {
+                rows::cap(&mut scores[..visible], cap);
+            }
             scores[visible..].fill(f32::NEG_INFINITY);
+            let passed = first_seen(position, window).saturating_sub(first).min(keys);
+            scores[..passed].fill(f32::NEG_INFINITY);
             seen.largest[query] = scores.iter().fold(f32::NEG_INFINITY, |most, x| most.max(*x));
             seen.sums[query] = softmax_unnormalised(scores);
         }
@@ -374,6 +398,7 @@ mod tests {
     use crate::ops::CacheShape;
 
     const SHAPE: CacheShape = CacheShape { layers: 1, kv_heads: 2, width: 40 };
+    const LOOK: Look = Look { layer: 0, scale: 0.5, cap: None, window: None };
     const HEADS: usize = 6;
     const TOKENS: usize = 700;
 
@@ -404,29 +429,46 @@ mod tests {
 
     #[test]
     fn it_is_the_formula() {
+        for (cap, window) in
+            [(None, None), (Some(1.5), None), (None, Some(1)), (None, Some(200)), (Some(2.0), Some(512))]
+        {
+            is_the_formula(Look { cap, window, ..LOOK });
+        }
+    }
+
+    fn is_the_formula(look: Look) {
         let blocks = blocks();
         let (cache, keys, values) = filled(&blocks);
         let (width, row) = (SHAPE.width, HEADS * SHAPE.width);
         let q = noise(TOKENS * row, 7);
         let mut out = vec![0.0; q.len()];
-        attend(&q, &cache, 0, &[Span { rows: TOKENS, start: 0, blocks: &blocks }], 0.5, &mut out);
+        attend(&q, &cache, look, &[Span { rows: TOKENS, start: 0, blocks: &blocks }], &mut out);
         let half = |x: f32| f64::from(half::f16::from_f32(x).to_f32());
         for (position, head) in [(0, 0), (1, 5), (15, 1), (16, 2), (255, 3), (256, 4), (511, 0), (699, 5)] {
             let q = &q[position * row + head * width..][..width];
             let kv = |of: &[f32], token: usize, d: usize| half(of[(token * SHAPE.kv_heads + head / 3) * width + d]);
-            let score = |token| (0..width).map(|d| f64::from(q[d]) * kv(&keys, token, d)).sum::<f64>() * 0.5;
-            let weights: Vec<f64> = (0..=position).map(|token| score(token).exp()).collect();
+            let product = |token| (0..width).map(|d| f64::from(q[d]) * kv(&keys, token, d)).sum::<f64>() * 0.5;
+            let capped = |score: f64| look.cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+            let seen = look.window.map_or(0, |window| (position + 1).saturating_sub(window))..=position;
+            let weights: Vec<f64> = seen.clone().map(|token| capped(product(token)).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for d in 0..width {
-                let wanted: f64 = (0..=position).map(|token| weights[token] / sum * kv(&values, token, d)).sum();
+                let wanted: f64 =
+                    seen.clone().zip(&weights).map(|(token, weight)| weight / sum * kv(&values, token, d)).sum();
                 let found = f64::from(out[position * row + head * width + d]);
-                assert!((found - wanted).abs() < 1e-5, "{position} {head} {d}: {found} {wanted}");
+                assert!((found - wanted).abs() < 1e-5, "{look:?} {position} {head} {d}: {found} {wanted}");
             }
         }
     }
 
     #[test]
     fn a_query_gives_the_same_in_any_company_and_on_any_number_of_threads() {
+        for window in [None, Some(40), Some(300)] {
+            gives_the_same(Look { window, ..LOOK });
+        }
+    }
+
+    fn gives_the_same(look: Look) {
         let blocks = blocks();
         let (cache, ..) = filled(&blocks);
         let row = HEADS * SHAPE.width;
@@ -435,7 +477,7 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut out = vec![0.0; q.len()];
             let span = Span { rows: TOKENS, start: 0, blocks: &blocks };
-            pool.install(|| attend(&q, &cache, 0, &[span], 0.5, &mut out));
+            pool.install(|| attend(&q, &cache, look, &[span], &mut out));
             out
         };
         let together = whole(3);
@@ -452,7 +494,7 @@ mod tests {
                 let mut queries = noise(rows * row, 13);
                 queries[before * row..(before + 1) * row].copy_from_slice(own);
                 let mut out = vec![0.0; queries.len()];
-                pool.install(|| attend(&queries, &cache, 0, &spans, 0.5, &mut out));
+                pool.install(|| attend(&queries, &cache, look, &spans, &mut out));
                 assert_eq!(out[before * row..(before + 1) * row], together[position * row..(position + 1) * row]);
             }
         }

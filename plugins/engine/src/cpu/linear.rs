@@ -34,14 +34,27 @@ impl Linear {
     /// [`ErrorKind::CorruptFile`](aihost_plugin_api::ErrorKind) if it is missing, of another shape or of another size than its shape has, or if its rows are no
     /// whole number of blocks.
     pub fn open(tensors: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Self> {
+        Self::open_rows(tensors, name, &[rows, columns], 0..rows)
+    }
+
+    /// Rows of the tensor `name`, which must be of this shape, `[.., columns]`: all before the last size counts rows.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_rows(tensors: &Tensors, name: &str, shape: &[usize], part: Range<usize>) -> Result<Self> {
         let info = tensors.tensor(name)?;
-        if info.dimensions != [columns, rows] {
-            return Err(tensors.wrong_shape(name, &info.dimensions, &[columns, rows]));
+        if !info.dimensions.iter().eq(shape.iter().rev()) {
+            let wanted: Vec<usize> = shape.iter().rev().copied().collect();
+            return Err(tensors.wrong_shape(name, &info.dimensions, &wanted));
         }
-        let linear =
+        let columns = shape.last().copied().unwrap_or(0);
+        let rows = shape.iter().rev().skip(1).product();
+        let whole =
             Self { map: Arc::clone(tensors.map(info)), range: info.range.clone(), dtype: info.dtype, rows, columns };
-        linear.check().map_err(|what| tensors.corrupt(format!("the tensor {name} {what}; convert the model again")))?;
-        Ok(linear)
+        whole.check().map_err(|what| tensors.corrupt(format!("the tensor {name} {what}; convert the model again")))?;
+        let stride = whole.dtype.bytes(columns);
+        let start = whole.range.start + part.start * stride;
+        Ok(Self { range: start..start + part.len() * stride, rows: part.len(), ..whole })
     }
 
     /// Rows, the width of what comes out.
@@ -52,6 +65,16 @@ impl Linear {
     /// Columns, the width of what goes in.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+
+    /// How its elements are stored.
+    pub fn dtype(&self) -> TensorType {
+        self.dtype
+    }
+
+    /// Its rows as they are stored.
+    pub fn bytes(&self) -> &[u8] {
+        &self.map[self.range.clone()]
     }
 
     /// One row as f32, for embeddings. `out` is `[columns]`.
@@ -124,6 +147,27 @@ fn project_with(set: InstructionSet, x: &[f32], m: usize, targets: &mut [(&Linea
     }
 }
 
+/// Products of groups of rows of `x`, each with its own matrix, into the same rows of `out`.
+///
+/// `groups` says how many rows follow, and whose they are; all matrices are of one shape. Each row gives what it gives by
+/// [`project`].
+pub fn project_grouped(x: &[f32], groups: &[(usize, &Linear)], out: &mut [f32]) {
+    let (mut x, mut out, mut parts) = (x, out, Vec::with_capacity(groups.len()));
+    for (rows, linear) in groups {
+        let (own_x, own_out);
+        (own_x, x) = x.split_at(rows * linear.columns);
+        (own_out, out) = out.split_at_mut(rows * linear.rows);
+        parts.push((own_x, *rows, *linear, own_out));
+    }
+    // Each group's own product is spread over the threads too, where there are fewer groups than these.
+    let product = |(x, rows, linear, out): (&[f32], usize, &Linear, &mut [f32])| project(x, rows, &mut [(linear, out)]);
+    if rayon::current_num_threads() == 1 {
+        parts.into_iter().for_each(product);
+    } else {
+        parts.into_par_iter().with_max_len(1).for_each(product);
+    }
+}
+
 /// A piece of a product: rows from `start`, as many as `out` (`[m, rows]`) holds.
 struct Piece<'a> {
     linear: &'a Linear,
@@ -159,7 +203,7 @@ mod tests {
     use std::io::Write;
     use std::sync::Arc;
 
-    use super::{Linear, project_with};
+    use super::{Linear, project_grouped, project_with};
     use crate::cpu::kernels::tests::{noise, weights};
     use crate::cpu::kernels::{InstructionSet, scalar, takes_floats};
     use crate::files::{TensorType, map};
@@ -203,6 +247,24 @@ mod tests {
                 assert!(results.iter().all(|result| *result == alone), "{dtype} with {m}");
                 assert!(alone.iter().all(|x| *x != 0.0), "{dtype} with {m}");
             }
+        }
+    }
+
+    #[test]
+    fn a_group_gives_what_its_rows_give_alone() {
+        let experts = [linear(TensorType::Q4K, 19, 256), linear(TensorType::F16, 19, 256)];
+        let groups = [(3, &experts[0]), (1, &experts[1]), (2, &experts[0])];
+        let x = activations(6 * 256);
+        let mut alone = vec![0.0; 6 * 19];
+        let matrices = groups.iter().flat_map(|(rows, matrix)| vec![*matrix; *rows]);
+        for ((x, out), matrix) in x.chunks_exact(256).zip(alone.chunks_exact_mut(19)).zip(matrices) {
+            project_with(InstructionSet::in_use(), x, 1, &mut [(matrix, out)]);
+        }
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut out = vec![0.0; 6 * 19];
+            pool.install(|| project_grouped(&x, &groups, &mut out));
+            assert_eq!(out, alone);
         }
     }
 

@@ -8,13 +8,15 @@ pub mod kernels;
 pub mod linear;
 pub mod rows;
 
+use std::ops::Range;
+
 use aihost_plugin_api::Result;
 use rayon::prelude::*;
 
 pub use linear::{Linear, project};
 
 use crate::files::Tensors;
-use crate::ops::{Attention, CacheShape, Ops, RotaryOrder};
+use crate::ops::{Activation, Attention, CacheShape, Ops, RotaryOrder};
 use cache::KvCache;
 
 /// Rows of activations from which on they are worth spreading over threads.
@@ -65,8 +67,8 @@ impl Ops for Cpu {
         Linear::open(file, name, rows, columns)
     }
 
-    fn matrix(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Linear> {
-        Linear::open(file, name, rows, columns)
+    fn matrix_rows(&self, file: &Tensors, name: &str, shape: &[usize], rows: Range<usize>) -> Result<Linear> {
+        Linear::open_rows(file, name, shape, rows)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
@@ -91,7 +93,10 @@ impl Ops for Cpu {
 
     fn rms_norm(&self, x: &Rows, scale: &Vec<f32>, epsilon: f32) -> Result<Rows> {
         let mut out = Rows::zeros(x.count(), x.width);
-        out.each(x, |out, row| rows::rms_norm(row, epsilon, scale, out));
+        out.each(x, |out, row| {
+            let heads = out.chunks_exact_mut(scale.len().max(1)).zip(row.chunks_exact(scale.len().max(1)));
+            heads.for_each(|(out, head)| rows::rms_norm(head, epsilon, scale, out));
+        });
         Ok(out)
     }
 
@@ -100,6 +105,12 @@ impl Ops for Cpu {
         let mut targets: Vec<(&Linear, &mut [f32])> =
             matrices.into_iter().zip(out.iter_mut().map(|rows| rows.values.as_mut_slice())).collect();
         project(&x.values, x.count(), &mut targets);
+        Ok(out)
+    }
+
+    fn linear_grouped(&self, x: &Rows, groups: &[(usize, &Linear)]) -> Result<Rows> {
+        let mut out = Rows::zeros(x.count(), groups.first().map_or(0, |(_, matrix)| matrix.rows()));
+        linear::project_grouped(&x.values, groups, &mut out.values);
         Ok(out)
     }
 
@@ -118,13 +129,14 @@ impl Ops for Cpu {
     fn attention(&self, pass: Attention<'_, Rows>, cache: &mut KvCache) -> Result<Rows> {
         cache.write(pass.layer, &pass.keys.values, &pass.values.values, pass.spans);
         let mut out = Rows::zeros(pass.queries.count(), pass.queries.width);
-        attention::attend(&pass.queries.values, cache, pass.layer, pass.spans, pass.scale, &mut out.values);
+        let look = attention::Look { layer: pass.layer, scale: pass.scale, cap: pass.cap, window: pass.window };
+        attention::attend(&pass.queries.values, cache, look, pass.spans, &mut out.values);
         Ok(out)
     }
 
-    fn swiglu(&self, mut gate: Rows, up: &Rows) -> Result<Rows> {
+    fn gated(&self, mut gate: Rows, up: &Rows, activation: Activation) -> Result<Rows> {
         gate.each(up, |gate, up| {
-            rows::activate(rows::Activation::Silu, gate, &[]);
+            rows::activate(activation, gate, &[]);
             rows::multiply(gate, up);
         });
         Ok(gate)
@@ -133,6 +145,26 @@ impl Ops for Cpu {
     fn add(&self, x: &mut Rows, delta: &Rows) -> Result<()> {
         x.each(delta, rows::add_bias);
         Ok(())
+    }
+
+    fn add_vector(&self, x: &mut Rows, vector: &Vec<f32>) -> Result<()> {
+        x.values.chunks_exact_mut(vector.len().max(1)).for_each(|row| rows::add_bias(row, vector));
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Rows, factor: f32) -> Result<()> {
+        if factor != 1.0 {
+            rows::scale(&mut x.values, factor);
+        }
+        Ok(())
+    }
+
+    fn weighted_sums(&self, x: &Rows, places: &[(usize, f32)], rows: usize) -> Result<Rows> {
+        let mut out = Rows::zeros(rows, x.width);
+        for ((row, weight), added) in places.iter().zip(x.values.chunks_exact(x.width.max(1))) {
+            rows::add_weighted(&mut out.values[row * x.width..(row + 1) * x.width], added, *weight);
+        }
+        Ok(out)
     }
 
     fn select(&self, x: &Rows, rows: &[usize]) -> Result<Rows> {

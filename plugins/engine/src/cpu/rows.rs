@@ -5,23 +5,11 @@
 
 use pulp::Arch;
 
+pub use crate::ops::Activation;
 use crate::ops::RotaryOrder;
 
 /// Partial sums of a row.
 const LANES: usize = 16;
-
-/// The activation function of a feed-forward layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// max(x, 0).
-    Relu,
-    /// The tanh approximation of x times the normal distribution function (Hendrycks and Gimpel 2016).
-    GeluTanh,
-    /// x times the logistic function of 1.702 x: CLIP's.
-    QuickGelu,
-    /// x times the logistic function of x.
-    Silu,
-}
 
 /// `row = activation(row + bias)`; an empty bias is none.
 pub fn activate(activation: Activation, row: &mut [f32], bias: &[f32]) {
@@ -149,6 +137,17 @@ pub fn softmax_unnormalised(row: &mut [f32]) -> f32 {
         }
         total
     })
+}
+
+/// `row = cap * tanh(row / cap)`: large numbers stay below `cap`, small ones stay.
+pub fn cap(row: &mut [f32], cap: f32) {
+    // tanh(u) is 2 * logistic(2 u) - 1.
+    Arch::new().dispatch(|| row.iter_mut().for_each(|x| *x = cap * (2.0 * logistic(2.0 * *x / cap) - 1.0)));
+}
+
+/// `row += weight * other`.
+pub fn add_weighted(row: &mut [f32], other: &[f32], weight: f32) {
+    Arch::new().dispatch(|| row.iter_mut().zip(other).for_each(|(x, y)| *x += weight * y));
 }
 
 /// `row *= factor`.

@@ -200,6 +200,17 @@ impl Gguf {
         Ok(Some(self.tensors.first()[data].as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect()))
     }
 
+    /// A list of booleans.
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let Some((_, data)) = self.array(key, kind::BOOL, "a list of booleans")? else { return Ok(None) };
+        Ok(Some(self.tensors.first()[data].iter().map(|b| *b != 0).collect()))
+    }
+
+    /// Whether the key is there and holds a list.
+    pub fn is_list(&self, key: &str) -> bool {
+        matches!(self.metadata.get(key), Some(Value::Array { .. }))
+    }
+
     /// A list of 32-bit floating-point numbers.
     pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
         let Some((_, data)) = self.array(key, kind::F32, "a list of 32-bit floats")? else { return Ok(None) };

@@ -152,7 +152,7 @@ async fn a_split_model_has_all_its_parts_beside_each_other() {
     let world = World::new().await;
     let part = |number: u32| format!("Q4_0/r-Q4_0-0000{number}-of-00002.gguf");
     let (one, two) = (part(1), part(2));
-    world.repository("o/r", "", &[(&one, 300 * MIB, gguf("qwen3")), (&two, 200 * MIB, gguf("qwen3"))]);
+    world.repository("o/r", "", &[(&one, 300 * MIB, gguf("qwen35")), (&two, 200 * MIB, gguf("qwen35"))]);
     let told = world.add("hf:o/r", None, false).await.expect("written");
     assert!(told.notes.iter().any(|note| note == "size: 500.0 MiB in 2 files"), "{:?}", told.notes);
     let model = world.model("r");
@@ -169,7 +169,7 @@ async fn models_of_several_files_are_told_by_their_configuration() {
     let world = World::new().await;
     let llama = br#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "num_hidden_layers": 2,
         "num_attention_heads": 4, "hidden_size": 64, "max_position_embeddings": 2048}"#;
-    let qwen = br#"{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}"#;
+    let qwen = br#"{"model_type": "qwen35", "architectures": ["Qwen3ForCausalLM"]}"#;
     let config = |text: &[u8]| ("config.json", 200, text.to_vec());
     let small = |name: &'static str| (name, 100, Vec::new());
     let whole = [
@@ -248,7 +248,7 @@ async fn files_behind_urls_and_files_here_are_added_too() {
     assert!(told.contains("does it ask for a login?"), "{told}");
 
     fs::create_dir_all(world.path("own")).unwrap();
-    fs::write(world.path("own/Mine.gguf"), gguf("qwen3")).unwrap();
+    fs::write(world.path("own/Mine.gguf"), gguf("qwen35")).unwrap();
     world.add("own/Mine.gguf", None, false).await.expect("written");
     assert_eq!(world.model("mine").files["model"].path, world.path("own/Mine.gguf"));
     world.add("own", Some("again"), false).await.expect("the only one of the folder");

@@ -1,0 +1,174 @@
+//! The families of decoders that are served: one row each.
+
+use aihost_engine::nn::decoder::{Biases, LayerConfig, Norms};
+use aihost_engine::ops::{Activation, RotaryOrder};
+
+/// What the members of a family have in common.
+#[derive(Debug, PartialEq)]
+pub struct Family {
+    /// `general.architecture` of its GGUF files.
+    pub gguf: &'static str,
+    /// `model_type` in its `config.json`.
+    pub hugging_face: &'static [&'static str],
+    /// Which elements are rotated together in GGUF files, for which converters reorder some. In Hugging Face's it is halves.
+    pub gguf_order: RotaryOrder,
+    pub norms: Norms,
+    pub has_head_norms: bool,
+    pub biases: Biases,
+    /// Whether queries, keys and values are one matrix, and gate and up another.
+    pub is_fused: bool,
+    pub activation: Activation,
+    /// Whether embeddings are multiplied with the root of their width.
+    pub scales_embeddings: bool,
+    /// What Hugging Face's checkpoints leave out of the scales of norms.
+    pub norm_offset: f32,
+    pub windows: Windows,
+    /// Whether layers with windows have a rotary embedding of their own, and its base.
+    pub window_rope_base: Option<f32>,
+    /// Every so-manieth layer does not know positions.
+    pub unrotated: Option<usize>,
+    pub has_experts: bool,
+    /// Layers of a member whose scores are scaled by `hidden / heads`, not by the width of a head.
+    pub scaled_by_hidden: Option<usize>,
+}
+
+/// Which layers see only what is near, where a file names a window and does not say which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Windows {
+    /// None.
+    None,
+    /// All.
+    All,
+    /// All but every so-manieth.
+    AllBut(usize),
+}
+
+const LLAMA: Family = Family {
+    gguf: "llama",
+    hugging_face: &["llama"],
+    gguf_order: RotaryOrder::Interleaved,
+    norms: Norms::Before,
+    has_head_norms: false,
+    biases: Biases::AsStored,
+    is_fused: false,
+    activation: Activation::Silu,
+    scales_embeddings: false,
+    norm_offset: 0.0,
+    windows: Windows::None,
+    window_rope_base: None,
+    unrotated: None,
+    has_experts: false,
+    scaled_by_hidden: None,
+};
+
+const QWEN3: Family = Family {
+    gguf: "qwen3",
+    hugging_face: &["qwen3"],
+    gguf_order: RotaryOrder::Halves,
+    has_head_norms: true,
+    biases: Biases::None,
+    ..LLAMA
+};
+
+const GEMMA2: Family = Family {
+    gguf: "gemma2",
+    hugging_face: &["gemma2"],
+    gguf_order: RotaryOrder::Halves,
+    norms: Norms::Around,
+    biases: Biases::None,
+    activation: Activation::GeluTanh,
+    scales_embeddings: true,
+    norm_offset: 1.0,
+    windows: Windows::AllBut(2),
+    scaled_by_hidden: Some(46),
+    ..LLAMA
+};
+
+/// All families.
+pub const FAMILIES: [Family; 12] = [
+    LLAMA,
+    // Its GGUF files are called `llama`.
+    Family { gguf: "mistral", hugging_face: &["mistral"], windows: Windows::All, ..LLAMA },
+    Family { gguf: "mistral3", hugging_face: &["ministral3"], windows: Windows::All, ..LLAMA },
+    Family {
+        gguf: "qwen2",
+        hugging_face: &["qwen2"],
+        gguf_order: RotaryOrder::Halves,
+        biases: Biases::QueryKeyValue,
+        ..LLAMA
+    },
+    QWEN3,
+    Family { gguf: "qwen3moe", hugging_face: &["qwen3_moe"], has_experts: true, ..QWEN3 },
+    GEMMA2,
+    Family {
+        gguf: "gemma3",
+        hugging_face: &["gemma3_text"],
+        has_head_norms: true,
+        windows: Windows::AllBut(6),
+        window_rope_base: Some(10_000.0),
+        scaled_by_hidden: Some(62),
+        ..GEMMA2
+    },
+    Family {
+        gguf: "phi3",
+        hugging_face: &["phi3"],
+        gguf_order: RotaryOrder::Halves,
+        biases: Biases::None,
+        is_fused: true,
+        windows: Windows::All,
+        ..LLAMA
+    },
+    Family { gguf: "smollm3", hugging_face: &["smollm3"], unrotated: Some(4), ..LLAMA },
+    Family { gguf: "granite", hugging_face: &["granite"], ..LLAMA },
+    // First of the Gemmas: theirs without what came later.
+    Family {
+        gguf: "gemma",
+        hugging_face: &["gemma"],
+        norms: Norms::Before,
+        windows: Windows::None,
+        scaled_by_hidden: None,
+        ..GEMMA2
+    },
+];
+
+impl Family {
+    /// That of a GGUF file.
+    pub fn of_gguf(architecture: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.gguf == architecture)
+    }
+
+    /// That of a `config.json`.
+    pub fn of_hugging_face(model_type: &str) -> Option<&'static Self> {
+        FAMILIES.iter().find(|family| family.hugging_face.contains(&model_type))
+    }
+
+    /// Its layers, where those that `is_near` names see only a window. Rotary embedding 0 is that of the others.
+    pub fn layers(&self, count: usize, window: Option<usize>, is_near: impl Fn(usize) -> bool) -> Vec<LayerConfig> {
+        let layer = |i: usize| {
+            let window = window.filter(|_| is_near(i));
+            let is_apart = window.is_some() && self.window_rope_base.is_some();
+            let is_rotated = self.unrotated.is_none_or(|every| !(i + 1).is_multiple_of(every));
+            LayerConfig { window, rotary: is_rotated.then_some(usize::from(is_apart)), has_experts: self.has_experts }
+        };
+        (0..count).map(layer).collect()
+    }
+}
+
+impl Windows {
+    /// Whether a layer has one.
+    pub fn has(self, layer: usize) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::AllBut(every) => !(layer + 1).is_multiple_of(every),
+        }
+    }
+}
+
+/// The message for a kind of model that is not here.
+pub fn unknown(architecture: &str) -> String {
+    let known = FAMILIES.map(|family| family.gguf).join(", ");
+    format!(
+        "the architecture is `{architecture}`, and candle-llm serves {known}; `plugin: vllm` or `engine: llama-server` serves others"
+    )
+}

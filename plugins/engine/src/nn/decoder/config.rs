@@ -1,0 +1,180 @@
+//! Sizes and constants of a decoder.
+
+use super::names::Names;
+use crate::ops::{Activation, CacheShape, RotaryOrder};
+
+/// A decoder's shape: what its family is like, and how large this member is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// How its tensors are called.
+    pub names: &'static Names,
+    /// Its transformer blocks, the first one first.
+    pub layers: Vec<LayerConfig>,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width between the two halves of a dense feed-forward network.
+    pub feed_forward: usize,
+    /// Query heads of a block.
+    pub heads: usize,
+    /// Key and value heads (Ainslie et al. 2023); divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_width: usize,
+    /// The rotary embeddings that its layers use.
+    pub rotaries: Vec<Rotary>,
+    /// Which elements are rotated together.
+    pub rope_order: RotaryOrder,
+    /// Where it has norms.
+    pub norms: Norms,
+    /// Added to the mean square in RMS norms.
+    pub norm_epsilon: f32,
+    /// Added to the scales of RMS norms: 1 where a checkpoint keeps what they differ from 1 by.
+    pub norm_offset: f32,
+    /// Whether each head's queries and keys have norms (Henry et al. 2020).
+    pub has_head_norms: bool,
+    /// Which products have biases.
+    pub biases: Biases,
+    /// Whether queries, keys and values are one matrix, and gate and up another.
+    pub is_fused: bool,
+    /// The activation of the gates.
+    pub activation: Activation,
+    /// The experts of layers that have them.
+    pub experts: Option<Experts>,
+    /// What embeddings are multiplied with.
+    pub embedding_scale: f32,
+    /// What each block's two results are multiplied with.
+    pub residual_scale: f32,
+    /// What scores are multiplied with before their softmax.
+    pub attention_scale: f32,
+    /// Scores stay below this (Gemma 2): `cap * tanh(score / cap)`.
+    pub attention_cap: Option<f32>,
+    /// How queries grow with their positions.
+    pub query_growth: Option<QueryGrowth>,
+    /// What logits are multiplied with.
+    pub logit_scale: f32,
+    /// Logits stay below this.
+    pub logit_cap: Option<f32>,
+    /// Tokens the model was trained on.
+    pub context: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+}
+
+/// What one block has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerConfig {
+    /// Tokens that a query sees, itself among them; all before it if absent.
+    pub window: Option<usize>,
+    /// Which of the rotary embeddings; none if absent (Kazemnejad et al. 2023).
+    pub rotary: Option<usize>,
+    /// Whether its network is of experts.
+    pub has_experts: bool,
+}
+
+/// A rotary embedding (Su et al. 2021).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rotary {
+    /// Elements of a head that are rotated.
+    pub width: usize,
+    /// Base of the frequencies.
+    pub base: f32,
+    /// Each pair's frequency is divided by this, `[width / 2]`; 1 is no scaling of positions.
+    pub divisors: Vec<f32>,
+    /// What the rotated elements are multiplied with; 1 unless positions are scaled (YaRN: Peng et al. 2023).
+    pub magnitude: f32,
+    /// What holds where more tokens are served than these (LongRoPE: Ding et al. 2024).
+    pub longer: Option<(usize, Vec<f32>)>,
+}
+
+/// Where a block has norms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norms {
+    /// Before attention and before the network (Xiong et al. 2020).
+    Before,
+    /// There, and behind both as well (Gemma 2).
+    Around,
+}
+
+/// Which products of a block have biases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Biases {
+    /// None.
+    None,
+    /// Those of queries, keys and values.
+    QueryKeyValue,
+    /// Those for which the checkpoint has any.
+    AsStored,
+}
+
+/// A mixture of experts (Shazeer et al. 2017), of which each token goes to those with the largest shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token goes to.
+    pub used: usize,
+    /// Width between the halves of one.
+    pub feed_forward: usize,
+    /// Whether the shares of those add up to 1.
+    pub is_normalised: bool,
+}
+
+/// Queries are multiplied with `1 + beta * ln(1 + floor(position / from))` (Llama 4).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QueryGrowth {
+    pub beta: f32,
+    /// Tokens.
+    pub from: usize,
+}
+
+impl Rotary {
+    /// Unscaled.
+    pub fn plain(width: usize, base: f32) -> Self {
+        Self { width, base, divisors: vec![1.0; width / 2], magnitude: 1.0, longer: None }
+    }
+
+    /// Radians per position of each pair, where sequences have at most `context` tokens.
+    pub(super) fn frequencies(&self, context: usize) -> Vec<f32> {
+        let divisors = match &self.longer {
+            Some((beyond, divisors)) if context > *beyond => divisors,
+            _ => &self.divisors,
+        };
+        let frequency = |i| self.base.powf(-2.0 * i as f32 / self.width as f32);
+        (0_u32..).zip(divisors).map(|(i, divisor)| frequency(i) / divisor).collect()
+    }
+}
+
+impl QueryGrowth {
+    pub(super) fn at(self, position: usize) -> f32 {
+        1.0 + self.beta * ((position / self.from.max(1)) as f32).ln_1p()
+    }
+}
+
+impl DecoderConfig {
+    /// What the cache keeps of a token.
+    pub fn cache(&self) -> CacheShape {
+        CacheShape { layers: self.layers.len(), kv_heads: self.kv_heads, width: self.head_width }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longer_contexts_have_divisors_of_their_own() {
+        let rotary = Rotary { longer: Some((32, vec![2.0, 4.0])), ..Rotary::plain(4, 100.0) };
+        for context in [1, 32] {
+            assert_eq!(rotary.frequencies(context), Rotary::plain(4, 100.0).frequencies(1 << 20));
+        }
+        let frequencies = rotary.frequencies(33);
+        assert!((frequencies[0] - 0.5).abs() < 1e-6 && (frequencies[1] - 0.025).abs() < 1e-6, "{frequencies:?}");
+    }
+
+    #[test]
+    fn queries_grow_by_steps() {
+        let growth = QueryGrowth { beta: 0.5, from: 10 };
+        assert_eq!([0, 9].map(|position| growth.at(position)), [1.0; 2]);
+        assert!((growth.at(25) - (1.0 + 0.5 * 3f32.ln())).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,107 @@
+//! A mixture of experts (Shazeer et al. 2017): each token passes through the few networks that a router chooses for it.
+
+use aihost_plugin_api::Result;
+
+use super::Weights;
+use super::config::Experts;
+use super::names::ExpertNames;
+use crate::ops::{Activation, Ops};
+
+/// The experts of a block.
+pub(super) struct Mixture<O: Ops> {
+    shape: Experts,
+    router: O::Matrix,
+    /// Gate, up and down.
+    experts: Vec<[O::Matrix; 3]>,
+}
+
+/// One token's share of one expert.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Share {
+    expert: usize,
+    row: usize,
+    weight: f32,
+}
+
+impl<O: Ops> Mixture<O> {
+    pub(super) fn open(weights: &mut Weights<'_, O>, prefix: &str, shape: Experts) -> Result<Self> {
+        let (names, hidden) = (weights.config.names, weights.config.hidden);
+        let router =
+            weights.matrix(&format!("{prefix}.{}.weight", names.router), &[shape.count, hidden], 0..shape.count)?;
+        let sizes = [[shape.feed_forward, hidden], [shape.feed_forward, hidden], [hidden, shape.feed_forward]];
+        let mut part = |expert: usize, part: usize| {
+            let [rows, columns] = sizes[part];
+            match names.experts {
+                ExpertNames::Stacked(parts) => {
+                    let name = format!("{prefix}.{}.weight", parts[part]);
+                    weights.matrix(&name, &[shape.count, rows, columns], expert * rows..(expert + 1) * rows)
+                }
+                ExpertNames::Apart(all, parts) => {
+                    let name = format!("{prefix}.{all}.{expert}.{}.weight", parts[part]);
+                    weights.matrix(&name, &[rows, columns], 0..rows)
+                }
+            }
+        };
+        let experts = (0..shape.count).map(|i| Ok([part(i, 0)?, part(i, 1)?, part(i, 2)?])).collect::<Result<_>>()?;
+        Ok(Self { shape, router, experts })
+    }
+
+    /// What the experts give for each row, added up by its shares.
+    pub(super) fn forward(&self, ops: &O, x: &O::Tensor, activation: Activation) -> Result<O::Tensor> {
+        let [scores] = ops.linear(x, [&self.router])?;
+        let shares = self.shape.shares(&ops.to_host(&scores)?);
+        let rows: Vec<usize> = shares.iter().map(|share| share.row).collect();
+        let chosen = ops.select(x, &rows)?;
+        let groups = |part: usize| -> Vec<(usize, &O::Matrix)> {
+            let groups = shares.chunk_by(|a, b| a.expert == b.expert);
+            groups.map(|group| (group.len(), &self.experts[group[0].expert][part])).collect()
+        };
+        let gate = ops.linear_grouped(&chosen, &groups(0))?;
+        let up = ops.linear_grouped(&chosen, &groups(1))?;
+        let given = ops.linear_grouped(&ops.gated(gate, &up, activation)?, &groups(2))?;
+        let places: Vec<(usize, f32)> = shares.iter().map(|share| (share.row, share.weight)).collect();
+        ops.weighted_sums(&given, &places, shares.len() / self.shape.used.max(1))
+    }
+}
+
+impl Experts {
+    /// Which rows go to which experts, by scores `[rows, count]`: expert by expert, and each expert's rows in order.
+    fn shares(&self, scores: &[f32]) -> Vec<Share> {
+        let rows = scores.chunks_exact(self.count).enumerate();
+        let mut shares: Vec<Share> = rows.flat_map(|(row, scores)| self.shares_of(row, scores)).collect();
+        shares.sort_by_key(|share| (share.expert, share.row));
+        shares
+    }
+
+    fn shares_of(&self, row: usize, scores: &[f32]) -> Vec<Share> {
+        let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut shares: Vec<Share> =
+            scores.iter().enumerate().map(|(expert, x)| Share { expert, row, weight: (x - largest).exp() }).collect();
+        let sum = |shares: &[Share]| shares.iter().map(|share| share.weight).sum::<f32>();
+        let all = sum(&shares);
+        // Of equals the first.
+        shares.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.expert.cmp(&b.expert)));
+        shares.truncate(self.used);
+        let all = if self.is_normalised { sum(&shares) } else { all };
+        shares.iter_mut().for_each(|share| share.weight /= all);
+        shares
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Experts = Experts { count: 4, used: 2, feed_forward: 8, is_normalised: false };
+
+    #[test]
+    fn a_token_goes_to_its_largest_shares() {
+        let shares = SHAPE.shares(&[0.0, 2.0, 1.0, -1.0, 5.0, 0.0, 5.0, 5.0]);
+        let places: Vec<(usize, usize)> = shares.iter().map(|share| (share.expert, share.row)).collect();
+        assert_eq!(places, [(0, 1), (1, 0), (2, 0), (2, 1)]);
+        let all: f32 = [0.0f32, 2.0, 1.0, -1.0].iter().map(|x| x.exp()).sum();
+        assert!((shares[1].weight - 2f32.exp() / all).abs() < 1e-6);
+        let normalised = Experts { is_normalised: true, ..SHAPE }.shares(&[0.0, 2.0, 1.0, -1.0]);
+        assert!((normalised.iter().map(|share| share.weight).sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+}

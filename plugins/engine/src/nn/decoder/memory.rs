@@ -1,0 +1,47 @@
+//! What a decoder takes, in bytes.
+
+use super::config::DecoderConfig;
+use super::names::Names;
+use crate::files::Tensors;
+use crate::ops::Ops;
+
+/// Bytes of the weights of a decoder where they are used.
+pub fn weight_bytes<O: Ops>(ops: &O, file: &Tensors, names: &Names) -> u64 {
+    let table = [names.embedding];
+    // Where there is no other matrix, the table is also what the output is multiplied with.
+    ops.weight_bytes(file, if file.has_tensor(names.head) { &table } else { &[] })
+}
+
+/// Bytes that a pass of so many rows takes at its peak beside the cache, with logits for `wanted` of them and sequences of at
+/// most `context` tokens: the sum of what its operations take.
+pub fn workspace_bytes<O: Ops>(ops: &O, c: &DecoderConfig, rows: usize, wanted: usize, context: usize) -> u64 {
+    let (q, kv) = (c.heads * c.head_width, c.kv_heads * c.head_width);
+    let tensor = |width| ops.tensor_bytes(rows, width);
+    // The residual stream and its norm are there throughout.
+    let common = tensor(c.hidden) + tensor(c.hidden);
+    let qkv = tensor(q) + 2 * tensor(kv);
+    let head_norms = if c.has_head_norms { tensor(q) } else { 0 };
+    let behind = tensor(c.hidden);
+    let attention = [
+        qkv + head_norms + ops.linear_bytes(rows, c.hidden, q + 2 * kv),
+        qkv + tensor(q) + ops.attention_bytes(rows, c.heads, c.head_width, context),
+        qkv + tensor(q) + behind + ops.linear_bytes(rows, q, c.hidden),
+    ];
+    let dense = [
+        2 * tensor(c.feed_forward) + ops.linear_bytes(rows, c.hidden, 2 * c.feed_forward),
+        2 * tensor(c.feed_forward) + behind + ops.linear_bytes(rows, c.feed_forward, c.hidden),
+    ];
+    let experts = c.experts.map(|experts| {
+        let (rows, inner) = (rows * experts.used, experts.feed_forward);
+        let chosen = ops.tensor_bytes(rows, c.hidden) + 2 * ops.tensor_bytes(rows, inner);
+        let up = ops.linear_bytes(rows, c.hidden, inner);
+        let down = ops.tensor_bytes(rows, c.hidden) + ops.linear_bytes(rows, inner, c.hidden);
+        chosen + behind + up.max(down)
+    });
+    let logits = 2 * ops.tensor_bytes(wanted, c.hidden)
+        + ops.tensor_bytes(wanted, c.vocabulary)
+        + ops.linear_bytes(wanted, c.hidden, c.vocabulary);
+    let peak = attention.into_iter().chain(dense).chain(experts).chain([logits]).max().unwrap_or(0);
+    let angles: u64 = c.rotaries.iter().map(|rotary| 2 * ops.tensor_bytes(rows, rotary.width)).sum();
+    common + peak + angles
+}

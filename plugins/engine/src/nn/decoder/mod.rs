@@ -1,0 +1,226 @@
+//! A decoder-only transformer (Vaswani et al. 2017; Touvron et al. 2023): token ids in, logits out. What its families have of their
+//! own is in its configuration.
+
+mod config;
+mod experts;
+mod layer;
+mod memory;
+mod names;
+
+use aihost_plugin_api::{Error, ErrorKind, Result};
+
+pub use config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, QueryGrowth, Rotary};
+pub use memory::{weight_bytes, workspace_bytes};
+pub use names::{ExpertNames, GGUF_NAMES, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, Names};
+
+use crate::files::Tensors;
+use crate::finite::is_finite;
+use crate::ops::{Ops, Pass};
+use layer::{Angles, Layer};
+
+/// A decoder, ready to compute.
+pub struct Decoder<O: Ops> {
+    ops: O,
+    config: DecoderConfig,
+    embedding: O::Table,
+    layers: Vec<Layer<O>>,
+    norm: O::Vector,
+    /// From hidden states to logits; shares the embedding's weights if the file has no matrix of its own.
+    head: O::Matrix,
+    /// Radians per position of each pair, of each rotary embedding.
+    frequencies: Vec<Vec<f32>>,
+}
+
+impl<O: Ops> std::fmt::Debug for Decoder<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl<O: Ops> Decoder<O> {
+    /// Finds and checks every tensor. Sequences have at most `context` tokens.
+    ///
+    /// # Errors
+    /// `CorruptFile` for a missing tensor or a wrong shape, `Unsupported` for a tensor that this model has no use for.
+    pub fn open(ops: O, file: &Tensors, config: DecoderConfig, context: usize) -> Result<Self> {
+        let names = config.names;
+        let mut weights = Weights { ops: &ops, file, config: &config, used: Vec::new() };
+        let embedding = weights.table(names.embedding)?;
+        let head = weights.head()?;
+        let norm = weights.norm(names.norm, config.hidden)?;
+        let layers = (0..config.layers.len()).map(|i| Layer::open(&mut weights, i)).collect::<Result<_>>()?;
+        weights.check_rest()?;
+        let frequencies = config.rotaries.iter().map(|rotary| rotary.frequencies(context)).collect();
+        Ok(Self { ops, config, embedding, layers, norm, head, frequencies })
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// An empty cache of so many blocks.
+    ///
+    /// # Errors
+    /// `OutOfMemory` if the device is full.
+    pub fn cache(&self, blocks: usize) -> Result<O::Cache> {
+        self.ops.cache(self.config.cache(), blocks)
+    }
+
+    /// Passes tokens through the model and extends the cache by them. The logits of the wanted rows, `[wanted, vocabulary]` f32.
+    ///
+    /// Every token must be of the vocabulary, and every span's blocks must hold its tokens.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn forward(&self, pass: &Pass<'_>, cache: &mut O::Cache) -> Result<Vec<f32>> {
+        self.watched(pass, cache, |_, _| Ok(()))
+    }
+
+    /// The first part whose results are no finite numbers, by a second pass of the same tokens; nothing if all are.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn broken_part(&self, pass: &Pass<'_>, cache: &mut O::Cache) -> Result<Option<String>> {
+        let mut found = None;
+        let logits = self.watched(pass, cache, |part, x| {
+            if found.is_none() && !is_finite(&self.ops.to_host(x)?) {
+                found = Some(part.to_string());
+            }
+            Ok(())
+        })?;
+        Ok(found.or_else(|| (!is_finite(&logits)).then(|| "output".to_owned())))
+    }
+
+    /// Computes a pass, and shows the residual stream behind each part.
+    fn watched(
+        &self,
+        pass: &Pass<'_>,
+        cache: &mut O::Cache,
+        mut watch: impl FnMut(Part, &O::Tensor) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let (c, ops) = (&self.config, &self.ops);
+        let angles = self.angles(pass)?;
+        let mut x = ops.embedding(&self.embedding, &pass.tokens)?;
+        ops.scale(&mut x, c.embedding_scale)?;
+        watch(Part::Embedding, &x)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let angles = c.layers[i].rotary.map(|rotary| &angles[rotary]);
+            layer.attend(ops, c, i, &mut x, angles, pass, cache)?;
+            watch(Part::Attention(i), &x)?;
+            layer.feed_forward(ops, c, &mut x)?;
+            watch(Part::FeedForward(i), &x)?;
+        }
+        if pass.wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let x = ops.select(&x, &pass.wanted)?;
+        let normed = ops.rms_norm(&x, &self.norm, c.norm_epsilon)?;
+        let [logits] = ops.linear(&normed, [&self.head])?;
+        let mut logits = ops.to_host(&logits)?;
+        if c.logit_scale != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit *= c.logit_scale);
+        }
+        if let Some(cap) = c.logit_cap {
+            logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
+        Ok(logits)
+    }
+
+    /// What the rows of a pass are rotated by, for each rotary embedding.
+    fn angles(&self, pass: &Pass<'_>) -> Result<Vec<Angles<O>>> {
+        let positions = || pass.spans.iter().flat_map(|span| span.start..span.start + span.rows);
+        let tables = self.config.rotaries.iter().zip(&self.frequencies);
+        tables
+            .map(|(rotary, frequencies)| {
+                let table = |growth: Option<QueryGrowth>| {
+                    let row = |position: usize| {
+                        let size = rotary.magnitude * growth.map_or(1.0, |growth| growth.at(position));
+                        let angles = frequencies.iter().map(move |frequency| position as f32 * frequency);
+                        angles.map(move |angle| [size * angle.cos(), size * angle.sin()])
+                    };
+                    self.ops.angles(&positions().flat_map(row).collect::<Vec<_>>(), frequencies.len())
+                };
+                let growth = self.config.query_growth;
+                Ok(Angles { keys: table(None)?, queries: growth.map(|_| table(growth)).transpose()? })
+            })
+            .collect()
+    }
+}
+
+/// Opens the tensors of a decoder, and remembers which.
+struct Weights<'a, O: Ops> {
+    ops: &'a O,
+    file: &'a Tensors,
+    config: &'a DecoderConfig,
+    used: Vec<String>,
+}
+
+impl<O: Ops> Weights<'_, O> {
+    fn table(&mut self, name: &str) -> Result<O::Table> {
+        self.used.push(name.to_owned());
+        self.ops.table(self.file, name, self.config.vocabulary, self.config.hidden)
+    }
+
+    fn head(&mut self) -> Result<O::Matrix> {
+        let names = self.config.names;
+        let name = if self.file.has_tensor(names.head) { names.head } else { names.embedding };
+        self.matrix(name, &[self.config.vocabulary, self.config.hidden], 0..self.config.vocabulary)
+    }
+
+    /// Rows of a tensor of this shape, whose last size is that of a row.
+    fn matrix(&mut self, name: &str, shape: &[usize], rows: std::ops::Range<usize>) -> Result<O::Matrix> {
+        self.used.push(name.to_owned());
+        self.ops.matrix_rows(self.file, name, shape, rows)
+    }
+
+    fn vector(&mut self, name: &str, len: usize, range: std::ops::Range<usize>) -> Result<O::Vector> {
+        self.used.push(name.to_owned());
+        self.ops.vector(self.file.vector(name, len)?[range].to_vec())
+    }
+
+    /// The scales of a norm.
+    fn norm(&mut self, name: &str, len: usize) -> Result<O::Vector> {
+        self.used.push(name.to_owned());
+        let offset = self.config.norm_offset;
+        self.ops.vector(self.file.vector(name, len)?.into_iter().map(|scale| scale + offset).collect())
+    }
+
+    /// That the file has nothing else.
+    fn check_rest(&mut self) -> Result<()> {
+        self.used.sort();
+        let unused = self.config.names.unused;
+        let is_used = |name: &str| {
+            self.used.binary_search_by(|used| used.as_str().cmp(name)).is_ok()
+                || unused.iter().any(|end| name.ends_with(end))
+        };
+        match self.file.iter().find(|(name, _)| !is_used(name)) {
+            None => Ok(()),
+            Some((extra, _)) => Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{}: the tensor {extra} is of no use to a model of this kind; this variant is not served here",
+                    self.file.name()
+                ),
+            )),
+        }
+    }
+}
+
+/// A part of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Embedding,
+    Attention(usize),
+    FeedForward(usize),
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("embedding"),
+            Self::Attention(layer) => write!(f, "attention of layer {layer}"),
+            Self::FeedForward(layer) => write!(f, "feed-forward network of layer {layer}"),
+        }
+    }
+}

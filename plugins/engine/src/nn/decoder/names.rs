@@ -1,0 +1,88 @@
+//! How checkpoints call the tensors of a decoder.
+
+/// The names of one form of checkpoints. Those of a layer's parts stand between the layer's number and `weight` or `bias`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Names {
+    /// The table of tokens; also the output's matrix, if there is none.
+    pub embedding: &'static str,
+    /// The output's matrix.
+    pub head: &'static str,
+    /// The norm before it.
+    pub norm: &'static str,
+    /// What stands before a layer's number.
+    pub layers: &'static str,
+    /// The norms before attention and before the feed-forward network.
+    pub norms_before: [&'static str; 2],
+    /// The norms behind them, where a family has any.
+    pub norms_behind: [&'static str; 2],
+    /// Queries, keys, values, and what attention ends with.
+    pub attention: [&'static str; 4],
+    /// Queries, keys and values in one.
+    pub fused_attention: &'static str,
+    /// The norms of each head's queries and keys.
+    pub head_norms: [&'static str; 2],
+    /// Gate, up, down.
+    pub feed_forward: [&'static str; 3],
+    /// Gate and up in one.
+    pub fused_feed_forward: &'static str,
+    /// What tells how much of each expert a token gets.
+    pub router: &'static str,
+    /// Gate, up and down of the experts.
+    pub experts: ExpertNames,
+    /// Ends of names that a decoder has no use for.
+    pub unused: &'static [&'static str],
+}
+
+/// How the matrices of experts lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertNames {
+    /// All of one kind in one tensor, `[experts, rows, columns]`.
+    Stacked([&'static str; 3]),
+    /// Each in a tensor of its own: what stands before an expert's number, and behind it.
+    Apart(&'static str, [&'static str; 3]),
+}
+
+/// llama.cpp's names.
+pub const GGUF_NAMES: Names = Names {
+    embedding: "token_embd.weight",
+    head: "output.weight",
+    norm: "output_norm.weight",
+    layers: "blk",
+    norms_before: ["attn_norm", "ffn_norm"],
+    norms_behind: ["post_attention_norm", "post_ffw_norm"],
+    attention: ["attn_q", "attn_k", "attn_v", "attn_output"],
+    fused_attention: "attn_qkv",
+    head_norms: ["attn_q_norm", "attn_k_norm"],
+    feed_forward: ["ffn_gate", "ffn_up", "ffn_down"],
+    fused_feed_forward: "ffn_up",
+    router: "ffn_gate_inp",
+    experts: ExpertNames::Stacked(["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]),
+    // The configuration has read them.
+    unused: &["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"],
+};
+
+/// The names of Hugging Face's transformers.
+pub const HUGGING_FACE_NAMES: Names = Names {
+    embedding: "model.embed_tokens.weight",
+    head: "lm_head.weight",
+    norm: "model.norm.weight",
+    layers: "model.layers",
+    norms_before: ["input_layernorm", "post_attention_layernorm"],
+    norms_behind: ["", ""],
+    attention: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"],
+    fused_attention: "self_attn.qkv_proj",
+    head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
+    feed_forward: ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
+    fused_feed_forward: "mlp.gate_up_proj",
+    router: "mlp.gate",
+    experts: ExpertNames::Apart("mlp.experts", ["gate_proj", "up_proj", "down_proj"]),
+    // Old checkpoints keep the frequencies, which follow from the configuration.
+    unused: &["rotary_emb.inv_freq"],
+};
+
+/// Those of families with norms on both sides there: what others call a norm behind attention is one before the network.
+pub const HUGGING_FACE_NAMES_AROUND: Names = Names {
+    norms_before: ["input_layernorm", "pre_feedforward_layernorm"],
+    norms_behind: ["post_attention_layernorm", "post_feedforward_layernorm"],
+    ..HUGGING_FACE_NAMES
+};
