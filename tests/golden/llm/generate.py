@@ -5,6 +5,10 @@ Needs torch, transformers, gguf, and a running llama-server of llama.cpp on the 
     llama-server -m smollm2-135m-instruct.q4_1.gguf --port 8099 &
     python generate.py smollm2-135m-instruct.q4_1.gguf http://127.0.0.1:8099
 
+Of another model, whose tokens are then transformers' and which has no chats, only the greedy tokens, in a file of that name:
+
+    python generate.py gemma-3-270m-q4_k_m.gguf gemma3.json
+
 greedy.json: the model runs in transformers, in float32 over the dequantised weights. Per prompt: the token ids, the 32
 greedy tokens, and per step the gap between the two likeliest tokens in natural-log probability. Generation goes on past
 the end-of-sequence token. tokenizer.json: strings and their ids, from llama.cpp; the script says where transformers differs.
@@ -51,6 +55,10 @@ PLAIN = [
     "despair, we had everything before us, we had nothing before us, we were all going direct to Heaven, we were all going direct the other way. " * 2,
     "Water boils at",
 ]
+MORE = [
+    "Roses are red,\nviolets are", "The capital of Japan is", "<html>\n<head>\n<title>", "Il \u00e9tait une fois", "\u65e5\u672c\u306e\u9996\u90fd\u306f",
+    "Dear Sir or Madam,\n\n", "import numpy as np\n\n", "2 + 2 = 4\n3 + 3 = 6\n4 + 4 =", "Q: Who wrote Hamlet?\nA:", "   indented text, and then", "\U0001f642\U0001f642",
+]
 STRINGS = [
     "", " ", "  ", "   leading", "trailing   ", "\n", "\n\n\n", "\t\ttabs\t", "a\r\nb\r\n", "Hello, world!", "hello world", " hello", "HELLO", "can't won't I'll you've they're I'd I'm it's",
     "CAN'T WON'T", "'s 't 're", "1234567890", "3.14159", "x1y22z333", "1,000,000", "½ ² Ⅳ ٣", "café naïve résumé", "cafe\u0301", "Straße", "日本語のテキスト", "你好，世界", "한국어", "Привет, мир",
@@ -65,6 +73,12 @@ def main(path: str, server: str) -> None:
     path = pathlib.Path(path).resolve()
     here = pathlib.Path(__file__).parent
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    if not server.startswith("http"):
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+        begin = [tokenizer.bos_token_id]
+        ids = {text: begin + tokenizer(text, add_special_tokens=False)["input_ids"] for text in PLAIN + MORE}
+        write(here / server, [{"prompt": text} | greedy(model, ids[text]) for text in ids])
+        return
 
     def tokenize(text: str) -> list[int]:
         body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
