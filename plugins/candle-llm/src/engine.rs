@@ -277,7 +277,7 @@ impl LlmEngine {
         if let Some(answer) = &prompt.answer {
             output.read_as(answer.syntax, answer.start, &request.input);
         }
-        let vocabulary = prompts.tokenizer().vocabulary();
+        let vocabulary = prompts.tokenizer().tokens();
         Ok(SequenceRequest {
             sampler: Sampler::new(&request, &prompt.ids, vocabulary, grammar)?,
             marks: prompt.answer.map(|answer| answer.marks).unwrap_or_default(),

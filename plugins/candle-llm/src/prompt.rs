@@ -162,11 +162,9 @@ impl Prompts {
                     .collect()
             }
             TextInput::Tokens { tokens, .. } => {
-                if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
-                    let message = format!(
-                        "the prompt has the token {id}, but the vocabulary has {} tokens",
-                        tokenizer.vocabulary()
-                    );
+                if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.tokens()) {
+                    let message =
+                        format!("the prompt has the token {id}, but the vocabulary has {} tokens", tokenizer.tokens());
                     return Err(Error::invalid_request(message).at("prompt"));
                 }
                 tokens.clone()
@@ -184,7 +182,7 @@ impl Prompts {
             let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
             return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens"), None));
         }
-        let encoded = tokenizer.encode_up_to(text, most)?;
+        let encoded = tokenizer.encode_up_to(&[text], most)?;
         if encoded.is_whole {
             Ok(encoded.ids)
         } else {
