@@ -17,6 +17,8 @@ use crate::{
 const PUBLISHED: [&str; 2] = ["aihost-plugin-abi", "aihost-plugin-api"];
 /// What it is packed from.
 const PACKED: [&str; 4] = ["plugin-api", "Cargo.toml", "LICENSE-MIT", "LICENSE-APACHE"];
+/// Names a folder of llama.cpp's source, whose models/ has vocabularies and the ids of texts.
+const LLAMA_CPP_VARIABLE: &str = "AIHOST_LLAMA_CPP";
 const NO_CARGO_DENY: &str = "cargo-deny is not installed; cargo install cargo-deny --locked";
 
 /// How much.
@@ -27,7 +29,7 @@ pub(crate) struct Options {
     fast: bool,
     /// Also the dependency rules (by cargo-deny), the release build of the plugins, the release's archive from unpacking to an answer, a plugin built in every way, a rehearsal of what is checked on a card,
     /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, two hundred kills under jobs, a host before another in two network namespaces,
-    /// and real engines of others, killed in every phase.
+    /// token ids held against llama.cpp's vectors, and real engines of others, killed in every phase.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -57,7 +59,7 @@ const STEPS: [Step; 6] = [
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
-const FULL_STEPS: [Step; 14] = [
+const FULL_STEPS: [Step; 15] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
@@ -70,6 +72,7 @@ const FULL_STEPS: [Step; 14] = [
     ("renders", renders),
     ("kills", job_kills),
     ("vps and pod", vps_and_pod),
+    ("token ids", token_ids),
     ("llama-server", llama_server),
     ("vllm", vllm),
 ];
@@ -239,6 +242,15 @@ fn vps_and_pod() -> Result<Outcome> {
         "apart::a_host_before_another_serves_it_and_tells_when_it_is_gone",
         &[&["unshare"], *way].concat(),
     ))
+}
+
+/// Token ids, held against llama.cpp's own.
+fn token_ids() -> Result<Outcome> {
+    if std::env::var_os(LLAMA_CPP_VARIABLE).is_none() {
+        return Ok(Outcome::NotRun(format!("set {LLAMA_CPP_VARIABLE} to a folder of llama.cpp's source")));
+    }
+    let arguments = ["test", "--package", "aihost-candle-llm", "--test", "llama_cpp", "--", "--ignored", "--nocapture"];
+    passed(shell::run(shell::cargo().args(arguments)))
 }
 
 /// About two minutes.

@@ -101,7 +101,7 @@ impl Plugin for LlmPlugin {
         let template = self.template(&files, &tokenizer)?;
         ctx.progress(sizes.bytes.weights, sizes.bytes.weights);
         let share_cache = self.options.share_cache;
-        let prompts = Prompts::new(tokenizer, template, sizes.context);
+        let prompts = Prompts::new(tokenizer, template, sizes.context)?;
         let parts = EngineParts { prompts, sizes, share_cache };
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
         LlmEngine::start(parts, model, EngineOptions { blocks, threads })
@@ -277,7 +277,7 @@ impl LlmEngine {
         if let Some(answer) = &prompt.answer {
             output.read_as(answer.syntax, answer.start, &request.input);
         }
-        let vocabulary = prompts.tokenizer().vocabulary();
+        let vocabulary = prompts.tokenizer().tokens();
         Ok(SequenceRequest {
             sampler: Sampler::new(&request, &prompt.ids, vocabulary, grammar)?,
             marks: prompt.answer.map(|answer| answer.marks).unwrap_or_default(),

@@ -9,7 +9,7 @@ use aihost_plugin_api::{
 };
 use serde_json::{Map, Value};
 
-use crate::template::{ChatTemplate, Conversation, PromptEnd};
+use crate::template::{ChatTemplate, ControlTokens, Conversation, PromptEnd};
 use crate::tokenizer::Tokenizer;
 
 /// Makes the prompts of one model.
@@ -27,6 +27,8 @@ pub struct Prompts {
 #[derive(Debug)]
 struct Chat {
     template: ChatTemplate,
+    /// What is a token only where the template has it.
+    control: ControlTokens,
     /// How it answers without tools, and with them, where nothing is said before.
     answers: [Answer; 2],
 }
@@ -53,8 +55,11 @@ pub struct Answer {
 
 impl Prompts {
     /// For a model of this tokenizer and template, and so many tokens of prompt and answer together.
-    pub fn new(tokenizer: Tokenizer, template: Option<ChatTemplate>, context: usize) -> Self {
-        let chat = template.map(|template| {
+    ///
+    /// # Errors
+    /// `Internal` if the vocabulary has more tokens that steer the model than can be looked for.
+    pub fn new(tokenizer: Tokenizer, template: Option<ChatTemplate>, context: usize) -> Result<Self> {
+        let chat = template.map(|template| -> Result<Chat> {
             let answers = [false, true].map(|has_tools| {
                 let syntax = AnswerSyntax::of_template(template.source_for(has_tools));
                 let syntax = if has_tools && !template.writes_tools() { syntax.tagged() } else { syntax };
@@ -62,9 +67,11 @@ impl Prompts {
                 let marks = tokenizer.control().filter(|(_, name)| names.contains(name)).map(|(id, _)| id).collect();
                 Answer { syntax, start: AnswerStart::Free, marks: Arc::new(marks) }
             });
-            Chat { template, answers }
+            let control = ControlTokens::new(tokenizer.control().map(|(_, name)| name))?;
+            Ok(Chat { template, control, answers })
         });
-        Self { tokenizer: Arc::new(tokenizer), chat, context, grammar: OnceLock::new() }
+        let chat = chat.transpose()?;
+        Ok(Self { tokenizer: Arc::new(tokenizer), chat, context, grammar: OnceLock::new() })
     }
 
     /// The tokenizer.
@@ -139,19 +146,20 @@ impl Prompts {
                 let end = if *continue_final { PromptEnd::LastMessage } else { PromptEnd::NewTurn };
                 let arguments = named_both_ways(template_arguments);
                 let conversation = Conversation { messages, tools, arguments: &arguments, end };
-                let text = chat.template.render(&conversation, bytes)?;
-                let text = text.ok_or_else(|| self.too_long(format_args!("more than {bytes} bytes"), None))?;
+                let rendered = chat.template.render_apart(&conversation, bytes, &chat.control)?;
+                let rendered = rendered.ok_or_else(|| self.too_long(format_args!("more than {bytes} bytes"), None))?;
                 let mut answer = chat.answers[usize::from(!tools.is_empty())].clone();
-                answer.start = if *continue_final { AnswerStart::PastReasoning } else { answer.syntax.start(&text) };
-                return Ok((self.encode(&text, most)?, Some(answer)));
+                let begun = || answer.syntax.start(&rendered.text);
+                answer.start = if *continue_final { AnswerStart::PastReasoning } else { begun() };
+                return Ok((self.encode(&rendered.parts(), most)?, Some(answer)));
             }
-            TextInput::Prompt { text, .. } => self.encode(text, most)?,
+            TextInput::Prompt { text, .. } => self.encode(&[text], most)?,
             TextInput::FillIn { prefix, suffix, .. } => {
                 let Some(marks) = tokenizer.fill_in() else {
                     let message = "this model was not taught to fill in: its vocabulary has no tokens for what stands before and behind";
                     return Err(Error::invalid_request(message).at("suffix"));
                 };
-                let (prefix, suffix) = (self.encode(prefix, most)?, self.encode(suffix, most)?);
+                let (prefix, suffix) = (self.encode(&[prefix], most)?, self.encode(&[suffix], most)?);
                 let plain = |ids: Vec<u32>| ids.into_iter().skip_while(|id| Some(*id) == tokenizer.added_bos());
                 let bos = tokenizer.added_bos().into_iter();
                 bos.chain([marks.prefix])
@@ -162,11 +170,9 @@ impl Prompts {
                     .collect()
             }
             TextInput::Tokens { tokens, .. } => {
-                if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.vocabulary()) {
-                    let message = format!(
-                        "the prompt has the token {id}, but the vocabulary has {} tokens",
-                        tokenizer.vocabulary()
-                    );
+                if let Some(id) = tokens.iter().find(|id| **id as usize >= tokenizer.tokens()) {
+                    let message =
+                        format!("the prompt has the token {id}, but the vocabulary has {} tokens", tokenizer.tokens());
                     return Err(Error::invalid_request(message).at("prompt"));
                 }
                 tokens.clone()
@@ -176,15 +182,16 @@ impl Prompts {
         Ok((ids, None))
     }
 
-    /// The ids of a text that has at most so many. One that cannot is refused before it is cut into tokens, which takes some
+    /// The ids of a text's parts that have at most so many. What cannot is refused before it is cut into tokens, which takes some
     /// hundred times its length.
-    fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
+    fn encode(&self, parts: &[&str], most: usize) -> Result<Vec<u32>> {
         let tokenizer = &self.tokenizer;
-        if text.len() > self.most_bytes(most) {
-            let (bytes, tokens) = (text.len(), text.len().div_ceil(tokenizer.longest()));
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if bytes > self.most_bytes(most) {
+            let tokens = bytes.div_ceil(tokenizer.longest());
             return Err(self.too_long(format_args!("{bytes} bytes, which are at least {tokens} tokens"), None));
         }
-        let encoded = tokenizer.encode_up_to(text, most)?;
+        let encoded = tokenizer.encode_up_to(parts, most)?;
         if encoded.is_whole {
             Ok(encoded.ids)
         } else {

@@ -225,7 +225,6 @@ impl Sequence {
         if self.tokens.len() == self.prompt {
             self.request.output.prompt(count(self.prompt), count(self.taken));
         }
-        let vocabulary = tokenizer.vocabulary();
         if was_scored {
             self.score(tokenizer, start, logits);
         }
@@ -238,7 +237,8 @@ impl Sequence {
                 return Ok(Some(FinishReason::Length));
             }
         }
-        self.choose(tokenizer, context, &logits[logits.len().saturating_sub(vocabulary)..])
+        let last = &logits[logits.len().saturating_sub(tokenizer.vocabulary())..];
+        self.choose(tokenizer, context, existing(tokenizer, last))
     }
 
     /// Makes known the blocks that became full.
@@ -281,15 +281,15 @@ impl Sequence {
             self.echoed.push(TokenLogprob::new(entry(tokenizer, prompt[0], 0.0), Vec::new()));
         }
         for (row, token) in logits.chunks_exact(tokenizer.vocabulary()).zip(&prompt[start + 1..]) {
-            self.echoed.push(token_logprob(tokenizer, row, *token, top));
+            self.echoed.push(token_logprob(tokenizer, existing(tokenizer, row), *token, top));
         }
     }
 
     fn echo(&mut self, tokenizer: &Tokenizer) -> Result<()> {
         if self.request.echo {
             let mut entries = std::mem::take(&mut self.echoed).into_iter();
-            let tokens = self.tokens[..self.prompt].iter();
-            let tokens = tokens.map(|token| (tokenizer.visible(*token), entries.next()));
+            let tokens = tokenizer.shown(&self.tokens[..self.prompt]);
+            let tokens = tokens.map(|bytes| (bytes, entries.next()));
             self.request.output.echo_tokens(tokens)?;
         }
         Ok(())
@@ -303,6 +303,11 @@ impl Sequence {
         let part = part().unwrap_or_else(|| "output".to_owned());
         Err(finite::broken(part, format_args!("token {}", self.tokens.len())))
     }
+}
+
+/// The logits of tokens that there are: a model may have more embeddings.
+fn existing<'a>(tokenizer: &Tokenizer, logits: &'a [f32]) -> &'a [f32] {
+    &logits[..logits.len().min(tokenizer.tokens())]
 }
 
 fn count(tokens: usize) -> u32 {

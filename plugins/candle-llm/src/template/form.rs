@@ -394,6 +394,6 @@ fn said(mut turn: Message, text: String) -> Message {
 }
 
 /// A message as templates know it.
-fn value(message: &Message) -> Value {
+pub(super) fn value(message: &Message) -> Value {
     serde_json::to_value(message).unwrap_or_default()
 }

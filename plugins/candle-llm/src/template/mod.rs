@@ -3,8 +3,9 @@
 //! A model's files have one template, or another one for conversations with tools beside it. `jinja` renders one as Python's
 //! transformers would, with `dialect` (by `lexer`), `filters`, `text`, `json`, `percent`, `time` and `methods` for what Python writes in its own way.
 //! `probe` asks it once what it has a place for, and `form` puts each conversation into the form that it serves, with `tools`
-//! for what has no place. Nothing here knows tokens.
+//! for what has no place. `apart` tells what clients say from what the template does. Nothing here knows tokens but by their names.
 
+mod apart;
 mod dialect;
 mod filters;
 mod form;
@@ -30,8 +31,10 @@ use aihost_plugin_api::{Error, ErrorKind, Message, Result};
 use aihost_support::budget::{Budget, Overrun};
 use serde_json::{Map, Value};
 
+pub use self::apart::{Apart, ControlTokens};
 pub use self::tools::INJECTED;
 
+use self::apart::{Marked, Marker};
 use self::form::{Form, Place, Tools};
 use self::jinja::{Jinja, Rendered, Scene};
 use self::probe::Probe;
@@ -175,12 +178,58 @@ impl ChatTemplate {
     /// `Unsupported` if the template is at fault. `Device`, which has the process given up, if it takes far more than a template
     /// needs.
     pub fn render(&self, conversation: &Conversation<'_>, most_bytes: usize) -> Result<Option<String>> {
+        self.render_marked(conversation, most_bytes, None)
+    }
+
+    /// The same, in which what has the text of one of these tokens and is not of the template's is told apart. Where a template looks
+    /// for such a token in what is said, it finds none, but for what the model itself is said to have said.
+    ///
+    /// # Errors
+    /// As [`render`](Self::render), and `InvalidRequest` if nothing is left to mark with.
+    pub fn render_apart(
+        &self,
+        conversation: &Conversation<'_>,
+        most_bytes: usize,
+        tokens: &ControlTokens,
+    ) -> Result<Option<Apart>> {
+        let Some(plain) = self.render(conversation, most_bytes)? else { return Ok(None) };
+        let Conversation { messages, tools, arguments, .. } = *conversation;
+        let said: Vec<Value> = messages.iter().map(form::value).collect();
+        let values = || said.iter().chain(tools).chain(arguments.values());
+        if !values().any(|value| tokens.touches(value)) {
+            return Ok(Some(Apart::whole(plain)));
+        }
+        let mut texts = vec![plain.as_str(), &self.sources[0], &self.sources[1]];
+        values().for_each(|value| collect(value, &mut texts));
+        let marker = Marker::new(tokens, texts.into_iter())?;
+        // Every mark is of three bytes, or six as JSON; a token has more.
+        let most_bytes = most_bytes.saturating_mul(4);
+        let render = |marked: Marked| -> Result<Option<Apart>> {
+            let marker = marker.marking(marked);
+            let text = self.render_marked(conversation, most_bytes, Some(&marker))?;
+            Ok(text.map(|text| marker.read(&text)))
+        };
+        let is_plain = |apart: &Result<Option<Apart>>| matches!(apart, Ok(Some(apart)) if apart.text == plain);
+        let all = render(Marked::Everybodys);
+        if is_plain(&all) {
+            return all;
+        }
+        let others = render(Marked::OthersThanTheModels);
+        if is_plain(&others) { others } else { all }
+    }
+
+    fn render_marked(
+        &self,
+        conversation: &Conversation<'_>,
+        most_bytes: usize,
+        marker: Option<&Marker<'_>>,
+    ) -> Result<Option<String>> {
         let Conversation { messages, end, .. } = *conversation;
         if messages.is_empty() {
             return Err(Error::invalid_request("messages is empty and must have at least one message").at("messages"));
         }
         if end == PromptEnd::NewTurn {
-            return self.render_all(conversation, most_bytes);
+            return self.render_all(conversation, most_bytes, marker);
         }
         let last = messages.last().filter(|last| last.role == "assistant" && last.tool_calls.is_none());
         let Some(last) = last else {
@@ -190,7 +239,7 @@ impl ChatTemplate {
         let marked = Message::new("assistant", format!("{}{END_MARK}", last.content));
         let messages = [&messages[..messages.len() - 1], &[marked]].concat();
         let marked = Conversation { messages: &messages, ..*conversation };
-        let Some(mut text) = self.render_all(&marked, most_bytes)? else { return Ok(None) };
+        let Some(mut text) = self.render_all(&marked, most_bytes, marker)? else { return Ok(None) };
         let Some(at) = text.rfind(END_MARK) else {
             let message = "the model's chat template leaves the last message out, so it cannot be gone on with";
             return Err(Error::invalid_request(message).at("messages"));
@@ -199,22 +248,34 @@ impl ChatTemplate {
         Ok(Some(text))
     }
 
-    fn render_all(&self, conversation: &Conversation<'_>, most_bytes: usize) -> Result<Option<String>> {
+    fn render_all(
+        &self,
+        conversation: &Conversation<'_>,
+        most_bytes: usize,
+        marker: Option<&Marker<'_>>,
+    ) -> Result<Option<String>> {
         let Some(scripts) = &self.scripts else {
             let why = self.fault.as_deref().unwrap_or("the model has none");
             return Err(unusable(format!("the model's chat template cannot be used: {why}")));
         };
         let script = &scripts[usize::from(!conversation.tools.is_empty())];
-        let mut rendered = self.render_in(script, &script.form, conversation, most_bytes)?;
+        let render = |form: &Form, conversation: &Conversation<'_>| {
+            let mut scene = self.scene(form, conversation);
+            if let Some(marker) = marker {
+                scene.messages = scene.messages.into_iter().map(|message| marker.message(message)).collect();
+                scene.tools = scene.tools.into_iter().map(|tool| marker.value(tool)).collect();
+                scene.arguments.values_mut().for_each(|value| *value = marker.value(value.take()));
+            }
+            self.render_in(script, scene, most_bytes)
+        };
+        let mut rendered = render(&script.form, conversation)?;
         for (form, tools) in second_tries(&script.form, conversation) {
             if matches!(rendered, Rendered::Whole(_) | Rendered::TooLong) {
                 break;
             }
             let conversation = Conversation { tools: &tools, ..*conversation };
             // Where that is no better, what is told is why it did not go the first time.
-            if let found @ (Rendered::Whole(_) | Rendered::TooLong) =
-                self.render_in(script, &form, &conversation, most_bytes)?
-            {
+            if let found @ (Rendered::Whole(_) | Rendered::TooLong) = render(&form, &conversation)? {
                 rendered = found;
             }
         }
@@ -234,21 +295,18 @@ impl ChatTemplate {
         }
     }
 
-    fn render_in(
-        &self,
-        script: &Script,
-        form: &Form,
-        conversation: &Conversation<'_>,
-        most_bytes: usize,
-    ) -> Result<Rendered> {
-        let scene = Scene {
+    fn scene(&self, form: &Form, conversation: &Conversation<'_>) -> Scene {
+        Scene {
             messages: form::shape(conversation.messages, conversation.tools, form),
             tools: if form.tools != Tools::Message { conversation.tools.to_vec() } else { Vec::new() },
             arguments: conversation.arguments.clone(),
             bos: self.bos.clone(),
             eos: self.eos.clone(),
             add_generation_prompt: conversation.end == PromptEnd::NewTurn,
-        };
+        }
+    }
+
+    fn render_in(&self, script: &Script, scene: Scene, most_bytes: usize) -> Result<Rendered> {
         let parts = scene.messages.iter().chain(&scene.tools).chain(scene.arguments.values());
         let size = parts.map(size).fold(0, usize::saturating_add);
         let bytes = RENDER_BYTES.saturating_add(size.saturating_mul(RENDER_COPIES));
@@ -315,6 +373,21 @@ fn probed(jinja: &Jinja, tools: Vec<Value>, [bos, eos]: [&String; 2]) -> Form {
         tracing::error!(?overrun, "the chat template takes too much for a conversation of a few words");
         Form::default()
     })
+}
+
+/// All texts of a JSON value.
+fn collect<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, texts)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                texts.push(name);
+                collect(value, texts);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Bytes of a JSON value's texts, and a little for each of its parts.

@@ -1,6 +1,6 @@
 //! The vocabulary in a `tokenizer.json`, as the tokenizers crate writes it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
@@ -11,7 +11,11 @@ use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 use tokenizers::processors::PostProcessorWrapper;
 
-use super::{CONTROL, FillIn, NORMAL, Pieces, Tokenizer, USER_DEFINED, WINDOW_BYTES, ending};
+use super::byte_level::{ByteLevel, WINDOW_BYTES};
+use super::ends::{self, Types};
+use super::merging::{self, BLANK, Merging, Order, Parts, Prefix, PrefixPlace, Writing};
+use super::special::{Special, SpecialToken};
+use super::{BYTE, CONTROL, FillIn, NORMAL, Pieces, Spelling, Tokenizer, USER_DEFINED, Words};
 use crate::hugging_face::Specials;
 
 /// Said where there is no `tokenizer.json`.
@@ -38,9 +42,7 @@ impl Tokenizer {
         let parts = JsonParts::read(path)?;
         let mut inner = tokens::open(path, NEEDS_TOKENIZER)?;
         let ModelWrapper::BPE(model) = inner.get_model() else { return Err(parts.other_kind(path)) };
-        if !parts.is_byte_level() {
-            return Err(parts.other_kind(path));
-        }
+        let writing = if parts.is_byte_level() { None } else { Some(parts.writing(path)?) };
         // Its cache is per thread and outlives the model.
         let mut model = model.clone();
         model.resize_cache(0);
@@ -53,7 +55,8 @@ impl Tokenizer {
             let (place, kind) = texts.get_mut(id as usize).zip(types.get_mut(id as usize)).ok_or_else(|| {
                 corrupt(path, format!("its token {id} is beyond the model's {vocabulary} embeddings"))
             })?;
-            (*place, *kind) = (text, NORMAL);
+            let is_byte = writing.is_some() && merging::byte_of(&text).is_some();
+            (*place, *kind) = (text, if is_byte { BYTE } else { NORMAL });
         }
         let mut special_bytes = 0;
         for (id, token) in inner.get_added_tokens_decoder() {
@@ -71,26 +74,28 @@ impl Tokenizer {
 
         let tokens: Vec<&str> = texts.iter().map(String::as_str).collect();
         let mut ends: HashSet<u32> = specials.ends.iter().copied().chain(eos).collect();
-        ends.extend(ending(&tokens, &types));
-        Ok(Self {
-            window_bytes: if parts.pads_texts() { usize::MAX } else { WINDOW_BYTES },
-            special_bytes,
-            pieces: Pieces::new(&tokens, &types),
-            bos,
-            eos,
-            add_bos: specials.add_bos.unwrap_or(adds_bos),
-            ends,
-            fill_in: parts.fill_in(),
-            inner,
-        })
+        ends.extend(ends::by_name(&tokens, &mut types, Types::Trusted));
+        let count = tokens.iter().rposition(|token| !token.is_empty()).map_or(0, |last| last + 1);
+        let spelling = if writing.is_some() { Spelling::Blanks } else { Spelling::Bytes };
+        let pieces = Pieces::new(&tokens, &types, spelling);
+        let words = match writing {
+            Some(writing) => Words::Merging(Box::new(parts.merging(path, writing)?)),
+            None => {
+                let window_bytes = if parts.pads_texts() { usize::MAX } else { WINDOW_BYTES };
+                Words::ByteLevel(Box::new(ByteLevel { inner, window_bytes, special_bytes }))
+            }
+        };
+        let add_bos = specials.add_bos.unwrap_or(adds_bos);
+        Ok(Self { words, pieces, tokens: count, bos, eos, add_bos, ends, fill_in: parts.fill_in() })
     }
 }
 
-/// What of a `tokenizer.json` says what kind it is.
+/// What of a `tokenizer.json` says what kind it is, and what texts are cut by that is not of bytes.
 #[derive(Deserialize)]
 struct JsonParts {
     #[serde(default)]
     added_tokens: Vec<JsonToken>,
+    normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
     decoder: Option<Value>,
     model: JsonModel,
@@ -100,12 +105,48 @@ struct JsonParts {
 struct JsonToken {
     id: u32,
     content: String,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
 }
 
 #[derive(Deserialize)]
 struct JsonModel {
     #[serde(rename = "type")]
     kind: Option<String>,
+    #[serde(default)]
+    byte_fallback: bool,
+    unk_token: Option<String>,
+}
+
+/// The rest of a `tokenizer.json`, where tokens are parts of texts.
+#[derive(Deserialize)]
+struct JsonMerges {
+    model: JsonMergesModel,
+}
+
+#[derive(Deserialize)]
+struct JsonMergesModel {
+    vocab: HashMap<String, u32>,
+    merges: Vec<JsonMerge>,
+}
+
+/// Two tokens, apart or with a blank between them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum JsonMerge {
+    Apart([String; 2]),
+    Together(String),
+}
+
+impl JsonMerge {
+    fn pair(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Apart([left, right]) => Some((left, right)),
+            Self::Together(text) => text.split_once(' '),
+        }
+    }
 }
 
 impl JsonParts {
@@ -130,10 +171,49 @@ impl JsonParts {
         all.is_some_and(|all| steps(all, "pretokenizers").any(|step| step["add_prefix_space"] == true))
     }
 
+    /// How texts are written before they are cut, where tokens are parts of texts: what Llama 2, Mistral and Gemma have.
+    fn writing(&self, path: &Path) -> Result<Writing> {
+        let mut writing = Writing::default();
+        let normalizer = self.normalizer.iter().flat_map(|all| steps(all, "normalizers"));
+        let pre_tokenizer = self.pre_tokenizer.iter().flat_map(|all| steps(all, "pretokenizers"));
+        let is_known = self.model.byte_fallback
+            && normalizer.chain(pre_tokenizer).all(|step| writes(step, &mut writing).is_some());
+        if is_known { Ok(writing) } else { Err(self.other_kind(path)) }
+    }
+
+    fn merging(&self, path: &Path, writing: Writing) -> Result<Merging> {
+        let json = tokens::read(path, NEEDS_TOKENIZER)?;
+        let JsonMerges { model } = serde_json::from_slice(&json).map_err(|error| corrupt(path, error))?;
+        let ids: HashMap<&str, u32> = model.vocab.iter().map(|(text, id)| (text.as_str(), *id)).collect();
+        let mut ranks = HashMap::new();
+        for (merge, rank) in model.merges.iter().zip(0..) {
+            let pair = merge.pair().and_then(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?)));
+            let pair = pair.ok_or_else(|| corrupt(path, format!("its merge {rank} is of no two tokens")))?;
+            ranks.entry(pair).or_insert(rank);
+        }
+        let mut bytes = Box::new([None; 256]);
+        for (token, id) in &ids {
+            if let Some(byte) = merging::byte_of(token) {
+                bytes[usize::from(byte)] = Some(*id);
+            }
+        }
+        let special = self.added_tokens.iter().filter(|token| !token.content.is_empty()).map(|token| SpecialToken {
+            text: token.content.clone(),
+            id: token.id,
+            strips_before: token.lstrip,
+            strips_behind: token.rstrip,
+        });
+        let special = Special::new(special.collect())?;
+        let unknown = self.model.unk_token.as_deref().and_then(|token| ids.get(token).copied());
+        let is_text = |(token, _): &(&str, u32)| merging::byte_of(token).is_none();
+        let tokens = ids.into_iter().filter(is_text).collect();
+        Ok(Merging::new(Parts { tokens, order: Order::ByPair(ranks), bytes, unknown, special, writing }))
+    }
+
     fn other_kind(&self, path: &Path) -> Error {
         let kind = self.model.kind.as_deref().unwrap_or("unnamed");
         let message = format!(
-            "{}: the tokenizer is of the kind `{kind}` without bytes as tokens, and candle-llm knows byte-level BPE only",
+            "{}: the tokenizer is of the kind `{kind}` with steps that candle-llm does not know (it knows byte-level BPE, and BPE of whole texts with bytes to fall back to); use another engine (`plugin: vllm`)",
             path.display()
         );
         Error::new(ErrorKind::Unsupported, message)
@@ -145,6 +225,32 @@ fn steps<'a>(of: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
     let sequence = of[name].as_array();
     let alone = if sequence.is_none() { Some(of) } else { None };
     sequence.into_iter().flatten().chain(alone)
+}
+
+/// Takes note of a step by which texts are written; nothing if it is of another kind.
+fn writes(step: &Value, writing: &mut Writing) -> Option<()> {
+    let is_blank = |value: &Value| value.as_str() == Some(" ");
+    let is_written = |value: &Value| value.as_str().is_some_and(|text| text.chars().eq([BLANK]));
+    match step["type"].as_str()? {
+        "Prepend" if is_written(&step["prepend"]) => {
+            writing.prefix = Prefix { place: PrefixPlace::EachText, unless_there: false };
+        }
+        "Replace" if is_blank(&step["pattern"]["String"]) && is_written(&step["content"]) => {}
+        "Metaspace" if is_written(&step["replacement"]) => {
+            let place = match step["prepend_scheme"].as_str() {
+                Some("never") => PrefixPlace::Nowhere,
+                Some("first") => PrefixPlace::Beginning,
+                None if step["add_prefix_space"] == false => PrefixPlace::Nowhere,
+                _ => PrefixPlace::EachText,
+            };
+            writing.prefix = Prefix { place, unless_there: true };
+            writing.cut_at_blanks = step["split"] != false;
+        }
+        // Blanks are written otherwise by then.
+        "Split" if is_blank(&step["pattern"]["String"]) => {}
+        _ => return None,
+    }
+    Some(())
 }
 
 fn corrupt(path: &Path, why: impl std::fmt::Display) -> Error {

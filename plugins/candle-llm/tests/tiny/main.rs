@@ -35,6 +35,16 @@ fn gguf() -> Vec<u8> {
 
 /// The same with more metadata of whole numbers, with some of its tensors, and with other numbers in them.
 fn built(more: &[(&str, u32)], has: impl Fn(&str) -> bool, change: impl Fn(&str, &mut [f32])) -> Vec<u8> {
+    padded(0, more, has, change)
+}
+
+/// The same with more embeddings than tokens.
+fn padded(
+    padding: usize,
+    more: &[(&str, u32)],
+    has: impl Fn(&str) -> bool,
+    change: impl Fn(&str, &mut [f32]),
+) -> Vec<u8> {
     let mut tokens: Vec<String> = (33..=126u32)
         .chain(161..=172)
         .chain(174..=255)
@@ -45,8 +55,10 @@ fn built(more: &[(&str, u32)], has: impl Fn(&str) -> bool, change: impl Fn(&str,
     tokens.extend(["ab".to_owned(), "<|im_end|>".to_owned()]);
     let vocabulary = tokens.len();
     let mut head = b"GGUF\x03\0\0\0".to_vec();
-    let mut tensors: Vec<(String, Vec<usize>)> =
-        vec![("token_embd.weight".into(), vec![HIDDEN, vocabulary]), ("output_norm.weight".into(), vec![HIDDEN])];
+    let mut tensors: Vec<(String, Vec<usize>)> = vec![
+        ("token_embd.weight".into(), vec![HIDDEN, vocabulary + padding]),
+        ("output_norm.weight".into(), vec![HIDDEN]),
+    ];
     for (name, shape) in [
         ("attn_q", vec![HIDDEN, HIDDEN]),
         ("attn_k", vec![HIDDEN, 16]),
@@ -124,6 +136,36 @@ fn host(bytes: &[u8], options: serde_json::Value) -> (tempfile::TempDir, aihost_
 
 fn request(prompt: &str, max_tokens: u32) -> TextRequest {
     TextRequest::prompt(prompt).sampling(Sampling::default().seed(5)).max_tokens(max_tokens).ignore_eos(true)
+}
+
+#[test]
+fn what_is_no_token_is_never_chosen() {
+    const TOKENS: usize = 258;
+    // Of two rows that are each other's negative, one has the largest logit of all.
+    let is_padding = |name: &str, numbers: &mut [f32]| {
+        if name == "token_embd.weight" {
+            let (above, below) = numbers[TOKENS * HIDDEN..].split_at_mut(HIDDEN);
+            above.fill(1000.0);
+            below.fill(-1000.0);
+        }
+    };
+    let (_folder, host) = host(&padded(2, &[], |_| true, is_padding), serde_json::json!({}));
+    let host = host.expect("loads");
+    for temperature in [0.0, 1.0] {
+        let sampling = Sampling::default().temperature(temperature).seed(1);
+        let answer = host.generate(&request("hello", 20).sampling(sampling).logprobs(5)).expect("answers");
+        let entries = answer.events.iter().flat_map(|event| match event {
+            TextEvent::Text { logprobs, .. } => logprobs.clone(),
+            _ => Vec::new(),
+        });
+        for entry in entries {
+            assert!(entry.chosen.logprob > -20.0, "{entry:?}");
+            assert!(entry.top.iter().all(|other| !other.bytes.is_empty()), "{entry:?}");
+        }
+    }
+    let input = TextInput::tokens(vec![TOKENS as u32]);
+    let error = host.generate(&request("", 1).input(input)).expect_err("no token");
+    assert!(error.message().contains("258 tokens"), "{error}");
 }
 
 #[test]
