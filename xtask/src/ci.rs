@@ -8,9 +8,9 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::workspace::{self, Workspace};
+use crate::workspace::{self, Profile, Workspace};
 use crate::{
-    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, shell, soak, table, test, tidy, variants,
+    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, shell, soak, stage, table, test, tidy, variants,
 };
 
 /// The package that is published.
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     fast: bool,
     /// Also the dependency rules (by cargo-deny), the release build of the plugins, the release's archive from unpacking to an answer, a plugin built in every way, a rehearsal of what is checked on a card,
     /// a minute of each fuzz target, the hostile and the cache arm of the soak, a hundred long renders, two hundred kills under jobs, a host before another in two network namespaces,
-    /// token ids held against llama.cpp's vectors, and real engines of others, killed in every phase.
+    /// token ids held against llama.cpp's vectors, Gemma 3 against transformers, and real engines of others, killed in every phase.
     #[arg(long)]
     full: bool,
     /// A step that cannot run here fails.
@@ -59,7 +59,7 @@ const STEPS: [Step; 6] = [
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
-const FULL_STEPS: [Step; 15] = [
+const FULL_STEPS: [Step; 16] = [
     ("deny", deny),
     ("advisories", advisories),
     ("build-plugins", release_plugins),
@@ -73,6 +73,7 @@ const FULL_STEPS: [Step; 15] = [
     ("kills", job_kills),
     ("vps and pod", vps_and_pod),
     ("token ids", token_ids),
+    ("gemma 3", gemma_3),
     ("llama-server", llama_server),
     ("vllm", vllm),
 ];
@@ -251,6 +252,20 @@ fn token_ids() -> Result<Outcome> {
     }
     let arguments = ["test", "--package", "aihost-candle-llm", "--test", "llama_cpp", "--", "--ignored", "--nocapture"];
     passed(shell::run(shell::cargo().args(arguments)))
+}
+
+/// The greedy tokens of a real model of another family, of 253 MB.
+fn gemma_3() -> Result<Outcome> {
+    let workspace = Workspace::read()?;
+    let models = workspace.staging().join("gemma3");
+    let mut pull = workspace.aihost(Profile::Dev);
+    pull.args(["--config", "tests/golden/llm/gemma3.yaml", "models", "pull", "gemma3"]);
+    shell::run(pull.env("AIHOST_MODELS_DIR", &models))?;
+    let file =
+        stage::find(&models, ".gguf").ok_or_else(|| Error::new("`aihost models pull gemma3` left no .gguf file"))?;
+    let arguments =
+        ["test", "--package", "aihost-candle-llm", "--test", "golden", "--", "--ignored", "--nocapture", "gemma"];
+    passed(shell::run(shell::cargo().args(arguments).env("AIHOST_GEMMA3", file)))
 }
 
 /// About two minutes.

@@ -104,13 +104,34 @@ fn tokens_equal_the_reference() {
 #[test]
 fn greedy_tokens_equal_the_reference() {
     let Parts { model, tokenizer, template } = parts();
-    let cases: Vec<Greedy> = golden("greedy.json");
+    let text = |case: &Greedy| match (&case.messages, &case.prompt) {
+        (Some(messages), _) => rendered(template, messages, PromptEnd::NewTurn),
+        (None, prompt) => prompt.clone().expect("a prompt"),
+    };
+    greedy_tokens_equal(model, tokenizer, "greedy.json", text);
+}
+
+#[test]
+#[ignore = "AIHOST_GEMMA3 names gemma-3-270m-q4_k_m.gguf; `cargo xtask ci --full` fetches it"]
+fn the_greedy_tokens_of_gemma_3_equal_the_reference() {
+    let file = PathBuf::from(std::env::var_os("AIHOST_GEMMA3").expect("it names a file"));
+    let load = LoadRequest::new("cpu", [("model".to_owned(), file)].into());
+    let files = ModelFiles::open(&load).expect("opens");
+    let model = Decoder::open(Cpu, files.tensors(), files.config().expect("a model"), CONTEXT).expect("opens");
+    let tokenizer = files.tokenizer(model.config().vocabulary).expect("opens");
+    greedy_tokens_equal(&model, &tokenizer, "gemma3.json", |case| case.prompt.clone().expect("a prompt"));
+}
+
+fn greedy_tokens_equal(
+    model: &Decoder<Cpu>,
+    tokenizer: &Tokenizer,
+    golden_file: &str,
+    text_of: impl Fn(&Greedy) -> String,
+) {
+    let cases: Vec<Greedy> = golden(golden_file);
     let (mut compared, mut total) = (0, 0);
     for case in &cases {
-        let text = match (&case.messages, &case.prompt) {
-            (Some(messages), _) => rendered(template, messages, PromptEnd::NewTurn),
-            (None, prompt) => prompt.clone().expect("a prompt"),
-        };
+        let text = text_of(case);
         let ids = tokenizer.encode(&text).expect("encodes");
         assert_eq!(ids, case.ids, "{text:?}");
         let blocks: Vec<u32> = (0..(ids.len() + case.tokens.len()).div_ceil(BLOCK_TOKENS) as u32).collect();
