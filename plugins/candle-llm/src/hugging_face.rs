@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::config::{self, MAX_CONTEXT, MAX_LAYERS, MAX_WIDTH};
+use crate::sampler::SamplingDefaults;
 use crate::template::Templates;
 
 /// Most bytes of a file of settings or of a template.
@@ -136,6 +137,8 @@ struct NamedTemplate {
 #[serde(default)]
 struct GenerationConfig {
     eos_token_id: Option<Ids>,
+    #[serde(flatten)]
+    sampling: SamplingDefaults,
 }
 
 /// What the settings say of special tokens.
@@ -198,6 +201,11 @@ impl HuggingFace {
     /// The model's own chat templates.
     pub fn templates(&self) -> &Templates {
         &self.templates
+    }
+
+    /// How the model is to be sampled where a request does not say, by `generation_config.json`.
+    pub fn sampling(&self) -> &SamplingDefaults {
+        &self.generation.sampling
     }
 
     /// What kind of model it is.
