@@ -1,6 +1,6 @@
 //! Kind `text`: a prompt or a conversation in, a stream of text events out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -348,12 +348,15 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// Added to the logits of these token ids; -100 to 100.
     pub logit_bias: BTreeMap<u32, f32>,
+    /// Names of those above that nobody has asked for, whatever they are: a model that comes with others takes its own.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub unset: BTreeSet<String>,
 }
 
 builders! {
     Sampling:
     temperature(f32), top_p(f32), top_k(u32), min_p(f32), seed(some u64), repetition_penalty(f32), frequency_penalty(f32),
-    presence_penalty(f32), logit_bias(BTreeMap<u32, f32>),
+    presence_penalty(f32), logit_bias(BTreeMap<u32, f32>), unset(BTreeSet<String>),
 }
 
 impl Default for Sampling {
@@ -368,6 +371,7 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             logit_bias: BTreeMap::new(),
+            unset: BTreeSet::new(),
         }
     }
 }

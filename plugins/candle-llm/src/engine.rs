@@ -19,7 +19,7 @@ use crate::files::ModelFiles;
 use crate::model::{self, ModelBytes, Room, Runner, StepLimits};
 use crate::options::{MAX_SLOTS, Options};
 use crate::prompt::Prompts;
-use crate::sampler::Sampler;
+use crate::sampler::{Sampler, SamplingDefaults, SamplingOrder};
 use crate::sequence::{Ending, Sequence, SequenceRequest};
 use crate::template::{ChatTemplate, Templates};
 use crate::tokenizer::Tokenizer;
@@ -102,7 +102,9 @@ impl Plugin for LlmPlugin {
         ctx.progress(sizes.bytes.weights, sizes.bytes.weights);
         let share_cache = self.options.share_cache;
         let prompts = Prompts::new(tokenizer, template, sizes.context)?;
-        let parts = EngineParts { prompts, sizes, share_cache };
+        let defaults = files.sampling()?;
+        let order = self.options.sampling_order.or(defaults.order).unwrap_or_default();
+        let parts = EngineParts { prompts, sizes, share_cache, defaults, order };
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
         LlmEngine::start(parts, model, EngineOptions { blocks, threads })
     }
@@ -208,6 +210,9 @@ struct EngineParts {
     sizes: Sizes,
     /// Whether all requests have the cache together.
     share_cache: bool,
+    /// How answers are sampled where a request does not say.
+    defaults: SamplingDefaults,
+    order: SamplingOrder,
 }
 
 /// A loaded model. Dropping it ends its thread and unmaps the file.
@@ -261,7 +266,7 @@ impl LlmEngine {
         answer.recv().map_err(|_| dead())?
     }
 
-    fn checked(&self, request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {
+    fn checked(&self, mut request: TextRequest, output: &TextOutput, ctx: &Context) -> Result<SequenceRequest> {
         if request.echo && matches!(request.input, TextInput::Chat { .. }) {
             return Err(Error::invalid_request("echo is for completions, not for conversations").at("echo"));
         }
@@ -271,7 +276,8 @@ impl LlmEngine {
             let message = format!("logprobs is {n} and must be at most {MAX_LOGPROBS}");
             return Err(Error::invalid_request(message).at("logprobs"));
         }
-        let prompts = &self.parts.prompts;
+        let EngineParts { prompts, defaults, order, .. } = &self.parts;
+        request.sampling = defaults.below(std::mem::take(&mut request.sampling));
         let prompt = prompts.prompt(&request.input)?;
         let grammar = prompts.grammar(&request, &prompt)?;
         if let Some(answer) = &prompt.answer {
@@ -279,7 +285,7 @@ impl LlmEngine {
         }
         let vocabulary = prompts.tokenizer().tokens();
         Ok(SequenceRequest {
-            sampler: Sampler::new(&request, &prompt.ids, vocabulary, grammar)?,
+            sampler: Sampler::new(&request, &prompt.ids, vocabulary, grammar)?.in_order(*order),
             marks: prompt.answer.map(|answer| answer.marks).unwrap_or_default(),
             prompt: prompt.ids,
             max_tokens: request.max_tokens.unwrap_or(u32::MAX),

@@ -7,6 +7,7 @@ use aihost_plugin_api::{LoadRequest, Result};
 
 use crate::config;
 use crate::hugging_face::HuggingFace;
+use crate::sampler::{SamplingDefaults, SamplingOrder};
 use crate::template::Templates;
 use crate::tokenizer::{FillIn, Tokenizer};
 
@@ -84,6 +85,18 @@ impl ModelFiles {
         }
     }
 
+    /// How the model is to be sampled where a request does not say.
+    ///
+    /// # Errors
+    /// `CorruptFile` if what says so is no number, or no text.
+    pub fn sampling(&self) -> Result<SamplingDefaults> {
+        let told = match self {
+            Self::Gguf(gguf) => sampling_of(gguf)?,
+            Self::HuggingFace(folder) => folder.sampling().clone(),
+        };
+        Ok(told.checked(self.name()))
+    }
+
     /// What marks a gap in a text, if the model was taught to fill one.
     ///
     /// # Errors
@@ -116,6 +129,31 @@ impl ModelFiles {
             Self::HuggingFace(folder) => folder.stored().map(|dtype| dtype.to_string()),
         })
     }
+}
+
+/// The keys of llama.cpp's llama-arch.cpp, as far as there is something like them here.
+fn sampling_of(gguf: &Gguf) -> Result<SamplingDefaults> {
+    let number = |name: &str| gguf.number(&format!("general.sampling.{name}"));
+    let share = |name: &str| number(name).map(|told| told.map(|number| number as f32));
+    for name in ["xtc_probability", "mirostat"] {
+        if number(name)?.is_some_and(|number| number > 0.0) {
+            tracing::warn!("{}: `general.sampling.{name}` is left out: candle-llm does not have it", gguf.name());
+        }
+    }
+    let order = gguf.text("general.sampling.sequence")?.and_then(|sequence| {
+        let place = |name: &str| sequence.split(';').position(|other| other.trim() == name);
+        let filters = ["top_k", "top_p", "min_p"].iter().filter_map(|name| place(name)).max();
+        let is_last = place("temperature")? > filters?;
+        Some(if is_last { SamplingOrder::LlamaCpp } else { SamplingOrder::Transformers })
+    });
+    Ok(SamplingDefaults {
+        temperature: share("temp")?,
+        top_p: share("top_p")?,
+        top_k: number("top_k")?.map(|k| k as i64),
+        min_p: share("min_p")?,
+        repetition_penalty: share("penalty_repeat")?,
+        order,
+    })
 }
 
 /// What `general.file_type` stands for (llama.cpp's `llama_ftype`).

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
 use crate::family::{self, Family, Windows};
 use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
+use crate::sampler::SamplingDefaults;
 use crate::template::Templates;
 
 /// Most bytes of a file of settings or of a template.
@@ -183,6 +184,8 @@ struct NamedTemplate {
 #[serde(default)]
 struct GenerationConfig {
     eos_token_id: Option<Ids>,
+    #[serde(flatten)]
+    sampling: SamplingDefaults,
 }
 
 /// What the settings say of special tokens.
@@ -241,6 +244,11 @@ impl HuggingFace {
     /// The model's own chat templates.
     pub fn templates(&self) -> &Templates {
         &self.templates
+    }
+
+    /// How the model is to be sampled where a request does not say, by `generation_config.json`.
+    pub fn sampling(&self) -> &SamplingDefaults {
+        &self.generation.sampling
     }
 
     /// What kind of model it is.

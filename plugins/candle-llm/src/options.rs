@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::config::MAX_CONTEXT;
+use crate::sampler::SamplingOrder;
 
 /// Most sequences served together; the manifest's `max_concurrency`.
 pub const MAX_SLOTS: usize = 64;
@@ -37,6 +38,9 @@ pub struct Options {
     pub threads: Option<usize>,
     /// A Jinja chat template instead of the model's own.
     pub chat_template: Option<String>,
+    /// Whether the temperature is heeded before tokens are left out or behind that. Default: as a GGUF file's `general.sampling.sequence`
+    /// says, else `transformers`.
+    pub sampling_order: Option<SamplingOrder>,
 }
 
 impl Options {

@@ -130,7 +130,7 @@ impl Prompts {
                 GrammarToken::Bytes(bytes.to_vec())
             }
         };
-        let count = u32::try_from(tokenizer.vocabulary()).unwrap_or(u32::MAX);
+        let count = u32::try_from(tokenizer.tokens()).unwrap_or(u32::MAX);
         let ends: Vec<u32> = tokenizer.ends().collect();
         GrammarVocabulary::new((0..count).map(token), &ends)
     }

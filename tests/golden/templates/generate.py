@@ -88,6 +88,8 @@ EXPRESSIONS = r"""
 {{ undefined_name + 'a' }}
 {{ 'a' + 1 }}
 {{ [1] + [2] }}|{{ 'a' * 3 }}|{{ [0] * 2 }}|{{ [1, 2] == [1, 2] }}|{{ 1 == 1.0 }}|{{ 'a' < 'b' < 'c' }}|{{ 1 < 2 > 1 }}
+{% set m = {'items': {'type': 'x'}, 'get': 1} %}{{ m.items.type is defined }}|{{ m['items'].type }}|{{ m.items is iterable }}|{{ m.get is none }}|{{ m.get('get') }}|{{ m.items is callable }}
+{% set ns = namespace(items=[1]) %}{% set ns.items = ns.items + [2] %}{{ ns.items }}|{{ ns.items | length }}
 {{ tools[0].function.parameters.properties.items() | list | length }}|{% for k, v in tools[0].function.parameters.properties.items() %}{{ k }}={{ v.type }};{% endfor %}
 {% for k, v in tools[0].function | items %}{{ k }};{% endfor %}|{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}{{ v }}{% endfor %}
 {{ {'a': 1}.get('a') }}|{{ {'a': 1}.get('b') }}|{{ {'a': 1}.get('b', 'd') }}|{{ {'a': 1}.keys() | list }}|{{ {'a': 1}.values() | list }}|{{ {'a': 1}.copy() }}

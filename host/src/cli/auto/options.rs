@@ -24,7 +24,7 @@ const OF_ENGINES: [&str; 13] = [
 /// What makes another kind of entry of it.
 const OF_OTHERS: [&str; 3] = ["engine", "command", "service_script"];
 /// What our own plugin alone has.
-const OF_CANDLE_LLM: [&str; 3] = ["cache_tokens", "past_trained_length", "share_cache"];
+const OF_CANDLE_LLM: [&str; 4] = ["cache_tokens", "past_trained_length", "sampling_order", "share_cache"];
 /// How llama.cpp's server may be told its context by `args` themselves.
 const CONTEXT_FLAGS: [&str; 2] = ["-c", "--ctx-size"];
 

@@ -25,8 +25,101 @@ const CANDLE_EXPERTS: [&str; 1] = ["qwen3moe"];
 const CANDLE_ROPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// What candle-llm reads, as ggml numbers the types of tensors.
 const CANDLE_TENSORS: [u32; 16] = [0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 30, 39];
-/// The rules of splitting texts that its tokenizer knows.
-const CANDLE_SPLITS: [&str; 7] = ["default", "gpt-2", "smollm", "llama-bpe", "llama3", "llama-v3", "qwen2"];
+/// The kinds of tokenizers that it knows.
+const CANDLE_TOKENIZERS: [&str; 3] = ["gpt2", "llama", "gemma4"];
+/// The rules of splitting texts that it knows, which one of these kinds has (its tokenizer/pre.rs, whose test looks here).
+const CANDLE_SPLITS: [&str; 90] = [
+    "default",
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+    "dbrx",
+    "smaug-bpe",
+    "chatglm-bpe",
+    "glm4",
+    "glm5",
+    "minicpm5",
+    "jais-2",
+    "qwen2",
+    "deepseek-r1-qwen",
+    "kormo",
+    "f2llmv2",
+    "megrez",
+    "stablelm2",
+    "hunyuan",
+    "solar-open",
+    "grok-2",
+    "qwen35",
+    "laguna",
+    "ufakzeka",
+    "seed-coder",
+    "bailingmoe",
+    "bailingmoe2",
+    "llada-moe",
+    "exaone-moe",
+    "tekken",
+    "gpt-4o",
+    "llama4",
+    "kanana2",
+    "talkie",
+    "minimax-m2",
+    "granite-embed-multi-97m",
+    "tiny_aya",
+    "cohere2moe",
+    "kimi-k2",
+    "youtu",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+    "hunyuan-dense",
+    "joyai-llm",
+    "hy_v4",
+    "spark2_5",
+    "afmoe",
+    "falcon",
+    "starcoder",
+    "refact",
+    "command-r",
+    "smollm",
+    "codeshell",
+    "exaone",
+    "minerva-7b",
+    "mellum2",
+    "gpt-2",
+    "phi-2",
+    "jina-es",
+    "jina-de",
+    "gigachat",
+    "jina-v2-es",
+    "jina-v2-de",
+    "a.x-4.0",
+    "mellum",
+    "modern-bert",
+    "jina-v1-en",
+    "jina-v2-code",
+    "roberta-bpe",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+    "granite-docling",
+    "exaone4",
+    "chameleon",
+    "bloom",
+    "poro-chat",
+    "gpt3-finnish",
+    "viking",
+    "superbpe",
+    "gemma4",
+    "granite-embed-multi-311m",
+    "sarvam-moe",
+];
 
 /// Architectures of models that make vectors of texts.
 const EMBEDDING: [&str; 9] = [
@@ -191,11 +284,12 @@ pub(in crate::cli) fn runner(weights: &Weights) -> Runner {
     if let Some(kind) = header.tensor_types.iter().find(|kind| !CANDLE_TENSORS.contains(kind)) {
         return no(format!("candle-llm does not read its format (ggml's type {kind})"));
     }
-    match header.text("tokenizer.ggml.model") {
-        Some("gpt2") => {}
-        other => return no(format!("candle-llm does not know its tokenizer `{}`", other.unwrap_or("(none)"))),
+    let tokenizer = header.text("tokenizer.ggml.model").unwrap_or("(none)");
+    if !CANDLE_TOKENIZERS.contains(&tokenizer) {
+        return no(format!("candle-llm does not know its tokenizer `{tokenizer}`"));
     }
     match header.text("tokenizer.ggml.pre") {
+        _ if tokenizer != "gpt2" => {}
         Some(split) if CANDLE_SPLITS.contains(&split) => {}
         other => return no(format!("candle-llm does not know its pre-tokenizer `{}`", other.unwrap_or("(none)"))),
     }
@@ -246,8 +340,8 @@ mod tests {
         assert_eq!(runner(&weights(&SMOLLM, &[0, 12, 14])), Runner::CandleLlm);
         for (at, value, words) in [
             (0, "qwen35", "the architecture `qwen35`"),
-            (6, "llama", "its tokenizer `llama`"),
-            (7, "tekken", "its pre-tokenizer `tekken`"),
+            (6, "t5", "its tokenizer `t5`"),
+            (7, "mmbert", "its pre-tokenizer `mmbert`"),
         ] {
             let mut other = SMOLLM;
             other[at].1 = value;
@@ -258,6 +352,11 @@ mod tests {
         let mut experts = SMOLLM.to_vec();
         experts.push(("llama.expert_count", "8"));
         assert!(matches!(runner(&weights(&experts, &[0])), Runner::LlamaServer(why) if why.contains("mixture")));
+        for (at, value) in [(6, "llama"), (6, "gemma4"), (7, "tekken"), (7, "falcon3")] {
+            let mut other = SMOLLM;
+            other[at].1 = value;
+            assert_eq!(runner(&weights(&other, &[0])), Runner::CandleLlm, "{value}");
+        }
         let gone = Weights::look(Path::new("/nowhere/x.gguf"));
         assert!(matches!(runner(&gone), Runner::LlamaServer(why) if why.contains("cannot be read")));
         assert_eq!(gone.memory(None, CacheBits::default(), 0), None);

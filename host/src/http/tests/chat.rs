@@ -198,6 +198,26 @@ async fn parameters_reach_the_plugin() {
 }
 
 #[tokio::test]
+async fn what_nobody_asks_of_sampling_is_told_to_the_plugin() {
+    let host = Host::new(hello);
+    for (path, body) in [
+        ("/v1/chat/completions", chat(&json!({"temperature": 0.5, "top_p": null}))),
+        ("/v1/completions", json!({"model": "a", "prompt": "hi", "temperature": 0.5})),
+        (
+            "/v1/messages",
+            json!({"model": "a", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5}),
+        ),
+        ("/api/generate", json!({"model": "a", "prompt": "hi", "stream": false, "options": {"temperature": 0.5}})),
+    ] {
+        let reply = host.post(path, &body).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+        let task = host.tasks().pop().unwrap();
+        let unset = json!(["frequency_penalty", "min_p", "presence_penalty", "repetition_penalty", "top_k", "top_p"]);
+        assert_eq!(task["sampling"]["unset"], unset, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_request_says_how_it_is_served_and_so_does_its_key() {
     use crate::runtime::{Class, KeepAlive};
     let key = |secret: &str, class| Arc::new(ApiKey { class, ..key(secret) });

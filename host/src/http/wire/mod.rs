@@ -312,7 +312,8 @@ mod tests {
     #[test]
     fn a_task_reads_back_as_the_request_it_was_made_of() {
         let input = TextInput::tokens(vec![1, 2]);
-        let sampling = Sampling::default().seed(7).logit_bias(BTreeMap::from([(5, 1.5)]));
+        let unset = ["top_k".to_owned()].into();
+        let sampling = Sampling::default().seed(7).logit_bias(BTreeMap::from([(5, 1.5)])).unset(unset);
         let common = TextRequest::new(input.clone())
             .sampling(sampling)
             .stop(vec!["\"x\"".into()])

@@ -82,24 +82,38 @@ pub(super) fn token_count(fields: &Fields<'_>, key: &str) -> Result<Option<u32>,
 
 fn sampling(fields: &Fields<'_>) -> Result<Sampling, ApiError> {
     let off = Sampling::default();
-    let repetition = match fields.number("repetition_penalty", f32::MIN_POSITIVE..=100.0)? {
+    let repetition_penalty = match fields.number("repetition_penalty", f32::MIN_POSITIVE..=100.0)? {
         Some(penalty) => Some(penalty),
         None => fields.number("repeat_penalty", f32::MIN_POSITIVE..=100.0)?,
     };
     // -1 is how llama.cpp's and vLLM's clients write "off".
     let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
     // 0 means the likeliest token alone; the task's range is open at 0.
-    let top_p = fields.number("top_p", 0.0..=1.0)?.map_or(off.top_p, |share| share.max(f32::MIN_POSITIVE));
+    let top_p = fields.number("top_p", 0.0..=1.0)?.map(|share: f32| share.max(f32::MIN_POSITIVE));
+    let temperature = fields.number("temperature", 0.0..=2.0)?;
+    let min_p = fields.number("min_p", 0.0..=1.0)?;
+    let frequency_penalty = fields.number("frequency_penalty", -2.0..=2.0)?;
+    let presence_penalty = fields.number("presence_penalty", -2.0..=2.0)?;
+    let told = [
+        ("temperature", temperature.is_some()),
+        ("top_p", top_p.is_some()),
+        ("top_k", top_k.is_some()),
+        ("min_p", min_p.is_some()),
+        ("repetition_penalty", repetition_penalty.is_some()),
+        ("frequency_penalty", frequency_penalty.is_some()),
+        ("presence_penalty", presence_penalty.is_some()),
+    ];
     Ok(Sampling::default()
-        .temperature(fields.number("temperature", 0.0..=2.0)?.unwrap_or(off.temperature))
-        .top_p(top_p)
+        .temperature(temperature.unwrap_or(off.temperature))
+        .top_p(top_p.unwrap_or(off.top_p))
         .top_k(top_k.and_then(|k| u32::try_from(k).ok()).unwrap_or(off.top_k))
-        .min_p(fields.number("min_p", 0.0..=1.0)?.unwrap_or(off.min_p))
+        .min_p(min_p.unwrap_or(off.min_p))
         .seed(fields.integer("seed", i64::MIN..=i64::MAX)?.map(i64::cast_unsigned))
-        .repetition_penalty(repetition.unwrap_or(off.repetition_penalty))
-        .frequency_penalty(fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(off.frequency_penalty))
-        .presence_penalty(fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(off.presence_penalty))
-        .logit_bias(logit_bias(fields)?))
+        .repetition_penalty(repetition_penalty.unwrap_or(off.repetition_penalty))
+        .frequency_penalty(frequency_penalty.unwrap_or(off.frequency_penalty))
+        .presence_penalty(presence_penalty.unwrap_or(off.presence_penalty))
+        .logit_bias(logit_bias(fields)?)
+        .unset(told.iter().filter(|(_, is_told)| !is_told).map(|(name, _)| (*name).to_owned()).collect()))
 }
 
 /// Keys that are no token id are left out: OpenAI's own tests send them.

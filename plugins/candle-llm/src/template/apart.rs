@@ -13,6 +13,9 @@ use serde_json::Value;
 /// Marks that there are to choose from: characters of no meaning, but for those that mark an end.
 const MARKS: std::ops::RangeInclusive<char> = '\u{f880}'..='\u{f8fd}';
 
+/// Longest token that is looked for in halves, in bytes: all of its halves are kept.
+const HALVED_BYTES: usize = 128;
+
 /// The special tokens of a vocabulary that steer the model.
 #[derive(Debug)]
 pub struct ControlTokens {
@@ -21,7 +24,7 @@ pub struct ControlTokens {
     tails: HashSet<Box<str>>,
     /// What it may end with.
     heads: HashSet<Box<str>>,
-    /// Bytes of the longest.
+    /// Bytes of the longest of those.
     longest: usize,
 }
 
@@ -57,9 +60,10 @@ impl ControlTokens {
         // One of a single character cannot be told from text.
         let names: Vec<&str> = names.filter(|name| name.chars().nth(1).is_some()).collect();
         let inner = |name: &'a str| name.char_indices().map(|(at, _)| at).skip(1);
-        let tails = names.iter().flat_map(|name| inner(name).map(|at| name[at..].into())).collect();
-        let heads = names.iter().flat_map(|name| inner(name).map(|at| name[..at].into())).collect();
-        let longest = names.iter().map(|name| name.len()).max().unwrap_or(0);
+        let halved = || names.iter().filter(|name| name.len() <= HALVED_BYTES);
+        let tails = halved().flat_map(|name| inner(name).map(|at| name[at..].into())).collect();
+        let heads = halved().flat_map(|name| inner(name).map(|at| name[..at].into())).collect();
+        let longest = halved().map(|name| name.len()).max().unwrap_or(0);
         Ok(Self { finder: AhoCorasick::new(&names).map_err(Error::internal)?, tails, heads, longest })
     }
 

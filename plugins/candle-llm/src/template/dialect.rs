@@ -1,7 +1,7 @@
 //! From Jinja as Python has it to Jinja as minijinja has it: what the two read differently is written so that they do not.
 //!
-//! `a ~ b` puts texts together as Python's `str` makes them, `a % b` formats a text, and `{% generation %}`, by which transformers
-//! tells what to train on, is nothing. All else is left as it is, lines included, so that errors name the right ones. It knows no
+//! `a ~ b` puts texts together as Python's `str` makes them, `a % b` formats a text, `a.items` is a map's method even if it has such a
+//! key, and `{% generation %}`, by which transformers tells what to train on, is nothing. All else is left as it is, lines included, so that errors name the right ones. It knows no
 //! statement: a tag is operands with something between them.
 
 use super::lexer::{Kind, Lexer, Token};
@@ -10,6 +10,19 @@ use super::lexer::{Kind, Lexer, Token};
 pub(super) const TEXT: &str = "__text__";
 /// The function that stands for `%`.
 pub(super) const MODULO: &str = "__modulo__";
+/// The function that gives an attribute as Python has it: of a map, its methods go before its keys.
+pub(super) const ATTRIBUTE: &str = "__attribute__";
+/// A map's methods whose names keys have too, and the end of a call that asks for one.
+const METHODS: [(&str, &str); 8] = [
+    ("clear", ", 'clear')"),
+    ("copy", ", 'copy')"),
+    ("get", ", 'get')"),
+    ("items", ", 'items')"),
+    ("keys", ", 'keys')"),
+    ("pop", ", 'pop')"),
+    ("update", ", 'update')"),
+    ("values", ", 'values')"),
+];
 /// Words that are no operands.
 const KEYWORDS: [&str; 8] = ["in", "not", "and", "or", "if", "else", "is", "recursive"];
 /// How deep brackets are followed; minijinja refuses what is deeper.
@@ -260,6 +273,7 @@ impl Reader<'_> {
 
     /// A name, a constant or brackets, with what is taken from it.
     fn operand(&mut self, depth: usize) -> Option<bool> {
+        let start = self.at;
         match self.peek() {
             Some((Kind::Word, word)) if !KEYWORDS.contains(&word) => self.step(),
             Some((Kind::Number, _)) => self.step(),
@@ -272,14 +286,31 @@ impl Reader<'_> {
             _ => return Some(false),
         }
         loop {
-            if self.skip(".") {
-                self.step();
+            if self.is_symbol(".") {
+                self.attribute(start);
             } else if self.opens(&["(", "["]) {
                 self.brackets(depth)?;
             } else {
                 return Some(true);
             }
         }
+    }
+
+    /// `.name` behind what was read from there on.
+    fn attribute(&mut self, start: usize) {
+        let dot = self.at;
+        let token = |at: usize| self.tokens.get(at).map(|token| (token, &self.source[token.start..token.end]));
+        let name =
+            token(dot + 1).and_then(|(end, name)| METHODS.iter().find(|known| known.0 == name).zip(Some(end.end)));
+        // One that is called is found, and one that is set is a namespace's.
+        let is_read = token(dot + 2).is_none_or(|(_, next)| !matches!(next, "(" | "="));
+        if let Some(((_, close), end)) = name.filter(|_| is_read) {
+            self.wrap(start, "__attribute__(", close);
+            let at = self.tokens[dot].start;
+            self.edits.push(Edit { at, order: 0, gone: end - at, text: "" });
+        }
+        self.step();
+        self.step();
     }
 
     fn brackets(&mut self, depth: usize) -> Option<()> {
@@ -337,6 +368,8 @@ mod tests {
             ("{{ a * b % c % d }}", "{{ __modulo__(__modulo__(a * b , c) , d) }}"),
             ("{{ a + b ~ c - d }}", "{{ a + __text__(b) ~ __text__(c) - d }}"),
             ("{%- if not a ~ b in c -%}", "{%- if not __text__(a) ~ __text__(b) in c -%}"),
+            ("{{ a.b.items ~ c }}", "{{ __text__(__attribute__(a.b, 'items')) ~ __text__(c) }}"),
+            ("{{ a['b'].keys.values[0] }}", "{{ __attribute__(__attribute__(a['b'], 'keys'), 'values')[0] }}"),
             ("{% generation %}", "{% with %}"),
             ("{%- endgeneration -%}", "{%- endwith -%}"),
         ] {
@@ -346,6 +379,7 @@ mod tests {
             "a ~ b % c {% raw %}{{ a ~ b }}{%- endraw %}{# {{ a ~ b }} #}",
             "{{ '~ % }}' }}{{ generation }}{% if a is defined and not b %}",
             "{% for a, b in {'x': 1}.items() if a is string %}{{ - 1 }}",
+            "{% set ns.items = a.get(b.keys()) %}{{ f(items=1) }}{{ a['items'] }}",
             "{{ a ~",
             "{{",
             "{%",

@@ -11,7 +11,7 @@ use minijinja::value::Rest;
 use minijinja::{Environment, Error, ErrorKind, Output, State, UndefinedBehavior, Value};
 use serde_json::Map;
 
-use super::dialect::{self, MODULO, TEXT};
+use super::dialect::{self, ATTRIBUTE, MODULO, TEXT};
 use super::filters;
 use super::methods;
 use super::percent::modulo;
@@ -117,7 +117,7 @@ impl Jinja {
 impl Scene {
     /// The names that the template knows; none of them stands for its own.
     fn names(self) -> BTreeMap<String, Value> {
-        let is_free = |name: &String| name != TEXT && name != MODULO;
+        let is_free = |name: &String| ![ATTRIBUTE, TEXT, MODULO].contains(&name.as_str());
         let arguments = self.arguments.into_iter().filter(|(name, _)| is_free(name));
         let mut names: BTreeMap<_, _> = arguments.map(|(name, value)| (name, Value::from_serialize(value))).collect();
         names.entry("documents".to_owned()).or_insert(Value::from(()));
@@ -166,6 +166,7 @@ fn environment() -> Environment<'static> {
     environment.set_formatter(write);
     environment.set_fuel(Some(FUEL));
     environment.add_function(TEXT, text_value);
+    environment.add_function(ATTRIBUTE, methods::attribute);
     environment
         .add_function(MODULO, |left: &Value, right: &Value, is_tuple: Option<bool>| modulo(left, right, is_tuple));
     environment.add_function("raise_exception", raise_exception);

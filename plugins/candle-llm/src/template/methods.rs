@@ -1,6 +1,9 @@
 //! Methods of Python's texts, lists and maps. What changes a list or map is refused, as transformers refuses it.
 
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use std::fmt;
+use std::sync::Arc;
+
+use minijinja::value::{Kwargs, Object, ObjectRepr, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
@@ -20,6 +23,34 @@ pub(super) fn call(state: &State<'_, '_>, value: &Value, method: &str, args: &[V
     match found {
         Some(result) => Ok(result),
         None => unknown_method_callback(state, value, method, args),
+    }
+}
+
+/// An attribute named as a map's method: of a map that method, which has nothing and is not called here.
+///
+/// # Errors
+/// What a value without attributes says.
+pub(super) fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
+    // Its own type has no name that can be had.
+    let is_namespace = value.as_object().is_some_and(|object| object.type_name().ends_with("Namespace"));
+    if value.kind() == ValueKind::Map && !is_namespace {
+        Ok(Value::from_object(Method(name.to_owned())))
+    } else {
+        value.get_attr(name)
+    }
+}
+
+/// A method that nobody calls.
+#[derive(Debug)]
+struct Method(String);
+
+impl Object for Method {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "<built-in method {} of dict object>", self.0)
     }
 }
 

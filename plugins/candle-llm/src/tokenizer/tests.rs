@@ -1,6 +1,6 @@
 //! What becomes of texts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -105,6 +105,18 @@ fn names_of_ways_to_cut_are_of_one_each() {
     names.dedup();
     assert_eq!((names.len(), row("default").map(|row| row.names)), (count, Some(ROWS[0].names)));
     assert!(row("something-else").is_none());
+}
+
+/// The host chooses a plugin by the header of a file, and has a list of its own.
+#[test]
+fn the_host_knows_the_same_ways_to_cut() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/src/cli/auto/weights.rs");
+    let source = std::fs::read_to_string(path).expect("it is there");
+    let list = source.split("const CANDLE_SPLITS").nth(1).and_then(|list| list.split("];").next()).expect("a list");
+    let theirs: HashSet<&str> =
+        list.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\",")).collect();
+    let ours: HashSet<&str> = ROWS.iter().flat_map(|row| row.names).copied().collect();
+    assert_eq!(theirs, ours);
 }
 
 /// Texts, and for each way to cut them how many characters each of their words has (tests/golden/llm/splits.py).

@@ -317,6 +317,18 @@ fn turns_end_and_begin_as_the_settings_say() {
 }
 
 #[test]
+fn a_model_is_sampled_as_its_settings_say_where_nobody_asks() {
+    let (folder, _host) = of(&Files::new());
+    let settings = json!({"do_sample": true, "top_k": 1, "temperature": null, "eos_token_id": 257});
+    std::fs::write(folder.path().join("generation_config.json"), settings.to_string()).expect("written");
+    let host = loaded(folder.path()).expect("loads");
+    let own = answers_of_seeds(&host, &["temperature", "top_k"]);
+    assert!(own.iter().all(|text| *text == own[0]), "{own:?}");
+    let asked = answers_of_seeds(&host, &[]);
+    assert!(asked.iter().any(|text| *text != asked[0]), "{asked:?}");
+}
+
+#[test]
 fn the_template_for_tools_is_named_or_a_file_of_its_own() {
     let mut files = Files::new();
     files.tokenizer_config = json!({"eos_token": "<|im_end|>", "chat_template": [

@@ -7,7 +7,9 @@ use aihost_engine::candle::CandleOps;
 use aihost_engine::cpu::Cpu;
 use aihost_engine::ops::{Pass, Span};
 use aihost_plugin_api::testing::MockHost;
-use aihost_plugin_api::{ErrorKind, FinishReason, LoadRequest, Sampling, TextEvent, TextInput, TextRequest};
+use aihost_plugin_api::{
+    ErrorKind, FinishReason, LoadRequest, Sampling, TextEvent, TextFormat, TextInput, TextRequest,
+};
 use candle_core::{DType, Device};
 use candle_llm::LlmPlugin;
 use candle_llm::files::ModelFiles;
@@ -138,6 +140,26 @@ fn request(prompt: &str, max_tokens: u32) -> TextRequest {
     TextRequest::prompt(prompt).sampling(Sampling::default().seed(5)).max_tokens(max_tokens).ignore_eos(true)
 }
 
+/// The answers to three seeds, of a model that takes the likeliest token where nobody asks for `top_k`.
+fn answers_of_seeds(host: &MockHost, unset: &[&str]) -> Vec<String> {
+    let answer = |seed| {
+        let unset = unset.iter().map(|name| (*name).to_owned()).collect();
+        let request = request("hello", 20).sampling(Sampling::default().seed(seed).unset(unset));
+        host.generate(&request).expect("answers").text
+    };
+    (0..3).map(answer).collect()
+}
+
+#[test]
+fn a_model_is_sampled_as_its_file_says_where_nobody_asks() {
+    let (_folder, host) = host(&built(&[("general.sampling.top_k", 1)], |_| true, |_, _| {}), serde_json::json!({}));
+    let host = host.expect("loads");
+    let own = answers_of_seeds(&host, &["temperature", "top_k"]);
+    assert!(own.iter().all(|text| *text == own[0]), "{own:?}");
+    let asked = answers_of_seeds(&host, &["temperature"]);
+    assert!(asked.iter().any(|text| *text != asked[0]), "{asked:?}");
+}
+
 #[test]
 fn what_is_no_token_is_never_chosen() {
     const TOKENS: usize = 258;
@@ -163,6 +185,9 @@ fn what_is_no_token_is_never_chosen() {
             assert!(entry.top.iter().all(|other| !other.bytes.is_empty()), "{entry:?}");
         }
     }
+    let formed = request("hello", 20).format(TextFormat::regex("(ab|c){2,4}"));
+    let answer = host.generate(&formed).expect("answers");
+    assert!(answer.text.starts_with("ab") || answer.text.starts_with('c'), "{}", answer.text);
     let input = TextInput::tokens(vec![TOKENS as u32]);
     let error = host.generate(&request("", 1).input(input)).expect_err("no token");
     assert!(error.message().contains("258 tokens"), "{error}");
