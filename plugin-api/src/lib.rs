@@ -16,17 +16,18 @@ mod sdk;
 pub mod task;
 
 pub use sdk::{
-    AnswerStart, AnswerSyntax, Audio, AudioOutput, Context, Custom, CustomOutput, Engine, Error, ErrorDetails,
-    ErrorKind, Flow, Image, ImageOutput, Job, LoadContext, LogitsProcessor, Plugin, PrepareContext, Reply, Result,
-    StopMatcher, Task, Text, TextOutput, Upstream, Utf8Assembler, testing,
+    AnswerStart, AnswerSyntax, Audio, AudioOutput, Context, Custom, CustomOutput, Embedding, EmbeddingOutput, Engine,
+    Error, ErrorDetails, ErrorKind, Flow, Image, ImageOutput, Job, LoadContext, LogitsProcessor, Plugin,
+    PrepareContext, Reply, Result, StopMatcher, Task, Text, TextOutput, Upstream, Utf8Assembler, testing,
 };
 #[cfg(feature = "grammar")]
 pub use sdk::{Grammar, GrammarToken, GrammarVocabulary};
 pub use task::{
     AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest, CustomFinish, CustomHead, CustomRequest,
-    Description, FinishReason, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry,
-    MemoryPlan, MemoryUsage, Message, Metric, MetricKind, ModelFacts, Request, RequestInfo, Sampling, TextEvent,
-    TextFinish, TextFormat, TextInput, TextRequest, Token, TokenLogprob, ToolChoice, UpstreamAddress, Usage,
+    Description, EmbeddingBlock, EmbeddingFinish, EmbeddingForm, EmbeddingHeader, EmbeddingInput, EmbeddingRequest,
+    FinishReason, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry, MemoryPlan,
+    MemoryUsage, Message, Metric, MetricKind, ModelFacts, Request, RequestInfo, Sampling, TextEvent, TextFinish,
+    TextFormat, TextInput, TextRequest, Token, TokenLogprob, ToolChoice, UpstreamAddress, Usage,
 };
 
 #[doc(hidden)]

@@ -3,8 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed, which is what it is for")]
 
 use aihost_plugin_api::{
-    AudioFinish, AudioHeader, AudioRequest, Description, ImageFinish, ImageHeader, ImageRequest, LoadRequest,
-    LogprobEntry, MemoryPlan, MemoryUsage, Message, Sampling, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
+    AudioFinish, AudioHeader, AudioRequest, Description, EmbeddingFinish, EmbeddingHeader, EmbeddingInput,
+    EmbeddingRequest, ImageFinish, ImageHeader, ImageRequest, LoadRequest, LogprobEntry, MemoryPlan, MemoryUsage,
+    Message, Sampling, TextFinish, TextInput, TextRequest, TokenLogprob, Usage,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -50,6 +51,12 @@ fn requests_cross_as_they_did() {
         r#"{"prompt":"x"}"#,
         r#"{"prompt":"x","width":1024,"height":1024,"steps":null,"guidance":null,"seed":null,"partial_images":0}"#,
     );
+    fills_in::<EmbeddingRequest>(
+        r#"{"input":{"type":"texts","texts":["x"]}}"#,
+        r#"{"input":{"type":"texts","texts":["x"]},"dimensions":null}"#,
+    );
+    keeps::<EmbeddingInput>(r#"{"type":"tokens","tokens":[[1,2],[3]]}"#);
+    keeps::<EmbeddingInput>(r#"{"type":"rank","query":"q","documents":["a","b"]}"#);
 }
 
 #[test]
@@ -60,6 +67,9 @@ fn answers_cross_as_they_did() {
     );
     keeps::<ImageHeader>(r#"{"width":4,"height":2,"format":"rgb8","index":1,"partial":true,"step":3,"row":1}"#);
     keeps::<ImageFinish>(r#"{"reason":"cancelled","seed":7,"steps":4,"width":4,"height":2}"#);
+    keeps::<EmbeddingHeader>(r#"{"form":"vector","index":3}"#);
+    keeps::<EmbeddingHeader>(r#"{"form":"score","index":0}"#);
+    fills_in::<EmbeddingFinish>(r#"{"reason":"stop"}"#, r#"{"reason":"stop","prompt_tokens":0}"#);
     keeps::<Usage>(r#"{"prompt_tokens":3,"completion_tokens":2,"cached_tokens":1}"#);
     keeps::<TextFinish>(r#"{"reason":"length","usage":{"prompt_tokens":3,"completion_tokens":2,"cached_tokens":0}}"#);
     keeps::<LogprobEntry>(r#"{"token":"x","bytes":[120],"logprob":-0.5}"#);

@@ -6,14 +6,16 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::audio_output::AudioOutput;
 use super::context::{Context, LoadContext, PrepareContext};
 use super::custom_output::CustomOutput;
+use super::embedding_output::EmbeddingOutput;
 use super::image_output::ImageOutput;
 use super::job::Job;
 use super::outlet::Outlet;
 use super::text_output::TextOutput;
 use super::{Error, ErrorKind, Result};
 use crate::task::{
-    AudioFinish, AudioRequest, CustomFinish, CustomRequest, ImageFinish, ImageRequest, LoadRequest, MemoryPlan,
-    MemoryUsage, Metric, Request, TextFinish, TextInput, TextRequest, Token, UpstreamAddress,
+    AudioFinish, AudioRequest, CustomFinish, CustomRequest, EmbeddingFinish, EmbeddingRequest, ImageFinish,
+    ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Metric, Request, TextFinish, TextInput, TextRequest, Token,
+    UpstreamAddress,
 };
 
 /// A plugin: how to plan and load a model. One value exists per instance, built from the entry's `options:`.
@@ -254,6 +256,34 @@ impl Task for Image {
     }
 
     fn finish(output: &ImageOutput, result: Result<()>) -> Result<ImageFinish> {
+        output.finish(result)
+    }
+}
+
+/// Texts in, a vector for each out; or a query and documents in, a score for each document out. The engine returns when the last
+/// of them is pushed. One that does only the one or the other refuses the rest with
+/// [`InvalidRequest`](crate::ErrorKind::InvalidRequest).
+///
+/// ```standalone_crate
+#[doc = include_str!("../../examples/embedding.rs")]
+/// # fn main() {}
+/// ```
+#[expect(clippy::test_attr_in_doctest, reason = "the example is a file of its own, and its test runs there")]
+#[derive(Clone, Copy, Debug)]
+pub struct Embedding;
+
+impl Task for Embedding {
+    const KIND: &'static str = "embedding";
+    type Request = EmbeddingRequest;
+    type Output = EmbeddingOutput;
+    type Finish = ();
+    type Summary = EmbeddingFinish;
+
+    fn output(request: &EmbeddingRequest, outlet: Outlet) -> EmbeddingOutput {
+        EmbeddingOutput::new(request, outlet)
+    }
+
+    fn finish(output: &EmbeddingOutput, result: Result<()>) -> Result<EmbeddingFinish> {
         output.finish(result)
     }
 }

@@ -18,9 +18,9 @@ use crate::abi::{
     RawRequest, RawSink, RawSink_TO, event_kind, extension_id,
 };
 use crate::task::{
-    AudioBlock, AudioFinish, AudioRequest, CustomFinish, CustomHead, CustomRequest, ImageBlock, ImageFinish,
-    ImageHeader, ImageRequest, LoadRequest, MemoryPlan, MemoryUsage, Metric, PrepareRequest, RequestInfo, TextEvent,
-    TextFinish, TextRequest, UpstreamAddress,
+    AudioBlock, AudioFinish, AudioRequest, CustomFinish, CustomHead, CustomRequest, EmbeddingBlock, EmbeddingFinish,
+    EmbeddingForm, EmbeddingRequest, ImageBlock, ImageFinish, ImageHeader, ImageRequest, LoadRequest, MemoryPlan,
+    MemoryUsage, Metric, PrepareRequest, RequestInfo, TextEvent, TextFinish, TextRequest, UpstreamAddress,
 };
 
 /// A loaded plugin under test. Requests may be made from several threads at once.
@@ -130,6 +130,18 @@ pub struct ImageAnswer {
     pub finish: ImageFinish,
 }
 
+/// What an embedding request gave.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EmbeddingAnswer {
+    /// The vectors in the order they came; none where documents were scored.
+    pub vectors: Vec<Vec<f32>>,
+    /// The scores in the order they came; none where texts were embedded.
+    pub scores: Vec<f32>,
+    /// Reason and tokens.
+    pub finish: EmbeddingFinish,
+}
+
 /// What a custom request gave.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -229,6 +241,25 @@ impl MockHost {
 
     /// What the engine says this image request needs beyond the plan's `required`. Bytes.
     pub fn image_cost(&self, request: &ImageRequest) -> Result<u64> {
+        self.cost(request, &request.blocks)
+    }
+
+    /// Serves one embedding request to its end.
+    pub fn embed(&self, request: &EmbeddingRequest) -> Result<EmbeddingAnswer> {
+        let (events, finish) = self.submit(request, &request.blocks)?;
+        let mut answer = EmbeddingAnswer { vectors: Vec::new(), scores: Vec::new(), finish };
+        for (_, bytes) in &events {
+            let EmbeddingBlock { header, values } = EmbeddingBlock::decode(bytes)?;
+            match header.form {
+                EmbeddingForm::Vector => answer.vectors.push(values),
+                EmbeddingForm::Score => answer.scores.extend(values),
+            }
+        }
+        Ok(answer)
+    }
+
+    /// What the engine says this embedding request needs beyond the plan's `required`. Bytes.
+    pub fn embedding_cost(&self, request: &EmbeddingRequest) -> Result<u64> {
         self.cost(request, &request.blocks)
     }
 

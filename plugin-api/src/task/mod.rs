@@ -33,6 +33,7 @@ macro_rules! builders {
 mod audio;
 mod block;
 mod custom;
+mod embedding;
 mod facts;
 mod image;
 mod metric;
@@ -48,6 +49,9 @@ use serde::{Deserialize, Serialize};
 
 pub use audio::{AudioBlock, AudioFinish, AudioFormat, AudioHeader, AudioRequest};
 pub use custom::{CustomFinish, CustomHead, CustomRequest};
+pub use embedding::{
+    EmbeddingBlock, EmbeddingFinish, EmbeddingForm, EmbeddingHeader, EmbeddingInput, EmbeddingRequest,
+};
 pub use facts::ModelFacts;
 pub use image::{ImageBlock, ImageFinish, ImageHeader, ImageRequest};
 pub use metric::{Metric, MetricKind};

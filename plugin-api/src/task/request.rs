@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{AudioRequest, CustomRequest, ImageRequest, TextRequest};
+use super::{AudioRequest, CustomRequest, EmbeddingRequest, ImageRequest, TextRequest};
 
 /// A request: a header, read from JSON, and blocks of bytes, which it speaks of by number.
 pub trait Request: DeserializeOwned + Send + 'static {
@@ -23,7 +23,7 @@ macro_rules! requests {
     )*};
 }
 
-requests!(TextRequest, AudioRequest, ImageRequest, CustomRequest);
+requests!(TextRequest, AudioRequest, ImageRequest, EmbeddingRequest, CustomRequest);
 
 /// What the host says of a request beside what is asked. It crosses as JSON; members that a reader does not know are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
