@@ -54,6 +54,15 @@ pub trait Ops: Send + Sync + 'static {
     /// Root-mean-square norm (Zhang and Sennrich 2019), row by row; of every head apart where `scale` is as wide as a head.
     fn rms_norm(&self, x: &Self::Tensor, scale: &Self::Vector, epsilon: f32) -> Result<Self::Tensor>;
 
+    /// Layer norm (Ba et al. 2016), row by row; without a shift if there is none.
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        scale: &Self::Vector,
+        shift: Option<&Self::Vector>,
+        epsilon: f32,
+    ) -> Result<Self::Tensor>;
+
     /// Products of the same activations with several matrices.
     fn linear<const N: usize>(&self, x: &Self::Tensor, matrices: [&Self::Matrix; N]) -> Result<[Self::Tensor; N]>;
 
@@ -67,6 +76,12 @@ pub trait Ops: Send + Sync + 'static {
     /// Writes the keys and values of a pass into the cache, then causal attention of its queries over it:
     /// `[rows, heads * width]`.
     fn attention(&self, pass: Attention<'_, Self::Tensor>, cache: &mut Self::Cache) -> Result<Self::Tensor>;
+
+    /// Attention of sequences each of which sees itself: `[rows, heads * width]`.
+    fn self_attention(&self, pass: SelfAttention<'_, Self::Tensor>) -> Result<Self::Tensor>;
+
+    /// `activation(x)`.
+    fn activate(&self, x: Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
 
     /// `activation(gate) * up` (Shazeer 2020).
     fn gated(&self, gate: Self::Tensor, up: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
@@ -104,6 +119,10 @@ pub trait Ops: Send + Sync + 'static {
     /// Bytes that [`attention`](Self::attention) takes beside its arguments and its result, over at most `context` tokens.
     fn attention_bytes(&self, rows: usize, heads: usize, width: usize, context: usize) -> u64;
 
+    /// Bytes that [`self_attention`](Self::self_attention) takes beside its arguments and its result, of sequences of at most
+    /// `longest` tokens.
+    fn self_attention_bytes(&self, rows: usize, heads: usize, width: usize, longest: usize) -> u64;
+
     /// Bytes of a block of a cache.
     fn block_bytes(&self, shape: CacheShape) -> u64;
 }
@@ -130,6 +149,10 @@ pub enum Activation {
     QuickGelu,
     /// x times the logistic function of x.
     Silu,
+    /// x times the normal distribution function.
+    Gelu,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 /// Which elements of a head are a pair of the rotary embedding.
@@ -160,6 +183,25 @@ pub struct Attention<'a, T> {
     pub cap: Option<f32>,
     /// Tokens that a query sees, itself among them; all before it if absent.
     pub window: Option<usize>,
+}
+
+/// Attention without a cache: whole sequences, one after the other.
+#[derive(Debug)]
+pub struct SelfAttention<'a, T> {
+    /// Queries, `[rows, heads * width]`.
+    pub queries: &'a T,
+    /// Keys, of the same shape.
+    pub keys: &'a T,
+    /// Values, of the same shape.
+    pub values: &'a T,
+    /// Rows of each sequence.
+    pub lengths: &'a [usize],
+    /// How many heads there are.
+    pub heads: usize,
+    /// What scores are multiplied with.
+    pub scale: f32,
+    /// Tokens on either side that a query sees; all if absent.
+    pub reach: Option<usize>,
 }
 
 /// Consecutive tokens of one sequence among the rows of a pass.

@@ -12,7 +12,7 @@ use candle_nn::{ops, rotary_emb};
 use super::Failure;
 use crate::cpu::Linear;
 use crate::files::{TensorType, Tensors};
-use crate::ops::{Activation, Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, Span};
+use crate::ops::{Activation, Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, SelfAttention, Span};
 
 /// Rows from which on candle widens quantised weights for a product, instead of multiplying with them as they are.
 const WIDENED_FROM: usize = 9;
@@ -180,6 +180,14 @@ impl Ops for CandleOps {
         Ok(normed()?)
     }
 
+    fn layer_norm(&self, x: &Tensor, scale: &Tensor, shift: Option<&Tensor>, epsilon: f32) -> Result<Tensor> {
+        let normed = || -> Result<Tensor, Failure> {
+            let shift = shift.map_or_else(|| scale.zeros_like(), |shift| Ok(shift.clone()))?;
+            Ok(ops::layer_norm(x, scale, &shift, epsilon)?)
+        };
+        Ok(normed()?)
+    }
+
     fn linear<const N: usize>(&self, x: &Tensor, matrices: [&Matrix; N]) -> Result<[Tensor; N]> {
         let wide = x.to_dtype(DType::F32).map_err(Failure::from)?;
         let product = |matrix: &Matrix| -> Result<Tensor, Failure> {
@@ -251,14 +259,40 @@ impl Ops for CandleOps {
         Ok(attended()?)
     }
 
+    fn self_attention(&self, pass: SelfAttention<'_, Tensor>) -> Result<Tensor> {
+        let attended = || -> Result<Tensor, Failure> {
+            let (mut first, mut all) = (0, Vec::with_capacity(pass.lengths.len()));
+            for rows in pass.lengths {
+                let part = |of: &Tensor| -> Result<Tensor, Failure> {
+                    let (_, hidden) = of.dims2()?;
+                    let heads = of.narrow(0, first, *rows)?.reshape((*rows, pass.heads, hidden / pass.heads))?;
+                    Ok(heads.transpose(0, 1)?.contiguous()?)
+                };
+                let (q, k, v) = (part(pass.queries)?, part(pass.keys)?, part(pass.values)?);
+                let mut scores = (super::matmul(&q, &k.t()?)?.to_dtype(DType::F32)? * f64::from(pass.scale))?;
+                if let Some(reach) = pass.reach {
+                    let is_seen = |i: usize, j: usize| if i.abs_diff(j) <= reach { 0f32 } else { f32::NEG_INFINITY };
+                    let mask = (0..*rows).flat_map(|i| (0..*rows).map(move |j| is_seen(i, j)));
+                    let mask = Tensor::from_iter(mask, &self.device)?.reshape((1, *rows, *rows))?;
+                    scores = scores.broadcast_add(&mask)?;
+                }
+                let weights = ops::softmax_last_dim(&scores)?.to_dtype(v.dtype())?;
+                let attended = super::matmul(&weights, &v)?.transpose(0, 1)?;
+                all.push(attended.reshape((*rows, pass.queries.dim(1)?))?);
+                first += rows;
+            }
+            Ok(Tensor::cat(&all, 0)?)
+        };
+        Ok(attended()?)
+    }
+
+    fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
+        Ok(activated(&x, activation)?)
+    }
+
     fn gated(&self, gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
         let gated = || -> Result<Tensor, Failure> {
-            let gate = match activation {
-                Activation::Relu => gate.relu()?,
-                Activation::GeluTanh => gate.gelu()?,
-                Activation::QuickGelu => (ops::sigmoid(&(&gate * 1.702)?)? * &gate)?,
-                Activation::Silu => gate.silu()?,
-            };
+            let gate = activated(&gate, activation)?;
             Ok((gate * up)?)
         };
         Ok(gated()?)
@@ -336,9 +370,26 @@ impl Ops for CandleOps {
         gathered + (4 * 4 * rows * heads * context) as u64
     }
 
+    fn self_attention_bytes(&self, rows: usize, heads: usize, width: usize, longest: usize) -> u64 {
+        // Queries, keys and values in another order, scores, their mask and their weights of a sequence; results of all.
+        let sequence = 4 * longest * heads * width;
+        self.size() * (sequence + rows * heads * width) as u64 + (4 * 4 * heads * longest * longest) as u64
+    }
+
     fn block_bytes(&self, shape: CacheShape) -> u64 {
         2 * self.size() * (shape.layers * shape.kv_heads * shape.width * BLOCK_TOKENS) as u64
     }
+}
+
+fn activated(x: &Tensor, activation: Activation) -> Result<Tensor, Failure> {
+    Ok(match activation {
+        Activation::Relu => x.relu()?,
+        Activation::GeluTanh => x.gelu()?,
+        Activation::QuickGelu => (ops::sigmoid(&(x * 1.702)?)? * x)?,
+        Activation::Silu => x.silu()?,
+        Activation::Gelu => x.gelu_erf()?,
+        Activation::Tanh => x.tanh()?,
+    })
 }
 
 /// The rows of a span that lie in one block each: the first of them, how many, and their place in the cache.

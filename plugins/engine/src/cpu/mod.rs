@@ -7,6 +7,7 @@ pub mod cache;
 pub mod kernels;
 pub mod linear;
 pub mod rows;
+mod self_attention;
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use rayon::prelude::*;
 pub use linear::{Linear, project};
 
 use crate::files::Tensors;
-use crate::ops::{Activation, Attention, CacheShape, Ops, RotaryOrder};
+use crate::ops::{Activation, Attention, CacheShape, Ops, RotaryOrder, SelfAttention};
 use cache::KvCache;
 
 /// Rows of activations from which on they are worth spreading over threads.
@@ -100,6 +101,14 @@ impl Ops for Cpu {
         Ok(out)
     }
 
+    fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: Option<&Vec<f32>>, epsilon: f32) -> Result<Rows> {
+        let mut out = Rows::zeros(x.count(), x.width);
+        let none = vec![0.0; x.width];
+        let shift = shift.unwrap_or(&none);
+        out.each(x, |out, row| rows::layer_norm(row, epsilon, (scale, 0.0), shift, out));
+        Ok(out)
+    }
+
     fn linear<const N: usize>(&self, x: &Rows, matrices: [&Linear; N]) -> Result<[Rows; N]> {
         let mut out = matrices.map(|matrix| Rows::zeros(x.count(), matrix.rows()));
         let mut targets: Vec<(&Linear, &mut [f32])> =
@@ -132,6 +141,32 @@ impl Ops for Cpu {
         let look = attention::Look { layer: pass.layer, scale: pass.scale, cap: pass.cap, window: pass.window };
         attention::attend(&pass.queries.values, cache, look, pass.spans, &mut out.values);
         Ok(out)
+    }
+
+    fn self_attention(&self, pass: SelfAttention<'_, Rows>) -> Result<Rows> {
+        let mut out = Rows::zeros(pass.queries.count(), pass.queries.width);
+        let [queries, keys, values] = [pass.queries, pass.keys, pass.values].map(|rows| rows.values.as_slice());
+        let whole = self_attention::Whole {
+            queries,
+            keys,
+            values,
+            row: pass.queries.width,
+            width: pass.queries.width / pass.heads.max(1),
+            scale: pass.scale,
+            reach: pass.reach,
+        };
+        whole.attend(pass.lengths, &mut out.values);
+        Ok(out)
+    }
+
+    fn activate(&self, mut x: Rows, activation: Activation) -> Result<Rows> {
+        let width = x.width.max(1);
+        if x.count() < PARALLEL_ROWS {
+            x.values.chunks_exact_mut(width).for_each(|row| rows::activate(activation, row, &[]));
+        } else {
+            x.values.par_chunks_exact_mut(width).for_each(|row| rows::activate(activation, row, &[]));
+        }
+        Ok(x)
     }
 
     fn gated(&self, mut gate: Rows, up: &Rows, activation: Activation) -> Result<Rows> {
@@ -196,6 +231,10 @@ impl Ops for Cpu {
 
     fn attention_bytes(&self, rows: usize, heads: usize, width: usize, context: usize) -> u64 {
         attention::bytes(rows, heads, width, context)
+    }
+
+    fn self_attention_bytes(&self, rows: usize, heads: usize, width: usize, longest: usize) -> u64 {
+        self_attention::bytes(rows, heads, width, longest)
     }
 
     fn block_bytes(&self, shape: CacheShape) -> u64 {

@@ -23,6 +23,10 @@ pub fn activate(activation: Activation, row: &mut [f32], bias: &[f32]) {
             }
             Activation::QuickGelu => row.iter_mut().for_each(|x| *x *= logistic(1.702 * *x)),
             Activation::Silu => row.iter_mut().for_each(|x| *x *= logistic(*x)),
+            Activation::Gelu => {
+                row.iter_mut().for_each(|x| *x *= 0.5 + 0.5 * erf(*x * std::f32::consts::FRAC_1_SQRT_2))
+            }
+            Activation::Tanh => row.iter_mut().for_each(|x| *x = 2.0 * logistic(2.0 * *x) - 1.0),
         }
     });
 }
@@ -217,6 +221,19 @@ fn logistic(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// The error function, to 2e-7 (Abramowitz and Stegun 1964, 7.1.26).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let size = x.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * size);
+    let mut p = 1.061_405_4;
+    p = p * t - 1.453_152_1;
+    p = p * t + 1.421_413_7;
+    p = p * t - 0.284_496_74;
+    p = p * t + 0.254_829_6;
+    (1.0 - p * t * exp(-size * size)).copysign(x)
+}
+
 /// e to the x, to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes, expf).
 #[inline(always)]
 fn exp(x: f32) -> f32 {
@@ -252,6 +269,20 @@ mod tests {
         fn exp_is_the_libraries(x in -86f32..87.0) {
             let (found, wanted) = (f64::from(exp(x)), f64::from(x).exp());
             prop_assert!((found - wanted).abs() <= 3e-7 * wanted, "{x}: {found} {wanted}");
+        }
+
+        #[test]
+        fn gelu_is_the_formula(x in -6f32..6.0) {
+            let mut row = [x];
+            activate(Activation::Gelu, &mut row, &[]);
+            // The normal distribution function by Simpson's rule from 0.
+            let (x, steps) = (f64::from(x), 400);
+            let density = |t: f64| (-0.5 * t * t).exp() / (2.0 * std::f64::consts::PI).sqrt();
+            let weight = |i: usize| if i == 0 || i == steps { 1.0 } else if i % 2 == 1 { 4.0 } else { 2.0 };
+            let step = x / steps as f64;
+            let sum: f64 = (0..=steps).map(|i| weight(i) * density(i as f64 * step)).sum();
+            let wanted = x * (0.5 + sum * step / 3.0);
+            prop_assert!((f64::from(row[0]) - wanted).abs() < 2e-6, "{x}: {} {wanted}", row[0]);
         }
 
         #[test]

@@ -1,3 +1,5 @@
 //! Models and their parts, written once over the [operations](crate::ops::Ops) of a device.
 
 pub mod decoder;
+pub mod encoder;
+mod weights;

@@ -83,6 +83,8 @@ pub fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
         Activation::GeluTanh => wide.gelu()?,
         Activation::QuickGelu => (&wide * candle_nn::ops::sigmoid(&(&wide * 1.702)?)?)?,
         Activation::Silu => wide.silu()?,
+        Activation::Gelu => wide.gelu_erf()?,
+        Activation::Tanh => wide.tanh()?,
     };
     drop(wide);
     Ok(made.to_dtype(dtype)?)

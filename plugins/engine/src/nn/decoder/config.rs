@@ -134,7 +134,7 @@ impl Rotary {
     }
 
     /// Radians per position of each pair, where sequences have at most `context` tokens.
-    pub(super) fn frequencies(&self, context: usize) -> Vec<f32> {
+    pub(in crate::nn) fn frequencies(&self, context: usize) -> Vec<f32> {
         let divisors = match &self.longer {
             Some((beyond, divisors)) if context > *beyond => divisors,
             _ => &self.divisors,

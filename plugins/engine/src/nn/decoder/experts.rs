@@ -2,9 +2,9 @@
 
 use aihost_plugin_api::Result;
 
-use super::Weights;
-use super::config::Experts;
+use super::config::{DecoderConfig, Experts};
 use super::names::ExpertNames;
+use crate::nn::weights::Weights;
 use crate::ops::{Activation, Ops};
 
 /// The experts of a block.
@@ -24,8 +24,8 @@ struct Share {
 }
 
 impl<O: Ops> Mixture<O> {
-    pub(super) fn open(weights: &mut Weights<'_, O>, prefix: &str, shape: Experts) -> Result<Self> {
-        let (names, hidden) = (weights.config.names, weights.config.hidden);
+    pub(super) fn open(weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str, shape: Experts) -> Result<Self> {
+        let (names, hidden) = (c.names, c.hidden);
         let router =
             weights.matrix(&format!("{prefix}.{}.weight", names.router), &[shape.count, hidden], 0..shape.count)?;
         let sizes = [[shape.feed_forward, hidden], [shape.feed_forward, hidden], [hidden, shape.feed_forward]];

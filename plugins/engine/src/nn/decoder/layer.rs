@@ -2,9 +2,10 @@
 
 use aihost_plugin_api::Result;
 
-use super::Weights;
 use super::config::{Biases, DecoderConfig, Norms};
 use super::experts::Mixture;
+use super::norm;
+use crate::nn::weights::{Bias, Projection, Weights, project};
 use crate::ops::{Attention, Ops, Pass};
 
 /// A block's weights.
@@ -26,12 +27,6 @@ struct NormPair<O: Ops> {
     behind: Option<O::Vector>,
 }
 
-/// A matrix with what is added to its products.
-struct Projection<O: Ops> {
-    matrix: O::Matrix,
-    bias: Option<O::Vector>,
-}
-
 /// What stands behind attention.
 enum Network<O: Ops> {
     Dense { gate: Projection<O>, up: Projection<O>, down: Projection<O> },
@@ -46,23 +41,23 @@ pub(super) struct Angles<O: Ops> {
 }
 
 impl<O: Ops> Layer<O> {
-    pub(super) fn open(weights: &mut Weights<'_, O>, layer: usize) -> Result<Self> {
-        let c = weights.config;
-        let (names, hidden) = (c.names, c.hidden);
+    pub(super) fn open(ops: &O, weights: &mut Weights<'_, O>, c: &DecoderConfig, layer: usize) -> Result<Self> {
+        let (names, hidden, width) = (c.names, c.hidden, c.heads * c.head_width);
         let prefix = format!("{}.{layer}", names.layers);
-        let [query, key, value] = Projection::open_attention(weights, &prefix)?;
-        let output = Projection::open(weights, &prefix, names.attention[3], hidden, c.heads * c.head_width)?;
-        let mut head_norm = |part: &str| weights.norm(&format!("{prefix}.{part}.weight"), c.head_width);
+        let [query, key, value] = open_attention(weights, c, &prefix)?;
+        let output = format!("{prefix}.{}", names.attention[3]);
+        let output = weights.projection(&output, [hidden, width], 0..hidden, other_bias(c))?;
+        let mut head_norm = |part: &str| norm(ops, weights, c, &format!("{prefix}.{part}.weight"), c.head_width);
         let head_norms = match c.has_head_norms {
             true => Some([head_norm(names.head_norms[0])?, head_norm(names.head_norms[1])?]),
             false => None,
         };
         let network = match c.experts.filter(|_| c.layers[layer].has_experts) {
-            Some(experts) => Network::Experts(Mixture::open(weights, &prefix, experts)?),
-            None => Network::open_dense(weights, &prefix)?,
+            Some(experts) => Network::Experts(Mixture::open(weights, c, &prefix, experts)?),
+            None => Network::open_dense(weights, c, &prefix)?,
         };
-        let attention_norms = NormPair::open(weights, &prefix, 0)?;
-        let network_norms = NormPair::open(weights, &prefix, 1)?;
+        let attention_norms = NormPair::open(ops, weights, c, &prefix, 0)?;
+        let network_norms = NormPair::open(ops, weights, c, &prefix, 1)?;
         Ok(Self { attention_norms, query, key, value, output, head_norms, network_norms, network })
     }
 
@@ -121,9 +116,8 @@ impl<O: Ops> Layer<O> {
 
 impl<O: Ops> NormPair<O> {
     /// Those of a block's first or second part.
-    fn open(weights: &mut Weights<'_, O>, prefix: &str, part: usize) -> Result<Self> {
-        let c = weights.config;
-        let mut norm = |name: &str| weights.norm(&format!("{prefix}.{name}.weight"), c.hidden);
+    fn open(ops: &O, weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str, part: usize) -> Result<Self> {
+        let mut norm = |name: &str| norm(ops, weights, c, &format!("{prefix}.{name}.weight"), c.hidden);
         let before = norm(c.names.norms_before[part])?;
         let behind = match c.norms {
             Norms::Before => None,
@@ -144,73 +138,44 @@ impl<O: Ops> NormPair<O> {
 }
 
 impl<O: Ops> Network<O> {
-    fn open_dense(weights: &mut Weights<'_, O>, prefix: &str) -> Result<Self> {
-        let c = weights.config;
+    fn open_dense(weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str) -> Result<Self> {
         let (names, inner) = (c.names, c.feed_forward);
         let [gate, up, down] = names.feed_forward;
-        let [gate, up] = if c.is_fused {
-            let fused = format!("{prefix}.{}", names.fused_feed_forward);
-            let part = |weights: &mut Weights<'_, O>, at: usize| {
-                Projection::open_rows(weights, &fused, [2 * inner, c.hidden], at * inner..(at + 1) * inner, false)
-            };
-            [part(weights, 0)?, part(weights, 1)?]
+        let mut rows = |name: &str, of: usize, at: usize| {
+            weights.projection(
+                &format!("{prefix}.{name}"),
+                [of * inner, c.hidden],
+                at * inner..(at + 1) * inner,
+                other_bias(c),
+            )
+        };
+        let (gate, up) = if c.is_fused {
+            (rows(names.fused_feed_forward, 2, 0)?, rows(names.fused_feed_forward, 2, 1)?)
         } else {
-            [
-                Projection::open(weights, prefix, gate, inner, c.hidden)?,
-                Projection::open(weights, prefix, up, inner, c.hidden)?,
-            ]
+            (rows(gate, 1, 0)?, rows(up, 1, 0)?)
         };
-        Ok(Self::Dense { gate, up, down: Projection::open(weights, prefix, down, c.hidden, inner)? })
+        let down = weights.projection(&format!("{prefix}.{down}"), [c.hidden, inner], 0..c.hidden, other_bias(c))?;
+        Ok(Self::Dense { gate, up, down })
     }
 }
 
-impl<O: Ops> Projection<O> {
-    /// Queries, keys and values.
-    fn open_attention(weights: &mut Weights<'_, O>, prefix: &str) -> Result<[Self; 3]> {
-        let c = weights.config;
-        let (names, has_bias) = (c.names, c.biases == Biases::QueryKeyValue);
-        let sizes = [c.heads, c.kv_heads, c.kv_heads].map(|heads| heads * c.head_width);
-        let starts = [0, sizes[0], sizes[0] + sizes[1]];
-        let all = starts[2] + sizes[2];
-        let mut part = |i: usize| {
-            let (name, rows, size) = match c.is_fused {
-                true => (names.fused_attention, starts[i]..starts[i] + sizes[i], all),
-                false => (names.attention[i], 0..sizes[i], sizes[i]),
-            };
-            Self::open_rows(weights, &format!("{prefix}.{name}"), [size, c.hidden], rows, has_bias)
+/// Queries, keys and values.
+fn open_attention<O: Ops>(weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str) -> Result<[Projection<O>; 3]> {
+    let bias = if c.biases == Biases::QueryKeyValue { Bias::Needed } else { other_bias(c) };
+    let sizes = [c.heads, c.kv_heads, c.kv_heads].map(|heads| heads * c.head_width);
+    let starts = [0, sizes[0], sizes[0] + sizes[1]];
+    let all = starts[2] + sizes[2];
+    let mut part = |i: usize| {
+        let (name, rows, size) = match c.is_fused {
+            true => (c.names.fused_attention, starts[i]..starts[i] + sizes[i], all),
+            false => (c.names.attention[i], 0..sizes[i], sizes[i]),
         };
-        Ok([part(0)?, part(1)?, part(2)?])
-    }
-
-    /// A whole matrix.
-    fn open(weights: &mut Weights<'_, O>, prefix: &str, part: &str, rows: usize, columns: usize) -> Result<Self> {
-        Self::open_rows(weights, &format!("{prefix}.{part}"), [rows, columns], 0..rows, false)
-    }
-
-    /// Some rows of a matrix of this shape.
-    fn open_rows(
-        weights: &mut Weights<'_, O>,
-        name: &str,
-        shape: [usize; 2],
-        rows: std::ops::Range<usize>,
-        has_bias: bool,
-    ) -> Result<Self> {
-        let bias = format!("{name}.bias");
-        let is_stored = weights.config.biases == Biases::AsStored && weights.file.has_tensor(&bias);
-        Ok(Self {
-            matrix: weights.matrix(&format!("{name}.weight"), &shape, rows.clone())?,
-            bias: if has_bias || is_stored { Some(weights.vector(&bias, shape[0], rows)?) } else { None },
-        })
-    }
+        weights.projection(&format!("{prefix}.{name}"), [size, c.hidden], rows, bias)
+    };
+    Ok([part(0)?, part(1)?, part(2)?])
 }
 
-/// Products with their biases.
-fn project<O: Ops, const N: usize>(ops: &O, x: &O::Tensor, projections: [&Projection<O>; N]) -> Result<[O::Tensor; N]> {
-    let mut products = ops.linear(x, projections.map(|projection| &projection.matrix))?;
-    for (product, projection) in products.iter_mut().zip(projections) {
-        if let Some(bias) = &projection.bias {
-            ops.add_vector(product, bias)?;
-        }
-    }
-    Ok(products)
+/// Whether products other than queries, keys and values have biases.
+fn other_bias(c: &DecoderConfig) -> Bias {
+    if c.biases == Biases::AsStored { Bias::AsStored } else { Bias::None }
 }

@@ -7,12 +7,13 @@ mod layer;
 mod memory;
 mod names;
 
-use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_plugin_api::Result;
 
 pub use config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, QueryGrowth, Rotary};
 pub use memory::{weight_bytes, workspace_bytes};
 pub use names::{ExpertNames, GGUF_NAMES, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, Names};
 
+use super::weights::Weights;
 use crate::files::Tensors;
 use crate::finite::is_finite;
 use crate::ops::{Ops, Pass};
@@ -43,13 +44,15 @@ impl<O: Ops> Decoder<O> {
     /// # Errors
     /// `CorruptFile` for a missing tensor or a wrong shape, `Unsupported` for a tensor that this model has no use for.
     pub fn open(ops: O, file: &Tensors, config: DecoderConfig, context: usize) -> Result<Self> {
-        let names = config.names;
-        let mut weights = Weights { ops: &ops, file, config: &config, used: Vec::new() };
-        let embedding = weights.table(names.embedding)?;
-        let head = weights.head()?;
-        let norm = weights.norm(names.norm, config.hidden)?;
-        let layers = (0..config.layers.len()).map(|i| Layer::open(&mut weights, i)).collect::<Result<_>>()?;
-        weights.check_rest()?;
+        let (names, sizes) = (config.names, [config.vocabulary, config.hidden]);
+        let mut weights = Weights::new(&ops, file);
+        let embedding = weights.table(names.embedding, config.vocabulary, config.hidden)?;
+        let head = if weights.has(names.head) { names.head } else { names.embedding };
+        let head = weights.matrix(head, &sizes, 0..config.vocabulary)?;
+        let opened = (0..config.layers.len()).map(|i| Layer::open(&ops, &mut weights, &config, i));
+        let layers = opened.collect::<Result<_>>()?;
+        let norm = norm(&ops, &mut weights, &config, names.norm, config.hidden)?;
+        weights.check_rest(names.unused)?;
         let frequencies = config.rotaries.iter().map(|rotary| rotary.frequencies(context)).collect();
         Ok(Self { ops, config, embedding, layers, norm, head, frequencies })
     }
@@ -148,63 +151,10 @@ impl<O: Ops> Decoder<O> {
     }
 }
 
-/// Opens the tensors of a decoder, and remembers which.
-struct Weights<'a, O: Ops> {
-    ops: &'a O,
-    file: &'a Tensors,
-    config: &'a DecoderConfig,
-    used: Vec<String>,
-}
-
-impl<O: Ops> Weights<'_, O> {
-    fn table(&mut self, name: &str) -> Result<O::Table> {
-        self.used.push(name.to_owned());
-        self.ops.table(self.file, name, self.config.vocabulary, self.config.hidden)
-    }
-
-    fn head(&mut self) -> Result<O::Matrix> {
-        let names = self.config.names;
-        let name = if self.file.has_tensor(names.head) { names.head } else { names.embedding };
-        self.matrix(name, &[self.config.vocabulary, self.config.hidden], 0..self.config.vocabulary)
-    }
-
-    /// Rows of a tensor of this shape, whose last size is that of a row.
-    fn matrix(&mut self, name: &str, shape: &[usize], rows: std::ops::Range<usize>) -> Result<O::Matrix> {
-        self.used.push(name.to_owned());
-        self.ops.matrix_rows(self.file, name, shape, rows)
-    }
-
-    fn vector(&mut self, name: &str, len: usize, range: std::ops::Range<usize>) -> Result<O::Vector> {
-        self.used.push(name.to_owned());
-        self.ops.vector(self.file.vector(name, len)?[range].to_vec())
-    }
-
-    /// The scales of a norm.
-    fn norm(&mut self, name: &str, len: usize) -> Result<O::Vector> {
-        self.used.push(name.to_owned());
-        let offset = self.config.norm_offset;
-        self.ops.vector(self.file.vector(name, len)?.into_iter().map(|scale| scale + offset).collect())
-    }
-
-    /// That the file has nothing else.
-    fn check_rest(&mut self) -> Result<()> {
-        self.used.sort();
-        let unused = self.config.names.unused;
-        let is_used = |name: &str| {
-            self.used.binary_search_by(|used| used.as_str().cmp(name)).is_ok()
-                || unused.iter().any(|end| name.ends_with(end))
-        };
-        match self.file.iter().find(|(name, _)| !is_used(name)) {
-            None => Ok(()),
-            Some((extra, _)) => Err(Error::new(
-                ErrorKind::Unsupported,
-                format!(
-                    "{}: the tensor {extra} is of no use to a model of this kind; this variant is not served here",
-                    self.file.name()
-                ),
-            )),
-        }
-    }
+/// The scales of a norm of a decoder.
+fn norm<O: Ops>(ops: &O, weights: &mut Weights<'_, O>, c: &DecoderConfig, name: &str, len: usize) -> Result<O::Vector> {
+    let scales = weights.values(name, len)?;
+    ops.vector(scales.into_iter().map(|scale| scale + c.norm_offset).collect())
 }
 
 /// A part of a decoder.

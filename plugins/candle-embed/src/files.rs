@@ -1,0 +1,149 @@
+//! A model's files: what Hugging Face's transformers and sentence-transformers keep in a folder.
+
+use std::path::{Path, PathBuf};
+
+use aihost_engine::files::Tensors;
+use aihost_engine::nn::encoder::EncoderConfig;
+use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
+use aihost_support::roles::beside;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::{self, Config};
+use crate::pooling::Pooling;
+
+/// Most bytes of a file of settings.
+const JSON_BYTES: u64 = 8 << 20;
+
+/// The files of a model, opened: what says what it is has been read, its weights are mapped.
+#[derive(Debug)]
+pub struct ModelFiles {
+    pub tensors: Tensors,
+    pub config: EncoderConfig,
+    pub tokenizer: PathBuf,
+    /// What kind of model it says it is.
+    pub architecture: String,
+    /// How it makes one vector of a text, if that is said.
+    pub pooling: Option<Pooling>,
+    /// Whether vectors are to have a length of 1, if that is said.
+    pub is_normalised: Option<bool>,
+    /// Tokens that it was taught to read of a text, if that is said.
+    pub trained: Option<usize>,
+}
+
+/// `1_Pooling/config.json` of sentence-transformers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct PoolingFile {
+    pooling_mode_cls_token: bool,
+    pooling_mode_mean_tokens: bool,
+    pooling_mode_max_tokens: bool,
+    pooling_mode_lasttoken: bool,
+    /// Newer files.
+    pooling_mode: Option<String>,
+}
+
+/// One of `modules.json`.
+#[derive(Debug, Deserialize)]
+struct Module {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// `sentence_bert_config.json`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct SentenceFile {
+    max_seq_length: Option<usize>,
+}
+
+impl ModelFiles {
+    /// Role `model` is a folder, a safetensors file, or the index or first of several; `config`, `tokenizer`, `pooling`
+    /// (1_Pooling/config.json), `modules` and `sentence_bert_config` lie beside it under their usual names unless they are named. The last
+    /// three may be missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::MissingFile`], [`ErrorKind::CorruptFile`] and [`ErrorKind::Unsupported`], each of which names its file.
+    pub fn open(load: &LoadRequest) -> Result<Self> {
+        let path = beside(load, "config", "config.json")?;
+        let parsed: Config = json(&path)?.ok_or_else(|| {
+            let needs = "an encoder needs its config.json, under role `config` or beside its weights";
+            Error::new(ErrorKind::MissingFile, format!("{} does not exist; {needs}", path.display()))
+        })?;
+        let config = config::read(&path, &parsed)?;
+        let pooling_path = beside(load, "pooling", "1_Pooling/config.json")?;
+        let pooling: Option<PoolingFile> = json(&pooling_path)?;
+        let modules: Option<Vec<Module>> = json(&beside(load, "modules", "modules.json")?)?;
+        let sentence: SentenceFile =
+            json(&beside(load, "sentence_bert_config", "sentence_bert_config.json")?)?.unwrap_or_default();
+        let files = Self {
+            tensors: Tensors::open(load.file("model")?)?,
+            config,
+            tokenizer: beside(load, "tokenizer", "tokenizer.json")?,
+            architecture: parsed.model_type().to_owned(),
+            pooling: pooling.map(|file| file.pooling(&pooling_path)).transpose()?,
+            is_normalised: modules.map(|all| all.iter().any(|module| module.kind.ends_with("Normalize"))),
+            trained: sentence.max_seq_length,
+        };
+        files.check_scorer(&path, &parsed)?;
+        Ok(files)
+    }
+
+    /// That what makes a score, if there is anything, is of the kind that is served.
+    fn check_scorer(&self, path: &Path, parsed: &Config) -> Result<()> {
+        let out = format!("{}.weight", self.config.names.scorer[2]);
+        if !self.tensors.has_tensor(&out) {
+            return Ok(());
+        }
+        let kinds = self.tensors.tensor(&out)?.dimensions.get(1).copied().unwrap_or(0);
+        let what = if kinds != 1 {
+            format!("it sorts texts into {kinds} kinds, and candle-embed serves models of one score")
+        } else if parsed.classifier_pooling().is_some_and(|how| how != "cls") {
+            "its score is of more than the first token, which candle-embed does not serve".to_owned()
+        } else if parsed.classifier_activation().is_some_and(|how| how != "gelu") {
+            "its score has another activation than `gelu`, which candle-embed does not serve".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Unsupported, format!("{}: {what}", path.display())))
+    }
+}
+
+impl PoolingFile {
+    fn pooling(&self, path: &Path) -> Result<Pooling> {
+        let named = match self.pooling_mode.as_deref() {
+            Some("cls") => Some(Pooling::Cls),
+            Some("mean") => Some(Pooling::Mean),
+            Some("max") => Some(Pooling::Max),
+            Some("lasttoken") => Some(Pooling::Last),
+            _ => None,
+        };
+        let flags = [
+            (self.pooling_mode_cls_token, Pooling::Cls),
+            (self.pooling_mode_mean_tokens, Pooling::Mean),
+            (self.pooling_mode_max_tokens, Pooling::Max),
+            (self.pooling_mode_lasttoken, Pooling::Last),
+        ];
+        let set: Vec<Pooling> = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, pooling)| pooling).collect();
+        match (named, set.as_slice()) {
+            (Some(pooling), _) => Ok(pooling),
+            (None, [pooling]) => Ok(*pooling),
+            _ => {
+                let what = "it names no way to make one vector of a text that candle-embed knows; set `pooling` in the entry's options";
+                Err(Error::new(ErrorKind::Unsupported, format!("{}: {what}", path.display())))
+            }
+        }
+    }
+}
+
+/// A file's JSON; nothing if there is no such file.
+fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Ok(metadata) = path.metadata() else { return Ok(None) };
+    let corrupt =
+        |what: &str| Error::new(ErrorKind::CorruptFile, format!("{}: {what}; fetch it again", path.display()));
+    if metadata.len() > JSON_BYTES {
+        return Err(corrupt(&format!("it has {} bytes, of at most {JSON_BYTES}", metadata.len())));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| corrupt(&error.to_string()))?;
+    serde_json::from_str(&text).map(Some).map_err(|error| corrupt(&error.to_string()))
+}
