@@ -11,6 +11,8 @@ use crate::{shell, stage};
 
 /// Names the model file that tests of the real model read.
 const MODEL_VARIABLE: &str = "AIHOST_SMOLLM2";
+/// Names the folder of the encoder that tests of a real one read.
+const ENCODER_VARIABLE: &str = "AIHOST_MINILM";
 /// Tells tests that what they drive is built, so that they need not see to it.
 pub(crate) const BUILT_VARIABLE: &str = "AIHOST_TESTS_BUILT";
 
@@ -33,6 +35,9 @@ pub(crate) fn run(options: &Options) -> Result {
         command.arg("--").args(&options.filters);
     }
     command.env(MODEL_VARIABLE, small_model(&workspace, Profile::Dev)?).env(BUILT_VARIABLE, "1");
+    if std::env::var_os(ENCODER_VARIABLE).is_none_or(|path| path.is_empty()) {
+        shell::run(workspace.aihost(Profile::Dev).args(["models", "pull", "minilm"]))?;
+    }
     let result = shell::run(&mut command);
     eprintln!("build and tests took {:.0} s", start.elapsed().as_secs_f64());
     result

@@ -110,8 +110,12 @@ fn greeting(listen: SocketAddr) -> String {
              -d '{{\"model\":\"{model}\",\"temperature\":0,\"max_tokens\":40,\"messages\":[{{\"role\":\"user\",\"content\":\"{question}\"}}]}}'"
         )
     };
+    let embed = format!(
+        "  curl -s http://{listen}/v1/embeddings -H 'content-type: application/json' \\\n    \
+         -d '{{\"model\":\"minilm\",\"input\":[\"A cat sits outside\",\"The dog sleeps\"],\"dimensions\":8}}'"
+    );
     format!(
-        "\nOnce the host listens, ask it:\n{}\nand ask the other model, which takes the first one's place:\n{}\n",
+        "\nOnce the host listens, ask it:\n{}\nand ask the other model, which takes the first one's place:\n{}\nand one that makes vectors:\n{embed}\n",
         ask("smollm2", "Who wrote Romeo and Juliet?"),
         ask("smollm2-b", "What is the capital of France?")
     )
@@ -168,7 +172,12 @@ mod tests {
     #[test]
     fn the_greeting_names_both_models_and_the_port() {
         let text = super::greeting(([127, 0, 0, 1], 9001).into());
-        for part in ["\"model\":\"smollm2\"", "\"model\":\"smollm2-b\"", "http://127.0.0.1:9001/v1/chat/completions"] {
+        for part in [
+            "\"model\":\"smollm2\"",
+            "\"model\":\"smollm2-b\"",
+            "http://127.0.0.1:9001/v1/chat/completions",
+            "http://127.0.0.1:9001/v1/embeddings",
+        ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
     }

@@ -1,5 +1,5 @@
 //! Models of more files than weights: what the names of their files and their configurations tell. Text models as Hugging Face's
-//! transformers keeps them, MusicGen, and FLUX.1 where it lies on this machine.
+//! transformers keeps them, MusicGen, and encoders and FLUX.1 where they lie on this machine.
 
 use serde_json::Value as Json;
 use serde_yaml::Value;
@@ -20,6 +20,8 @@ const ESTIMATE_STEP_BYTES: u64 = 100 << 20;
 const CACHE_NUMBER_BYTES: u64 = 2;
 /// Ends of the class names of models that write.
 const WRITERS: [&str; 2] = ["ForCausalLM", "LMHeadModel"];
+/// The encoders that candle-embed serves, as `model_type` calls them.
+const ENCODERS: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "nomic_bert", "modernbert"];
 /// What to do with all others.
 const BY_HAND: &str =
     "write its entry by hand: ADDING_MODELS has the keys, and `aihost plugins info PLUGIN` the options";
@@ -47,6 +49,8 @@ enum Kind {
     Text(Option<String>),
     MusicGen,
     Flux,
+    /// It makes vectors or scores of texts; what kind of model it is.
+    Encoder(String),
 }
 
 impl Seen<'_> {
@@ -56,6 +60,7 @@ impl Seen<'_> {
             Kind::Text(why) => Ok(self.text(why, "source", place)),
             Kind::MusicGen => Ok(self.other("audio", "musicgen", "source", place)),
             Kind::Flux => Ok(self.other("image", "flux", "files", yaml::mapping([("model", place)]))),
+            Kind::Encoder(_) => Ok(self.other("embedding", "candle-embed", "source", place)),
         }
     }
 
@@ -67,6 +72,11 @@ impl Seen<'_> {
             Kind::Flux => {
                 return Err(self.not_told("FLUX.1 in diffusers' layout, which is served from a folder of this machine")
                     .hint("fetch the repository as a folder, with the hub's own program say, then `aihost models add FOLDER`"));
+            }
+            // How it makes a vector of a text stands in a folder of its repository.
+            Kind::Encoder(model_type) => {
+                return Err(self.not_told(&format!("a model of type `{model_type}`, which is served from a folder of this machine"))
+                    .hint("fetch the repository as a folder, with the hub's own program say, then `aihost models add FOLDER`; or write its entry as ADDING_MODELS has one"));
             }
         };
         Ok(Found { is_fetched: true, ..found })
@@ -87,6 +97,9 @@ impl Seen<'_> {
         let model_type = config.get("model_type").and_then(Json::as_str).unwrap_or_default();
         if model_type == "musicgen" {
             return Ok(Kind::MusicGen);
+        }
+        if ENCODERS.contains(&model_type) && self.bytes > 0 {
+            return Ok(Kind::Encoder(model_type.to_owned()));
         }
         let classes =
             config.get("architectures").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);

@@ -222,10 +222,13 @@ async fn models_of_several_files_are_told_by_their_configuration() {
             ("model.safetensors", 3 * MIB, Vec::new()),
         ],
     );
+    let t5 = br#"{"model_type": "t5", "architectures": ["T5Model"]}"#;
+    world.repository("o/t5", "", &[config(t5), ("model.safetensors", 3 * MIB, Vec::new())]);
     world.repository("o/flux", "", &[("model_index.json", 100, br#"{"_class_name": "FluxPipeline"}"#.to_vec())]);
     world.repository("o/data", "", &[small("README.md")]);
     for (repository, words) in [
-        ("hf:o/bert", "has a model of type `bert`"),
+        ("hf:o/bert", "has a model of type `bert`, which is served from a folder"),
+        ("hf:o/t5", "has a model of type `t5`, of which no plugin"),
         ("hf:o/flux", "FLUX.1 in diffusers' layout"),
         ("hf:o/data", "has files without a GGUF model or a config.json"),
         ("hf:o/Llama:Q4_0", "has no GGUF model"),
