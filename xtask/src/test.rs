@@ -1,6 +1,7 @@
 //! `test`: every test of the workspace, against the real small model.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use clap::Args;
@@ -56,10 +57,15 @@ pub(crate) fn run_ignored(name: &str, below: &[&str]) -> Result {
 
 /// The small real model: the one that the environment names, else fetched through the host's own command.
 pub(crate) fn small_model(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    small_model_by(workspace, &mut workspace.aihost(profile))
+}
+
+/// The same, fetched by this `aihost`.
+pub(crate) fn small_model_by(workspace: &Workspace, aihost: &mut Command) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(MODEL_VARIABLE).filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
-    shell::run(workspace.aihost(profile).args(["models", "pull", "smollm2"]))?;
+    shell::run(aihost.args(["models", "pull", "smollm2"]))?;
     let folder = workspace.staging().join("models");
     stage::find(&folder, ".gguf")
         .ok_or_else(|| Error(format!("`aihost models pull smollm2` left no .gguf file under {}", folder.display())))

@@ -83,7 +83,7 @@ impl Metadata<'_> {
         };
         let scale = |key: &str| Ok::<_, Error>(self.factor(key)?.unwrap_or(1.0));
         let config = DecoderConfig {
-            names: &GGUF_NAMES,
+            names: family.gguf_names,
             layers: family.layers(count, window, self.near_layers(count)?),
             hidden,
             feed_forward,
@@ -99,6 +99,7 @@ impl Metadata<'_> {
             // Converters have added it.
             norm_offset: 0.0,
             has_head_norms: family.has_head_norms,
+            has_sinks: family.has_sinks,
             biases: family.biases,
             is_fused: family.is_fused,
             activation: family.activation,
@@ -279,6 +280,7 @@ impl Metadata<'_> {
             slow: number(["rope.scaling.yarn_beta_slow"; 2], 1.0)?,
             ramp: number(["rope.scaling.yarn_ext_factor"; 2], 1.0)?,
             magnitude,
+            has_whole_pairs: self.family.yarn_has_whole_pairs,
         }))
     }
 

@@ -1,6 +1,6 @@
 //! The families of decoders that are served: one row each.
 
-use aihost_engine::nn::decoder::{Biases, LayerConfig, Norms};
+use aihost_engine::nn::decoder::{Biases, GGUF_NAMES, GGUF_NAMES_GPT_OSS, LayerConfig, Names, Norms};
 use aihost_engine::ops::{Activation, RotaryOrder};
 
 /// What the members of a family have in common.
@@ -28,6 +28,12 @@ pub struct Family {
     /// Every so-manieth layer does not know positions.
     pub unrotated: Option<usize>,
     pub has_experts: bool,
+    /// How its GGUF files call tensors.
+    pub gguf_names: &'static Names,
+    /// Whether each head has a score of seeing nothing.
+    pub has_sinks: bool,
+    /// Whether YaRN's slowing begins and ends at whole pairs.
+    pub yarn_has_whole_pairs: bool,
     /// Layers of a member whose scores are scaled by `hidden / heads`, not by the width of a head.
     pub scaled_by_hidden: Option<usize>,
 }
@@ -58,6 +64,9 @@ const LLAMA: Family = Family {
     window_rope_base: None,
     unrotated: None,
     has_experts: false,
+    gguf_names: &GGUF_NAMES,
+    has_sinks: false,
+    yarn_has_whole_pairs: true,
     scaled_by_hidden: None,
 };
 
@@ -85,7 +94,7 @@ const GEMMA2: Family = Family {
 };
 
 /// All families.
-pub const FAMILIES: [Family; 12] = [
+pub const FAMILIES: [Family; 13] = [
     LLAMA,
     // Its GGUF files are called `llama`.
     Family { gguf: "mistral", hugging_face: &["mistral"], windows: Windows::All, ..LLAMA },
@@ -120,6 +129,19 @@ pub const FAMILIES: [Family; 12] = [
     },
     Family { gguf: "smollm3", hugging_face: &["smollm3"], unrotated: Some(4), ..LLAMA },
     Family { gguf: "granite", hugging_face: &["granite"], ..LLAMA },
+    // Its folders have experts of a form of their own, which is not read.
+    Family {
+        gguf: "gpt-oss",
+        hugging_face: &[],
+        gguf_order: RotaryOrder::Halves,
+        activation: Activation::ClampedSwish,
+        windows: Windows::AllBut(2),
+        has_experts: true,
+        gguf_names: &GGUF_NAMES_GPT_OSS,
+        has_sinks: true,
+        yarn_has_whole_pairs: false,
+        ..LLAMA
+    },
     // First of the Gemmas: theirs without what came later.
     Family {
         gguf: "gemma",

@@ -308,6 +308,7 @@ impl HuggingFace {
             norm_epsilon: self.positive("rms_norm_eps", c.rms_norm_eps)?,
             norm_offset: family.norm_offset,
             has_head_norms: family.has_head_norms,
+            has_sinks: false,
             biases: family.biases,
             is_fused: family.is_fused,
             activation: family.activation,
@@ -469,9 +470,6 @@ impl HuggingFace {
                 }
                 Ok(plain.llama3(Llama3 { factor: need("factor", rope.factor)?, low, high, trained: trained()? }))
             }
-            Some("yarn") if rope.truncate == Some(false) => Err(self.unsupported(
-                "its positions are scaled by `yarn` without `truncate`, which candle-llm does not serve; use another plugin",
-            )),
             Some("yarn") => {
                 let factor = need("factor", rope.factor)?;
                 let magnitude = match (rope.attention_factor, rope.mscale, rope.mscale_all_dim) {
@@ -483,7 +481,7 @@ impl HuggingFace {
                 };
                 let fast = rope.beta_fast.unwrap_or(32.0);
                 let slow = rope.beta_slow.unwrap_or(1.0);
-                Ok(plain.yarn(Yarn { factor, trained: trained()?, fast, slow, ramp: 1.0, magnitude }))
+                Ok(plain.yarn(Yarn { factor, trained: trained()?, fast, slow, ramp: 1.0, magnitude, has_whole_pairs: rope.truncate.unwrap_or(true) }))
             }
             Some("longrope" | "su") => self.longrope(rope, plain, trained()?),
             Some(other) => Err(self.unsupported(format!(

@@ -38,6 +38,8 @@ pub struct Yarn {
     pub ramp: f64,
     /// What rotated elements are multiplied with.
     pub magnitude: f64,
+    /// Whether the slowing begins and ends at whole pairs.
+    pub has_whole_pairs: bool,
 }
 
 impl Plain {
@@ -60,12 +62,13 @@ impl Plain {
 
     /// As YaRN does.
     pub fn yarn(self, scaling: Yarn) -> Rotary {
-        let Yarn { factor, trained, fast, slow, ramp, magnitude } = scaling;
+        let Yarn { factor, trained, fast, slow, ramp, magnitude, has_whole_pairs } = scaling;
         // The pair that turns so often within the tokens of the training.
         let pair =
             |turns: f64| self.width as f64 * (trained / (turns * 2.0 * PI)).ln() / (2.0 * f64::from(self.base).ln());
-        let first = pair(fast).floor().max(0.0);
-        let last = pair(slow).ceil().min(self.width as f64 - 1.0);
+        let (first, last) = (pair(fast), pair(slow));
+        let (first, last) = if has_whole_pairs { (first.floor(), last.ceil()) } else { (first, last) };
+        let (first, last) = (first.max(0.0), last.min(self.width as f64 - 1.0));
         let divisor = |pair: usize| {
             let slowed = ((pair as f64 - first) / (last - first).max(0.001)).clamp(0.0, 1.0);
             let kept = (1.0 - slowed) * ramp;

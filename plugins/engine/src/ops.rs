@@ -75,7 +75,11 @@ pub trait Ops: Send + Sync + 'static {
 
     /// Writes the keys and values of a pass into the cache, then causal attention of its queries over it:
     /// `[rows, heads * width]`.
-    fn attention(&self, pass: Attention<'_, Self::Tensor>, cache: &mut Self::Cache) -> Result<Self::Tensor>;
+    fn attention(
+        &self,
+        pass: Attention<'_, Self::Tensor, Self::Vector>,
+        cache: &mut Self::Cache,
+    ) -> Result<Self::Tensor>;
 
     /// Attention of sequences each of which sees itself: `[rows, heads * width]`.
     fn self_attention(&self, pass: SelfAttention<'_, Self::Tensor>) -> Result<Self::Tensor>;
@@ -88,6 +92,9 @@ pub trait Ops: Send + Sync + 'static {
 
     /// `x += delta`.
     fn add(&self, x: &mut Self::Tensor, delta: &Self::Tensor) -> Result<()>;
+
+    /// Adds to groups of rows, which follow each other, a vector of each.
+    fn add_grouped(&self, x: &mut Self::Tensor, groups: &[(usize, &Self::Vector)]) -> Result<()>;
 
     /// Adds a vector to every row.
     fn add_vector(&self, x: &mut Self::Tensor, vector: &Self::Vector) -> Result<()>;
@@ -153,6 +160,8 @@ pub enum Activation {
     Gelu,
     /// The hyperbolic tangent.
     Tanh,
+    /// gpt-oss's: x, at most 7, times the logistic function of 1.702 times that. What it gates is kept within 7, and has 1 added.
+    ClampedSwish,
 }
 
 /// Which elements of a head are a pair of the rotary embedding.
@@ -166,7 +175,7 @@ pub enum RotaryOrder {
 
 /// One layer's attention of a pass.
 #[derive(Debug)]
-pub struct Attention<'a, T> {
+pub struct Attention<'a, T, V> {
     /// The layer, which is the place in the cache.
     pub layer: usize,
     /// Queries, `[rows, heads * width]`.
@@ -183,6 +192,8 @@ pub struct Attention<'a, T> {
     pub cap: Option<f32>,
     /// Tokens that a query sees, itself among them; all before it if absent.
     pub window: Option<usize>,
+    /// The score of seeing nothing, of each head (Xiao et al. 2023).
+    pub sinks: Option<&'a V>,
 }
 
 /// Attention without a cache: whole sequences, one after the other.

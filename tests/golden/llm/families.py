@@ -49,6 +49,8 @@ FAMILIES = {
         rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.5, original_max_position_embeddings=32,
         short_factor=[1.0, 1.1], long_factor=[1.5, 4.0]))),
     "smollm3": ("smollm3", dict(num_hidden_layers=5, no_rope_layer_interval=4, use_sliding_window=False)),
+    "gpt-oss": ("gpt_oss", dict(head_dim=16, num_local_experts=8, num_experts_per_tok=3, sliding_window=16, num_hidden_layers=4,
+                                rope_parameters=YARN | dict(truncate=False, beta_fast=32.0, beta_slow=1.0))),
     "granite": ("granite", dict(embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2, logits_scaling=2.0)),
 }
 
@@ -75,7 +77,8 @@ def main(llama_cpp: str, *names: str) -> None:
             converted(llama_cpp, folder, out / "model.gguf")
             weights = {key: value.to(torch.float16) for key, value in load_file(folder / "model.safetensors").items()}
             save_file(weights, folder / "model.safetensors", {"format": "pt"})
-            for file in ["config.json", "model.safetensors"]:
+            # Experts of a form of its own, which is read as GGUF alone.
+            for file in ["config.json", "model.safetensors"] if model_type != "gpt_oss" else []:
                 shutil.copy(folder / file, out / file)
         save_file(outputs(model), here / name / "outputs.safetensors")
         print(name, "done")

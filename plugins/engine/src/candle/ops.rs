@@ -17,6 +17,9 @@ use crate::ops::{Activation, Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrd
 /// Rows from which on candle widens quantised weights for a product, instead of multiplying with them as they are.
 const WIDENED_FROM: usize = 9;
 
+/// What gpt-oss keeps activations below.
+const CLAMP: f32 = 7.0;
+
 /// A device of candle's, and the type of activations there.
 #[derive(Clone, Debug)]
 pub struct CandleOps {
@@ -72,7 +75,7 @@ impl CandleOps {
     fn attend(
         &self,
         q: &Tensor,
-        pass: &Attention<'_, Tensor>,
+        pass: &Attention<'_, Tensor, Tensor>,
         cache: &KvCache,
         span: &Span<'_>,
     ) -> Result<Tensor, Failure> {
@@ -105,7 +108,13 @@ impl CandleOps {
             let mask = Tensor::from_iter(mask, &self.device)?.reshape((1, rows * group, len))?;
             scores = scores.broadcast_add(&mask)?;
         }
-        let weights = ops::softmax_last_dim(&scores)?.to_dtype(values.dtype())?;
+        if let Some(sinks) = pass.sinks {
+            let sinks = sinks.to_dtype(DType::F32)?.reshape((kv_heads, 1, group, 1))?;
+            let sinks = sinks.broadcast_as((kv_heads, rows, group, 1))?.reshape((kv_heads, rows * group, 1))?;
+            scores = Tensor::cat(&[&scores, &sinks], D::Minus1)?;
+        }
+        let weights = ops::softmax_last_dim(&scores)?.narrow(D::Minus1, 0, len)?.contiguous()?;
+        let weights = weights.to_dtype(values.dtype())?;
         let attended = super::matmul(&weights, &values)?.reshape((kv_heads, rows, group, width))?;
         Ok(attended.transpose(0, 1)?.reshape((rows, hidden))?)
     }
@@ -236,7 +245,7 @@ impl Ops for CandleOps {
         Ok(())
     }
 
-    fn attention(&self, pass: Attention<'_, Tensor>, cache: &mut KvCache) -> Result<Tensor> {
+    fn attention(&self, pass: Attention<'_, Tensor, Tensor>, cache: &mut KvCache) -> Result<Tensor> {
         let attended = || -> Result<Tensor, Failure> {
             let layer = &cache.layers[pass.layer];
             let mut first = 0;
@@ -293,6 +302,9 @@ impl Ops for CandleOps {
     fn gated(&self, gate: Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
         let gated = || -> Result<Tensor, Failure> {
             let gate = activated(&gate, activation)?;
+            if activation == Activation::ClampedSwish {
+                return Ok((gate * (up.clamp(-CLAMP, CLAMP)? + 1.0)?)?);
+            }
             Ok((gate * up)?)
         };
         Ok(gated()?)
@@ -300,6 +312,19 @@ impl Ops for CandleOps {
 
     fn add(&self, x: &mut Tensor, delta: &Tensor) -> Result<()> {
         *x = (&*x + delta).map_err(Failure::from)?;
+        Ok(())
+    }
+
+    fn add_grouped(&self, x: &mut Tensor, groups: &[(usize, &Tensor)]) -> Result<()> {
+        let added = || -> Result<Tensor, Failure> {
+            let (mut first, mut all) = (0, Vec::with_capacity(groups.len()));
+            for (rows, vector) in groups {
+                all.push(x.narrow(0, first, *rows)?.broadcast_add(vector)?);
+                first += rows;
+            }
+            Ok(Tensor::cat(&all, 0)?)
+        };
+        *x = added()?;
         Ok(())
     }
 
@@ -389,6 +414,10 @@ fn activated(x: &Tensor, activation: Activation) -> Result<Tensor, Failure> {
         Activation::Silu => x.silu()?,
         Activation::Gelu => x.gelu_erf()?,
         Activation::Tanh => x.tanh()?,
+        Activation::ClampedSwish => {
+            let x = x.minimum(CLAMP)?;
+            (ops::sigmoid(&(&x * 1.702)?)? * x)?
+        }
     })
 }
 

@@ -84,8 +84,15 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Attention of `q`, `[rows, heads * width]`, into `out` of the same shape. The keys and values of the rows are in the cache.
-pub(super) fn attend(q: &[f32], cache: &KvCache, look: Look, spans: &[Span<'_>], out: &mut [f32]) {
+/// Attention of `q`, `[rows, heads * width]`, into `out` of the same shape; `sinks` are the scores of seeing nothing, `[heads]`. The keys and values of the rows are in the cache.
+pub(super) fn attend(
+    q: &[f32],
+    cache: &KvCache,
+    look: Look,
+    sinks: Option<&[f32]>,
+    spans: &[Span<'_>],
+    out: &mut [f32],
+) {
     let cached = cache.shape();
     let row = q.len() / spans.iter().map(|span| span.rows).sum::<usize>().max(1);
     let (kv_heads, width) = (cached.kv_heads, cached.width);
@@ -101,7 +108,7 @@ pub(super) fn attend(q: &[f32], cache: &KvCache, look: Look, spans: &[Span<'_>],
         by_segment(&tiles, q, cache, shape)
     };
     for (tile, seen) in tiles.iter().zip(&seen) {
-        tile.write(seen, shape, out);
+        tile.write(seen, shape, sinks, out);
     }
 }
 
@@ -221,13 +228,22 @@ impl Tile<'_> {
         seen
     }
 
-    fn write(&self, seen: &Seen, shape: Shape, out: &mut [f32]) {
+    fn write(&self, seen: &Seen, shape: Shape, sinks: Option<&[f32]>, out: &mut [f32]) {
         let Shape { group, kv_heads, width, .. } = shape;
         let values = seen.values.chunks_exact(width).zip(&seen.sums);
         for (query, (values, sum)) in values.enumerate() {
             let (row, head) = (self.row + query / group, self.head * group + query % group);
             let at = (row * kv_heads * group + head) * width;
-            out[at..at + width].iter_mut().zip(values).for_each(|(out, x)| *out = x / sum);
+            // What was seen of everything is less by as much as nothing weighs.
+            let (kept, sum) = match sinks {
+                None => (1.0, *sum),
+                Some(sinks) => {
+                    let largest = seen.largest[query].max(sinks[head]);
+                    let kept = (seen.largest[query] - largest).exp();
+                    (kept, sum * kept + (sinks[head] - largest).exp())
+                }
+            };
+            out[at..at + width].iter_mut().zip(values).for_each(|(out, x)| *out = x * kept / sum);
         }
     }
 }
@@ -429,20 +445,23 @@ mod tests {
 
     #[test]
     fn it_is_the_formula() {
+        let sinks: Vec<f32> = noise(HEADS, 17).iter().map(|x| 4.0 * x).collect();
+        is_the_formula(LOOK, Some(&sinks));
+        is_the_formula(Look { window: Some(100), ..LOOK }, Some(&sinks));
         for (cap, window) in
             [(None, None), (Some(1.5), None), (None, Some(1)), (None, Some(200)), (Some(2.0), Some(512))]
         {
-            is_the_formula(Look { cap, window, ..LOOK });
+            is_the_formula(Look { cap, window, ..LOOK }, None);
         }
     }
 
-    fn is_the_formula(look: Look) {
+    fn is_the_formula(look: Look, sinks: Option<&[f32]>) {
         let blocks = blocks();
         let (cache, keys, values) = filled(&blocks);
         let (width, row) = (SHAPE.width, HEADS * SHAPE.width);
         let q = noise(TOKENS * row, 7);
         let mut out = vec![0.0; q.len()];
-        attend(&q, &cache, look, &[Span { rows: TOKENS, start: 0, blocks: &blocks }], &mut out);
+        attend(&q, &cache, look, sinks, &[Span { rows: TOKENS, start: 0, blocks: &blocks }], &mut out);
         let half = |x: f32| f64::from(half::f16::from_f32(x).to_f32());
         for (position, head) in [(0, 0), (1, 5), (15, 1), (16, 2), (255, 3), (256, 4), (511, 0), (699, 5)] {
             let q = &q[position * row + head * width..][..width];
@@ -451,7 +470,8 @@ mod tests {
             let capped = |score: f64| look.cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
             let seen = look.window.map_or(0, |window| (position + 1).saturating_sub(window))..=position;
             let weights: Vec<f64> = seen.clone().map(|token| capped(product(token)).exp()).collect();
-            let sum: f64 = weights.iter().sum();
+            let nothing = sinks.map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+            let sum: f64 = weights.iter().sum::<f64>() + nothing;
             for d in 0..width {
                 let wanted: f64 =
                     seen.clone().zip(&weights).map(|(token, weight)| weight / sum * kv(&values, token, d)).sum();
@@ -477,7 +497,7 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut out = vec![0.0; q.len()];
             let span = Span { rows: TOKENS, start: 0, blocks: &blocks };
-            pool.install(|| attend(&q, &cache, look, &[span], &mut out));
+            pool.install(|| attend(&q, &cache, look, None, &[span], &mut out));
             out
         };
         let together = whole(3);
@@ -494,7 +514,7 @@ mod tests {
                 let mut queries = noise(rows * row, 13);
                 queries[before * row..(before + 1) * row].copy_from_slice(own);
                 let mut out = vec![0.0; queries.len()];
-                pool.install(|| attend(&queries, &cache, look, &spans, &mut out));
+                pool.install(|| attend(&queries, &cache, look, None, &spans, &mut out));
                 assert_eq!(out[before * row..(before + 1) * row], together[position * row..(position + 1) * row]);
             }
         }

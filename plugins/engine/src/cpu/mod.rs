@@ -135,11 +135,12 @@ impl Ops for Cpu {
         Ok(())
     }
 
-    fn attention(&self, pass: Attention<'_, Rows>, cache: &mut KvCache) -> Result<Rows> {
+    fn attention(&self, pass: Attention<'_, Rows, Vec<f32>>, cache: &mut KvCache) -> Result<Rows> {
         cache.write(pass.layer, &pass.keys.values, &pass.values.values, pass.spans);
         let mut out = Rows::zeros(pass.queries.count(), pass.queries.width);
         let look = attention::Look { layer: pass.layer, scale: pass.scale, cap: pass.cap, window: pass.window };
-        attention::attend(&pass.queries.values, cache, look, pass.spans, &mut out.values);
+        let sinks = pass.sinks.map(Vec::as_slice);
+        attention::attend(&pass.queries.values, cache, look, sinks, pass.spans, &mut out.values);
         Ok(out)
     }
 
@@ -170,15 +171,18 @@ impl Ops for Cpu {
     }
 
     fn gated(&self, mut gate: Rows, up: &Rows, activation: Activation) -> Result<Rows> {
-        gate.each(up, |gate, up| {
-            rows::activate(activation, gate, &[]);
-            rows::multiply(gate, up);
-        });
+        gate.each(up, |gate, up| rows::gate(activation, gate, up));
         Ok(gate)
     }
 
     fn add(&self, x: &mut Rows, delta: &Rows) -> Result<()> {
         x.each(delta, rows::add_bias);
+        Ok(())
+    }
+
+    fn add_grouped(&self, x: &mut Rows, groups: &[(usize, &Vec<f32>)]) -> Result<()> {
+        let vectors = groups.iter().flat_map(|(rows, vector)| std::iter::repeat_n(*vector, *rows));
+        x.values.chunks_exact_mut(x.width.max(1)).zip(vectors).for_each(|(row, vector)| rows::add_bias(row, vector));
         Ok(())
     }
 

@@ -8,6 +8,8 @@ use pulp::Arch;
 pub use crate::ops::Activation;
 use crate::ops::RotaryOrder;
 
+/// What gpt-oss keeps activations below.
+const CLAMP: f32 = 7.0;
 /// Partial sums of a row.
 const LANES: usize = 16;
 
@@ -26,9 +28,22 @@ pub fn activate(activation: Activation, row: &mut [f32], bias: &[f32]) {
             Activation::Gelu => {
                 row.iter_mut().for_each(|x| *x *= 0.5 + 0.5 * erf(*x * std::f32::consts::FRAC_1_SQRT_2))
             }
+            Activation::ClampedSwish => {
+                row.iter_mut().for_each(|x| *x = x.min(CLAMP) * logistic(1.702 * x.min(CLAMP)));
+            }
             Activation::Tanh => row.iter_mut().for_each(|x| *x = 2.0 * logistic(2.0 * *x) - 1.0),
         }
     });
+}
+
+/// `row = activation(row) * gated`.
+pub fn gate(activation: Activation, row: &mut [f32], gated: &[f32]) {
+    activate(activation, row, &[]);
+    if activation == Activation::ClampedSwish {
+        Arch::new().dispatch(|| row.iter_mut().zip(gated).for_each(|(x, y)| *x *= y.clamp(-CLAMP, CLAMP) + 1.0));
+    } else {
+        multiply(row, gated);
+    }
 }
 
 /// `row += bias`; an empty bias is none.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
+use crate::cpu::Linear;
 use crate::files::Tensors;
 use crate::ops::Ops;
 
@@ -53,6 +54,18 @@ impl<'a, O: Ops> Weights<'a, O> {
     pub(super) fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.used.push(name.to_owned());
         self.file.vector(name, len)
+    }
+
+    /// Each row of a matrix of vectors.
+    pub(super) fn vectors(&mut self, name: &str, rows: usize, columns: usize) -> Result<Vec<O::Vector>> {
+        self.used.push(name.to_owned());
+        let linear = Linear::open(self.file, name, rows, columns)?;
+        let row = |i: usize| {
+            let mut row = vec![0.0; columns];
+            linear.row(i, &mut row);
+            self.ops.vector(row)
+        };
+        (0..rows).map(row).collect()
     }
 
     pub(super) fn vector(&mut self, name: &str, len: usize) -> Result<O::Vector> {

@@ -85,6 +85,10 @@ pub fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
         Activation::Silu => wide.silu()?,
         Activation::Gelu => wide.gelu_erf()?,
         Activation::Tanh => wide.tanh()?,
+        Activation::ClampedSwish => {
+            let kept = wide.minimum(7.0)?;
+            (&kept * candle_nn::ops::sigmoid(&(&kept * 1.702)?)?)?
+        }
     };
     drop(wide);
     Ok(made.to_dtype(dtype)?)

@@ -32,6 +32,8 @@ pub struct DecoderConfig {
     pub norm_offset: f32,
     /// Whether each head's queries and keys have norms (Henry et al. 2020).
     pub has_head_norms: bool,
+    /// Whether each head has a score of seeing nothing (Xiao et al. 2023).
+    pub has_sinks: bool,
     /// Which products have biases.
     pub biases: Biases,
     /// Whether queries, keys and values are one matrix, and gate and up another.

@@ -1,18 +1,20 @@
 //! A mixture of experts (Shazeer et al. 2017): each token passes through the few networks that a router chooses for it.
 
-use aihost_plugin_api::Result;
+use aihost_plugin_api::{Error, Result};
 
-use super::config::{DecoderConfig, Experts};
+use super::config::{Biases, DecoderConfig, Experts};
 use super::names::ExpertNames;
-use crate::nn::weights::Weights;
+use crate::nn::weights::{Bias, Projection, Weights, project};
 use crate::ops::{Activation, Ops};
 
 /// The experts of a block.
 pub(super) struct Mixture<O: Ops> {
     shape: Experts,
-    router: O::Matrix,
+    router: Projection<O>,
     /// Gate, up and down.
     experts: Vec<[O::Matrix; 3]>,
+    /// The biases of all experts' gates, ups and downs, where there are any.
+    biases: [Option<Vec<O::Vector>>; 3],
 }
 
 /// One token's share of one expert.
@@ -26,8 +28,10 @@ struct Share {
 impl<O: Ops> Mixture<O> {
     pub(super) fn open(weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str, shape: Experts) -> Result<Self> {
         let (names, hidden) = (c.names, c.hidden);
-        let router =
-            weights.matrix(&format!("{prefix}.{}.weight", names.router), &[shape.count, hidden], 0..shape.count)?;
+        let has_biases = c.biases == Biases::AsStored;
+        let router = format!("{prefix}.{}", names.router);
+        let bias = if has_biases { Bias::AsStored } else { Bias::None };
+        let router = weights.projection(&router, [shape.count, hidden], 0..shape.count, bias)?;
         let sizes = [[shape.feed_forward, hidden], [shape.feed_forward, hidden], [hidden, shape.feed_forward]];
         let mut part = |expert: usize, part: usize| {
             let [rows, columns] = sizes[part];
@@ -43,22 +47,37 @@ impl<O: Ops> Mixture<O> {
             }
         };
         let experts = (0..shape.count).map(|i| Ok([part(i, 0)?, part(i, 1)?, part(i, 2)?])).collect::<Result<_>>()?;
-        Ok(Self { shape, router, experts })
+        let mut biases = [None, None, None];
+        if let ExpertNames::Stacked(parts) = names.experts {
+            for ((biases, part), [rows, _]) in biases.iter_mut().zip(parts).zip(sizes) {
+                let name = format!("{prefix}.{part}.bias");
+                if has_biases && weights.has(&name) {
+                    *biases = Some(weights.vectors(&name, shape.count, rows)?);
+                }
+            }
+        }
+        Ok(Self { shape, router, experts, biases })
     }
 
     /// What the experts give for each row, added up by its shares.
     pub(super) fn forward(&self, ops: &O, x: &O::Tensor, activation: Activation) -> Result<O::Tensor> {
-        let [scores] = ops.linear(x, [&self.router])?;
+        let [scores] = project(ops, x, [&self.router])?;
         let shares = self.shape.shares(&ops.to_host(&scores)?);
         let rows: Vec<usize> = shares.iter().map(|share| share.row).collect();
         let chosen = ops.select(x, &rows)?;
-        let groups = |part: usize| -> Vec<(usize, &O::Matrix)> {
-            let groups = shares.chunk_by(|a, b| a.expert == b.expert);
-            groups.map(|group| (group.len(), &self.experts[group[0].expert][part])).collect()
+        let groups: Vec<(usize, usize)> =
+            shares.chunk_by(|a, b| a.expert == b.expert).map(|group| (group.len(), group[0].expert)).collect();
+        let product = |x: &O::Tensor, part: usize| {
+            let matrices: Vec<_> = groups.iter().map(|(rows, expert)| (*rows, &self.experts[*expert][part])).collect();
+            let mut product = ops.linear_grouped(x, &matrices)?;
+            if let Some(biases) = &self.biases[part] {
+                let biases: Vec<_> = groups.iter().map(|(rows, expert)| (*rows, &biases[*expert])).collect();
+                ops.add_grouped(&mut product, &biases)?;
+            }
+            Ok::<_, Error>(product)
         };
-        let gate = ops.linear_grouped(&chosen, &groups(0))?;
-        let up = ops.linear_grouped(&chosen, &groups(1))?;
-        let given = ops.linear_grouped(&ops.gated(gate, &up, activation)?, &groups(2))?;
+        let (gate, up) = (product(&chosen, 0)?, product(&chosen, 1)?);
+        let given = product(&ops.gated(gate, &up, activation)?, 2)?;
         let places: Vec<(usize, f32)> = shares.iter().map(|share| (share.row, share.weight)).collect();
         ops.weighted_sums(&given, &places, shares.len() / self.shape.used.max(1))
     }

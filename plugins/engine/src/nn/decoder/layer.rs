@@ -15,6 +15,8 @@ pub(super) struct Layer<O: Ops> {
     key: Projection<O>,
     value: Projection<O>,
     output: Projection<O>,
+    /// The score of seeing nothing, of each head.
+    sinks: Option<O::Vector>,
     /// Of the queries and the keys of each head.
     head_norms: Option<[O::Vector; 2]>,
     network_norms: NormPair<O>,
@@ -52,13 +54,15 @@ impl<O: Ops> Layer<O> {
             true => Some([head_norm(names.head_norms[0])?, head_norm(names.head_norms[1])?]),
             false => None,
         };
+        let sinks = format!("{prefix}.{}.weight", names.sinks);
+        let sinks = if c.has_sinks { Some(weights.vector(&sinks, c.heads)?) } else { None };
         let network = match c.experts.filter(|_| c.layers[layer].has_experts) {
             Some(experts) => Network::Experts(Mixture::open(weights, c, &prefix, experts)?),
             None => Network::open_dense(weights, c, &prefix)?,
         };
         let attention_norms = NormPair::open(ops, weights, c, &prefix, 0)?;
         let network_norms = NormPair::open(ops, weights, c, &prefix, 1)?;
-        Ok(Self { attention_norms, query, key, value, output, head_norms, network_norms, network })
+        Ok(Self { attention_norms, query, key, value, output, sinks, head_norms, network_norms, network })
     }
 
     /// Adds what attention of the rows of a pass gives to `x`.
@@ -93,6 +97,7 @@ impl<O: Ops> Layer<O> {
             scale: c.attention_scale,
             cap: c.attention_cap,
             window: c.layers[layer].window,
+            sinks: self.sinks.as_ref(),
         };
         let attended = ops.attention(attention, cache)?;
         let [delta] = project(ops, &attended, [&self.output])?;

@@ -11,7 +11,7 @@ use aihost_plugin_api::Result;
 
 pub use config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, QueryGrowth, Rotary};
 pub use memory::{weight_bytes, workspace_bytes};
-pub use names::{ExpertNames, GGUF_NAMES, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, Names};
+pub use names::{ExpertNames, GGUF_NAMES, GGUF_NAMES_GPT_OSS, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, Names};
 
 use super::weights::Weights;
 use crate::files::Tensors;

@@ -19,6 +19,8 @@ pub struct Names {
     pub attention: [&'static str; 4],
     /// Queries, keys and values in one.
     pub fused_attention: &'static str,
+    /// The scores of seeing nothing, of each head.
+    pub sinks: &'static str,
     /// The norms of each head's queries and keys.
     pub head_norms: [&'static str; 2],
     /// Gate, up, down.
@@ -52,6 +54,7 @@ pub const GGUF_NAMES: Names = Names {
     norms_behind: ["post_attention_norm", "post_ffw_norm"],
     attention: ["attn_q", "attn_k", "attn_v", "attn_output"],
     fused_attention: "attn_qkv",
+    sinks: "attn_sinks",
     head_norms: ["attn_q_norm", "attn_k_norm"],
     feed_forward: ["ffn_gate", "ffn_up", "ffn_down"],
     fused_feed_forward: "ffn_up",
@@ -60,6 +63,9 @@ pub const GGUF_NAMES: Names = Names {
     // The configuration has read them.
     unused: &["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"],
 };
+
+/// Those of gpt-oss, whose norm before the network has another's name.
+pub const GGUF_NAMES_GPT_OSS: Names = Names { norms_before: ["attn_norm", "post_attention_norm"], ..GGUF_NAMES };
 
 /// The names of Hugging Face's transformers.
 pub const HUGGING_FACE_NAMES: Names = Names {
@@ -71,6 +77,7 @@ pub const HUGGING_FACE_NAMES: Names = Names {
     norms_behind: ["", ""],
     attention: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"],
     fused_attention: "self_attn.qkv_proj",
+    sinks: "self_attn.sinks",
     head_norms: ["self_attn.q_norm", "self_attn.k_norm"],
     feed_forward: ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"],
     fused_feed_forward: "mlp.gate_up_proj",
