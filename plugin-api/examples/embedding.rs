@@ -1,4 +1,4 @@
-//! An embedding model that counts letters, and ranks documents by the letters that they share with a query.
+//! An embedding model that counts letters.
 #![forbid(unsafe_code)]
 
 use aihost_plugin_api::{Context, Embedding, EmbeddingInput, EmbeddingOutput, EmbeddingRequest, Engine, Error};
@@ -8,8 +8,8 @@ use aihost_plugin_api::{LoadContext, LoadRequest, MemoryPlan, Plugin, Result};
 #[derive(Clone, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
-    /// Whether `A` is another letter than `a`.
-    case: bool,
+    /// Letters that do not count.
+    ignored: String,
 }
 
 struct Model(Options);
@@ -32,52 +32,29 @@ impl Plugin for Model {
     }
 }
 
-impl Model {
-    /// A vector of length 1, or of zeros.
-    fn embed(&self, text: &str) -> Vec<f32> {
-        let mut vector = vec![0.0; 128];
-        for letter in text.bytes().filter(u8::is_ascii_alphabetic) {
-            let letter = if self.0.case { letter } else { letter.to_ascii_lowercase() };
-            vector[usize::from(letter)] += 1.0;
-        }
-        let length = dot(&vector, &vector).sqrt().max(f32::MIN_POSITIVE);
-        vector.iter().map(|value| value / length).collect()
-    }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
 impl Engine for Model {
     type Task = Embedding;
     fn generate(&self, asked: EmbeddingRequest, out: &EmbeddingOutput, _ctx: &Context) -> Result<()> {
-        if asked.dimensions.is_some_and(|dimensions| dimensions != 128) {
-            return Err(Error::invalid_request("this model makes 128 values").at("dimensions"));
+        let EmbeddingInput::Texts { texts, .. } = asked.input else {
+            return Err(Error::invalid_request("it embeds texts, and nothing else"));
+        };
+        if asked.dimensions.is_some_and(|values| values != 26) {
+            return Err(Error::invalid_request("its vectors have 26 values").at("dimensions"));
         }
-        match &asked.input {
-            EmbeddingInput::Texts { texts, .. } => {
-                out.prompt_tokens(texts.iter().map(|text| text.len() as u32).sum());
-                texts.iter().try_for_each(|text| out.vector(&self.embed(text))) // `?` ends it once its client left.
-            }
-            EmbeddingInput::Rank { query, documents, .. } => {
-                let query = self.embed(query);
-                documents.iter().try_for_each(|document| out.score(dot(&query, &self.embed(document))))
-            }
-            _ => Err(Error::invalid_request("this model reads texts").at("input")),
-        }
+        out.prompt_tokens(texts.iter().map(|text| text.len() as u32).sum());
+        let counted = |c: char, text: &str| text.matches(c).filter(|_| !self.0.ignored.contains(c)).count() as f32;
+        let vector = |text: &String| ('a'..='z').map(|c| counted(c, text)).collect::<Vec<_>>();
+        texts.iter().try_for_each(|text| out.vector(&vector(text))) // It ends once its client left.
     }
 }
 
 aihost_plugin_api::export_plugin! { plugin: Model, id: "example/embedding", devices: ["cpu"] }
 
 #[test]
-fn it_puts_the_document_first_that_shares_letters() {
-    let options = serde_json::json!({"case": false});
+fn it_counts_the_letters_that_count() {
+    let options = serde_json::json!({"ignored": "b"});
     let mut host = aihost_plugin_api::testing::MockHost::new::<Model>(options, &[]).unwrap();
     host.load().unwrap();
-    let vectors = host.embed(&EmbeddingRequest::texts(["ab", "BA"])).unwrap().vectors;
-    assert_eq!((vectors.len(), &vectors[0]), (2, &vectors[1]));
-    let scores = host.embed(&EmbeddingRequest::rank("tea", ["eat", "rum"])).unwrap().scores;
-    assert!(scores[0] > scores[1]);
+    let answer = host.embed(&EmbeddingRequest::texts(["abba"])).unwrap();
+    assert_eq!(answer.vectors[0][..3], [2.0, 0.0, 0.0]);
 }

@@ -14,6 +14,7 @@ use super::caller::Caller;
 use super::content_coding::unpack;
 use super::error::ApiError;
 use super::job_call::{JobCall, limits};
+use super::openai::embeddings::RERANK_PATH;
 use super::resolve::{self, Wanted};
 use super::wire::{self, JobShape, ReceivedBody};
 use crate::config::{Config, ModelConfig};
@@ -116,6 +117,8 @@ fn check<'a>(
     match wanted.kind {
         Kind::Image => drop(wire::parse_image(&received)?),
         Kind::Audio => drop(wire::parse_audio(&received)?),
+        Kind::Embedding if wanted.endpoint == RERANK_PATH => drop(wire::parse_rerank(&received)?),
+        Kind::Embedding => drop(wire::parse_embeddings(&received)?),
         _ => {}
     }
     Ok(model)

@@ -27,7 +27,8 @@ const WHOLE_ANSWER_BYTES: usize = 64 << 20;
 /// The same of all answers that are put together at once.
 const ALL_WHOLE_ANSWERS_BYTES: usize = 512 << 20;
 
-static WHOLE_ANSWERS: Budget = Budget::new(ALL_WHOLE_ANSWERS_BYTES);
+/// What all answers that are put together at once have.
+pub(super) static WHOLE_ANSWERS: Budget = Budget::new(ALL_WHOLE_ANSWERS_BYTES);
 
 /// An answer that is put together has come to so many bytes.
 fn grew_to(bytes: usize, share: &mut BudgetShare) -> Result<(), Failure> {

@@ -24,6 +24,7 @@ mod cors;
 mod custom;
 mod divert;
 mod edge;
+mod embedding_output;
 mod engine_chat;
 mod engine_routes;
 mod engine_text;

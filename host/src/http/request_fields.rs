@@ -66,6 +66,7 @@ const MESSAGES_INNER: Nested = &[
 ];
 
 const OLLAMA_INNER: Nested = &[("messages[]", keys::OLLAMA_MESSAGE)];
+const RERANK_INNER: Nested = &[("documents[]", keys::DOCUMENT)];
 
 /// All of them.
 pub(crate) fn request_fields() -> Vec<RequestFields> {
@@ -105,10 +106,11 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/models/park", BodySize::Command, admin::KEYS, &[]),
         endpoint("/v1/audio/transcriptions", BodySize::Files, keys::NAME, &[]),
         endpoint("/v1/audio/translations", BodySize::Files, keys::NAME, &[]),
-        endpoint("/v1/embeddings", BodySize::Files, keys::NAME, &[]),
-        endpoint("/v1/rerank", BodySize::Files, keys::NAME, &[]),
+        endpoint("/v1/embeddings", BodySize::Files, keys::EMBEDDINGS, &[]),
+        endpoint("/v1/rerank", BodySize::Files, keys::RERANK, RERANK_INNER),
         endpoint("/v1/moderations", BodySize::Files, keys::NAME, &[]),
-        endpoint("/embeddings", BodySize::Files, keys::NAME, &[]),
+        endpoint("/embeddings", BodySize::Files, keys::EMBEDDINGS, &[]),
+        endpoint("/rerank", BodySize::Files, keys::RERANK, RERANK_INNER),
     ]
 }
 

@@ -20,7 +20,7 @@ use super::divert::{Diverted, EnginePath, divert};
 use super::edge::Gate;
 use super::error::ApiError;
 use super::ollama::{embed, generate, models as tags};
-use super::openai::{audio, chat, completions, images, models, others, responses, tokens};
+use super::openai::{audio, chat, completions, embeddings, images, models, others, responses, tokens};
 use super::resolve::Wanted;
 use super::{admin, artifacts, custom, edge, jobs, openapi, upstream};
 use crate::config::Scope;
@@ -190,7 +190,9 @@ const PAGE: Access = Access::Page(Scope::Use);
 /// Where a request for text means the models that answer there.
 const CHAT: &str = "/v1/chat/completions";
 /// The same for embeddings.
-const EMBEDDINGS: &str = "/v1/embeddings";
+const EMBEDDINGS: &str = embeddings::PATH;
+/// The same for rankings.
+const RERANK: &str = embeddings::RERANK_PATH;
 
 /// Every path, which is all that is routed.
 pub(super) fn routes() -> Vec<Route> {
@@ -260,12 +262,15 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/models/park", OPERATE, BodySize::Command, post(admin::park)),
         others("/v1/audio/transcriptions", Kind::Transcription),
         others("/v1/audio/translations", Kind::Transcription),
-        others(EMBEDDINGS, Kind::Embedding),
-        others("/v1/rerank", Kind::Embedding),
+        files(EMBEDDINGS, Kind::Embedding, post(embeddings::create)),
+        files(RERANK, Kind::Embedding, post(embeddings::rerank)),
         others("/v1/moderations", Kind::Text),
-        Route::post("/embeddings", USE, BodySize::Files, post(others::create))
+        files("/embeddings", Kind::Embedding, post(embeddings::create))
             .of_models(Kind::Embedding, EMBEDDINGS)
             .at(EnginePath::At(EMBEDDINGS)),
+        files("/rerank", Kind::Embedding, post(embeddings::rerank))
+            .of_models(Kind::Embedding, RERANK)
+            .at(EnginePath::At(RERANK)),
         Route::get("/admin/plan", OPERATE, get(admin::plan)),
         Route::get("/admin/status", OPERATE, get(admin::status)),
         Route::get("/admin/devices", OPERATE, get(admin::devices)),

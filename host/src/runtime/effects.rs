@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aihost_plugin_api::task::{AudioRequest, LoadRequest, Sampling, TextRequest};
+use aihost_plugin_api::task::{AudioRequest, EmbeddingRequest, LoadRequest, Sampling, TextRequest};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -322,6 +322,8 @@ fn canary_task(kind: Kind) -> Option<Task> {
             &TextRequest::prompt(prompt).sampling(Sampling::default().temperature(0.0)).max_tokens(1),
         ),
         Kind::Audio => serde_json::to_vec(&AudioRequest::new(prompt).duration(0.1).seed(0)),
+        // One that only scores refuses it, which tells as much.
+        Kind::Embedding => serde_json::to_vec(&EmbeddingRequest::texts([prompt])),
         _ => return None,
     };
     // Plain data, for which serialising cannot fail.

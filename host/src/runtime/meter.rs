@@ -38,6 +38,8 @@ pub(super) struct Meter {
 #[derive(Deserialize)]
 struct Summary {
     usage: Option<Usage>,
+    /// Of a kind that reads tokens and writes none.
+    prompt_tokens: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -121,7 +123,9 @@ impl Meter {
     }
 
     fn tokens(&self, summary: &[u8]) {
-        if let Ok(Summary { usage: Some(usage) }) = serde_json::from_slice(summary) {
+        let Ok(Summary { usage, prompt_tokens }) = serde_json::from_slice(summary) else { return };
+        let read_alone = |prompt_tokens| Usage { prompt_tokens, completion_tokens: 0 };
+        if let Some(usage) = usage.or(prompt_tokens.map(read_alone)) {
             self.access.tokens(usage.prompt_tokens, usage.completion_tokens);
             self.metrics.add(Metric::Tokens, &self.model, Direction::In.name(), usage.prompt_tokens);
             self.metrics.add(Metric::Tokens, &self.model, Direction::Out.name(), usage.completion_tokens);

@@ -1,7 +1,7 @@
 //! The path of a custom model: one that is the host's to give away.
 
 /// Paths that the host answers itself, or that belong to APIs it speaks.
-const HOST_PATHS: [&str; 37] = [
+const HOST_PATHS: [&str; 38] = [
     "/admin",
     "/api",
     "/artifacts",
@@ -19,6 +19,7 @@ const HOST_PATHS: [&str; 37] = [
     "/ping",
     "/props",
     "/readyz",
+    "/rerank",
     "/responses",
     "/running",
     "/tokenize",

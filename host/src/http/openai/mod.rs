@@ -3,6 +3,7 @@
 pub(super) mod audio;
 pub(super) mod chat;
 pub(super) mod completions;
+pub(super) mod embeddings;
 pub(super) mod images;
 pub(super) mod models;
 pub(super) mod others;

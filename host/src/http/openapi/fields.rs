@@ -33,6 +33,8 @@ pub(super) fn required(path: &str) -> &'static [&'static str] {
         "/v1/messages" => &["messages", "max_tokens"],
         "/v1/messages/count_tokens" => &["messages"],
         "/detokenize" => &["tokens"],
+        "/v1/embeddings" | "/embeddings" => &["input"],
+        "/v1/rerank" | "/rerank" => &["query", "documents"],
         "/v1/jobs" => &["endpoint", "body"],
         "/models/load" | "/models/unload" | "/models/park" => &["model"],
         _ => &[],
@@ -126,6 +128,11 @@ fn plain(path: &str, field: &str) -> Value {
             "messages" | "tools" | "functions" | "modalities" | "images" | "include" | "context" | "tokens"
             | "mcp_servers" | "guided_choice",
         ) => array(),
+        (_, "encoding_format") => json!({"type": "string", "enum": ["float", "base64"]}),
+        (_, "query") => text(),
+        (_, "documents") => array(),
+        (_, "return_documents") => flag(),
+        (_, "top_n") => json!({"type": "integer", "minimum": 1}),
         (_, "stop_sequences") => json!({"type": "array", "items": {"type": "string"}}),
         (
             _,

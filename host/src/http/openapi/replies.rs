@@ -19,6 +19,8 @@ pub(super) fn schemas() -> Value {
             "completion_tokens_details": object(&["reasoning_tokens"], json!({"reasoning_tokens": count()})),
         }),
     );
+    let read_tokens =
+        object(&["prompt_tokens", "total_tokens"], json!({"prompt_tokens": count(), "total_tokens": count()}));
     let finish = json!({"enum": ["stop", "length", "tool_calls", "function_call", "content_filter", null]});
     let function = object(&["name", "arguments"], json!({"name": text(), "arguments": text()}));
     let call =
@@ -95,6 +97,29 @@ pub(super) fn schemas() -> Value {
                 "id": text(), "object": {"const": "response"}, "created_at": count(),
                 "status": {"enum": ["completed", "incomplete", "failed", "in_progress"]}, "model": text(),
                 "output": list(object(&["id", "type"], json!({"id": text(), "type": text()}))), "tools": {"type": "array"},
+            }),
+        ),
+        "Embeddings": object(
+            &["object", "data", "model", "usage"],
+            json!({
+                "object": {"const": "list"}, "model": text(), "usage": read_tokens,
+                "data": list(object(
+                    &["object", "index", "embedding"],
+                    json!({"object": {"const": "embedding"}, "index": count(), "embedding": {"type": ["array", "string"]}}),
+                )),
+            }),
+        ),
+        "Ranking": object(
+            &["object", "model", "usage", "results"],
+            json!({
+                "object": {"const": "list"}, "model": text(), "usage": read_tokens,
+                "results": list(object(
+                    &["index", "relevance_score"],
+                    json!({
+                        "index": count(), "relevance_score": {"type": "number"},
+                        "document": object(&["text"], json!({"text": text()})),
+                    }),
+                )),
             }),
         ),
         "Job": job,

@@ -7,7 +7,7 @@ use crate::http::auth::PROBES;
 use crate::http::router::routes;
 
 /// Each route, with the method that it answers and whom it is open to. A route of the router that is not here fails.
-const TABLE: [(&str, &str, &str); 62] = [
+const TABLE: [(&str, &str, &str); 63] = [
     ("POST", "/v1/chat/completions", "use"),
     ("POST", "/chat/completions", "use"),
     ("POST", "/v1/completions", "use"),
@@ -43,6 +43,7 @@ const TABLE: [(&str, &str, &str); 62] = [
     ("POST", "/v1/embeddings", "use"),
     ("POST", "/embeddings", "use"),
     ("POST", "/v1/rerank", "use"),
+    ("POST", "/rerank", "use"),
     ("POST", "/v1/moderations", "use"),
     ("POST", "/v1/images/generations", "use"),
     ("POST", "/v1/images/edits", "use"),

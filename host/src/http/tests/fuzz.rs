@@ -83,6 +83,12 @@ const KEYS: &[&str] = &[
     "output_config",
     "effort",
     "think",
+    "encoding_format",
+    "dimensions",
+    "query",
+    "documents",
+    "top_n",
+    "return_documents",
 ];
 /// Where text is asked for.
 const TEXT_PATHS: &[&str] = &[
@@ -97,6 +103,8 @@ const TEXT_PATHS: &[&str] = &[
     "/v1/messages/count_tokens",
     "/api/show",
     "/api/embed",
+    "/v1/embeddings",
+    "/v1/rerank",
 ];
 const WORDS: &[&str] = &[
     "message",

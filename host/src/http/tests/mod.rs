@@ -12,6 +12,7 @@ mod cors;
 mod custom;
 mod documented;
 mod edge;
+mod embeddings;
 mod engine_text;
 mod errors;
 mod formats;

@@ -5,6 +5,7 @@ mod audio;
 mod chat;
 mod chunk;
 mod completion;
+mod embedding;
 mod fields;
 mod format;
 mod image;
@@ -42,6 +43,9 @@ pub(super) use audio::{
 };
 pub(super) use chat::read as read_chat;
 pub(super) use completion::read as read_completion;
+pub(super) use embedding::{
+    EmbeddingJob, embeddings, ollama_embedding, ollama_embeddings, parse as parse_embeddings, parse_rerank, ranking,
+};
 pub(super) use fields::{Fields, Keys};
 pub(super) use image::{ImageDelivery, ImageJob, parse as parse_image};
 pub(super) use job::{
@@ -52,7 +56,7 @@ pub(super) use messages::{read as read_messages, read_to_count as read_messages_
 pub(super) use messages_reply::error as messages_error;
 pub(super) use names::FieldNames;
 pub(super) use ollama::{
-    parse_bare, parse_embed, read_chat as read_ollama_chat, read_generate as read_ollama_generate,
+    parse_bare, parse_embed, parse_texts, read_chat as read_ollama_chat, read_generate as read_ollama_generate,
 };
 pub(super) use reply::{Choice, TextShape};
 pub(super) use responses::read as read_responses;
@@ -65,6 +69,7 @@ pub(super) mod keys {
     pub(in crate::http) use super::audio::KEYS as AUDIO;
     pub(in crate::http) use super::chat::{KEYS as CHAT, MESSAGE_KEYS as MESSAGE, PART_KEYS as PART};
     pub(in crate::http) use super::completion::KEYS as COMPLETION;
+    pub(in crate::http) use super::embedding::{DOCUMENT_KEYS as DOCUMENT, KEYS as EMBEDDINGS, RERANK_KEYS as RERANK};
     pub(in crate::http) use super::format::{
         JSON_SCHEMA_KEYS as JSON_SCHEMA, RESPONSE_FORMAT_KEYS as RESPONSE_FORMAT,
         STRUCTURED_OUTPUTS_KEYS as STRUCTURED_OUTPUTS,

@@ -7,7 +7,7 @@ use super::fields::{Fields, Items, Keys, each_entry, text};
 use super::json_text::{object_of, raw};
 use super::ollama_reply::{OllamaRoute, OllamaShape};
 use super::translated::{Parts, Translated};
-use super::{Asked, JsonObject, ReceivedBody, TextAsk, TextWork};
+use super::{Asked, EmbeddingJob, JsonObject, ReceivedBody, TextAsk, TextWork};
 use crate::domain::shown;
 use crate::http::error::ApiError;
 
@@ -242,16 +242,12 @@ fn images(fields: &Fields<'_>, parts: &mut Parts) -> Result<(), ApiError> {
 }
 
 /// What is read of a body of `POST /api/embed` and `POST /api/embeddings`.
-pub(in crate::http) const EMBED_KEYS: Keys = &["model", "input", "prompt", "dimensions", "keep_alive"];
+pub(in crate::http) const EMBED_KEYS: Keys = &["model", "input", "prompt", "dimensions", "service_tier", "keep_alive"];
 
 /// A request for embeddings as an engine is sent it: its body but for the model's name; and what is said of it.
 pub(in crate::http) fn parse_embed(body: &ReceivedBody<'_>) -> Result<(Option<String>, JsonObject), ApiError> {
     let fields = Fields::root(body, EMBED_KEYS)?;
-    let (key, input) = match (fields.get("input"), fields.get("prompt")) {
-        (Some(input), _) => ("input", input),
-        (None, Some(prompt)) => ("prompt", prompt),
-        (None, None) => return Err(ApiError::missing("input")),
-    };
+    let (key, input) = embedded(&fields)?;
     if input.get().starts_with('[') {
         let items = Items::of(input, key.to_owned())?;
         items.each(|i, item| text(item, || items.item(i), "a string").map(drop))?;
@@ -265,4 +261,17 @@ pub(in crate::http) fn parse_embed(body: &ReceivedBody<'_>) -> Result<(Option<St
         asked.insert("dimensions".to_owned(), dimensions.to_owned());
     }
     Ok((super::terms::model(&fields)?, asked))
+}
+
+/// The same as a plugin is sent it, and the field that has the texts.
+pub(in crate::http) fn parse_texts(body: &ReceivedBody<'_>) -> Result<(EmbeddingJob, &'static str), ApiError> {
+    let fields = Fields::root(body, EMBED_KEYS)?;
+    let (key, _) = embedded(&fields)?;
+    Ok((super::embedding::of_texts(&fields, key)?, key))
+}
+
+/// The field that has what is to be embedded, and what it has.
+fn embedded<'a>(fields: &Fields<'a>) -> Result<(&'static str, &'a RawValue), ApiError> {
+    let found = ["input", "prompt"].into_iter().find_map(|key| Some((key, fields.get(key)?)));
+    found.ok_or_else(|| ApiError::missing("input"))
 }

@@ -42,6 +42,8 @@ enum TemplateKind {
     Image,
     /// A description in, music or sound out.
     Audio,
+    /// Texts in, a vector or a score for each out.
+    Embedding,
     /// An HTTP request below an endpoint of its own in, any answer out.
     Custom,
     /// Starts a server of its own, to which requests are passed on.
@@ -55,6 +57,7 @@ impl TemplateKind {
             Self::Text => ("text", "A text model"),
             Self::Image => ("image", "An image model"),
             Self::Audio => ("audio", "An audio model"),
+            Self::Embedding => ("embedding", "An embedding model"),
             Self::Custom => ("custom", "A model of a kind of its own"),
             Self::Upstream => ("upstream", "An engine that speaks HTTP itself"),
         }

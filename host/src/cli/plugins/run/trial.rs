@@ -133,6 +133,7 @@ impl Trial<'_> {
                 let body = json!({"model": model.as_str(), "prompt": "rain", "duration": 2});
                 format!("{} -o out.wav", json("/v1/audio/generations", body))
             }
+            Kind::Embedding => json("/v1/embeddings", json!({"model": model.as_str(), "input": "Hello there"})),
             Kind::Custom => json(&self.endpoint(), json!({"text": "Hello"})),
             _ => {
                 let messages = json!([{"role": "user", "content": "Hello there"}]);
@@ -189,6 +190,7 @@ mod tests {
             ("text", "/v1/chat/completions"),
             ("image", "/v1/images/generations"),
             ("audio", "/v1/audio/generations"),
+            ("embedding", "/v1/embeddings"),
             ("custom", "/v1/parrot"),
             ("upstream", "/v1/parrot"),
         ] {

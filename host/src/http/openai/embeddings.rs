@@ -1,0 +1,99 @@
+//! `POST /v1/embeddings` and `POST /v1/rerank`, of models that a plugin serves. Those whose engines speak HTTP have been asked by the
+//! time that a request comes here.
+
+use aihost_plugin_api::task::EmbeddingForm;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use super::super::app::App;
+use super::super::blocking::run_blocking;
+use super::super::body::JsonBody;
+use super::super::caller::Caller;
+use super::super::embedding_output::{Embedded, embed};
+use super::super::error::ApiError;
+use super::super::resolve::{self, Wanted};
+use super::super::wire::{self, EmbeddingJob};
+use super::explain;
+use crate::config::{Config, ModelConfig};
+use crate::domain::Kind;
+
+pub(in crate::http) const PATH: &str = "/v1/embeddings";
+pub(in crate::http) const RERANK_PATH: &str = "/v1/rerank";
+
+/// The vectors of texts.
+pub(in crate::http) async fn create(
+    State(app): State<App>,
+    caller: Caller,
+    body: JsonBody,
+) -> Result<Response, ApiError> {
+    let (job, encoding) = body.read(wire::parse_embeddings).await?;
+    let config = app.handle.config();
+    let model = find(&app, &config, &caller, (job.model.as_deref(), PATH))?;
+    let name = name(&job, model);
+    let embedded = ask(&app, &caller, model, (EmbeddingForm::Vector, "input"), job).await?;
+    reply(move || wire::embeddings(embedded.vectors(), encoding, &name, embedded.prompt_tokens)).await
+}
+
+/// Documents in the order in which they answer a query.
+pub(in crate::http) async fn rerank(
+    State(app): State<App>,
+    caller: Caller,
+    body: JsonBody,
+) -> Result<Response, ApiError> {
+    let (job, shape) = body.read(wire::parse_rerank).await?;
+    let config = app.handle.config();
+    let model = find(&app, &config, &caller, (job.model.as_deref(), RERANK_PATH))?;
+    let name = name(&job, model);
+    let embedded = ask(&app, &caller, model, (EmbeddingForm::Score, "documents"), job).await?;
+    reply(move || wire::ranking(embedded.scores(), &shape, &name, embedded.prompt_tokens)).await
+}
+
+/// The model of a plugin that a request at this path means.
+pub(in crate::http) fn find<'a>(
+    app: &App,
+    config: &'a Config,
+    caller: &Caller,
+    (name, path): (Option<&str>, &str),
+) -> Result<&'a ModelConfig, ApiError> {
+    let is_here = |model: &ModelConfig| !app.handle.speaks_http(model);
+    match name {
+        Some(_) => {
+            let wanted = Wanted { kind: Kind::Embedding, endpoint: path };
+            let model = resolve::for_request(config, caller, name, wanted)?;
+            if is_here(model) { Ok(model) } else { Err(resolve::wrong_kind(model, path)) }
+        }
+        None => {
+            // Whatever it does with texts, this is where an entry of its kind says that it answers.
+            let here = resolve::seen(config, caller).filter(|model| is_here(model));
+            let model = resolve::unnamed(here, Kind::Embedding, PATH)?;
+            caller.access().asks_for(&model.id);
+            Ok(model)
+        }
+    }
+}
+
+/// Asks it; what is wrong with the texts is said of this field.
+pub(in crate::http) async fn ask(
+    app: &App,
+    caller: &Caller,
+    model: &ModelConfig,
+    (form, field): (EmbeddingForm, &str),
+    job: EmbeddingJob,
+) -> Result<Embedded, ApiError> {
+    match embed(&app.handle, caller, &model.id, form, job).await {
+        Ok(embedded) => Ok(embedded),
+        Err(failure) => Err(explain(app, failure, &model.id, field).await),
+    }
+}
+
+/// An answer of JSON, which may be long: written where it holds nobody up.
+pub(in crate::http) async fn reply(write: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Response, ApiError> {
+    let json = run_blocking(move || Ok(write())).await?;
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
+}
+
+/// Clients hold the name in an answer against the one that they asked for.
+pub(in crate::http) fn name(job: &EmbeddingJob, model: &ModelConfig) -> String {
+    job.model.clone().unwrap_or_else(|| model.id.to_string())
+}
