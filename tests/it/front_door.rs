@@ -83,8 +83,8 @@ async fn what_init_says_next_works_as_typed() {
     assert!(!written.contains("musicgen"), "{written}");
 
     let steps = steps(&stderr);
-    let [pull, serve] = steps.as_slice() else { panic!("{stderr}") };
-    assert_eq!((pull.as_str(), serve.as_str()), ("aihost models pull smollm2", "aihost serve"));
+    let [pull, up] = steps.as_slice() else { panic!("{stderr}") };
+    assert_eq!((pull.as_str(), up.as_str()), ("aihost models pull smollm2", "aihost up"));
     // The model that is fetched is the one the tests have.
     let config: Value = serde_json::from_str(&machine.output("aihost models list --json").1).unwrap();
     assert_eq!(config[0]["files"], "missing");
@@ -96,7 +96,7 @@ async fn what_init_says_next_works_as_typed() {
     assert!(done && stderr.contains("already there"), "{stderr}");
     let (done, stdout, stderr) = machine.output("aihost check");
     assert!(done, "{stdout}{stderr}");
-    let mut command = machine.typed(&format!("exec {serve} --listen 127.0.0.1:0"));
+    let mut command = machine.typed("exec aihost serve --listen 127.0.0.1:0");
     let server = Server::of(&mut command, machine.folder);
     let (status, body) = server.chat("smollm2", "Hi").await;
     assert_eq!(status, 200, "{body}");

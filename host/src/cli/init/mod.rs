@@ -84,6 +84,6 @@ fn next_steps(machine: &Machine<'_>, paths: &Paths, option: &str) -> Vec<String>
     } else {
         steps.push("describe a model of yours in it; `aihost check` says whether it is right".to_owned());
     }
-    steps.push(format!("aihost {option}serve"));
+    steps.push(format!("aihost {option}up"));
     steps
 }
