@@ -10,6 +10,7 @@ what was a fault once, by a name that says which.
 
 import io
 import json
+import math
 import pathlib
 import struct
 import subprocess
@@ -42,7 +43,9 @@ WORDS = {
     "gguf": r"""GGUF general.architecture general.alignment llama llama.block_count llama.context_length llama.embedding_length
         llama.feed_forward_length llama.attention.head_count llama.attention.head_count_kv llama.attention.key_length
         llama.attention.value_length llama.attention.layer_norm_rms_epsilon llama.rope.freq_base llama.rope.dimension_count
-        llama.rope.scaling.type llama.rope.scaling.factor linear llama.expert_count tokenizer.ggml.model gpt2 tokenizer.ggml.pre smollm
+        llama.rope.scaling.type llama.rope.scaling.factor linear llama.expert_count gpt-oss gemma3 phi3 qwen3moe mistral3 yarn longrope
+        gpt-oss.expert_count gpt-oss.expert_used_count gpt-oss.attention.sliding_window gpt-oss.rope.scaling.original_context_length
+        gpt-oss.attention.sliding_window_pattern tokenizer.ggml.scores llama tokenizer.ggml.model gpt2 tokenizer.ggml.pre smollm
         gpt-2 default llama-bpe qwen2 tokenizer.ggml.tokens tokenizer.ggml.token_type tokenizer.ggml.merges tokenizer.ggml.bos_token_id
         tokenizer.ggml.eos_token_id tokenizer.ggml.eot_token_id tokenizer.ggml.add_bos_token tokenizer.chat_template rope_freqs.weight
         token_embd.weight output.weight output_norm.weight blk.0.attn_q.weight""",
@@ -213,7 +216,7 @@ def gguf() -> dict[str, bytes | str]:
             elif kind == 9:
                 inner, items = value
                 out += struct.pack("<IQ", inner, len(items))
-                out += b"".join(gguf_text(item) if inner == 8 else struct.pack("<i" if inner == 5 else "<f", item) for item in items)
+                out += b"".join(gguf_text(item) if inner == 8 else struct.pack({5: "<i", 6: "<f", 7: "<?"}[inner], item) for item in items)
             else:
                 out += struct.pack({0: "<B", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 12: "<d"}[kind], value)
         data = b""
@@ -243,10 +246,28 @@ def gguf() -> dict[str, bytes | str]:
         ("tokenizer.ggml.eos_token_id", 4, count - 1), ("tokenizer.ggml.bos_token_id", 5, 0), ("tokenizer.ggml.add_bos_token", 7, True),
         ("tokenizer.chat_template", 8, "{{ messages[0].content }}"),
     ]
+    # A mixture of experts with sinks, windows and scaled positions, and a vocabulary with scores.
+    experts, inner = 2, 4
+    mixed = [(key.replace("llama.", "gpt-oss."), kind, "gpt-oss" if value == "llama" else value) for key, kind, value in model] + [
+        ("gpt-oss.expert_count", 4, experts), ("gpt-oss.expert_used_count", 4, 1), ("gpt-oss.expert_feed_forward_length", 4, inner),
+        ("gpt-oss.attention.sliding_window", 4, 16), ("gpt-oss.attention.sliding_window_pattern", 9, (7, [True])),
+        ("gpt-oss.rope.scaling.type", 8, "yarn"), ("gpt-oss.rope.scaling.factor", 6, 4.0), ("gpt-oss.rope.scaling.original_context_length", 4, 16),
+    ]
+    parts = {"attn_norm.weight": [hidden], "post_attention_norm.weight": [hidden], "attn_sinks.weight": [2], "attn_q.weight": [hidden, hidden],
+             "attn_k.weight": [hidden, 2], "attn_v.weight": [hidden, 2], "attn_output.weight": [hidden, hidden], "attn_output.bias": [hidden],
+             "ffn_gate_inp.weight": [hidden, experts], "ffn_gate_inp.bias": [experts], "ffn_gate_exps.weight": [hidden, inner, experts],
+             "ffn_up_exps.weight": [hidden, inner, experts], "ffn_down_exps.weight": [inner, hidden, experts], "ffn_down_exps.bias": [hidden, experts]}
+    mixture = tensors[:2] + [(f"blk.0.{name}", shape, 0, 4 * math.prod(shape)) for name, shape in parts.items()]
+    pieces = ["<unk>", "<s>", "</s>", "\u2581", "a", "b", "\u2581a", "<0x0A>"]
+    scored = [
+        ("general.architecture", 8, "llama"), ("tokenizer.ggml.model", 8, "llama"), ("tokenizer.ggml.tokens", 9, (8, pieces)),
+        ("tokenizer.ggml.scores", 9, (6, [-float(i) for i in range(len(pieces))])), ("tokenizer.ggml.token_type", 9, (5, [2, 3, 3, 1, 1, 1, 1, 6])),
+        ("tokenizer.ggml.bos_token_id", 4, 1), ("tokenizer.ggml.eos_token_id", 4, 2),
+    ]
     kinds = [("a", 0, 1), ("b", 10, 1), ("c", 12, 1.0), ("d", 9, (6, [1.0])), ("e", 9, (8, []))]
     words = [entry for entry in model if entry[0].startswith("tokenizer")]
     blocks = [("q4", [32, 2], 2, 36), ("q8", [32], 8, 34), ("q6", [256], 14, 210), ("half", [4], 1, 8), ("brain", [2, 2, 1, 2], 30, 16)]
-    return {"model": file(model, tensors), "kinds": file(kinds, [], 2), "words": file(words, []), "blocks": file([], blocks)}
+    return {"model": file(model, tensors), "experts": file(mixed, mixture), "scores": file(scored, []), "kinds": file(kinds, [], 2), "words": file(words, []), "blocks": file([], blocks)}
 
 
 def safetensors() -> dict[str, bytes | str]:

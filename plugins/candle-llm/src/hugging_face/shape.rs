@@ -1,47 +1,28 @@
-//! Models as Hugging Face's transformers keeps them: safetensors beside `config.json` and a tokenizer.
+//! The shape of a model, from its `config.json`, checked before anything is computed with it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use aihost_engine::files::{TensorType, Tensors};
+use aihost_engine::files::Tensors;
 use aihost_engine::nn::decoder::{
     Biases, DecoderConfig, Experts, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, LayerConfig, Norms, QueryGrowth,
     Rotary,
 };
 use aihost_engine::ops::{Activation, RotaryOrder};
-use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
-use aihost_support::roles::beside;
+use aihost_plugin_api::{Error, ErrorKind, Result};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
+use super::{Ids, corrupt};
 use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
 use crate::family::{self, Family, Windows};
 use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
-use crate::sampler::SamplingDefaults;
-use crate::template::Templates;
-
-/// Most bytes of a file of settings or of a template.
-const JSON_BYTES: u64 = 8 << 20;
 
 /// What `layer_types` may have: layers that see all, and those with windows.
 const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
 
-/// A model's files. Opening reads what says what it is; the tokenizer is left to who builds it.
-#[derive(Debug)]
-pub struct HuggingFace {
-    tensors: Tensors,
-    /// Where `config.json` lies, for messages.
-    path: PathBuf,
-    config: Config,
-    tokenizer: PathBuf,
-    texts: TokenizerConfig,
-    generation: GenerationConfig,
-    templates: Templates,
-}
-
 /// `config.json` of a decoder; what it leaves out is transformers' default.
 #[derive(Debug, Deserialize)]
-struct Config {
-    model_type: String,
+pub(super) struct Config {
+    pub(super) model_type: String,
     hidden_size: u64,
     intermediate_size: u64,
     num_hidden_layers: u64,
@@ -69,8 +50,8 @@ struct Config {
     mlp_bias: Option<bool>,
     tie_word_embeddings: Option<bool>,
     quantization_config: Option<serde_json::Value>,
-    bos_token_id: Option<Ids>,
-    eos_token_id: Option<Ids>,
+    pub(super) bos_token_id: Option<Ids>,
+    pub(super) eos_token_id: Option<Ids>,
     sliding_window: Option<u64>,
     use_sliding_window: Option<bool>,
     layer_types: Option<Vec<String>>,
@@ -122,85 +103,11 @@ struct Rope {
     llama_4_scaling_beta: Option<f64>,
 }
 
-/// One token, or several.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Several(Vec<u32>),
-}
-
-impl Ids {
-    fn all(&self) -> &[u32] {
-        match self {
-            Self::One(id) => std::slice::from_ref(id),
-            Self::Several(ids) => ids,
-        }
-    }
-}
-
-/// `tokenizer_config.json`, as far as it is heeded.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct TokenizerConfig {
-    bos_token: Option<TokenText>,
-    eos_token: Option<TokenText>,
-    add_bos_token: Option<bool>,
-    chat_template: Option<TemplateTexts>,
-}
-
-/// A token's text, or that with how it is matched.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum TokenText {
-    Plain(String),
-    Matched { content: String },
-}
-
-impl TokenText {
-    fn text(&self) -> &str {
-        match self {
-            Self::Plain(text) | Self::Matched { content: text } => text,
-        }
-    }
-}
-
-/// A chat template, or several with names.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum TemplateTexts {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
-/// `generation_config.json`, as far as it is heeded.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct GenerationConfig {
-    eos_token_id: Option<Ids>,
-    #[serde(flatten)]
-    sampling: SamplingDefaults,
-}
-
-/// What the settings say of special tokens.
-#[derive(Clone, Debug, Default)]
-pub struct Specials {
-    /// The text of the beginning-of-sequence token.
-    pub bos: Option<String>,
-    /// The text of the end-of-sequence token.
-    pub eos: Option<String>,
-    /// Their ids where no text is told.
-    pub bos_id: Option<u32>,
-    /// All ids that end a turn.
-    pub ends: Vec<u32>,
-    /// Whether the beginning-of-sequence token is put first; absent if the tokenizer decides.
-    pub add_bos: Option<bool>,
+/// A `config.json`, where it stands, and the weights that it is about.
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) config: &'a Config,
+    pub(super) tensors: &'a Tensors,
 }
 
 fn positions() -> u64 {
@@ -211,75 +118,10 @@ fn epsilon() -> f64 {
     1e-6
 }
 
-impl HuggingFace {
-    /// Role `model` is a folder, a safetensors file, or the index or first of several; `config`, `tokenizer`, `tokenizer_config`,
-    /// `generation_config`, `chat_template` and `tool_use_template` lie beside it under their usual names unless they are named. The last
-    /// four may be missing.
-    ///
-    /// # Errors
-    /// [`ErrorKind::MissingFile`] and [`ErrorKind::CorruptFile`] that name the file.
-    pub fn open(load: &LoadRequest) -> Result<Self> {
-        let path = beside(load, "config", "config.json")?;
-        let needs = "a model of safetensors needs its config.json, under role `config` or beside its weights";
-        let config = json(&path)?.ok_or_else(|| missing(&path, needs))?;
-        let tensors = Tensors::open(load.file("model")?)?;
-        let tokenizer = beside(load, "tokenizer", "tokenizer.json")?;
-        let texts: TokenizerConfig =
-            json(&beside(load, "tokenizer_config", "tokenizer_config.json")?)?.unwrap_or_default();
-        let generation = json(&beside(load, "generation_config", "generation_config.json")?)?.unwrap_or_default();
-        let templates = templates(load, &texts)?;
-        Ok(Self { tensors, path, config, tokenizer, texts, generation, templates })
-    }
-
-    /// The weights.
-    pub fn tensors(&self) -> &Tensors {
-        &self.tensors
-    }
-
-    /// The tokenizer's file.
-    pub fn tokenizer(&self) -> &Path {
-        &self.tokenizer
-    }
-
-    /// The model's own chat templates.
-    pub fn templates(&self) -> &Templates {
-        &self.templates
-    }
-
-    /// How the model is to be sampled where a request does not say, by `generation_config.json`.
-    pub fn sampling(&self) -> &SamplingDefaults {
-        &self.generation.sampling
-    }
-
-    /// What kind of model it is.
-    pub fn architecture(&self) -> &str {
-        &self.config.model_type
-    }
-
-    /// The type of most weights.
-    pub fn stored(&self) -> Option<TensorType> {
-        self.tensors.iter().map(|(_, info)| info).max_by_key(|info| info.range.len()).map(|info| info.dtype)
-    }
-
-    /// What is known of special tokens.
-    pub fn specials(&self) -> Specials {
-        let text = |of: &Option<TokenText>| of.as_ref().map(|token| token.text().to_owned());
-        let told = [&self.generation.eos_token_id, &self.config.eos_token_id];
-        Specials {
-            bos: text(&self.texts.bos_token),
-            eos: text(&self.texts.eos_token),
-            bos_id: self.config.bos_token_id.as_ref().and_then(|ids| ids.all().first().copied()),
-            ends: told.into_iter().flatten().flat_map(Ids::all).copied().collect(),
-            add_bos: self.texts.add_bos_token,
-        }
-    }
-
+impl Reader<'_> {
     /// The model's shape, checked.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] for another architecture or variant, [`ErrorKind::CorruptFile`] for impossible values.
-    pub fn config(&self) -> Result<DecoderConfig> {
-        let c = &self.config;
+    pub(super) fn config(&self) -> Result<DecoderConfig> {
+        let c = self.config;
         let family =
             Family::of_hugging_face(&c.model_type).ok_or_else(|| self.unsupported(family::unknown(&c.model_type)))?;
         self.check_variant(family)?;
@@ -352,7 +194,7 @@ impl HuggingFace {
 
     /// Whether it is of the kind that is served here.
     fn check_variant(&self, family: &Family) -> Result<()> {
-        let c = &self.config;
+        let c = self.config;
         let activation = c.hidden_activation.as_deref().or(c.hidden_act.as_deref());
         let is_known = match family.activation {
             Activation::GeluTanh => matches!(activation, None | Some("gelu_pytorch_tanh" | "gelu")),
@@ -378,7 +220,7 @@ impl HuggingFace {
     }
 
     fn layers(&self, family: &Family, count: usize) -> Result<Vec<LayerConfig>> {
-        let c = &self.config;
+        let c = self.config;
         let window = match (c.sliding_window, c.use_sliding_window) {
             (None | Some(0), _) | (_, Some(false)) => None,
             (Some(window), _) => Some(self.size("sliding_window", window, MAX_CONTEXT)?),
@@ -409,7 +251,7 @@ impl HuggingFace {
     }
 
     fn experts(&self) -> Result<Experts> {
-        let c = &self.config;
+        let c = self.config;
         let need = |name: &str, value: Option<u64>, most: u64| {
             self.size(name, value.ok_or_else(|| self.corrupt(format!("`{name}` is missing")))?, most)
         };
@@ -433,7 +275,7 @@ impl HuggingFace {
     }
 
     fn rotaries(&self, family: &Family, head_width: usize) -> Result<Vec<Rotary>> {
-        let c = &self.config;
+        let c = self.config;
         let (all, near) = self.ropes();
         let plain = |rope: &Rope, usual: Option<f64>| -> Result<Plain> {
             let part = rope.partial_rotary_factor.or(c.partial_rotary_factor).unwrap_or(1.0);
@@ -524,47 +366,10 @@ impl HuggingFace {
     }
 
     fn corrupt(&self, what: impl AsRef<str>) -> Error {
-        corrupt(&self.path, what.as_ref())
+        corrupt(self.path, what.as_ref())
     }
 
     fn unsupported(&self, what: impl AsRef<str>) -> Error {
         Error::new(ErrorKind::Unsupported, format!("{}: {}", self.path.display(), what.as_ref()))
     }
-}
-
-/// The chat templates: those in files of their own go before those of `tokenizer_config.json`.
-fn templates(load: &LoadRequest, texts: &TokenizerConfig) -> Result<Templates> {
-    let path = beside(load, "chat_template", "chat_template.jinja")?;
-    let named = |wanted: &str| match &texts.chat_template {
-        Some(TemplateTexts::Named(all)) => all.iter().find(|one| one.name == wanted).map(|one| one.template.clone()),
-        Some(TemplateTexts::One(only)) if wanted == "default" => Some(only.clone()),
-        _ => None,
-    };
-    let tool_use = text(&beside(load, "tool_use_template", "additional_chat_templates/tool_use.jinja")?)?;
-    Ok(Templates {
-        default: text(&path)?.or_else(|| named("default")),
-        tool_use: tool_use.or_else(|| named("tool_use")),
-    })
-}
-
-/// A file's text; nothing if there is no such file.
-fn text(path: &Path) -> Result<Option<String>> {
-    let Ok(metadata) = path.metadata() else { return Ok(None) };
-    if metadata.len() > JSON_BYTES {
-        return Err(corrupt(path, &format!("it has {} bytes, of at most {JSON_BYTES}", metadata.len())));
-    }
-    std::fs::read_to_string(path).map(Some).map_err(|error| corrupt(path, &error.to_string()))
-}
-
-fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let read = |text: String| serde_json::from_str(&text).map_err(|error| corrupt(path, &error.to_string()));
-    text(path)?.map(read).transpose()
-}
-
-fn corrupt(path: &Path, what: &str) -> Error {
-    Error::new(ErrorKind::CorruptFile, format!("{}: {what}; fetch it again", path.display()))
-}
-
-fn missing(path: &Path, what_for: &str) -> Error {
-    Error::new(ErrorKind::MissingFile, format!("{} does not exist; {what_for}", path.display()))
 }
