@@ -30,7 +30,7 @@ WORDS = {
         image_url b64_json url webp png jpeg wav flac null true false 1e308 -1 9007199254740993 1024x1024 \ud800 \u0000 gpt-4o-mini org/b
         flux music json_schema schema regex pattern grammar strict structured_outputs guided_json guided_regex guided_choice choice json
         allowed_tools mode parallel_tool_calls reasoning reasoning_effort effort thinking enabled chat_template_kwargs output_config object
-        high""",
+        high vectors encoding_format float base64 dimensions query documents top_n return_documents""",
     "frames": r"""version required preferred mapped workspace_max done total kind message level target fields request plugin options load
         files device granted threads max_concurrency confinement permissions readable own network subprocess""",
     "manifest": r"""id version authors license description kinds formats devices max_concurrency parks memory_static permissions network
@@ -119,6 +119,9 @@ def requests() -> dict[str, bytes | str]:
         "load": "j" + json.dumps({"model": "a"}),
         "unload": "k" + json.dumps({"model": "a", "force_after": 3}),
         "park": "l" + json.dumps({"model": "org/b"}),
+        "embeddings": "o" + json.dumps({"model": "vectors", "input": ["a", "b"], "encoding_format": "base64", "dimensions": 3, "user": "u"}),
+        "embeddings-ids": "r" + json.dumps({"input": [[1, 2], [3]]}),
+        "rerank": "p" + json.dumps({"model": "vectors", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1, "return_documents": True}),
         "escapes": 'a{"mod\\u0065l":"\\u0061","messages":[{"role":"user","content":"\\ud83d\\ude00\\u0000\\"\\\\"}],"seed":1e3}',
     }
 

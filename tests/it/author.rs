@@ -181,6 +181,9 @@ fn the_guide_leads_from_nothing_to_an_answer_for_every_kind_without_this_reposit
     follow("Music and other audio", here.path());
     let sound = std::fs::read(here.path().join("out.wav")).expect("a sound");
     assert!(sound.starts_with(b"RIFF") && sound.len() > 2 * 32_000, "{} bytes", sound.len());
+    let (_, answer) = follow("Vectors of texts", here.path());
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    assert_eq!(answer["data"][0]["embedding"][4], 3.0, "{answer}");
     let (_, answer) = follow("A kind of its own", here.path());
     assert_eq!(String::from_utf8_lossy(&answer), r#"{"letters":5}"#);
     let (_, answer) = follow("An engine that speaks HTTP itself", here.path());

@@ -20,6 +20,8 @@ mod confinement;
 /// Connections by the thousand, refusals, many choices.
 mod connections;
 mod custom;
+/// Vectors of texts, and scores of documents.
+mod embedding;
 /// The end of a host.
 mod ending;
 mod engines;

@@ -16,10 +16,13 @@ pub fn binary() -> PathBuf {
     built("aihost")
 }
 
-/// A plugin of this build by its library name: `echo`, `faulty`, `mirror`, `origin`, `spy` and `nvml` are fixtures, anything else is a plugin's own.
+/// A plugin of this build by its library name: `echo`, `faulty`, `mirror`, `origin`, `spy`, `vectors` and `nvml` are fixtures, anything else is a plugin's own.
 pub fn fixture(name: &str) -> PathBuf {
-    let prefix =
-        if matches!(name, "echo" | "faulty" | "mirror" | "nvml" | "origin" | "spy") { "libfixture_" } else { "lib" };
+    let prefix = if matches!(name, "echo" | "faulty" | "mirror" | "nvml" | "origin" | "spy" | "vectors") {
+        "libfixture_"
+    } else {
+        "lib"
+    };
     built(&format!("{prefix}{name}.so"))
 }
 

@@ -8,7 +8,7 @@ use aihost::config::{self, Config, Env, Selection};
 use aihost::domain::{Failure, FailureKind, RequestId};
 use aihost::runtime::{Answer, Command, Handle, Submission, Submitted};
 use aihost::worker::Output;
-use aihost_plugin_api::{AudioRequest, ImageRequest, TextRequest};
+use aihost_plugin_api::{AudioRequest, EmbeddingRequest, ImageRequest, TextRequest};
 use axum::body::Body;
 use axum::http::Request;
 use bytes::Bytes;
@@ -48,6 +48,7 @@ models:
   org/b: {type: text, plugin: aihost/echo, endpoint: /v1/completions}
   flux: {type: image, plugin: aihost/none}
   music: {type: audio, plugin: aihost/none, endpoint: /v1/audio/generations}
+  vectors: {type: embedding, plugin: aihost/none}
 ";
 
 static CONFIG: LazyLock<Arc<Config>> = LazyLock::new(|| {
@@ -110,6 +111,7 @@ fn serve(submission: &Submission) -> Submitted {
     match submission.model.as_str() {
         "flux" => reads::<ImageRequest>(task),
         "music" => reads::<AudioRequest>(task),
+        "vectors" => reads::<EmbeddingRequest>(task),
         _ => {
             reads::<TextRequest>(task);
             return Ok(hello());
