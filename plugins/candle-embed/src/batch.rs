@@ -53,7 +53,7 @@ impl<T> Batch<T> {
 
     /// The texts of the next pass, and whose each is: the first of each request in turn, as long as they fit. A text that is longer
     /// than a pass has one of its own.
-    pub fn next(&mut self) -> (Sequences, Vec<usize>) {
+    pub fn next_pass(&mut self) -> (Sequences, Vec<usize>) {
         let (mut sequences, mut places) = (Sequences::default(), Vec::new());
         let mut has_more = true;
         while has_more {
@@ -112,13 +112,13 @@ mod tests {
         let mut batch = Batch::default();
         batch.add("many", (0..5).map(|i| text(i, PASS_TOKENS / 4)).collect());
         batch.add("one", vec![text(9, 10)]);
-        let (sequences, places) = batch.next();
+        let (sequences, places) = batch.next_pass();
         assert_eq!(places, [0, 1, 0, 0]);
         assert_eq!(sequences.lengths, [512, 10, 512, 512]);
         assert!(sequences.tokens.len() <= PASS_TOKENS && sequences.kinds.len() == sequences.tokens.len());
         let done = batch.deliver(&places, vec![vec![0.0], vec![9.0], vec![1.0], vec![2.0]]);
         assert_eq!(done, [("one", vec![vec![9.0]])]);
-        let (_, places) = batch.next();
+        let (_, places) = batch.next_pass();
         assert_eq!(places, [0, 0]);
         let done = batch.deliver(&places, vec![vec![3.0], vec![4.0]]);
         assert_eq!(done, [("many", (0..5u8).map(|i| vec![f32::from(i)]).collect())]);
@@ -129,8 +129,8 @@ mod tests {
     fn a_text_longer_than_a_pass_passes_alone() {
         let mut batch = Batch::default();
         batch.add(0, vec![text(1, PASS_TOKENS + 1), text(2, 1)]);
-        assert_eq!(batch.next().0.lengths, [PASS_TOKENS + 1]);
-        assert_eq!(batch.next().0.lengths, [1]);
+        assert_eq!(batch.next_pass().0.lengths, [PASS_TOKENS + 1]);
+        assert_eq!(batch.next_pass().0.lengths, [1]);
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
             batch.add(owner, vec![text(1, 1), text(1, PASS_TOKENS)]);
         }
         assert_eq!(batch.take_out(|owner| *owner == 1), [1]);
-        let (_, places) = batch.next();
+        let (_, places) = batch.next_pass();
         assert_eq!(places, [0, 1, 2]);
         assert_eq!(batch.fail(&[0, 2]), [0, 3]);
         assert_eq!(batch.take_out(|_| true), [2]);

@@ -164,7 +164,7 @@ pub struct EmbedEngine {
     hidden: usize,
     makes_scores: bool,
     bytes: u64,
-    commands: Option<Sender<(Asked, Vec<Encoded>)>>,
+    commands: Option<Sender<(Box<Asked>, Vec<Encoded>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -219,7 +219,8 @@ impl Engine for EmbedEngine {
         match self.read(&request) {
             Ok(texts) => {
                 let tokens = texts.iter().map(|text| text.tokens.len()).sum::<usize>();
-                let asked = Asked { request, reply, tokens: u32::try_from(tokens).unwrap_or(u32::MAX) };
+                let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+                let asked = Box::new(Asked { request, reply, tokens });
                 // A reply that is dropped fails its request.
                 let _ = self.commands.as_ref().map(|commands| commands.send((asked, texts)));
             }
@@ -254,8 +255,8 @@ impl Drop for EmbedEngine {
 }
 
 /// Computes until nobody can ask any more.
-fn run(model: &Model, pool: &rayon::ThreadPool, inbox: &Receiver<(Asked, Vec<Encoded>)>) {
-    let mut batch: Batch<Asked> = Batch::default();
+fn run(model: &Model, pool: &rayon::ThreadPool, inbox: &Receiver<(Box<Asked>, Vec<Encoded>)>) {
+    let mut batch: Batch<Box<Asked>> = Batch::default();
     loop {
         if batch.is_empty() {
             let Ok((asked, texts)) = inbox.recv() else { return };
@@ -268,7 +269,7 @@ fn run(model: &Model, pool: &rayon::ThreadPool, inbox: &Receiver<(Asked, Vec<Enc
             let ended = left.reply.context().check();
             left.reply.finish(ended);
         }
-        let (sequences, places) = batch.next();
+        let (sequences, places) = batch.next_pass();
         if places.is_empty() {
             continue;
         }

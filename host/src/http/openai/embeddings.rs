@@ -27,9 +27,11 @@ pub(in crate::http) async fn create(
     caller: Caller,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let (job, encoding) = body.read(wire::parse_embeddings).await?;
+    // Whose request it is comes first: what else it has to say is for its model to know.
+    let named = body.clone().read(wire::parse_name).await?;
     let config = app.handle.config();
-    let model = find(&app, &config, &caller, (job.model.as_deref(), PATH))?;
+    let model = find(&app, &config, &caller, (named.as_deref(), PATH))?;
+    let (job, encoding) = body.read(wire::parse_embeddings).await?;
     let name = name(&job, model);
     let embedded = ask(&app, &caller, model, (EmbeddingForm::Vector, "input"), job).await?;
     reply(move || wire::embeddings(embedded.vectors(), encoding, &name, embedded.prompt_tokens)).await
@@ -41,16 +43,17 @@ pub(in crate::http) async fn rerank(
     caller: Caller,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let (job, shape) = body.read(wire::parse_rerank).await?;
+    let named = body.clone().read(wire::parse_name).await?;
     let config = app.handle.config();
-    let model = find(&app, &config, &caller, (job.model.as_deref(), RERANK_PATH))?;
+    let model = find(&app, &config, &caller, (named.as_deref(), RERANK_PATH))?;
+    let (job, shape) = body.read(wire::parse_rerank).await?;
     let name = name(&job, model);
     let embedded = ask(&app, &caller, model, (EmbeddingForm::Score, "documents"), job).await?;
     reply(move || wire::ranking(embedded.scores(), &shape, &name, embedded.prompt_tokens)).await
 }
 
 /// The model of a plugin that a request at this path means.
-pub(in crate::http) fn find<'a>(
+fn find<'a>(
     app: &App,
     config: &'a Config,
     caller: &Caller,
@@ -94,6 +97,6 @@ pub(in crate::http) async fn reply(write: impl FnOnce() -> Vec<u8> + Send + 'sta
 }
 
 /// Clients hold the name in an answer against the one that they asked for.
-pub(in crate::http) fn name(job: &EmbeddingJob, model: &ModelConfig) -> String {
+fn name(job: &EmbeddingJob, model: &ModelConfig) -> String {
     job.model.clone().unwrap_or_else(|| model.id.to_string())
 }

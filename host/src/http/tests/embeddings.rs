@@ -115,10 +115,14 @@ async fn a_model_of_another_kind_says_where_it_answers() {
         ("/embeddings", json!({"model": "a", "input": "x"})),
         (RERANK, json!({"model": "a", "query": "q", "documents": ["x"]})),
         ("/rerank", json!({"model": "a", "query": "q", "documents": ["x"]})),
+        // Whatever else is wrong with it.
+        (PATH, json!({"model": "a"})),
+        (RERANK, json!({"model": "a"})),
         ("/v1/chat/completions", chat(&json!({"model": "v"}))),
     ] {
         let (status, _, param) = host.post(path, &body).await.error();
         assert_eq!((status, param.as_str()), (400, "model"), "{path}");
     }
+    assert_eq!(host.post(PATH, &json!({"model": "nobody"})).await.error().1, "model_not_found");
     assert!(host.tasks().is_empty());
 }
