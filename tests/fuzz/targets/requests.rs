@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 /// Every endpoint that reads a body, as `aihost docs requests` lists them. An input's first byte says which one it is for.
-pub(crate) const ENDPOINTS: [&str; 18] = [
+pub(crate) const ENDPOINTS: [&str; 19] = [
     "/v1/chat/completions",
     "/chat/completions",
     "/v1/completions",
@@ -37,6 +37,7 @@ pub(crate) const ENDPOINTS: [&str; 18] = [
     "/v1/rerank",
     "/v1/moderations",
     "/embeddings",
+    "/rerank",
 ];
 /// Commands that may wait for the loop on paper.
 const COMMANDS: usize = 64;
