@@ -19,7 +19,7 @@ use super::descriptor::{DescribeError, Described, describe};
 use super::libraries::{self, Libraries};
 use super::permission::permissions;
 use super::registry::{PluginFile, Registry, RegistryError, Rejected};
-use super::shadow::{CHANGED, Shadow};
+use super::shadow::{CHANGED, Shadow, changed};
 use crate::config::Sharing;
 
 /// Most `.so` files of a folder that are looked at; other files do not count.
@@ -74,6 +74,8 @@ struct Candidate {
     manifest: Manifest,
     version: Version,
     file: PathBuf,
+    /// Of the file of which the manifest was read.
+    identity: Identity,
     modified: SystemTime,
     companions: Companions,
 }
@@ -212,7 +214,7 @@ impl<'a> Look<'a> {
         self.sharing
             .check_file(file)
             .map_err(|why| Unusable::new(None, format!("{} is not opened: {why}", file.display())))?;
-        let described = self.described(file, identity);
+        let described = self.described(file, identity.clone());
         let described = Result::as_ref(&described).map_err(Clone::clone)?;
         let refused = |why: String| {
             Unusable::new(Some(&described.manifest.id), format!("{} cannot be loaded: {why}", file.display()))
@@ -245,7 +247,7 @@ impl<'a> Look<'a> {
             Unusable::new(Some(&manifest.id), why)
         })?;
         let modified = found.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-        Ok(Candidate { manifest: manifest.clone(), version, file: file.to_owned(), modified, companions })
+        Ok(Candidate { manifest: manifest.clone(), version, file: file.to_owned(), identity, modified, companions })
     }
 
     /// What a file says of itself. It is read if it is not what it was.
@@ -288,7 +290,10 @@ impl<'a> Look<'a> {
                 ))
             })?;
             for candidate in std::mem::take(&mut self.newest).into_values() {
-                match shadow.copy(&candidate.file, &candidate.companions) {
+                let copied = shadow.copy(&candidate.file, &candidate.companions);
+                // Another file may have taken its place since: of that one nothing is known.
+                let is_same = || identity(&candidate.file).as_ref() == Some(&candidate.identity);
+                match copied.and_then(|copied| if is_same() { Ok(copied) } else { Err(changed()) }) {
                     Ok((copy, sha256)) => plugins.push(self.registered(candidate, copy, sha256)),
                     Err(e) if e.kind() == CHANGED && self.is_again => self.settled = false,
                     Err(e) => {
@@ -519,6 +524,33 @@ mod tests {
         assert!(said(&removed.news(&replaced)).starts_with("removed 1.1.0"));
         let error = removed.find("b/two", None).unwrap_err().to_string();
         assert!(error.contains("b/two") && error.contains(&*folder.at("").to_string_lossy()), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_once_its_manifest_was_read_is_not_taken_for_it() {
+        let folder = Folder::new();
+        folder.plugin("a.so", "a/one", "1.0.0", &[]);
+        let first = folder.scan();
+        let replace = || {
+            fs::write(folder.at("fresh"), "no library at all").unwrap();
+            fs::rename(folder.at("fresh"), folder.at("a.so")).unwrap();
+        };
+        folder.plugin("a.so", "a/one", "1.1.0", &[]);
+        let mut look = Look { is_again: true, ..Look::new(&first, Sharing::Refused) };
+        look.examine(vec![folder.at("a.so")]);
+        replace();
+        let (now, settled) = look.end(&folder.state()).unwrap();
+        assert_eq!(ids(&now), ["a/one 1.0.0"], "what it was before is used on");
+        assert!(!settled && Arc::ptr_eq(&now.plugins[0], &first.plugins[0]));
+
+        folder.plugin("a.so", "a/one", "1.1.0", &[]);
+        let nothing = Registry { folders: first.folders.clone(), ..Registry::default() };
+        let mut look = Look::new(&nothing, Sharing::Refused);
+        look.examine(vec![folder.at("a.so")]);
+        replace();
+        let (now, _) = look.end(&folder.state()).unwrap();
+        assert_eq!(ids(&now), Vec::<String>::new());
+        assert!(now.rejected[0].reason.contains("changed while it was being copied"), "{}", now.rejected[0].reason);
     }
 
     #[test]

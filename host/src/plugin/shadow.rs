@@ -257,7 +257,7 @@ pub(super) fn hold(copy: &Path) {
     }
 }
 
-fn changed() -> io::Error {
+pub(super) fn changed() -> io::Error {
     io::Error::new(CHANGED, "it changed while it was being copied; it is looked at again in a moment")
 }
 
