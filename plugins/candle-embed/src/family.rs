@@ -146,3 +146,20 @@ impl Family {
         FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_host_knows_the_same_families() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/src/cli/models/add/layout.rs");
+        let source = std::fs::read_to_string(path).expect("it is there");
+        let list = source.split("const ENCODERS: ").nth(1).and_then(|rest| rest.split("];").next()).expect("a list");
+        let theirs: BTreeSet<&str> = list.split('"').skip(1).step_by(2).collect();
+        assert_eq!(theirs, FAMILIES.iter().flat_map(|family| family.model_types).copied().collect());
+    }
+}

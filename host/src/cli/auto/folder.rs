@@ -9,25 +9,26 @@ use serde_json::Value;
 
 /// Bytes of a `config.json` that are read.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
-/// The models that candle-llm serves, as `model_type` calls them.
-const CANDLE_MODELS: [&str; 12] = [
-    "llama",
-    "mistral",
-    "ministral3",
-    "qwen2",
-    "qwen3",
-    "qwen3_moe",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "phi3",
-    "smollm3",
-    "granite",
+/// The models that candle-llm serves, as `model_type` calls them, with their activations and whether attention may have biases (its
+/// family.rs, whose test looks here).
+const CANDLE_MODELS: [(&str, &[&str], bool); 12] = [
+    ("llama", SILU, true),
+    ("mistral", SILU, true),
+    ("ministral3", SILU, true),
+    ("qwen2", SILU, true),
+    ("qwen3", SILU, false),
+    ("qwen3_moe", SILU, false),
+    ("gemma", GELU, false),
+    ("gemma2", GELU, false),
+    ("gemma3_text", GELU, false),
+    ("phi3", SILU, false),
+    ("smollm3", SILU, true),
+    ("granite", SILU, true),
 ];
+const SILU: &[&str] = &["silu"];
+const GELU: &[&str] = &["gelu_pytorch_tanh", "gelu"];
 /// How it scales positions.
 const CANDLE_ROPES: [&str; 6] = ["default", "linear", "llama3", "yarn", "longrope", "su"];
-/// The activations of its models.
-const CANDLE_ACTIVATIONS: [&str; 3] = ["silu", "gelu_pytorch_tanh", "gelu"];
 
 /// What there is to decide by.
 #[derive(Debug, Default)]
@@ -43,6 +44,9 @@ pub(in crate::cli) struct Folder {
 struct Config {
     model_type: String,
     hidden_act: Option<String>,
+    /// Gemma's, beside an older one that does not count.
+    hidden_activation: Option<String>,
+    attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     quantization_config: Option<Value>,
     rope_scaling: Option<Rope>,
@@ -95,17 +99,20 @@ impl Folder {
         let config = &self.config;
         let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
         let rope = rope.and_then(|rope| rope.rope_type.as_deref()).filter(|rope| !CANDLE_ROPES.contains(rope));
-        let activation = config.hidden_act.as_deref().filter(|name| !CANDLE_ACTIVATIONS.contains(name));
+        let known = CANDLE_MODELS.iter().find(|(name, ..)| *name == config.model_type);
+        let Some((_, activations, may_have_biases)) = known else {
+            return Some(format!("candle-llm does not serve the architecture `{}`", config.model_type));
+        };
+        let activation = config.hidden_activation.as_deref().or(config.hidden_act.as_deref());
+        let activation = activation.filter(|name| !activations.contains(name));
+        let has_biases = config.mlp_bias == Some(true) || (config.attention_bias == Some(true) && !may_have_biases);
         Some(match () {
-            () if !CANDLE_MODELS.contains(&config.model_type.as_str()) => {
-                format!("candle-llm does not serve the architecture `{}`", config.model_type)
-            }
             () if config.quantization_config.is_some() => {
                 "candle-llm does not read quantised weights of this form".to_owned()
             }
             () if !self.has_safetensors => "candle-llm reads weights of this form as safetensors alone".to_owned(),
             () if !self.has_tokenizer => "candle-llm needs its tokenizer.json".to_owned(),
-            () if config.mlp_bias == Some(true) => "candle-llm serves no networks with biases".to_owned(),
+            () if has_biases => "candle-llm does not serve its kind with these biases".to_owned(),
             () if activation.is_some() => {
                 format!("candle-llm does not serve the activation `{}`", activation.unwrap_or_default())
             }
@@ -144,7 +151,9 @@ mod tests {
             (llama("x", 1.into()), &all[..1], "safetensors"),
             (llama("x", 1.into()), &all[1..], "tokenizer.json"),
             (llama("mlp_bias", true.into()), &all, "biases"),
-            (llama("hidden_act", "relu2".into()), &all, "`relu2`"),
+            (serde_json::json!({"model_type": "qwen3", "attention_bias": true}), &all, "biases"),
+            (llama("hidden_act", "gelu".into()), &all, "`gelu`"),
+            (serde_json::json!({"model_type": "gemma2", "hidden_activation": "silu"}), &all, "`silu`"),
             (llama("rope_parameters", serde_json::json!({"rope_type": "dynamic"})), &all, "`dynamic`"),
         ] {
             let told = why(config, files).expect(words);

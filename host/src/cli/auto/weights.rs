@@ -16,7 +16,7 @@ const ESTIMATE_STEP_BYTES: u64 = 100 << 20;
 /// Most parts that a split GGUF model is believed to have.
 const PARTS_MAX: u64 = 999;
 
-/// The architectures that candle-llm serves.
+/// The architectures that candle-llm serves (its family.rs, whose test looks here).
 const CANDLE_ARCHITECTURES: [&str; 12] = [
     "llama", "mistral3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite",
     "gpt-oss",

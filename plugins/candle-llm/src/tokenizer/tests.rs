@@ -1,6 +1,6 @@
 //! What becomes of texts.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, 
 use super::byte_char;
 use super::byte_level::{ByteLevel, WINDOW_BYTES};
 use super::pre::{ROWS, Row, row};
+use crate::family::tests::host_list;
 
 /// A tokenizer of single bytes, a few pairs of them, and two special tokens.
 fn tiny(row: &Row) -> ByteLevel {
@@ -110,12 +111,8 @@ fn names_of_ways_to_cut_are_of_one_each() {
 /// The host chooses a plugin by the header of a file, and has a list of its own.
 #[test]
 fn the_host_knows_the_same_ways_to_cut() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../host/src/cli/auto/weights.rs");
-    let source = std::fs::read_to_string(path).expect("it is there");
-    let list = source.split("const CANDLE_SPLITS").nth(1).and_then(|list| list.split("];").next()).expect("a list");
-    let theirs: HashSet<&str> =
-        list.lines().filter_map(|line| line.trim().strip_prefix('"')?.strip_suffix("\",")).collect();
-    let ours: HashSet<&str> = ROWS.iter().flat_map(|row| row.names).copied().collect();
+    let theirs = host_list("weights.rs", "CANDLE_SPLITS");
+    let ours = ROWS.iter().flat_map(|row| row.names).map(|name| (*name).to_owned()).collect();
     assert_eq!(theirs, ours);
 }
 

@@ -20,7 +20,7 @@ const ESTIMATE_STEP_BYTES: u64 = 100 << 20;
 const CACHE_NUMBER_BYTES: u64 = 2;
 /// Ends of the class names of models that write.
 const WRITERS: [&str; 2] = ["ForCausalLM", "LMHeadModel"];
-/// The encoders that candle-embed serves, as `model_type` calls them.
+/// The encoders that candle-embed serves, as `model_type` calls them (its family.rs, whose test looks here).
 const ENCODERS: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "nomic_bert", "modernbert"];
 /// What to do with all others.
 const BY_HAND: &str =
