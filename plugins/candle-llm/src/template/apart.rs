@@ -184,24 +184,17 @@ impl<'a> Marker<'a> {
 
     /// A prompt without its marks, cut where one of them is within a special token.
     pub(super) fn read(&self, marked: &str) -> Apart {
-        let (mut text, mut places, mut rest) = (String::with_capacity(marked.len()), Vec::new(), marked);
-        let escaped = escaped(self.mark);
-        while let Some((at, length)) = first(rest, self.mark, &escaped) {
-            text.push_str(&rest[..at]);
+        let (mut text, mut places) = (String::with_capacity(marked.len()), Vec::new());
+        let plain = marked.replace(&escaped(self.mark), self.mark.encode_utf8(&mut [0; 4]));
+        for part in plain.split(self.mark) {
+            text.push_str(part);
             places.push(text.len());
-            rest = &rest[at + length..];
         }
-        text.push_str(rest);
+        // Behind the last part is no mark.
+        places.pop();
         places.dedup();
         Apart { borders: self.tokens.needed(&text, places), text }
     }
-}
-
-/// Where the first mark is, plain or as JSON of ASCII has it, and its bytes.
-fn first(text: &str, mark: char, escaped: &str) -> Option<(usize, usize)> {
-    let plain = text.find(mark).map(|at| (at, mark.len_utf8()));
-    let before = plain.map_or(text, |(at, _)| &text[..at]);
-    before.find(escaped).map(|at| (at, escaped.len())).or(plain)
 }
 
 /// A mark as JSON of ASCII has it, and Python's `repr`.
