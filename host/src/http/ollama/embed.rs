@@ -87,7 +87,7 @@ async fn asked(app: &App, caller: &Caller, body: JsonBody, path: &'static str) -
         return Err(resolve::wrong_kind(model, path));
     }
     let (job, field) = body.read(wire::parse_texts).await?;
-    let embedded = embeddings::ask(app, caller, model, (EmbeddingForm::Vector, field), job).await?;
+    let embedded = embeddings::ask(app, caller, &model.id, (EmbeddingForm::Vector, field), job).await?;
     Ok((named, Said::Plugin(embedded)))
 }
 

@@ -13,10 +13,10 @@ use super::super::caller::Caller;
 use super::super::embedding_output::{Embedded, embed};
 use super::super::error::ApiError;
 use super::super::resolve::{self, Wanted};
-use super::super::wire::{self, EmbeddingJob};
+use super::super::wire::{self, EmbeddingJob, ReceivedBody};
 use super::explain;
 use crate::config::{Config, ModelConfig};
-use crate::domain::Kind;
+use crate::domain::{Kind, ModelId};
 
 pub(in crate::http) const PATH: &str = "/v1/embeddings";
 pub(in crate::http) const RERANK_PATH: &str = "/v1/rerank";
@@ -27,13 +27,8 @@ pub(in crate::http) async fn create(
     caller: Caller,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
-    // Whose request it is comes first: what else it has to say is for its model to know.
-    let named = body.clone().read(wire::parse_name).await?;
-    let config = app.handle.config();
-    let model = find(&app, &config, &caller, (named.as_deref(), PATH))?;
-    let (job, encoding) = body.read(wire::parse_embeddings).await?;
-    let name = name(&job, model);
-    let embedded = ask(&app, &caller, model, (EmbeddingForm::Vector, "input"), job).await?;
+    let Asked { model, name, job, more: encoding } = asked(&app, &caller, body, PATH, wire::parse_embeddings).await?;
+    let embedded = ask(&app, &caller, &model, (EmbeddingForm::Vector, "input"), job).await?;
     reply(move || wire::embeddings(embedded.vectors(), encoding, &name, embedded.prompt_tokens)).await
 }
 
@@ -43,13 +38,34 @@ pub(in crate::http) async fn rerank(
     caller: Caller,
     body: JsonBody,
 ) -> Result<Response, ApiError> {
-    let named = body.clone().read(wire::parse_name).await?;
-    let config = app.handle.config();
-    let model = find(&app, &config, &caller, (named.as_deref(), RERANK_PATH))?;
-    let (job, shape) = body.read(wire::parse_rerank).await?;
-    let name = name(&job, model);
-    let embedded = ask(&app, &caller, model, (EmbeddingForm::Score, "documents"), job).await?;
+    let Asked { model, name, job, more: shape } = asked(&app, &caller, body, RERANK_PATH, wire::parse_rerank).await?;
+    let embedded = ask(&app, &caller, &model, (EmbeddingForm::Score, "documents"), job).await?;
     reply(move || wire::ranking(embedded.scores(), &shape, &name, embedded.prompt_tokens)).await
+}
+
+/// A request, and whose it is.
+struct Asked<T> {
+    model: ModelId,
+    /// What clients hold the name in an answer against: the one that they asked for.
+    name: String,
+    job: EmbeddingJob,
+    /// How it is to be answered.
+    more: T,
+}
+
+/// Reads a request at this path.
+async fn asked<T: Send + 'static>(
+    app: &App,
+    caller: &Caller,
+    body: JsonBody,
+    path: &'static str,
+    parse: fn(&ReceivedBody<'_>) -> Result<(EmbeddingJob, T), ApiError>,
+) -> Result<Asked<T>, ApiError> {
+    let (named, parsed) = body.read(move |body| Ok((wire::parse_name(body)?, parse(body)))).await?;
+    // Whose it is comes first: what else it has to say is for its model to know.
+    let model = find(app, &app.handle.config(), caller, (named.as_deref(), path))?.id.clone();
+    let (job, more) = parsed?;
+    Ok(Asked { name: job.model.clone().unwrap_or_else(|| model.to_string()), model, job, more })
 }
 
 /// The model of a plugin that a request at this path means.
@@ -80,13 +96,13 @@ fn find<'a>(
 pub(in crate::http) async fn ask(
     app: &App,
     caller: &Caller,
-    model: &ModelConfig,
+    model: &ModelId,
     (form, field): (EmbeddingForm, &str),
     job: EmbeddingJob,
 ) -> Result<Embedded, ApiError> {
-    match embed(&app.handle, caller, &model.id, form, job).await {
+    match embed(&app.handle, caller, model, form, job).await {
         Ok(embedded) => Ok(embedded),
-        Err(failure) => Err(explain(app, failure, &model.id, field).await),
+        Err(failure) => Err(explain(app, failure, model, field).await),
     }
 }
 
@@ -94,9 +110,4 @@ pub(in crate::http) async fn ask(
 pub(in crate::http) async fn reply(write: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Response, ApiError> {
     let json = run_blocking(move || Ok(write())).await?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], json).into_response())
-}
-
-/// Clients hold the name in an answer against the one that they asked for.
-fn name(job: &EmbeddingJob, model: &ModelConfig) -> String {
-    job.model.clone().unwrap_or_else(|| model.id.to_string())
 }
