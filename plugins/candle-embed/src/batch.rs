@@ -11,9 +11,9 @@ pub const PASS_TOKENS: usize = 2048;
 
 /// The texts of one request, of which some have passed.
 #[derive(Debug)]
-pub struct Work<T> {
+struct Work<T> {
     /// Whose they are.
-    pub owner: T,
+    owner: T,
     /// Those that have not passed, the next one first.
     waiting: VecDeque<Encoded>,
     /// What came of those that have.

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use aihost_engine::nn::decoder::Rotary;
 use aihost_engine::nn::encoder::{EncoderConfig, EncoderLayer, Positions};
+use aihost_engine::nn::rotary::Rotary;
 use aihost_engine::ops::Activation;
-use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_plugin_api::{Error, Result};
+use aihost_support::settings::Settings;
 use serde::Deserialize;
 
 use crate::family::{FAMILIES, Family, PositionKind};
@@ -66,51 +67,51 @@ struct Rope {
     rope_type: Option<String>,
 }
 
-/// An encoder's configuration, and where it stands.
+/// An encoder's configuration, and the file that it stands in.
 struct Reader<'a> {
-    path: &'a Path,
+    file: Settings<'a>,
     config: &'a Config,
 }
 
 /// Reads and checks what a `config.json` says.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] for another architecture or variant, [`ErrorKind::CorruptFile`] for impossible values.
+/// `Unsupported` for another architecture or variant, `CorruptFile` for impossible values.
 pub fn read(path: &Path, config: &Config) -> Result<EncoderConfig> {
-    Reader { path, config }.encoder()
+    Reader { file: Settings(path), config }.encoder()
 }
 
 impl Reader<'_> {
     fn encoder(&self) -> Result<EncoderConfig> {
         let c = self.config;
         let family = Family::of(&c.model_type).ok_or_else(|| self.unknown())?;
-        self.check_variant(family)?;
-        let hidden = self.size("hidden_size", c.hidden_size, MAX_WIDTH)?;
-        let heads = self.size("num_attention_heads", c.num_attention_heads, MAX_WIDTH)?;
+        self.check_variant()?;
+        let hidden = self.file.size("hidden_size", c.hidden_size, MAX_WIDTH)?;
+        let heads = self.file.size("num_attention_heads", c.num_attention_heads, MAX_WIDTH)?;
         if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(2) {
-            return Err(self.corrupt(format!("{heads} heads do not divide a width of {hidden} into even parts")));
+            return Err(self.file.corrupt(format!("{heads} heads do not divide a width of {hidden} into even parts")));
         }
-        let count = self.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
-        let rows = self.size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?;
+        let count = self.file.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
+        let rows = self.file.size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?;
         let (positions, context) = self.positions(family, hidden / heads, rows)?;
         Ok(EncoderConfig {
             names: family.names,
             layers: self.layers(family, count)?,
             hidden,
-            feed_forward: self.size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
+            feed_forward: self.file.size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
             heads,
-            norm_epsilon: self.positive("layer_norm_eps", c.layer_norm_eps.unwrap_or(1e-12))?,
+            norm_epsilon: self.file.positive("layer_norm_eps", c.layer_norm_eps.unwrap_or(1e-12))?,
             has_norms_before: family.has_norms_before,
             positions,
             kinds: if family.has_kinds { c.type_vocab_size.unwrap_or(2).min(MAX_WIDTH) as usize } else { 0 },
             activation: self.activation(family)?,
             gate: family.gate,
             context,
-            vocabulary: self.size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
+            vocabulary: self.file.size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
         })
     }
 
-    fn check_variant(&self, family: &Family) -> Result<()> {
+    fn check_variant(&self) -> Result<()> {
         let c = self.config;
         let what = if let Some(how) = &c.quantization_config {
             let method = how["quant_method"].as_str().unwrap_or("an unnamed method");
@@ -119,13 +120,10 @@ impl Reader<'_> {
             format!("its positions are `{}`", c.position_embedding_type.as_deref().unwrap_or_default())
         } else if c.rotary_emb_fraction.is_some_and(|part| part != 0.0 && part != 1.0) {
             "it rotates a part of each head".to_owned()
-        } else if family.has_norms_before && c.classifier_pooling.as_deref().is_some_and(|kind| kind == "mean") {
-            // Only where there is a classifier, which is not known here: a vector does not need it.
-            return Ok(());
         } else {
             return Ok(());
         };
-        Err(self.unsupported(format!("{what}, which candle-embed does not serve")))
+        Err(self.file.unsupported(format!("{what}, which candle-embed does not serve")))
     }
 
     fn activation(&self, family: &Family) -> Result<Activation> {
@@ -136,7 +134,7 @@ impl Reader<'_> {
             Some("relu") => Ok(Activation::Relu),
             Some("silu" | "swiglu") => Ok(Activation::Silu),
             Some(other) => {
-                Err(self.unsupported(format!("its activation is `{other}`, which candle-embed does not serve")))
+                Err(self.file.unsupported(format!("its activation is `{other}`, which candle-embed does not serve")))
             }
         }
     }
@@ -144,14 +142,15 @@ impl Reader<'_> {
     /// How it knows positions, and how many there are.
     fn positions(&self, family: &Family, head_width: usize, rows: usize) -> Result<(Positions, usize)> {
         let c = self.config;
-        let base = |name: &str, told: Option<f64>, usual: f64| self.positive(name, told.unwrap_or(usual));
+        let base = |name: &str, told: Option<f64>, usual: f64| self.file.positive(name, told.unwrap_or(usual));
         match family.positions {
             PositionKind::Learned => Ok((Positions::Learned { rows, first: 0 }, rows)),
             PositionKind::LearnedBehindPadding => {
                 let first = c.pad_token_id.unwrap_or(1).saturating_add(1);
                 let context = rows.checked_sub(usize::try_from(first).unwrap_or(usize::MAX)).filter(|rows| *rows > 0);
                 let context = context.ok_or_else(|| {
-                    self.corrupt(format!("`max_position_embeddings` is {rows} and `pad_token_id` is {}", first - 1))
+                    self.file
+                        .corrupt(format!("`max_position_embeddings` is {rows} and `pad_token_id` is {}", first - 1))
                 })?;
                 Ok((Positions::Learned { rows, first: first as usize }, context))
             }
@@ -185,10 +184,9 @@ impl Reader<'_> {
     fn plain(&self, rope: &Rope) -> Result<Option<f64>> {
         match rope.rope_type.as_deref() {
             None | Some("default") => Ok(rope.rope_theta),
-            Some(other) => {
-                Err(self
-                    .unsupported(format!("its positions are scaled by `{other}`, which candle-embed does not serve")))
-            }
+            Some(other) => Err(self
+                .file
+                .unsupported(format!("its positions are scaled by `{other}`, which candle-embed does not serve"))),
         }
     }
 
@@ -197,12 +195,13 @@ impl Reader<'_> {
         if family.positions != PositionKind::RotaryNear {
             return Ok(vec![EncoderLayer::default(); count]);
         }
-        let every = self.size("global_attn_every_n_layers", c.global_attn_every_n_layers.unwrap_or(3), MAX_LAYERS)?;
-        let window = self.size("local_attention", c.local_attention.unwrap_or(128), MAX_CONTEXT)?;
+        let every =
+            self.file.size("global_attn_every_n_layers", c.global_attn_every_n_layers.unwrap_or(3), MAX_LAYERS)?;
+        let window = self.file.size("local_attention", c.local_attention.unwrap_or(128), MAX_CONTEXT)?;
         if let Some(types) = c.layer_types.as_ref().filter(|types| types.len() != count) {
-            return Err(
-                self.corrupt(format!("`layer_types` has {} entries, and there are {count} layers", types.len()))
-            );
+            return Err(self
+                .file
+                .corrupt(format!("`layer_types` has {} entries, and there are {count} layers", types.len())));
         }
         let is_near = |layer: usize| match &c.layer_types {
             Some(types) => types[layer] == "sliding_attention",
@@ -215,36 +214,13 @@ impl Reader<'_> {
         Ok((0..count).map(layer).collect())
     }
 
-    fn size(&self, name: &str, value: u64, most: u64) -> Result<usize> {
-        if !(1..=most).contains(&value) {
-            return Err(self.corrupt(format!("`{name}` is {value} and must be from 1 to {most}")));
-        }
-        Ok(value as usize)
-    }
-
-    fn positive(&self, name: &str, value: f64) -> Result<f32> {
-        if !(value.is_finite() && value > 0.0) {
-            return Err(self.corrupt(format!("`{name}` is {value} and must be above 0")));
-        }
-        Ok(value as f32)
-    }
-
     fn unknown(&self) -> Error {
         let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.model_types).copied().collect();
-        self.unsupported(format!(
+        self.file.unsupported(format!(
             "the architecture is `{}`, and candle-embed serves {}; `plugin: vllm` or `engine: llama-server` serves others",
             self.config.model_type,
             known.join(", ")
         ))
-    }
-
-    fn corrupt(&self, what: impl AsRef<str>) -> Error {
-        let message = format!("{}: {}; fetch it again", self.path.display(), what.as_ref());
-        Error::new(ErrorKind::CorruptFile, message)
-    }
-
-    fn unsupported(&self, what: impl AsRef<str>) -> Error {
-        Error::new(ErrorKind::Unsupported, format!("{}: {}", self.path.display(), what.as_ref()))
     }
 }
 

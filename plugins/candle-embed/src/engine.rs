@@ -1,6 +1,5 @@
 //! The plugin and its engine: one OS thread computes a pass after the other for all requests together.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -174,7 +173,6 @@ impl EmbedEngine {
         let pool = pool.map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))?;
         let (commands, inbox) = channel();
         let (hidden, makes_scores) = (model.hidden, model.encoder.scores());
-        let model = Arc::new(model);
         let thread =
             std::thread::Builder::new().name("embed-engine".to_owned()).spawn(move || run(&model, &pool, &inbox));
         let thread = thread.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;

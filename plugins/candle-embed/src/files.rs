@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 
 use aihost_engine::files::Tensors;
 use aihost_engine::nn::encoder::EncoderConfig;
-use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
+use aihost_plugin_api::{LoadRequest, Result};
 use aihost_support::roles::beside;
+use aihost_support::settings::Settings;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use crate::config::{self, Config};
 use crate::pooling::Pooling;
-
-/// Most bytes of a file of settings.
-const JSON_BYTES: u64 = 8 << 20;
 
 /// The files of a model, opened: what says what it is has been read, its weights are mapped.
 #[derive(Debug)]
@@ -63,19 +60,17 @@ impl ModelFiles {
     /// three may be missing.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingFile`], [`ErrorKind::CorruptFile`] and [`ErrorKind::Unsupported`], each of which names its file.
+    /// `MissingFile`, `CorruptFile` and `Unsupported`, each of which names its file.
     pub fn open(load: &LoadRequest) -> Result<Self> {
         let path = beside(load, "config", "config.json")?;
-        let parsed: Config = json(&path)?.ok_or_else(|| {
-            let needs = "an encoder needs its config.json, under role `config` or beside its weights";
-            Error::new(ErrorKind::MissingFile, format!("{} does not exist; {needs}", path.display()))
-        })?;
+        let needs = "an encoder needs its config.json, under role `config` or beside its weights";
+        let parsed: Config = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
         let config = config::read(&path, &parsed)?;
         let pooling_path = beside(load, "pooling", "1_Pooling/config.json")?;
-        let pooling: Option<PoolingFile> = json(&pooling_path)?;
-        let modules: Option<Vec<Module>> = json(&beside(load, "modules", "modules.json")?)?;
+        let pooling: Option<PoolingFile> = Settings(&pooling_path).json()?;
+        let modules: Option<Vec<Module>> = Settings(&beside(load, "modules", "modules.json")?).json()?;
         let sentence: SentenceFile =
-            json(&beside(load, "sentence_bert_config", "sentence_bert_config.json")?)?.unwrap_or_default();
+            Settings(&beside(load, "sentence_bert_config", "sentence_bert_config.json")?).json()?.unwrap_or_default();
         let files = Self {
             tensors: Tensors::open(load.file("model")?)?,
             config,
@@ -105,7 +100,7 @@ impl ModelFiles {
         } else {
             return Ok(());
         };
-        Err(Error::new(ErrorKind::Unsupported, format!("{}: {what}", path.display())))
+        Err(Settings(path).unsupported(what))
     }
 }
 
@@ -130,20 +125,8 @@ impl PoolingFile {
             (None, [pooling]) => Ok(*pooling),
             _ => {
                 let what = "it names no way to make one vector of a text that candle-embed knows; set `pooling` in the entry's options";
-                Err(Error::new(ErrorKind::Unsupported, format!("{}: {what}", path.display())))
+                Err(Settings(path).unsupported(what))
             }
         }
     }
-}
-
-/// A file's JSON; nothing if there is no such file.
-fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let Ok(metadata) = path.metadata() else { return Ok(None) };
-    let corrupt =
-        |what: &str| Error::new(ErrorKind::CorruptFile, format!("{}: {what}; fetch it again", path.display()));
-    if metadata.len() > JSON_BYTES {
-        return Err(corrupt(&format!("it has {} bytes, of at most {JSON_BYTES}", metadata.len())));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| corrupt(&error.to_string()))?;
-    serde_json::from_str(&text).map(Some).map_err(|error| corrupt(&error.to_string()))
 }

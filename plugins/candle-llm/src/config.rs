@@ -1,7 +1,8 @@
 //! The shape of a model, from a GGUF file's metadata, checked before anything is computed with it.
 
 use aihost_engine::files::Gguf;
-use aihost_engine::nn::decoder::{DecoderConfig, Experts, GGUF_NAMES, QueryGrowth, Rotary};
+use aihost_engine::nn::decoder::{DecoderConfig, Experts, GGUF_NAMES, QueryGrowth};
+use aihost_engine::nn::rotary::Rotary;
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
 use crate::family::{self, Family, Windows};
@@ -262,24 +263,23 @@ impl Metadata<'_> {
     }
 
     fn yarn(&self, plain: Plain, factor: f32) -> Result<Rotary> {
-        let number = |names: [&str; 2], usual: f64| -> Result<f64> {
-            let told = self.gguf.number(&self.key(names[0]))?.or(self.gguf.number(&self.key(names[1]))?);
-            Ok(told.filter(|told| told.is_finite() && *told >= 0.0).unwrap_or(usual))
+        let told = |name: &str| -> Result<Option<f64>> {
+            let told = self.gguf.number(&self.key(&format!("rope.scaling.{name}")))?;
+            Ok(told.filter(|told| told.is_finite() && *told >= 0.0))
         };
         let factor = f64::from(factor);
         let trained = self.need("rope.scaling.original_context_length", MAX_CONTEXT)? as f64;
         // What DeepSeek calls `mscale_all_dim`: 0 is none.
-        let share = number(["rope.scaling.yarn_log_multiplier"; 2], 0.0)?;
+        let share = told("yarn_log_multiplier")?.unwrap_or(0.0);
         let all = if share > 0.0 { yarn_magnitude(factor, share) } else { 1.0 };
-        let told = number(["rope.scaling.yarn_attn_factor", "rope.scaling.attn_factor"], 0.0)?;
-        let magnitude = if told > 0.0 { told } else { yarn_magnitude(factor, 1.0) / all };
+        let magnitude = told("yarn_attn_factor")?.or(told("attn_factor")?).filter(|told| *told > 0.0);
         Ok(plain.yarn(Yarn {
             factor,
             trained,
-            fast: number(["rope.scaling.yarn_beta_fast"; 2], 32.0)?,
-            slow: number(["rope.scaling.yarn_beta_slow"; 2], 1.0)?,
-            ramp: number(["rope.scaling.yarn_ext_factor"; 2], 1.0)?,
-            magnitude,
+            fast: told("yarn_beta_fast")?.unwrap_or(32.0),
+            slow: told("yarn_beta_slow")?.unwrap_or(1.0),
+            ramp: told("yarn_ext_factor")?.unwrap_or(1.0),
+            magnitude: magnitude.unwrap_or_else(|| yarn_magnitude(factor, 1.0) / all),
             has_whole_pairs: self.family.yarn_has_whole_pairs,
         }))
     }

@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use aihost_engine::nn::decoder::Rotary;
+use aihost_engine::nn::rotary::Rotary;
 
 /// A rotary embedding before it is scaled.
 #[derive(Clone, Copy, Debug)]

@@ -6,17 +6,14 @@ use std::path::{Path, PathBuf};
 
 use aihost_engine::files::{TensorType, Tensors};
 use aihost_engine::nn::decoder::DecoderConfig;
-use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
+use aihost_plugin_api::{LoadRequest, Result};
 use aihost_support::roles::beside;
+use aihost_support::settings::Settings;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use self::shape::{Config, Reader};
 use crate::sampler::SamplingDefaults;
 use crate::template::Templates;
-
-/// Most bytes of a file of settings or of a template.
-const JSON_BYTES: u64 = 8 << 20;
 
 /// A model's files. Opening reads what says what it is; the tokenizer is left to who builds it.
 #[derive(Debug)]
@@ -118,16 +115,17 @@ impl HuggingFace {
     /// four may be missing.
     ///
     /// # Errors
-    /// [`ErrorKind::MissingFile`] and [`ErrorKind::CorruptFile`] that name the file.
+    /// `MissingFile` and `CorruptFile` that name the file.
     pub fn open(load: &LoadRequest) -> Result<Self> {
         let path = beside(load, "config", "config.json")?;
         let needs = "a model of safetensors needs its config.json, under role `config` or beside its weights";
-        let config = json(&path)?.ok_or_else(|| missing(&path, needs))?;
+        let config = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
         let tensors = Tensors::open(load.file("model")?)?;
         let tokenizer = beside(load, "tokenizer", "tokenizer.json")?;
         let texts: TokenizerConfig =
-            json(&beside(load, "tokenizer_config", "tokenizer_config.json")?)?.unwrap_or_default();
-        let generation = json(&beside(load, "generation_config", "generation_config.json")?)?.unwrap_or_default();
+            Settings(&beside(load, "tokenizer_config", "tokenizer_config.json")?).json()?.unwrap_or_default();
+        let generation =
+            Settings(&beside(load, "generation_config", "generation_config.json")?).json()?.unwrap_or_default();
         let templates = templates(load, &texts)?;
         Ok(Self { tensors, path, config, tokenizer, texts, generation, templates })
     }
@@ -178,9 +176,9 @@ impl HuggingFace {
     /// The model's shape, checked.
     ///
     /// # Errors
-    /// [`ErrorKind::Unsupported`] for another architecture or variant, [`ErrorKind::CorruptFile`] for impossible values.
+    /// `Unsupported` for another architecture or variant, `CorruptFile` for impossible values.
     pub fn config(&self) -> Result<DecoderConfig> {
-        Reader { path: &self.path, config: &self.config, tensors: &self.tensors }.config()
+        Reader { file: Settings(&self.path), config: &self.config, tensors: &self.tensors }.config()
     }
 }
 
@@ -192,31 +190,9 @@ fn templates(load: &LoadRequest, texts: &TokenizerConfig) -> Result<Templates> {
         Some(TemplateTexts::One(only)) if wanted == "default" => Some(only.clone()),
         _ => None,
     };
-    let tool_use = text(&beside(load, "tool_use_template", "additional_chat_templates/tool_use.jinja")?)?;
+    let tool_use = Settings(&beside(load, "tool_use_template", "additional_chat_templates/tool_use.jinja")?).text()?;
     Ok(Templates {
-        default: text(&path)?.or_else(|| named("default")),
+        default: Settings(&path).text()?.or_else(|| named("default")),
         tool_use: tool_use.or_else(|| named("tool_use")),
     })
-}
-
-/// A file's text; nothing if there is no such file.
-fn text(path: &Path) -> Result<Option<String>> {
-    let Ok(metadata) = path.metadata() else { return Ok(None) };
-    if metadata.len() > JSON_BYTES {
-        return Err(corrupt(path, &format!("it has {} bytes, of at most {JSON_BYTES}", metadata.len())));
-    }
-    std::fs::read_to_string(path).map(Some).map_err(|error| corrupt(path, &error.to_string()))
-}
-
-fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    let read = |text: String| serde_json::from_str(&text).map_err(|error| corrupt(path, &error.to_string()));
-    text(path)?.map(read).transpose()
-}
-
-fn corrupt(path: &Path, what: &str) -> Error {
-    Error::new(ErrorKind::CorruptFile, format!("{}: {what}; fetch it again", path.display()))
-}
-
-fn missing(path: &Path, what_for: &str) -> Error {
-    Error::new(ErrorKind::MissingFile, format!("{} does not exist; {what_for}", path.display()))
 }

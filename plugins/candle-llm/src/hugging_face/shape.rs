@@ -1,17 +1,16 @@
 //! The shape of a model, from its `config.json`, checked before anything is computed with it.
 
-use std::path::Path;
-
 use aihost_engine::files::Tensors;
 use aihost_engine::nn::decoder::{
     Biases, DecoderConfig, Experts, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, LayerConfig, Norms, QueryGrowth,
-    Rotary,
 };
+use aihost_engine::nn::rotary::Rotary;
 use aihost_engine::ops::{Activation, RotaryOrder};
-use aihost_plugin_api::{Error, ErrorKind, Result};
+use aihost_plugin_api::Result;
+use aihost_support::settings::Settings;
 use serde::Deserialize;
 
-use super::{Ids, corrupt};
+use super::Ids;
 use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
 use crate::family::{self, Family, Windows};
 use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
@@ -103,9 +102,9 @@ struct Rope {
     llama_4_scaling_beta: Option<f64>,
 }
 
-/// A `config.json`, where it stands, and the weights that it is about.
+/// A `config.json`, what it says, and the weights that it is about.
 pub(super) struct Reader<'a> {
-    pub(super) path: &'a Path,
+    pub(super) file: Settings<'a>,
     pub(super) config: &'a Config,
     pub(super) tensors: &'a Tensors,
 }
@@ -122,32 +121,33 @@ impl Reader<'_> {
     /// The model's shape, checked.
     pub(super) fn config(&self) -> Result<DecoderConfig> {
         let c = self.config;
-        let family =
-            Family::of_hugging_face(&c.model_type).ok_or_else(|| self.unsupported(family::unknown(&c.model_type)))?;
+        let family = Family::of_hugging_face(&c.model_type)
+            .ok_or_else(|| self.file.unsupported(family::unknown(&c.model_type)))?;
         self.check_variant(family)?;
-        let hidden = self.size("hidden_size", c.hidden_size, MAX_WIDTH)?;
-        let heads = self.size("num_attention_heads", c.num_attention_heads, MAX_WIDTH)?;
-        let kv_heads = self.size("num_key_value_heads", c.num_key_value_heads.unwrap_or(heads as u64), MAX_WIDTH)?;
-        let head_width = self.size("head_dim", c.head_dim.unwrap_or((hidden / heads) as u64), MAX_WIDTH)?;
-        let layers = self.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
+        let hidden = self.file.size("hidden_size", c.hidden_size, MAX_WIDTH)?;
+        let heads = self.file.size("num_attention_heads", c.num_attention_heads, MAX_WIDTH)?;
+        let kv_heads =
+            self.file.size("num_key_value_heads", c.num_key_value_heads.unwrap_or(heads as u64), MAX_WIDTH)?;
+        let head_width = self.file.size("head_dim", c.head_dim.unwrap_or((hidden / heads) as u64), MAX_WIDTH)?;
+        let layers = self.file.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
         let names = match family.norms {
             Norms::Before => &HUGGING_FACE_NAMES,
             Norms::Around => &HUGGING_FACE_NAMES_AROUND,
         };
-        let scale = |name: &str, told: Option<f64>| told.map_or(Ok(1.0), |told| self.positive(name, told));
-        let cap = |name: &str, told: Option<f64>| told.map(|told| self.positive(name, told)).transpose();
+        let scale = |name: &str, told: Option<f64>| told.map_or(Ok(1.0), |told| self.file.positive(name, told));
+        let cap = |name: &str, told: Option<f64>| told.map(|told| self.file.positive(name, told)).transpose();
         let config = DecoderConfig {
             names,
             layers: self.layers(family, layers)?,
             hidden,
-            feed_forward: self.size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
+            feed_forward: self.file.size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
             heads,
             kv_heads,
             head_width,
             rotaries: self.rotaries(family, head_width)?,
             rope_order: RotaryOrder::Halves,
             norms: family.norms,
-            norm_epsilon: self.positive("rms_norm_eps", c.rms_norm_eps)?,
+            norm_epsilon: self.file.positive("rms_norm_eps", c.rms_norm_eps)?,
             norm_offset: family.norm_offset,
             has_head_norms: family.has_head_norms,
             has_sinks: false,
@@ -162,18 +162,18 @@ impl Reader<'_> {
             },
             residual_scale: scale("residual_multiplier", c.residual_multiplier)?,
             attention_scale: match (c.attention_multiplier, c.query_pre_attn_scalar) {
-                (Some(scale), _) => self.positive("attention_multiplier", scale)?,
-                (None, Some(width)) => 1.0 / self.positive("query_pre_attn_scalar", width)?.sqrt(),
+                (Some(scale), _) => self.file.positive("attention_multiplier", scale)?,
+                (None, Some(width)) => 1.0 / self.file.positive("query_pre_attn_scalar", width)?.sqrt(),
                 (None, None) => config::attention_scale(family, layers, hidden, heads, head_width),
             },
             attention_cap: cap("attn_logit_softcapping", c.attn_logit_softcapping)?,
             query_growth: self.query_growth()?,
             logit_scale: 1.0 / scale("logits_scaling", c.logits_scaling)?,
             logit_cap: cap("final_logit_softcapping", c.final_logit_softcapping)?,
-            context: self.size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?,
-            vocabulary: self.size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
+            context: self.file.size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?,
+            vocabulary: self.file.size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
         };
-        config::check(&config).map_err(|what| self.corrupt(what))?;
+        config::check(&config).map_err(|what| self.file.corrupt(what))?;
         if c.attention_bias == Some(true) {
             let [query, ..] = names.attention;
             self.tensors.tensor(&format!("{}.0.{query}.bias", names.layers))?;
@@ -183,13 +183,6 @@ impl Reader<'_> {
             self.tensors.tensor(names.head)?;
         }
         Ok(config)
-    }
-
-    fn size(&self, name: &str, value: u64, most: u64) -> Result<usize> {
-        if !(1..=most).contains(&value) {
-            return Err(self.corrupt(format!("`{name}` is {value} and must be from 1 to {most}")));
-        }
-        Ok(value as usize)
     }
 
     /// Whether it is of the kind that is served here.
@@ -216,25 +209,25 @@ impl Reader<'_> {
         } else {
             return Ok(());
         };
-        Err(self.unsupported(format!("{what}; use another plugin, or a GGUF file of the model")))
+        Err(self.file.unsupported(format!("{what}; use another plugin, or a GGUF file of the model")))
     }
 
     fn layers(&self, family: &Family, count: usize) -> Result<Vec<LayerConfig>> {
         let c = self.config;
         let window = match (c.sliding_window, c.use_sliding_window) {
             (None | Some(0), _) | (_, Some(false)) => None,
-            (Some(window), _) => Some(self.size("sliding_window", window, MAX_CONTEXT)?),
+            (Some(window), _) => Some(self.file.size("sliding_window", window, MAX_CONTEXT)?),
         };
         for (name, len) in [
             ("layer_types", c.layer_types.as_ref().map(Vec::len)),
             ("no_rope_layers", c.no_rope_layers.as_ref().map(Vec::len)),
         ] {
             if let Some(len) = len.filter(|len| *len != count) {
-                return Err(self.corrupt(format!("`{name}` has {len} entries, and there are {count} layers")));
+                return Err(self.file.corrupt(format!("`{name}` has {len} entries, and there are {count} layers")));
             }
         }
         if let Some(other) = c.layer_types.iter().flatten().find(|kind| !LAYER_TYPES.contains(&kind.as_str())) {
-            return Err(self.unsupported(format!(
+            return Err(self.file.unsupported(format!(
                 "it has layers of the kind `{other}`, which candle-llm does not serve; use another plugin"
             )));
         }
@@ -253,7 +246,7 @@ impl Reader<'_> {
     fn experts(&self) -> Result<Experts> {
         let c = self.config;
         let need = |name: &str, value: Option<u64>, most: u64| {
-            self.size(name, value.ok_or_else(|| self.corrupt(format!("`{name}` is missing")))?, most)
+            self.file.size(name, value.ok_or_else(|| self.file.corrupt(format!("`{name}` is missing")))?, most)
         };
         Ok(Experts {
             count: need("num_experts", c.num_experts, MAX_EXPERTS)?,
@@ -279,9 +272,9 @@ impl Reader<'_> {
         let (all, near) = self.ropes();
         let plain = |rope: &Rope, usual: Option<f64>| -> Result<Plain> {
             let part = rope.partial_rotary_factor.or(c.partial_rotary_factor).unwrap_or(1.0);
-            let width = (head_width as f64 * f64::from(self.positive("partial_rotary_factor", part)?)) as usize;
+            let width = (head_width as f64 * f64::from(self.file.positive("partial_rotary_factor", part)?)) as usize;
             let base = rope.rope_theta.or(usual).unwrap_or(10_000.0);
-            Ok(Plain { width, base: self.positive("rope_theta", base)? })
+            Ok(Plain { width, base: self.file.positive("rope_theta", base)? })
         };
         let mut rotaries = vec![self.scaled(&all, plain(&all, c.rope_theta)?)?];
         if let Some(usual) = family.window_rope_base {
@@ -294,8 +287,8 @@ impl Reader<'_> {
 
     fn scaled(&self, rope: &Rope, plain: Plain) -> Result<Rotary> {
         let need = |name: &str, value: Option<f64>| {
-            let value = value.ok_or_else(|| self.corrupt(format!("`{name}` of its rope scaling is missing")))?;
-            self.positive(name, value).map(f64::from)
+            let value = value.ok_or_else(|| self.file.corrupt(format!("`{name}` of its rope scaling is missing")))?;
+            self.file.positive(name, value).map(f64::from)
         };
         let trained = rope.original_max_position_embeddings;
         let trained = trained.or(self.config.original_max_position_embeddings.map(|tokens| tokens as f64));
@@ -307,15 +300,14 @@ impl Reader<'_> {
                 let low = need("low_freq_factor", rope.low_freq_factor)?;
                 let high = need("high_freq_factor", rope.high_freq_factor)?;
                 if high <= low {
-                    return Err(self
-                        .corrupt(format!("`high_freq_factor` is {high} and must be above `low_freq_factor`, {low}")));
+                    return Err(self.file.corrupt(format!("`high_freq_factor` is {high} and must be above `low_freq_factor`, {low}")));
                 }
                 Ok(plain.llama3(Llama3 { factor: need("factor", rope.factor)?, low, high, trained: trained()? }))
             }
             Some("yarn") => {
                 let factor = need("factor", rope.factor)?;
                 let magnitude = match (rope.attention_factor, rope.mscale, rope.mscale_all_dim) {
-                    (Some(told), ..) => f64::from(self.positive("attention_factor", told)?),
+                    (Some(told), ..) => f64::from(self.file.positive("attention_factor", told)?),
                     (None, Some(own), Some(all)) if own != 0.0 && all != 0.0 => {
                         yarn_magnitude(factor, own) / yarn_magnitude(factor, all)
                     }
@@ -326,7 +318,7 @@ impl Reader<'_> {
                 Ok(plain.yarn(Yarn { factor, trained: trained()?, fast, slow, ramp: 1.0, magnitude, has_whole_pairs: rope.truncate.unwrap_or(true) }))
             }
             Some("longrope" | "su") => self.longrope(rope, plain, trained()?),
-            Some(other) => Err(self.unsupported(format!(
+            Some(other) => Err(self.file.unsupported(format!(
                 "its positions are scaled by `{other}`, and candle-llm knows linear, llama3, yarn and longrope; use another plugin"
             ))),
         }
@@ -337,12 +329,12 @@ impl Reader<'_> {
             Some(told) if told.len() == plain.width / 2 && told.iter().all(|f| f.is_finite() && *f > 0.0) => {
                 Ok(told.clone())
             }
-            _ => Err(self.corrupt(format!("`{name}` must have {} numbers above 0", plain.width / 2))),
+            _ => Err(self.file.corrupt(format!("`{name}` must have {} numbers above 0", plain.width / 2))),
         };
         let longer = self.config.max_position_embeddings as f64 / trained;
         let factor = rope.factor.unwrap_or(longer);
         let magnitude = match rope.attention_factor {
-            Some(told) => self.positive("attention_factor", told)?,
+            Some(told) => self.file.positive("attention_factor", told)?,
             None if factor <= 1.0 => 1.0,
             None => (1.0 + factor.ln() / trained.ln()).sqrt() as f32,
         };
@@ -354,22 +346,7 @@ impl Reader<'_> {
         let (rope, _) = self.ropes();
         let Some(beta) = rope.llama_4_scaling_beta else { return Ok(None) };
         let trained = rope.original_max_position_embeddings.unwrap_or(0.0);
-        let from = self.size("original_max_position_embeddings", trained as u64, MAX_CONTEXT)?;
-        Ok(Some(QueryGrowth { beta: self.positive("llama_4_scaling_beta", beta)?, from }))
-    }
-
-    fn positive(&self, name: &str, value: f64) -> Result<f32> {
-        if !(value.is_finite() && value > 0.0) {
-            return Err(self.corrupt(format!("`{name}` is {value} and must be above 0")));
-        }
-        Ok(value as f32)
-    }
-
-    fn corrupt(&self, what: impl AsRef<str>) -> Error {
-        corrupt(self.path, what.as_ref())
-    }
-
-    fn unsupported(&self, what: impl AsRef<str>) -> Error {
-        Error::new(ErrorKind::Unsupported, format!("{}: {}", self.path.display(), what.as_ref()))
+        let from = self.file.size("original_max_position_embeddings", trained as u64, MAX_CONTEXT)?;
+        Ok(Some(QueryGrowth { beta: self.file.positive("llama_4_scaling_beta", beta)?, from }))
     }
 }

@@ -9,6 +9,7 @@ pub mod linear;
 pub mod rows;
 mod self_attention;
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use aihost_plugin_api::Result;
@@ -103,9 +104,8 @@ impl Ops for Cpu {
 
     fn layer_norm(&self, x: &Rows, scale: &Vec<f32>, shift: Option<&Vec<f32>>, epsilon: f32) -> Result<Rows> {
         let mut out = Rows::zeros(x.count(), x.width);
-        let none = vec![0.0; x.width];
-        let shift = shift.unwrap_or(&none);
-        out.each(x, |out, row| rows::layer_norm(row, epsilon, (scale, 0.0), shift, out));
+        let shift = shift.map_or_else(|| Cow::Owned(vec![0.0; x.width]), Cow::Borrowed);
+        out.each(x, |out, row| rows::layer_norm(row, epsilon, (scale, 0.0), &shift, out));
         Ok(out)
     }
 

@@ -3,7 +3,7 @@
 
 use aihost_plugin_api::Result;
 
-use super::decoder::Rotary;
+use super::rotary::Rotary;
 use super::weights::{Bias, Projection, Weights, project};
 use crate::files::Tensors;
 use crate::ops::{Activation, Ops, RotaryOrder, SelfAttention};
@@ -231,10 +231,10 @@ impl<O: Ops> Encoder<O> {
             ops.add(&mut x, &ops.embedding(kinds, &sequences.kinds)?)?;
         }
         let mut x = self.embedding_norm.apply(ops, &x, c.norm_epsilon)?;
-        let angles = self.frequencies.iter().map(|frequencies| {
-            let angles = positions().flat_map(|position| frequencies.iter().map(move |f| position as f32 * f));
-            ops.angles(&angles.map(|angle| [angle.cos(), angle.sin()]).collect::<Vec<_>>(), frequencies.len())
-        });
+        let angles = self
+            .frequencies
+            .iter()
+            .map(|frequencies| ops.angles(&Rotary::turns(frequencies, positions(), |_| 1.0), frequencies.len()));
         let angles = angles.collect::<Result<Vec<_>>>()?;
         for (i, layer) in self.layers.iter().enumerate() {
             let angles = angles.get(c.layers[i].rotary);

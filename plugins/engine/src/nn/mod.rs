@@ -2,4 +2,5 @@
 
 pub mod decoder;
 pub mod encoder;
+pub mod rotary;
 mod weights;

@@ -9,10 +9,11 @@ mod names;
 
 use aihost_plugin_api::Result;
 
-pub use config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, QueryGrowth, Rotary};
+pub use config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, QueryGrowth};
 pub use memory::{weight_bytes, workspace_bytes};
 pub use names::{ExpertNames, GGUF_NAMES, GGUF_NAMES_GPT_OSS, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, Names};
 
+use super::rotary::Rotary;
 use super::weights::Weights;
 use crate::files::Tensors;
 use crate::finite::is_finite;
@@ -137,12 +138,8 @@ impl<O: Ops> Decoder<O> {
         tables
             .map(|(rotary, frequencies)| {
                 let table = |growth: Option<QueryGrowth>| {
-                    let row = |position: usize| {
-                        let size = rotary.magnitude * growth.map_or(1.0, |growth| growth.at(position));
-                        let angles = frequencies.iter().map(move |frequency| position as f32 * frequency);
-                        angles.map(move |angle| [size * angle.cos(), size * angle.sin()])
-                    };
-                    self.ops.angles(&positions().flat_map(row).collect::<Vec<_>>(), frequencies.len())
+                    let size = |position| rotary.magnitude * growth.map_or(1.0, |growth| growth.at(position));
+                    self.ops.angles(&Rotary::turns(frequencies, positions(), size), frequencies.len())
                 };
                 let growth = self.config.query_growth;
                 Ok(Angles { keys: table(None)?, queries: growth.map(|_| table(growth)).transpose()? })
