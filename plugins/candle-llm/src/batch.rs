@@ -9,7 +9,7 @@ use aihost_engine::ops::{BLOCK_TOKENS, Pass, Span};
 use aihost_plugin_api::{FinishReason, Result};
 
 use crate::blocks::BlockPool;
-use crate::model::Runner;
+use crate::model::{Room, Runner};
 use crate::sequence::Sequence;
 use crate::tokenizer::Tokenizer;
 
@@ -54,9 +54,16 @@ struct Share {
 }
 
 impl Batch {
-    /// Without sequences, over so many blocks.
-    pub fn new(blocks: usize, slots: usize, context: usize) -> Self {
-        Self { pool: BlockPool::new(blocks), running: Vec::new(), waiting: VecDeque::new(), slots, context }
+    /// Without sequences, over so many blocks and states.
+    pub fn new(room: Room, slots: usize) -> Self {
+        let Room { blocks, states, context } = room;
+        Self {
+            pool: BlockPool::new(blocks).with_states(states),
+            running: Vec::new(),
+            waiting: VecDeque::new(),
+            slots,
+            context,
+        }
     }
 
     /// Whether it has no sequence.
@@ -77,8 +84,8 @@ impl Batch {
     /// One step.
     pub fn step(&mut self, model: &mut dyn Runner, tokenizer: &Tokenizer) -> Progress {
         let ended = self.look(tokenizer);
-        self.admit();
-        let shares = self.plan();
+        self.admit(model);
+        let shares = self.plan(model);
         if shares.is_empty() {
             return match (ended, self.is_empty()) {
                 (true, _) => Progress::Made,
@@ -108,11 +115,15 @@ impl Batch {
     }
 
     /// Lets those run for whose prompts there is room.
-    fn admit(&mut self) {
+    fn admit(&mut self, model: &mut dyn Runner) {
         while self.running.len() < self.slots
             && let Some(mut next) = self.waiting.pop_front()
         {
-            next.take_known(&mut self.pool);
+            if !next.take_place(&mut self.pool) {
+                self.waiting.push_front(next);
+                return;
+            }
+            next.take_known(&mut self.pool, model);
             let room = (next.blocks().len() + self.pool.available()) * BLOCK_TOKENS;
             if !self.running.is_empty() && room <= next.tokens().len() {
                 next.put_off(&mut self.pool);
@@ -124,7 +135,7 @@ impl Batch {
     }
 
     /// Who has how much of the next step, with room for it in the cache.
-    fn plan(&mut self) -> Vec<Share> {
+    fn plan(&mut self, model: &mut dyn Runner) -> Vec<Share> {
         let answers = self.running.iter().filter(|sequence| sequence.is_decoding() && !sequence.is_paused()).count();
         let mut prompts = if answers > 0 { SHARED_STEP_TOKENS } else { STEP_TOKENS };
         let mut shares: Vec<Share> = Vec::new();
@@ -136,7 +147,7 @@ impl Batch {
                 at += 1;
                 continue;
             }
-            sequence.take_known(&mut self.pool);
+            sequence.take_known(&mut self.pool, model);
             let tokens = if sequence.is_decoding() {
                 1
             } else {
@@ -145,6 +156,7 @@ impl Batch {
                 let most = if sequence.is_scored() { SCORED_TOKENS } else { prompts };
                 let tokens =
                     if is_twin && !sequence.is_scored() { 0 } else { sequence.pending().min(most).min(prompts) };
+                let tokens = sequence.up_to_copy(tokens);
                 prompts -= tokens;
                 tokens
             };
@@ -184,7 +196,7 @@ impl Batch {
             let first = pass.tokens.len();
             pass.tokens.extend_from_slice(&sequence.tokens()[start..start + share.tokens]);
             pass.wanted.extend(first + share.tokens - share.wanted..first + share.tokens);
-            pass.spans.push(Span { rows: share.tokens, start, blocks: sequence.blocks() });
+            pass.spans.push(Span { rows: share.tokens, start, blocks: sequence.blocks(), state: sequence.state() });
         }
         pass
     }
@@ -205,6 +217,9 @@ impl Batch {
                     let sequence = &mut self.running[share.sequence];
                     let end = sound
                         .and_then(|()| sequence.advance(share.tokens, own, self.context, &mut self.pool, tokenizer));
+                    if !is_broken {
+                        sequence.keep_state(&mut self.pool, model);
+                    }
                     if let Some(result) = end.transpose() {
                         ends.push((share.sequence, result, is_broken));
                     }

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use aihost_engine::ops::BLOCK_TOKENS;
 
+use crate::states::StatePool;
+
 /// What stands before a block: an owner and tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Prefix(u64);
@@ -30,6 +32,8 @@ pub struct BlockPool {
     clock: u64,
     /// Counts prefixes.
     prefixes: u64,
+    /// Places for what layers without keys remember.
+    pub states: StatePool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -46,6 +50,11 @@ impl BlockPool {
     pub fn new(blocks: usize) -> Self {
         let free = (0..u32::try_from(blocks).unwrap_or(u32::MAX)).rev().collect::<Vec<_>>();
         Self { blocks: vec![Block::default(); free.len()], free, ..Self::default() }
+    }
+
+    /// With so many places for states.
+    pub fn with_states(self, places: usize) -> Self {
+        Self { states: StatePool::new(places), ..self }
     }
 
     /// How many can be taken.
@@ -87,6 +96,12 @@ impl BlockPool {
         }
         block.users += 1;
         block.held.map(|(_, prefix)| (number, prefix))
+    }
+
+    /// What these tokens behind these make, if they are there.
+    pub fn peek(&self, before: Prefix, text: &BlockText) -> Option<Prefix> {
+        let number = *self.known.get(&(before, *text))?;
+        self.blocks[number as usize].held.map(|(_, prefix)| prefix)
     }
 
     /// An empty block for one user; none if all are used. What nobody used for longest is forgotten for it.

@@ -1,11 +1,11 @@
 //! The shape of a model, from a GGUF file's metadata, checked before anything is computed with it.
 
 use aihost_engine::files::Gguf;
-use aihost_engine::nn::decoder::{DecoderConfig, Experts, GGUF_NAMES, QueryGrowth};
+use aihost_engine::nn::decoder::{DecoderConfig, DeltaNet, Experts, GGUF_NAMES, QueryGrowth, Recurrence};
 use aihost_engine::nn::rotary::Rotary;
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
-use crate::family::{self, Family, Windows};
+use crate::family::{self, Family, Recurrent, Windows};
 use crate::positions::{Plain, Yarn, yarn_magnitude};
 
 /// The tensor of what each pair's frequency is divided by.
@@ -18,6 +18,7 @@ pub const MAX_LAYERS: u64 = 1024;
 pub const MAX_WIDTH: u64 = 1 << 20;
 pub const MAX_CONTEXT: u64 = 1 << 24;
 pub const MAX_EXPERTS: u64 = 1 << 14;
+pub const MAX_KERNEL: u64 = 1 << 10;
 
 /// Whether the sizes of a model fit together, or what is wrong.
 pub fn check(c: &DecoderConfig) -> std::result::Result<(), String> {
@@ -29,6 +30,14 @@ pub fn check(c: &DecoderConfig) -> std::result::Result<(), String> {
         return Err(format!(
             "{heads} heads, {kv_heads} key heads, width {head_width} and rotated width {rotated} do not fit together"
         ));
+    }
+    if let Some(Recurrence::DeltaNet(DeltaNet { key_heads, heads, key_width, value_width, .. })) = c.recurrence {
+        let is_small = |heads: usize, width: usize| heads * width <= MAX_WIDTH as usize;
+        if !heads.is_multiple_of(key_heads) || !is_small(heads, value_width) || !is_small(key_heads, key_width) {
+            return Err(format!(
+                "{key_heads} key heads of width {key_width} and {heads} heads of width {value_width} of its delta nets do not fit together"
+            ));
+        }
     }
     if let Some(Experts { count, used, .. }) = c.experts.filter(|experts| experts.used > experts.count) {
         return Err(format!("each token goes to {used} experts, and there are {count}"));
@@ -71,7 +80,11 @@ impl Metadata<'_> {
             let what = "its keys and values differ in width, which candle-llm does not serve; use another plugin";
             return Err(unsupported(gguf, what));
         }
-        let count = self.need("block_count", MAX_LAYERS)?;
+        let (all, unused_layers) = (self.need("block_count", MAX_LAYERS)?, self.drafting_layers()?);
+        let count = all.checked_sub(unused_layers).filter(|count| *count > 0).ok_or_else(|| {
+            gguf.corrupt(format!("{unused_layers} of its {all} layers are for drafting; convert the model again"))
+        })?;
+        let recurrent = self.recurrent_layers(all)?;
         let experts = self.experts()?;
         let window = self.window()?;
         let vocabulary = gguf.tensors().tensor(GGUF_NAMES.embedding)?.dimensions.get(1).copied().unwrap_or(0);
@@ -85,11 +98,12 @@ impl Metadata<'_> {
         let scale = |key: &str| Ok::<_, Error>(self.factor(key)?.unwrap_or(1.0));
         let config = DecoderConfig {
             names: family.gguf_names,
-            layers: family.layers(count, window, self.near_layers(count)?),
+            layers: family.layers(count, window, self.near_layers(count)?, |layer| recurrent[layer]),
+            unused_layers,
             hidden,
             feed_forward,
             heads,
-            kv_heads: self.size("attention.head_count_kv", MAX_WIDTH)?.unwrap_or(heads),
+            kv_heads: self.key_heads()?.unwrap_or(heads),
             head_width,
             rotaries: self.rotaries(head_width)?,
             rope_order: family.gguf_order,
@@ -102,7 +116,10 @@ impl Metadata<'_> {
             has_head_norms: family.has_head_norms,
             has_sinks: family.has_sinks,
             biases: family.biases,
-            is_fused: family.is_fused,
+            has_fused_attention: family.has_fused_attention,
+            has_fused_network: family.has_fused_network,
+            has_query_gates: family.has_query_gates,
+            recurrence: self.recurrence()?,
             activation: family.activation,
             experts,
             embedding_scale: if family.scales_embeddings { (hidden as f32).sqrt() } else { scale("embedding_scale")? },
@@ -175,7 +192,86 @@ impl Metadata<'_> {
         let count = self.need("expert_count", MAX_EXPERTS)?;
         let used = self.need("expert_used_count", MAX_EXPERTS)?;
         let feed_forward = self.need("expert_feed_forward_length", MAX_WIDTH)?;
-        Ok(Some(Experts { count, used, feed_forward, is_normalised: true }))
+        let shared = self.size("expert_shared_feed_forward_length", MAX_WIDTH)?;
+        Ok(Some(Experts { count, used, feed_forward, is_normalised: true, shared }))
+    }
+
+    /// Layers behind the last one, which draft tokens.
+    fn drafting_layers(&self) -> Result<usize> {
+        let layers = self.gguf.integer(&self.key("nextn_predict_layers"))?.unwrap_or(0);
+        Ok(usize::try_from(layers).unwrap_or(usize::MAX))
+    }
+
+    /// Key heads of the layers that have any; in some files a number for each layer.
+    fn key_heads(&self) -> Result<Option<usize>> {
+        let key = self.key("attention.head_count_kv");
+        if !self.gguf.is_list(&key) {
+            return self.size("attention.head_count_kv", MAX_WIDTH);
+        }
+        let mut heads = self.gguf.integers(&key)?.unwrap_or_default();
+        heads.retain(|heads| *heads != 0);
+        heads.dedup();
+        match heads[..] {
+            [heads] if (1..=MAX_WIDTH as i32).contains(&heads) => Ok(Some(heads as usize)),
+            [_, _, ..] => Err(unsupported(
+                self.gguf,
+                "its layers differ in key heads, which candle-llm does not serve; `engine: llama-server` serves it",
+            )),
+            _ => Err(self.gguf.corrupt(format!("`{key}` has no number of key heads; convert the model again"))),
+        }
+    }
+
+    /// Which layers have no keys and values, of all that the file has.
+    fn recurrent_layers(&self, all: usize) -> Result<Vec<bool>> {
+        let of_all = |key: &str, layers: Vec<bool>| match layers.len() == all {
+            true => Ok(layers),
+            false => Err(self
+                .gguf
+                .corrupt(format!("`{key}` does not say it of each of {all} layers; convert the model again"))),
+        };
+        match self.family.recurrent {
+            Recurrent::None => Ok(vec![false; all]),
+            Recurrent::ShortConvolution => {
+                let key = self.key("attention.head_count_kv");
+                let heads = if self.gguf.is_list(&key) { self.gguf.integers(&key)? } else { None };
+                heads
+                    .map_or(Ok(vec![false; all]), |heads| of_all(&key, heads.iter().map(|heads| *heads == 0).collect()))
+            }
+            Recurrent::DeltaNet => {
+                let key = self.key("attention.recurrent_layers");
+                if let Some(layers) = self.gguf.flags(&key)? {
+                    return of_all(&key, layers);
+                }
+                let every = self.size("full_attention_interval", MAX_LAYERS)?.unwrap_or(4);
+                Ok((1..=all).map(|layer| !layer.is_multiple_of(every)).collect())
+            }
+        }
+    }
+
+    /// What layers without keys and values are like.
+    fn recurrence(&self) -> Result<Option<Recurrence>> {
+        // Earlier rows are one less than the kernel has.
+        let taps = |key: &str| self.need(key, MAX_KERNEL).map(|kernel| kernel - 1);
+        Ok(match self.family.recurrent {
+            Recurrent::None => None,
+            Recurrent::ShortConvolution => Some(Recurrence::ShortConvolution { taps: taps("shortconv.l_cache")? }),
+            Recurrent::DeltaNet => {
+                let heads = self.need("ssm.time_step_rank", MAX_WIDTH)?;
+                let values = self.need("ssm.inner_size", MAX_WIDTH)?;
+                if !values.is_multiple_of(heads) {
+                    let what = format!("{heads} heads do not divide `{}`, {values}", self.key("ssm.inner_size"));
+                    return Err(self.gguf.corrupt(format!("{what}; convert the model again")));
+                }
+                Some(Recurrence::DeltaNet(DeltaNet {
+                    key_heads: self.need("ssm.group_count", MAX_WIDTH)?,
+                    heads,
+                    key_width: self.need("ssm.state_size", MAX_WIDTH)?,
+                    value_width: values / heads,
+                    taps: taps("ssm.conv_kernel")?,
+                    is_grouped: false,
+                }))
+            }
+        })
     }
 
     /// Tokens that layers with windows see.

@@ -32,6 +32,11 @@ const MAX_LOGPROBS: u32 = 20;
 const MAX_COUNTED: usize = 8 << 20;
 /// Contexts that the cache holds if the options say nothing of it.
 const CACHED_CONTEXTS: usize = 4;
+/// Sequences that run together, and copies to go on from, for which a model with states is to have places.
+const STATE_SLOTS: usize = 16;
+const STATE_COPIES: usize = 16;
+/// Places with which it gets along.
+const LEAST_STATES: usize = 2;
 
 /// What is known of a model before it is loaded.
 fn facts(config: &DecoderConfig, files: &ModelFiles, context: usize, templates: &Templates) -> Result<ModelFacts> {
@@ -92,9 +97,9 @@ impl Plugin for LlmPlugin {
         let files = Arc::new(ModelFiles::open(load)?);
         let config = files.config()?;
         let sizes = self.sizes(&load.device, &config, &files)?;
-        let blocks = sizes.blocks_within(load.granted)?;
+        let room = sizes.room_within(load.granted)?;
         let vocabulary = config.vocabulary;
-        let model = model::open(&load.device, &files, config, Room { blocks, context: sizes.context })?;
+        let model = model::open(&load.device, &files, config, room)?;
         ctx.check()?;
         let tokenizer = files.tokenizer(vocabulary)?;
         ctx.check()?;
@@ -106,7 +111,7 @@ impl Plugin for LlmPlugin {
         let order = self.options.sampling_order.or(defaults.order).unwrap_or_default();
         let parts = EngineParts { prompts, sizes, share_cache, defaults, order };
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
-        LlmEngine::start(parts, model, EngineOptions { blocks, threads })
+        LlmEngine::start(parts, model, EngineOptions { room, threads })
     }
 }
 
@@ -160,19 +165,29 @@ struct Sizes {
 }
 
 impl Sizes {
+    /// The least and the most that it is to have.
+    fn rooms(&self) -> [Room; 2] {
+        let room = |tokens, states| Room { blocks: model::blocks_of(tokens), states, context: self.context };
+        let states =
+            if self.bytes.state > 0 { [LEAST_STATES, self.slots.min(STATE_SLOTS) + STATE_COPIES] } else { [0; 2] };
+        [room(self.context, states[0]), room(self.cache_tokens, states[1])]
+    }
+
     fn plan(&self) -> MemoryPlan {
         let ModelBytes { weights, workspace, is_mapped, .. } = self.bytes;
-        let with = |tokens| weights.saturating_add(workspace).saturating_add(self.cache(model::blocks_of(tokens)));
-        let plan = MemoryPlan::new(with(self.context)).preferred(with(self.cache_tokens));
+        let with = |room: Room| weights.saturating_add(workspace).saturating_add(self.cache(room.blocks, room.states));
+        let [least, most] = self.rooms();
+        let plan = MemoryPlan::new(with(least)).preferred(with(most));
         if is_mapped { plan.mapped(weights) } else { plan }
     }
 
-    /// Bytes of so many blocks.
-    fn cache(&self, blocks: usize) -> u64 {
-        self.bytes.block.saturating_mul(blocks as u64)
+    /// Bytes of so many blocks and states.
+    fn cache(&self, blocks: usize, states: usize) -> u64 {
+        let ModelBytes { block, state, .. } = self.bytes;
+        block.saturating_mul(blocks as u64).saturating_add(state.saturating_mul(states as u64))
     }
 
-    fn blocks_within(&self, granted: u64) -> Result<usize> {
+    fn room_within(&self, granted: u64) -> Result<Room> {
         let plan = self.plan();
         if granted < plan.required {
             let message = format!(
@@ -181,9 +196,16 @@ impl Sizes {
             );
             return Err(Error::new(ErrorKind::OutOfMemory, message));
         }
-        let (least, most) = (model::blocks_of(self.context), model::blocks_of(self.cache_tokens));
-        let more = (granted - plan.required).checked_div(self.bytes.block).unwrap_or(0);
-        Ok(most.min(least.saturating_add(usize::try_from(more).unwrap_or(usize::MAX))))
+        let [least, most] = self.rooms();
+        // Of both the same part of what is wanted more.
+        let wanted = self.cache(most.blocks, most.states) - self.cache(least.blocks, least.states);
+        let more = (granted - plan.required).min(wanted);
+        let part = |least: usize, most: usize| {
+            let part = (most - least) as u128 * u128::from(more) / u128::from(wanted.max(1));
+            least + usize::try_from(part).unwrap_or(usize::MAX)
+        };
+        let (blocks, states) = (part(least.blocks, most.blocks), part(least.states, most.states));
+        Ok(Room { blocks, states, context: self.context })
     }
 }
 
@@ -199,7 +221,7 @@ enum Command {
 /// How to start an engine.
 #[derive(Clone, Copy, Debug)]
 struct EngineOptions {
-    blocks: usize,
+    room: Room,
     threads: usize,
 }
 
@@ -237,7 +259,7 @@ impl LlmEngine {
             tokenizer: Arc::clone(parts.prompts.tokenizer()),
             pool,
             sizes: parts.sizes,
-            blocks: start.blocks,
+            room: start.room,
             batch: None,
             held: Arc::clone(&held),
         };
@@ -249,7 +271,7 @@ impl LlmEngine {
         tracing::info!(
             kernels = aihost_engine::cpu::kernels::description(),
             threads = start.threads,
-            cache_tokens = start.blocks * aihost_engine::ops::BLOCK_TOKENS,
+            cache_tokens = start.room.blocks * aihost_engine::ops::BLOCK_TOKENS,
             context,
             "loaded"
         );
@@ -359,7 +381,7 @@ struct EngineThread {
     tokenizer: Arc<Tokenizer>,
     pool: rayon::ThreadPool,
     sizes: Sizes,
-    blocks: usize,
+    room: Room,
     /// Absent while parked.
     batch: Option<Batch>,
     held: Arc<AtomicU64>,
@@ -378,7 +400,8 @@ impl EngineThread {
         let Some(batch) = &mut self.batch else { return Progress::Idle };
         let (model, tokenizer) = (self.model.as_mut(), &self.tokenizer);
         let progress = self.pool.install(|| batch.step(model, tokenizer));
-        let bytes = self.sizes.bytes.workspace + self.sizes.cache(batch.pool().filled());
+        let pool = batch.pool();
+        let bytes = self.sizes.bytes.workspace + self.sizes.cache(pool.filled(), pool.states.used());
         self.held.store(bytes, Ordering::Release);
         progress
     }
@@ -428,7 +451,7 @@ impl EngineThread {
     fn wake(&mut self) -> Result<()> {
         if self.batch.is_none() {
             self.model.wake()?;
-            self.batch = Some(Batch::new(self.blocks, self.sizes.slots, self.sizes.context));
+            self.batch = Some(Batch::new(self.room, self.sizes.slots));
             self.held.store(self.sizes.bytes.workspace, Ordering::Release);
         }
         Ok(())

@@ -1,6 +1,9 @@
 //! The families of decoders that are served: one row each.
 
-use aihost_engine::nn::decoder::{Biases, GGUF_NAMES, GGUF_NAMES_GPT_OSS, LayerConfig, Names, Norms};
+use aihost_engine::nn::decoder::{
+    Biases, GGUF_NAMES, GGUF_NAMES_LFM2, GGUF_NAMES_POST_ATTENTION, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND,
+    HUGGING_FACE_NAMES_GLM4, HUGGING_FACE_NAMES_LFM2, LayerConfig, Names, Norms,
+};
 use aihost_engine::ops::{Activation, RotaryOrder};
 
 /// What the members of a family have in common.
@@ -10,13 +13,21 @@ pub struct Family {
     pub gguf: &'static str,
     /// `model_type` in its `config.json`.
     pub hugging_face: &'static [&'static str],
-    /// Which elements are rotated together in GGUF files, for which converters reorder some. In Hugging Face's it is halves.
+    /// Which elements are rotated together in GGUF files, for which converters reorder some.
     pub gguf_order: RotaryOrder,
+    /// Which are in Hugging Face's folders.
+    pub hugging_face_order: RotaryOrder,
     pub norms: Norms,
     pub has_head_norms: bool,
     pub biases: Biases,
-    /// Whether queries, keys and values are one matrix, and gate and up another.
-    pub is_fused: bool,
+    /// Whether queries, keys and values are one matrix.
+    pub has_fused_attention: bool,
+    /// Whether gate and up are one matrix.
+    pub has_fused_network: bool,
+    /// Whether each head's query comes with a gate of what the head finds.
+    pub has_query_gates: bool,
+    /// What its layers without keys and values have in place of attention.
+    pub recurrent: Recurrent,
     pub activation: Activation,
     /// Whether embeddings are multiplied with the root of their width.
     pub scales_embeddings: bool,
@@ -30,6 +41,10 @@ pub struct Family {
     pub has_experts: bool,
     /// How its GGUF files call tensors.
     pub gguf_names: &'static Names,
+    /// How its folders do.
+    pub hugging_face_names: &'static Names,
+    /// Whether the table of tokens is the output's matrix too where a folder does not say.
+    pub is_tied: bool,
     /// Whether each head has a score of seeing nothing.
     pub has_sinks: bool,
     /// Whether YaRN's slowing begins and ends at whole pairs.
@@ -49,14 +64,29 @@ pub enum Windows {
     AllBut(usize),
 }
 
+/// What layers without keys and values are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recurrent {
+    /// There are none.
+    None,
+    /// Gated delta nets; in GGUF files their heads are reordered.
+    DeltaNet,
+    /// Gated convolutions.
+    ShortConvolution,
+}
+
 const LLAMA: Family = Family {
     gguf: "llama",
     hugging_face: &["llama"],
     gguf_order: RotaryOrder::Interleaved,
+    hugging_face_order: RotaryOrder::Halves,
     norms: Norms::Before,
     has_head_norms: false,
     biases: Biases::AsStored,
-    is_fused: false,
+    has_fused_attention: false,
+    has_fused_network: false,
+    has_query_gates: false,
+    recurrent: Recurrent::None,
     activation: Activation::Silu,
     scales_embeddings: false,
     norm_offset: 0.0,
@@ -65,6 +95,8 @@ const LLAMA: Family = Family {
     unrotated: None,
     has_experts: false,
     gguf_names: &GGUF_NAMES,
+    hugging_face_names: &HUGGING_FACE_NAMES,
+    is_tied: false,
     has_sinks: false,
     yarn_has_whole_pairs: true,
     scaled_by_hidden: None,
@@ -79,6 +111,17 @@ const QWEN3: Family = Family {
     ..LLAMA
 };
 
+/// Its checkpoints keep what the scales of norms differ from 1 by.
+const QWEN35: Family = Family {
+    gguf: "qwen35",
+    hugging_face: &["qwen3_5_text"],
+    has_query_gates: true,
+    recurrent: Recurrent::DeltaNet,
+    norm_offset: 1.0,
+    gguf_names: &GGUF_NAMES_POST_ATTENTION,
+    ..QWEN3
+};
+
 const GEMMA2: Family = Family {
     gguf: "gemma2",
     hugging_face: &["gemma2"],
@@ -89,12 +132,14 @@ const GEMMA2: Family = Family {
     scales_embeddings: true,
     norm_offset: 1.0,
     windows: Windows::AllBut(2),
+    hugging_face_names: &HUGGING_FACE_NAMES_AROUND,
+    is_tied: true,
     scaled_by_hidden: Some(46),
     ..LLAMA
 };
 
 /// All families.
-pub const FAMILIES: [Family; 13] = [
+pub const FAMILIES: [Family; 17] = [
     LLAMA,
     // Its GGUF files are called `llama`.
     Family { gguf: "mistral", hugging_face: &["mistral"], windows: Windows::All, ..LLAMA },
@@ -108,6 +153,8 @@ pub const FAMILIES: [Family; 13] = [
     },
     QWEN3,
     Family { gguf: "qwen3moe", hugging_face: &["qwen3_moe"], has_experts: true, ..QWEN3 },
+    QWEN35,
+    Family { gguf: "qwen35moe", hugging_face: &["qwen3_5_moe_text"], has_experts: true, ..QWEN35 },
     GEMMA2,
     Family {
         gguf: "gemma3",
@@ -123,7 +170,8 @@ pub const FAMILIES: [Family; 13] = [
         hugging_face: &["phi3"],
         gguf_order: RotaryOrder::Halves,
         biases: Biases::None,
-        is_fused: true,
+        has_fused_attention: true,
+        has_fused_network: true,
         windows: Windows::All,
         ..LLAMA
     },
@@ -137,7 +185,7 @@ pub const FAMILIES: [Family; 13] = [
         activation: Activation::ClampedSwish,
         windows: Windows::AllBut(2),
         has_experts: true,
-        gguf_names: &GGUF_NAMES_GPT_OSS,
+        gguf_names: &GGUF_NAMES_POST_ATTENTION,
         has_sinks: true,
         yarn_has_whole_pairs: false,
         ..LLAMA
@@ -148,8 +196,30 @@ pub const FAMILIES: [Family; 13] = [
         hugging_face: &["gemma"],
         norms: Norms::Before,
         windows: Windows::None,
+        hugging_face_names: &HUGGING_FACE_NAMES,
         scaled_by_hidden: None,
         ..GEMMA2
+    },
+    Family {
+        gguf: "glm4",
+        hugging_face: &["glm4"],
+        hugging_face_order: RotaryOrder::Interleaved,
+        norms: Norms::Around,
+        has_fused_network: true,
+        hugging_face_names: &HUGGING_FACE_NAMES_GLM4,
+        ..LLAMA
+    },
+    Family {
+        gguf: "lfm2",
+        hugging_face: &["lfm2"],
+        gguf_order: RotaryOrder::Halves,
+        has_head_norms: true,
+        biases: Biases::None,
+        recurrent: Recurrent::ShortConvolution,
+        gguf_names: &GGUF_NAMES_LFM2,
+        hugging_face_names: &HUGGING_FACE_NAMES_LFM2,
+        is_tied: true,
+        ..LLAMA
     },
 ];
 
@@ -164,13 +234,28 @@ impl Family {
         FAMILIES.iter().find(|family| family.hugging_face.contains(&model_type))
     }
 
-    /// Its layers, where those that `is_near` names see only a window. Rotary embedding 0 is that of the others.
-    pub fn layers(&self, count: usize, window: Option<usize>, is_near: impl Fn(usize) -> bool) -> Vec<LayerConfig> {
+    /// Its layers, where those that `is_near` names see only a window, and those that `is_recurrent` names have no keys. Rotary
+    /// embedding 0 is that of the others.
+    pub fn layers(
+        &self,
+        count: usize,
+        window: Option<usize>,
+        is_near: impl Fn(usize) -> bool,
+        is_recurrent: impl Fn(usize) -> bool,
+    ) -> Vec<LayerConfig> {
         let layer = |i: usize| {
+            if is_recurrent(i) {
+                return LayerConfig { has_experts: self.has_experts, is_recurrent: true, ..LayerConfig::default() };
+            }
             let window = window.filter(|_| is_near(i));
             let is_apart = window.is_some() && self.window_rope_base.is_some();
             let is_rotated = self.unrotated.is_none_or(|every| !(i + 1).is_multiple_of(every));
-            LayerConfig { window, rotary: is_rotated.then_some(usize::from(is_apart)), has_experts: self.has_experts }
+            LayerConfig {
+                window,
+                rotary: is_rotated.then_some(usize::from(is_apart)),
+                has_experts: self.has_experts,
+                is_recurrent: false,
+            }
         };
         (0..count).map(layer).collect()
     }

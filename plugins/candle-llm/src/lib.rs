@@ -2,7 +2,7 @@
 //! GPUs, where it has never run so far.
 //!
 //! A request goes [`engine`] -> [`prompt`] ([`template`] and [`tokenizer`]: text to ids, and how the answer is read) -> [`batch`] (which tokens pass together, by
-//! [`sequence`], in which [`blocks`] of the cache) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
+//! [`sequence`], in which [`blocks`] of the cache and with which of its [`states`]) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
 //! `TextOutput`. [`files`] opens a model: a GGUF file, whose shape [`config`] reads, or what [`hugging_face`] keeps, each by the rows of [`family`] and with [`positions`] scaled; [`options`] is what the user asked for.
 
 pub mod batch;
@@ -18,6 +18,7 @@ pub mod positions;
 pub mod prompt;
 pub mod sampler;
 pub mod sequence;
+pub mod states;
 pub mod template;
 pub mod tokenizer;
 

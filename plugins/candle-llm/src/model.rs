@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aihost_engine::candle::{CandleOps, dtype_on, locate, open as open_device};
 use aihost_engine::cpu::Cpu;
-use aihost_engine::nn::decoder::{Decoder, DecoderConfig, weight_bytes, workspace_bytes};
+use aihost_engine::nn::decoder::{Cache, Decoder, DecoderConfig, weight_bytes, workspace_bytes};
 use aihost_engine::ops::{BLOCK_TOKENS, Ops, Pass};
 use aihost_plugin_api::{Error, Result};
 use candle_core::DType;
@@ -24,6 +24,12 @@ pub trait Runner: Send {
 
     /// The part of the model whose results for these tokens are no finite numbers; nothing if it cannot be told.
     fn broken_part(&mut self, pass: &Pass<'_>) -> Option<String>;
+
+    /// Writes what one place of the states holds into another.
+    ///
+    /// # Errors
+    /// Those of the device.
+    fn copy_state(&mut self, from: u32, to: u32) -> Result<()>;
 
     /// Gives the device's memory back.
     fn park(&mut self);
@@ -50,6 +56,8 @@ pub struct ModelBytes {
     pub workspace: u64,
     /// A block of the cache.
     pub block: u64,
+    /// What layers without keys and values remember of a sequence; 0 if there are none.
+    pub state: u64,
     /// Whether the weights are the mapped file.
     pub is_mapped: bool,
 }
@@ -83,6 +91,7 @@ fn sizes<O: Ops>(ops: &O, files: &ModelFiles, config: &DecoderConfig, limits: St
         weights: weight_bytes(ops, files.tensors(), config.names),
         workspace: workspace_bytes(ops, config, rows, wanted, context),
         block: ops.block_bytes(config.cache()),
+        state: ops.state_bytes(config.state()),
         is_mapped: ops.is_in_place(),
     })
 }
@@ -92,6 +101,8 @@ fn sizes<O: Ops>(ops: &O, files: &ModelFiles, config: &DecoderConfig, limits: St
 pub struct Room {
     /// Blocks of its cache.
     pub blocks: usize,
+    /// Places for what layers without keys and values remember.
+    pub states: usize,
     /// Most tokens of a sequence.
     pub context: usize,
 }
@@ -128,6 +139,10 @@ pub fn blocks_of(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK_TOKENS)
 }
 
+fn parked() -> Error {
+    Error::internal("the model is parked; wake it first")
+}
+
 struct OnDevice<O: Ops> {
     ops: O,
     files: Arc<ModelFiles>,
@@ -136,19 +151,26 @@ struct OnDevice<O: Ops> {
     /// Absent while it is parked, if its weights take memory of the device.
     decoder: Option<Decoder<O>>,
     /// Absent while it is parked.
-    cache: Option<O::Cache>,
+    cache: Option<Cache<O>>,
 }
 
 impl<O: Ops + Clone> Runner for OnDevice<O> {
     fn forward(&mut self, pass: &Pass<'_>) -> Result<Vec<f32>> {
         match (&self.decoder, &mut self.cache) {
             (Some(decoder), Some(cache)) => decoder.forward(pass, cache),
-            _ => Err(Error::internal("the model is parked; wake it first")),
+            _ => Err(parked()),
         }
     }
 
     fn broken_part(&mut self, pass: &Pass<'_>) -> Option<String> {
         self.decoder.as_ref()?.broken_part(pass, self.cache.as_mut()?).ok().flatten()
+    }
+
+    fn copy_state(&mut self, from: u32, to: u32) -> Result<()> {
+        match (&self.decoder, &mut self.cache) {
+            (Some(decoder), Some(cache)) => decoder.copy_state(cache, from, to),
+            _ => Err(parked()),
+        }
     }
 
     fn park(&mut self) {
@@ -165,7 +187,7 @@ impl<O: Ops + Clone> Runner for OnDevice<O> {
         };
         let decoder = self.decoder.insert(decoder);
         if self.cache.is_none() {
-            self.cache = Some(decoder.cache(self.room.blocks)?);
+            self.cache = Some(decoder.cache(self.room.blocks, self.room.states)?);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use aihost_engine::ops::BLOCK_TOKENS;
 use aihost_plugin_api::{Context, FinishReason, Flow, LogprobEntry, Result, TextOutput, TokenLogprob};
 
 use crate::blocks::{BlockPool, BlockText, Prefix};
+use crate::model::Runner;
 use crate::sampler::{Sampler, logprobs};
 use crate::tokenizer::Tokenizer;
 
@@ -54,6 +55,10 @@ pub struct Sequence {
     blocks: Vec<u32>,
     /// What its full blocks make.
     prefix: Prefix,
+    /// The place of its state, if the model has states and it runs.
+    state: Option<u32>,
+    /// What its last copy is of, if one further on is to take its place.
+    copied: Option<Prefix>,
     echoed: Vec<TokenLogprob>,
     is_paused: bool,
 }
@@ -85,6 +90,8 @@ impl Sequence {
             taken: 0,
             blocks: Vec::new(),
             prefix,
+            state: None,
+            copied: None,
             echoed: Vec::new(),
             is_paused: false,
         }
@@ -108,6 +115,11 @@ impl Sequence {
     /// Its blocks, from the first token on.
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
+    }
+
+    /// The place of its state; of no meaning if the model has none.
+    pub fn state(&self) -> u32 {
+        self.state.unwrap_or_default()
     }
 
     /// Whether it has chosen a token, and goes on by one at a time.
@@ -154,22 +166,94 @@ impl Sequence {
         Some((self.prefix, text.try_into().ok()?))
     }
 
+    /// Takes a place for its state, if the model has any. Whether it has what it needs.
+    pub fn take_place(&mut self, pool: &mut BlockPool) -> bool {
+        if pool.states.is_needed() && self.state.is_none() {
+            self.state = pool.states.take();
+            return self.state.is_some();
+        }
+        true
+    }
+
     /// Takes from the cache what it holds of the tokens that come next. The last one always passes through the model.
-    pub fn take_known(&mut self, pool: &mut BlockPool) {
+    pub fn take_known(&mut self, pool: &mut BlockPool, model: &mut dyn Runner) {
         if self.is_scored() {
             return;
         }
-        while self.computed.is_multiple_of(BLOCK_TOKENS)
-            && self.computed + BLOCK_TOKENS < self.tokens.len()
-            && let Some((before, text)) = self.next_block()
-            && let Some((block, prefix)) = pool.find(before, &text)
-        {
-            self.blocks.push(block);
-            self.prefix = prefix;
-            self.computed += BLOCK_TOKENS;
-            if self.computed <= self.prompt && self.tokens.len() == self.prompt {
-                self.taken += BLOCK_TOKENS;
+        let most = match self.state {
+            None => usize::MAX,
+            Some(own) => {
+                let (blocks, behind) = self.resumable(pool);
+                let copy = pool.states.find(behind).filter(|_| blocks > 0);
+                // What a device cannot copy is computed anew.
+                if copy.is_some_and(|copy| model.copy_state(copy, own).is_ok()) { blocks } else { 0 }
             }
+        };
+        for _ in 0..most {
+            if let Some((before, text)) = self.next_known()
+                && let Some((block, prefix)) = pool.find(before, &text)
+            {
+                self.blocks.push(block);
+                self.prefix = prefix;
+                self.computed += BLOCK_TOKENS;
+                if self.computed <= self.prompt && self.tokens.len() == self.prompt {
+                    self.taken += BLOCK_TOKENS;
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// The next block, if it begins one and is not the end.
+    fn next_known(&self) -> Option<(Prefix, BlockText)> {
+        let is_whole = self.computed.is_multiple_of(BLOCK_TOKENS) && self.computed + BLOCK_TOKENS < self.tokens.len();
+        self.next_block().filter(|_| is_whole)
+    }
+
+    /// How many of the next blocks are known, up to the last one behind which there is a state; and what they make.
+    fn resumable(&self, pool: &BlockPool) -> (usize, Prefix) {
+        let (mut found, mut prefix, mut last) = (0, self.prefix, (0, self.prefix));
+        if self.next_known().is_none() {
+            return last;
+        }
+        let blocks = self.tokens[self.computed..self.tokens.len() - 1].as_chunks::<BLOCK_TOKENS>().0;
+        for text in blocks {
+            let Some(behind) = pool.peek(prefix, text) else { break };
+            (found, prefix) = (found + 1, behind);
+            if pool.states.has(behind) {
+                last = (found, behind);
+            }
+        }
+        last
+    }
+
+    /// Of so many tokens of its prompt those up to the end of a block, where its state is copied.
+    pub fn up_to_copy(&self, tokens: usize) -> usize {
+        let end = (self.computed + tokens).min(self.tokens.len() - 1) / BLOCK_TOKENS * BLOCK_TOKENS;
+        if self.state.is_some() && end > self.computed { end - self.computed } else { tokens }
+    }
+
+    /// Keeps a copy of its state, from which others go on: the last one of its prompt, and the last one of all.
+    pub fn keep_state(&mut self, pool: &mut BlockPool, model: &mut dyn Runner) {
+        let Some(own) = self.state else { return };
+        if self.computed == 0 || !self.computed.is_multiple_of(BLOCK_TOKENS) || pool.states.has(self.prefix) {
+            return;
+        }
+        let moved = self.copied.take().and_then(|earlier| pool.states.take_kept(earlier));
+        let Some(place) = moved.or_else(|| pool.states.take()) else { return };
+        if model.copy_state(own, place).is_err() {
+            return pool.states.give_back(place);
+        }
+        pool.states.keep(self.prefix, place);
+        let ends_prompt = self.tokens.len() == self.prompt && self.pending() <= BLOCK_TOKENS;
+        self.copied = Some(self.prefix).filter(|_| !ends_prompt);
+    }
+
+    fn give_place_back(&mut self, pool: &mut BlockPool) {
+        self.copied = None;
+        if let Some(place) = self.state.take() {
+            pool.states.give_back(place);
         }
     }
 
@@ -185,6 +269,7 @@ impl Sequence {
     /// Gives back its blocks; what was computed is computed anew, as far as the cache does not hold it any more.
     pub fn put_off(&mut self, pool: &mut BlockPool) {
         pool.release(&std::mem::take(&mut self.blocks));
+        self.give_place_back(pool);
         self.computed = 0;
         if self.tokens.len() == self.prompt {
             self.taken = 0;
@@ -195,6 +280,7 @@ impl Sequence {
     /// Ends it, and gives back its blocks; those of one that failed by its numbers are not used again.
     pub fn end(mut self, result: Result<FinishReason>, is_broken: bool, pool: &mut BlockPool) {
         let blocks = std::mem::take(&mut self.blocks);
+        self.give_place_back(pool);
         if is_broken {
             pool.discard(&blocks)
         } else {

@@ -137,10 +137,10 @@ fn greedy_tokens_equal(
         let ids = tokenizer.encode(&text).expect("encodes");
         assert_eq!(ids, case.ids, "{text:?}");
         let blocks: Vec<u32> = (0..(ids.len() + case.tokens.len()).div_ceil(BLOCK_TOKENS) as u32).collect();
-        let mut cache = model.cache(blocks.len()).expect("memory");
+        let mut cache = model.cache(blocks.len(), 0).expect("memory");
         let (mut feed, mut at) = (ids, 0);
         for (step, (wanted, gap)) in case.tokens.iter().zip(&case.gaps).enumerate() {
-            let span = Span { rows: feed.len(), start: at, blocks: &blocks };
+            let span = Span { rows: feed.len(), start: at, blocks: &blocks, state: 0 };
             let pass = Pass { wanted: vec![feed.len() - 1], spans: vec![span], tokens: feed.clone() };
             let found = argmax(&model.forward(&pass, &mut cache).expect("computes"));
             at += feed.len();
@@ -231,14 +231,18 @@ fn speed() {
 
 /// Natural-log probabilities of the vocabulary behind a prompt.
 fn logprobs_behind<O: Ops + Clone>(ops: O, file: &Arc<ModelFiles>, prompt: &[u32]) -> Vec<f32> {
-    let mut model =
-        candle_llm::model::on(ops, file, file.config().expect("a llama"), Room { blocks: 4, context: CONTEXT })
-            .expect("opens");
+    let mut model = candle_llm::model::on(
+        ops,
+        file,
+        file.config().expect("a llama"),
+        Room { blocks: 4, states: 0, context: CONTEXT },
+    )
+    .expect("opens");
     model.wake().expect("memory");
     // In two pieces, the second of one token, over blocks in an order of their own.
     let blocks = [2, 0, 3, 1];
     let (begin, last) = prompt.split_at(prompt.len() - 1);
-    let span = |rows, start| vec![Span { rows, start, blocks: &blocks }];
+    let span = |rows, start| vec![Span { rows, start, blocks: &blocks, state: 0 }];
     let first = Pass { tokens: begin.to_vec(), spans: span(begin.len(), 0), wanted: vec![] };
     assert!(model.forward(&first).expect("computes").is_empty());
     let second = Pass { tokens: last.to_vec(), spans: span(1, begin.len()), wanted: vec![0] };

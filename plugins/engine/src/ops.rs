@@ -26,6 +26,8 @@ pub trait Ops: Send + Sync + 'static {
     type Angles;
     /// Keys and values of all layers and sequences, in blocks of [`BLOCK_TOKENS`].
     type Cache: Send;
+    /// What layers without keys and values remember of sequences, in numbered places of one sequence each.
+    type States: Send;
 
     /// A table of a file.
     ///
@@ -44,6 +46,12 @@ pub trait Ops: Send + Sync + 'static {
 
     /// A cache of so many blocks.
     fn cache(&self, shape: CacheShape, blocks: usize) -> Result<Self::Cache>;
+
+    /// So many places.
+    fn states(&self, shape: StateShape, places: usize) -> Result<Self::States>;
+
+    /// Writes what one place holds into another.
+    fn copy_state(&self, states: &mut Self::States, from: usize, to: usize) -> Result<()>;
 
     /// `[rows, pairs]` of cosine and sine.
     fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<Self::Angles>;
@@ -83,6 +91,19 @@ pub trait Ops: Send + Sync + 'static {
 
     /// Attention of sequences each of which sees itself: `[rows, heads * width]`.
     fn self_attention(&self, pass: SelfAttention<'_, Self::Tensor>) -> Result<Self::Tensor>;
+
+    /// A causal convolution of each channel, whose last inputs the states remember: `[rows, channels]`.
+    fn convolve(
+        &self,
+        pass: Convolution<'_, Self::Tensor, Self::Vector>,
+        states: &mut Self::States,
+    ) -> Result<Self::Tensor>;
+
+    /// The gated delta rule (Yang et al. 2024), whose matrices the states remember: `[rows, heads * value_width]`.
+    fn delta_rule(&self, pass: DeltaRule<'_, Self::Tensor>, states: &mut Self::States) -> Result<Self::Tensor>;
+
+    /// Takes apart pairs of pieces that are so wide: the first of each pair, and the second.
+    fn halves(&self, x: &Self::Tensor, width: usize) -> Result<[Self::Tensor; 2]>;
 
     /// `activation(x)`.
     fn activate(&self, x: Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
@@ -130,8 +151,14 @@ pub trait Ops: Send + Sync + 'static {
     /// `longest` tokens.
     fn self_attention_bytes(&self, rows: usize, heads: usize, width: usize, longest: usize) -> u64;
 
+    /// Bytes that [`delta_rule`](Self::delta_rule) and [`convolve`](Self::convolve) take beside their arguments and results.
+    fn recurrence_bytes(&self, rows: usize, shape: StateShape) -> u64;
+
     /// Bytes of a block of a cache.
     fn block_bytes(&self, shape: CacheShape) -> u64;
+
+    /// Bytes of a place.
+    fn state_bytes(&self, shape: StateShape) -> u64;
 }
 
 /// What a cache keeps of a token.
@@ -143,6 +170,30 @@ pub struct CacheShape {
     pub kv_heads: usize,
     /// Elements of a head.
     pub width: usize,
+}
+
+/// What is remembered of a sequence by layers that have no keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateShape {
+    /// How many there are.
+    pub layers: usize,
+    /// Channels of a layer's convolution.
+    pub channels: usize,
+    /// Earlier inputs that it sees.
+    pub taps: usize,
+    /// Matrices of a layer's delta rule.
+    pub heads: usize,
+    /// Their rows.
+    pub key_width: usize,
+    /// Their columns.
+    pub value_width: usize,
+}
+
+impl StateShape {
+    /// Elements of a layer's convolution, and of its matrices.
+    pub(crate) fn sizes(self) -> [usize; 2] {
+        [self.channels * self.taps, self.heads * self.key_width * self.value_width]
+    }
 }
 
 /// The activation function of a feed-forward layer.
@@ -160,6 +211,10 @@ pub enum Activation {
     Gelu,
     /// The hyperbolic tangent.
     Tanh,
+    /// The logistic function.
+    Sigmoid,
+    /// x.
+    Identity,
     /// gpt-oss's: x, at most 7, times the logistic function of 1.702 times that. What it gates is kept within 7, and has 1 added.
     ClampedSwish,
 }
@@ -215,6 +270,51 @@ pub struct SelfAttention<'a, T> {
     pub reach: Option<usize>,
 }
 
+/// One layer's convolution of a pass.
+#[derive(Debug)]
+pub struct Convolution<'a, T, V> {
+    /// The layer, which is its place in the states.
+    pub layer: usize,
+    /// `[rows, channels]`
+    pub x: &'a T,
+    /// `[taps + 1, channels]`: what inputs count, the earliest one first.
+    pub kernel: &'a V,
+    /// Which rows are of which sequence.
+    pub spans: &'a [Span<'a>],
+}
+
+/// One layer's delta rule of a pass. Of each head there is a matrix S, `[key_width, value_width]`. A row multiplies it with its decay,
+/// `exp(rate * ln(1 + exp(alpha + bias)))`, then adds to what its key finds `beta` of what its value differs by, and gives what its
+/// query finds in it. Keys and queries have a length of 1; queries are divided by the root of their width.
+#[derive(Debug)]
+pub struct DeltaRule<'a, T> {
+    /// The layer, which is its place in the states.
+    pub layer: usize,
+    /// Queries and keys of each key head, and values of each head: `[rows, 2 * key_heads * key_width + heads * value_width]`.
+    pub mixed: &'a T,
+    /// Heads of queries and keys; divides that of values.
+    pub key_heads: usize,
+    /// Whether the heads of one key follow each other; if not, each lies `key_heads` behind the one before.
+    pub is_grouped: bool,
+    /// `[rows, heads]`
+    pub alpha: &'a T,
+    /// `[rows, heads]`, between 0 and 1.
+    pub beta: &'a T,
+    /// Of each head.
+    pub bias: &'a [f32],
+    /// Of each head, at most 0.
+    pub rate: &'a [f32],
+    /// Which rows are of which sequence.
+    pub spans: &'a [Span<'a>],
+}
+
+impl<T> DeltaRule<'_, T> {
+    /// Which key is a head's.
+    pub(crate) fn key_of(&self, head: usize, heads: usize) -> usize {
+        if self.is_grouped { head / (heads / self.key_heads) } else { head % self.key_heads }
+    }
+}
+
 /// Consecutive tokens of one sequence among the rows of a pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span<'a> {
@@ -224,6 +324,8 @@ pub struct Span<'a> {
     pub start: usize,
     /// The blocks of the sequence's cache, from its first token on: enough for `start + rows` tokens.
     pub blocks: &'a [u32],
+    /// The place of the sequence's state, if the model has states. It is empty for a sequence that starts.
+    pub state: u32,
 }
 
 /// Tokens of several sequences that pass through a model together.

@@ -26,6 +26,10 @@ SMALL = dict(
     max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )
 YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=8.0, original_max_position_embeddings=32)
+DELTA_NET = dict(
+    linear_conv_kernel_dim=4, linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=6,
+    rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1]),
+)
 FAMILIES = {
     "llama": ("llama", dict(rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
                                                   high_freq_factor=4.0, original_max_position_embeddings=64))),
@@ -51,6 +55,13 @@ FAMILIES = {
     "smollm3": ("smollm3", dict(num_hidden_layers=5, no_rope_layer_interval=4, use_sliding_window=False)),
     "gpt-oss": ("gpt_oss", dict(head_dim=16, num_local_experts=8, num_experts_per_tok=3, sliding_window=16, num_hidden_layers=4,
                                 rope_parameters=YARN | dict(truncate=False, beta_fast=32.0, beta_slow=1.0))),
+    "qwen35": ("qwen3_5_text", dict(head_dim=16, num_hidden_layers=4, full_attention_interval=3, **DELTA_NET)),
+    "qwen35moe": ("qwen3_5_moe_text", dict(head_dim=16, num_hidden_layers=2, full_attention_interval=2, num_experts=6, num_experts_per_tok=2,
+                                           moe_intermediate_size=32, shared_expert_intermediate_size=48, **DELTA_NET)),
+    "glm4": ("glm4", dict(head_dim=16, attention_bias=True, rope_parameters=dict(
+        rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5))),
+    "lfm2": ("lfm2", dict(num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "full_attention"], conv_L_cache=3,
+                          block_auto_adjust_ff_dim=False, rope_parameters=dict(rope_type="default", rope_theta=10000.0))),
     "granite": ("granite", dict(embedding_multiplier=3.0, residual_multiplier=0.4, attention_multiplier=0.2, logits_scaling=2.0)),
 }
 
@@ -73,8 +84,10 @@ def main(llama_cpp: str, *names: str) -> None:
             out.mkdir()
             # Gemma 3's converter counts the vocabulary.
             (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": dict.fromkeys(map(str, range(VOCABULARY)))}, "added_tokens": []}))
+            if model_type == "qwen3_5_text":
+                add_next_token_layer(folder)
             # From float32: what is added to a norm's weights is not to be rounded to half precision.
-            converted(llama_cpp, folder, out / "model.gguf")
+            converted(llama_cpp, folder, out / "model.gguf", ["--no-mtp"] if model_type == "qwen3_5_moe_text" else [])
             weights = {key: value.to(torch.float16) for key, value in load_file(folder / "model.safetensors").items()}
             save_file(weights, folder / "model.safetensors", {"format": "pt"})
             # Experts of a form of its own, which is read as GGUF alone.
@@ -110,19 +123,35 @@ def outputs(model) -> dict:
     return {"tokens": tokens[0].int(), "logits": model(tokens, use_cache=False).logits[0].float().contiguous()}
 
 
-def converted(llama_cpp: str, folder: pathlib.Path, out: pathlib.Path) -> None:
+def add_next_token_layer(folder: pathlib.Path) -> None:
+    """A layer that drafts tokens, as these checkpoints have one: a decoder has no use for it."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"mtp_num_hidden_layers": 1}))
+    weights = load_file(folder / "model.safetensors")
+    attention = config["layer_types"].index("full_attention")
+    prefix = f"model.layers.{attention}."
+    drafting = {"mtp.layers.0." + key.removeprefix(prefix): value.clone() for key, value in weights.items() if key.startswith(prefix)}
+    hidden = config["hidden_size"]
+    drafting["mtp.fc.weight"] = torch.zeros(hidden, 2 * hidden)
+    for norm in ["norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"]:
+        drafting[f"mtp.{norm}.weight"] = torch.zeros(hidden)
+    save_file(weights | drafting, folder / "model.safetensors", {"format": "pt"})
+
+
+def converted(llama_cpp: str, folder: pathlib.Path, out: pathlib.Path, options: list) -> None:
     """By llama.cpp's converter, with a vocabulary of single letters: the models have none."""
     script = f"""
 import sys
 sys.path[:0] = [{llama_cpp!r}, {llama_cpp + '/gguf-py'!r}]
 import torch, convert_hf_to_gguf, conversion.base as base
 def vocabulary(self):
-    tokens = [chr(0x100 + i) for i in range({VOCABULARY})]
+    tokens = [chr(0x100 + i) for i in range({VOCABULARY} - 1)]
+    tokens.append(tokens[0] + tokens[1])
     self.gguf_writer.add_tokenizer_model("gpt2")
     self.gguf_writer.add_tokenizer_pre("gpt-2")
     self.gguf_writer.add_token_list(tokens)
     self.gguf_writer.add_token_types([1] * len(tokens))
-    self.gguf_writer.add_token_merges([])
+    self.gguf_writer.add_token_merges([tokens[0] + ' ' + tokens[1]])
 def everywhere(kind):
     for child in kind.__subclasses__():
         child.set_vocab = vocabulary
@@ -132,7 +161,7 @@ def init(self, *args, **kwargs):
     everywhere(base.ModelBase)
     load(self, *args, **kwargs)
 base.ModelBase.__init__ = init
-sys.argv = ["convert", {str(folder)!r}, "--outfile", {str(out)!r}, "--outtype", "f16"]
+sys.argv = ["convert", {str(folder)!r}, "--outfile", {str(out)!r}, "--outtype", "f16", *{options!r}]
 convert_hf_to_gguf.main()
 """
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,19 +11,23 @@ use serde_json::Value;
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// The models that candle-llm serves, as `model_type` calls them, with their activations and whether attention may have biases (its
 /// family.rs, whose test looks here).
-const CANDLE_MODELS: [(&str, &[&str], bool); 12] = [
+const CANDLE_MODELS: [(&str, &[&str], bool); 16] = [
     ("llama", SILU, true),
     ("mistral", SILU, true),
     ("ministral3", SILU, true),
     ("qwen2", SILU, true),
     ("qwen3", SILU, false),
     ("qwen3_moe", SILU, false),
+    ("qwen3_5_text", SILU, false),
+    ("qwen3_5_moe_text", SILU, false),
     ("gemma", GELU, false),
     ("gemma2", GELU, false),
     ("gemma3_text", GELU, false),
     ("phi3", SILU, false),
     ("smollm3", SILU, true),
     ("granite", SILU, true),
+    ("glm4", SILU, true),
+    ("lfm2", SILU, false),
 ];
 const SILU: &[&str] = &["silu"];
 const GELU: &[&str] = &["gelu_pytorch_tanh", "gelu"];

@@ -17,12 +17,26 @@ const ESTIMATE_STEP_BYTES: u64 = 100 << 20;
 const PARTS_MAX: u64 = 999;
 
 /// The architectures that candle-llm serves (its family.rs, whose test looks here).
-const CANDLE_ARCHITECTURES: [&str; 12] = [
-    "llama", "mistral3", "qwen2", "qwen3", "qwen3moe", "gemma", "gemma2", "gemma3", "phi3", "smollm3", "granite",
+const CANDLE_ARCHITECTURES: [&str; 16] = [
+    "llama",
+    "mistral3",
+    "qwen2",
+    "qwen3",
+    "qwen3moe",
+    "qwen35",
+    "qwen35moe",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "smollm3",
+    "granite",
     "gpt-oss",
+    "glm4",
+    "lfm2",
 ];
 /// Those among them that are mixtures of experts.
-const CANDLE_EXPERTS: [&str; 2] = ["gpt-oss", "qwen3moe"];
+const CANDLE_EXPERTS: [&str; 3] = ["gpt-oss", "qwen3moe", "qwen35moe"];
 /// How it scales positions.
 const CANDLE_ROPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// What candle-llm reads, as ggml numbers the types of tensors.

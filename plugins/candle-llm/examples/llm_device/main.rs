@@ -118,7 +118,7 @@ fn written(folder: &Path, sizes: Sizes, format: TensorType) -> Arc<ModelFiles> {
 fn logprobs<O: Ops + Clone>(ops: O, files: &Arc<ModelFiles>) -> Vec<f32> {
     let config = files.config().unwrap();
     let (blocks, vocabulary) = (2 * blocks_of(64), config.vocabulary as u32);
-    let mut model = model::on(ops, files, config, Room { blocks, context: blocks * BLOCK_TOKENS }).unwrap();
+    let mut model = model::on(ops, files, config, Room { blocks, states: 0, context: blocks * BLOCK_TOKENS }).unwrap();
     model.wake().unwrap();
     // Blocks of each in an order of its own.
     let places = [[2, 0, 3, 1], [7, 5, 6, 4]];
@@ -126,7 +126,8 @@ fn logprobs<O: Ops + Clone>(ops: O, files: &Arc<ModelFiles>) -> Vec<f32> {
         |prompt: usize, from: usize, to: usize| (from..to).map(move |at| (31 * at + 97 * prompt) as u32 % vocabulary);
     let mut out = Vec::new();
     for (from, to) in [([0, 0], [23, 16]), ([23, 16], PROMPTS), (PROMPTS, PROMPTS.map(|length| length + 1))] {
-        let spans = (0..2).map(|i| Span { rows: to[i] - from[i], start: from[i], blocks: &places[i] }).collect();
+        let spans =
+            (0..2).map(|i| Span { rows: to[i] - from[i], start: from[i], blocks: &places[i], state: 0 }).collect();
         let tokens = (0..2).flat_map(|i| tokens(i, from[i], to[i])).collect();
         let (first, second) = (to[0] - from[0], to[1] - from[1]);
         let pass = Pass { tokens, spans, wanted: vec![first - 1, first + second - 1] };
@@ -149,7 +150,8 @@ fn speed(device: &Device) {
         let ops = CandleOps::new(device.clone(), dtype_on(device).unwrap());
         let config = files.config().unwrap();
         let blocks = blocks_of(sizes.context) * 8;
-        let mut model = model::on(ops, &files, config, Room { blocks, context: blocks * BLOCK_TOKENS }).unwrap();
+        let mut model =
+            model::on(ops, &files, config, Room { blocks, states: 0, context: blocks * BLOCK_TOKENS }).unwrap();
         model.wake().unwrap();
         device.synchronize().unwrap();
         let mebibytes = files.tensors().len() >> 20;
@@ -174,7 +176,7 @@ fn speed(device: &Device) {
 fn step(model: &mut dyn Runner, sizes: Sizes, streams: usize, rows: usize, start: usize) {
     let each = blocks_of(sizes.context) as u32;
     let blocks: Vec<Vec<u32>> = (0..streams as u32).map(|i| (i * each..(i + 1) * each).collect()).collect();
-    let spans = blocks.iter().map(|blocks| Span { rows, start, blocks }).collect();
+    let spans = blocks.iter().map(|blocks| Span { rows, start, blocks, state: 0 }).collect();
     let tokens = (0..streams * rows).map(|at| (at * 31 % sizes.vocabulary) as u32).collect();
     let wanted = (0..streams).map(|i| (i + 1) * rows - 1).collect();
     model.forward(&Pass { tokens, spans, wanted }).unwrap();

@@ -1,29 +1,31 @@
 //! The shape of a model, from its `config.json`, checked before anything is computed with it.
 
 use aihost_engine::files::Tensors;
-use aihost_engine::nn::decoder::{
-    Biases, DecoderConfig, Experts, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, LayerConfig, Norms, QueryGrowth,
-};
+use aihost_engine::nn::decoder::{Biases, DecoderConfig, DeltaNet, Experts, LayerConfig, QueryGrowth, Recurrence};
 use aihost_engine::nn::rotary::Rotary;
-use aihost_engine::ops::{Activation, RotaryOrder};
+use aihost_engine::ops::Activation;
 use aihost_plugin_api::Result;
 use aihost_support::settings::Settings;
 use serde::Deserialize;
 
 use super::Ids;
-use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_LAYERS, MAX_WIDTH};
-use crate::family::{self, Family, Windows};
+use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_KERNEL, MAX_LAYERS, MAX_WIDTH};
+use crate::family::{self, Family, Recurrent, Windows};
 use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
 
 /// What `layer_types` may have: layers that see all, and those with windows.
 const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
+/// What it has of layers without keys and values.
+const DELTA_NET_TYPE: &str = "linear_attention";
+const CONVOLUTION_TYPE: &str = "conv";
 
 /// `config.json` of a decoder; what it leaves out is transformers' default.
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
     pub(super) model_type: String,
     hidden_size: u64,
-    intermediate_size: u64,
+    /// Of a mixture of experts alone there may be none.
+    intermediate_size: Option<u64>,
     num_hidden_layers: u64,
     num_attention_heads: u64,
     num_key_value_heads: Option<u64>,
@@ -31,7 +33,7 @@ pub(super) struct Config {
     vocab_size: u64,
     #[serde(default = "positions")]
     max_position_embeddings: u64,
-    #[serde(default = "epsilon")]
+    #[serde(default = "epsilon", alias = "norm_eps")]
     rms_norm_eps: f64,
     rope_theta: Option<f64>,
     /// Gemma 3's older files: of the layers with windows.
@@ -70,6 +72,31 @@ pub(super) struct Config {
     norm_topk_prob: Option<bool>,
     decoder_sparse_step: Option<u64>,
     mlp_only_layers: Option<Vec<u64>>,
+    shared_expert_intermediate_size: Option<u64>,
+    linear_conv_kernel_dim: Option<u64>,
+    linear_key_head_dim: Option<u64>,
+    linear_value_head_dim: Option<u64>,
+    linear_num_key_heads: Option<u64>,
+    linear_num_value_heads: Option<u64>,
+    full_attention_interval: Option<usize>,
+    #[serde(flatten)]
+    lfm2: Lfm2,
+}
+
+/// What LFM2 has of its own.
+#[derive(Debug, Deserialize)]
+struct Lfm2 {
+    #[serde(rename = "conv_L_cache")]
+    conv_l_cache: Option<u64>,
+    conv_bias: Option<bool>,
+    /// Older files, in place of the types of layers.
+    full_attn_idxs: Option<Vec<usize>>,
+    /// Older files, in place of the usual name.
+    block_ff_dim: Option<u64>,
+    /// Whether the width is to be made two thirds, times the factor, in whole multiples.
+    block_auto_adjust_ff_dim: Option<bool>,
+    block_ffn_dim_multiplier: Option<f64>,
+    block_multiple_of: Option<u64>,
 }
 
 /// How positions are scaled: everywhere, or in layers that see all and in layers with windows.
@@ -130,31 +157,33 @@ impl Reader<'_> {
             self.file.size("num_key_value_heads", c.num_key_value_heads.unwrap_or(heads as u64), MAX_WIDTH)?;
         let head_width = self.file.size("head_dim", c.head_dim.unwrap_or((hidden / heads) as u64), MAX_WIDTH)?;
         let layers = self.file.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
-        let names = match family.norms {
-            Norms::Before => &HUGGING_FACE_NAMES,
-            Norms::Around => &HUGGING_FACE_NAMES_AROUND,
-        };
+        let names = family.hugging_face_names;
+        let experts = if family.has_experts { Some(self.experts()?) } else { None };
         let scale = |name: &str, told: Option<f64>| told.map_or(Ok(1.0), |told| self.file.positive(name, told));
         let cap = |name: &str, told: Option<f64>| told.map(|told| self.file.positive(name, told)).transpose();
         let config = DecoderConfig {
             names,
             layers: self.layers(family, layers)?,
+            unused_layers: 0,
             hidden,
-            feed_forward: self.file.size("intermediate_size", c.intermediate_size, MAX_WIDTH)?,
+            feed_forward: self.feed_forward(family, experts)?,
             heads,
             kv_heads,
             head_width,
             rotaries: self.rotaries(family, head_width)?,
-            rope_order: RotaryOrder::Halves,
+            rope_order: family.hugging_face_order,
             norms: family.norms,
             norm_epsilon: self.file.positive("rms_norm_eps", c.rms_norm_eps)?,
             norm_offset: family.norm_offset,
             has_head_norms: family.has_head_norms,
             has_sinks: false,
             biases: family.biases,
-            is_fused: family.is_fused,
+            has_fused_attention: family.has_fused_attention,
+            has_fused_network: family.has_fused_network,
+            has_query_gates: family.has_query_gates,
+            recurrence: self.recurrence(family)?,
             activation: family.activation,
-            experts: if family.has_experts { Some(self.experts()?) } else { None },
+            experts,
             embedding_scale: if family.scales_embeddings {
                 (hidden as f32).sqrt()
             } else {
@@ -179,7 +208,7 @@ impl Reader<'_> {
             self.tensors.tensor(&format!("{}.0.{query}.bias", names.layers))?;
         }
         // The table of tokens stands for it only where that is said, or usual.
-        if !c.tie_word_embeddings.unwrap_or(family.scales_embeddings) {
+        if !c.tie_word_embeddings.unwrap_or(family.is_tied) {
             self.tensors.tensor(names.head)?;
         }
         Ok(config)
@@ -206,6 +235,8 @@ impl Reader<'_> {
             || c.mlp_only_layers.as_ref().is_some_and(|layers| !layers.is_empty())
         {
             "some of its layers have experts and others do not, which candle-llm does not serve".to_owned()
+        } else if c.lfm2.conv_bias == Some(true) {
+            "its convolutions have biases, which candle-llm does not serve".to_owned()
         } else {
             return Ok(());
         };
@@ -226,7 +257,13 @@ impl Reader<'_> {
                 return Err(self.file.corrupt(format!("`{name}` has {len} entries, and there are {count} layers")));
             }
         }
-        if let Some(other) = c.layer_types.iter().flatten().find(|kind| !LAYER_TYPES.contains(&kind.as_str())) {
+        let recurrent = match family.recurrent {
+            Recurrent::None => None,
+            Recurrent::DeltaNet => Some(DELTA_NET_TYPE),
+            Recurrent::ShortConvolution => Some(CONVOLUTION_TYPE),
+        };
+        let is_known = |kind: &&str| LAYER_TYPES.contains(kind) || recurrent == Some(*kind);
+        if let Some(other) = c.layer_types.iter().flatten().map(String::as_str).find(|kind| !is_known(kind)) {
             return Err(self.file.unsupported(format!(
                 "it has layers of the kind `{other}`, which candle-llm does not serve; use another plugin"
             )));
@@ -236,7 +273,13 @@ impl Reader<'_> {
             Some(types) if family.windows != Windows::All => types[layer] == LAYER_TYPES[1],
             _ => family.windows.has(layer),
         };
-        let mut layers = family.layers(count, window, is_near);
+        let is_recurrent = |layer: usize| match (types, &c.lfm2.full_attn_idxs, family.recurrent) {
+            (_, _, Recurrent::None) => false,
+            (Some(types), ..) => Some(types[layer].as_str()) == recurrent,
+            (None, Some(others), Recurrent::ShortConvolution) => !others.contains(&layer),
+            (None, ..) => !(layer + 1).is_multiple_of(c.full_attention_interval.unwrap_or(4).max(1)),
+        };
+        let mut layers = family.layers(count, window, is_near, is_recurrent);
         for (layer, is_rotated) in layers.iter_mut().zip(c.no_rope_layers.iter().flatten()) {
             layer.rotary = (*is_rotated != 0).then_some(0);
         }
@@ -252,7 +295,49 @@ impl Reader<'_> {
             count: need("num_experts", c.num_experts, MAX_EXPERTS)?,
             used: need("num_experts_per_tok", c.num_experts_per_tok, MAX_EXPERTS)?,
             feed_forward: need("moe_intermediate_size", c.moe_intermediate_size, MAX_WIDTH)?,
-            is_normalised: c.norm_topk_prob.unwrap_or(false),
+            // A family with an expert for all has shares of the others that add up to 1.
+            is_normalised: c.norm_topk_prob.unwrap_or(c.shared_expert_intermediate_size.is_some()),
+            shared: c
+                .shared_expert_intermediate_size
+                .map(|width| need("shared_expert_intermediate_size", Some(width), MAX_WIDTH))
+                .transpose()?,
+        })
+    }
+
+    /// Width between the halves of a dense network.
+    fn feed_forward(&self, family: &Family, experts: Option<Experts>) -> Result<usize> {
+        let (c, lfm2) = (self.config, &self.config.lfm2);
+        let told = lfm2.block_ff_dim.or(c.intermediate_size).or(experts.map(|experts| experts.feed_forward as u64));
+        let told = told.ok_or_else(|| self.file.corrupt("`intermediate_size` is missing"))?;
+        let width = self.file.size("intermediate_size", told, MAX_WIDTH)?;
+        if family.recurrent != Recurrent::ShortConvolution || lfm2.block_auto_adjust_ff_dim == Some(false) {
+            return Ok(width);
+        }
+        let factor = self.file.positive("block_ffn_dim_multiplier", lfm2.block_ffn_dim_multiplier.unwrap_or(1.0))?;
+        let multiple = self.file.size("block_multiple_of", lfm2.block_multiple_of.unwrap_or(256), MAX_WIDTH)?;
+        let adjusted = ((2 * width / 3) as f32 * factor) as usize;
+        self.file.size("intermediate_size", adjusted.next_multiple_of(multiple) as u64, MAX_WIDTH)
+    }
+
+    /// What layers without keys and values are like.
+    fn recurrence(&self, family: &Family) -> Result<Option<Recurrence>> {
+        let c = self.config;
+        let need = |name: &str, told: Option<u64>, most: u64| {
+            self.file.size(name, told.ok_or_else(|| self.file.corrupt(format!("`{name}` is missing")))?, most)
+        };
+        Ok(match family.recurrent {
+            Recurrent::None => None,
+            Recurrent::ShortConvolution => {
+                Some(Recurrence::ShortConvolution { taps: need("conv_L_cache", c.lfm2.conv_l_cache, MAX_KERNEL)? - 1 })
+            }
+            Recurrent::DeltaNet => Some(Recurrence::DeltaNet(DeltaNet {
+                key_heads: need("linear_num_key_heads", c.linear_num_key_heads, MAX_WIDTH)?,
+                heads: need("linear_num_value_heads", c.linear_num_value_heads, MAX_WIDTH)?,
+                key_width: need("linear_key_head_dim", c.linear_key_head_dim, MAX_WIDTH)?,
+                value_width: need("linear_value_head_dim", c.linear_value_head_dim, MAX_WIDTH)?,
+                taps: need("linear_conv_kernel_dim", c.linear_conv_kernel_dim, MAX_KERNEL)? - 1,
+                is_grouped: true,
+            })),
         })
     }
 

@@ -394,12 +394,12 @@ fn plain_floats_are_the_same_weights_on_both_devices() {
     let logits = |model: aihost_plugin_api::Result<Box<dyn Runner>>| {
         let mut model = model.expect("opens");
         model.wake().expect("memory");
-        let span = Span { rows: 5, start: 0, blocks: &[1] };
+        let span = Span { rows: 5, start: 0, blocks: &[1], state: 0 };
         let pass = Pass { tokens: vec![7, 3, 90, 7, 11], spans: vec![span], wanted: vec![4] };
         model.forward(&pass).expect("computes")
     };
     let config = || file.config().expect("a llama");
-    let room = Room { blocks: 2, context: 32 };
+    let room = Room { blocks: 2, states: 0, context: 32 };
     let wanted = logits(model::on(Cpu, &file, config(), room));
     let found = logits(model::on(CandleOps::new(Device::Cpu, DType::F32), &file, config(), room));
     assert!(wanted.iter().any(|logit| logit.abs() > 1.0), "weights count");

@@ -3,13 +3,14 @@
 mod failure;
 mod open;
 mod ops;
+mod recurrence;
 
 use aihost_plugin_api::{Error, ErrorKind};
 use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 pub use failure::{Failure, Result};
 pub use open::open;
-pub use ops::{CandleOps, KvCache, Matrix, block_type, dtype_on};
+pub use ops::{CandleOps, KvCache, Matrix, activated, block_type, dtype_on};
 
 /// The device that the host calls `cuda:N`, or `cuda`, which is the first. It is not opened.
 ///

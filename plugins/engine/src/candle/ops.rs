@@ -10,9 +10,13 @@ use candle_core::{D, DType, Device, Module, Tensor};
 use candle_nn::{ops, rotary_emb};
 
 use super::Failure;
+use super::recurrence::States;
 use crate::cpu::Linear;
 use crate::files::{TensorType, Tensors};
-use crate::ops::{Activation, Attention, BLOCK_TOKENS, CacheShape, Ops, RotaryOrder, SelfAttention, Span};
+use crate::ops::{
+    Activation, Attention, BLOCK_TOKENS, CacheShape, Convolution, DeltaRule, Ops, RotaryOrder, SelfAttention, Span,
+    StateShape,
+};
 
 /// Rows from which on candle widens quantised weights for a product, instead of multiplying with them as they are.
 const WIDENED_FROM: usize = 9;
@@ -127,6 +131,7 @@ impl Ops for CandleOps {
     type Vector = Tensor;
     type Angles = [Tensor; 2];
     type Cache = KvCache;
+    type States = States;
 
     fn table(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         // Few rows are read at a time: it stays in its file.
@@ -164,6 +169,14 @@ impl Ops for CandleOps {
         let empty = || -> Result<Tensor, Failure> { Ok(Tensor::zeros(sizes, self.dtype, &self.device)?) };
         let layers = (0..shape.layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_, Failure>>()?;
         Ok(KvCache { shape, layers })
+    }
+
+    fn states(&self, shape: StateShape, places: usize) -> Result<States> {
+        Ok(States::new(shape, places, &self.device)?)
+    }
+
+    fn copy_state(&self, states: &mut States, from: usize, to: usize) -> Result<()> {
+        Ok(states.copy(from, to)?)
     }
 
     fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<[Tensor; 2]> {
@@ -295,6 +308,23 @@ impl Ops for CandleOps {
         Ok(attended()?)
     }
 
+    fn convolve(&self, pass: Convolution<'_, Tensor, Tensor>, states: &mut States) -> Result<Tensor> {
+        Ok(states.convolve(&pass)?)
+    }
+
+    fn delta_rule(&self, pass: DeltaRule<'_, Tensor>, states: &mut States) -> Result<Tensor> {
+        Ok(states.delta_rule(&pass)?)
+    }
+
+    fn halves(&self, x: &Tensor, width: usize) -> Result<[Tensor; 2]> {
+        let half = |which: usize| -> Result<Tensor, Failure> {
+            let (rows, all) = x.dims2()?;
+            let pieces = x.reshape((rows, all / (2 * width), 2, width))?.narrow(2, which, 1)?;
+            Ok(pieces.contiguous()?.reshape((rows, all / 2))?)
+        };
+        Ok([half(0)?, half(1)?])
+    }
+
     fn activate(&self, x: Tensor, activation: Activation) -> Result<Tensor> {
         Ok(activated(&x, activation)?)
     }
@@ -401,12 +431,27 @@ impl Ops for CandleOps {
         self.size() * (sequence + rows * heads * width) as u64 + (4 * 4 * heads * longest * longest) as u64
     }
 
+    fn recurrence_bytes(&self, rows: usize, shape: StateShape) -> u64 {
+        // Queries, keys and values in f32 and for each head, results; a sequence's matrices as they change.
+        let row = shape.channels + shape.heads * (2 * shape.key_width + 2 * shape.value_width);
+        let [convolution, matrices] = shape.sizes();
+        4 * (2 * rows * row + convolution + 3 * matrices) as u64
+    }
+
     fn block_bytes(&self, shape: CacheShape) -> u64 {
         2 * self.size() * (shape.layers * shape.kv_heads * shape.width * BLOCK_TOKENS) as u64
     }
+
+    fn state_bytes(&self, shape: StateShape) -> u64 {
+        4 * (shape.layers * shape.sizes().iter().sum::<usize>()) as u64
+    }
 }
 
-fn activated(x: &Tensor, activation: Activation) -> Result<Tensor, Failure> {
+/// `activation(x)`.
+///
+/// # Errors
+/// Those of the device.
+pub fn activated(x: &Tensor, activation: Activation) -> Result<Tensor, Failure> {
     Ok(match activation {
         Activation::Relu => x.relu()?,
         Activation::GeluTanh => x.gelu()?,
@@ -414,6 +459,8 @@ fn activated(x: &Tensor, activation: Activation) -> Result<Tensor, Failure> {
         Activation::Silu => x.silu()?,
         Activation::Gelu => x.gelu_erf()?,
         Activation::Tanh => x.tanh()?,
+        Activation::Sigmoid => ops::sigmoid(x)?,
+        Activation::Identity => x.clone(),
         Activation::ClampedSwish => {
             let x = x.minimum(CLAMP)?;
             (ops::sigmoid(&(&x * 1.702)?)? * x)?

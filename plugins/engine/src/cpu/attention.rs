@@ -439,7 +439,7 @@ mod tests {
         let row = SHAPE.kv_heads * SHAPE.width;
         let (keys, values) = (noise(TOKENS * row, 3), noise(TOKENS * row, 5));
         let mut cache = KvCache::new(SHAPE, blocks.len()).unwrap();
-        cache.write(0, &keys, &values, &[Span { rows: TOKENS, start: 0, blocks }]);
+        cache.write(0, &keys, &values, &[Span { rows: TOKENS, start: 0, blocks, state: 0 }]);
         (cache, keys, values)
     }
 
@@ -461,7 +461,7 @@ mod tests {
         let (width, row) = (SHAPE.width, HEADS * SHAPE.width);
         let q = noise(TOKENS * row, 7);
         let mut out = vec![0.0; q.len()];
-        attend(&q, &cache, look, sinks, &[Span { rows: TOKENS, start: 0, blocks: &blocks }], &mut out);
+        attend(&q, &cache, look, sinks, &[Span { rows: TOKENS, start: 0, blocks: &blocks, state: 0 }], &mut out);
         let half = |x: f32| f64::from(half::f16::from_f32(x).to_f32());
         for (position, head) in [(0, 0), (1, 5), (15, 1), (16, 2), (255, 3), (256, 4), (511, 0), (699, 5)] {
             let q = &q[position * row + head * width..][..width];
@@ -496,7 +496,7 @@ mod tests {
         let whole = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut out = vec![0.0; q.len()];
-            let span = Span { rows: TOKENS, start: 0, blocks: &blocks };
+            let span = Span { rows: TOKENS, start: 0, blocks: &blocks, state: 0 };
             pool.install(|| attend(&q, &cache, look, None, &[span], &mut out));
             out
         };
@@ -505,8 +505,8 @@ mod tests {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         for position in [0, 17, 255, 256, 512, 699] {
             // Alone, and beside another sequence that comes in pieces.
-            let alone = Span { rows: 1, start: position, blocks: &blocks };
-            let other = Span { rows: 30, start: 100, blocks: &blocks };
+            let alone = Span { rows: 1, start: position, blocks: &blocks, state: 0 };
+            let other = Span { rows: 30, start: 100, blocks: &blocks, state: 0 };
             let own = &q[position * row..(position + 1) * row];
             for spans in [vec![alone.clone()], vec![other.clone(), alone.clone(), other.clone()]] {
                 let before = spans.iter().take_while(|span| **span != alone).map(|span| span.rows).sum::<usize>();

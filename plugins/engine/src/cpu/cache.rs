@@ -172,7 +172,7 @@ mod tests {
     fn written(rows: &[[f32; 2]]) -> KvCache {
         let mut cache = KvCache::new(CacheShape { layers: 1, kv_heads: 1, width: 2 }, 3).unwrap();
         for (at, row) in rows.iter().enumerate() {
-            let span = Span { rows: 1, start: at, blocks: &[2, 0] };
+            let span = Span { rows: 1, start: at, blocks: &[2, 0], state: 0 };
             cache.write(0, row, row, &[span]);
         }
         cache
@@ -200,7 +200,9 @@ mod tests {
         for _ in 0..2 {
             let mut cache = KvCache::new(shape, 1024).unwrap();
             let row = vec![1.0; 8 * 64];
-            (0..32).for_each(|layer| cache.write(layer, &row, &row, &[Span { rows: 1, start: 0, blocks: &[700] }]));
+            (0..32).for_each(|layer| {
+                cache.write(layer, &row, &row, &[Span { rows: 1, start: 0, blocks: &[700], state: 0 }])
+            });
             let taken = resident_pages().saturating_sub(before) * 4096;
             assert!(taken < 300 << 20, "{} MiB", taken >> 20);
         }
@@ -230,7 +232,7 @@ mod tests {
         let [key, value] = read(&cache, 2, 0);
         assert!(key[0].is_nan() && value[0].is_nan() && key[1] == f32::INFINITY);
         let mut cache = cache;
-        cache.write(0, &[1.0, 2.0], &[3.0, 4.0], &[Span { rows: 1, start: 0, blocks: &[2] }]);
+        cache.write(0, &[1.0, 2.0], &[3.0, 4.0], &[Span { rows: 1, start: 0, blocks: &[2], state: 0 }]);
         let head = cache.block(0, 2, 0);
         assert!(head.values.iter().chain(head.keys).all(|half| half.is_finite()));
     }

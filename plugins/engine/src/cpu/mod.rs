@@ -6,6 +6,7 @@ pub mod attention;
 pub mod cache;
 pub mod kernels;
 pub mod linear;
+mod recurrence;
 pub mod rows;
 mod self_attention;
 
@@ -18,8 +19,11 @@ use rayon::prelude::*;
 pub use linear::{Linear, project};
 
 use crate::files::Tensors;
-use crate::ops::{Activation, Attention, CacheShape, Ops, RotaryOrder, SelfAttention};
+use crate::ops::{
+    Activation, Attention, CacheShape, Convolution, DeltaRule, Ops, RotaryOrder, SelfAttention, StateShape,
+};
 use cache::KvCache;
+use recurrence::States;
 
 /// Rows of activations from which on they are worth spreading over threads.
 const PARALLEL_ROWS: usize = 4;
@@ -64,6 +68,7 @@ impl Ops for Cpu {
     type Vector = Vec<f32>;
     type Angles = (Vec<[f32; 2]>, usize);
     type Cache = KvCache;
+    type States = States;
 
     fn table(&self, file: &Tensors, name: &str, rows: usize, columns: usize) -> Result<Linear> {
         Linear::open(file, name, rows, columns)
@@ -79,6 +84,15 @@ impl Ops for Cpu {
 
     fn cache(&self, shape: CacheShape, blocks: usize) -> Result<KvCache> {
         KvCache::new(shape, blocks)
+    }
+
+    fn states(&self, shape: StateShape, places: usize) -> Result<States> {
+        States::new(shape, places)
+    }
+
+    fn copy_state(&self, states: &mut States, from: usize, to: usize) -> Result<()> {
+        states.copy(from, to);
+        Ok(())
     }
 
     fn angles(&self, table: &[[f32; 2]], pairs: usize) -> Result<Self::Angles> {
@@ -158,6 +172,22 @@ impl Ops for Cpu {
         };
         whole.attend(pass.lengths, &mut out.values);
         Ok(out)
+    }
+
+    fn convolve(&self, pass: Convolution<'_, Rows, Vec<f32>>, states: &mut States) -> Result<Rows> {
+        states.convolve(&pass)
+    }
+
+    fn delta_rule(&self, pass: DeltaRule<'_, Rows>, states: &mut States) -> Result<Rows> {
+        states.delta_rule(&pass)
+    }
+
+    fn halves(&self, x: &Rows, width: usize) -> Result<[Rows; 2]> {
+        let half = |which: usize| {
+            let pieces = x.values.chunks_exact(width).skip(which).step_by(2);
+            Rows { values: pieces.flatten().copied().collect(), width: x.width / 2 }
+        };
+        Ok([half(0), half(1)])
     }
 
     fn activate(&self, mut x: Rows, activation: Activation) -> Result<Rows> {
@@ -241,7 +271,15 @@ impl Ops for Cpu {
         self_attention::bytes(rows, heads, width, longest)
     }
 
+    fn recurrence_bytes(&self, rows: usize, shape: StateShape) -> u64 {
+        recurrence::bytes(rows, shape)
+    }
+
     fn block_bytes(&self, shape: CacheShape) -> u64 {
         cache::block_bytes(shape)
+    }
+
+    fn state_bytes(&self, shape: StateShape) -> u64 {
+        recurrence::state_bytes(shape)
     }
 }

@@ -32,6 +32,8 @@ pub fn activate(activation: Activation, row: &mut [f32], bias: &[f32]) {
                 row.iter_mut().for_each(|x| *x = x.min(CLAMP) * logistic(1.702 * x.min(CLAMP)));
             }
             Activation::Tanh => row.iter_mut().for_each(|x| *x = 2.0 * logistic(2.0 * *x) - 1.0),
+            Activation::Sigmoid => row.iter_mut().for_each(|x| *x = logistic(*x)),
+            Activation::Identity => {}
         }
     });
 }

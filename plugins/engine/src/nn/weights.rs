@@ -88,12 +88,26 @@ impl<'a, O: Ops> Weights<'a, O> {
         Ok(Projection { matrix, bias: bias.map(|bias| self.ops.vector(bias)).transpose()? })
     }
 
-    /// That the file has nothing else but what ends with one of these.
+    /// The kernel of a convolution of each channel, `[channels, taps]` or `[channels, 1, taps]`: tap by tap, `[taps, channels]`.
+    pub(super) fn kernel(&mut self, name: &str, channels: usize, taps: usize) -> Result<O::Vector> {
+        self.used.push(name.to_owned());
+        let is_flat = self.file.tensor(name)?.dimensions.len() == 2;
+        let shape = if is_flat { &[channels, taps][..] } else { &[channels, 1, taps] };
+        let kernel = Linear::open_rows(self.file, name, shape, 0..channels)?;
+        let (mut values, mut row) = (vec![0.0; taps * channels], vec![0.0; taps]);
+        for channel in 0..channels {
+            kernel.row(channel, &mut row);
+            row.iter().enumerate().for_each(|(tap, x)| values[tap * channels + channel] = *x);
+        }
+        self.ops.vector(values)
+    }
+
+    /// That the file has nothing else but what ends with one of these, or begins with it where it ends with a dot.
     pub(super) fn check_rest(mut self, unused: &[&str]) -> Result<()> {
         self.used.sort();
         let is_used = |name: &str| {
             self.used.binary_search_by(|used| used.as_str().cmp(name)).is_ok()
-                || unused.iter().any(|end| name.ends_with(end))
+                || unused.iter().any(|part| name.ends_with(part) || (part.ends_with('.') && name.starts_with(part)))
         };
         match self.file.iter().find(|(name, _)| !is_used(name)) {
             None => Ok(()),

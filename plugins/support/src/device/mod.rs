@@ -7,7 +7,7 @@ mod attention;
 mod linear;
 mod t5;
 
-use aihost_engine::candle::Result;
+use aihost_engine::candle::{Result, activated};
 use aihost_plugin_api::Error;
 use candle_core::{DType, Device, Tensor};
 
@@ -78,18 +78,7 @@ pub fn activate(activation: Activation, x: Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let wide = x.to_dtype(DType::F32)?;
     drop(x);
-    let made = match activation {
-        Activation::Relu => wide.relu()?,
-        Activation::GeluTanh => wide.gelu()?,
-        Activation::QuickGelu => (&wide * candle_nn::ops::sigmoid(&(&wide * 1.702)?)?)?,
-        Activation::Silu => wide.silu()?,
-        Activation::Gelu => wide.gelu_erf()?,
-        Activation::Tanh => wide.tanh()?,
-        Activation::ClampedSwish => {
-            let kept = wide.minimum(7.0)?;
-            (&kept * candle_nn::ops::sigmoid(&(&kept * 1.702)?)?)?
-        }
-    };
+    let made = activated(&wide, activation)?;
     drop(wide);
     Ok(made.to_dtype(dtype)?)
 }

@@ -2,7 +2,7 @@
 
 use super::names::Names;
 use crate::nn::rotary::Rotary;
-use crate::ops::{Activation, CacheShape, RotaryOrder};
+use crate::ops::{Activation, CacheShape, RotaryOrder, StateShape};
 
 /// A decoder's shape: what its family is like, and how large this member is.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,6 +11,8 @@ pub struct DecoderConfig {
     pub names: &'static Names,
     /// Its transformer blocks, the first one first.
     pub layers: Vec<LayerConfig>,
+    /// Blocks behind them that a checkpoint has for other uses.
+    pub unused_layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
     /// Width between the two halves of a dense feed-forward network.
@@ -37,8 +39,14 @@ pub struct DecoderConfig {
     pub has_sinks: bool,
     /// Which products have biases.
     pub biases: Biases,
-    /// Whether queries, keys and values are one matrix, and gate and up another.
-    pub is_fused: bool,
+    /// Whether queries, keys and values are one matrix.
+    pub has_fused_attention: bool,
+    /// Whether gate and up are one matrix.
+    pub has_fused_network: bool,
+    /// Whether each head's query comes with a gate of what the head finds (Qiu et al. 2025).
+    pub has_query_gates: bool,
+    /// What layers without keys and values are like, if there are any.
+    pub recurrence: Option<Recurrence>,
     /// The activation of the gates.
     pub activation: Activation,
     /// The experts of layers that have them.
@@ -72,6 +80,41 @@ pub struct LayerConfig {
     pub rotary: Option<usize>,
     /// Whether its network is of experts.
     pub has_experts: bool,
+    /// Whether it remembers what was in a state of one size, and has no keys and values.
+    pub is_recurrent: bool,
+}
+
+/// What blocks without keys and values have in place of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recurrence {
+    /// A gated delta net (Yang et al. 2024).
+    DeltaNet(DeltaNet),
+    /// A gated convolution (LFM2), which sees so many earlier rows.
+    ShortConvolution { taps: usize },
+}
+
+/// A gated delta net: queries, keys and values pass through a convolution, then through the delta rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaNet {
+    /// Heads of queries and keys; divides `heads`.
+    pub key_heads: usize,
+    /// Heads of values.
+    pub heads: usize,
+    /// Width of a query and a key.
+    pub key_width: usize,
+    /// Width of a value.
+    pub value_width: usize,
+    /// Earlier rows that the convolution sees.
+    pub taps: usize,
+    /// Whether the heads of one key follow each other; if not, each lies `key_heads` behind the one before.
+    pub is_grouped: bool,
+}
+
+impl DeltaNet {
+    /// Width of queries and keys together with values.
+    pub fn channels(self) -> usize {
+        2 * self.key_heads * self.key_width + self.heads * self.value_width
+    }
 }
 
 /// Where a block has norms.
@@ -105,6 +148,8 @@ pub struct Experts {
     pub feed_forward: usize,
     /// Whether the shares of those add up to 1.
     pub is_normalised: bool,
+    /// Width between the halves of one that every token goes to, by a share of its own.
+    pub shared: Option<usize>,
 }
 
 /// Queries are multiplied with `1 + beta * ln(1 + floor(position / from))` (Llama 4).
@@ -124,7 +169,34 @@ impl QueryGrowth {
 impl DecoderConfig {
     /// What the cache keeps of a token.
     pub fn cache(&self) -> CacheShape {
-        CacheShape { layers: self.layers.len(), kv_heads: self.kv_heads, width: self.head_width }
+        let layers = self.layers.iter().filter(|layer| !layer.is_recurrent).count();
+        CacheShape { layers, kv_heads: self.kv_heads, width: self.head_width }
+    }
+
+    /// What layers without keys and values remember of a sequence.
+    pub fn state(&self) -> StateShape {
+        let layers = self.layers.iter().filter(|layer| layer.is_recurrent).count();
+        match self.recurrence {
+            None => StateShape::default(),
+            Some(Recurrence::ShortConvolution { taps }) => {
+                StateShape { layers, channels: self.hidden, taps, ..StateShape::default() }
+            }
+            Some(Recurrence::DeltaNet(net)) => {
+                let DeltaNet { heads, key_width, value_width, taps, .. } = net;
+                StateShape { layers, channels: net.channels(), taps, heads, key_width, value_width }
+            }
+        }
+    }
+
+    /// The place of each layer among those of its kind, in the cache or in states.
+    pub(super) fn places(&self) -> Vec<usize> {
+        let mut counts = [0; 2];
+        let place = |layer: &LayerConfig| {
+            let count = &mut counts[usize::from(layer.is_recurrent)];
+            *count += 1;
+            *count - 1
+        };
+        self.layers.iter().map(place).collect()
     }
 }
 

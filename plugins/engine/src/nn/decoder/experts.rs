@@ -3,6 +3,7 @@
 use aihost_plugin_api::{Error, Result};
 
 use super::config::{Biases, DecoderConfig, Experts};
+use super::layer::Dense;
 use super::names::ExpertNames;
 use crate::nn::weights::{Bias, Projection, Weights, project};
 use crate::ops::{Activation, Ops};
@@ -15,6 +16,14 @@ pub(super) struct Mixture<O: Ops> {
     experts: Vec<[O::Matrix; 3]>,
     /// The biases of all experts' gates, ups and downs, where there are any.
     biases: [Option<Vec<O::Vector>>; 3],
+    shared: Option<SharedExpert<O>>,
+}
+
+/// The expert that every token goes to.
+struct SharedExpert<O: Ops> {
+    network: Dense<O>,
+    /// What tells how much of it a token gets.
+    share: Projection<O>,
 }
 
 /// One token's share of one expert.
@@ -56,7 +65,8 @@ impl<O: Ops> Mixture<O> {
                 }
             }
         }
-        Ok(Self { shape, router, experts, biases })
+        let shared = shape.shared.map(|inner| SharedExpert::open(weights, c, prefix, inner)).transpose()?;
+        Ok(Self { shape, router, experts, biases, shared })
     }
 
     /// What the experts give for each row, added up by its shares.
@@ -79,7 +89,26 @@ impl<O: Ops> Mixture<O> {
         let (gate, up) = (product(&chosen, 0)?, product(&chosen, 1)?);
         let given = product(&ops.gated(gate, &up, activation)?, 2)?;
         let places: Vec<(usize, f32)> = shares.iter().map(|share| (share.row, share.weight)).collect();
-        ops.weighted_sums(&given, &places, shares.len() / self.shape.used.max(1))
+        let mut sums = ops.weighted_sums(&given, &places, shares.len() / self.shape.used.max(1))?;
+        if let Some(shared) = &self.shared {
+            ops.add(&mut sums, &shared.forward(ops, x, activation)?)?;
+        }
+        Ok(sums)
+    }
+}
+
+impl<O: Ops> SharedExpert<O> {
+    fn open(weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str, inner: usize) -> Result<Self> {
+        let [gate, up, down, share] = c.names.shared_expert;
+        let network = Dense::open(weights, c, prefix, [gate, up, down], inner)?;
+        Ok(Self { network, share: weights.projection(&format!("{prefix}.{share}"), [1, c.hidden], 0..1, Bias::None)? })
+    }
+
+    fn forward(&self, ops: &O, x: &O::Tensor, activation: Activation) -> Result<O::Tensor> {
+        let [shares] = project(ops, x, [&self.share])?;
+        let shares = ops.to_host(&ops.activate(shares, Activation::Sigmoid)?)?;
+        let places: Vec<(usize, f32)> = shares.into_iter().enumerate().collect();
+        ops.weighted_sums(&self.network.forward(ops, x, activation)?, &places, places.len())
     }
 }
 
@@ -111,7 +140,7 @@ impl Experts {
 mod tests {
     use super::*;
 
-    const SHAPE: Experts = Experts { count: 4, used: 2, feed_forward: 8, is_normalised: false };
+    const SHAPE: Experts = Experts { count: 4, used: 2, feed_forward: 8, is_normalised: false, shared: None };
 
     #[test]
     fn a_token_goes_to_its_largest_shares() {

@@ -1,6 +1,6 @@
 //! What a decoder takes, in bytes.
 
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, Recurrence};
 use super::names::Names;
 use crate::files::Tensors;
 use crate::ops::Ops;
@@ -19,7 +19,9 @@ pub fn workspace_bytes<O: Ops>(ops: &O, c: &DecoderConfig, rows: usize, wanted: 
     let tensor = |width| ops.tensor_bytes(rows, width);
     // The residual stream and its norm are there throughout.
     let common = tensor(c.hidden) + tensor(c.hidden);
-    let qkv = tensor(q) + 2 * tensor(kv);
+    // Queries with gates are there as they come and apart.
+    let queries = if c.has_query_gates { 3 } else { 1 };
+    let qkv = queries * tensor(q) + 2 * tensor(kv);
     let head_norms = if c.has_head_norms { tensor(q) } else { 0 };
     let behind = tensor(c.hidden);
     let attention = [
@@ -36,12 +38,23 @@ pub fn workspace_bytes<O: Ops>(ops: &O, c: &DecoderConfig, rows: usize, wanted: 
         let chosen = ops.tensor_bytes(rows, c.hidden) + 2 * ops.tensor_bytes(rows, inner);
         let up = ops.linear_bytes(rows, c.hidden, inner);
         let down = ops.tensor_bytes(rows, c.hidden) + ops.linear_bytes(rows, inner, c.hidden);
-        chosen + behind + up.max(down)
+        let shared =
+            experts.shared.map_or(0, |inner| 2 * tensor(inner) + 2 * behind + ops.linear_bytes(rows, c.hidden, inner));
+        chosen + behind + up.max(down) + shared
+    });
+    let recurrent = c.recurrence.map(|recurrence| {
+        let state = c.state();
+        let (inputs, outputs) = match recurrence {
+            Recurrence::ShortConvolution { .. } => (3 * c.hidden, c.hidden),
+            Recurrence::DeltaNet(net) => (net.channels() + 2 * net.heads, 2 * net.heads * net.value_width),
+        };
+        let values = tensor(inputs) + tensor(state.channels) + tensor(outputs) + behind;
+        values + ops.recurrence_bytes(rows, state).max(ops.linear_bytes(rows, c.hidden, inputs + outputs))
     });
     let logits = 2 * ops.tensor_bytes(wanted, c.hidden)
         + ops.tensor_bytes(wanted, c.vocabulary)
         + ops.linear_bytes(wanted, c.hidden, c.vocabulary);
-    let peak = attention.into_iter().chain(dense).chain(experts).chain([logits]).max().unwrap_or(0);
+    let peak = attention.into_iter().chain(recurrent).chain(dense).chain(experts).chain([logits]).max().unwrap_or(0);
     let angles: u64 = c.rotaries.iter().map(|rotary| 2 * ops.tensor_bytes(rows, rotary.width)).sum();
     common + peak + angles
 }

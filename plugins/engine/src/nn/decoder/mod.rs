@@ -1,24 +1,42 @@
 //! A decoder-only transformer (Vaswani et al. 2017; Touvron et al. 2023): token ids in, logits out. What its families have of their
 //! own is in its configuration.
 
+mod attention;
 mod config;
 mod experts;
 mod layer;
 mod memory;
 mod names;
+mod recurrent;
 
 use aihost_plugin_api::Result;
 
-pub use config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, QueryGrowth};
+pub use config::{Biases, DecoderConfig, DeltaNet, Experts, LayerConfig, Norms, QueryGrowth, Recurrence};
 pub use memory::{weight_bytes, workspace_bytes};
-pub use names::{ExpertNames, GGUF_NAMES, GGUF_NAMES_GPT_OSS, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND, Names};
+pub use names::{
+    DeltaNetNames, ExpertNames, GGUF_NAMES, GGUF_NAMES_LFM2, GGUF_NAMES_POST_ATTENTION, HUGGING_FACE_NAMES,
+    HUGGING_FACE_NAMES_AROUND, HUGGING_FACE_NAMES_GLM4, HUGGING_FACE_NAMES_LFM2, Names,
+};
 
 use super::rotary::Rotary;
 use super::weights::Weights;
 use crate::files::Tensors;
 use crate::finite::is_finite;
 use crate::ops::{Ops, Pass};
-use layer::{Angles, Layer};
+use attention::Angles;
+use layer::{Layer, Step};
+
+/// What a decoder remembers of sequences.
+pub struct Cache<O: Ops> {
+    keys: O::Cache,
+    states: O::States,
+}
+
+impl<O: Ops> std::fmt::Debug for Cache<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").finish_non_exhaustive()
+    }
+}
 
 /// A decoder, ready to compute.
 pub struct Decoder<O: Ops> {
@@ -26,6 +44,8 @@ pub struct Decoder<O: Ops> {
     config: DecoderConfig,
     embedding: O::Table,
     layers: Vec<Layer<O>>,
+    /// Each layer's place in the cache, or in the states.
+    places: Vec<usize>,
     norm: O::Vector,
     /// From hidden states to logits; shares the embedding's weights if the file has no matrix of its own.
     head: O::Matrix,
@@ -53,9 +73,14 @@ impl<O: Ops> Decoder<O> {
         let opened = (0..config.layers.len()).map(|i| Layer::open(&ops, &mut weights, &config, i));
         let layers = opened.collect::<Result<_>>()?;
         let norm = norm(&ops, &mut weights, &config, names.norm, config.hidden)?;
-        weights.check_rest(names.unused)?;
+        // Layers behind the last one draft tokens.
+        let drafting = (0..config.unused_layers).map(|i| format!("{}.{}.", names.layers, config.layers.len() + i));
+        let drafting: Vec<String> = drafting.collect();
+        let unused: Vec<&str> = names.unused.iter().copied().chain(drafting.iter().map(String::as_str)).collect();
+        weights.check_rest(&unused)?;
         let frequencies = config.rotaries.iter().map(|rotary| rotary.frequencies(context)).collect();
-        Ok(Self { ops, config, embedding, layers, norm, head, frequencies })
+        let places = config.places();
+        Ok(Self { ops, config, embedding, layers, places, norm, head, frequencies })
     }
 
     /// The model's sizes.
@@ -63,21 +88,30 @@ impl<O: Ops> Decoder<O> {
         &self.config
     }
 
-    /// An empty cache of so many blocks.
+    /// An empty cache of so many blocks, and so many places for what layers without keys and values remember.
     ///
     /// # Errors
     /// `OutOfMemory` if the device is full.
-    pub fn cache(&self, blocks: usize) -> Result<O::Cache> {
-        self.ops.cache(self.config.cache(), blocks)
+    pub fn cache(&self, blocks: usize, states: usize) -> Result<Cache<O>> {
+        let keys = self.ops.cache(self.config.cache(), blocks)?;
+        Ok(Cache { keys, states: self.ops.states(self.config.state(), states)? })
+    }
+
+    /// Writes what one place of the states holds into another.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn copy_state(&self, cache: &mut Cache<O>, from: u32, to: u32) -> Result<()> {
+        self.ops.copy_state(&mut cache.states, from as usize, to as usize)
     }
 
     /// Passes tokens through the model and extends the cache by them. The logits of the wanted rows, `[wanted, vocabulary]` f32.
     ///
-    /// Every token must be of the vocabulary, and every span's blocks must hold its tokens.
+    /// Every token must be of the vocabulary, every span's blocks must hold its tokens, and no two spans have one state.
     ///
     /// # Errors
     /// Those of the device.
-    pub fn forward(&self, pass: &Pass<'_>, cache: &mut O::Cache) -> Result<Vec<f32>> {
+    pub fn forward(&self, pass: &Pass<'_>, cache: &mut Cache<O>) -> Result<Vec<f32>> {
         self.watched(pass, cache, |_, _| Ok(()))
     }
 
@@ -85,7 +119,7 @@ impl<O: Ops> Decoder<O> {
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn broken_part(&self, pass: &Pass<'_>, cache: &mut O::Cache) -> Result<Option<String>> {
+    pub fn broken_part(&self, pass: &Pass<'_>, cache: &mut Cache<O>) -> Result<Option<String>> {
         let mut found = None;
         let logits = self.watched(pass, cache, |part, x| {
             if found.is_none() && !is_finite(&self.ops.to_host(x)?) {
@@ -100,7 +134,7 @@ impl<O: Ops> Decoder<O> {
     fn watched(
         &self,
         pass: &Pass<'_>,
-        cache: &mut O::Cache,
+        cache: &mut Cache<O>,
         mut watch: impl FnMut(Part, &O::Tensor) -> Result<()>,
     ) -> Result<Vec<f32>> {
         let (c, ops) = (&self.config, &self.ops);
@@ -109,8 +143,9 @@ impl<O: Ops> Decoder<O> {
         ops.scale(&mut x, c.embedding_scale)?;
         watch(Part::Embedding, &x)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            let angles = c.layers[i].rotary.map(|rotary| &angles[rotary]);
-            layer.attend(ops, c, i, &mut x, angles, pass, cache)?;
+            let (angles, place) = (c.layers[i].rotary.map(|rotary| &angles[rotary]), self.places[i]);
+            let mut step = Step { ops, config: c, layer: c.layers[i], place, angles, pass, cache };
+            layer.mix(&mut step, &mut x)?;
             watch(Part::Attention(i), &x)?;
             layer.feed_forward(ops, c, &mut x)?;
             watch(Part::FeedForward(i), &x)?;

@@ -31,8 +31,39 @@ pub struct Names {
     pub router: &'static str,
     /// Gate, up and down of the experts.
     pub experts: ExpertNames,
-    /// Ends of names that a decoder has no use for.
+    /// Those of the expert that every token goes to, and what tells how much of it.
+    pub shared_expert: [&'static str; 4],
+    /// The parts of a delta net.
+    pub delta_net: DeltaNetNames,
+    /// What a short convolution begins with, its kernel, and what it ends with.
+    pub short_convolution: [&'static str; 3],
+    /// Ends of names that a decoder has no use for; beginnings, where the last letter is a dot.
     pub unused: &'static [&'static str],
+}
+
+/// The names of a delta net's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaNetNames {
+    /// Queries, keys and values in one.
+    pub mixed: &'static str,
+    /// What the output is gated by.
+    pub gate: &'static str,
+    /// How much of what a key finds is replaced.
+    pub beta: &'static str,
+    /// How fast is forgotten.
+    pub alpha: &'static str,
+    /// The convolution's kernel, the whole name.
+    pub kernel: &'static str,
+    /// What is added to alpha, the whole name.
+    pub bias: &'static str,
+    /// What multiplies it, the whole name.
+    pub rate: &'static str,
+    /// Whether that is kept as the logarithm of what it is below 0 by.
+    pub rate_is_log: bool,
+    /// The norm of each head's output.
+    pub norm: &'static str,
+    /// What it ends with.
+    pub output: &'static str,
 }
 
 /// How the matrices of experts lie.
@@ -60,12 +91,29 @@ pub const GGUF_NAMES: Names = Names {
     fused_feed_forward: "ffn_up",
     router: "ffn_gate_inp",
     experts: ExpertNames::Stacked(["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]),
+    shared_expert: ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp", "ffn_gate_inp_shexp"],
+    delta_net: DeltaNetNames {
+        mixed: "attn_qkv",
+        gate: "attn_gate",
+        beta: "ssm_beta",
+        alpha: "ssm_alpha",
+        kernel: "ssm_conv1d.weight",
+        bias: "ssm_dt.bias",
+        rate: "ssm_a",
+        rate_is_log: false,
+        norm: "ssm_norm",
+        output: "ssm_out",
+    },
+    short_convolution: ["shortconv.in_proj", "shortconv.conv.weight", "shortconv.out_proj"],
     // The configuration has read them.
     unused: &["rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"],
 };
 
-/// Those of gpt-oss, whose norm before the network has another's name.
-pub const GGUF_NAMES_GPT_OSS: Names = Names { norms_before: ["attn_norm", "post_attention_norm"], ..GGUF_NAMES };
+/// Those of families whose norm before the network has another's name.
+pub const GGUF_NAMES_POST_ATTENTION: Names = Names { norms_before: ["attn_norm", "post_attention_norm"], ..GGUF_NAMES };
+
+/// Those of LFM2, whose last norm has another's name.
+pub const GGUF_NAMES_LFM2: Names = Names { norm: "token_embd_norm.weight", ..GGUF_NAMES };
 
 /// The names of Hugging Face's transformers.
 pub const HUGGING_FACE_NAMES: Names = Names {
@@ -83,13 +131,47 @@ pub const HUGGING_FACE_NAMES: Names = Names {
     fused_feed_forward: "mlp.gate_up_proj",
     router: "mlp.gate",
     experts: ExpertNames::Apart("mlp.experts", ["gate_proj", "up_proj", "down_proj"]),
+    shared_expert: [
+        "mlp.shared_expert.gate_proj",
+        "mlp.shared_expert.up_proj",
+        "mlp.shared_expert.down_proj",
+        "mlp.shared_expert_gate",
+    ],
+    delta_net: DeltaNetNames {
+        mixed: "linear_attn.in_proj_qkv",
+        gate: "linear_attn.in_proj_z",
+        beta: "linear_attn.in_proj_b",
+        alpha: "linear_attn.in_proj_a",
+        kernel: "linear_attn.conv1d.weight",
+        bias: "linear_attn.dt_bias",
+        rate: "linear_attn.A_log",
+        rate_is_log: true,
+        norm: "linear_attn.norm",
+        output: "linear_attn.out_proj",
+    },
+    short_convolution: ["conv.in_proj", "conv.conv.weight", "conv.out_proj"],
     // Old checkpoints keep the frequencies, which follow from the configuration.
-    unused: &["rotary_emb.inv_freq"],
+    // What drafts tokens is for other ways to generate.
+    unused: &["rotary_emb.inv_freq", "mtp."],
 };
 
 /// Those of families with norms on both sides there: what others call a norm behind attention is one before the network.
 pub const HUGGING_FACE_NAMES_AROUND: Names = Names {
     norms_before: ["input_layernorm", "pre_feedforward_layernorm"],
     norms_behind: ["post_attention_layernorm", "post_feedforward_layernorm"],
+    ..HUGGING_FACE_NAMES
+};
+
+/// Those of GLM-4.
+pub const HUGGING_FACE_NAMES_GLM4: Names =
+    Names { norms_behind: ["post_self_attn_layernorm", "post_mlp_layernorm"], ..HUGGING_FACE_NAMES };
+
+/// Those of LFM2.
+pub const HUGGING_FACE_NAMES_LFM2: Names = Names {
+    norm: "model.embedding_norm.weight",
+    norms_before: ["operator_norm", "ffn_norm"],
+    attention: ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"],
+    head_norms: ["self_attn.q_layernorm", "self_attn.k_layernorm"],
+    feed_forward: ["feed_forward.w1", "feed_forward.w3", "feed_forward.w2"],
     ..HUGGING_FACE_NAMES
 };
