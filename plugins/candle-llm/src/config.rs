@@ -1,11 +1,11 @@
 //! The shape of a model, from a GGUF file's metadata, checked before anything is computed with it.
 
 use aihost_engine::files::Gguf;
-use aihost_engine::nn::decoder::{DecoderConfig, DeltaNet, Experts, GGUF_NAMES, QueryGrowth, Recurrence};
+use aihost_engine::nn::decoder::{DecoderConfig, DeltaNet, Experts, GGUF_NAMES, LayerConfig, QueryGrowth, Recurrence};
 use aihost_engine::nn::rotary::Rotary;
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
-use crate::family::{self, Family, Recurrent, Windows};
+use crate::family::{self, Family, Mixture, Recurrent, Windows};
 use crate::positions::{Plain, Yarn, yarn_magnitude};
 
 /// The tensor of what each pair's frequency is divided by.
@@ -22,14 +22,16 @@ pub const MAX_KERNEL: u64 = 1 << 10;
 
 /// Whether the sizes of a model fit together, or what is wrong.
 pub fn check(c: &DecoderConfig) -> std::result::Result<(), String> {
-    let (heads, kv_heads, head_width) = (c.heads, c.kv_heads, c.head_width);
-    let is_turned = |rotary: &Rotary| rotary.width <= head_width && rotary.width.is_multiple_of(2);
-    if !heads.is_multiple_of(kv_heads) || heads * head_width > MAX_WIDTH as usize || !c.rotaries.iter().all(is_turned) {
-        let widths: Vec<String> = c.rotaries.iter().map(|rotary| rotary.width.to_string()).collect();
-        let rotated = widths.join(" and ");
-        return Err(format!(
-            "{heads} heads, {kv_heads} key heads, width {head_width} and rotated width {rotated} do not fit together"
-        ));
+    let heads = c.heads;
+    for layer in c.layers.iter().filter(|layer| !layer.is_recurrent) {
+        let (kv_heads, head_width) = (layer.kv_heads, layer.head_width);
+        let rotated = layer.rotary.and_then(|rotary| c.rotaries.get(rotary)).map_or(0, |rotary| rotary.width);
+        let fits = heads.is_multiple_of(kv_heads) && rotated <= head_width && rotated.is_multiple_of(2);
+        if !fits || heads * head_width > MAX_WIDTH as usize {
+            return Err(format!(
+                "{heads} heads, {kv_heads} key heads, width {head_width} and rotated width {rotated} do not fit together"
+            ));
+        }
     }
     if let Some(Recurrence::DeltaNet(DeltaNet { key_heads, heads, key_width, value_width, .. })) = c.recurrence {
         let is_small = |heads: usize, width: usize| heads * width <= MAX_WIDTH as usize;
@@ -91,20 +93,35 @@ impl Metadata<'_> {
         if vocabulary == 0 || vocabulary > u32::MAX as usize {
             return Err(gguf.corrupt("the tensor token_embd.weight has no rows; convert the model again"));
         }
-        let feed_forward = match experts {
-            Some(experts) => self.size("feed_forward_length", MAX_WIDTH)?.unwrap_or(experts.feed_forward),
-            None => self.need("feed_forward_length", MAX_WIDTH)?,
-        };
+        let feed_forward = experts.map_or(0, |experts| experts.feed_forward);
+        if experts.is_none() && self.gguf.integer(&self.key("feed_forward_length")).is_ok_and(|told| told.is_none()) {
+            return Err(self.missing("feed_forward_length"));
+        }
         let scale = |key: &str| Ok::<_, Error>(self.factor(key)?.unwrap_or(1.0));
+        let (is_near, near_width) = (self.near_layers(count)?, self.near_width(head_width)?);
+        let (kv_heads, inner) =
+            (self.of_layers("attention.head_count_kv", all)?, self.of_layers("feed_forward_length", all)?);
+        let mut layers: Vec<LayerConfig> = (0..count)
+            .map(|i| {
+                let layer = family.layer(i, window.filter(|_| is_near(i)), recurrent[i]);
+                LayerConfig {
+                    has_experts: experts.is_some(),
+                    kv_heads: kv_heads.as_ref().map_or(heads, |kv_heads| kv_heads[i]),
+                    head_width: if layer.window.is_some() { near_width } else { head_width },
+                    feed_forward: inner.as_ref().map_or(feed_forward, |inner| inner[i]),
+                    ..layer
+                }
+            })
+            .collect();
+        let shared = gguf.integer(&self.key("attention.shared_kv_layers"))?.unwrap_or(0);
+        family::share_keys(&mut layers, usize::try_from(shared).unwrap_or(usize::MAX))
+            .map_err(|what| gguf.corrupt(format!("{what}; convert the model again")))?;
         let config = DecoderConfig {
             names: family.gguf_names,
-            layers: family.layers(count, window, self.near_layers(count)?, |layer| recurrent[layer]),
+            layers,
             unused_layers,
             hidden,
-            feed_forward,
             heads,
-            kv_heads: self.key_heads()?.unwrap_or(heads),
-            head_width,
             rotaries: self.rotaries(head_width)?,
             rope_order: family.gguf_order,
             norms: family.norms,
@@ -114,6 +131,7 @@ impl Metadata<'_> {
             // Converters have added it.
             norm_offset: 0.0,
             has_head_norms: family.has_head_norms,
+            has_value_norms: family.has_value_norms,
             has_sinks: family.has_sinks,
             biases: family.biases,
             has_fused_attention: family.has_fused_attention,
@@ -122,11 +140,19 @@ impl Metadata<'_> {
             recurrence: self.recurrence()?,
             activation: family.activation,
             experts,
+            has_network_beside: family.mixture == Mixture::Beside,
+            layer_inputs: match gguf.integer(&self.key("embedding_length_per_layer_input"))? {
+                None | Some(0) => None,
+                Some(_) => self.size("embedding_length_per_layer_input", MAX_WIDTH)?,
+            },
+            has_layer_scales: family.has_layer_scales,
             embedding_scale: if family.scales_embeddings { (hidden as f32).sqrt() } else { scale("embedding_scale")? },
             residual_scale: scale("residual_scale")?,
             attention_scale: match self.factor("attention.scale")? {
                 Some(scale) => scale,
-                None => attention_scale(family, count, hidden, heads, head_width),
+                None => {
+                    family.attention_scale.unwrap_or_else(|| attention_scale(family, count, hidden, heads, head_width))
+                }
             },
             attention_cap: self.factor("attn_logit_softcapping")?,
             query_growth: self.query_growth()?,
@@ -179,15 +205,18 @@ impl Metadata<'_> {
     }
 
     fn experts(&self) -> Result<Option<Experts>> {
-        if !self.family.has_experts {
-            if self.gguf.integer(&self.key("expert_count"))?.is_some_and(|n| n > 0) {
+        if self.family.mixture != Mixture::InPlace {
+            let count = self.gguf.integer(&self.key("expert_count"))?.unwrap_or(0);
+            if self.family.mixture == Mixture::None && count > 0 {
                 let what = format!(
                     "it is a mixture of experts of the kind `{}`, which candle-llm does not serve; `engine: llama-server` serves it",
                     self.family.gguf
                 );
                 return Err(unsupported(self.gguf, &what));
             }
-            return Ok(None);
+            if count == 0 {
+                return Ok(None);
+            }
         }
         let count = self.need("expert_count", MAX_EXPERTS)?;
         let used = self.need("expert_used_count", MAX_EXPERTS)?;
@@ -202,23 +231,29 @@ impl Metadata<'_> {
         Ok(usize::try_from(layers).unwrap_or(usize::MAX))
     }
 
-    /// Key heads of the layers that have any; in some files a number for each layer.
-    fn key_heads(&self) -> Result<Option<usize>> {
-        let key = self.key("attention.head_count_kv");
+    /// A size of each layer; in most files one of all. 0 is there only where a layer has none.
+    fn of_layers(&self, name: &str, all: usize) -> Result<Option<Vec<usize>>> {
+        let key = self.key(name);
         if !self.gguf.is_list(&key) {
-            return self.size("attention.head_count_kv", MAX_WIDTH);
+            return Ok(self.size(name, MAX_WIDTH)?.map(|size| vec![size; all]));
         }
-        let mut heads = self.gguf.integers(&key)?.unwrap_or_default();
-        heads.retain(|heads| *heads != 0);
-        heads.dedup();
-        match heads[..] {
-            [heads] if (1..=MAX_WIDTH as i32).contains(&heads) => Ok(Some(heads as usize)),
-            [_, _, ..] => Err(unsupported(
-                self.gguf,
-                "its layers differ in key heads, which candle-llm does not serve; `engine: llama-server` serves it",
-            )),
-            _ => Err(self.gguf.corrupt(format!("`{key}` has no number of key heads; convert the model again"))),
+        let sizes = self.gguf.integers(&key)?.unwrap_or_default();
+        let is_sound = |size: &i32| (0..=MAX_WIDTH as i32).contains(size);
+        if sizes.len() != all || !sizes.iter().all(is_sound) {
+            let what = format!("`{key}` does not have a number of each of {all} layers");
+            return Err(self.gguf.corrupt(format!("{what}; convert the model again")));
         }
+        Ok(Some(sizes.into_iter().map(|size| size as usize).collect()))
+    }
+
+    /// Width of a head in layers with windows.
+    fn near_width(&self, head_width: usize) -> Result<usize> {
+        let width = self.size("attention.key_length_swa", MAX_WIDTH)?.unwrap_or(head_width);
+        if self.size("attention.value_length_swa", MAX_WIDTH)?.is_some_and(|values| values != width) {
+            let what = "its keys and values differ in width, which candle-llm does not serve; use another plugin";
+            return Err(unsupported(self.gguf, what));
+        }
+        Ok(width)
     }
 
     /// Which layers have no keys and values, of all that the file has.
@@ -306,6 +341,7 @@ impl Metadata<'_> {
         let base = self.positive("rope.freq_base")?.unwrap_or(10_000.0);
         let mut rotaries = vec![self.scaled(Plain { width, base })?];
         if let Some(usual) = self.family.window_rope_base {
+            let width = self.size("rope.dimension_count_swa", MAX_WIDTH)?.unwrap_or(width);
             rotaries.push(Rotary::plain(width, self.positive("rope.freq_base_swa")?.unwrap_or(usual)));
         }
         Ok(rotaries)

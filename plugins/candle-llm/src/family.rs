@@ -2,7 +2,7 @@
 
 use aihost_engine::nn::decoder::{
     Biases, GGUF_NAMES, GGUF_NAMES_LFM2, GGUF_NAMES_POST_ATTENTION, HUGGING_FACE_NAMES, HUGGING_FACE_NAMES_AROUND,
-    HUGGING_FACE_NAMES_GLM4, HUGGING_FACE_NAMES_LFM2, LayerConfig, Names, Norms,
+    HUGGING_FACE_NAMES_GEMMA4, HUGGING_FACE_NAMES_GLM4, HUGGING_FACE_NAMES_LFM2, LayerConfig, Names, Norms,
 };
 use aihost_engine::ops::{Activation, RotaryOrder};
 
@@ -19,6 +19,8 @@ pub struct Family {
     pub hugging_face_order: RotaryOrder,
     pub norms: Norms,
     pub has_head_norms: bool,
+    /// Whether each head's values have norms, without scales.
+    pub has_value_norms: bool,
     pub biases: Biases,
     /// Whether queries, keys and values are one matrix.
     pub has_fused_attention: bool,
@@ -38,7 +40,7 @@ pub struct Family {
     pub window_rope_base: Option<f32>,
     /// Every so-manieth layer does not know positions.
     pub unrotated: Option<usize>,
-    pub has_experts: bool,
+    pub mixture: Mixture,
     /// How its GGUF files call tensors.
     pub gguf_names: &'static Names,
     /// How its folders do.
@@ -49,6 +51,10 @@ pub struct Family {
     pub has_sinks: bool,
     /// Whether YaRN's slowing begins and ends at whole pairs.
     pub yarn_has_whole_pairs: bool,
+    /// What scores are scaled by, if not by the width of a head.
+    pub attention_scale: Option<f32>,
+    /// Whether each layer's result is multiplied with a number of its own.
+    pub has_layer_scales: bool,
     /// Layers of a member whose scores are scaled by `hidden / heads`, not by the width of a head.
     pub scaled_by_hidden: Option<usize>,
 }
@@ -62,6 +68,17 @@ pub enum Windows {
     All,
     /// All but every so-manieth.
     AllBut(usize),
+}
+
+/// Which members are mixtures of experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mixture {
+    /// None.
+    None,
+    /// All, in place of dense networks.
+    InPlace,
+    /// Those that say so, beside dense networks.
+    Beside,
 }
 
 /// What layers without keys and values are.
@@ -82,6 +99,7 @@ const LLAMA: Family = Family {
     hugging_face_order: RotaryOrder::Halves,
     norms: Norms::Before,
     has_head_norms: false,
+    has_value_norms: false,
     biases: Biases::AsStored,
     has_fused_attention: false,
     has_fused_network: false,
@@ -93,12 +111,14 @@ const LLAMA: Family = Family {
     windows: Windows::None,
     window_rope_base: None,
     unrotated: None,
-    has_experts: false,
+    mixture: Mixture::None,
     gguf_names: &GGUF_NAMES,
     hugging_face_names: &HUGGING_FACE_NAMES,
     is_tied: false,
     has_sinks: false,
     yarn_has_whole_pairs: true,
+    attention_scale: None,
+    has_layer_scales: false,
     scaled_by_hidden: None,
 };
 
@@ -139,7 +159,7 @@ const GEMMA2: Family = Family {
 };
 
 /// All families.
-pub const FAMILIES: [Family; 17] = [
+pub const FAMILIES: [Family; 18] = [
     LLAMA,
     // Its GGUF files are called `llama`.
     Family { gguf: "mistral", hugging_face: &["mistral"], windows: Windows::All, ..LLAMA },
@@ -152,9 +172,9 @@ pub const FAMILIES: [Family; 17] = [
         ..LLAMA
     },
     QWEN3,
-    Family { gguf: "qwen3moe", hugging_face: &["qwen3_moe"], has_experts: true, ..QWEN3 },
+    Family { gguf: "qwen3moe", hugging_face: &["qwen3_moe"], mixture: Mixture::InPlace, ..QWEN3 },
     QWEN35,
-    Family { gguf: "qwen35moe", hugging_face: &["qwen3_5_moe_text"], has_experts: true, ..QWEN35 },
+    Family { gguf: "qwen35moe", hugging_face: &["qwen3_5_moe_text"], mixture: Mixture::InPlace, ..QWEN35 },
     GEMMA2,
     Family {
         gguf: "gemma3",
@@ -163,6 +183,21 @@ pub const FAMILIES: [Family; 17] = [
         windows: Windows::AllBut(6),
         window_rope_base: Some(10_000.0),
         scaled_by_hidden: Some(62),
+        ..GEMMA2
+    },
+    Family {
+        gguf: "gemma4",
+        hugging_face: &["gemma4_text"],
+        has_head_norms: true,
+        has_value_norms: true,
+        norm_offset: 0.0,
+        windows: Windows::AllBut(6),
+        window_rope_base: Some(10_000.0),
+        mixture: Mixture::Beside,
+        attention_scale: Some(1.0),
+        has_layer_scales: true,
+        hugging_face_names: &HUGGING_FACE_NAMES_GEMMA4,
+        scaled_by_hidden: None,
         ..GEMMA2
     },
     Family {
@@ -184,7 +219,7 @@ pub const FAMILIES: [Family; 17] = [
         gguf_order: RotaryOrder::Halves,
         activation: Activation::ClampedSwish,
         windows: Windows::AllBut(2),
-        has_experts: true,
+        mixture: Mixture::InPlace,
         gguf_names: &GGUF_NAMES_POST_ATTENTION,
         has_sinks: true,
         yarn_has_whole_pairs: false,
@@ -234,31 +269,35 @@ impl Family {
         FAMILIES.iter().find(|family| family.hugging_face.contains(&model_type))
     }
 
-    /// Its layers, where those that `is_near` names see only a window, and those that `is_recurrent` names have no keys. Rotary
-    /// embedding 0 is that of the others.
-    pub fn layers(
-        &self,
-        count: usize,
-        window: Option<usize>,
-        is_near: impl Fn(usize) -> bool,
-        is_recurrent: impl Fn(usize) -> bool,
-    ) -> Vec<LayerConfig> {
-        let layer = |i: usize| {
-            if is_recurrent(i) {
-                return LayerConfig { has_experts: self.has_experts, is_recurrent: true, ..LayerConfig::default() };
-            }
-            let window = window.filter(|_| is_near(i));
-            let is_apart = window.is_some() && self.window_rope_base.is_some();
-            let is_rotated = self.unrotated.is_none_or(|every| !(i + 1).is_multiple_of(every));
-            LayerConfig {
-                window,
-                rotary: is_rotated.then_some(usize::from(is_apart)),
-                has_experts: self.has_experts,
-                is_recurrent: false,
-            }
-        };
-        (0..count).map(layer).collect()
+    /// One of its layers: whether it sees only a window, and whether it has no keys. Rotary embedding 0 is that of layers that see
+    /// all. What is its size, others say.
+    pub fn layer(&self, number: usize, window: Option<usize>, is_recurrent: bool) -> LayerConfig {
+        let is_apart = window.is_some() && self.window_rope_base.is_some();
+        let is_rotated = !is_recurrent && self.unrotated.is_none_or(|every| !(number + 1).is_multiple_of(every));
+        LayerConfig {
+            window: window.filter(|_| !is_recurrent),
+            rotary: is_rotated.then_some(usize::from(is_apart)),
+            is_recurrent,
+            ..LayerConfig::default()
+        }
     }
+}
+
+/// Has the last layers see the keys of the last one before them that sees as much as they do.
+///
+/// # Errors
+/// If there is none.
+pub fn share_keys(layers: &mut [LayerConfig], shared: usize) -> std::result::Result<(), String> {
+    let own = layers.len().saturating_sub(shared);
+    for layer in own..layers.len() {
+        let window = layers[layer].window;
+        let earlier = layers[..own].iter().rposition(|other| other.window == window && !other.is_recurrent);
+        layers[layer].keys_of = Some(
+            earlier
+                .ok_or_else(|| format!("layer {layer} has no keys of its own, and none before it that it may see"))?,
+        );
+    }
+    Ok(())
 }
 
 impl Windows {
@@ -301,7 +340,7 @@ pub(crate) mod tests {
         let ggufs = FAMILIES.iter().filter(|family| family.gguf != "mistral");
         let owned = |name: &str| name.to_owned();
         assert_eq!(host_list("weights.rs", "CANDLE_ARCHITECTURES"), ggufs.map(|family| owned(family.gguf)).collect());
-        let experts = FAMILIES.iter().filter(|family| family.has_experts);
+        let experts = FAMILIES.iter().filter(|family| family.mixture != Mixture::None);
         assert_eq!(host_list("weights.rs", "CANDLE_EXPERTS"), experts.map(|family| owned(family.gguf)).collect());
         let folders = FAMILIES.iter().flat_map(|family| family.hugging_face);
         assert_eq!(host_list("folder.rs", "CANDLE_MODELS"), folders.map(|name| owned(name)).collect());

@@ -90,7 +90,7 @@ fn sizes<O: Ops>(ops: &O, files: &ModelFiles, config: &DecoderConfig, limits: St
     Ok(ModelBytes {
         weights: weight_bytes(ops, files.tensors(), config.names),
         workspace: workspace_bytes(ops, config, rows, wanted, context),
-        block: ops.block_bytes(config.cache()),
+        block: config.caches().into_iter().map(|shape| ops.block_bytes(shape)).sum(),
         state: ops.state_bytes(config.state()),
         is_mapped: ops.is_in_place(),
     })

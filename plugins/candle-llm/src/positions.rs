@@ -50,6 +50,12 @@ impl Plain {
         Rotary { divisors, ..plain }
     }
 
+    /// Of all pairs only the first ones are turned.
+    pub fn partly(self, pairs: usize) -> Rotary {
+        let divisor = |pair| if pair < pairs { 1.0 } else { f32::INFINITY };
+        Rotary { divisors: (0..self.width / 2).map(divisor).collect(), ..Rotary::plain(self.width, self.base) }
+    }
+
     /// As Llama 3.1 does.
     pub fn llama3(self, scaling: Llama3) -> Rotary {
         let Llama3 { factor, low, high, trained } = scaling;

@@ -81,7 +81,7 @@ pub trait Ops: Send + Sync + 'static {
     /// stay.
     fn rotate(&self, x: &mut Self::Tensor, width: usize, angles: &Self::Angles, order: RotaryOrder) -> Result<()>;
 
-    /// Writes the keys and values of a pass into the cache, then causal attention of its queries over it:
+    /// Writes the keys and values of a pass into the cache, if it has any, then causal attention of its queries over it:
     /// `[rows, heads * width]`.
     fn attention(
         &self,
@@ -101,6 +101,9 @@ pub trait Ops: Send + Sync + 'static {
 
     /// The gated delta rule (Yang et al. 2024), whose matrices the states remember: `[rows, heads * value_width]`.
     fn delta_rule(&self, pass: DeltaRule<'_, Self::Tensor>, states: &mut Self::States) -> Result<Self::Tensor>;
+
+    /// Some columns of every row.
+    fn columns(&self, x: &Self::Tensor, columns: Range<usize>) -> Result<Self::Tensor>;
 
     /// Takes apart pairs of pieces that are so wide: the first of each pair, and the second.
     fn halves(&self, x: &Self::Tensor, width: usize) -> Result<[Self::Tensor; 2]>;
@@ -235,10 +238,8 @@ pub struct Attention<'a, T, V> {
     pub layer: usize,
     /// Queries, `[rows, heads * width]`.
     pub queries: &'a T,
-    /// Keys of the same rows, `[rows, kv_heads * width]`.
-    pub keys: &'a T,
-    /// Values, of the same shape.
-    pub values: &'a T,
+    /// Keys and values of the same rows, `[rows, kv_heads * width]`, unless the cache has them.
+    pub added: Option<[&'a T; 2]>,
     /// Which rows are of which sequence.
     pub spans: &'a [Span<'a>],
     /// What scores are multiplied with.

@@ -44,7 +44,10 @@ pub(super) fn run(input: &[u8]) {
     words(&gguf);
     if let Ok(config) = config::read(&gguf) {
         let workspace = workspace_bytes(&Cpu, &config, CONTEXT, CONTEXT, CONTEXT);
-        assert!(Cpu.block_bytes(config.cache()) > 0 && workspace > 0, "a model that takes nothing");
+        assert!(
+            config.caches().into_iter().map(|shape| Cpu.block_bytes(shape)).sum::<u64>() > 0 && workspace > 0,
+            "a model that takes nothing"
+        );
         assert!(weight_bytes(&Cpu, tensors, config.names) > 0);
         let _ = Decoder::open(Cpu, tensors, config, CONTEXT);
     }

@@ -30,6 +30,13 @@ DELTA_NET = dict(
     linear_conv_kernel_dim=4, linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=6,
     rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1]),
 )
+GEMMA4 = dict(
+    head_dim=16, global_head_dim=32, intermediate_size=32, sliding_window=16, num_hidden_layers=4, vocab_size_per_layer_input=VOCABULARY,
+    final_logit_softcapping=20.0,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention"], rope_parameters=dict(
+        full_attention=dict(rope_type="proportional", rope_theta=1000000.0, partial_rotary_factor=0.25),
+        sliding_attention=dict(rope_type="default", rope_theta=10000.0)),
+)
 FAMILIES = {
     "llama": ("llama", dict(rope_parameters=dict(rope_type="llama3", rope_theta=10000.0, factor=8.0, low_freq_factor=1.0,
                                                   high_freq_factor=4.0, original_max_position_embeddings=64))),
@@ -40,24 +47,28 @@ FAMILIES = {
     "qwen2": ("qwen2", dict()),
     "qwen2-yarn": ("qwen2", dict(rope_parameters=YARN)),
     "qwen3": ("qwen3", dict(head_dim=16)),
-    "qwen3moe": ("qwen3_moe", dict(head_dim=16, num_experts=8, num_experts_per_tok=3, moe_intermediate_size=32, norm_topk_prob=True,
+    "qwen3moe": ("qwen3_moe", dict(head_dim=16, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
                                    decoder_sparse_step=1, mlp_only_layers=[])),
     "gemma": ("gemma", dict(head_dim=16, hidden_activation="gelu_pytorch_tanh")),
-    "gemma2": ("gemma2", dict(head_dim=16, sliding_window=16, query_pre_attn_scalar=16, attn_logit_softcapping=5.0,
+    "gemma2": ("gemma2", dict(head_dim=16, intermediate_size=32, sliding_window=16, query_pre_attn_scalar=16, attn_logit_softcapping=5.0,
                               final_logit_softcapping=3.0, num_hidden_layers=4)),
-    "gemma3": ("gemma3_text", dict(head_dim=16, sliding_window=16, query_pre_attn_scalar=16, num_hidden_layers=7, rope_parameters=dict(
+    "gemma3": ("gemma3_text", dict(head_dim=16, intermediate_size=32, sliding_window=16, query_pre_attn_scalar=16, num_hidden_layers=7,
+                                   rope_parameters=dict(
         full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=8.0),
         sliding_attention=dict(rope_type="default", rope_theta=10000.0)))),
     "phi3": ("phi3", dict(sliding_window=None, partial_rotary_factor=0.5, max_position_embeddings=256,
                           original_max_position_embeddings=32, rope_parameters=dict(
         rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.5, original_max_position_embeddings=32,
         short_factor=[1.0, 1.1], long_factor=[1.5, 4.0]))),
-    "smollm3": ("smollm3", dict(num_hidden_layers=5, no_rope_layer_interval=4, use_sliding_window=False)),
-    "gpt-oss": ("gpt_oss", dict(head_dim=16, num_local_experts=8, num_experts_per_tok=3, sliding_window=16, num_hidden_layers=4,
+    "smollm3": ("smollm3", dict(num_hidden_layers=5, intermediate_size=32, no_rope_layer_interval=4, use_sliding_window=False)),
+    "gpt-oss": ("gpt_oss", dict(head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=16, num_hidden_layers=4,
                                 rope_parameters=YARN | dict(truncate=False, beta_fast=32.0, beta_slow=1.0))),
-    "qwen35": ("qwen3_5_text", dict(head_dim=16, num_hidden_layers=4, full_attention_interval=3, **DELTA_NET)),
+    "qwen35": ("qwen3_5_text", dict(head_dim=16, intermediate_size=32, num_hidden_layers=4, full_attention_interval=3, **DELTA_NET)),
     "qwen35moe": ("qwen3_5_moe_text", dict(head_dim=16, num_hidden_layers=2, full_attention_interval=2, num_experts=6, num_experts_per_tok=2,
                                            moe_intermediate_size=32, shared_expert_intermediate_size=48, **DELTA_NET)),
+    "gemma4": ("gemma4_text", GEMMA4 | dict(hidden_size_per_layer_input=8, num_kv_shared_layers=2, use_double_wide_mlp=True)),
+    "gemma4-experts": ("gemma4_text", GEMMA4 | dict(hidden_size_per_layer_input=0, attention_k_eq_v=True, num_global_key_value_heads=1,
+                                                    enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=32)),
     "glm4": ("glm4", dict(head_dim=16, attention_bias=True, rope_parameters=dict(
         rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5))),
     "lfm2": ("lfm2", dict(num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "full_attention"], conv_L_cache=3,
@@ -111,6 +122,10 @@ def randomise(model) -> None:
         else:
             weight.copy_(torch.randn_like(weight) * 1.5 / size**0.5)
         weight.copy_(weight.to(torch.float16).float())
+    # Numbers that are not trained here and count all the same.
+    for name, scale in model.named_buffers():
+        if name.endswith("layer_scalar"):
+            scale.copy_((torch.rand_like(scale) / 2 + 0.75).to(torch.float16).float())
     model.tie_weights()
 
 

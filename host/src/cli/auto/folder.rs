@@ -11,7 +11,7 @@ use serde_json::Value;
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// The models that candle-llm serves, as `model_type` calls them, with their activations and whether attention may have biases (its
 /// family.rs, whose test looks here).
-const CANDLE_MODELS: [(&str, &[&str], bool); 16] = [
+const CANDLE_MODELS: [(&str, &[&str], bool); 17] = [
     ("llama", SILU, true),
     ("mistral", SILU, true),
     ("ministral3", SILU, true),
@@ -23,6 +23,7 @@ const CANDLE_MODELS: [(&str, &[&str], bool); 16] = [
     ("gemma", GELU, false),
     ("gemma2", GELU, false),
     ("gemma3_text", GELU, false),
+    ("gemma4_text", GELU, false),
     ("phi3", SILU, false),
     ("smollm3", SILU, true),
     ("granite", SILU, true),
@@ -32,7 +33,7 @@ const CANDLE_MODELS: [(&str, &[&str], bool); 16] = [
 const SILU: &[&str] = &["silu"];
 const GELU: &[&str] = &["gelu_pytorch_tanh", "gelu"];
 /// How it scales positions.
-const CANDLE_ROPES: [&str; 6] = ["default", "linear", "llama3", "yarn", "longrope", "su"];
+const CANDLE_ROPES: [&str; 7] = ["default", "linear", "llama3", "yarn", "longrope", "su", "proportional"];
 
 /// What there is to decide by.
 #[derive(Debug, Default)]

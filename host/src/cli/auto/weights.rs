@@ -17,7 +17,7 @@ const ESTIMATE_STEP_BYTES: u64 = 100 << 20;
 const PARTS_MAX: u64 = 999;
 
 /// The architectures that candle-llm serves (its family.rs, whose test looks here).
-const CANDLE_ARCHITECTURES: [&str; 16] = [
+const CANDLE_ARCHITECTURES: [&str; 17] = [
     "llama",
     "mistral3",
     "qwen2",
@@ -28,6 +28,7 @@ const CANDLE_ARCHITECTURES: [&str; 16] = [
     "gemma",
     "gemma2",
     "gemma3",
+    "gemma4",
     "phi3",
     "smollm3",
     "granite",
@@ -36,7 +37,7 @@ const CANDLE_ARCHITECTURES: [&str; 16] = [
     "lfm2",
 ];
 /// Those among them that are mixtures of experts.
-const CANDLE_EXPERTS: [&str; 3] = ["gpt-oss", "qwen3moe", "qwen35moe"];
+const CANDLE_EXPERTS: [&str; 4] = ["gpt-oss", "qwen3moe", "qwen35moe", "gemma4"];
 /// How it scales positions.
 const CANDLE_ROPES: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 /// What candle-llm reads, as ggml numbers the types of tensors.

@@ -1,5 +1,7 @@
 //! The shape of a model, from its `config.json`, checked before anything is computed with it.
 
+use std::collections::BTreeMap;
+
 use aihost_engine::files::Tensors;
 use aihost_engine::nn::decoder::{Biases, DecoderConfig, DeltaNet, Experts, LayerConfig, QueryGrowth, Recurrence};
 use aihost_engine::nn::rotary::Rotary;
@@ -10,7 +12,7 @@ use serde::Deserialize;
 
 use super::Ids;
 use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_KERNEL, MAX_LAYERS, MAX_WIDTH};
-use crate::family::{self, Family, Recurrent, Windows};
+use crate::family::{self, Family, Mixture, Recurrent, Windows};
 use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
 
 /// What `layer_types` may have: layers that see all, and those with windows.
@@ -18,6 +20,8 @@ const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
 /// What it has of layers without keys and values.
 const DELTA_NET_TYPE: &str = "linear_attention";
 const CONVOLUTION_TYPE: &str = "conv";
+/// The kind of positions of which only the fastest part of all pairs is turned.
+const PROPORTIONAL: &str = "proportional";
 
 /// `config.json` of a decoder; what it leaves out is transformers' default.
 #[derive(Debug, Deserialize)]
@@ -73,6 +77,8 @@ pub(super) struct Config {
     decoder_sparse_step: Option<u64>,
     mlp_only_layers: Option<Vec<u64>>,
     shared_expert_intermediate_size: Option<u64>,
+    #[serde(flatten)]
+    gemma4: Gemma4,
     linear_conv_kernel_dim: Option<u64>,
     linear_key_head_dim: Option<u64>,
     linear_value_head_dim: Option<u64>,
@@ -81,6 +87,29 @@ pub(super) struct Config {
     full_attention_interval: Option<usize>,
     #[serde(flatten)]
     lfm2: Lfm2,
+}
+
+/// What Gemma 4 has of its own.
+#[derive(Debug, Deserialize)]
+struct Gemma4 {
+    /// Of layers that see all.
+    global_head_dim: Option<u64>,
+    num_global_key_value_heads: Option<u64>,
+    /// Newer files: by the numbers of layers.
+    per_layer_config: Option<BTreeMap<String, LayerSizes>>,
+    num_kv_shared_layers: Option<usize>,
+    /// Whether layers without keys of their own have networks twice as wide.
+    use_double_wide_mlp: Option<bool>,
+    hidden_size_per_layer_input: Option<u64>,
+    enable_moe_block: Option<bool>,
+    top_k_experts: Option<u64>,
+}
+
+/// What a layer has other sizes of than most.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct LayerSizes {
+    head_dim: Option<u64>,
+    num_key_value_heads: Option<u64>,
 }
 
 /// What LFM2 has of its own.
@@ -158,24 +187,38 @@ impl Reader<'_> {
         let head_width = self.file.size("head_dim", c.head_dim.unwrap_or((hidden / heads) as u64), MAX_WIDTH)?;
         let layers = self.file.size("num_hidden_layers", c.num_hidden_layers, MAX_LAYERS)?;
         let names = family.hugging_face_names;
-        let experts = if family.has_experts { Some(self.experts()?) } else { None };
+        let has_experts = match family.mixture {
+            Mixture::None => false,
+            Mixture::InPlace => true,
+            Mixture::Beside => c.gemma4.enable_moe_block == Some(true),
+        };
+        let experts = if has_experts { Some(self.experts()?) } else { None };
+        let sizes = LayerConfig {
+            has_experts,
+            kv_heads,
+            head_width,
+            feed_forward: self.feed_forward(family, experts)?,
+            ..LayerConfig::default()
+        };
+        let all_layers = self.layers(family, layers, sizes)?;
+        // Of layers that see all.
+        let wide = all_layers.iter().find(|layer| layer.window.is_none() && !layer.is_recurrent);
+        let wide = wide.map_or(head_width, |layer| layer.head_width);
         let scale = |name: &str, told: Option<f64>| told.map_or(Ok(1.0), |told| self.file.positive(name, told));
         let cap = |name: &str, told: Option<f64>| told.map(|told| self.file.positive(name, told)).transpose();
         let config = DecoderConfig {
             names,
-            layers: self.layers(family, layers)?,
+            rotaries: self.rotaries(family, [wide, head_width])?,
+            layers: all_layers,
             unused_layers: 0,
             hidden,
-            feed_forward: self.feed_forward(family, experts)?,
             heads,
-            kv_heads,
-            head_width,
-            rotaries: self.rotaries(family, head_width)?,
             rope_order: family.hugging_face_order,
             norms: family.norms,
             norm_epsilon: self.file.positive("rms_norm_eps", c.rms_norm_eps)?,
             norm_offset: family.norm_offset,
             has_head_norms: family.has_head_norms,
+            has_value_norms: family.has_value_norms,
             has_sinks: false,
             biases: family.biases,
             has_fused_attention: family.has_fused_attention,
@@ -184,6 +227,12 @@ impl Reader<'_> {
             recurrence: self.recurrence(family)?,
             activation: family.activation,
             experts,
+            has_network_beside: family.mixture == Mixture::Beside,
+            layer_inputs: match c.gemma4.hidden_size_per_layer_input {
+                None | Some(0) => None,
+                Some(width) => Some(self.file.size("hidden_size_per_layer_input", width, MAX_WIDTH)?),
+            },
+            has_layer_scales: family.has_layer_scales,
             embedding_scale: if family.scales_embeddings {
                 (hidden as f32).sqrt()
             } else {
@@ -193,7 +242,9 @@ impl Reader<'_> {
             attention_scale: match (c.attention_multiplier, c.query_pre_attn_scalar) {
                 (Some(scale), _) => self.file.positive("attention_multiplier", scale)?,
                 (None, Some(width)) => 1.0 / self.file.positive("query_pre_attn_scalar", width)?.sqrt(),
-                (None, None) => config::attention_scale(family, layers, hidden, heads, head_width),
+                (None, None) => family
+                    .attention_scale
+                    .unwrap_or_else(|| config::attention_scale(family, layers, hidden, heads, head_width)),
             },
             attention_cap: cap("attn_logit_softcapping", c.attn_logit_softcapping)?,
             query_growth: self.query_growth()?,
@@ -243,7 +294,8 @@ impl Reader<'_> {
         Err(self.file.unsupported(format!("{what}; use another plugin, or a GGUF file of the model")))
     }
 
-    fn layers(&self, family: &Family, count: usize) -> Result<Vec<LayerConfig>> {
+    /// The layers, most of which have these sizes.
+    fn layers(&self, family: &Family, count: usize, sizes: LayerConfig) -> Result<Vec<LayerConfig>> {
         let c = self.config;
         let window = match (c.sliding_window, c.use_sliding_window) {
             (None | Some(0), _) | (_, Some(false)) => None,
@@ -279,11 +331,35 @@ impl Reader<'_> {
             (None, Some(others), Recurrent::ShortConvolution) => !others.contains(&layer),
             (None, ..) => !(layer + 1).is_multiple_of(c.full_attention_interval.unwrap_or(4).max(1)),
         };
-        let mut layers = family.layers(count, window, is_near, is_recurrent);
-        for (layer, is_rotated) in layers.iter_mut().zip(c.no_rope_layers.iter().flatten()) {
-            layer.rotary = (*is_rotated != 0).then_some(0);
+        let mut layers = Vec::with_capacity(count);
+        for number in 0..count {
+            let mut layer = family.layer(number, window.filter(|_| is_near(number)), is_recurrent(number));
+            if let Some(is_rotated) = c.no_rope_layers.as_ref().map(|layers| layers[number]) {
+                layer.rotary = (is_rotated != 0).then_some(0);
+            }
+            let LayerConfig { has_experts, feed_forward, .. } = sizes;
+            let (kv_heads, head_width) = self.heads_of(number, layer.window.is_none(), sizes)?;
+            layers.push(LayerConfig { has_experts, feed_forward, kv_heads, head_width, ..layer });
+        }
+        let shared = c.gemma4.num_kv_shared_layers.unwrap_or(0);
+        family::share_keys(&mut layers, shared).map_err(|what| self.file.corrupt(what))?;
+        if c.gemma4.use_double_wide_mlp == Some(true) {
+            layers.iter_mut().filter(|layer| layer.keys_of.is_some()).for_each(|layer| layer.feed_forward *= 2);
         }
         Ok(layers)
+    }
+
+    /// Key heads of a layer and their width, of those in which layers that see all may differ from others.
+    fn heads_of(&self, number: usize, sees_all: bool, sizes: LayerConfig) -> Result<(usize, usize)> {
+        let gemma4 = &self.config.gemma4;
+        let own = gemma4.per_layer_config.as_ref().and_then(|layers| layers.get(&number.to_string()));
+        let told = own.copied().unwrap_or_default();
+        let head_width = told.head_dim.or(gemma4.global_head_dim.filter(|_| sees_all));
+        let kv_heads = told.num_key_value_heads.or(gemma4.num_global_key_value_heads.filter(|_| sees_all));
+        let size = |name: &str, told: Option<u64>, usual: usize| {
+            told.map_or(Ok(usual), |told| self.file.size(name, told, MAX_WIDTH))
+        };
+        Ok((size("num_key_value_heads", kv_heads, sizes.kv_heads)?, size("head_dim", head_width, sizes.head_width)?))
     }
 
     fn experts(&self) -> Result<Experts> {
@@ -293,10 +369,12 @@ impl Reader<'_> {
         };
         Ok(Experts {
             count: need("num_experts", c.num_experts, MAX_EXPERTS)?,
-            used: need("num_experts_per_tok", c.num_experts_per_tok, MAX_EXPERTS)?,
+            used: need("num_experts_per_tok", c.num_experts_per_tok.or(c.gemma4.top_k_experts), MAX_EXPERTS)?,
             feed_forward: need("moe_intermediate_size", c.moe_intermediate_size, MAX_WIDTH)?,
-            // A family with an expert for all has shares of the others that add up to 1.
-            is_normalised: c.norm_topk_prob.unwrap_or(c.shared_expert_intermediate_size.is_some()),
+            // Families that do not say it have shares that add up to 1: with an expert for all, or beside a network.
+            is_normalised: c
+                .norm_topk_prob
+                .unwrap_or(c.shared_expert_intermediate_size.is_some() || c.gemma4.top_k_experts.is_some()),
             shared: c
                 .shared_expert_intermediate_size
                 .map(|width| need("shared_expert_intermediate_size", Some(width), MAX_WIDTH))
@@ -352,20 +430,23 @@ impl Reader<'_> {
         }
     }
 
-    fn rotaries(&self, family: &Family, head_width: usize) -> Result<Vec<Rotary>> {
+    /// The rotary embeddings of layers that see all and of those with windows, by the width of their heads.
+    fn rotaries(&self, family: &Family, [wide, narrow]: [usize; 2]) -> Result<Vec<Rotary>> {
         let c = self.config;
         let (all, near) = self.ropes();
-        let plain = |rope: &Rope, usual: Option<f64>| -> Result<Plain> {
-            let part = rope.partial_rotary_factor.or(c.partial_rotary_factor).unwrap_or(1.0);
+        let plain = |rope: &Rope, head_width: usize, usual: Option<f64>| -> Result<Plain> {
+            // A part of all frequencies is no part of the elements.
+            let is_whole = rope.rope_type.as_deref() == Some(PROPORTIONAL);
+            let part = rope.partial_rotary_factor.or(c.partial_rotary_factor).filter(|_| !is_whole).unwrap_or(1.0);
             let width = (head_width as f64 * f64::from(self.file.positive("partial_rotary_factor", part)?)) as usize;
             let base = rope.rope_theta.or(usual).unwrap_or(10_000.0);
             Ok(Plain { width, base: self.file.positive("rope_theta", base)? })
         };
-        let mut rotaries = vec![self.scaled(&all, plain(&all, c.rope_theta)?)?];
+        let mut rotaries = vec![self.scaled(&all, plain(&all, wide, c.rope_theta)?)?];
         if let Some(usual) = family.window_rope_base {
             let near = near.unwrap_or_default();
             let usual = c.rope_local_base_freq.unwrap_or(f64::from(usual));
-            rotaries.push(self.scaled(&near, plain(&near, Some(usual))?)?);
+            rotaries.push(self.scaled(&near, plain(&near, narrow, Some(usual))?)?);
         }
         Ok(rotaries)
     }
@@ -402,9 +483,13 @@ impl Reader<'_> {
                 let slow = rope.beta_slow.unwrap_or(1.0);
                 Ok(plain.yarn(Yarn { factor, trained: trained()?, fast, slow, ramp: 1.0, magnitude, has_whole_pairs: rope.truncate.unwrap_or(true) }))
             }
+            Some(PROPORTIONAL) => {
+                let part = f64::from(self.file.positive("partial_rotary_factor", rope.partial_rotary_factor.unwrap_or(1.0))?);
+                Ok(plain.partly((part * plain.width as f64 / 2.0) as usize))
+            }
             Some("longrope" | "su") => self.longrope(rope, plain, trained()?),
             Some(other) => Err(self.file.unsupported(format!(
-                "its positions are scaled by `{other}`, and candle-llm knows linear, llama3, yarn and longrope; use another plugin"
+                "its positions are scaled by `{other}`, and candle-llm knows linear, llama3, yarn, longrope and proportional; use another plugin"
             ))),
         }
     }

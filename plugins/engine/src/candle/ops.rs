@@ -264,7 +264,7 @@ impl Ops for CandleOps {
             let mut first = 0;
             for span in pass.spans {
                 for (row, rows, place) in runs(span) {
-                    for (kept, new) in layer.iter().zip([pass.keys, pass.values]) {
+                    for (kept, new) in layer.iter().zip(pass.added.into_iter().flatten()) {
                         kept.slice_set(&new.narrow(0, first + row, rows)?.contiguous()?, 0, place)?;
                     }
                 }
@@ -314,6 +314,11 @@ impl Ops for CandleOps {
 
     fn delta_rule(&self, pass: DeltaRule<'_, Tensor>, states: &mut States) -> Result<Tensor> {
         Ok(states.delta_rule(&pass)?)
+    }
+
+    fn columns(&self, x: &Tensor, columns: Range<usize>) -> Result<Tensor> {
+        let part = || -> Result<Tensor, Failure> { Ok(x.narrow(1, columns.start, columns.len())?.contiguous()?) };
+        Ok(part()?)
     }
 
     fn halves(&self, x: &Tensor, width: usize) -> Result<[Tensor; 2]> {

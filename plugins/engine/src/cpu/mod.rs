@@ -150,7 +150,9 @@ impl Ops for Cpu {
     }
 
     fn attention(&self, pass: Attention<'_, Rows, Vec<f32>>, cache: &mut KvCache) -> Result<Rows> {
-        cache.write(pass.layer, &pass.keys.values, &pass.values.values, pass.spans);
+        if let Some([keys, values]) = pass.added {
+            cache.write(pass.layer, &keys.values, &values.values, pass.spans);
+        }
         let mut out = Rows::zeros(pass.queries.count(), pass.queries.width);
         let look = attention::Look { layer: pass.layer, scale: pass.scale, cap: pass.cap, window: pass.window };
         let sinks = pass.sinks.map(Vec::as_slice);
@@ -180,6 +182,11 @@ impl Ops for Cpu {
 
     fn delta_rule(&self, pass: DeltaRule<'_, Rows>, states: &mut States) -> Result<Rows> {
         states.delta_rule(&pass)
+    }
+
+    fn columns(&self, x: &Rows, columns: Range<usize>) -> Result<Rows> {
+        let rows = x.values.chunks_exact(x.width.max(1));
+        Ok(Rows { values: rows.flat_map(|row| &row[columns.clone()]).copied().collect(), width: columns.len() })
     }
 
     fn halves(&self, x: &Rows, width: usize) -> Result<[Rows; 2]> {

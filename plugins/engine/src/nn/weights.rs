@@ -39,6 +39,11 @@ impl<'a, O: Ops> Weights<'a, O> {
         self.file.has_tensor(name)
     }
 
+    /// That a tensor is of no use, whatever it holds.
+    pub(super) fn leave_out(&mut self, name: String) {
+        self.used.push(name);
+    }
+
     pub(super) fn table(&mut self, name: &str, rows: usize, columns: usize) -> Result<O::Table> {
         self.used.push(name.to_owned());
         self.ops.table(self.file, name, rows, columns)

@@ -2,7 +2,7 @@
 
 use aihost_plugin_api::Result;
 
-use super::config::{Biases, DecoderConfig};
+use super::config::{Biases, DecoderConfig, LayerConfig};
 use super::layer::{Step, other_bias};
 use super::norm;
 use crate::nn::weights::{Bias, Projection, Weights, project};
@@ -12,13 +12,24 @@ use crate::ops::{Activation, Ops};
 pub(super) struct SelfAttention<O: Ops> {
     /// Of each head a query, and behind it its gate if there are any.
     query: Projection<O>,
-    key: Projection<O>,
-    value: Projection<O>,
+    /// Keys and values, unless those of an earlier layer are seen.
+    keys: Option<Keys<O>>,
     output: Projection<O>,
     /// The score of seeing nothing, of each head.
     sinks: Option<O::Vector>,
-    /// Of the queries and the keys of each head.
-    head_norms: Option<[O::Vector; 2]>,
+    /// Of the queries of each head.
+    query_norm: Option<O::Vector>,
+}
+
+/// What keys and values come from.
+struct Keys<O: Ops> {
+    key: Projection<O>,
+    /// Where it is absent, values are keys before their norm.
+    value: Option<Projection<O>>,
+    /// Of the keys of each head.
+    key_norm: Option<O::Vector>,
+    /// Of the values of each head.
+    value_norm: Option<O::Vector>,
 }
 
 /// What a rotary embedding turns the rows of a pass by.
@@ -29,72 +40,122 @@ pub(super) struct Angles<O: Ops> {
 }
 
 impl<O: Ops> SelfAttention<O> {
-    pub(super) fn open(ops: &O, weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str) -> Result<Self> {
-        let (names, hidden, width) = (c.names, c.hidden, c.heads * c.head_width);
-        let [query, key, value] = open_parts(weights, c, prefix)?;
+    pub(super) fn open(
+        ops: &O,
+        weights: &mut Weights<'_, O>,
+        c: &DecoderConfig,
+        prefix: &str,
+        layer: LayerConfig,
+    ) -> Result<Self> {
+        let (names, hidden, width) = (c.names, c.hidden, c.heads * layer.head_width);
+        let query = open_part(weights, c, prefix, layer, 0)?;
+        let head_norm = |weights: &mut Weights<'_, O>, part: usize| {
+            let name = format!("{prefix}.{}.weight", names.head_norms[part]);
+            c.has_head_norms.then(|| norm(ops, weights, c, &name, layer.head_width)).transpose()
+        };
+        let query_norm = head_norm(weights, 0)?;
+        let keys = if layer.keys_of.is_some() {
+            // Some checkpoints have them all the same.
+            let parts = [names.attention[1], names.attention[2], names.head_norms[1]];
+            parts.into_iter().for_each(|part| weights.leave_out(format!("{prefix}.{part}.weight")));
+            None
+        } else {
+            let has_values = !c.has_value_norms || weights.has(&format!("{prefix}.{}.weight", names.attention[2]));
+            Some(Keys {
+                key: open_part(weights, c, prefix, layer, 1)?,
+                value: has_values.then(|| open_part(weights, c, prefix, layer, 2)).transpose()?,
+                key_norm: head_norm(weights, 1)?,
+                value_norm: c.has_value_norms.then(|| ops.vector(vec![1.0; layer.head_width])).transpose()?,
+            })
+        };
         let output = format!("{prefix}.{}", names.attention[3]);
         let output = weights.projection(&output, [hidden, width], 0..hidden, other_bias(c))?;
-        let mut head_norm = |part: &str| norm(ops, weights, c, &format!("{prefix}.{part}.weight"), c.head_width);
-        let head_norms = match c.has_head_norms {
-            true => Some([head_norm(names.head_norms[0])?, head_norm(names.head_norms[1])?]),
-            false => None,
-        };
         let sinks = format!("{prefix}.{}.weight", names.sinks);
         let sinks = if c.has_sinks { Some(weights.vector(&sinks, c.heads)?) } else { None };
-        Ok(Self { query, key, value, output, sinks, head_norms })
+        Ok(Self { query, keys, output, sinks, query_norm })
     }
 
     /// What the rows of a pass see, `[rows, hidden]`.
     pub(super) fn forward(&self, step: &mut Step<'_, O>, x: &O::Tensor) -> Result<O::Tensor> {
-        let (ops, c) = (step.ops, step.config);
-        let [mut queries, mut keys, values] = project(ops, x, [&self.query, &self.key, &self.value])?;
+        let (ops, c, layer) = (step.ops, step.config, step.layer);
+        let (mut queries, added) = self.projected(step, x)?;
         let mut gates = None;
         if c.has_query_gates {
-            let [first, second] = ops.halves(&queries, c.head_width)?;
+            let [first, second] = ops.halves(&queries, layer.head_width)?;
             (queries, gates) = (first, Some(second));
         }
-        if let Some([of_queries, of_keys]) = &self.head_norms {
-            queries = ops.rms_norm(&queries, of_queries, c.norm_epsilon)?;
-            keys = ops.rms_norm(&keys, of_keys, c.norm_epsilon)?;
+        if let Some(norm) = &self.query_norm {
+            queries = ops.rms_norm(&queries, norm, c.norm_epsilon)?;
         }
         if let Some(angles) = step.angles {
-            let of_queries = angles.queries.as_ref().unwrap_or(&angles.keys);
-            ops.rotate(&mut queries, c.head_width, of_queries, c.rope_order)?;
-            ops.rotate(&mut keys, c.head_width, &angles.keys, c.rope_order)?;
+            let angles = angles.queries.as_ref().unwrap_or(&angles.keys);
+            ops.rotate(&mut queries, layer.head_width, angles, c.rope_order)?;
         }
         let attention = crate::ops::Attention {
-            layer: step.place,
+            layer: step.place.layer,
             queries: &queries,
-            keys: &keys,
-            values: &values,
+            added: added.as_ref().map(|added| added.each_ref()),
             spans: &step.pass.spans,
             scale: c.attention_scale,
             cap: c.attention_cap,
-            window: step.layer.window,
+            window: layer.window,
             sinks: self.sinks.as_ref(),
         };
-        let mut seen = ops.attention(attention, &mut step.cache.keys)?;
+        let cache = &mut step.cache.keys[step.place.cache];
+        let mut seen = ops.attention(attention, cache)?;
         if let Some(gates) = gates {
             seen = ops.gated(gates, &seen, Activation::Sigmoid)?;
         }
         let [output] = project(ops, &seen, [&self.output])?;
         Ok(output)
     }
+
+    /// Queries as they come, and keys and values as the cache keeps them.
+    fn projected(&self, step: &Step<'_, O>, x: &O::Tensor) -> Result<(O::Tensor, Option<[O::Tensor; 2]>)> {
+        let (ops, epsilon) = (step.ops, step.config.norm_epsilon);
+        let Some(Keys { key, value, key_norm, value_norm }) = &self.keys else {
+            let [queries] = project(ops, x, [&self.query])?;
+            return Ok((queries, None));
+        };
+        let (queries, mut keys, mut values) = match value {
+            Some(value) => {
+                let [queries, keys, values] = project(ops, x, [&self.query, key, value])?;
+                (queries, keys, values)
+            }
+            None => {
+                let [queries, keys] = project(ops, x, [&self.query, key])?;
+                let values = ops.columns(&keys, 0..step.layer.kv_heads * step.layer.head_width)?;
+                (queries, keys, values)
+            }
+        };
+        if let Some(norm) = key_norm {
+            keys = ops.rms_norm(&keys, norm, epsilon)?;
+        }
+        if let Some(norm) = value_norm {
+            values = ops.rms_norm(&values, norm, epsilon)?;
+        }
+        if let Some(angles) = step.angles {
+            ops.rotate(&mut keys, step.layer.head_width, &angles.keys, step.config.rope_order)?;
+        }
+        Ok((queries, Some([keys, values])))
+    }
 }
 
-/// Queries, keys and values.
-fn open_parts<O: Ops>(weights: &mut Weights<'_, O>, c: &DecoderConfig, prefix: &str) -> Result<[Projection<O>; 3]> {
+/// Queries, keys or values.
+fn open_part<O: Ops>(
+    weights: &mut Weights<'_, O>,
+    c: &DecoderConfig,
+    prefix: &str,
+    layer: LayerConfig,
+    part: usize,
+) -> Result<Projection<O>> {
     let bias = if c.biases == Biases::QueryKeyValue { Bias::Needed } else { other_bias(c) };
     let queries = if c.has_query_gates { 2 * c.heads } else { c.heads };
-    let sizes = [queries, c.kv_heads, c.kv_heads].map(|heads| heads * c.head_width);
-    let starts = [0, sizes[0], sizes[0] + sizes[1]];
-    let all = starts[2] + sizes[2];
-    let mut part = |i: usize| {
-        let (name, rows, size) = match c.has_fused_attention {
-            true => (c.names.fused_attention, starts[i]..starts[i] + sizes[i], all),
-            false => (c.names.attention[i], 0..sizes[i], sizes[i]),
-        };
-        weights.projection(&format!("{prefix}.{name}"), [size, c.hidden], rows, bias)
+    let sizes = [queries, layer.kv_heads, layer.kv_heads].map(|heads| heads * layer.head_width);
+    let (start, size) = (sizes[..part].iter().sum::<usize>(), sizes[part]);
+    let (name, rows, all) = match c.has_fused_attention {
+        true => (c.names.fused_attention, start..start + size, sizes.iter().sum()),
+        false => (c.names.attention[part], 0..size, size),
     };
-    Ok([part(0)?, part(1)?, part(2)?])
+    weights.projection(&format!("{prefix}.{name}"), [all, c.hidden], rows, bias)
 }

@@ -15,14 +15,8 @@ pub struct DecoderConfig {
     pub unused_layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
-    /// Width between the two halves of a dense feed-forward network.
-    pub feed_forward: usize,
     /// Query heads of a block.
     pub heads: usize,
-    /// Key and value heads (Ainslie et al. 2023); divides `heads`.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_width: usize,
     /// The rotary embeddings that its layers use.
     pub rotaries: Vec<Rotary>,
     /// Which elements are rotated together.
@@ -35,6 +29,8 @@ pub struct DecoderConfig {
     pub norm_offset: f32,
     /// Whether each head's queries and keys have norms (Henry et al. 2020).
     pub has_head_norms: bool,
+    /// Whether each head's values have norms, without scales.
+    pub has_value_norms: bool,
     /// Whether each head has a score of seeing nothing (Xiao et al. 2023).
     pub has_sinks: bool,
     /// Which products have biases.
@@ -51,6 +47,12 @@ pub struct DecoderConfig {
     pub activation: Activation,
     /// The experts of layers that have them.
     pub experts: Option<Experts>,
+    /// Whether these layers have a dense network beside them.
+    pub has_network_beside: bool,
+    /// Width of what each layer is told of a token besides (Gemma 3n), if it is.
+    pub layer_inputs: Option<usize>,
+    /// Whether each layer's result is multiplied with a number of its own.
+    pub has_layer_scales: bool,
     /// What embeddings are multiplied with.
     pub embedding_scale: f32,
     /// What each block's two results are multiplied with.
@@ -82,6 +84,14 @@ pub struct LayerConfig {
     pub has_experts: bool,
     /// Whether it remembers what was in a state of one size, and has no keys and values.
     pub is_recurrent: bool,
+    /// Key and value heads (Ainslie et al. 2023); divides those of queries.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_width: usize,
+    /// Width between the two halves of a dense feed-forward network.
+    pub feed_forward: usize,
+    /// An earlier layer of the same shape whose keys and values it sees (Brandon et al. 2024); its own if absent.
+    pub keys_of: Option<usize>,
 }
 
 /// What blocks without keys and values have in place of attention.
@@ -166,11 +176,36 @@ impl QueryGrowth {
     }
 }
 
+/// Where a layer's keys and values are, or its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Which of the caches.
+    pub(super) cache: usize,
+    /// Its number there, or among the states.
+    pub(super) layer: usize,
+}
+
+impl LayerConfig {
+    fn has_own_keys(&self) -> bool {
+        !self.is_recurrent && self.keys_of.is_none()
+    }
+
+    fn fits(&self, cache: &CacheShape) -> bool {
+        (cache.kv_heads, cache.width) == (self.kv_heads, self.head_width)
+    }
+}
+
 impl DecoderConfig {
-    /// What the cache keeps of a token.
-    pub fn cache(&self) -> CacheShape {
-        let layers = self.layers.iter().filter(|layer| !layer.is_recurrent).count();
-        CacheShape { layers, kv_heads: self.kv_heads, width: self.head_width }
+    /// What the caches keep of a token: of layers whose heads differ, each its own.
+    pub fn caches(&self) -> Vec<CacheShape> {
+        let mut caches: Vec<CacheShape> = Vec::new();
+        for layer in self.layers.iter().filter(|layer| layer.has_own_keys()) {
+            match caches.iter_mut().find(|cache| layer.fits(cache)) {
+                Some(cache) => cache.layers += 1,
+                None => caches.push(CacheShape { layers: 1, kv_heads: layer.kv_heads, width: layer.head_width }),
+            }
+        }
+        caches
     }
 
     /// What layers without keys and values remember of a sequence.
@@ -188,15 +223,27 @@ impl DecoderConfig {
         }
     }
 
-    /// The place of each layer among those of its kind, in the cache or in states.
-    pub(super) fn places(&self) -> Vec<usize> {
-        let mut counts = [0; 2];
-        let place = |layer: &LayerConfig| {
-            let count = &mut counts[usize::from(layer.is_recurrent)];
+    /// The place of each layer.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let caches = self.caches();
+        // How many of each cache are taken, and of the states.
+        let (mut taken, mut states) = (vec![0; caches.len()], 0);
+        let mut next = |count: &mut usize| {
             *count += 1;
             *count - 1
         };
-        self.layers.iter().map(place).collect()
+        let mut places: Vec<Place> = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            places.push(if layer.is_recurrent {
+                Place { cache: 0, layer: next(&mut states) }
+            } else if let Some(earlier) = layer.keys_of.and_then(|earlier| places.get(earlier)) {
+                *earlier
+            } else {
+                let cache = caches.iter().position(|cache| layer.fits(cache)).unwrap_or_default();
+                Place { cache, layer: taken.get_mut(cache).map_or(0, &mut next) }
+            });
+        }
+        places
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Mixture<O: Ops> {
     /// The biases of all experts' gates, ups and downs, where there are any.
     biases: [Option<Vec<O::Vector>>; 3],
     shared: Option<SharedExpert<O>>,
+    /// What each expert's shares are multiplied with.
+    scales: Option<Vec<f32>>,
 }
 
 /// The expert that every token goes to.
@@ -42,11 +44,19 @@ impl<O: Ops> Mixture<O> {
         let bias = if has_biases { Bias::AsStored } else { Bias::None };
         let router = weights.projection(&router, [shape.count, hidden], 0..shape.count, bias)?;
         let sizes = [[shape.feed_forward, hidden], [shape.feed_forward, hidden], [hidden, shape.feed_forward]];
+        let is_fused = match names.experts {
+            ExpertNames::Stacked { fused, suffix, .. } => weights.has(&format!("{prefix}.{fused}{suffix}")),
+            ExpertNames::Apart(..) => false,
+        };
         let mut part = |expert: usize, part: usize| {
             let [rows, columns] = sizes[part];
             match names.experts {
-                ExpertNames::Stacked(parts) => {
-                    let name = format!("{prefix}.{}.weight", parts[part]);
+                ExpertNames::Stacked { fused, suffix, .. } if is_fused && part < 2 => {
+                    let (name, start) = (format!("{prefix}.{fused}{suffix}"), (2 * expert + part) * rows);
+                    weights.matrix(&name, &[shape.count, 2 * rows, columns], start..start + rows)
+                }
+                ExpertNames::Stacked { parts, suffix, .. } => {
+                    let name = format!("{prefix}.{}{suffix}", parts[part]);
                     weights.matrix(&name, &[shape.count, rows, columns], expert * rows..(expert + 1) * rows)
                 }
                 ExpertNames::Apart(all, parts) => {
@@ -57,7 +67,7 @@ impl<O: Ops> Mixture<O> {
         };
         let experts = (0..shape.count).map(|i| Ok([part(i, 0)?, part(i, 1)?, part(i, 2)?])).collect::<Result<_>>()?;
         let mut biases = [None, None, None];
-        if let ExpertNames::Stacked(parts) = names.experts {
+        if let ExpertNames::Stacked { parts, .. } = names.experts {
             for ((biases, part), [rows, _]) in biases.iter_mut().zip(parts).zip(sizes) {
                 let name = format!("{prefix}.{part}.bias");
                 if has_biases && weights.has(&name) {
@@ -66,13 +76,27 @@ impl<O: Ops> Mixture<O> {
             }
         }
         let shared = shape.shared.map(|inner| SharedExpert::open(weights, c, prefix, inner)).transpose()?;
-        Ok(Self { shape, router, experts, biases, shared })
+        Ok(Self { shape, router, experts, biases, shared, scales: None })
     }
 
-    /// What the experts give for each row, added up by its shares.
-    pub(super) fn forward(&self, ops: &O, x: &O::Tensor, activation: Activation) -> Result<O::Tensor> {
-        let [scores] = project(ops, x, [&self.router])?;
-        let shares = self.shape.shares(&ops.to_host(&scores)?);
+    /// With shares that are multiplied with these.
+    pub(super) fn scaled(self, scales: Vec<f32>) -> Self {
+        Self { scales: Some(scales), ..self }
+    }
+
+    /// What the experts give for each row, added up by its shares, which follow from `routed`.
+    pub(super) fn forward(
+        &self,
+        ops: &O,
+        routed: &O::Tensor,
+        x: &O::Tensor,
+        activation: Activation,
+    ) -> Result<O::Tensor> {
+        let [scores] = project(ops, routed, [&self.router])?;
+        let mut shares = self.shape.shares(&ops.to_host(&scores)?);
+        if let Some(scales) = &self.scales {
+            shares.iter_mut().for_each(|share| share.weight *= scales[share.expert]);
+        }
         let rows: Vec<usize> = shares.iter().map(|share| share.row).collect();
         let chosen = ops.select(x, &rows)?;
         let groups: Vec<(usize, usize)> =

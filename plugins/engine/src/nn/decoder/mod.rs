@@ -4,6 +4,7 @@
 mod attention;
 mod config;
 mod experts;
+mod inputs;
 mod layer;
 mod memory;
 mod names;
@@ -15,7 +16,8 @@ pub use config::{Biases, DecoderConfig, DeltaNet, Experts, LayerConfig, Norms, Q
 pub use memory::{weight_bytes, workspace_bytes};
 pub use names::{
     DeltaNetNames, ExpertNames, GGUF_NAMES, GGUF_NAMES_LFM2, GGUF_NAMES_POST_ATTENTION, HUGGING_FACE_NAMES,
-    HUGGING_FACE_NAMES_AROUND, HUGGING_FACE_NAMES_GLM4, HUGGING_FACE_NAMES_LFM2, Names,
+    HUGGING_FACE_NAMES_AROUND, HUGGING_FACE_NAMES_GEMMA4, HUGGING_FACE_NAMES_GLM4, HUGGING_FACE_NAMES_LFM2,
+    LayerInputNames, Names,
 };
 
 use super::rotary::Rotary;
@@ -24,11 +26,14 @@ use crate::files::Tensors;
 use crate::finite::is_finite;
 use crate::ops::{Ops, Pass};
 use attention::Angles;
+use config::Place;
+use inputs::LayerInputs;
 use layer::{Layer, Step};
 
 /// What a decoder remembers of sequences.
 pub struct Cache<O: Ops> {
-    keys: O::Cache,
+    /// Of layers whose heads differ, each its own.
+    keys: Vec<O::Cache>,
     states: O::States,
 }
 
@@ -44,8 +49,9 @@ pub struct Decoder<O: Ops> {
     config: DecoderConfig,
     embedding: O::Table,
     layers: Vec<Layer<O>>,
-    /// Each layer's place in the cache, or in the states.
-    places: Vec<usize>,
+    /// Each layer's place in the caches, or in the states.
+    places: Vec<Place>,
+    inputs: Option<LayerInputs<O>>,
     norm: O::Vector,
     /// From hidden states to logits; shares the embedding's weights if the file has no matrix of its own.
     head: O::Matrix,
@@ -73,6 +79,8 @@ impl<O: Ops> Decoder<O> {
         let opened = (0..config.layers.len()).map(|i| Layer::open(&ops, &mut weights, &config, i));
         let layers = opened.collect::<Result<_>>()?;
         let norm = norm(&ops, &mut weights, &config, names.norm, config.hidden)?;
+        let inputs =
+            config.layer_inputs.map(|width| LayerInputs::open(&ops, &mut weights, &config, width)).transpose()?;
         // Layers behind the last one draft tokens.
         let drafting = (0..config.unused_layers).map(|i| format!("{}.{}.", names.layers, config.layers.len() + i));
         let drafting: Vec<String> = drafting.collect();
@@ -80,7 +88,7 @@ impl<O: Ops> Decoder<O> {
         weights.check_rest(&unused)?;
         let frequencies = config.rotaries.iter().map(|rotary| rotary.frequencies(context)).collect();
         let places = config.places();
-        Ok(Self { ops, config, embedding, layers, places, norm, head, frequencies })
+        Ok(Self { ops, config, embedding, layers, places, inputs, norm, head, frequencies })
     }
 
     /// The model's sizes.
@@ -93,7 +101,8 @@ impl<O: Ops> Decoder<O> {
     /// # Errors
     /// `OutOfMemory` if the device is full.
     pub fn cache(&self, blocks: usize, states: usize) -> Result<Cache<O>> {
-        let keys = self.ops.cache(self.config.cache(), blocks)?;
+        let keys =
+            self.config.caches().into_iter().map(|shape| self.ops.cache(shape, blocks)).collect::<Result<_>>()?;
         Ok(Cache { keys, states: self.ops.states(self.config.state(), states)? })
     }
 
@@ -142,12 +151,17 @@ impl<O: Ops> Decoder<O> {
         let mut x = ops.embedding(&self.embedding, &pass.tokens)?;
         ops.scale(&mut x, c.embedding_scale)?;
         watch(Part::Embedding, &x)?;
+        let told = self.inputs.as_ref().map(|inputs| inputs.forward(ops, c, &pass.tokens, &x)).transpose()?;
         for (i, layer) in self.layers.iter().enumerate() {
             let (angles, place) = (c.layers[i].rotary.map(|rotary| &angles[rotary]), self.places[i]);
             let mut step = Step { ops, config: c, layer: c.layers[i], place, angles, pass, cache };
             layer.mix(&mut step, &mut x)?;
             watch(Part::Attention(i), &x)?;
-            layer.feed_forward(ops, c, &mut x)?;
+            let told = match (&self.inputs, &told) {
+                (Some(inputs), Some(told)) => Some(inputs.of_layer(ops, told, i)?),
+                _ => None,
+            };
+            layer.feed_forward(ops, c, &mut x, told.as_ref())?;
             watch(Part::FeedForward(i), &x)?;
         }
         if pass.wanted.is_empty() {

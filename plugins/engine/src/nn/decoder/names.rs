@@ -33,6 +33,14 @@ pub struct Names {
     pub experts: ExpertNames,
     /// Those of the expert that every token goes to, and what tells how much of it.
     pub shared_expert: [&'static str; 4],
+    /// The norms of experts beside a dense network: behind that, before them, and behind them.
+    pub norms_beside: [&'static str; 3],
+    /// What the router's inputs are scaled by, and what the experts' shares are; whole names.
+    pub router_scales: [&'static str; 2],
+    /// What layers are told of a token.
+    pub layer_inputs: LayerInputNames,
+    /// What a layer's result is multiplied with, the whole name.
+    pub layer_scale: &'static str,
     /// The parts of a delta net.
     pub delta_net: DeltaNetNames,
     /// What a short convolution begins with, its kernel, and what it ends with.
@@ -66,11 +74,30 @@ pub struct DeltaNetNames {
     pub output: &'static str,
 }
 
+/// The names of what layers are told of a token besides the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerInputNames {
+    /// The table of what all layers are told of a token.
+    pub table: &'static str,
+    /// What they are told by its embedding.
+    pub projection: &'static str,
+    /// The norm of that.
+    pub norm: &'static str,
+    /// A layer's gate of it, what it becomes, and the norm of that.
+    pub parts: [&'static str; 3],
+}
+
 /// How the matrices of experts lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpertNames {
     /// All of one kind in one tensor, `[experts, rows, columns]`.
-    Stacked([&'static str; 3]),
+    Stacked {
+        parts: [&'static str; 3],
+        /// Gate and up in one, where a checkpoint has that.
+        fused: &'static str,
+        /// What stands behind these.
+        suffix: &'static str,
+    },
     /// Each in a tensor of its own: what stands before an expert's number, and behind it.
     Apart(&'static str, [&'static str; 3]),
 }
@@ -90,7 +117,20 @@ pub const GGUF_NAMES: Names = Names {
     feed_forward: ["ffn_gate", "ffn_up", "ffn_down"],
     fused_feed_forward: "ffn_up",
     router: "ffn_gate_inp",
-    experts: ExpertNames::Stacked(["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"]),
+    experts: ExpertNames::Stacked {
+        parts: ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"],
+        fused: "ffn_gate_up_exps",
+        suffix: ".weight",
+    },
+    norms_beside: ["post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2"],
+    router_scales: ["ffn_gate_inp.scale", "ffn_down_exps.scale"],
+    layer_inputs: LayerInputNames {
+        table: "per_layer_token_embd.weight",
+        projection: "per_layer_model_proj",
+        norm: "per_layer_proj_norm.weight",
+        parts: ["inp_gate", "proj", "post_norm"],
+    },
+    layer_scale: "layer_output_scale.weight",
     shared_expert: ["ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp", "ffn_gate_inp_shexp"],
     delta_net: DeltaNetNames {
         mixed: "attn_qkv",
@@ -131,6 +171,15 @@ pub const HUGGING_FACE_NAMES: Names = Names {
     fused_feed_forward: "mlp.gate_up_proj",
     router: "mlp.gate",
     experts: ExpertNames::Apart("mlp.experts", ["gate_proj", "up_proj", "down_proj"]),
+    norms_beside: ["post_feedforward_layernorm_1", "pre_feedforward_layernorm_2", "post_feedforward_layernorm_2"],
+    router_scales: ["router.scale", "router.per_expert_scale"],
+    layer_inputs: LayerInputNames {
+        table: "model.embed_tokens_per_layer.weight",
+        projection: "model.per_layer_model_projection",
+        norm: "model.per_layer_projection_norm.weight",
+        parts: ["per_layer_input_gate", "per_layer_projection", "post_per_layer_input_norm"],
+    },
+    layer_scale: "layer_scalar",
     shared_expert: [
         "mlp.shared_expert.gate_proj",
         "mlp.shared_expert.up_proj",
@@ -174,4 +223,15 @@ pub const HUGGING_FACE_NAMES_LFM2: Names = Names {
     head_norms: ["self_attn.q_layernorm", "self_attn.k_layernorm"],
     feed_forward: ["feed_forward.w1", "feed_forward.w3", "feed_forward.w2"],
     ..HUGGING_FACE_NAMES
+};
+
+/// Those of Gemma 4.
+pub const HUGGING_FACE_NAMES_GEMMA4: Names = Names {
+    router: "router.proj",
+    experts: ExpertNames::Stacked {
+        parts: ["experts.gate_proj", "experts.up_proj", "experts.down_proj"],
+        fused: "experts.gate_up_proj",
+        suffix: "",
+    },
+    ..HUGGING_FACE_NAMES_AROUND
 };

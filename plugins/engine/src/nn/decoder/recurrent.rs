@@ -57,7 +57,7 @@ impl<O: Ops> GatedDeltaNet<O> {
 
     /// `[rows, hidden]`
     pub(super) fn forward(&self, step: &mut Step<'_, O>, x: &O::Tensor) -> Result<O::Tensor> {
-        let (ops, layer, spans) = (step.ops, step.place, step.pass.spans.as_slice());
+        let (ops, layer, spans) = (step.ops, step.place.layer, step.pass.spans.as_slice());
         let [mixed, gate, beta, alpha] = project(ops, x, [&self.mixed, &self.gate, &self.beta, &self.alpha])?;
         let states = &mut step.cache.states;
         let mixed = ops.convolve(Convolution { layer, x: &mixed, kernel: &self.kernel, spans }, states)?;
@@ -106,7 +106,7 @@ impl<O: Ops> ShortConvolution<O> {
         let ops = step.ops;
         let [before, behind, x] = project(ops, x, self.parts.each_ref())?;
         let x = ops.gated(before, &x, Activation::Identity)?;
-        let pass = Convolution { layer: step.place, x: &x, kernel: &self.kernel, spans: &step.pass.spans };
+        let pass = Convolution { layer: step.place.layer, x: &x, kernel: &self.kernel, spans: &step.pass.spans };
         let convolved = ops.convolve(pass, &mut step.cache.states)?;
         let [output] = project(ops, &ops.gated(behind, &convolved, Activation::Identity)?, [&self.output])?;
         Ok(output)
