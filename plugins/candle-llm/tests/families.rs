@@ -14,6 +14,7 @@ use candle_llm::files::ModelFiles;
 use candle_llm::model::{self, Room, Runner};
 use candle_llm::sampler::argmax;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 /// Tokens of the prompts; what follows was chosen by the reference.
 const PROMPT: usize = 48;
@@ -142,6 +143,37 @@ fn a_sequence_gives_the_same_in_any_pieces() {
         assert!(logits(model.as_mut(), &golden.tokens, &pieces) == whole, "{name}");
         let mut model = awake(CandleOps::new(Device::Cpu, DType::F32), &open(&name, FORMS[0]));
         let error = golden.error(&logits(model.as_mut(), &golden.tokens, &pieces));
+        assert!(error < 1e-4, "{name}: {error:.1e}");
+    }
+}
+
+/// A folder of a model of several kinds of input: its text decoder's settings and tensors lie deeper, beside others.
+#[test]
+fn the_text_of_a_model_of_several_kinds_of_input_is_served() {
+    for (name, prefix) in [("qwen35", "model.language_model."), ("gemma3", "language_model.model.")] {
+        let read = |file: &str| std::fs::read(folder().join(name).join(file)).expect("golden data");
+        let mut text: serde_json::Value = serde_json::from_slice(&read("config.json")).expect("JSON");
+        let tied = text.as_object_mut().and_then(|text| text.remove("tie_word_embeddings"));
+        let config = serde_json::json!({"model_type": "several", "text_config": text, "tie_word_embeddings": tied});
+        let (weights, other) = (read("model.safetensors"), [0u8; 8]);
+        let tensors = SafeTensors::deserialize(&weights).expect("golden data is valid").tensors();
+        let mut deeper: Vec<(String, TensorView<'_>)> = tensors
+            .into_iter()
+            .map(|(name, view)| {
+                (name.strip_prefix("model.").map_or(name.clone(), |rest| format!("{prefix}{rest}")), view)
+            })
+            .collect();
+        let vision = TensorView::new(safetensors::Dtype::F32, vec![2], &other).expect("two numbers");
+        deeper.push(("model.visual.patch_embed.weight".to_owned(), vision));
+        let folder = tempfile::tempdir().expect("a folder");
+        let written = safetensors::serialize(deeper, None).expect("serialises");
+        std::fs::write(folder.path().join("model.safetensors"), written).expect("written");
+        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+        let load = LoadRequest::new("cpu", [("model".to_owned(), folder.path().to_owned())].into());
+        let files = Arc::new(ModelFiles::open(&load).unwrap_or_else(|error| panic!("{name}: {error}")));
+        let golden = Golden::of(name);
+        let mut model = awake(CandleOps::new(Device::Cpu, DType::F32), &files);
+        let error = golden.error(&logits(model.as_mut(), &golden.tokens, &[golden.tokens.len()]));
         assert!(error < 1e-4, "{name}: {error:.1e}");
     }
 }

@@ -56,6 +56,8 @@ struct Config {
     quantization_config: Option<Value>,
     rope_scaling: Option<Rope>,
     rope_parameters: Option<Rope>,
+    /// Of a model of several kinds of input: what its text decoder is.
+    text_config: Option<Box<Self>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,7 +103,7 @@ impl Folder {
 
     /// Why candle-llm does not serve it; nothing if it does.
     pub(in crate::cli) fn why_not_candle(&self) -> Option<String> {
-        let config = &self.config;
+        let config = self.config.text_config.as_deref().unwrap_or(&self.config);
         let rope = config.rope_parameters.as_ref().or(config.rope_scaling.as_ref());
         let rope = rope.and_then(|rope| rope.rope_type.as_deref()).filter(|rope| !CANDLE_ROPES.contains(rope));
         let known = CANDLE_MODELS.iter().find(|(name, ..)| *name == config.model_type);
@@ -112,7 +114,7 @@ impl Folder {
         let activation = activation.filter(|name| !activations.contains(name));
         let has_biases = config.mlp_bias == Some(true) || (config.attention_bias == Some(true) && !may_have_biases);
         Some(match () {
-            () if config.quantization_config.is_some() => {
+            () if config.quantization_config.is_some() || self.config.quantization_config.is_some() => {
                 "candle-llm does not read quantised weights of this form".to_owned()
             }
             () if !self.has_safetensors => "candle-llm reads weights of this form as safetensors alone".to_owned(),
@@ -150,8 +152,11 @@ mod tests {
         let llama = |key: &str, value: Value| serde_json::json!({"model_type": "llama", key: value});
         assert_eq!(why(llama("vocab_size", 7.into()), &all), None);
         assert_eq!(why(llama("rope_scaling", serde_json::json!({"type": "linear", "factor": 2})), &all), None);
+        let several = |text: &str| serde_json::json!({"model_type": "several", "text_config": {"model_type": text}});
+        assert_eq!(why(several("gemma3_text"), &all), None);
         for (config, files, words) in [
             (serde_json::json!({"model_type": "qwen3_5"}), &all[..], "`qwen3_5`"),
+            (several("mamba"), &all, "`mamba`"),
             (llama("quantization_config", serde_json::json!({})), &all, "quantised"),
             (llama("x", 1.into()), &all[..1], "safetensors"),
             (llama("x", 1.into()), &all[1..], "tokenizer.json"),

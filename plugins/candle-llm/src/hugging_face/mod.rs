@@ -10,10 +10,17 @@ use aihost_plugin_api::{LoadRequest, Result};
 use aihost_support::roles::beside;
 use aihost_support::settings::Settings;
 use serde::Deserialize;
+use serde_json::Value;
 
 use self::shape::{Config, Reader};
 use crate::sampler::SamplingDefaults;
 use crate::template::Templates;
+
+/// What models of several kinds of input say of all of them.
+const SHARED_SETTINGS: [&str; 4] = ["tie_word_embeddings", "bos_token_id", "eos_token_id", "quantization_config"];
+/// What stands before the tensors of their text decoders, and before those of decoders alone.
+const TEXT_TENSORS: [(&str, &str); 3] =
+    [("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.lm_head.", "lm_head.")];
 
 /// A model's files. Opening reads what says what it is; the tokenizer is left to who builds it.
 #[derive(Debug)]
@@ -119,8 +126,14 @@ impl HuggingFace {
     pub fn open(load: &LoadRequest) -> Result<Self> {
         let path = beside(load, "config", "config.json")?;
         let needs = "a model of safetensors needs its config.json, under role `config` or beside its weights";
-        let config = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
-        let tensors = Tensors::open(load.file("model")?)?;
+        let config: Value = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
+        let text = text_config(&config);
+        let mut tensors = Tensors::open(load.file("model")?)?;
+        if text.is_some() {
+            tensors = tensors.renamed(text_tensor);
+        }
+        let config = serde_json::from_value(text.unwrap_or(config));
+        let config = config.map_err(|error| Settings(&path).corrupt(error.to_string()))?;
         let tokenizer = beside(load, "tokenizer", "tokenizer.json")?;
         let texts: TokenizerConfig =
             Settings(&beside(load, "tokenizer_config", "tokenizer_config.json")?).json()?.unwrap_or_default();
@@ -180,6 +193,23 @@ impl HuggingFace {
     pub fn config(&self) -> Result<DecoderConfig> {
         Reader { file: Settings(&self.path), config: &self.config, tensors: &self.tensors }.config()
     }
+}
+
+/// What a model of several kinds of input says of its text decoder, if it is one.
+fn text_config(config: &Value) -> Option<Value> {
+    let mut text = config.get("text_config")?.as_object()?.clone();
+    for key in SHARED_SETTINGS {
+        if let Some(value) = config.get(key).filter(|value| !value.is_null()) {
+            text.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+    Some(Value::Object(text))
+}
+
+/// The name of a tensor of the text decoder of such a model, as decoders alone call it.
+fn text_tensor(name: &str) -> Option<String> {
+    let renamed = TEXT_TENSORS.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+    renamed.or_else(|| name.starts_with("lm_head.").then(|| name.to_owned()))
 }
 
 /// The chat templates: those in files of their own go before those of `tokenizer_config.json`.

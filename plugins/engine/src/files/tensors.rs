@@ -102,6 +102,14 @@ impl Tensors {
         Ok(())
     }
 
+    /// The same under other names, without those that have none.
+    #[must_use]
+    pub fn renamed(self, rename: impl Fn(&str) -> Option<String>) -> Self {
+        let tensors = self.tensors.into_iter().filter_map(|(name, info)| Some((rename(&name)?, info))).collect();
+        let unread = self.unread.into_iter().filter_map(|(name, dtype)| Some((rename(&name)?, dtype))).collect();
+        Self { tensors, unread, ..self }
+    }
+
     /// Remembers a tensor of a type that is not read, for whoever asks for it.
     pub(super) fn leave_out(&mut self, name: String, dtype: String) {
         self.unread.insert(name, dtype);

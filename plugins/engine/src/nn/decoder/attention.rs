@@ -32,6 +32,13 @@ struct Keys<O: Ops> {
     value_norm: Option<O::Vector>,
 }
 
+/// What the activations of a pass become before they see each other.
+struct Projected<T> {
+    queries: T,
+    /// Keys and values, of a layer that has its own.
+    added: Option<[T; 2]>,
+}
+
 /// What a rotary embedding turns the rows of a pass by.
 pub(super) struct Angles<O: Ops> {
     pub(super) keys: O::Angles,
@@ -78,7 +85,7 @@ impl<O: Ops> SelfAttention<O> {
     /// What the rows of a pass see, `[rows, hidden]`.
     pub(super) fn forward(&self, step: &mut Step<'_, O>, x: &O::Tensor) -> Result<O::Tensor> {
         let (ops, c, layer) = (step.ops, step.config, step.layer);
-        let (mut queries, added) = self.projected(step, x)?;
+        let Projected { mut queries, added } = self.projected(step, x)?;
         let mut gates = None;
         if c.has_query_gates {
             let [first, second] = ops.halves(&queries, layer.head_width)?;
@@ -111,11 +118,11 @@ impl<O: Ops> SelfAttention<O> {
     }
 
     /// Queries as they come, and keys and values as the cache keeps them.
-    fn projected(&self, step: &Step<'_, O>, x: &O::Tensor) -> Result<(O::Tensor, Option<[O::Tensor; 2]>)> {
+    fn projected(&self, step: &Step<'_, O>, x: &O::Tensor) -> Result<Projected<O::Tensor>> {
         let (ops, epsilon) = (step.ops, step.config.norm_epsilon);
         let Some(Keys { key, value, key_norm, value_norm }) = &self.keys else {
             let [queries] = project(ops, x, [&self.query])?;
-            return Ok((queries, None));
+            return Ok(Projected { queries, added: None });
         };
         let (queries, mut keys, mut values) = match value {
             Some(value) => {
@@ -137,7 +144,7 @@ impl<O: Ops> SelfAttention<O> {
         if let Some(angles) = step.angles {
             ops.rotate(&mut keys, step.layer.head_width, &angles.keys, step.config.rope_order)?;
         }
-        Ok((queries, Some([keys, values])))
+        Ok(Projected { queries, added: Some([keys, values]) })
     }
 }
 
