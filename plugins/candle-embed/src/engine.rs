@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use aihost_engine::cpu::Cpu;
 use aihost_engine::finite;
-use aihost_engine::nn::encoder::{Encoder, Sequences, workspace_bytes};
+use aihost_engine::nn::encoder::Sequences;
 use aihost_engine::ops::Ops;
 use aihost_plugin_api::{
     Embedding, EmbeddingInput, EmbeddingRequest, Engine, Error, ErrorKind, Job, LoadContext, LoadRequest, MemoryPlan,
@@ -14,8 +14,10 @@ use aihost_plugin_api::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::batch::{Batch, PASS_TOKENS};
+use crate::batch::Batch;
+use crate::dense::Dense;
 use crate::files::ModelFiles;
+use crate::network::Network;
 use crate::pooling::{Pooling, cosine, normalise};
 use crate::texts::{Encoded, Texts};
 
@@ -31,14 +33,32 @@ pub struct Options {
     pub context: Option<usize>,
     /// Whether a text that is longer is cut; else it is refused. Default: no.
     pub truncate: bool,
-    /// How a text's tokens become one vector. Default: as 1_Pooling/config.json says, else `mean`.
+    /// How a text's tokens become one vector. Default: as 1_Pooling/config.json says, else `last` for decoders, `mean` for others.
     pub pooling: Option<Pooling>,
     /// Whether vectors have a length of 1. Default: as modules.json says, else yes.
     pub normalize: Option<bool>,
+    /// How a decoder ranks documents. Default: `vectors`.
+    pub rank_by: RankBy,
+    /// What a decoder that ranks by its answers is told to look for.
+    pub instruction: Option<String>,
     /// CPU threads. Default: what the host gives.
     #[schemars(range(min = 1, max = MAX_THREADS))]
     pub threads: Option<usize>,
 }
+
+/// How documents are ranked for a query by a model without a classifier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RankBy {
+    /// By how near their vectors are to the query's.
+    #[default]
+    Vectors,
+    /// By whether the model says that they meet it (Qwen3-Reranker).
+    Answer,
+}
+
+/// What a judge is told to look for where the options do not say.
+const INSTRUCTION: &str = "Given a web search query, retrieve relevant passages that answer the query";
 
 /// The plugin, with the entry's options.
 #[derive(Debug)]
@@ -65,32 +85,43 @@ impl Plugin for EmbedPlugin {
         let files = ModelFiles::open(load)?;
         let context = self.context(&files)?;
         let weights = Cpu.weight_bytes(&files.tensors, &[]);
-        let required = weights.saturating_add(self.workspace(&files, context));
+        let required = weights.saturating_add(files.config.workspace_bytes(&Cpu, context));
         Ok(MemoryPlan::new(required).mapped(weights).facts(facts(&files, context)))
     }
 
     fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<EmbedEngine> {
         let files = ModelFiles::open(load)?;
         let (config, context) = (files.config.clone(), self.context(&files)?);
-        let texts = Texts::open(&files.tokenizer, config.vocabulary, context, self.options.truncate)?;
+        let texts = Texts::open(&files.tokenizer, config.vocabulary(), context, self.options.truncate)?;
         ctx.check()?;
+        let bytes = Cpu.weight_bytes(&files.tensors, &[]) + files.config.workspace_bytes(&Cpu, context);
+        let width = files.width();
+        let mut network = Network::open(Cpu, &files.tensors, config.clone(), context)?;
+        if self.options.rank_by == RankBy::Answer {
+            let judge = texts.answers().and_then(|answers| network.judging(answers));
+            network = judge.ok_or_else(|| {
+                invalid("options.rank_by is `answer`, which takes a decoder whose vocabulary has `yes` and `no`; leave it out".to_owned())
+            })?;
+        }
+        let instruction = self.options.instruction.clone().unwrap_or_else(|| INSTRUCTION.to_owned());
         let model = Model {
-            hidden: config.hidden,
-            pooling: self.options.pooling.or(files.pooling).unwrap_or_default(),
+            hidden: config.hidden(),
+            pooling: self.options.pooling.or(files.pooling).unwrap_or(config.pooling()),
             is_normalised: self.options.normalize.or(files.is_normalised).unwrap_or(true),
-            encoder: Encoder::open(Cpu, &files.tensors, config)?,
+            network,
+            dense: files.dense,
+            width,
         };
-        let bytes = Cpu.weight_bytes(&files.tensors, &[]) + self.workspace(&files, context);
         ctx.progress(bytes, bytes);
         let threads = self.options.threads.unwrap_or(load.threads).max(1);
-        EmbedEngine::start(texts, model, bytes, threads)
+        EmbedEngine::start(texts, model, (bytes, instruction), threads)
     }
 }
 
 impl EmbedPlugin {
     /// Tokens of a text.
     fn context(&self, files: &ModelFiles) -> Result<usize> {
-        let most = files.config.context;
+        let most = files.config.context();
         match self.options.context {
             Some(context) if context > most => Err(invalid(format!(
                 "options.context is {context}, but the model has {most} positions; set at most {most}"
@@ -99,10 +130,6 @@ impl EmbedPlugin {
             None => Ok(files.trained.filter(|trained| *trained > 0).unwrap_or(most).min(most)),
         }
     }
-
-    fn workspace(&self, files: &ModelFiles, context: usize) -> u64 {
-        workspace_bytes(&Cpu, &files.config, PASS_TOKENS.max(context), context)
-    }
 }
 
 fn facts(files: &ModelFiles, context: usize) -> ModelFacts {
@@ -110,9 +137,9 @@ fn facts(files: &ModelFiles, context: usize) -> ModelFacts {
     let elements = |dimensions: &[usize]| dimensions.iter().map(|n| *n as u64).product::<u64>();
     ModelFacts::default()
         .context_length(count(context))
-        .trained_context_length(count(files.config.context))
-        .vocabulary(count(files.config.vocabulary))
-        .embedding_length(count(files.config.hidden))
+        .trained_context_length(count(files.config.context()))
+        .vocabulary(count(files.config.vocabulary()))
+        .embedding_length(count(files.width()))
         .parameters(files.tensors.iter().map(|(_, info)| elements(&info.dimensions)).sum::<u64>())
         .bytes(files.tensors.len() as u64)
         .architecture(files.architecture.clone())
@@ -124,26 +151,32 @@ fn invalid(message: String) -> Error {
 
 /// A model, and how it makes a vector of a text.
 struct Model {
-    encoder: Encoder<Cpu>,
+    network: Network<Cpu>,
+    /// Width of a token's vector.
     hidden: usize,
     pooling: Pooling,
+    /// What stands behind it.
+    dense: Vec<Dense>,
+    /// Width of a text's vector.
+    width: usize,
     is_normalised: bool,
 }
 
 impl Model {
     /// What each text gives: a score if it makes any, else a vector.
     fn pass(&self, sequences: &Sequences) -> Result<Vec<Vec<f32>>> {
-        if let Some(scores) = self.encoder.score(sequences)? {
+        if let Some(scores) = self.network.score(sequences)? {
             finite::check(&scores, "score", "a pass")?;
             return Ok(scores.into_iter().map(|score| vec![score]).collect());
         }
-        let vectors = self.encoder.vectors(sequences)?;
-        finite::check(&vectors, "encoder", "a pass")?;
+        let vectors = self.network.vectors(sequences)?;
+        finite::check(&vectors, "network", "a pass")?;
         let mut rest = vectors.as_slice();
         let pooled = sequences.lengths.iter().map(|rows| {
             let (own, behind) = rest.split_at(rows * self.hidden);
             rest = behind;
-            self.pooling.pool(own, self.hidden)
+            let pooled = self.pooling.pool(own, self.hidden);
+            self.dense.iter().fold(pooled, |vector, layer| layer.apply(&vector))
         });
         Ok(pooled.collect())
     }
@@ -162,22 +195,25 @@ pub struct EmbedEngine {
     texts: Texts,
     hidden: usize,
     makes_scores: bool,
+    /// What a judge is told to look for, if the model is one.
+    instruction: Option<String>,
     bytes: u64,
     commands: Option<Sender<(Box<Asked>, Vec<Encoded>)>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl EmbedEngine {
-    fn start(texts: Texts, model: Model, bytes: u64, threads: usize) -> Result<Self> {
+    fn start(texts: Texts, model: Model, (bytes, instruction): (u64, String), threads: usize) -> Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("embed-{i}")).build();
         let pool = pool.map_err(|e| Error::internal(format!("cannot start {threads} threads: {e}")))?;
         let (commands, inbox) = channel();
-        let (hidden, makes_scores) = (model.hidden, model.encoder.scores());
+        let instruction = Some(instruction).filter(|_| matches!(model.network, Network::Judge(..)));
+        let (hidden, makes_scores) = (model.width, model.network.scores());
         let thread =
             std::thread::Builder::new().name("embed-engine".to_owned()).spawn(move || run(&model, &pool, &inbox));
         let thread = thread.map_err(|e| Error::internal(format!("cannot start a thread: {e}")))?;
         tracing::info!(threads, context = texts.context(), makes_scores, "loaded");
-        Ok(Self { texts, hidden, makes_scores, bytes, commands: Some(commands), thread: Some(thread) })
+        Ok(Self { texts, hidden, makes_scores, instruction, bytes, commands: Some(commands), thread: Some(thread) })
     }
 
     /// A request's texts as the model reads them.
@@ -197,7 +233,11 @@ impl EmbedEngine {
             EmbeddingInput::Texts { texts, .. } => texts.iter().map(|text| self.texts.text(text, "input")).collect(),
             EmbeddingInput::Tokens { tokens, .. } => tokens.iter().map(|ids| self.texts.ids(ids, "input")).collect(),
             EmbeddingInput::Rank { query, documents, .. } if self.makes_scores => {
-                documents.iter().map(|document| self.texts.pair(query, document, "documents")).collect()
+                let read = |document: &String| match &self.instruction {
+                    Some(instruction) => self.texts.judged(instruction, query, document, "documents"),
+                    None => self.texts.pair(query, document, "documents"),
+                };
+                documents.iter().map(read).collect()
             }
             EmbeddingInput::Rank { query, documents, .. } => {
                 // By how near their vectors are.
@@ -292,7 +332,7 @@ impl Asked {
         let output = self.reply.output();
         output.prompt_tokens(self.tokens);
         let sent = match &self.request.input {
-            EmbeddingInput::Rank { .. } if model.encoder.scores() => {
+            EmbeddingInput::Rank { .. } if model.network.scores() => {
                 // Between 0 and 1, as the other way of scoring has it.
                 let scores: Vec<f32> =
                     results.into_iter().flatten().map(|score| 1.0 / (1.0 + (-score).exp())).collect();

@@ -3,25 +3,30 @@
 use std::path::{Path, PathBuf};
 
 use aihost_engine::files::Tensors;
-use aihost_engine::nn::encoder::EncoderConfig;
 use aihost_plugin_api::{LoadRequest, Result};
+use aihost_support::decoder::family::Family;
+use aihost_support::decoder::folder::Folder;
 use aihost_support::roles::beside;
 use aihost_support::settings::Settings;
 use serde::Deserialize;
 
 use crate::config::{self, Config};
+use crate::dense::Dense;
+use crate::network::NetworkConfig;
 use crate::pooling::Pooling;
 
 /// The files of a model, opened: what says what it is has been read, its weights are mapped.
 #[derive(Debug)]
 pub struct ModelFiles {
     pub tensors: Tensors,
-    pub config: EncoderConfig,
+    pub config: NetworkConfig,
     pub tokenizer: PathBuf,
     /// What kind of model it says it is.
     pub architecture: String,
     /// How it makes one vector of a text, if that is said.
     pub pooling: Option<Pooling>,
+    /// What stands behind the pooling.
+    pub dense: Vec<Dense>,
     /// Whether vectors are to have a length of 1, if that is said.
     pub is_normalised: Option<bool>,
     /// Tokens that it was taught to read of a text, if that is said.
@@ -45,6 +50,15 @@ struct PoolingFile {
 struct Module {
     #[serde(rename = "type")]
     kind: String,
+    /// Its folder, beside the others.
+    #[serde(default)]
+    path: String,
+}
+
+/// `config.json`, as far as it says of which kind the model is.
+#[derive(Debug, Deserialize)]
+struct Kind {
+    model_type: String,
 }
 
 /// `sentence_bert_config.json`.
@@ -63,45 +77,79 @@ impl ModelFiles {
     /// `MissingFile`, `CorruptFile` and `Unsupported`, each of which names its file.
     pub fn open(load: &LoadRequest) -> Result<Self> {
         let path = beside(load, "config", "config.json")?;
-        let needs = "an encoder needs its config.json, under role `config` or beside its weights";
-        let parsed: Config = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
-        let config = config::read(&path, &parsed)?;
+        let needs = "a model needs its config.json, under role `config` or beside its weights";
+        let kind: Kind = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
+        let (tensors, config) = network(load, &path, &kind)?;
         let pooling_path = beside(load, "pooling", "1_Pooling/config.json")?;
         let pooling: Option<PoolingFile> = Settings(&pooling_path).json()?;
-        let modules: Option<Vec<Module>> = Settings(&beside(load, "modules", "modules.json")?).json()?;
+        let modules_path = beside(load, "modules", "modules.json")?;
+        let modules: Option<Vec<Module>> = Settings(&modules_path).json()?;
         let sentence: SentenceFile =
             Settings(&beside(load, "sentence_bert_config", "sentence_bert_config.json")?).json()?.unwrap_or_default();
-        let files = Self {
-            tensors: Tensors::open(load.file("model")?)?,
+        let all = modules.as_deref().unwrap_or_default();
+        Ok(Self {
+            dense: dense(&modules_path, all, config.hidden())?,
+            tensors,
             config,
             tokenizer: beside(load, "tokenizer", "tokenizer.json")?,
-            architecture: parsed.model_type().to_owned(),
+            architecture: kind.model_type,
             pooling: pooling.map(|file| file.pooling(&pooling_path)).transpose()?,
             is_normalised: modules.map(|all| all.iter().any(|module| module.kind.ends_with("Normalize"))),
             trained: sentence.max_seq_length,
-        };
-        files.check_scorer(&path, &parsed)?;
-        Ok(files)
+        })
     }
 
-    /// That what makes a score, if there is anything, is of the kind that is served.
-    fn check_scorer(&self, path: &Path, parsed: &Config) -> Result<()> {
-        let out = format!("{}.weight", self.config.names.scorer[2]);
-        if !self.tensors.has_tensor(&out) {
-            return Ok(());
-        }
-        let kinds = self.tensors.tensor(&out)?.dimensions.get(1).copied().unwrap_or(0);
-        let what = if kinds != 1 {
-            format!("it sorts texts into {kinds} kinds, and candle-embed serves models of one score")
-        } else if parsed.classifier_pooling().is_some_and(|how| how != "cls") {
-            "its score is of more than the first token, which candle-embed does not serve".to_owned()
-        } else if parsed.classifier_activation().is_some_and(|how| how != "gelu") {
-            "its score has another activation than `gelu`, which candle-embed does not serve".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Settings(path).unsupported(what))
+    /// Elements of a text's vector.
+    pub fn width(&self) -> usize {
+        self.dense.last().map_or(self.config.hidden(), Dense::width)
     }
+}
+
+/// A model's weights and its shape: a decoder's where its kind is one of these, else an encoder's.
+fn network(load: &LoadRequest, path: &Path, kind: &Kind) -> Result<(Tensors, NetworkConfig)> {
+    if Family::of_hugging_face(&kind.model_type).is_some() {
+        let folder = Folder::open(path.to_owned())?;
+        let tensors = folder.tensors(load.file("model")?)?;
+        let config = folder.decoder(&tensors)?;
+        return Ok((tensors, NetworkConfig::Decoder(Box::new(config))));
+    }
+    let needs = "it is not there any more";
+    let parsed: Config = Settings(path).json()?.ok_or_else(|| Settings(path).missing(needs))?;
+    let config = config::read(path, &parsed)?;
+    let tensors = Tensors::open(load.file("model")?)?;
+    check_scorer(path, &parsed, &tensors, config.names.scorer[2])?;
+    Ok((tensors, NetworkConfig::Encoder(config)))
+}
+
+/// The layers behind the pooling that `modules.json` names, of vectors so wide.
+fn dense(modules: &Path, all: &[Module], mut width: usize) -> Result<Vec<Dense>> {
+    let mut layers = Vec::new();
+    for module in all.iter().filter(|module| module.kind.ends_with("Dense")) {
+        let folder = modules.parent().unwrap_or(Path::new("")).join(&module.path);
+        let layer = Dense::open(&folder, width)?;
+        width = layer.width();
+        layers.push(layer);
+    }
+    Ok(layers)
+}
+
+/// That what makes a score, if there is anything, is of the kind that is served.
+fn check_scorer(path: &Path, parsed: &Config, tensors: &Tensors, scorer: &str) -> Result<()> {
+    let out = format!("{scorer}.weight");
+    if !tensors.has_tensor(&out) {
+        return Ok(());
+    }
+    let kinds = tensors.tensor(&out)?.dimensions.get(1).copied().unwrap_or(0);
+    let what = if kinds != 1 {
+        format!("it sorts texts into {kinds} kinds, and candle-embed serves models of one score")
+    } else if parsed.classifier_pooling().is_some_and(|how| how != "cls") {
+        "its score is of more than the first token, which candle-embed does not serve".to_owned()
+    } else if parsed.classifier_activation().is_some_and(|how| how != "gelu") {
+        "its score has another activation than `gelu`, which candle-embed does not serve".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Settings(path).unsupported(what))
 }
 
 impl PoolingFile {

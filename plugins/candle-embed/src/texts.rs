@@ -8,6 +8,12 @@ use aihost_support::tokens;
 /// Bytes of a text that a token may stand for at most, by far: a text with more is longer than any context.
 const BYTES_PER_TOKEN: usize = 256;
 
+/// What stands around a question to a judge.
+const JUDGE_FRAME: [&str; 2] = [
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n",
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+];
+
 /// A model's tokenizer.
 #[derive(Debug)]
 pub struct Texts {
@@ -64,6 +70,33 @@ impl Texts {
         self.fit(&encoding, field)
     }
 
+    /// A query and a document as a judge is asked about them (Qwen3-Reranker).
+    ///
+    /// # Errors
+    /// As [`text`](Self::text).
+    pub fn judged(&self, instruction: &str, query: &str, document: &str, field: &str) -> Result<Encoded> {
+        let (query, document) = (self.bounded(query), self.bounded(document));
+        let [before, behind] = JUDGE_FRAME;
+        let asked = format!("{before}<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}{behind}");
+        let encoding = self.inner.encode_fast(asked, false).map_err(Error::internal)?;
+        let mut encoded = self.known(&encoding)?;
+        let count = encoded.tokens.len();
+        if count > self.context && self.is_cut {
+            // What asks for the answer stays.
+            let frame = self.inner.encode_fast(behind, false).map_err(Error::internal)?.get_ids().len();
+            let kept = self.context.saturating_sub(frame);
+            encoded.tokens.drain(kept..count - frame.min(count));
+            encoded.kinds = vec![0; encoded.tokens.len()];
+        }
+        self.cut(encoded, field)
+    }
+
+    /// The tokens of a judge's answers, yes and no.
+    pub fn answers(&self) -> Option<[u32; 2]> {
+        let known = |word| self.inner.token_to_id(word).filter(|id| (*id as usize) < self.vocabulary);
+        Some([known("yes")?, known("no")?])
+    }
+
     /// Token ids as they were sent.
     ///
     /// # Errors
@@ -82,6 +115,11 @@ impl Texts {
     }
 
     fn fit(&self, encoding: &tokenizers::Encoding, field: &str) -> Result<Encoded> {
+        self.cut(self.known(encoding)?, field)
+    }
+
+    /// Tokens, all of which have vectors.
+    fn known(&self, encoding: &tokenizers::Encoding) -> Result<Encoded> {
         let (tokens, kinds) = (encoding.get_ids().to_vec(), encoding.get_type_ids().to_vec());
         if let Some(id) = tokens.iter().find(|id| **id as usize >= self.vocabulary) {
             return Err(Error::internal(format!(
@@ -89,7 +127,7 @@ impl Texts {
                 self.vocabulary
             )));
         }
-        self.cut(Encoded { tokens, kinds }, field)
+        Ok(Encoded { tokens, kinds })
     }
 
     fn cut(&self, mut encoded: Encoded, field: &str) -> Result<Encoded> {

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use aihost_engine::candle::CandleOps;
 use aihost_engine::cpu::Cpu;
-use aihost_engine::nn::encoder::{Encoder, Sequences};
+use aihost_engine::nn::encoder::Sequences;
 use aihost_engine::ops::Ops;
 use aihost_plugin_api::LoadRequest;
 use candle_core::{DType, Device};
 use candle_embed::family::FAMILIES;
 use candle_embed::files::ModelFiles;
+use candle_embed::network::Network;
 use safetensors::SafeTensors;
 
 const LENGTHS: [usize; 2] = [24, 40];
@@ -43,10 +44,10 @@ fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
 }
 
 fn given<O: Ops>(ops: O, files: &ModelFiles, sequences: &Sequences) -> Vec<f32> {
-    let encoder = Encoder::open(ops, &files.tensors, files.config.clone()).unwrap_or_else(|e| panic!("{e}"));
-    match encoder.score(sequences).expect("computes") {
+    let network = Network::open(ops, &files.tensors, files.config.clone(), 64).unwrap_or_else(|e| panic!("{e}"));
+    match network.score(sequences).expect("computes") {
         Some(scores) => scores,
-        None => encoder.vectors(sequences).expect("computes"),
+        None => network.vectors(sequences).expect("computes"),
     }
 }
 
@@ -57,8 +58,9 @@ fn sequences(tokens: &[u32], lengths: &[usize]) -> Sequences {
 #[test]
 fn every_family_has_a_golden_model() {
     let found: BTreeSet<String> = names().iter().map(|name| files(name).architecture).collect();
-    let wanted: BTreeSet<String> = FAMILIES.iter().map(|family| family.model_types[0].to_owned()).collect();
-    assert_eq!(found, wanted);
+    // Decoders are of the families of candle-llm, whose goldens are many: here is one that sees what was, and one that sees all.
+    let wanted = FAMILIES.iter().map(|family| family.model_types[0]).chain(["qwen3", "gemma3_text"]);
+    assert_eq!(found, wanted.map(str::to_owned).collect());
 }
 
 #[test]
@@ -74,7 +76,9 @@ fn vectors_and_scores_equal_the_reference() {
             let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|x| f64::from(x).powi(2)).sum::<f64>().sqrt();
             let error = norm(&mut found.iter().zip(&wanted).map(|(a, b)| a - b)) / norm(&mut wanted.iter().copied());
             println!("{name} {backend}: {error:.1e}");
-            assert!(error < 1e-5, "{name}, {backend}: {error:.1e}");
+            // The cache of the host's cores is of half precision.
+            let most = if name == "qwen3" && backend == "cpu" { 2e-3 } else { 1e-5 };
+            assert!(error < most, "{name}, {backend}: {error:.1e}");
         }
     }
 }
@@ -90,4 +94,22 @@ fn a_text_gives_the_same_in_any_company() {
         apart.extend(given(Cpu, &files, &sequences(second, &LENGTHS[1..])));
         assert_eq!(apart, together, "{name}");
     }
+}
+
+/// What is longer than a pass goes through in pieces.
+#[test]
+fn long_texts_of_a_decoder_pass_in_pieces() {
+    let files = files("qwen3");
+    let tokens: Vec<u32> = (0..3500_u32).map(|i| 3 + i * i % 90).collect();
+    let together = given(Cpu, &files, &sequences(&tokens, &[1300, 2200]));
+    let mut apart = given(Cpu, &files, &sequences(&tokens[..1300], &[1300]));
+    apart.extend(given(Cpu, &files, &sequences(&tokens[1300..], &[2200])));
+    assert!(apart == together);
+    let judge = |tokens: &[u32], lengths: &[usize]| {
+        let network = Network::open(Cpu, &files.tensors, files.config.clone(), 64).expect("opens");
+        let judge = network.judging([7, 9]).expect("it sees what was");
+        judge.score(&sequences(tokens, lengths)).expect("computes").expect("scores")
+    };
+    let [first, second] = [judge(&tokens[..1300], &[1300]), judge(&tokens[1300..], &[2200])];
+    assert_eq!(judge(&tokens, &[1300, 2200]), [first, second].concat());
 }

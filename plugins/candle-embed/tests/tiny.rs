@@ -36,8 +36,12 @@ fn tokenizer(count: u32) -> Value {
 }
 
 fn loaded(model: &Path) -> aihost_plugin_api::Result<MockHost> {
+    loaded_with(model, json!({}))
+}
+
+fn loaded_with(model: &Path, options: Value) -> aihost_plugin_api::Result<MockHost> {
     let files = [("model", model.to_owned())];
-    MockHost::new::<EmbedPlugin>(json!({}), &files).and_then(|mut host| host.load().map(|()| host))
+    MockHost::new::<EmbedPlugin>(options, &files).and_then(|mut host| host.load().map(|()| host))
 }
 
 #[test]
@@ -96,4 +100,62 @@ fn a_model_of_scores_ranks_and_makes_no_vectors() {
     assert!(answer.scores[0] == answer.scores[2] && answer.scores[0] != answer.scores[1]);
     let error = host.embed(&EmbeddingRequest::texts(["abc"])).expect_err("no vectors");
     assert!(error.kind() == ErrorKind::InvalidRequest && error.message().contains("/v1/rerank"), "{error}");
+}
+
+#[test]
+fn a_decoder_ranks_by_its_vectors_or_by_its_answers() {
+    let (_folder, path) = folder("qwen3", |config| config["max_position_embeddings"] = json!(1024));
+    let judge = json!({"rank_by": "answer"});
+    let error = loaded_with(&path, judge.clone()).expect_err("it cannot answer");
+    assert!(error.kind() == ErrorKind::InvalidOptions && error.message().contains("`yes` and `no`"), "{error}");
+    let words = tokenizer(96).to_string().replace("[unused7]", "yes").replace("[unused9]", "no");
+    std::fs::write(path.join("tokenizer.json"), words).expect("written");
+    let rank = EmbeddingRequest::rank("abc", ["abd", "xyz", "abd"]);
+    let by_vectors = loaded(&path).expect("loads").embed(&rank).expect("ranks");
+    let told = loaded_with(&path, judge.clone()).expect("loads").embed(&rank).expect("ranks");
+    assert!(told.scores.iter().all(|score| (0.0..=1.0).contains(score)), "{:?}", told.scores);
+    assert!(told.scores[0] == told.scores[2] && told.scores[0] != told.scores[1] && told.scores != by_vectors.scores);
+    // What is looked for counts, and so does the frame around the question.
+    let other = json!({"rank_by": "answer", "instruction": "find the opposite"});
+    let other = loaded_with(&path, other).expect("loads").embed(&rank).expect("ranks");
+    assert_ne!(other.scores, told.scores);
+    assert!(told.finish.prompt_tokens > 3 * 300, "{}", told.finish.prompt_tokens);
+    // A document that is too long is refused, or cut before what asks for the answer.
+    let long = EmbeddingRequest::rank("abc", [&*"a".repeat(2000)]);
+    let host = loaded_with(&path, judge).expect("loads");
+    assert_eq!(host.embed(&long).expect_err("too long").kind(), ErrorKind::ContextLength);
+    let cut = loaded_with(&path, json!({"rank_by": "answer", "truncate": true})).expect("loads");
+    assert_eq!(cut.embed(&long).expect("cut").finish.prompt_tokens, 1024);
+    let error = loaded_with(&folder("gemma3", |_| ()).1, json!({"rank_by": "answer"})).expect_err("it writes nothing");
+    assert!(!error.message().is_empty());
+}
+
+#[test]
+fn layers_behind_the_pooling_make_the_vector() {
+    let (_folder, path) = folder("gemma3", |_| ());
+    let plain = loaded_with(&path, json!({"normalize": false})).expect("loads");
+    let plain = plain.embed(&EmbeddingRequest::texts(["abc"])).expect("embeds").vectors.remove(0);
+    let modules = json!([
+        {"type": "sentence_transformers.models.Transformer", "path": ""},
+        {"type": "sentence_transformers.models.Dense", "path": "2_Dense"},
+    ]);
+    std::fs::write(path.join("modules.json"), modules.to_string()).expect("written");
+    let layer = path.join("2_Dense");
+    let error = loaded(&path).expect_err("it is not there");
+    assert!(error.kind() == ErrorKind::MissingFile && error.message().contains("2_Dense"), "{error}");
+    std::fs::create_dir(&layer).expect("a folder");
+    let config =
+        json!({"in_features": 32, "out_features": 2, "activation_function": "torch.nn.modules.linear.Identity"});
+    std::fs::write(layer.join("config.json"), config.to_string()).expect("written");
+    // The sum of all elements, and their first one.
+    let weights: Vec<u8> = (0..64).flat_map(|i| f32::from(u8::from(i <= 32)).to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2, 32], &weights).expect("a matrix");
+    let bytes = safetensors::serialize([("linear.weight", view)], None).expect("serialises");
+    std::fs::write(layer.join("model.safetensors"), bytes).expect("written");
+    let host = loaded(&path).expect("loads");
+    let vector = host.embed(&EmbeddingRequest::texts(["abc"])).expect("embeds").vectors.remove(0);
+    let (sum, first) = (plain.iter().sum::<f32>(), plain[0]);
+    assert!(vector.len() == 2 && (vector[0] - sum).abs() < 1e-3 && (vector[1] - first).abs() < 1e-3, "{vector:?}");
+    let error = host.embed(&EmbeddingRequest::texts(["abc"]).dimensions(3)).expect_err("two");
+    assert!(error.message().contains("this model's vectors have 2"), "{error}");
 }

@@ -3,9 +3,9 @@
 use aihost_engine::files::tensors::is_gguf;
 use aihost_engine::files::{Gguf, Tensors};
 use aihost_engine::nn::decoder::DecoderConfig;
-use aihost_plugin_api::{LoadRequest, Result};
+use aihost_plugin_api::{Error, ErrorKind, LoadRequest, Result};
+use aihost_support::decoder::gguf;
 
-use crate::config;
 use crate::hugging_face::HuggingFace;
 use crate::sampler::{SamplingDefaults, SamplingOrder};
 use crate::template::Templates;
@@ -53,10 +53,15 @@ impl ModelFiles {
     /// # Errors
     /// `Unsupported` for another architecture, `CorruptFile` for missing or impossible values.
     pub fn config(&self) -> Result<DecoderConfig> {
-        match self {
-            Self::Gguf(gguf) => config::read(gguf),
-            Self::HuggingFace(folder) => folder.config(),
+        let config = match self {
+            Self::Gguf(gguf) => gguf::read(gguf)?,
+            Self::HuggingFace(folder) => folder.config()?,
+        };
+        if config.sees_all {
+            let what = "its tokens see those behind them, so that it writes nothing; `plugin: candle-embed` makes vectors with it";
+            return Err(Error::new(ErrorKind::Unsupported, format!("{}: {what}", self.name())));
         }
+        Ok(config)
     }
 
     /// The tokenizer of a model with `vocabulary` embeddings.

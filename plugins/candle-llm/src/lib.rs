@@ -3,18 +3,17 @@
 //!
 //! A request goes [`engine`] -> [`prompt`] ([`template`] and [`tokenizer`]: text to ids, and how the answer is read) -> [`batch`] (which tokens pass together, by
 //! [`sequence`], in which [`blocks`] of the cache and with which of its [`states`]) -> [`model`] (ids to logits) -> [`sampler`] (logits to an id) -> the SDK's
-//! `TextOutput`. [`files`] opens a model: a GGUF file, whose shape [`config`] reads, or what [`hugging_face`] keeps, each by the rows of [`family`] and with [`positions`] scaled; [`options`] is what the user asked for.
+//! `TextOutput`. [`files`] opens a model: a GGUF file, or what [`hugging_face`] keeps, whose shapes `aihost_support::decoder` reads; [`options`] is what the user asked for.
 
 pub mod batch;
 pub mod blocks;
-pub mod config;
 pub mod engine;
-pub mod family;
 pub mod files;
+#[cfg(test)]
+mod host_lists;
 pub mod hugging_face;
 pub mod model;
 pub mod options;
-pub mod positions;
 pub mod prompt;
 pub mod sampler;
 pub mod sequence;

@@ -4,8 +4,8 @@ use aihost_plugin_api::{Error, ErrorKind, Result};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::MAX_CONTEXT;
 use crate::sampler::SamplingOrder;
+use aihost_support::decoder::gguf::MAX_CONTEXT;
 
 /// Most sequences served together; the manifest's `max_concurrency`.
 pub const MAX_SLOTS: usize = 64;

@@ -257,7 +257,7 @@ pub struct Attention<'a, T, V> {
 pub struct SelfAttention<'a, T> {
     /// Queries, `[rows, heads * width]`.
     pub queries: &'a T,
-    /// Keys, of the same shape.
+    /// Keys, `[rows, kv_heads * width]`.
     pub keys: &'a T,
     /// Values, of the same shape.
     pub values: &'a T,
@@ -265,6 +265,8 @@ pub struct SelfAttention<'a, T> {
     pub lengths: &'a [usize],
     /// How many heads there are.
     pub heads: usize,
+    /// Those of keys and values; divides `heads`.
+    pub kv_heads: usize,
     /// What scores are multiplied with.
     pub scale: f32,
     /// Tokens on either side that a query sees; all if absent.

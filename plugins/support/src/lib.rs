@@ -1,5 +1,5 @@
 //! What the candle plugins share beside their engine layer (`aihost-engine`): checkpoints read in place or piece by piece,
-//! products with their weights for many rows ([`dense`]), attention, and the T5 text encoder; and the same in candle tensors,
+//! products with their weights for many rows ([`dense`]), attention, the T5 text encoder, and what files say of decoders ([`decoder`]); and the same in candle tensors,
 //! for a GPU ([`device`]). And the doors at which files of others are checked: pickles, [`settings`], [`tokens`], and work with a [`budget`].
 //!
 //! This crate knows no task and no plugin. `unsafe` is allowed in four places: mapping files ([`weights`]), strided products
@@ -10,6 +10,7 @@ pub mod budget;
 pub mod checkpoint;
 pub mod counting;
 pub mod damage;
+pub mod decoder;
 pub mod dense;
 pub mod device;
 pub mod gemm;

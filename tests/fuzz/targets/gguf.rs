@@ -5,8 +5,8 @@ use aihost_engine::files::Gguf;
 use aihost_engine::nn::decoder::{Decoder, weight_bytes, workspace_bytes};
 use aihost_engine::ops::Ops;
 use aihost_support::checkpoint::Checkpoint;
+use aihost_support::decoder::gguf as config;
 use aihost_support::dense::Residency;
-use candle_llm::config;
 use candle_llm::tokenizer::Tokenizer;
 
 use super::files::Folder;

@@ -1,8 +1,8 @@
-"""Writes families/NAME/: a tiny random encoder of each family, and what it gives; and minilm.json, the vectors of a real one.
+"""Writes families/NAME/: a tiny random encoder or decoder of each family, and what it gives; and minilm.json, the vectors of a real one.
 
 Needs torch, transformers and sentence-transformers:
 
-    python generate.py families
+    python generate.py families [NAME ...]
     python generate.py minilm FOLDER_OF_ALL_MINILM_L6_V2
 
 Weights are random, rounded to half precision, and large enough that every part of a model counts. outputs.safetensors has `tokens`, two
@@ -33,6 +33,9 @@ FAMILIES = {
     "xlm-roberta-score": ("xlm-roberta", AutoModelForSequenceClassification, dict(pad_token_id=1, type_vocab_size=1, num_labels=1)),
     "nomic": ("nomic_bert", AutoModel, dict()),
     "modernbert": ("modernbert", AutoModel, MODERN),
+    "qwen3": ("qwen3", AutoModel, dict(num_key_value_heads=2, head_dim=16)),
+    "gemma3": ("gemma3_text", AutoModel, dict(num_key_value_heads=1, head_dim=16, num_hidden_layers=3, sliding_window=16, use_bidirectional_attention=True,
+                                              layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
     "modernbert-score": ("modernbert", AutoModelForSequenceClassification, MODERN | dict(num_labels=1, classifier_pooling="cls")),
 }
 TEXTS = [
@@ -41,10 +44,11 @@ TEXTS = [
 ]
 
 
-def families() -> None:
+def families(*names: str) -> None:
     here = pathlib.Path(__file__).parent / "families"
     here.mkdir(exist_ok=True)
-    for name, (model_type, kind, more) in FAMILIES.items():
+    for name in names or FAMILIES:
+        model_type, kind, more = FAMILIES[name]
         torch.manual_seed(sum(name.encode()))
         config = CONFIG_MAPPING[model_type](**(SMALL | more))
         config._attn_implementation = "eager"

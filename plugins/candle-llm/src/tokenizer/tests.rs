@@ -10,7 +10,7 @@ use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, 
 use super::byte_char;
 use super::byte_level::{ByteLevel, WINDOW_BYTES};
 use super::pre::{ROWS, Row, row};
-use crate::family::tests::host_list;
+use crate::host_lists::host_list;
 
 /// A tokenizer of single bytes, a few pairs of them, and two special tokens.
 fn tiny(row: &Row) -> ByteLevel {

@@ -285,12 +285,14 @@ impl Ops for CandleOps {
         let attended = || -> Result<Tensor, Failure> {
             let (mut first, mut all) = (0, Vec::with_capacity(pass.lengths.len()));
             for rows in pass.lengths {
-                let part = |of: &Tensor| -> Result<Tensor, Failure> {
-                    let (_, hidden) = of.dims2()?;
-                    let heads = of.narrow(0, first, *rows)?.reshape((*rows, pass.heads, hidden / pass.heads))?;
-                    Ok(heads.transpose(0, 1)?.contiguous()?)
+                let part = |of: &Tensor, count: usize| -> Result<Tensor, Failure> {
+                    let width = of.dim(1)? / count;
+                    let heads = of.narrow(0, first, *rows)?.reshape((*rows, count, 1, width))?;
+                    let each = heads.broadcast_as((*rows, count, pass.heads / count, width))?.contiguous()?;
+                    Ok(each.reshape((*rows, pass.heads, width))?.transpose(0, 1)?.contiguous()?)
                 };
-                let (q, k, v) = (part(pass.queries)?, part(pass.keys)?, part(pass.values)?);
+                let q = part(pass.queries, pass.heads)?;
+                let (k, v) = (part(pass.keys, pass.kv_heads)?, part(pass.values, pass.kv_heads)?);
                 let mut scores = (super::matmul(&q, &k.t()?)?.to_dtype(DType::F32)? * f64::from(pass.scale))?;
                 if let Some(reach) = pass.reach {
                     let is_seen = |i: usize, j: usize| if i.abs_diff(j) <= reach { 0f32 } else { f32::NEG_INFINITY };

@@ -169,6 +169,7 @@ impl Ops for Cpu {
             values,
             row: pass.queries.width,
             width: pass.queries.width / pass.heads.max(1),
+            kv_heads: pass.kv_heads,
             scale: pass.scale,
             reach: pass.reach,
         };

@@ -5,14 +5,16 @@ use rayon::prelude::*;
 
 use super::rows::softmax_unnormalised;
 
-/// Queries, keys and values of sequences, `[rows, row]` each.
+/// Queries of sequences, `[rows, row]`, and their keys and values, `[rows, kv_heads * width]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Whole<'a> {
     pub(super) queries: &'a [f32],
     pub(super) keys: &'a [f32],
     pub(super) values: &'a [f32],
-    /// Elements of a row.
+    /// Elements of a row of queries.
     pub(super) row: usize,
+    /// Heads of keys and values; divides those of queries.
+    pub(super) kv_heads: usize,
     /// Elements of a head.
     pub(super) width: usize,
     /// What scores are multiplied with.
@@ -47,11 +49,14 @@ impl Whole<'_> {
 
     /// One head of a sequence: `[rows, width]`.
     fn head(&self, start: usize, rows: usize, head: usize) -> Vec<f32> {
-        let part = |of: &[f32]| -> Vec<f32> {
-            let rows = of[start * self.row..(start + rows) * self.row].chunks_exact(self.row);
+        let part = |of: &[f32], row: usize, head: usize| -> Vec<f32> {
+            let rows = of[start * row..(start + rows) * row].chunks_exact(row);
             rows.flat_map(|row| &row[head * self.width..(head + 1) * self.width]).copied().collect()
         };
-        let (queries, keys, values) = (part(self.queries), part(self.keys), part(self.values));
+        let group = self.row / (self.width * self.kv_heads).max(1);
+        let (kv_row, kv_head) = (self.kv_heads * self.width, head / group.max(1));
+        let queries = part(self.queries, self.row, head);
+        let (keys, values) = (part(self.keys, kv_row, kv_head), part(self.values, kv_row, kv_head));
         // One element of all keys after the other: a query's scores come in one go.
         let turned: Vec<f32> =
             (0..self.width).flat_map(|d| keys.chunks_exact(self.width).map(move |key| key[d])).collect();

@@ -329,6 +329,7 @@ impl<O: Ops> Layer<O> {
             values: &values,
             lengths,
             heads: c.heads,
+            kv_heads: c.heads,
             scale: 1.0 / (width as f32).sqrt(),
             reach: own.reach,
         })?;

@@ -6,10 +6,10 @@ use super::config::{Biases, DecoderConfig, LayerConfig};
 use super::layer::{Step, other_bias};
 use super::norm;
 use crate::nn::weights::{Bias, Projection, Weights, project};
-use crate::ops::{Activation, Ops};
+use crate::ops::{Activation, Attention, Ops, SelfAttention};
 
 /// Its weights.
-pub(super) struct SelfAttention<O: Ops> {
+pub(super) struct AttentionLayer<O: Ops> {
     /// Of each head a query, and behind it its gate if there are any.
     query: Projection<O>,
     /// Keys and values, unless those of an earlier layer are seen.
@@ -46,7 +46,7 @@ pub(super) struct Angles<O: Ops> {
     pub(super) queries: Option<O::Angles>,
 }
 
-impl<O: Ops> SelfAttention<O> {
+impl<O: Ops> AttentionLayer<O> {
     pub(super) fn open(
         ops: &O,
         weights: &mut Weights<'_, O>,
@@ -98,23 +98,44 @@ impl<O: Ops> SelfAttention<O> {
             let angles = angles.queries.as_ref().unwrap_or(&angles.keys);
             ops.rotate(&mut queries, layer.head_width, angles, c.rope_order)?;
         }
-        let attention = crate::ops::Attention {
-            layer: step.place.layer,
-            queries: &queries,
-            added: added.as_ref().map(|added| added.each_ref()),
-            spans: &step.pass.spans,
-            scale: c.attention_scale,
-            cap: c.attention_cap,
-            window: layer.window,
-            sinks: self.sinks.as_ref(),
-        };
-        let cache = &mut step.cache.keys[step.place.cache];
-        let mut seen = ops.attention(attention, cache)?;
+        let mut seen = self.seen(step, &queries, added.as_ref())?;
         if let Some(gates) = gates {
             seen = ops.gated(gates, &seen, Activation::Sigmoid)?;
         }
         let [output] = project(ops, &seen, [&self.output])?;
         Ok(output)
+    }
+
+    /// What queries see, by the cache or in their own sequences.
+    fn seen(&self, step: &mut Step<'_, O>, queries: &O::Tensor, added: Option<&[O::Tensor; 2]>) -> Result<O::Tensor> {
+        let (ops, c, layer, place) = (step.ops, step.config, step.layer, step.place);
+        let spans = step.pass.spans.as_slice();
+        let added = added.map(|added| added.each_ref());
+        if let Some([keys, values]) = added.filter(|_| c.sees_all) {
+            let lengths: Vec<usize> = spans.iter().map(|span| span.rows).collect();
+            return ops.self_attention(SelfAttention {
+                queries,
+                keys,
+                values,
+                lengths: &lengths,
+                heads: c.heads,
+                kv_heads: layer.kv_heads,
+                scale: c.attention_scale,
+                // A window is of both sides.
+                reach: layer.window.map(|window| window / 2),
+            });
+        }
+        let attention = Attention {
+            layer: place.layer,
+            queries,
+            added,
+            spans,
+            scale: c.attention_scale,
+            cap: c.attention_cap,
+            window: layer.window,
+            sinks: self.sinks.as_ref(),
+        };
+        ops.attention(attention, &mut step.cache.keys[place.cache])
     }
 
     /// Queries as they come, and keys and values as the cache keeps them.

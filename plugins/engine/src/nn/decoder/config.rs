@@ -27,6 +27,8 @@ pub struct DecoderConfig {
     pub norm_epsilon: f32,
     /// Added to the scales of RMS norms: 1 where a checkpoint keeps what they differ from 1 by.
     pub norm_offset: f32,
+    /// Whether tokens see those behind them, too: then a sequence passes as a whole, and nothing is kept of it.
+    pub sees_all: bool,
     /// Whether each head's queries and keys have norms (Henry et al. 2020).
     pub has_head_norms: bool,
     /// Whether each head's values have norms, without scales.

@@ -2,7 +2,7 @@
 
 use aihost_plugin_api::Result;
 
-use super::attention::{Angles, SelfAttention};
+use super::attention::{Angles, AttentionLayer};
 use super::config::{Biases, DecoderConfig, Experts, LayerConfig, Norms, Place, Recurrence};
 use super::experts::Mixture;
 use super::recurrent::{GatedDeltaNet, ShortConvolution};
@@ -24,7 +24,7 @@ pub(super) struct Layer<O: Ops> {
 
 /// What a block begins with: how tokens learn of those before them.
 enum Mixer<O: Ops> {
-    Attention(SelfAttention<O>),
+    Attention(AttentionLayer<O>),
     DeltaNet(GatedDeltaNet<O>),
     ShortConvolution(ShortConvolution<O>),
 }
@@ -85,7 +85,7 @@ impl<O: Ops> Layer<O> {
         let prefix = format!("{}.{layer}", c.names.layers);
         let recurrence = c.recurrence.filter(|_| c.layers[layer].is_recurrent);
         let mixer = match recurrence {
-            None => Mixer::Attention(SelfAttention::open(ops, weights, c, &prefix, c.layers[layer])?),
+            None => Mixer::Attention(AttentionLayer::open(ops, weights, c, &prefix, c.layers[layer])?),
             Some(Recurrence::DeltaNet(net)) => Mixer::DeltaNet(GatedDeltaNet::open(weights, c, &prefix, net)?),
             Some(Recurrence::ShortConvolution { taps }) => {
                 Mixer::ShortConvolution(ShortConvolution::open(weights, c, &prefix, taps)?)

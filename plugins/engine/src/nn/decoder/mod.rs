@@ -124,6 +124,17 @@ impl<O: Ops> Decoder<O> {
         self.watched(pass, cache, |_, _| Ok(()))
     }
 
+    /// The same, but the hidden states of the wanted rows behind the last norm, `[wanted, hidden]` f32.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn hidden(&self, pass: &Pass<'_>, cache: &mut Cache<O>) -> Result<Vec<f32>> {
+        match self.normed(pass, cache, |_, _| Ok(()))? {
+            Some(hidden) => self.ops.to_host(&hidden),
+            None => Ok(Vec::new()),
+        }
+    }
+
     /// The first part whose results are no finite numbers, by a second pass of the same tokens; nothing if all are.
     ///
     /// # Errors
@@ -139,13 +150,33 @@ impl<O: Ops> Decoder<O> {
         Ok(found.or_else(|| (!is_finite(&logits)).then(|| "output".to_owned())))
     }
 
-    /// Computes a pass, and shows the residual stream behind each part.
+    /// The logits of a pass; shows the residual stream behind each part.
     fn watched(
         &self,
         pass: &Pass<'_>,
         cache: &mut Cache<O>,
-        mut watch: impl FnMut(Part, &O::Tensor) -> Result<()>,
+        watch: impl FnMut(Part, &O::Tensor) -> Result<()>,
     ) -> Result<Vec<f32>> {
+        let (c, ops) = (&self.config, &self.ops);
+        let Some(normed) = self.normed(pass, cache, watch)? else { return Ok(Vec::new()) };
+        let [logits] = ops.linear(&normed, [&self.head])?;
+        let mut logits = ops.to_host(&logits)?;
+        if c.logit_scale != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit *= c.logit_scale);
+        }
+        if let Some(cap) = c.logit_cap {
+            logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
+        }
+        Ok(logits)
+    }
+
+    /// The residual stream of the wanted rows behind the last norm, if any are wanted; shows it behind each part.
+    fn normed(
+        &self,
+        pass: &Pass<'_>,
+        cache: &mut Cache<O>,
+        mut watch: impl FnMut(Part, &O::Tensor) -> Result<()>,
+    ) -> Result<Option<O::Tensor>> {
         let (c, ops) = (&self.config, &self.ops);
         let angles = self.angles(pass)?;
         let mut x = ops.embedding(&self.embedding, &pass.tokens)?;
@@ -165,19 +196,10 @@ impl<O: Ops> Decoder<O> {
             watch(Part::FeedForward(i), &x)?;
         }
         if pass.wanted.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let x = ops.select(&x, &pass.wanted)?;
-        let normed = ops.rms_norm(&x, &self.norm, c.norm_epsilon)?;
-        let [logits] = ops.linear(&normed, [&self.head])?;
-        let mut logits = ops.to_host(&logits)?;
-        if c.logit_scale != 1.0 {
-            logits.iter_mut().for_each(|logit| *logit *= c.logit_scale);
-        }
-        if let Some(cap) = c.logit_cap {
-            logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
-        }
-        Ok(logits)
+        Ok(Some(ops.rms_norm(&x, &self.norm, c.norm_epsilon)?))
     }
 
     /// What the rows of a pass are rotated by, for each rotary embedding.

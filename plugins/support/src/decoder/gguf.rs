@@ -5,8 +5,8 @@ use aihost_engine::nn::decoder::{DecoderConfig, DeltaNet, Experts, GGUF_NAMES, L
 use aihost_engine::nn::rotary::Rotary;
 use aihost_plugin_api::{Error, ErrorKind, Result};
 
-use crate::family::{self, Family, Mixture, Recurrent, Windows};
-use crate::positions::{Plain, Yarn, yarn_magnitude};
+use super::family::{self, Family, Mixture, Recurrent, Windows};
+use super::positions::{Plain, Yarn, yarn_magnitude};
 
 /// The tensor of what each pair's frequency is divided by.
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
@@ -79,7 +79,7 @@ impl Metadata<'_> {
             (self.need("embedding_length", MAX_WIDTH)?, self.need("attention.head_count", MAX_WIDTH)?);
         let head_width = self.size("attention.key_length", MAX_WIDTH)?.unwrap_or((hidden / heads).max(1));
         if self.size("attention.value_length", MAX_WIDTH)?.is_some_and(|n| n != head_width) {
-            let what = "its keys and values differ in width, which candle-llm does not serve; use another plugin";
+            let what = "its keys and values differ in width, which is not served here; use another plugin";
             return Err(unsupported(gguf, what));
         }
         let (all, unused_layers) = (self.need("block_count", MAX_LAYERS)?, self.drafting_layers()?);
@@ -130,6 +130,7 @@ impl Metadata<'_> {
                 .ok_or_else(|| self.missing("attention.layer_norm_rms_epsilon"))?,
             // Converters have added it.
             norm_offset: 0.0,
+            sees_all: false,
             has_head_norms: family.has_head_norms,
             has_value_norms: family.has_value_norms,
             has_sinks: family.has_sinks,
@@ -209,7 +210,7 @@ impl Metadata<'_> {
             let count = self.gguf.integer(&self.key("expert_count"))?.unwrap_or(0);
             if self.family.mixture == Mixture::None && count > 0 {
                 let what = format!(
-                    "it is a mixture of experts of the kind `{}`, which candle-llm does not serve; `engine: llama-server` serves it",
+                    "it is a mixture of experts of the kind `{}`, which is not served here; `engine: llama-server` serves it",
                     self.family.gguf
                 );
                 return Err(unsupported(self.gguf, &what));
@@ -250,7 +251,7 @@ impl Metadata<'_> {
     fn near_width(&self, head_width: usize) -> Result<usize> {
         let width = self.size("attention.key_length_swa", MAX_WIDTH)?.unwrap_or(head_width);
         if self.size("attention.value_length_swa", MAX_WIDTH)?.is_some_and(|values| values != width) {
-            let what = "its keys and values differ in width, which candle-llm does not serve; use another plugin";
+            let what = "its keys and values differ in width, which is not served here; use another plugin";
             return Err(unsupported(self.gguf, what));
         }
         Ok(width)
@@ -373,7 +374,7 @@ impl Metadata<'_> {
             Some(other) => Err(unsupported(
                 gguf,
                 &format!(
-                    "its positions are scaled by `{other}`, and candle-llm knows none, linear, yarn and longrope; `engine: llama-server` serves it"
+                    "its positions are scaled by `{other}`, and known here are none, linear, yarn and longrope; `engine: llama-server` serves it"
                 ),
             )),
         }

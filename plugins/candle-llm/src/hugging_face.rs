@@ -1,55 +1,27 @@
 //! Models as Hugging Face's transformers keeps them: safetensors beside `config.json` and a tokenizer.
 
-mod shape;
-
 use std::path::{Path, PathBuf};
 
 use aihost_engine::files::{TensorType, Tensors};
 use aihost_engine::nn::decoder::DecoderConfig;
 use aihost_plugin_api::{LoadRequest, Result};
+use aihost_support::decoder::folder::{Folder, Ids};
 use aihost_support::roles::beside;
 use aihost_support::settings::Settings;
 use serde::Deserialize;
-use serde_json::Value;
 
-use self::shape::{Config, Reader};
 use crate::sampler::SamplingDefaults;
 use crate::template::Templates;
-
-/// What models of several kinds of input say of all of them.
-const SHARED_SETTINGS: [&str; 4] = ["tie_word_embeddings", "bos_token_id", "eos_token_id", "quantization_config"];
-/// What stands before the tensors of their text decoders, and before those of decoders alone.
-const TEXT_TENSORS: [(&str, &str); 3] =
-    [("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.lm_head.", "lm_head.")];
 
 /// A model's files. Opening reads what says what it is; the tokenizer is left to who builds it.
 #[derive(Debug)]
 pub struct HuggingFace {
     tensors: Tensors,
-    /// Where `config.json` lies, for messages.
-    path: PathBuf,
-    config: Config,
+    folder: Folder,
     tokenizer: PathBuf,
     texts: TokenizerConfig,
     generation: GenerationConfig,
     templates: Templates,
-}
-
-/// One token, or several.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Ids {
-    One(u32),
-    Several(Vec<u32>),
-}
-
-impl Ids {
-    fn all(&self) -> &[u32] {
-        match self {
-            Self::One(id) => std::slice::from_ref(id),
-            Self::Several(ids) => ids,
-        }
-    }
 }
 
 /// `tokenizer_config.json`, as far as it is heeded.
@@ -124,23 +96,15 @@ impl HuggingFace {
     /// # Errors
     /// `MissingFile` and `CorruptFile` that name the file.
     pub fn open(load: &LoadRequest) -> Result<Self> {
-        let path = beside(load, "config", "config.json")?;
-        let needs = "a model of safetensors needs its config.json, under role `config` or beside its weights";
-        let config: Value = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
-        let text = text_config(&config);
-        let mut tensors = Tensors::open(load.file("model")?)?;
-        if text.is_some() {
-            tensors = tensors.renamed(text_tensor);
-        }
-        let config = serde_json::from_value(text.unwrap_or(config));
-        let config = config.map_err(|error| Settings(&path).corrupt(error.to_string()))?;
+        let folder = Folder::open(beside(load, "config", "config.json")?)?;
+        let tensors = folder.tensors(load.file("model")?)?;
         let tokenizer = beside(load, "tokenizer", "tokenizer.json")?;
         let texts: TokenizerConfig =
             Settings(&beside(load, "tokenizer_config", "tokenizer_config.json")?).json()?.unwrap_or_default();
         let generation =
             Settings(&beside(load, "generation_config", "generation_config.json")?).json()?.unwrap_or_default();
         let templates = templates(load, &texts)?;
-        Ok(Self { tensors, path, config, tokenizer, texts, generation, templates })
+        Ok(Self { tensors, folder, tokenizer, texts, generation, templates })
     }
 
     /// The weights.
@@ -165,7 +129,7 @@ impl HuggingFace {
 
     /// What kind of model it is.
     pub fn architecture(&self) -> &str {
-        &self.config.model_type
+        self.folder.architecture()
     }
 
     /// The type of most weights.
@@ -176,11 +140,11 @@ impl HuggingFace {
     /// What is known of special tokens.
     pub fn specials(&self) -> Specials {
         let text = |of: &Option<TokenText>| of.as_ref().map(|token| token.text().to_owned());
-        let told = [&self.generation.eos_token_id, &self.config.eos_token_id];
+        let told = [self.generation.eos_token_id.as_ref(), self.folder.ends()];
         Specials {
             bos: text(&self.texts.bos_token),
             eos: text(&self.texts.eos_token),
-            bos_id: self.config.bos_token_id.as_ref().and_then(|ids| ids.all().first().copied()),
+            bos_id: self.folder.begin(),
             ends: told.into_iter().flatten().flat_map(Ids::all).copied().collect(),
             add_bos: self.texts.add_bos_token,
         }
@@ -191,25 +155,10 @@ impl HuggingFace {
     /// # Errors
     /// `Unsupported` for another architecture or variant, `CorruptFile` for impossible values.
     pub fn config(&self) -> Result<DecoderConfig> {
-        Reader { file: Settings(&self.path), config: &self.config, tensors: &self.tensors }.config()
+        let config = self.folder.decoder(&self.tensors)?;
+        self.folder.check_output(&self.tensors, &config)?;
+        Ok(config)
     }
-}
-
-/// What a model of several kinds of input says of its text decoder, if it is one.
-fn text_config(config: &Value) -> Option<Value> {
-    let mut text = config.get("text_config")?.as_object()?.clone();
-    for key in SHARED_SETTINGS {
-        if let Some(value) = config.get(key).filter(|value| !value.is_null()) {
-            text.entry(key).or_insert_with(|| value.clone());
-        }
-    }
-    Some(Value::Object(text))
-}
-
-/// The name of a tensor of the text decoder of such a model, as decoders alone call it.
-fn text_tensor(name: &str) -> Option<String> {
-    let renamed = TEXT_TENSORS.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
-    renamed.or_else(|| name.starts_with("lm_head.").then(|| name.to_owned()))
 }
 
 /// The chat templates: those in files of their own go before those of `tokenizer_config.json`.

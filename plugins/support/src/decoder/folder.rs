@@ -1,19 +1,20 @@
 //! The shape of a model, from its `config.json`, checked before anything is computed with it.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use crate::settings::Settings;
 use aihost_engine::files::Tensors;
 use aihost_engine::nn::decoder::{Biases, DecoderConfig, DeltaNet, Experts, LayerConfig, QueryGrowth, Recurrence};
 use aihost_engine::nn::rotary::Rotary;
 use aihost_engine::ops::Activation;
 use aihost_plugin_api::Result;
-use aihost_support::settings::Settings;
 use serde::Deserialize;
+use serde_json::Value;
 
-use super::Ids;
-use crate::config::{self, MAX_CONTEXT, MAX_EXPERTS, MAX_KERNEL, MAX_LAYERS, MAX_WIDTH};
-use crate::family::{self, Family, Mixture, Recurrent, Windows};
-use crate::positions::{Llama3, Plain, Yarn, yarn_magnitude};
+use super::family::{self, Family, Mixture, Recurrent, Windows};
+use super::gguf::{self as limits, MAX_CONTEXT, MAX_EXPERTS, MAX_KERNEL, MAX_LAYERS, MAX_WIDTH};
+use super::positions::{Llama3, Plain, Yarn, yarn_magnitude};
 
 /// What `layer_types` may have: layers that see all, and those with windows.
 const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
@@ -23,10 +24,127 @@ const CONVOLUTION_TYPE: &str = "conv";
 /// The kind of positions of which only the fastest part of all pairs is turned.
 const PROPORTIONAL: &str = "proportional";
 
+/// What models of several kinds of input say of all of them.
+const SHARED_SETTINGS: [&str; 4] = ["tie_word_embeddings", "bos_token_id", "eos_token_id", "quantization_config"];
+/// What stands before the tensors of their text decoders, and before those of decoders alone.
+const TEXT_TENSORS: [(&str, &str); 3] =
+    [("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.lm_head.", "lm_head.")];
+/// What decoders without an output begin the names of their tensors with, where others have `model.` before it.
+const BARE_TENSORS: [&str; 3] = ["embed_tokens.", "layers.", "norm."];
+
+/// One token, or several.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Ids {
+    One(u32),
+    Several(Vec<u32>),
+}
+
+impl Ids {
+    /// All of them.
+    pub fn all(&self) -> &[u32] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Several(ids) => ids,
+        }
+    }
+}
+
+/// What a `config.json` says of a decoder, or of the text decoder of a model of several kinds of input.
+#[derive(Debug)]
+pub struct Folder {
+    /// Where it lies, for messages.
+    path: PathBuf,
+    config: Config,
+    /// Whether the decoder is one of several parts.
+    is_part: bool,
+}
+
+impl Folder {
+    /// Reads a `config.json`.
+    ///
+    /// # Errors
+    /// `MissingFile` if it is not there, `CorruptFile` if it is none.
+    pub fn open(path: PathBuf) -> Result<Self> {
+        let file = Settings(&path);
+        let needs = "a model of safetensors needs its config.json, under role `config` or beside its weights";
+        let all: Value = file.json()?.ok_or_else(|| file.missing(needs))?;
+        let part = text_config(&all);
+        let is_part = part.is_some();
+        let config = serde_json::from_value(part.unwrap_or(all)).map_err(|error| file.corrupt(error.to_string()))?;
+        Ok(Self { path, config, is_part })
+    }
+
+    /// Its weights, under the names that decoders alone have.
+    ///
+    /// # Errors
+    /// Those of [`Tensors::open`].
+    pub fn tensors(&self, path: &Path) -> Result<Tensors> {
+        let tensors = Tensors::open(path)?;
+        if self.is_part {
+            return Ok(tensors.renamed(text_tensor));
+        }
+        let is_bare = |name: &str| BARE_TENSORS.iter().any(|part| name.starts_with(part));
+        Ok(tensors.renamed(|name| Some(if is_bare(name) { format!("model.{name}") } else { name.to_owned() })))
+    }
+
+    /// The model's shape, checked.
+    ///
+    /// # Errors
+    /// `Unsupported` for another architecture or variant, `CorruptFile` for impossible values.
+    pub fn decoder(&self, tensors: &Tensors) -> Result<DecoderConfig> {
+        Reader { file: Settings(&self.path), config: &self.config, tensors }.config()
+    }
+
+    /// That there is what makes logits: the table of tokens stands for it only where that is said, or usual.
+    ///
+    /// # Errors
+    /// `CorruptFile` if it is missing.
+    pub fn check_output(&self, tensors: &Tensors, config: &DecoderConfig) -> Result<()> {
+        let usual = Family::of_hugging_face(&self.config.model_type).is_some_and(|family| family.is_tied);
+        if !self.config.tie_word_embeddings.unwrap_or(usual) {
+            tensors.tensor(config.names.head)?;
+        }
+        Ok(())
+    }
+
+    /// What kind of model it is.
+    pub fn architecture(&self) -> &str {
+        &self.config.model_type
+    }
+
+    /// The beginning-of-sequence token.
+    pub fn begin(&self) -> Option<u32> {
+        self.config.bos_token_id.as_ref().and_then(|ids| ids.all().first().copied())
+    }
+
+    /// Tokens that end a turn.
+    pub fn ends(&self) -> Option<&Ids> {
+        self.config.eos_token_id.as_ref()
+    }
+}
+
+/// What a model of several kinds of input says of its text decoder, if it is one.
+fn text_config(config: &Value) -> Option<Value> {
+    let mut text = config.get("text_config")?.as_object()?.clone();
+    for key in SHARED_SETTINGS {
+        if let Some(value) = config.get(key).filter(|value| !value.is_null()) {
+            text.entry(key).or_insert_with(|| value.clone());
+        }
+    }
+    Some(Value::Object(text))
+}
+
+/// The name of a tensor of the text decoder of such a model, as decoders alone call it.
+fn text_tensor(name: &str) -> Option<String> {
+    let renamed = TEXT_TENSORS.iter().find_map(|(from, to)| Some(format!("{to}{}", name.strip_prefix(from)?)));
+    renamed.or_else(|| name.starts_with("lm_head.").then(|| name.to_owned()))
+}
+
 /// `config.json` of a decoder; what it leaves out is transformers' default.
 #[derive(Debug, Deserialize)]
-pub(super) struct Config {
-    pub(super) model_type: String,
+struct Config {
+    model_type: String,
     hidden_size: u64,
     /// Of a mixture of experts alone there may be none.
     intermediate_size: Option<u64>,
@@ -54,9 +172,9 @@ pub(super) struct Config {
     attention_bias: Option<bool>,
     mlp_bias: Option<bool>,
     tie_word_embeddings: Option<bool>,
-    quantization_config: Option<serde_json::Value>,
-    pub(super) bos_token_id: Option<Ids>,
-    pub(super) eos_token_id: Option<Ids>,
+    quantization_config: Option<Value>,
+    bos_token_id: Option<Ids>,
+    eos_token_id: Option<Ids>,
     sliding_window: Option<u64>,
     use_sliding_window: Option<bool>,
     layer_types: Option<Vec<String>>,
@@ -68,7 +186,8 @@ pub(super) struct Config {
     logits_scaling: Option<f64>,
     attn_logit_softcapping: Option<f64>,
     final_logit_softcapping: Option<f64>,
-    use_bidirectional_attention: Option<bool>,
+    /// A flag, or the kinds of tokens that see those behind them.
+    use_bidirectional_attention: Option<Value>,
     #[serde(alias = "num_local_experts")]
     num_experts: Option<u64>,
     num_experts_per_tok: Option<u64>,
@@ -159,10 +278,10 @@ struct Rope {
 }
 
 /// A `config.json`, what it says, and the weights that it is about.
-pub(super) struct Reader<'a> {
-    pub(super) file: Settings<'a>,
-    pub(super) config: &'a Config,
-    pub(super) tensors: &'a Tensors,
+struct Reader<'a> {
+    file: Settings<'a>,
+    config: &'a Config,
+    tensors: &'a Tensors,
 }
 
 fn positions() -> u64 {
@@ -175,7 +294,7 @@ fn epsilon() -> f64 {
 
 impl Reader<'_> {
     /// The model's shape, checked.
-    pub(super) fn config(&self) -> Result<DecoderConfig> {
+    fn config(&self) -> Result<DecoderConfig> {
         let c = self.config;
         let family = Family::of_hugging_face(&c.model_type)
             .ok_or_else(|| self.file.unsupported(family::unknown(&c.model_type)))?;
@@ -217,6 +336,7 @@ impl Reader<'_> {
             norms: family.norms,
             norm_epsilon: self.file.positive("rms_norm_eps", c.rms_norm_eps)?,
             norm_offset: family.norm_offset,
+            sees_all: c.use_bidirectional_attention.as_ref().is_some_and(|told| *told == true || *told == "all"),
             has_head_norms: family.has_head_norms,
             has_value_norms: family.has_value_norms,
             has_sinks: false,
@@ -244,7 +364,7 @@ impl Reader<'_> {
                 (None, Some(width)) => 1.0 / self.file.positive("query_pre_attn_scalar", width)?.sqrt(),
                 (None, None) => family
                     .attention_scale
-                    .unwrap_or_else(|| config::attention_scale(family, layers, hidden, heads, head_width)),
+                    .unwrap_or_else(|| limits::attention_scale(family, layers, hidden, heads, head_width)),
             },
             attention_cap: cap("attn_logit_softcapping", c.attn_logit_softcapping)?,
             query_growth: self.query_growth()?,
@@ -253,14 +373,10 @@ impl Reader<'_> {
             context: self.file.size("max_position_embeddings", c.max_position_embeddings, MAX_CONTEXT)?,
             vocabulary: self.file.size("vocab_size", c.vocab_size, u64::from(u32::MAX))?,
         };
-        config::check(&config).map_err(|what| self.file.corrupt(what))?;
+        limits::check(&config).map_err(|what| self.file.corrupt(what))?;
         if c.attention_bias == Some(true) {
             let [query, ..] = names.attention;
             self.tensors.tensor(&format!("{}.0.{query}.bias", names.layers))?;
-        }
-        // The table of tokens stands for it only where that is said, or usual.
-        if !c.tie_word_embeddings.unwrap_or(family.is_tied) {
-            self.tensors.tensor(names.head)?;
         }
         Ok(config)
     }
@@ -278,16 +394,14 @@ impl Reader<'_> {
             format!("its weights are quantised by {method}, and only plain F32, F16 and BF16 are read in this form")
         } else if !is_known {
             format!("its activation is `{}`, which its kind does not have here", activation.unwrap_or_default())
-        } else if c.use_bidirectional_attention.unwrap_or(false) {
-            "its tokens see those behind them, which candle-llm does not serve".to_owned()
         } else if c.mlp_bias.unwrap_or(false) || (c.attention_bias.unwrap_or(false) && family.biases == Biases::None) {
-            "its layers have biases, which candle-llm does not serve".to_owned()
+            "its layers have biases, which is not served here".to_owned()
         } else if c.decoder_sparse_step.is_some_and(|step| step > 1)
             || c.mlp_only_layers.as_ref().is_some_and(|layers| !layers.is_empty())
         {
-            "some of its layers have experts and others do not, which candle-llm does not serve".to_owned()
+            "some of its layers have experts and others do not, which is not served here".to_owned()
         } else if c.lfm2.conv_bias == Some(true) {
-            "its convolutions have biases, which candle-llm does not serve".to_owned()
+            "its convolutions have biases, which is not served here".to_owned()
         } else {
             return Ok(());
         };
@@ -317,7 +431,7 @@ impl Reader<'_> {
         let is_known = |kind: &&str| LAYER_TYPES.contains(kind) || recurrent == Some(*kind);
         if let Some(other) = c.layer_types.iter().flatten().map(String::as_str).find(|kind| !is_known(kind)) {
             return Err(self.file.unsupported(format!(
-                "it has layers of the kind `{other}`, which candle-llm does not serve; use another plugin"
+                "it has layers of the kind `{other}`, which is not served here; use another plugin"
             )));
         }
         let types = c.layer_types.as_deref();
@@ -489,7 +603,7 @@ impl Reader<'_> {
             }
             Some("longrope" | "su") => self.longrope(rope, plain, trained()?),
             Some(other) => Err(self.file.unsupported(format!(
-                "its positions are scaled by `{other}`, and candle-llm knows linear, llama3, yarn, longrope and proportional; use another plugin"
+                "its positions are scaled by `{other}`, and known here are linear, llama3, yarn, longrope and proportional; use another plugin"
             ))),
         }
     }
