@@ -37,13 +37,15 @@ async fn completion(server: &Server) -> (u16, Value) {
 #[tokio::test]
 async fn a_file_that_our_own_plugin_does_not_serve_is_llama_cpps_servers() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("m.gguf"), gguf("qwen35")).unwrap();
+    fs::write(folder.path().join("m.gguf"), gguf("deepseek2")).unwrap();
     let server = Server::start(&setup(folder.path(), "context: 4096, threads: 2"));
     assert_eq!(completion(&server).await.0, 200);
     assert_eq!(server.status("a", "plugin").await, "vllm");
     let why = server.why("a").await;
     assert!(
-        why.contains("`plugin: auto` is llama.cpp's server here: candle-llm does not serve the architecture `qwen35`"),
+        why.contains(
+            "`plugin: auto` is llama.cpp's server here: candle-llm does not serve the architecture `deepseek2`"
+        ),
         "{why}"
     );
     let (_, about) = server.get("/upstream/a/about").await;
@@ -61,7 +63,7 @@ async fn what_is_fetched_while_the_host_serves_is_chosen_for_then() {
     assert!(why.contains("`plugin: auto` is decided once its files are here"), "{why}");
     // As a download ends: whole, under its name.
     let part = folder.path().join("m.part");
-    fs::write(&part, gguf("qwen35")).unwrap();
+    fs::write(&part, gguf("deepseek2")).unwrap();
     fs::rename(part, folder.path().join("m.gguf")).unwrap();
     eventually(async || match completion(&server).await {
         (200, _) => Ok(()),
@@ -83,7 +85,7 @@ fn check_tells_what_is_chosen_what_is_open_and_what_nothing_serves() {
     let path = setup.env[0].1.clone();
     let (code, said) = check(&setup, &path);
     assert!(said.contains("`plugin: auto` is decided once its files are here"), "{code}: {said}");
-    fs::write(folder.path().join("m.gguf"), gguf("qwen35")).unwrap();
+    fs::write(folder.path().join("m.gguf"), gguf("deepseek2")).unwrap();
     let (code, said) = check(&setup, &path);
     assert!(code == 0 && said.contains("models.a: `plugin: auto` is llama.cpp's server here"), "{code}: {said}");
     let (code, said) = check(&setup, "/nowhere");

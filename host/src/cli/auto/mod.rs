@@ -299,9 +299,10 @@ mod tests {
     #[test]
     fn another_one_is_llama_cpps_servers_where_there_is_one() {
         let machine = Machine::new();
-        machine.gguf("m.gguf", "qwen35");
+        machine.gguf("m.gguf", "deepseek2");
         let missing = told(&machine.choose("source: {path: m.gguf}"));
-        for words in ["plugin: ", "the architecture `qwen35`", "no `llama-server` in the PATH", "install llama.cpp"] {
+        for words in ["plugin: ", "the architecture `deepseek2`", "no `llama-server` in the PATH", "install llama.cpp"]
+        {
             assert!(missing.contains(words), "{missing}");
         }
         let named = machine.choose("source: {path: m.gguf}, options: {binary: /opt/llama/llama-server}");
@@ -353,7 +354,7 @@ mod tests {
         assert_eq!(machine.choose("source: {path: f}").plugin, "candle-llm");
         let files = "files: {model: {path: f/model.safetensors}, config: {path: f/config.json}, tokenizer: {path: f/tokenizer.json}}";
         assert_eq!(machine.choose(files).plugin, "candle-llm");
-        lay(r#"{"model_type": "qwen35"}"#);
+        lay(r#"{"model_type": "deepseek2"}"#);
         let missing = told(&machine.choose("source: {path: f}"));
         assert!(missing.contains("no `vllm` in the PATH") && missing.contains("requirements"), "{missing}");
         let fetched = machine.choose("source: {path: f}, options: {requirements: ['vllm==0.32.0'], context: 4096}");
@@ -408,7 +409,7 @@ mod tests {
         fs::write(&path, other).unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(before).unwrap();
         assert_eq!(architecture(), "llama", "it was not read");
-        machine.gguf("m.gguf", "qwen35");
-        assert_eq!(architecture(), "qwen35");
+        machine.gguf("m.gguf", "deepseek2");
+        assert_eq!(architecture(), "deepseek2");
     }
 }

@@ -356,7 +356,7 @@ mod tests {
     fn what_candle_llm_reads_is_its_own_and_the_rest_llama_cpps() {
         assert_eq!(runner(&weights(&SMOLLM, &[0, 12, 14])), Runner::CandleLlm);
         for (at, value, words) in [
-            (0, "qwen35", "the architecture `qwen35`"),
+            (0, "deepseek2", "the architecture `deepseek2`"),
             (6, "t5", "its tokenizer `t5`"),
             (7, "mmbert", "its pre-tokenizer `mmbert`"),
         ] {

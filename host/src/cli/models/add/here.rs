@@ -70,6 +70,8 @@ pub(super) fn find(path: &Path) -> Result<Found, CliError> {
         config: read("config.json"),
         pipeline: read("model_index.json"),
         bytes,
+        // They lie where they are looked for.
+        has_dense: false,
     };
     seen.of_folder(located(path))
 }

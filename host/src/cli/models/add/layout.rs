@@ -22,6 +22,8 @@ const CACHE_NUMBER_BYTES: u64 = 2;
 const WRITERS: [&str; 2] = ["ForCausalLM", "LMHeadModel"];
 /// The encoders that candle-embed serves, as `model_type` calls them (its family.rs, whose test looks here).
 const ENCODERS: [&str; 6] = ["bert", "roberta", "xlm-roberta", "camembert", "nomic_bert", "modernbert"];
+/// What sentence-transformers lists the parts of a model in.
+const SENTENCE_MODULES: &str = "modules.json";
 /// What to do with all others.
 const BY_HAND: &str =
     "write its entry by hand: ADDING_MODELS has the keys, and `aihost plugins info PLUGIN` the options";
@@ -41,6 +43,8 @@ pub(super) struct Seen<'a> {
     pub(super) pipeline: Option<Vec<u8>>,
     /// Bytes of its weights in safetensors.
     pub(super) bytes: u64,
+    /// Whether layers stand behind its pooling, in folders of their own.
+    pub(super) has_dense: bool,
 }
 
 /// What it is.
@@ -49,8 +53,8 @@ enum Kind {
     Text(Option<String>),
     MusicGen,
     Flux,
-    /// It makes vectors or scores of texts; what kind of model it is.
-    Encoder(String),
+    /// It makes vectors or scores of texts.
+    Vectors,
 }
 
 impl Seen<'_> {
@@ -60,7 +64,7 @@ impl Seen<'_> {
             Kind::Text(why) => Ok(self.text(why, "source", place)),
             Kind::MusicGen => Ok(self.other("audio", "musicgen", "source", place)),
             Kind::Flux => Ok(self.other("image", "flux", "files", yaml::mapping([("model", place)]))),
-            Kind::Encoder(_) => Ok(self.other("embedding", "candle-embed", "source", place)),
+            Kind::Vectors => Ok(self.other("embedding", "candle-embed", "source", place)),
         }
     }
 
@@ -73,11 +77,11 @@ impl Seen<'_> {
                 return Err(self.not_told("FLUX.1 in diffusers' layout, which is served from a folder of this machine")
                     .hint("fetch the repository as a folder, with the hub's own program say, then `aihost models add FOLDER`"));
             }
-            // How it makes a vector of a text stands in a folder of its repository.
-            Kind::Encoder(model_type) => {
-                return Err(self.not_told(&format!("a model of type `{model_type}`, which is served from a folder of this machine"))
-                    .hint("fetch the repository as a folder, with the hub's own program say, then `aihost models add FOLDER`; or write its entry as ADDING_MODELS has one"));
+            Kind::Vectors if self.has_dense => {
+                return Err(self.not_told("layers behind its pooling, which are served from a folder of this machine")
+                    .hint("fetch the repository as a folder, with the hub's own program say, then `aihost models add FOLDER`"));
             }
+            Kind::Vectors => self.other("embedding", "candle-embed", "files", files),
         };
         Ok(Found { is_fetched: true, ..found })
     }
@@ -99,11 +103,14 @@ impl Seen<'_> {
             return Ok(Kind::MusicGen);
         }
         if ENCODERS.contains(&model_type) && self.bytes > 0 {
-            return Ok(Kind::Encoder(model_type.to_owned()));
+            return Ok(Kind::Vectors);
         }
         let classes =
             config.get("architectures").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
-        if !classes.into_iter().any(|class| WRITERS.iter().any(|end| class.ends_with(end))) {
+        let writes = classes.into_iter().any(|class| WRITERS.iter().any(|end| class.ends_with(end)));
+        let makes_vectors = self.names.contains(&SENTENCE_MODULES);
+        // A model that sees or hears has a decoder of text.
+        if !writes && !makes_vectors && config.get("text_config").is_none() {
             return Err(self
                 .not_told(&format!("a model of type `{model_type}`, of which no plugin here is known to serve it"))
                 .hint(BY_HAND));
@@ -114,7 +121,14 @@ impl Seen<'_> {
                 .not_told("a model without weights in safetensors or GGUF")
                 .hint("name a repository that has them"));
         }
-        Ok(Kind::Text(folder.why_not_candle()))
+        let why = folder.why_not_candle();
+        if makes_vectors {
+            return match why {
+                None => Ok(Kind::Vectors),
+                Some(why) => Err(self.not_told(&format!("a model that makes vectors, and {why}")).hint(BY_HAND)),
+            };
+        }
+        Ok(Kind::Text(why))
     }
 
     fn not_told(&self, what: &str) -> CliError {
@@ -186,6 +200,7 @@ impl Seen<'_> {
 
 /// Tokens of context that are usual, and the bytes of their keys and values.
 fn cache_bytes(config: &Json) -> Option<(u64, u64)> {
+    let config = config.get("text_config").unwrap_or(config);
     let number = |key: &str| config.get(key).and_then(Json::as_u64);
     let heads = number("num_attention_heads")?;
     let tokens = number("max_position_embeddings").unwrap_or(CONTEXT_TOKENS).min(CONTEXT_TOKENS);

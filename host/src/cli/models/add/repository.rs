@@ -195,6 +195,7 @@ async fn of_layout(puller: &Puller, repository: &Repository, wanted: &InHub) -> 
         config: text(puller, repository, "config.json").await?,
         pipeline: text(puller, repository, "model_index.json").await?,
         bytes: files.iter().filter(|file| file.path.ends_with(".safetensors")).map(|file| file.bytes).sum(),
+        has_dense: repository.files.iter().any(|file| file.path.contains(DENSE_FOLDER)),
     };
     let by_role = files.iter().map(|file| (role(&file.path), location(repository, file)));
     let mut by_role: Vec<(String, Value)> = by_role.collect();
@@ -208,7 +209,15 @@ async fn of_layout(puller: &Puller, repository: &Repository, wanted: &InHub) -> 
 /// The index of sharded weights.
 const INDEX: &str = "model.safetensors.index.json";
 
+/// How sentence-transformers makes one vector of a text.
+const POOLING: &str = "1_Pooling/config.json";
+/// The end of the folders of layers behind that.
+const DENSE_FOLDER: &str = "_Dense/";
+
 fn is_part(path: &str) -> bool {
+    if path == POOLING {
+        return true;
+    }
     let is_beside =
         BESIDE_WEIGHTS.iter().any(|end| path.ends_with(end)) && !NO_PART.iter().any(|name| path.starts_with(name));
     !path.contains('/')
@@ -233,6 +242,9 @@ fn role(path: &str) -> String {
     }
     if path == "model.safetensors" || path == INDEX {
         return "model".to_owned();
+    }
+    if path == POOLING {
+        return "pooling".to_owned();
     }
     let stem = path.rsplit_once('.').map_or(path, |(stem, _)| stem);
     let stem = if path == "tokenizer.model" { "tokenizer_model" } else { stem };

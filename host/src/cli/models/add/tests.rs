@@ -152,7 +152,7 @@ async fn a_split_model_has_all_its_parts_beside_each_other() {
     let world = World::new().await;
     let part = |number: u32| format!("Q4_0/r-Q4_0-0000{number}-of-00002.gguf");
     let (one, two) = (part(1), part(2));
-    world.repository("o/r", "", &[(&one, 300 * MIB, gguf("qwen35")), (&two, 200 * MIB, gguf("qwen35"))]);
+    world.repository("o/r", "", &[(&one, 300 * MIB, gguf("deepseek2")), (&two, 200 * MIB, gguf("deepseek2"))]);
     let told = world.add("hf:o/r", None, false).await.expect("written");
     assert!(told.notes.iter().any(|note| note == "size: 500.0 MiB in 2 files"), "{:?}", told.notes);
     let model = world.model("r");
@@ -169,7 +169,7 @@ async fn models_of_several_files_are_told_by_their_configuration() {
     let world = World::new().await;
     let llama = br#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "num_hidden_layers": 2,
         "num_attention_heads": 4, "hidden_size": 64, "max_position_embeddings": 2048}"#;
-    let qwen = br#"{"model_type": "qwen35", "architectures": ["Qwen3ForCausalLM"]}"#;
+    let qwen = br#"{"model_type": "deepseek2", "architectures": ["Qwen3ForCausalLM"]}"#;
     let config = |text: &[u8]| ("config.json", 200, text.to_vec());
     let small = |name: &'static str| (name, 100, Vec::new());
     let whole = [
@@ -214,20 +214,32 @@ async fn models_of_several_files_are_told_by_their_configuration() {
     world.add("hf:o/musicgen-small", None, false).await.expect("written");
     assert_eq!(world.model("musicgen-small").plugin, "musicgen");
 
-    world.repository(
-        "o/bert",
-        "",
-        &[
-            config(br#"{"model_type": "bert", "architectures": ["BertModel"]}"#),
-            ("model.safetensors", 3 * MIB, Vec::new()),
-        ],
-    );
+    let bert = br#"{"model_type": "bert", "architectures": ["BertModel"]}"#;
+    let weights = || ("model.safetensors", 3 * MIB, Vec::new());
+    world.repository("o/bert", "", &[config(bert), weights(), small("tokenizer.json"), small("1_Pooling/config.json")]);
+    world.add("hf:o/bert", None, false).await.expect("written");
+    let model = world.model("bert");
+    assert_eq!(model.files.keys().map(String::as_str).collect::<Vec<_>>(), ["config", "model", "pooling", "tokenizer"]);
+    // A decoder that makes vectors is told from one that writes by what lists its parts.
+    let qwen3 = br#"{"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_act": "silu"}"#;
+    let parts = [config(qwen3), weights(), small("tokenizer.json"), small("modules.json")];
+    world.repository("o/Qwen3-Embedding", "", &parts);
+    world.add("hf:o/Qwen3-Embedding", None, false).await.expect("written");
+    assert_eq!(world.model("qwen3-embedding").plugin, "candle-embed");
+    let parts =
+        [config(qwen3), weights(), small("tokenizer.json"), small("modules.json"), small("2_Dense/config.json")];
+    world.repository("o/dense", "", &parts);
+    let sees = br#"{"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"],
+        "text_config": {"model_type": "gemma3_text"}}"#;
+    world.repository("o/sees", "", &[config(sees), weights(), small("tokenizer.json")]);
+    world.add("hf:o/sees", None, false).await.expect("written");
+    assert_eq!(world.model("sees").plugin, "candle-llm");
     let t5 = br#"{"model_type": "t5", "architectures": ["T5Model"]}"#;
     world.repository("o/t5", "", &[config(t5), ("model.safetensors", 3 * MIB, Vec::new())]);
     world.repository("o/flux", "", &[("model_index.json", 100, br#"{"_class_name": "FluxPipeline"}"#.to_vec())]);
     world.repository("o/data", "", &[small("README.md")]);
     for (repository, words) in [
-        ("hf:o/bert", "has a model of type `bert`, which is served from a folder"),
+        ("hf:o/dense", "has layers behind its pooling, which are served from a folder"),
         ("hf:o/t5", "has a model of type `t5`, of which no plugin"),
         ("hf:o/flux", "FLUX.1 in diffusers' layout"),
         ("hf:o/data", "has files without a GGUF model or a config.json"),
@@ -251,7 +263,7 @@ async fn files_behind_urls_and_files_here_are_added_too() {
     assert!(told.contains("does it ask for a login?"), "{told}");
 
     fs::create_dir_all(world.path("own")).unwrap();
-    fs::write(world.path("own/Mine.gguf"), gguf("qwen35")).unwrap();
+    fs::write(world.path("own/Mine.gguf"), gguf("deepseek2")).unwrap();
     world.add("own/Mine.gguf", None, false).await.expect("written");
     assert_eq!(world.model("mine").files["model"].path, world.path("own/Mine.gguf"));
     world.add("own", Some("again"), false).await.expect("the only one of the folder");
