@@ -11,6 +11,8 @@ mod audio;
 mod author;
 /// Workers without a host around them.
 mod bench;
+/// Copies of weights on a local disk.
+mod cache;
 /// What serves a model whose entry leaves that to the host.
 mod choice;
 /// Commands and slow servers.
