@@ -11,6 +11,9 @@ use aihost_tests::server::{Setup, aihost, alive, chat, client, prepare};
 use aihost_tests::{binary, wait_for};
 use serde_json::{Value, json};
 
+/// The longest that a request may take while one process follows another.
+const WAIT_LIMIT: Duration = Duration::from_secs(5);
+
 /// A folder with a models.yaml whose host is ended with this, whatever a test has come to.
 struct Home {
     folder: tempfile::TempDir,
@@ -149,7 +152,7 @@ fn clients(base: &str, count: usize) -> (Arc<AtomicBool>, Arc<AtomicUsize>, Vec<
                 }
                 let mut body = chat("a", "one two three");
                 body["stream"] = (number % 3 == 0).into();
-                let text = match client.post(&url).json(&body).send().await {
+                let text = match client.post(&url).json(&body).timeout(WAIT_LIMIT).send().await {
                     Ok(response) if response.status() == 200 => response.text().await.map_err(|e| format!("{e:?}")),
                     Ok(response) => Err(format!("{} {:?}", response.status(), response.text().await)),
                     Err(error) => Err(format!("{error:?}")),

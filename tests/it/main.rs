@@ -21,6 +21,8 @@ mod client;
 mod confinement;
 /// Connections by the thousand, refusals, many choices.
 mod connections;
+/// The host as the first process of a namespace.
+mod container;
 mod custom;
 /// Vectors of texts, and scores of documents.
 mod embedding;
