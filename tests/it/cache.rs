@@ -191,6 +191,21 @@ async fn the_least_recently_used_leave_and_what_is_loaded_stays() {
     assert!(is_copied("a").await);
 }
 
+#[tokio::test]
+async fn the_copy_of_a_parked_model_stays() {
+    let disks = Disks::new();
+    for name in ["x", "y"] {
+        disks.lay(name, "ten bytes.");
+    }
+    let server = disks.server(Some("15"), &[("a", "x", READS), ("b", "y", READS)]);
+    assert!(opened(&server, "a").await.0.starts_with(disks.at("cache")));
+    assert_eq!(server.post("/models/park", &json!({"model": "a"})).await.0, 200);
+    server.until("a", "state", json!("parked")).await;
+    assert!(opened(&server, "b").await.0.starts_with(disks.at("volume")));
+    assert_eq!(disks.copies(), ["x"]);
+    assert_eq!(opened(&server, "a").await.1, "ten bytes.");
+}
+
 /// So large that copying it takes seconds.
 const LARGE_BYTES: u64 = 6 << 30;
 

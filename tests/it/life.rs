@@ -196,6 +196,26 @@ async fn no_request_fails_while_one_process_follows_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn copies_of_weights_are_opened_by_the_process_that_follows() {
+    let disk = tempfile::tempdir().unwrap();
+    let (file, cache) = (disk.path().join("x.gguf"), disk.path().join("cache"));
+    std::fs::write(&file, "weights").unwrap();
+    let home = Home::new(&format!(
+        "  a: {{type: text, plugin: aihost/echo, source: {{path: {}}}, options: {{reads: model}}, preload: true}}\ncache_dir: {}\n",
+        file.display(),
+        cache.display()
+    ));
+    home.good(&["up"]);
+    for _ in 0..3 {
+        let url = format!("{}/v1/chat/completions", home.base());
+        let answer = client().post(url).json(&chat("a", "hi")).send().await.unwrap().text().await.unwrap();
+        assert!(answer.contains(cache.to_str().unwrap()) && answer.contains("x.gguf weights hi"), "{answer}");
+        tokio::task::block_in_place(|| home.good(&["restart"]));
+    }
+    assert_eq!(home.log().matches("copying ").count(), 1, "{}", home.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_go_on_in_the_process_that_follows() {
     let home = Home::new("  a: {type: text, plugin: aihost/echo, options: {latency_ms: 20}}\n");
     home.good(&["up"]);

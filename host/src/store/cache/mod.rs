@@ -136,6 +136,8 @@ impl Cache {
             let job = Job { model: &id, check: &check, lease: &lease };
             let taken = self.work(&job, files, &digests);
             check.copies(false);
+            // Who has the answer may take the folder, or let go of the copies, at once.
+            drop((self, lease));
             // Whoever asked may have gone.
             let _ = answer.send(taken);
         };
