@@ -79,6 +79,7 @@ impl Bench {
             start_timeout: self.limits.start,
             silence: self.limits.silence,
             busy: None,
+            copied_from: Vec::new(),
             log: Arc::clone(&self.log),
         }
     }

@@ -11,6 +11,9 @@ use aihost_tests::server::{Setup, aihost, alive, chat, client, prepare};
 use aihost_tests::{binary, wait_for};
 use serde_json::{Value, json};
 
+/// The longest that a request may take while one process follows another.
+const WAIT_LIMIT: Duration = Duration::from_secs(5);
+
 /// A folder with a models.yaml whose host is ended with this, whatever a test has come to.
 struct Home {
     folder: tempfile::TempDir,
@@ -149,7 +152,7 @@ fn clients(base: &str, count: usize) -> (Arc<AtomicBool>, Arc<AtomicUsize>, Vec<
                 }
                 let mut body = chat("a", "one two three");
                 body["stream"] = (number % 3 == 0).into();
-                let text = match client.post(&url).json(&body).send().await {
+                let text = match client.post(&url).json(&body).timeout(WAIT_LIMIT).send().await {
                     Ok(response) if response.status() == 200 => response.text().await.map_err(|e| format!("{e:?}")),
                     Ok(response) => Err(format!("{} {:?}", response.status(), response.text().await)),
                     Err(error) => Err(format!("{error:?}")),
@@ -190,6 +193,26 @@ async fn no_request_fails_while_one_process_follows_another() {
     for pid in &pids[..3] {
         gone(*pid).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_weights_are_opened_by_the_process_that_follows() {
+    let disk = tempfile::tempdir().unwrap();
+    let (file, cache) = (disk.path().join("x.gguf"), disk.path().join("cache"));
+    std::fs::write(&file, "weights").unwrap();
+    let home = Home::new(&format!(
+        "  a: {{type: text, plugin: aihost/echo, source: {{path: {}}}, options: {{reads: model}}, preload: true}}\ncache_dir: {}\n",
+        file.display(),
+        cache.display()
+    ));
+    home.good(&["up"]);
+    for _ in 0..3 {
+        let url = format!("{}/v1/chat/completions", home.base());
+        let answer = client().post(url).json(&chat("a", "hi")).send().await.unwrap().text().await.unwrap();
+        assert!(answer.contains(cache.to_str().unwrap()) && answer.contains("x.gguf weights hi"), "{answer}");
+        tokio::task::block_in_place(|| home.good(&["restart"]));
+    }
+    assert_eq!(home.log().matches("copying ").count(), 1, "{}", home.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,8 @@ mod audio;
 mod author;
 /// Workers without a host around them.
 mod bench;
+/// Copies of weights on a local disk.
+mod cache;
 /// What serves a model whose entry leaves that to the host.
 mod choice;
 /// Commands and slow servers.
@@ -19,6 +21,8 @@ mod client;
 mod confinement;
 /// Connections by the thousand, refusals, many choices.
 mod connections;
+/// The host as the first process of a namespace.
+mod container;
 mod custom;
 /// Vectors of texts, and scores of documents.
 mod embedding;

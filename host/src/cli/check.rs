@@ -120,7 +120,7 @@ pub(super) fn survey(config: &Config) -> (Report, Wrong) {
     let (faults, silent) = vet.options(config, Asking::Plugins);
     let wrong = faults.placed(&vet::text_of(config), vet::file_of(config));
     let warnings = config.warnings().into_iter().chain(crate::device::complaints()).chain(silent);
-    let warnings = warnings.chain(super::plugins::cautions(&registry));
+    let warnings = warnings.chain(super::plugins::cautions(&registry)).chain(crate::store::too_small(config));
     let report = Report {
         file: config.file.as_ref().map(|file| file.display().to_string()),
         listen: config.addresses().map(|address| address.to_string()).collect::<Vec<_>>().join(", "),

@@ -23,7 +23,7 @@ use crate::http::Leaving;
 use crate::jobs::{EmbeddedStore, Jobs};
 use crate::plugin::{Registry, sweep_copies};
 use crate::runtime::{self, Runtime, StateClaim};
-use crate::store::{Digests, Trust};
+use crate::store::{Cache, Digests, Trust};
 use crate::worker::{HostPlacement, WorkerPlacement, protect_host};
 
 /// How long connections may stay open once every request has its answer.
@@ -160,9 +160,11 @@ impl Hosted {
         &self.sockets
     }
 
-    /// Leaves the state folder, with the jobs in it, to another process.
+    /// Leaves the state folder, with the jobs in it, and the copies of weights to another process.
     pub(super) async fn release(&self) {
         self.jobs.leave().await;
+        // Before the state folder, for which the other waits.
+        self.runtime.leave_cache();
         self.claim.release();
     }
 
@@ -244,10 +246,15 @@ fn start_block(
     ]
 }
 
-/// Claims the state folder, off the runtime's threads: it may lie on a network.
+/// Claims the state folder, where no folder of copies is others', off the runtime's threads: it may lie on a network.
 async fn claim(config: &Config, address: SocketAddr, before: Option<u32>) -> Result<StateClaim, CliError> {
     let (state, sharing) = (config.paths.state.clone(), config.paths.sharing);
-    let claimed = tokio::task::spawn_blocking(move || StateClaim::take(&state, address, sharing, before)).await;
+    let paths = config.paths.clone();
+    let claimed = tokio::task::spawn_blocking(move || {
+        Cache::check_owner(&paths)?;
+        StateClaim::take(&state, address, sharing, before)
+    });
+    let claimed = claimed.await;
     claimed
         .map_err(|error| CliError::failed(format!("the state folder cannot be claimed: {error}")))?
         .map_err(CliError::failed)

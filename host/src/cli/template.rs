@@ -108,6 +108,10 @@ fn going(config: &Config, env: &Env, root: &Path) -> Vec<Thing> {
         }
     };
     add(config.paths.state.clone(), "what a host has learned of this machine, its log and its jobs");
+    let cache = config.paths.cache.as_ref();
+    for copies in cache.map(|cache| crate::store::entries(&cache.folder)).unwrap_or_default() {
+        add(copies, "copies of weights that lie elsewhere");
+    }
     let Some(home) = env.named("HOME").map(PathBuf::from) else { return things };
     for name in [".bash_history", ".zsh_history", ".python_history", ".lesshst", ".viminfo", ".wget-hsts"] {
         add(home.join(name), "what was typed here");

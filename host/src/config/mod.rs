@@ -40,7 +40,9 @@ pub use http::{BusyProbe, HttpConfig, REMOTE, RemoteConfig, Secret};
 pub use options::{EntryFaults, option_rows};
 pub use origin::{Cors, OriginPattern};
 pub use ownership::Sharing;
-pub use resolved::{Choice, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Refusal, TEXT_BODY_BYTES};
+pub use resolved::{
+    CacheConfig, Choice, Config, DeviceConfig, FileConfig, Limits, ModelConfig, Paths, Refusal, TEXT_BODY_BYTES,
+};
 pub use schema::json_schema;
 pub use source::{Location, Part, Source, shown_url};
 pub use units::{parse_duration, parse_size};
@@ -160,11 +162,15 @@ pub fn parse_for(
     let context = resolve::Context { text, file, selection, env, running: Some(running) };
     let config = resolve::resolve(typed(text, file)?, context)?;
     let (was, is) = (&running.paths, &alone.paths);
+    let folder = |paths: &Paths| paths.cache.as_ref().map(|cache| cache.folder.clone());
+    let size = |paths: &Paths| paths.cache.as_ref().and_then(|cache| cache.size);
     let differing = [
         ("listen", !running.addresses().eq(alone.addresses())),
         ("plugins_dir", was.plugin_folders() != is.plugin_folders()),
         ("models_dir", was.models != is.models),
         ("state_dir", was.state != is.state),
+        ("cache_dir", folder(was) != folder(is)),
+        ("cache_size", size(was) != size(is)),
         ("allow_shared_folders", was.sharing != is.sharing),
     ];
     let waiting = differing.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();

@@ -44,6 +44,7 @@ pub(super) fn folders(typed: [Option<&Path>; 3], base: &Path, env: &Env) -> Path
         plugins: pick(env.plugins_dir(), plugins, "plugins"),
         models: pick(env.models_dir(), models, "models"),
         state: pick(env.state_dir(), state, "state"),
+        cache: None,
         sharing: Sharing::Refused,
     }
 }

@@ -48,6 +48,14 @@ pub(super) struct RawConfig {
     pub(super) models_dir: Option<PathBuf>,
     /// Folder of what the host remembers. Default: /workspace/state where writable, else in the user's data folder.
     pub(super) state_dir: Option<PathBuf>,
+    /// Folder on a fast local disk for copies of weight files, where `models_dir` is slow: a file is copied when a model that
+    /// uses it is first brought up, and opened from its copy. A folder of its own, outside the others; it may be deleted while
+    /// no host runs. Takes effect at the next start. Default: none, files are opened where they lie.
+    pub(super) cache_dir: Option<PathBuf>,
+    /// Bytes that the copies in `cache_dir` may take together; those that were used longest ago make room. A twentieth of the
+    /// disk stays free whatever it says. Takes effect at the next start. Default: what the disk has room for.
+    #[schemars(with = "Option<Size>")]
+    pub(super) cache_size: Option<Text>,
     /// Limits that protect the host and its clients.
     pub(super) limits: Option<RawLimits>,
     /// What holds for every model that does not say otherwise.

@@ -115,8 +115,19 @@ pub struct Paths {
     pub models: PathBuf,
     /// Shadow copies, learned peaks, logs.
     pub state: PathBuf,
+    /// Local copies of weights, where they are wanted.
+    pub cache: Option<CacheConfig>,
     /// Whether others may own or write them (`allow_shared_folders`).
     pub sharing: Sharing,
+}
+
+/// Where copies of weights are kept that lie on a slow disk (`cache_dir`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// The folder, absolute.
+    pub folder: PathBuf,
+    /// Bytes that copies may take together (`cache_size`); `None` means what the disk has room for.
+    pub size: Option<ByteSize>,
 }
 
 impl Paths {

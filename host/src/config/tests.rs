@@ -565,6 +565,12 @@ fn folders_of_a_host_that_runs_stay_as_they_are_for_every_entry() {
     assert_eq!(reloaded.config.paths.models, Path::new("/m1"));
     assert_eq!(reloaded.waiting, ["plugins_dir", "models_dir"]);
     assert_eq!(reload(running, running).expect("valid").waiting, [""; 0]);
+    let cached = format!("cache_dir: /c\ncache_size: 40GB\n{running}");
+    let reloaded = reload(&cached, running).expect("valid");
+    assert_eq!(reloaded.waiting, ["cache_dir", "cache_size"]);
+    let cache = reloaded.config.paths.cache.expect("the one in use");
+    assert_eq!((cache.folder.as_path(), cache.size.map(|size| size.0)), (Path::new("/c"), Some(40_000_000_000)));
+    assert_eq!(reload(&cached, &cached.replace("40GB", "50GB")).expect("valid").waiting, ["cache_size"]);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::device;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::PluginFile;
 use crate::scheduler::Effect;
-use crate::store::Verification;
+use crate::store::{CacheLease, Verification};
 use crate::worker::awake::timeout;
 use crate::worker::{InstanceHandle, ModelLog, Output, StartSpec, Task};
 
@@ -107,13 +107,15 @@ impl Loop {
             self.residents.is_made_of(id, Arc::clone(&spec.plugin));
         }
         let check = self.residents.check_of(id);
-        let verifier = Arc::clone(&self.backends.verifier);
+        let lease = CacheLease::default();
+        self.residents.holds(id, lease.clone());
+        let files = self.backends.files.clone();
         let (placement, events, exits) =
             (Arc::clone(&self.backends.placement), self.senders.events.clone(), self.senders.exits.clone());
         tokio::spawn(async move {
             let started = match spec {
-                Ok((spec, entry)) => match verifier.verify(&entry, check).await {
-                    Ok(()) => placement.start(spec, exits).await,
+                Ok((spec, entry)) => match files.make_ready(&entry, spec, check, lease).await {
+                    Ok(spec) => placement.start(spec, exits).await,
                     Err(failure) => Err(failure),
                 },
                 Err(failure) => Err(failure),
@@ -151,6 +153,7 @@ impl Loop {
             plugin,
             options: model.options.clone(),
             load,
+            copied_from: Vec::new(),
             own_folder: Some(self.config.paths.plugin_folder(&model.plugin)),
             start_timeout: START_TIMEOUT,
             log,
@@ -307,7 +310,7 @@ impl Loop {
         match self.residents.handle(id).cloned() {
             Some(instance) => drop(tokio::spawn(async move { instance.stop(grace).await })),
             // The worker is still starting: it goes when its start returns and finds nobody waiting for it, and does not
-            // start at all if its files are still being checked.
+            // start at all if its files are still being copied or checked.
             None => self.residents.check(id).into_iter().for_each(Verification::stop),
         }
     }

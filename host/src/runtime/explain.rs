@@ -9,7 +9,6 @@ use tokio::task::spawn_blocking;
 
 use super::files::locate_for;
 use super::run::{Loop, send};
-use super::status::VERIFYING;
 use crate::config::{Choice, ModelConfig};
 use crate::domain::{Device, Failure, FailureKind, Millis, ModelId};
 use crate::plugin::PluginFile;
@@ -21,13 +20,14 @@ struct Rehearsal {
     world: State,
     now: Millis,
     entry: ModelConfig,
-    /// Thousandths of its weights that are there, and of its files that are hashed.
+    /// Thousandths of its weights that are there.
     loaded: Option<u32>,
-    hashed: Option<u32>,
+    /// What is done with its files first, and thousandths of that.
+    prepared: Option<(&'static str, u32)>,
     /// What would start it, if it is not run by others, or why nothing can.
     plugin: Result<Option<Arc<PluginFile>>, Failure>,
-    /// What is to be said of its plugin's file.
-    note: Option<String>,
+    /// What is to be said of its plugin's file, and of those that it has open.
+    notes: [Option<String>; 2],
     /// Its devices, and what instances of this host hold there.
     held: Vec<(Device, u64)>,
     placement: Arc<dyn Placement>,
@@ -42,12 +42,13 @@ impl Loop {
             return send(reply, Err(failure));
         };
         let devices = self.state.policy().models.get(model).map(|policy| policy.devices.clone()).unwrap_or_default();
+        let files_note = self.state.instance_of(model).and_then(|(id, _)| self.files_note(id));
         let rehearsal = Rehearsal {
             now: self.clock.now(),
             loaded: self.loading_progress(model),
-            hashed: self.hashing_progress(model),
+            prepared: self.files_progress(model),
             plugin: self.usable_plugin(entry),
-            note: self.said_of_plugin(entry),
+            notes: [self.said_of_plugin(entry), files_note],
             held: devices.into_iter().filter_map(|device| Some((device, self.held_on(device)?))).collect(),
             placement: Arc::clone(&self.backends.placement),
             state_dir: self.config.paths.state.clone(),
@@ -68,8 +69,8 @@ impl Rehearsal {
         let model = &self.entry.id;
         let stated = self.entry.memory.map(|size| size.0);
         let mut plan = self.world.explain(self.now, model, stated, self.loaded);
-        if let Some(progress) = self.hashed {
-            plan = plan.behind_step(VERIFYING, progress);
+        if let Some((step, progress)) = self.prepared {
+            plan = plan.behind_step(step, progress);
         }
         // Whoever is refused anyway is told why by those who refuse.
         let is_started = self.world.instance_of(model).is_none() && plan.outcome != Outcome::Refused;
@@ -83,7 +84,7 @@ impl Rehearsal {
             plan.message = format!("`{}` cannot be loaded: {why}", self.entry.id);
             return plan;
         }
-        if let Some(note) = &self.note {
+        for note in self.notes.iter().flatten() {
             plan.message += &format!("; {note}");
         }
         if let Some(Choice::Made(why)) = &self.entry.choice {

@@ -14,7 +14,7 @@ use super::survey::moves_memory;
 use super::workspace::Workspace;
 use crate::domain::{ByteSize, Device, InstanceId, Kind, ModelId, ModelState};
 use crate::scheduler::{self, Event, Mapped};
-use crate::store;
+use crate::store::{self, CacheLease};
 use crate::worker::Allowance;
 
 impl Loop {
@@ -81,6 +81,8 @@ impl Loop {
         for file in entry.files.values() {
             (&file.path, store::fingerprint(file)).hash(&mut hasher);
         }
+        // One opens copies and another the originals: these are other pages.
+        self.residents.copies(id).map_or(0, CacheLease::fingerprint).hash(&mut hasher);
         Mapped { files: hasher.finish(), bytes }
     }
 

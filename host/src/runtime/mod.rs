@@ -66,6 +66,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::domain::Device;
 use crate::plugin::Registry;
+use crate::store::Cache;
 use crate::worker::Placement;
 use crate::worker::awake::timeout;
 
@@ -79,6 +80,7 @@ pub struct Runtime {
     /// What its devices could hold when it started.
     budgets: Vec<(Device, u64)>,
     plugins: watch::Receiver<Arc<Registry>>,
+    cache: Option<Arc<Cache>>,
     shutdown: watch::Sender<Ending>,
     task: JoinHandle<()>,
 }
@@ -101,9 +103,9 @@ pub fn start(config: Arc<Config>, registry: Arc<Registry>, placement: Arc<dyn Pl
     let (plugins, registered) = watch::channel(registry);
     let (owner, internal) = run::Loop::new(in_force, plugins, placement);
     let handle = Handle::new(commands, watched, registered.clone()).with_facts(Arc::clone(&owner.devices.facts));
-    let budgets = owner.budgets();
+    let (budgets, cache) = (owner.budgets(), owner.backends.files.cache());
     let task = tokio::spawn(owner.run(internal, inbox, ending));
-    Runtime { handle, budgets, plugins: registered, shutdown, task }
+    Runtime { handle, budgets, plugins: registered, cache, shutdown, task }
 }
 
 impl Runtime {
@@ -120,6 +122,13 @@ impl Runtime {
     /// Its devices, and the bytes that each could hold when it started.
     pub fn budgets(&self) -> &[(Device, u64)] {
         &self.budgets
+    }
+
+    /// Leaves the folder of copies to another host. Blocks for a moment.
+    pub fn leave_cache(&self) {
+        if let Some(cache) = &self.cache {
+            cache.leave();
+        }
     }
 
     /// Resolves when the loop ends by itself, which it should not, with why. Not to be awaited again after that.

@@ -9,7 +9,7 @@ use super::peaks::Key;
 use super::workspace::Workspace;
 use crate::domain::InstanceId;
 use crate::plugin::PluginFile;
-use crate::store::Verification;
+use crate::store::{CacheLease, Verification};
 use crate::worker::{Exit, InstanceHandle};
 
 /// The instances that have a worker, or one that comes up.
@@ -28,6 +28,8 @@ struct Resident {
     busy: bool,
     /// The check of its files, while that is under way.
     check: Option<Arc<Verification>>,
+    /// The copies of files that it may open.
+    copies: CacheLease,
     /// Whether it is being asked how it is.
     is_asked_health: bool,
     /// Its exit, if that came while it was busy: the start or load knows the cause better, and is heard first.
@@ -120,6 +122,16 @@ impl Residents {
     /// The check of its files that is under way.
     pub(super) fn check(&self, id: InstanceId) -> Option<&Verification> {
         self.0.get(&id)?.check.as_deref()
+    }
+
+    /// It may open these copies, which stay until it is gone.
+    pub(super) fn holds(&mut self, id: InstanceId, copies: CacheLease) {
+        self.0.entry(id).or_default().copies = copies;
+    }
+
+    /// The copies that it may open.
+    pub(super) fn copies(&self, id: InstanceId) -> Option<&CacheLease> {
+        Some(&self.0.get(&id)?.copies)
     }
 
     /// Its worker is up.

@@ -11,6 +11,7 @@ use super::access::told_of;
 use super::api::{Command, KeepAlive, Submission, Submitted};
 use super::clock::Clock;
 use super::devices::Devices;
+use super::files::WeightFiles;
 use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
 use super::plugins::{Plugins, Running};
@@ -25,7 +26,7 @@ use crate::config::Config;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
 use crate::scheduler::{Event, Keep, State, Want};
-use crate::store::{Verification, Verifier};
+use crate::store::Verification;
 use crate::worker::{Exit, ExitReason, Placement, Started};
 
 /// Internal events that may wait for the loop.
@@ -53,8 +54,8 @@ pub(super) struct Loop {
 
 /// Who does what the loop may not wait for.
 pub(super) struct Backends {
-    /// Hashes weights.
-    pub(super) verifier: Arc<Verifier>,
+    /// Copies and hashes weights.
+    pub(super) files: WeightFiles,
     /// Brings instances up.
     pub(super) placement: Arc<dyn Placement>,
 }
@@ -96,7 +97,7 @@ impl Loop {
             records: Records::default(),
             quarantine: Quarantine::open(&config.paths.state),
             senders: Senders { events, exits, in_force },
-            backends: Backends { verifier: Arc::new(Verifier::new(&config.paths)), placement },
+            backends: Backends { files: WeightFiles::new(&config.paths), placement },
             plugins: Plugins::new(plugins, &config),
             config,
         };
@@ -293,7 +294,7 @@ impl Loop {
         if let Pending::Serve { job, .. } = pending
             && !self.requests.is_wanted(&job.model)
         {
-            // Files that nobody waits for are not hashed to their end; what was hashed is kept.
+            // Files that nobody waits for are not copied or hashed to their end; what was done is kept.
             let instances = self.state.instances_of(&job.model).into_iter();
             instances.filter_map(|(instance, _)| self.residents.check(instance)).for_each(Verification::stop);
         }
@@ -361,7 +362,7 @@ impl Loop {
             }
             // It was stopped meanwhile; the worker goes with its only handle, and its exit is reported.
             (Ok((instance, _)), None) => drop(instance),
-            // The check of its files was stopped because nobody waited, and someone does by now.
+            // The copying or the check of its files was stopped because nobody waited, and someone does by now.
             (Err(failure), Some(model))
                 if failure.kind == FailureKind::Cancelled && self.requests.is_wanted(&model) =>
             {

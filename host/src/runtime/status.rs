@@ -17,9 +17,6 @@ use crate::scheduler;
 use crate::telemetry::{PluginSeries, Scrape};
 use crate::worker;
 
-/// What a model does whose files are hashed.
-pub(super) const VERIFYING: &str = "verifying";
-
 impl Loop {
     /// Tells every model's status. The loop says what it knows of those that are not simply cold; a line for each of all the
     /// others is written elsewhere.
@@ -44,7 +41,7 @@ impl Loop {
             instances.iter().filter_map(|(id, _)| handle(id)).collect();
         let first_handle = first.and_then(|(id, _)| handle(id));
         let is_idle = |known: &scheduler::Instance| known.state == ModelState::Hot && known.leases.is_empty();
-        let hashed = self.hashing_progress(&model.id);
+        let prepared = self.files_progress(&model.id);
         let active: usize = instances.iter().map(|(_, known)| known.leases.len()).sum();
         // It is looked for at each request, and the failure of none is kept.
         let no_plugin = instances.is_empty().then(|| self.usable_plugin(model).err()).flatten();
@@ -57,15 +54,15 @@ impl Loop {
             replicas: u32::try_from(instances.len()).unwrap_or(u32::MAX),
             active: u32::try_from(active).unwrap_or(u32::MAX),
             queued: u32::try_from(self.state.queued(&model.id)).unwrap_or(u32::MAX),
-            progress: hashed.or_else(|| self.loading_progress(&model.id)),
-            step: hashed.map(|_| VERIFYING),
+            progress: prepared.map(|(_, progress)| progress).or_else(|| self.loading_progress(&model.id)),
+            step: prepared.map(|(step, _)| step),
             loads: self.records.loads(&model.id),
             wakes: self.records.wakes(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
             error: failure.as_ref().map(Failure::to_string).or_else(|| refused(model)).or(no_plugin.0),
             client_error: failure.map(said_to_clients).or_else(|| unusable(model)).or(no_plugin.1),
-            note: first.and_then(|(id, _)| self.plugin_note(model, *id)),
+            note: first.and_then(|(id, _)| notes([self.plugin_note(model, *id), self.files_note(*id)])),
             ..cold(model)
         }
     }
@@ -77,10 +74,16 @@ impl Loop {
         self.residents.handle(id).filter(|_| is_coming)?.progress()
     }
 
-    /// Thousandths of a model's files that are hashed, of the instance that is furthest on its way.
-    pub(super) fn hashing_progress(&self, model: &ModelId) -> Option<u32> {
+    /// What is done with a model's files before it starts, and thousandths of that, of the instance that is furthest on its way.
+    pub(super) fn files_progress(&self, model: &ModelId) -> Option<(&'static str, u32)> {
         let (id, _) = self.state.instance_of(model)?;
-        self.residents.check(id)?.progress()
+        let check = self.residents.check(id)?;
+        Some((check.step(), check.progress()?))
+    }
+
+    /// What is to be said of the files that an instance has open.
+    pub(super) fn files_note(&self, id: InstanceId) -> Option<String> {
+        self.residents.copies(id)?.note()
     }
 
     /// Tells everything that is measured. The text of it, and the zeros of all models that do nothing, are made elsewhere.
@@ -107,6 +110,11 @@ impl Loop {
         let devices = look_at_devices(&self.state, &self.residents);
         spawn_blocking(move || send(reply, measure_devices(devices)));
     }
+}
+
+/// What there is to say, one thing behind the other.
+fn notes(said: [Option<String>; 2]) -> Option<String> {
+    said.into_iter().flatten().reduce(|all, next| format!("{all}; {next}"))
 }
 
 fn said_to_clients(failure: Failure) -> String {

@@ -5,6 +5,7 @@
 mod archive;
 mod artifacts;
 mod assembly;
+mod cache;
 mod caches;
 mod client;
 mod digest;
@@ -28,6 +29,7 @@ mod verify;
 
 pub use archive::unpack;
 pub use artifacts::{ArtifactError, ArtifactLimits, Artifacts, Media};
+pub use cache::{Cache, CacheLease, Taken, entries, too_small};
 pub use digest::Digests;
 pub use failure::{causes, innermost};
 pub use hub::{Beginning, HubFile, Repository};

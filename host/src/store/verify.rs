@@ -3,7 +3,7 @@
 //! A large file takes minutes, so each is hashed on a thread of its own that gives way to others, can be stopped, and goes on
 //! where it was stopped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -61,16 +61,22 @@ impl std::fmt::Debug for Begun {
     }
 }
 
-/// One check of a model's files, for those who look at it and who may stop it.
+/// One check of a model's files, and the copying before it, for those who look at it and who may stop it.
 #[derive(Debug, Default)]
 pub struct Verification {
     done: AtomicU64,
     total: AtomicU64,
+    is_copying: AtomicBool,
     stopped: AtomicBool,
 }
 
 impl Verification {
-    /// Share of the bytes that are hashed, in thousandths; nothing while no file has to be.
+    /// What is done with its files now.
+    pub fn step(&self) -> &'static str {
+        if self.is_copying.load(Ordering::Relaxed) { "copying" } else { "verifying" }
+    }
+
+    /// Share of the bytes that are hashed or copied, in thousandths; nothing while no file has to be.
     pub fn progress(&self) -> Option<u32> {
         let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
         let thousandths = (u128::from(done) * 1000).checked_div(u128::from(total))?;
@@ -82,7 +88,24 @@ impl Verification {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
-    fn is_stopped(&self) -> bool {
+    /// Bytes are copied, or no longer: what is counted begins anew.
+    pub(super) fn copies(&self, is_copying: bool) {
+        self.total.store(0, Ordering::Relaxed);
+        self.done.store(0, Ordering::Relaxed);
+        self.is_copying.store(is_copying, Ordering::Relaxed);
+    }
+
+    /// So many bytes more are to be read.
+    pub(super) fn adds(&self, bytes: u64) {
+        self.total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many more were.
+    pub(super) fn read(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
 }
@@ -103,17 +126,22 @@ impl Verifier {
     }
 
     /// Checks that nobody else may change the files of a model, and that each that has a digest in models.yaml has that one,
-    /// but for those that were checked as they are.
+    /// but for those that were checked as they are. `hashed`: roles whose bytes were hashed on their way into a copy.
     ///
     /// # Errors
     /// Others may change a file, it has another digest or cannot be read, or the check was stopped.
-    pub async fn verify(self: Arc<Self>, model: &ModelConfig, check: Arc<Verification>) -> Result<(), Failure> {
+    pub async fn verify(
+        self: Arc<Self>,
+        model: &ModelConfig,
+        hashed: &BTreeSet<String>,
+        check: Arc<Verification>,
+    ) -> Result<(), Failure> {
         let wanted: Vec<Wanted> = model
             .files
-            .values()
-            .map(|file| Wanted {
+            .iter()
+            .map(|(role, file)| Wanted {
                 path: file.path.clone(),
-                sha256: file.sha256.clone(),
+                sha256: file.sha256.clone().filter(|_| !hashed.contains(role)),
                 is_fetched: !file.sources.is_empty(),
             })
             .collect();
@@ -151,7 +179,7 @@ impl Verifier {
                 Some(digest) => wanted.compare(model, sha256, &digest)?,
                 None => {
                     let bytes = found.len();
-                    check.total.fetch_add(bytes, Ordering::Relaxed);
+                    check.adds(bytes);
                     unknown.push((wanted, sha256, bytes));
                 }
             }
@@ -192,7 +220,7 @@ impl Verifier {
             }
         };
         if let Some((_, digest)) = hashed.found.as_ref().filter(|(was, _)| *was == exact(&before)) {
-            check.done.fetch_add(before.len(), Ordering::Relaxed);
+            check.read(before.len());
             return Ok(Some(digest.clone()));
         }
         let (mut done, mut hasher) = match hashed.begun.take().filter(|begun| begun.exact == exact(&before)) {
@@ -200,7 +228,7 @@ impl Verifier {
             None => (0, Sha256::new()),
         };
         file.seek(SeekFrom::Start(done))?;
-        check.done.fetch_add(done, Ordering::Relaxed);
+        check.read(done);
         let mut block = vec![0; BLOCK_BYTES];
         loop {
             if check.is_stopped() {
@@ -212,7 +240,7 @@ impl Verifier {
                 Ok(read) => {
                     hasher.update(&block[..read]);
                     done += read as u64;
-                    check.done.fetch_add(read as u64, Ordering::Relaxed);
+                    check.read(read as u64);
                 }
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -289,7 +317,9 @@ mod tests {
         /// What comes of it, and how many bytes had to be hashed.
         async fn verify(&self, wanted: &str) -> (Result<(), Failure>, u64) {
             let check = Arc::new(Verification::default());
-            let verified = Arc::clone(&self.verifier).verify(&model(&self.file(), wanted), Arc::clone(&check)).await;
+            let verified = Arc::clone(&self.verifier)
+                .verify(&model(&self.file(), wanted), &BTreeSet::new(), Arc::clone(&check))
+                .await;
             (verified, check.total.load(Ordering::Relaxed))
         }
     }
@@ -332,7 +362,7 @@ mod tests {
         let stopped = Arc::new(Verification::default());
         stopped.stop();
         let verifier = Arc::clone(&world.verifier);
-        let ended = verifier.verify(&model(&world.file(), &wanted), stopped).await;
+        let ended = verifier.verify(&model(&world.file(), &wanted), &BTreeSet::new(), stopped).await;
         assert_eq!(ended.unwrap_err().kind, FailureKind::Cancelled);
         // As one that was stopped in the middle leaves it.
         let found = std::fs::metadata(world.file()).unwrap();
@@ -342,7 +372,9 @@ mod tests {
         let hashed = Hashed { begun: Some(begun), found: None };
         world.verifier.files.lock().insert((found.dev(), found.ino()), Arc::new(Mutex::new(hashed)));
         let check = Arc::new(Verification::default());
-        let verified = Arc::clone(&world.verifier).verify(&model(&world.file(), &wanted), Arc::clone(&check)).await;
+        let verified = Arc::clone(&world.verifier)
+            .verify(&model(&world.file(), &wanted), &BTreeSet::new(), Arc::clone(&check))
+            .await;
         assert_eq!((verified, check.progress()), (Ok(()), Some(1000)));
     }
 

@@ -6,7 +6,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use aihost_plugin_api::LoadRequest;
 use landlock::{AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::{Deserialize, Serialize};
@@ -57,7 +56,7 @@ pub fn is_confinement_available() -> bool {
 /// What a worker may touch for this. Looks at files; the caller sees to it that this holds nobody up.
 pub(super) fn of(spec: &StartSpec) -> Confinement {
     let plugin = &spec.plugin;
-    let mut readable = model_files(&spec.load);
+    let mut readable = model_files(spec.load.files.values().chain(&spec.copied_from));
     readable.insert(plugin.copy.readable().to_owned());
     // Libraries that it brings along.
     readable.extend(plugin.library_folders.iter().cloned());
@@ -79,9 +78,9 @@ fn make_private(folder: &Path) -> std::io::Result<()> {
 
 /// The files of a model, and those beside them that may belong to it: an index names its shards, a checkpoint has its
 /// tokenizer. A file that is a link is where the link leads.
-fn model_files(load: &LoadRequest) -> BTreeSet<PathBuf> {
-    let files: Vec<PathBuf> = load.files.values().filter_map(|file| fs::canonicalize(file).ok()).collect();
-    let folders: BTreeSet<&Path> = load.files.values().filter_map(|file| Path::new(file).parent()).collect();
+fn model_files<'a>(named: impl Iterator<Item = &'a PathBuf> + Clone) -> BTreeSet<PathBuf> {
+    let files: Vec<PathBuf> = named.clone().filter_map(|file| fs::canonicalize(file).ok()).collect();
+    let folders: BTreeSet<&Path> = named.filter_map(|file| file.parent()).collect();
     let beside = folders.into_iter().flat_map(belonging).filter_map(|file| fs::canonicalize(file).ok());
     files.iter().cloned().chain(beside).collect()
 }
@@ -98,6 +97,8 @@ fn belonging(folder: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use aihost_plugin_api::LoadRequest;
+
     use super::*;
 
     #[test]
@@ -115,7 +116,7 @@ mod tests {
         }
         let mut load = LoadRequest::default();
         load.files.insert("index".into(), model.join("index.json"));
-        let found = model_files(&load);
+        let found = model_files(load.files.values());
         let wanted = [blobs.join("0123"), model.join("index.json"), model.join("tokenizer.model")];
         assert_eq!(found, wanted.into_iter().collect());
     }

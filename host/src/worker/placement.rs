@@ -38,6 +38,8 @@ pub struct StartSpec {
     pub options: serde_json::Value,
     /// Files and device; `granted` is filled in at load.
     pub load: LoadRequest,
+    /// What the files of `load` are copies of, where they are: what lies beside these is read where it lies.
+    pub copied_from: Vec<PathBuf>,
     /// A folder in which its plugin may do as it likes, and which outlives the instance; made if it is not there.
     pub own_folder: Option<PathBuf>,
     /// How long the worker may take from spawn to plan.

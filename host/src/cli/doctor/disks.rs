@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -30,7 +31,8 @@ const PASSING: [(u64, &str); 2] = [(0x794c_7630, "the container's own layer"), (
 /// The folders.
 pub(super) fn folders(paths: &Paths) -> Vec<Finding> {
     let of = [("models_dir", &paths.models), ("plugins_dir", &paths.plugins), ("state_dir", &paths.state)];
-    of.into_iter().map(|(key, path)| folder(key, path, paths)).collect()
+    let cache = paths.cache.as_ref().map(|cache| ("cache_dir", &cache.folder));
+    of.into_iter().chain(cache).map(|(key, path)| folder(key, path, paths)).collect()
 }
 
 fn folder(key: &'static str, path: &Path, paths: &Paths) -> Finding {
@@ -57,6 +59,21 @@ fn folder(key: &'static str, path: &Path, paths: &Paths) -> Finding {
     let room = format!("{shown}: {} free", ByteSize(free));
     match (free, named(&NETWORK), named(&PASSING)) {
         (..ROOM_LEAST, ..) if writes => Finding::fail(key, room, "remove what is not needed"),
+        (_, Some(kind), _) if key == "cache_dir" => Finding::warn(
+            key,
+            format!("{room}, over a network ({kind}): copies there gain nothing"),
+            "name a folder of a fast local disk: `cache_dir:`",
+        ),
+        (_, _, Some("memory (tmpfs)")) if key == "cache_dir" => Finding::warn(
+            key,
+            format!("{room}, on memory (tmpfs): copies there take memory from models"),
+            "name a folder of a local disk: `cache_dir:`; or bound it by `cache_size:`",
+        ),
+        _ if key == "cache_dir" && is_one_disk(there, existing(&paths.models)) => Finding::warn(
+            key,
+            format!("{room}, on the disk of `models_dir`: copies there gain nothing"),
+            "leave `cache_dir` out, or name a folder of another, faster disk",
+        ),
         (_, Some(kind), _) if key == "state_dir" => Finding::warn(
             key,
             format!("{room}, over a network ({kind})"),
@@ -70,9 +87,19 @@ fn folder(key: &'static str, path: &Path, paths: &Paths) -> Finding {
         (..ROOM_LITTLE, ..) if key == "models_dir" => {
             Finding::warn(key, room, "most models need more; `aihost models pull` says how much before it begins")
         }
+        (_, Some(kind), _) if key == "models_dir" && paths.cache.is_none() => Finding::warn(
+            key,
+            format!("{room}, over a network ({kind}), and no `cache_dir` is set"),
+            "where the machine has a fast disk of its own, `cache_dir:` in models.yaml keeps copies of weights there",
+        ),
         (_, Some(kind), _) => Finding::pass(key, format!("{room}, over a network ({kind})")),
         _ => Finding::pass(key, room),
     }
+}
+
+fn is_one_disk(one: &Path, other: &Path) -> bool {
+    let disk = |path: &Path| path.metadata().ok().map(|found| found.dev());
+    disk(one).is_some() && disk(one) == disk(other)
 }
 
 /// The folder, or the nearest above it that is there.
@@ -104,7 +131,12 @@ pub(super) fn speed(config: &Config) -> Option<Finding> {
     );
     Some(match rate {
         SLOW.. => Finding::pass(CHECK, found),
-        _ => Finding::warn(CHECK, found, "keep models on a faster disk (`models_dir:`), or loaded (`pinned: true`)"),
+        _ if config.paths.cache.is_some() => Finding::pass(CHECK, format!("{found}; its copy in `cache_dir` is not")),
+        _ => Finding::warn(
+            CHECK,
+            found,
+            "keep models on a faster disk (`models_dir:`), copies of them on one (`cache_dir:`), or loaded (`pinned: true`)",
+        ),
     })
 }
 
@@ -151,6 +183,19 @@ mod tests {
         std::fs::set_permissions(folder.path().join("p"), shared).unwrap();
         let finding = &folders(&config.paths)[1];
         assert!(finding.verdict == Verdict::Fail && finding.found.contains("chmod go-w"), "{finding:?}");
+    }
+
+    #[test]
+    fn a_cache_on_the_disk_of_the_models_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().display();
+        let config = config(folder.path(), &format!("cache_dir: {here}/c\nmodels: {{}}"));
+        let found = folders(&config.paths);
+        let cache = found.last().unwrap();
+        // Where tests run in memory that is told first.
+        let is_told =
+            ["on the disk of `models_dir`", "on memory (tmpfs)"].iter().any(|said| cache.found.contains(said));
+        assert!(found.len() == 4 && cache.verdict == Verdict::Warn && is_told, "{cache:?}");
     }
 
     #[test]

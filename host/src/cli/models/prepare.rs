@@ -77,6 +77,7 @@ fn spec(
         own_folder: Some(config.paths.plugin_folder(&model.plugin)),
         start_timeout: START_TIMEOUT,
         silence: config.limits.worker_silence,
+        copied_from: Vec::new(),
         log,
     })
 }

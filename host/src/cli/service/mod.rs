@@ -12,6 +12,7 @@ use clap::Subcommand;
 use self::unit::{Manager, Unit};
 use super::failure::CliError;
 use super::{CommandContext, out};
+use crate::config::Paths;
 use crate::runtime::running_host;
 
 /// What the unit is called.
@@ -72,6 +73,12 @@ pub(super) fn run(context: &CommandContext, arguments: &Arguments) -> Result<(),
     }
 }
 
+/// What it writes.
+fn folders(paths: &Paths) -> Vec<PathBuf> {
+    let cache = paths.cache.as_ref().map(|cache| &cache.folder);
+    [&paths.models, &paths.state, &paths.plugins].into_iter().chain(cache).cloned().collect()
+}
+
 fn install_unit(context: &CommandContext, manager: Manager, dry_run: bool) -> Result<(), CliError> {
     let config = context.load_listening(None)?;
     let file = config.file.clone().ok_or_else(|| CliError::failed("there is no models.yaml to serve"))?;
@@ -83,7 +90,7 @@ fn install_unit(context: &CommandContext, manager: Manager, dry_run: bool) -> Re
         config: file.clone(),
         environment: environment(context, manager)?,
         user: owner,
-        folders: [&config.paths.models, &config.paths.state, &config.paths.plugins].map(Clone::clone).to_vec(),
+        folders: folders(&config.paths),
         drain: config.limits.drain_timeout,
     };
     if dry_run {

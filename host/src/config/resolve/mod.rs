@@ -1,5 +1,6 @@
 //! From what was typed to what it means: every reference followed, every value checked, every wrong thing reported at once.
 
+mod cache;
 mod check;
 mod cors;
 mod devices;
@@ -50,7 +51,11 @@ pub(super) fn resolve(raw: RawConfig, context: Context<'_>) -> Result<Config, Co
     version(&mut check, raw.version.as_ref());
     let paths = match context.running {
         Some(running) => running.paths.clone(),
-        None => folders(&raw, base, context.env),
+        None => {
+            let paths = folders(&raw, base, context.env);
+            let cache = cache::resolve(&mut check, raw.cache_dir.as_deref(), raw.cache_size.as_ref(), base, &paths);
+            Paths { cache, ..paths }
+        }
     };
     let devices = devices::resolve(&mut check, raw.devices.as_ref(), context.env);
     let defaults = raw.defaults.unwrap_or_default();

@@ -340,6 +340,7 @@ fn configured(models: impl IntoIterator<Item = ModelConfig>) -> Config {
             artifact_bytes: ByteSize(1 << 20),
         },
         paths: Paths {
+            cache: None,
             plugins: PathBuf::new(),
             installed_plugins: None,
             models: PathBuf::new(),

@@ -46,6 +46,9 @@ pub struct Options {
     answer_gate: Option<PathBuf>,
     /// A park waits at its beginning until this file exists.
     park_gate: Option<PathBuf>,
+    /// A file that a load reads, `model` for that of the role or else one of this name beside it. Answers begin with its path
+    /// and its text.
+    reads: Option<String>,
     /// Said before the message, so that an answer can tell which model gave it.
     preface: String,
     /// Lines of a message are acted out: `say: TEXT`, `think: TEXT`, `refuse: TEXT`, `call: NAME JSON`; so is a call of a
@@ -94,14 +97,14 @@ impl Plugin for Echo {
         Ok(plan.facts(facts.abilities(abilities)))
     }
 
-    fn load(&self, _load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
+    fn load(&self, load: &LoadRequest, ctx: &LoadContext) -> Result<Loaded> {
+        let mut options = self.0.clone();
+        if let Some(name) = &self.0.reads {
+            options.preface += &read(load.file("model")?, name)?;
+        }
         take(self.0.load_ms, ctx)?;
         pass(self.0.load_gate.as_deref(), || ctx.check())?;
-        Ok(Loaded {
-            options: self.0.clone(),
-            weights: Mutex::new(Some(weights(&self.0))),
-            vocabulary: Mutex::default(),
-        })
+        Ok(Loaded { options, weights: Mutex::new(Some(weights(&self.0))), vocabulary: Mutex::default() })
     }
 }
 
@@ -240,6 +243,14 @@ fn take(milliseconds: u64, ctx: &LoadContext) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// The path of a file, or of one beside it, and what it says.
+fn read(model: &Path, name: &str) -> Result<String> {
+    let path = if name == "model" { model.to_owned() } else { model.with_file_name(name) };
+    let text = std::fs::read_to_string(&path);
+    let text = text.map_err(|error| Error::internal(format!("{}: {error}", path.display())))?;
+    Ok(format!("{} {text} ", path.display()))
 }
 
 /// Waits until the gate's file exists.

@@ -74,6 +74,7 @@ impl Trial<'_> {
         config.paths = Paths {
             // Whoever names a file has chosen it.
             sharing: Sharing::Allowed,
+            cache: None,
             plugins: self.file.to_owned(),
             installed_plugins: None,
             models: state.join("models"),
