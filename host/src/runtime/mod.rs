@@ -22,6 +22,7 @@ mod internal;
 mod memory;
 mod meter;
 mod observe;
+mod overview;
 mod peaks;
 mod plans;
 mod plugin_looks;
@@ -40,6 +41,7 @@ mod run;
 mod state_file;
 mod status;
 mod survey;
+mod swaps;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -54,8 +56,11 @@ pub use budget::{Budget, BudgetShare};
 pub use claim::{RunningHost, StateClaim, running_host};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use files::locate_for;
+pub use overview::{Overview, WaitingRequest};
+pub use reconfigure::Pin;
 pub use relay::{Lease, LeaseEnd, carry};
 pub use survey::DeviceStatus;
+pub use swaps::{Swap, SwapKind, SwapOutcome, SwapStep};
 
 use std::sync::Arc;
 use std::time::Duration;

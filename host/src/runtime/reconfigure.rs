@@ -30,6 +30,43 @@ const RETIRED_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Models with `preload: true` that wait to be loaded at a time; the others come after them.
 const PRELOADS_MAX: usize = 8;
 
+/// What is to be in force.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// What is by then: plugins may be others.
+    Same,
+    /// Another configuration.
+    Other(Arc<Config>),
+    /// What is by then, with a model that is never evicted, or that may be.
+    Pinned(Pin),
+}
+
+/// Whether a model is never evicted for others, until models.yaml is read anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The model.
+    pub model: ModelId,
+    /// Whether it is.
+    pub pinned: bool,
+}
+
+impl Wanted {
+    /// The whole of it, where `old` is in force.
+    fn over(self, old: &Arc<Config>) -> Arc<Config> {
+        match self {
+            Self::Same => Arc::clone(old),
+            Self::Other(config) => config,
+            Self::Pinned(Pin { model, pinned }) => {
+                let mut config = Config::clone(old);
+                if let Some(entry) = config.models.get_mut(&model) {
+                    entry.pin = pinned;
+                }
+                Arc::new(config)
+            }
+        }
+    }
+}
+
 /// What was in force, or is of no more use.
 struct Retired {
     config: Arc<Config>,
@@ -94,12 +131,7 @@ impl Prepared {
 impl Loop {
     /// Prepares a configuration, or the one in force with the plugins that were seen last, beside the loop; it comes back as
     /// [`Internal::Prepared`]. `starting`: a model that is to be scheduled as its next load wants it.
-    pub(super) fn prepare(
-        &self,
-        config: Option<Arc<Config>>,
-        starting: Option<ModelId>,
-        reply: oneshot::Sender<Arc<Changes>>,
-    ) {
+    pub(super) fn prepare(&self, wanted: Wanted, starting: Option<ModelId>, reply: oneshot::Sender<Arc<Changes>>) {
         let (turns, events) = (Arc::clone(&self.devices.found_budgets), self.senders.events.clone());
         let (in_force, plugins) = (self.senders.in_force.subscribe(), self.plugins.in_force());
         let (folders, mut running) = (self.plugins.folders(), self.running());
@@ -112,7 +144,7 @@ impl Loop {
                 let (old_registry, registry) = (Arc::clone(&plugins.borrow()), folders.newest());
                 let (old_registry, registry) = (&*old_registry, &registry);
                 let basis = Basis { old: &old, old_registry, registry, running: &running, foreign: &foreign };
-                let config = config.unwrap_or_else(|| Arc::clone(&old));
+                let config = wanted.over(&old);
                 let prepared = Prepared::by(&basis, config, &mut turn);
                 (prepared, Configuring { reply, turn })
             });
@@ -124,6 +156,11 @@ impl Loop {
                 Err(error) => tracing::debug!(%error, "a configuration could not be prepared"),
             }
         });
+    }
+
+    /// Pins a model or lets it be evicted again: everything else stays as it is.
+    pub(super) fn pin(&self, pin: Pin, reply: oneshot::Sender<Arc<Changes>>) {
+        self.prepare(Wanted::Pinned(pin), None, reply);
     }
 
     /// Puts it in force. Takes as long as what is loaded and waited for, however many models there are.

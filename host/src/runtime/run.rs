@@ -16,11 +16,13 @@ use super::observe::{EventSummary, Observer};
 use super::plugins::{Plugins, Running};
 use super::policy::{FoundBudgets, milliseconds, policy};
 use super::quarantine::Quarantine;
+use super::reconfigure::Wanted;
 use super::records::Records;
 use super::relay::{self, Decision, Lost};
 use super::replay::{Job, Verdict};
 use super::requests::{Departing, Goal, Pending, Requests};
 use super::residents::Residents;
+use super::swaps::Swaps;
 use crate::config::Config;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
@@ -45,6 +47,7 @@ pub(super) struct Loop {
     pub(super) residents: Residents,
     pub(super) requests: Requests,
     pub(super) records: Records,
+    pub(super) swaps: Swaps,
     pub(super) devices: Devices,
     pub(super) quarantine: Quarantine,
     pub(super) observer: Observer,
@@ -94,6 +97,7 @@ impl Loop {
             residents: Residents::default(),
             requests: Requests::default(),
             records: Records::default(),
+            swaps: Swaps::default(),
             quarantine: Quarantine::open(&config.paths.state),
             senders: Senders { events, exits, in_force },
             backends: Backends { verifier: Arc::new(Verifier::new(&config.paths)), placement },
@@ -198,9 +202,11 @@ impl Loop {
                 send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
             }
             Command::Models(reply) => self.tell_status(reply),
+            Command::Overview(reply) => self.tell_overview(reply),
+            Command::Pin(pin, reply) => self.pin(pin, reply),
             Command::Devices(reply) => self.tell_devices(reply),
             Command::Metrics(reply) => self.tell_metrics(reply),
-            Command::Configure(config, reply) => self.prepare(Some(config), None, reply),
+            Command::Configure(config, reply) => self.prepare(Wanted::Other(config), None, reply),
             Command::LookAtPlugins(reply) => self.look_at_plugins(reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
         }
@@ -317,6 +323,8 @@ impl Loop {
             Internal::BringUp(id) => self.bring_up(id),
             Internal::Preload(model, reply) => self.preload_one(model, reply),
         }
+        // Whether files are hashed is seen between steps.
+        self.note_swaps(&None);
     }
 
     fn stepped(&mut self, id: InstanceId, stepped: Stepped) {
@@ -457,6 +465,7 @@ impl Loop {
         let effects = self.state.step(self.clock.now(), event);
         self.tell(&failed, &effects);
         self.observer.observe(&summary, &effects, &self.state);
+        self.note_swaps(&failed);
         for effect in effects {
             self.carry_out(effect);
         }

@@ -1,0 +1,371 @@
+//! What became of each model that came or left: the phases of its way, how long each took, and why. Derived from the state
+//! after each step and from what the log is told, for whoever looks at a host. It decides nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::access::{AccessEntry, ids_of};
+use super::run::Loop;
+use super::telling::Failed;
+use crate::domain::{Device, EvictionCause, InstanceId, ModelId, ModelState};
+use crate::scheduler::Instance;
+
+/// Swaps that are over and still told of; the oldest goes first.
+pub(super) const SWAPS_MAX: usize = 64;
+
+/// What a swap is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapKind {
+    /// It came from its files.
+    Load,
+    /// It came from the memory in which it was parked.
+    Wake,
+    /// It gave its device memory back, and its worker stays.
+    Park,
+    /// It left.
+    Unload,
+    /// Its worker ended by itself.
+    Lost,
+}
+
+impl SwapKind {
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Wake => "wake",
+            Self::Park => "park",
+            Self::Unload => "unload",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// How far a swap is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapOutcome {
+    /// It goes on.
+    Underway,
+    /// It came to its end.
+    Done,
+    /// It did not.
+    Failed,
+    /// Nobody wanted it any more.
+    Dropped,
+}
+
+impl SwapOutcome {
+    /// Its name for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Underway => "underway",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
+/// A part of a swap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SwapStep {
+    /// `start`, `verify`, `memory`, `load`, `wake`, `drain`, `park` or `stop`.
+    pub name: &'static str,
+    /// How long it took, or has taken so far.
+    pub took: Duration,
+}
+
+/// One model on its way to a device or off it.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    /// Counts up while the host runs.
+    pub number: u64,
+    /// Whose it is.
+    pub model: ModelId,
+    /// Where to, or where from.
+    pub device: Device,
+    /// What it is.
+    pub kind: SwapKind,
+    /// Why: `request`, `operator`, `preload`, `replica` of one that comes, else the cause of its leaving.
+    pub cause: &'static str,
+    /// The model that its memory goes to.
+    pub whom: Option<ModelId>,
+    /// The ids of the requests that waited for it when it began; a few of them.
+    pub requests: Option<String>,
+    /// Milliseconds since 1970 when it began.
+    pub began_ms: u64,
+    /// Its phases so far, in order.
+    pub steps: Vec<SwapStep>,
+    /// How far it is.
+    pub outcome: SwapOutcome,
+    /// Why it failed.
+    pub failure: Option<String>,
+}
+
+/// The swaps that are under way, and those that are over.
+#[derive(Debug, Default)]
+pub(super) struct Swaps {
+    last: u64,
+    /// Instances as they were after the step before.
+    seen: BTreeMap<InstanceId, SeenInstance>,
+    over: VecDeque<Arc<Swap>>,
+}
+
+#[derive(Debug)]
+struct SeenInstance {
+    state: ModelState,
+    step: &'static str,
+    since: Instant,
+    /// What is under way with it.
+    swap: Option<Swap>,
+}
+
+/// What there is to see of an instance.
+struct InstanceSight {
+    model: ModelId,
+    device: Device,
+    state: ModelState,
+    step: &'static str,
+}
+
+impl Swaps {
+    /// Those that are over and those under way, by their numbers.
+    pub(super) fn told(&self) -> Vec<Arc<Swap>> {
+        let now = Instant::now();
+        let underway = self.seen.values().filter_map(|seen| {
+            let mut swap = seen.swap.clone()?;
+            swap.add(seen.step, now.saturating_duration_since(seen.since));
+            Some(Arc::new(swap))
+        });
+        let mut told: Vec<Arc<Swap>> = self.over.iter().cloned().chain(underway).collect();
+        told.sort_by_key(|swap| swap.number);
+        told
+    }
+
+    fn begin(&mut self, kind: SwapKind, sight: &InstanceSight, cause: &'static str) -> Swap {
+        self.last += 1;
+        Swap {
+            number: self.last,
+            model: sight.model.clone(),
+            device: sight.device,
+            kind,
+            cause,
+            whom: None,
+            requests: None,
+            began_ms: unix_ms(),
+            steps: Vec::new(),
+            outcome: SwapOutcome::Underway,
+            failure: None,
+        }
+    }
+
+    fn end(&mut self, swap: Option<Swap>, outcome: SwapOutcome) {
+        let Some(mut swap) = swap else { return };
+        swap.outcome = outcome;
+        if self.over.len() >= SWAPS_MAX {
+            self.over.pop_front();
+        }
+        self.over.push_back(Arc::new(swap));
+    }
+}
+
+impl Swap {
+    fn add(&mut self, step: &'static str, took: Duration) {
+        match self.steps.last_mut().filter(|last| last.name == step) {
+            Some(last) => last.took += took,
+            None => self.steps.push(SwapStep { name: step, took }),
+        }
+    }
+
+    fn is_coming(&self) -> bool {
+        matches!(self.kind, SwapKind::Load | SwapKind::Wake)
+    }
+}
+
+impl Loop {
+    /// Notes what became of each instance since the last look. `failed`: what the event that was taken says of one.
+    pub(super) fn note_swaps(&mut self, failed: &Failed) {
+        // Most steps move nobody.
+        let is_as_before = |(id, known): (&InstanceId, &Instance)| {
+            let step = self.step_of(known);
+            self.swaps.seen.get(id).is_some_and(|seen| seen.state == known.state && seen.step == step)
+        };
+        let instances = self.state.instances();
+        if instances.len() == self.swaps.seen.len() && instances.iter().all(is_as_before) {
+            return;
+        }
+        let sights: BTreeMap<InstanceId, InstanceSight> = instances
+            .iter()
+            .map(|(id, known)| {
+                let (model, device, state) = (known.model.clone(), known.device, known.state);
+                (*id, InstanceSight { model, device, state, step: self.step_of(known) })
+            })
+            .collect();
+        let gone: Vec<InstanceId> = self.swaps.seen.keys().filter(|id| !sights.contains_key(id)).copied().collect();
+        for id in gone {
+            self.is_gone(id, failed);
+        }
+        for (id, sight) in &sights {
+            self.is_seen(*id, sight, failed);
+        }
+    }
+
+    fn step_of(&self, known: &Instance) -> &'static str {
+        match known.state {
+            ModelState::Starting if self.hashing_progress(&known.model).is_some() => VERIFYING_STEP,
+            state => step_of(state),
+        }
+    }
+
+    fn is_seen(&mut self, id: InstanceId, sight: &InstanceSight, failed: &Failed) {
+        let now = Instant::now();
+        let before = self.swaps.seen.remove(&id);
+        let mut swap = match before {
+            Some(seen) if seen.state == sight.state && seen.step == sight.step => {
+                self.swaps.seen.insert(id, seen);
+                return;
+            }
+            Some(seen) => {
+                let mut swap = seen.swap;
+                if let Some(swap) = &mut swap {
+                    swap.add(seen.step, now.saturating_duration_since(seen.since));
+                }
+                self.turned(id, (seen.state, sight), swap, failed)
+            }
+            None => Some(self.comes(SwapKind::Load, sight)),
+        };
+        if let Some(swap) = &mut swap
+            && let Some(leaving) = &self.records.told.of(id).leaving
+            && !swap.is_coming()
+        {
+            swap.cause = leaving.cause.name();
+            swap.whom.clone_from(&leaving.whom);
+        }
+        let InstanceSight { state, step, .. } = *sight;
+        self.swaps.seen.insert(id, SeenInstance { state, step, since: now, swap });
+    }
+
+    /// What is under way with an instance that came from one state into another.
+    fn turned(
+        &mut self,
+        id: InstanceId,
+        (was, sight): (ModelState, &InstanceSight),
+        mut swap: Option<Swap>,
+        failed: &Failed,
+    ) -> Option<Swap> {
+        use ModelState::{Draining, Hot, Parked, Parking, Stopping, Unparking};
+        match sight.state {
+            Hot | Parked => {
+                self.swaps.end(swap, SwapOutcome::Done);
+                None
+            }
+            Unparking => {
+                self.swaps.end(swap, SwapOutcome::Done);
+                Some(self.comes(SwapKind::Wake, sight))
+            }
+            Draining | Parking | Stopping => {
+                let kind = if sight.state == Parking { SwapKind::Park } else { SwapKind::Unload };
+                match &mut swap {
+                    // It goes on, and it is known by now how it ends.
+                    Some(swap) if !swap.is_coming() && was == Draining => swap.kind = kind,
+                    Some(swap) if swap.is_coming() || was == Parking => {
+                        return self.broken(id, swap.clone(), failed);
+                    }
+                    Some(_) => {}
+                    None => {
+                        let cause = match failed {
+                            Some((known, _)) if *known == id => EvictionCause::Failed.name(),
+                            _ => EvictionCause::Asked.name(),
+                        };
+                        return Some(self.swaps.begin(kind, sight, cause));
+                    }
+                }
+                swap
+            }
+            _ => swap,
+        }
+    }
+
+    /// What did not come to its end: it failed, or nobody wants it any more. Nothing more is told of the instance.
+    fn broken(&mut self, id: InstanceId, mut swap: Swap, failed: &Failed) -> Option<Swap> {
+        swap.failure = self.why(id, &swap.model, failed);
+        let outcome = if swap.failure.is_some() { SwapOutcome::Failed } else { SwapOutcome::Dropped };
+        self.swaps.end(Some(swap), outcome);
+        None
+    }
+
+    fn is_gone(&mut self, id: InstanceId, failed: &Failed) {
+        let Some(SeenInstance { state, step, since, swap }) = self.swaps.seen.remove(&id) else { return };
+        let Some(mut swap) = swap else {
+            if let (ModelState::Hot | ModelState::Parked, Some((known, failure))) = (state, failed)
+                && *known == id
+                && let Some((model, _)) = self.observer.was(id)
+            {
+                let device = self.state.policy().host_memory;
+                let sight = InstanceSight { model: model.clone(), device, state, step };
+                let mut lost = self.swaps.begin(SwapKind::Lost, &sight, EvictionCause::Failed.name());
+                lost.failure = Some(failure.message.clone());
+                self.swaps.end(Some(lost), SwapOutcome::Failed);
+            }
+            return;
+        };
+        swap.add(step, since.elapsed());
+        if swap.is_coming() {
+            self.broken(id, swap, failed);
+            return;
+        }
+        let outcome = if state == ModelState::Stopping { SwapOutcome::Done } else { SwapOutcome::Failed };
+        if outcome == SwapOutcome::Failed {
+            swap.failure = self.why(id, &swap.model, failed);
+        }
+        self.swaps.end(Some(swap), outcome);
+    }
+
+    fn why(&self, id: InstanceId, model: &ModelId, failed: &Failed) -> Option<String> {
+        match failed {
+            Some((known, failure)) if *known == id => Some(failure.message.clone()),
+            _ => self.state.model_state(model).1.map(|failure| failure.message),
+        }
+    }
+
+    /// A model begins to come, for whoever waits for it.
+    fn comes(&mut self, kind: SwapKind, sight: &InstanceSight) -> Swap {
+        let waiting: Vec<AccessEntry> = self.requests.waiting_for(&sight.model);
+        let cause = if self.requests.awaits(&sight.model) {
+            "request"
+        } else if waiting.iter().any(|access| !access.id().is_empty()) {
+            "operator"
+        } else if waiting.is_empty() {
+            "replica"
+        } else {
+            "preload"
+        };
+        let requests = ids_of(&waiting);
+        Swap { requests, ..self.swaps.begin(kind, sight, cause) }
+    }
+}
+
+/// The phase in which the files of a model are hashed.
+const VERIFYING_STEP: &str = "verify";
+
+/// What an instance does in this state.
+fn step_of(state: ModelState) -> &'static str {
+    match state {
+        ModelState::Starting => "start",
+        ModelState::Waiting => "memory",
+        ModelState::Loading => "load",
+        ModelState::Unparking => "wake",
+        ModelState::Draining => "drain",
+        ModelState::Parking => "park",
+        ModelState::Stopping => "stop",
+        ModelState::Cold | ModelState::Hot | ModelState::Parked | ModelState::Failed => "",
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
