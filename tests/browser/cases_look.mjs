@@ -205,7 +205,8 @@ export const cases = {
           await host.ask("/v1/chat/completions", { model, messages: [{ role: "user", content: "x" }] });
         }
         asked += 1;
-        await new Promise((done) => setTimeout(done, 40));
+        // The lists are to be full soon; over an hour there is time.
+        await new Promise((done) => setTimeout(done, seconds > 300 ? 250 : 40));
       }
     })();
     // The lists are full after two hundred requests and some swaps: what grows from then on is a leak.

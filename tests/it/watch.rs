@@ -1,6 +1,6 @@
 //! What whoever watches a host is told: what came and left and why, who waits, which requests were answered.
 
-use aihost_tests::server::{Server, Setup, client};
+use aihost_tests::server::{Server, Setup, aihost, client};
 use aihost_tests::{Gate, eventually};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -163,4 +163,30 @@ async fn the_feed_follows_a_model_through_its_states_and_ends_with_the_host() {
     server.signal(rustix::process::Signal::TERM);
     while let Some(Ok(_)) = feed.next().await {}
     server.wait();
+}
+
+#[tokio::test]
+async fn top_prints_one_screen_where_no_terminal_is_and_says_so_where_no_server_is() {
+    let server = server(PAIR, &["echo"]);
+    server.chat("a", "hi").await;
+    let base = server.base().to_owned();
+    let top = async |more: &[&str]| {
+        let arguments: Vec<String> = ["top", "--url", &base].iter().chain(more).map(ToString::to_string).collect();
+        let run = move || aihost(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+        tokio::task::spawn_blocking(run).await.unwrap()
+    };
+    let (code, text, said) = top(&[]).await;
+    assert_eq!(code, 0, "{said}");
+    for fact in ["models 2, loaded 1", "cpu", "MODEL", "hot", "SWAP", "start", "TOKENS/S", "req_"] {
+        assert!(text.contains(fact), "{fact} is not in:\n{text}");
+    }
+    assert!(!text.contains('\u{1b}'), "{text:?}");
+    let (_, text, _) = top(&["--once", "--filter", "b cold"]).await;
+    assert!(
+        text.lines().any(|line| line.starts_with("b ")) && !text.lines().any(|line| line.starts_with("a ")),
+        "{text}"
+    );
+    drop(server);
+    let (code, _, said) = top(&["--once"]).await;
+    assert_eq!(code, 4, "{said}");
 }

@@ -116,6 +116,7 @@ pub(super) struct Swaps {
 
 #[derive(Debug)]
 struct SeenInstance {
+    device: Device,
     state: ModelState,
     step: &'static str,
     since: Instant,
@@ -244,8 +245,8 @@ impl Loop {
             swap.cause = leaving.cause.name();
             swap.whom.clone_from(&leaving.whom);
         }
-        let InstanceSight { state, step, .. } = *sight;
-        self.swaps.seen.insert(id, SeenInstance { state, step, since: now, swap });
+        let InstanceSight { device, state, step, .. } = *sight;
+        self.swaps.seen.insert(id, SeenInstance { device, state, step, since: now, swap });
     }
 
     /// What is under way with an instance that came from one state into another.
@@ -298,13 +299,12 @@ impl Loop {
     }
 
     fn is_gone(&mut self, id: InstanceId, failed: &Failed) {
-        let Some(SeenInstance { state, step, since, swap }) = self.swaps.seen.remove(&id) else { return };
+        let Some(SeenInstance { device, state, step, since, swap }) = self.swaps.seen.remove(&id) else { return };
         let Some(mut swap) = swap else {
             if let (ModelState::Hot | ModelState::Parked, Some((known, failure))) = (state, failed)
                 && *known == id
                 && let Some((model, _)) = self.observer.was(id)
             {
-                let device = self.state.policy().host_memory;
                 let sight = InstanceSight { model: model.clone(), device, state, step };
                 let mut lost = self.swaps.begin(SwapKind::Lost, &sight, EvictionCause::Failed.name());
                 lost.failure = Some(failure.message.clone());

@@ -2,11 +2,14 @@
 
 let key = "";
 let askForKey = () => {};
+// The key that was refused last: whoever closed the question is not asked again for the same.
+let refused = null;
 
 export const hasKey = () => key !== "";
 
 export const useKey = (text) => {
   key = text.trim();
+  refused = null;
 };
 
 // Called with a sentence whenever the host wants another key.
@@ -45,10 +48,10 @@ export const request = async (path, { body, signal, method } = {}) => {
   });
   if (response.ok) return response;
   const message = await sentence(response);
-  if (response.status === 401) {
-    askForKey(key ? "The host does not know this key. Try another one." : "This host asks for an API key.");
-  } else if (response.status === 403) {
-    askForKey(`This key is not enough: ${message}`);
+  if ((response.status === 401 || response.status === 403) && refused !== key) {
+    refused = key;
+    const unknown = key ? "The host does not know this key. Try another one." : "This host asks for an API key.";
+    askForKey(response.status === 401 ? unknown : `This key is not enough: ${message}`);
   }
   throw new HostError(message, response.status);
 };

@@ -4,7 +4,7 @@
 import { HostError, events, json, request } from "./api.js";
 
 // Silence after which the connection counts as lost. Together with the look below: within three seconds.
-const SILENCE_MS = 2400;
+const SILENCE_MS = 2200;
 const LOOK_EVERY_MS = 250;
 const POLL_EVERY_MS = 2000;
 // So often a stream is tried again where one was held back.
@@ -20,6 +20,8 @@ export const state = {
   swaps: new Map(),
   requests: [],
   jobs: [],
+  // What the playground offers to whoever may ask models and not look into the host.
+  offered: new Map(),
   // By this page's clock: when each part was told, and how far the host's clock is ahead.
   at: { models: new Map(), waiting: 0 },
   ahead: 0,
@@ -173,6 +175,12 @@ const poll = async () => {
   }
 };
 
+const offer = async () => {
+  const list = await json("/v1/models").catch(() => ({ data: [] }));
+  state.offered = new Map(list.data.map((model) => [model.id, model]));
+  listeners.forEach((listener) => listener(new Set(["models"])));
+};
+
 // For ever.
 export const follow = async () => {
   let failures = 0;
@@ -202,6 +210,7 @@ export const follow = async () => {
         streamDue = 0;
       }
     } catch (error) {
+      if (error.status === 403) await offer();
       become(error.status === 401 || error.status === 403 ? "locked" : "refused");
       current.why = error.message;
       tellState(current);

@@ -75,7 +75,7 @@ const create = (model) => {
     log: button("Log", "log", () => openLog(id)),
     try: button("Try", "try", () => tryModel(id)),
   };
-  for (const [name, one] of Object.entries(buttons)) one.setAttribute("aria-label", `${one.textContent} ${id}`), (one.dataset.act = name);
+  for (const one of Object.values(buttons)) one.setAttribute("aria-label", `${one.textContent} ${id}`);
   const cell = (label, ...children) => make("td", { role: "cell", "data-label": label }, make("div", {}, ...children));
   const element = make(
     "tr",

@@ -15,9 +15,9 @@ const SENTENCES = {
   connecting: () => "Connecting",
   live: () => "Live",
   late: () => "Updates are late: a proxy holds the stream back, so this page asks every 2 s",
-  lost: (since) => `Connection lost ${seconds(performance.now() - since)} ago; trying again`,
+  lost: () => "Connection lost; trying again",
   locked: () => "A key is wanted",
-  refused: (_, why) => `The host refuses: ${why}`,
+  refused: (why) => `The host refuses: ${why}`,
 };
 
 let connection = { name: "connecting", since: 0 };
@@ -25,7 +25,9 @@ let connection = { name: "connecting", since: 0 };
 const drawConnection = () => {
   const element = byId("connection");
   mark(element, "data-state", connection.name);
-  say(byId("connection-text"), SENTENCES[connection.name](connection.since, connection.why));
+  // What counts on is for eyes alone: it would be read out each second.
+  say(byId("connection-text"), SENTENCES[connection.name](connection.why));
+  say(byId("connection-since"), connection.name === "lost" ? seconds(performance.now() - connection.since) : "");
   mark(document.body, "data-stale", connection.name === "lost" || connection.name === "locked" || connection.name === "refused");
   document.title = connection.name === "lost" ? "aihost: connection lost" : "aihost";
 };

@@ -35,16 +35,17 @@ export const tryModel = (id) => {
 const listed = new Map();
 
 export const drawPlayModels = () => {
+  const offered = state.models.size ? state.models : state.offered;
   for (const select of document.querySelectorAll("select[data-models]")) {
     const kind = select.dataset.models;
-    const ids = [...state.models.values()].filter((model) => kind === "*" || model.kind === kind).map((model) => model.id).sort();
+    const ids = [...offered.values()].filter((model) => kind === "*" || model.kind === kind).map((model) => model.id).sort();
     const now = ids.join("\n");
     if (listed.get(select) === now) continue;
     listed.set(select, now);
     const chosen = select.value;
     const none = make("option", { value: "", text: "no such model here" });
     select.replaceChildren(...(ids.length ? ids.map((id) => make("option", { value: id, text: id })) : [none]));
-    const isUp = (id) => state.models.get(id).state === "hot";
+    const isUp = (id) => offered.get(id).state === "hot";
     if (ids.length) select.value = ids.includes(chosen) ? chosen : (ids.find(isUp) ?? ids[0]);
   }
 };
