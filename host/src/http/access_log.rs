@@ -11,12 +11,11 @@ use axum::http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::app::unix_ms;
 use super::auth::PROBES;
 use super::bucket::Bucket;
 use super::connections::{Peer, peer_of};
 use super::error::{ApiError, Cause};
-use super::recent::{RecentRequest, RecentRequests};
+use super::recent::{RecentRequest, RecentRequests, unix_ms};
 use super::tally::Tally;
 use crate::config::Rate;
 use crate::domain::{ModelId, excerpt};

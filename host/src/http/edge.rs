@@ -17,8 +17,8 @@ use super::cors::CrossOrigin;
 use super::error::{ApiError, Cause};
 use super::error_form::ErrorForm;
 use super::job_call::JobCall;
-use super::page::Revalidated;
 use super::quota::Leave;
+use super::revalidated::Revalidated;
 use super::trace_parent::{TRACE_PARENT, TraceParent};
 use crate::runtime::AccessEntry;
 

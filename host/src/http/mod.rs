@@ -51,6 +51,7 @@ mod recent;
 mod redact;
 mod request_fields;
 mod resolve;
+mod revalidated;
 mod router;
 mod socket;
 mod sse;

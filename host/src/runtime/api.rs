@@ -8,9 +8,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access::AccessEntry;
 use super::facts::Facts;
-use super::overview::Overview;
-use super::reconfigure::Pin;
 use super::survey::DeviceStatus;
+use super::watched::{Pin, Swap, WaitingRequest};
 use crate::config::{Config, Limits, ModelConfig};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::{PluginFile, Registry};
@@ -134,6 +133,17 @@ pub struct ModelStatus {
     pub note: Option<String>,
     /// Other names that clients may use.
     pub aliases: Vec<String>,
+}
+
+/// A host at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Overview {
+    /// Every model's status, in name order.
+    pub models: Vec<ModelStatus>,
+    /// Who waits, whoever came first before.
+    pub waiting: Vec<WaitingRequest>,
+    /// What came and left, the newest last.
+    pub swaps: Vec<Arc<Swap>>,
 }
 
 /// What to submit, or why not: the result of asking for a model.

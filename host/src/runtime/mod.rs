@@ -41,26 +41,26 @@ mod run;
 mod state_file;
 mod status;
 mod survey;
+mod swap_log;
 mod swaps;
 mod telling;
 #[cfg(test)]
 mod tests;
 mod told;
+mod watched;
 mod workspace;
 
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
 pub use access::{AccessEntry, AccessFacts};
-pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
+pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Overview, Submission, Submitted};
 pub use budget::{Budget, BudgetShare};
 pub use claim::{RunningHost, StateClaim, running_host};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use files::locate_for;
-pub use overview::{Overview, WaitingRequest};
-pub use reconfigure::Pin;
 pub use relay::{Lease, LeaseEnd, carry};
 pub use survey::DeviceStatus;
-pub use swaps::{Swap, SwapKind, SwapOutcome, SwapStep};
+pub use watched::{Pin, Swap, SwapKind, SwapOutcome, SwapStep, WaitingRequest};
 
 use std::sync::Arc;
 use std::time::Duration;

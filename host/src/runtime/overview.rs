@@ -6,38 +6,14 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 
-use super::api::ModelStatus;
+use super::api::{ModelStatus, Overview};
 use super::run::{Loop, send};
 use super::status::with_all;
-use super::swaps::Swap;
+use super::watched::WaitingRequest;
 use crate::domain::{ModelId, RequestId};
 
 /// Requests that wait and are told of one by one; those beyond are counted in the queues of their models.
 pub(super) const WAITING_MAX: usize = 200;
-
-/// A host at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Overview {
-    /// Every model's status, in name order.
-    pub models: Vec<ModelStatus>,
-    /// Who waits, whoever came first before.
-    pub waiting: Vec<WaitingRequest>,
-    /// What came and left, the newest last.
-    pub swaps: Vec<Arc<Swap>>,
-}
-
-/// A request that waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WaitingRequest {
-    /// The client's own id, or the one that it was given.
-    pub id: String,
-    /// The model that it waits for.
-    pub model: ModelId,
-    /// For so long.
-    pub waited_ms: u64,
-    /// Whether its model is loaded, and only a slot of it is waited for.
-    pub for_slot: bool,
-}
 
 impl Loop {
     /// Tells all of it. The lines of models that are simply cold are written elsewhere.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::api::Changes;
 use super::internal::{Internal, post};
 use super::plugins::Running;
-use super::reconfigure::Wanted;
+use super::prepared::Wanted;
 use super::run::{Loop, send};
 use crate::config::ModelConfig;
 use crate::domain::{InstanceId, ModelId};

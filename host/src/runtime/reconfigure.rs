@@ -16,9 +16,10 @@ use super::changes::changes;
 use super::internal::{Internal, post};
 use super::plugins::{Running, tell_news};
 use super::policy::{FoundBudgets, policy};
-use super::prepared::{Configuring, Prepared};
+use super::prepared::{Configuring, Prepared, Wanted};
 use super::quarantine::QuarantineFile;
 use super::run::{Loop, send};
+use super::watched::Pin;
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Failure, InstanceId, ModelId, ModelState, some_names};
 use crate::plugin::{Registry, sweep_copies};
@@ -29,43 +30,6 @@ use crate::telemetry::Metrics;
 const RETIRED_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Models with `preload: true` that wait to be loaded at a time; the others come after them.
 const PRELOADS_MAX: usize = 8;
-
-/// What is to be in force.
-#[derive(Debug)]
-pub(super) enum Wanted {
-    /// What is by then: plugins may be others.
-    Same,
-    /// Another configuration.
-    Other(Arc<Config>),
-    /// What is by then, with a model that is never evicted, or that may be.
-    Pinned(Pin),
-}
-
-/// Whether a model is never evicted for others, until models.yaml is read anew.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pin {
-    /// The model.
-    pub model: ModelId,
-    /// Whether it is.
-    pub pinned: bool,
-}
-
-impl Wanted {
-    /// The whole of it, where `old` is in force.
-    fn over(self, old: &Arc<Config>) -> Arc<Config> {
-        match self {
-            Self::Same => Arc::clone(old),
-            Self::Other(config) => config,
-            Self::Pinned(Pin { model, pinned }) => {
-                let mut config = Config::clone(old);
-                if let Some(entry) = config.models.get_mut(&model) {
-                    entry.pin = pinned;
-                }
-                Arc::new(config)
-            }
-        }
-    }
-}
 
 /// What was in force, or is of no more use.
 struct Retired {

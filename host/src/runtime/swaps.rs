@@ -1,190 +1,17 @@
 //! What became of each model that came or left: the phases of its way, how long each took, and why. Derived from the state
 //! after each step and from what the log is told, for whoever looks at a host. It decides nothing.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
 use super::access::{AccessEntry, ids_of};
 use super::run::Loop;
+use super::swap_log::{InstanceSight, SeenInstance};
 use super::telling::Failed;
-use crate::domain::{Device, EvictionCause, InstanceId, ModelId, ModelState};
+use super::watched::{Swap, SwapKind, SwapOutcome};
+use crate::domain::{EvictionCause, InstanceId, ModelId, ModelState};
 use crate::scheduler::Instance;
-
-/// Swaps that are over and still told of; the oldest goes first.
-pub(super) const SWAPS_MAX: usize = 64;
-
-/// What a swap is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SwapKind {
-    /// It came from its files.
-    Load,
-    /// It came from the memory in which it was parked.
-    Wake,
-    /// It gave its device memory back, and its worker stays.
-    Park,
-    /// It left.
-    Unload,
-    /// Its worker ended by itself.
-    Lost,
-}
-
-impl SwapKind {
-    /// Its name for programs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Load => "load",
-            Self::Wake => "wake",
-            Self::Park => "park",
-            Self::Unload => "unload",
-            Self::Lost => "lost",
-        }
-    }
-}
-
-/// How far a swap is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SwapOutcome {
-    /// It goes on.
-    Underway,
-    /// It came to its end.
-    Done,
-    /// It did not.
-    Failed,
-    /// Nobody wanted it any more.
-    Dropped,
-}
-
-impl SwapOutcome {
-    /// Its name for programs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Underway => "underway",
-            Self::Done => "done",
-            Self::Failed => "failed",
-            Self::Dropped => "dropped",
-        }
-    }
-}
-
-/// A part of a swap.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SwapStep {
-    /// `start`, `verify`, `memory`, `load`, `wake`, `drain`, `park` or `stop`.
-    pub name: &'static str,
-    /// How long it took, or has taken so far.
-    pub took: Duration,
-}
-
-/// One model on its way to a device or off it.
-#[derive(Clone, Debug)]
-pub struct Swap {
-    /// Counts up while the host runs.
-    pub number: u64,
-    /// Whose it is.
-    pub model: ModelId,
-    /// Where to, or where from.
-    pub device: Device,
-    /// What it is.
-    pub kind: SwapKind,
-    /// Why: `request`, `operator`, `preload`, `replica` of one that comes, else the cause of its leaving.
-    pub cause: &'static str,
-    /// The model that its memory goes to.
-    pub whom: Option<ModelId>,
-    /// The ids of the requests that waited for it when it began; a few of them.
-    pub requests: Option<String>,
-    /// Milliseconds since 1970 when it began.
-    pub began_ms: u64,
-    /// Its phases so far, in order.
-    pub steps: Vec<SwapStep>,
-    /// How far it is.
-    pub outcome: SwapOutcome,
-    /// Why it failed.
-    pub failure: Option<String>,
-}
-
-/// The swaps that are under way, and those that are over.
-#[derive(Debug, Default)]
-pub(super) struct Swaps {
-    last: u64,
-    /// Instances as they were after the step before.
-    seen: BTreeMap<InstanceId, SeenInstance>,
-    over: VecDeque<Arc<Swap>>,
-}
-
-#[derive(Debug)]
-struct SeenInstance {
-    device: Device,
-    state: ModelState,
-    step: &'static str,
-    since: Instant,
-    /// What is under way with it.
-    swap: Option<Swap>,
-}
-
-/// What there is to see of an instance.
-struct InstanceSight {
-    model: ModelId,
-    device: Device,
-    state: ModelState,
-    step: &'static str,
-}
-
-impl Swaps {
-    /// Those that are over and those under way, by their numbers.
-    pub(super) fn told(&self) -> Vec<Arc<Swap>> {
-        let now = Instant::now();
-        let underway = self.seen.values().filter_map(|seen| {
-            let mut swap = seen.swap.clone()?;
-            swap.add(seen.step, now.saturating_duration_since(seen.since));
-            Some(Arc::new(swap))
-        });
-        let mut told: Vec<Arc<Swap>> = self.over.iter().cloned().chain(underway).collect();
-        told.sort_by_key(|swap| swap.number);
-        told
-    }
-
-    fn begin(&mut self, kind: SwapKind, sight: &InstanceSight, cause: &'static str) -> Swap {
-        self.last += 1;
-        Swap {
-            number: self.last,
-            model: sight.model.clone(),
-            device: sight.device,
-            kind,
-            cause,
-            whom: None,
-            requests: None,
-            began_ms: unix_ms(),
-            steps: Vec::new(),
-            outcome: SwapOutcome::Underway,
-            failure: None,
-        }
-    }
-
-    fn end(&mut self, swap: Option<Swap>, outcome: SwapOutcome) {
-        let Some(mut swap) = swap else { return };
-        swap.outcome = outcome;
-        if self.over.len() >= SWAPS_MAX {
-            self.over.pop_front();
-        }
-        self.over.push_back(Arc::new(swap));
-    }
-}
-
-impl Swap {
-    fn add(&mut self, step: &'static str, took: Duration) {
-        match self.steps.last_mut().filter(|last| last.name == step) {
-            Some(last) => last.took += took,
-            None => self.steps.push(SwapStep { name: step, took }),
-        }
-    }
-
-    fn is_coming(&self) -> bool {
-        matches!(self.kind, SwapKind::Load | SwapKind::Wake)
-    }
-}
 
 impl Loop {
     /// Notes what became of each instance since the last look. `failed`: what the event that was taken says of one.
@@ -246,7 +73,8 @@ impl Loop {
             swap.whom.clone_from(&leaving.whom);
         }
         let InstanceSight { device, state, step, .. } = *sight;
-        self.swaps.seen.insert(id, SeenInstance { device, state, step, since: now, swap });
+        let model = sight.model.clone();
+        self.swaps.seen.insert(id, SeenInstance { model, device, state, step, since: now, swap });
     }
 
     /// What is under way with an instance that came from one state into another.
@@ -299,13 +127,14 @@ impl Loop {
     }
 
     fn is_gone(&mut self, id: InstanceId, failed: &Failed) {
-        let Some(SeenInstance { device, state, step, since, swap }) = self.swaps.seen.remove(&id) else { return };
+        let Some(SeenInstance { model, device, state, step, since, swap }) = self.swaps.seen.remove(&id) else {
+            return;
+        };
         let Some(mut swap) = swap else {
             if let (ModelState::Hot | ModelState::Parked, Some((known, failure))) = (state, failed)
                 && *known == id
-                && let Some((model, _)) = self.observer.was(id)
             {
-                let sight = InstanceSight { model: model.clone(), device, state, step };
+                let sight = InstanceSight { model, device, state, step };
                 let mut lost = self.swaps.begin(SwapKind::Lost, &sight, EvictionCause::Failed.name());
                 lost.failure = Some(failure.message.clone());
                 self.swaps.end(Some(lost), SwapOutcome::Failed);
@@ -363,9 +192,4 @@ fn step_of(state: ModelState) -> &'static str {
         ModelState::Stopping => "stop",
         ModelState::Cold | ModelState::Hot | ModelState::Parked | ModelState::Failed => "",
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::super::error::ApiError;
 use super::super::ollama::models::root as greeting;
+use super::super::revalidated::Revalidated;
 
 /// What the page may do: run its own files, ask this host, show what it was answered.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -60,10 +61,6 @@ static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     };
     std::iter::once(&PAGE).chain(&ASSETS).map(tag).collect()
 });
-
-/// That an answer may be kept as long as it is asked for again each time.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::http) struct Revalidated;
 
 /// `GET /`: the page for whoever reads pages; for anybody else that something is there.
 pub(in crate::http) async fn root(asked: HeaderMap) -> Response {

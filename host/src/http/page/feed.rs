@@ -14,10 +14,11 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::super::app::{App, unix_ms};
+use super::super::app::App;
 use super::super::background::shape;
 use super::super::caller::Caller;
 use super::super::error::ApiError;
+use super::super::recent::unix_ms;
 use super::super::sse;
 use super::super::stream_body::headers as stream_headers;
 use super::super::wire::{self, JobReply, JobShape};

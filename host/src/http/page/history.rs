@@ -7,7 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::super::app::{App, unix_ms};
+use super::super::app::App;
+use super::super::recent::unix_ms;
 use super::Page;
 use crate::domain::Device;
 use crate::runtime::DeviceStatus;

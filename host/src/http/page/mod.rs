@@ -8,7 +8,7 @@ mod message;
 mod options;
 mod pulse;
 
-pub(super) use assets::{Revalidated, asset, root};
+pub(super) use assets::{asset, root};
 pub(super) use feed::{events, overview};
 pub(super) use history::remember_devices;
 pub(super) use options::options;

@@ -7,7 +7,8 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use super::super::app::{App, unix_ms};
+use super::super::app::App;
+use super::super::recent::unix_ms;
 use super::super::wire::StatusReply;
 use crate::domain::ModelId;
 use crate::runtime::{DeviceStatus, ModelStatus, Overview};
