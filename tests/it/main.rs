@@ -94,4 +94,6 @@ mod told;
 mod upstream;
 /// Engine processes: started, watched, ended, whatever they do.
 mod vllm;
+/// What whoever watches a host is told.
+mod watch;
 mod worker;

@@ -10,7 +10,8 @@ use clap::Args;
 use crate::error::{Error, Result};
 use crate::workspace::{self, Profile, Workspace};
 use crate::{
-    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, shell, soak, stage, table, test, tidy, variants,
+    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, page, shell, soak, stage, table, test, tidy,
+    variants,
 };
 
 /// The package that is published.
@@ -51,11 +52,12 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak, and as many the suites and clients of others.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("doc", doc),
     ("package", package),
     ("test", tests),
     ("docgen", pages),
+    ("page", brief_page),
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
@@ -189,6 +191,11 @@ fn tests() -> Result<Outcome> {
 
 fn pages() -> Result<Outcome> {
     passed(docgen::check())
+}
+
+/// Two to three minutes in a browser.
+fn brief_page() -> Result<Outcome> {
+    page::run_briefly().map(ran)
 }
 
 /// The release, from its archive to an answer.

@@ -234,6 +234,11 @@ impl Server {
         self.read(self.accepted(response).await?).await.map(Some)
     }
 
+    /// The server at this moment, in the reader's own shape.
+    pub(super) async fn overview<T: serde::de::DeserializeOwned>(&self) -> Result<T, CliError> {
+        self.known(self.request(Method::GET, "/admin/overview")).await
+    }
+
     /// What a request for this model would meet.
     pub(super) async fn plan(&self, model: &str) -> Result<Value, CliError> {
         self.known(self.request(Method::GET, "/admin/plan").query(&[("model", model)])).await

@@ -34,6 +34,7 @@ mod sse;
 mod supervisor;
 mod table;
 mod template;
+mod top;
 mod vet;
 mod watchdog;
 mod wheels;
@@ -97,6 +98,8 @@ enum Command {
     Template(template::Arguments),
     /// Show where each model of a running server stands, and how full its devices are.
     Ps(client::Listing),
+    /// Watch a running server: devices, models, who waits, what came and left, the last requests.
+    Top(top::Arguments),
     /// Say what a request for a model would meet now: whether it is hot, what it needs, and who would leave for it.
     Why(why::Arguments),
     /// Print what a model's workers and its plugin logged, those that died among them.
@@ -202,6 +205,7 @@ pub fn main() -> ExitCode {
         Command::Service(arguments) => service::run(&context, &arguments),
         Command::Template(arguments) => template::run(&context, &arguments),
         Command::Ps(arguments) => with_runtime(ps::run(&context, arguments)),
+        Command::Top(arguments) => with_runtime(top::run(&context, arguments)),
         Command::Why(arguments) => with_runtime(why::run(&context, arguments)),
         Command::Logs(arguments) => with_runtime(logs::run(&context, arguments)),
         Command::Run(arguments) => with_runtime(run::run(&context, arguments)),
@@ -291,6 +295,7 @@ mod tests {
             ("aihost run musicgen rain -o out.wav --duration 2.5 --seed -3", true),
             ("aihost run musicgen rain --output out.flac", true),
             ("aihost run musicgen rain --duration long", false),
+            ("aihost top --once --filter cold", true),
             ("aihost logs smollm2 -f", true),
             ("aihost logs", false),
             ("aihost completions bash", true),

@@ -84,7 +84,7 @@ pub(super) fn prose(text: &str) -> Result<(), CliError> {
 }
 
 /// Columns of the terminal that stdout is.
-fn width() -> Option<usize> {
+pub(super) fn width() -> Option<usize> {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }

@@ -15,6 +15,7 @@ use super::auth::PROBES;
 use super::bucket::Bucket;
 use super::connections::{Peer, peer_of};
 use super::error::{ApiError, Cause};
+use super::recent::{RecentRequest, RecentRequests, unix_ms};
 use super::tally::Tally;
 use crate::config::Rate;
 use crate::domain::{ModelId, excerpt};
@@ -35,6 +36,7 @@ const CLIENT_LEFT: u16 = 499;
 #[derive(Debug, Default)]
 pub(super) struct AccessLog {
     tally: Arc<Tally>,
+    recent: RecentRequests,
     refused: Mutex<Unlogged>,
     failed: Mutex<Unlogged>,
 }
@@ -78,6 +80,11 @@ impl AccessLog {
     /// What is counted at the door.
     pub(super) fn tally(&self) -> &Arc<Tally> {
         &self.tally
+    }
+
+    /// The last requests that asked something of a model, or were refused. Whoever merely looks is not among them.
+    pub(super) fn recent(&self) -> &RecentRequests {
+        &self.recent
     }
 
     /// The line of a request that begins now.
@@ -165,6 +172,28 @@ impl AccessLine {
         self.is_whole.store(true, Ordering::Relaxed);
     }
 
+    /// What whoever looks at the host is told of it.
+    fn recent(&self, status: u16, facts: &AccessFacts) -> RecentRequest {
+        RecentRequest {
+            number: 0,
+            ended_ms: unix_ms(),
+            id: self.entry.id().to_owned(),
+            key: self.key.get().cloned(),
+            method: self.method.clone(),
+            path: self.path.clone(),
+            model: facts.model.clone(),
+            status,
+            code: self.code.get().cloned(),
+            cause: said(status, facts),
+            queue_ms: facts.queue.map(milliseconds),
+            swap_ms: facts.swap.map(milliseconds),
+            first_token_ms: facts.first_output.map(milliseconds),
+            tokens_in: facts.tokens_in,
+            tokens_out: facts.tokens_out,
+            duration_ms: milliseconds(self.begun.elapsed()),
+        }
+    }
+
     fn loudness(&self, status: u16, facts: &AccessFacts) -> Loudness {
         match status {
             500 | 507 if !facts.is_told => Loudness::Failed,
@@ -182,16 +211,21 @@ impl Drop for AccessLine {
         let status = self.status.get().copied().filter(|_| is_whole).unwrap_or(CLIENT_LEFT);
         let facts = self.entry.facts();
         let loudness = self.loudness(status, &facts);
-        let Some(unlogged) = self.log.room(loudness, Instant::now()) else { return };
+        let room = self.log.room(loudness, Instant::now());
+        // Who is turned away may ask as often as they like, and is to displace nobody who was served.
+        let is_asked = facts.queue.is_some() || (facts.model.is_some() && self.method != "GET");
+        let is_refused = status >= 400 && status != CLIENT_LEFT && room.is_some();
+        if is_asked || is_refused {
+            self.log.recent.add(self.recent(status, &facts));
+        }
+        let Some(unlogged) = room else { return };
         let unlogged = (unlogged > 0).then_some(unlogged);
         let AccessLine { method, path, peer, .. } = self;
         let (request_id, trace_id) = (self.entry.id(), self.trace_id.as_deref());
         let key = self.key.get().map_or(NOTHING, String::as_str);
         let model = facts.model.as_ref().map(ModelId::as_str);
         let code = self.code.get().map(AsRef::as_ref);
-        // What a client got wrong may repeat what it wrote, which is nobody's business.
-        let is_said = !matches!(status, 400..=498) || matches!(status, 401 | 403 | 429);
-        let cause = facts.cause.as_deref().filter(|_| is_said).map(|cause| excerpt(cause, CAUSE_BYTES));
+        let cause = said(status, &facts);
         let cause = cause.as_deref();
         let (queue_ms, swap_ms) = (facts.queue.map(milliseconds), facts.swap.map(milliseconds));
         let first_token_ms = facts.first_output.map(milliseconds);
@@ -211,6 +245,12 @@ impl Drop for AccessLine {
             Loudness::Probed => line!(DEBUG),
         }
     }
+}
+
+/// Why it was not served, as operators are told. What a client got wrong may repeat what it wrote, which is nobody's business.
+fn said(status: u16, facts: &AccessFacts) -> Option<String> {
+    let is_said = !matches!(status, 400..=498) || matches!(status, 401 | 403 | 429);
+    facts.cause.as_deref().filter(|_| is_said).map(|cause| excerpt(cause, CAUSE_BYTES))
 }
 
 fn milliseconds(duration: Duration) -> u64 {

@@ -31,6 +31,8 @@ use crate::runtime::{DeviceStatus, Explanation, ModelStatus};
 use crate::telemetry::{Scrape, TextFormat};
 use crate::worker::Followed;
 
+/// The same of a pin.
+pub(super) const PIN_KEYS: Keys = &["model", "pinned"];
 /// How long a probe waits for the runtime. Longer than any turn of its loop takes, shorter than a probe's caller waits.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// Longest that a forced unload may wait before it cuts, seconds.
@@ -65,6 +67,19 @@ pub(super) async fn unload(State(app): State<App>, caller: Caller, body: JsonBod
 pub(super) async fn park(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
     let Control { model, .. } = asked(&app, &caller, body).await?;
     done(&app, app.handle.park(model, caller.access().clone()).await)
+}
+
+/// `POST /models/pin`: never evicts the model for others, or with `pinned: false` does again, until models.yaml is read anew.
+pub(super) async fn pin(State(app): State<App>, caller: Caller, body: JsonBody) -> Result<Json<Value>, ApiError> {
+    let (name, pinned) = body
+        .read(|body| {
+            let fields = Fields::root(body, PIN_KEYS)?;
+            Ok((fields.required_text("model")?.into_owned(), fields.flag("pinned")?.unwrap_or(true)))
+        })
+        .await?;
+    let model = resolve::by_name(&app.handle.config(), &caller, &name)?.id.clone();
+    caller.access().asks_for(&model);
+    done(&app, app.handle.pin(model, pinned).await)
 }
 
 /// A command has this outcome, and listings show it from now on.

@@ -9,6 +9,7 @@ use super::bodies::Bodies;
 use super::conversations::Conversations;
 use super::engine_routes::EngineRoutes;
 use super::listing::Listings;
+use super::page::Page;
 use super::quota::Quotas;
 use crate::jobs::Jobs;
 use crate::runtime::Handle;
@@ -37,6 +38,8 @@ pub(super) struct App {
     pub(super) engine_routes: Arc<EngineRoutes>,
     /// Requests that nobody waits for.
     pub(super) jobs: Jobs,
+    /// What the page is told.
+    pub(super) page: Arc<Page>,
 }
 
 impl App {
@@ -54,6 +57,7 @@ impl App {
             conversations: Arc::default(),
             engine_routes: Arc::default(),
             jobs,
+            page: Arc::default(),
         }
     }
 }

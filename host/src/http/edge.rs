@@ -18,6 +18,7 @@ use super::error::{ApiError, Cause};
 use super::error_form::ErrorForm;
 use super::job_call::JobCall;
 use super::quota::Leave;
+use super::revalidated::Revalidated;
 use super::trace_parent::{TRACE_PARENT, TraceParent};
 use crate::runtime::AccessEntry;
 
@@ -70,6 +71,9 @@ pub(super) async fn edge(State(gate): State<Gate>, request: Request, next: Next)
         headers.insert("request-id", id.clone());
     }
     sign(headers, id, start.elapsed());
+    if response.extensions_mut().remove::<Revalidated>().is_some() {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
     response
 }
 

@@ -260,6 +260,18 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, SERVER, message).code("too_many_followers")
     }
 
+    /// As many watch the host as may.
+    pub(super) fn too_many_watchers(most: usize) -> Self {
+        let message = format!("{most} readers watch this host, as many as may; close a page, or read /admin/overview");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, SERVER, message).code("too_many_watchers")
+    }
+
+    /// No such file belongs to the page.
+    pub(super) fn no_such_file(name: &str) -> Self {
+        let message = format!("the page has no file `{name}`; open / in a browser");
+        Self::new(StatusCode::NOT_FOUND, INVALID, message).code("not_found")
+    }
+
     /// The next piece of the body did not come.
     pub(super) fn stalled(limit: Duration) -> Self {
         let message = format!("nothing more of the body came for {} s", limit.as_secs());

@@ -42,13 +42,16 @@ mod multipart;
 mod ollama;
 mod openai;
 mod openapi;
+mod page;
 mod page_key;
 mod passed_events;
 mod proxy;
 mod quota;
+mod recent;
 mod redact;
 mod request_fields;
 mod resolve;
+mod revalidated;
 mod router;
 mod socket;
 mod sse;
@@ -93,6 +96,7 @@ pub async fn serve(
 ) {
     let app = App::new(handle.clone(), jobs.clone());
     let sweeper = tokio::spawn(sweep(app.clone()));
+    let sampler = tokio::spawn(page::remember_devices(app.clone()));
     let log = Arc::clone(&app.access_log);
     let router = router::over(app.clone());
     let dispatch = Arc::new(JobDispatch { app, router: router.clone() });
@@ -108,6 +112,7 @@ pub async fn serve(
         tracing::error!(%error, "jobs ended by themselves");
     }
     sweeper.abort();
+    sampler.abort();
 }
 
 /// Removes files that are too old, at once and for ever.

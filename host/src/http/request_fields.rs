@@ -104,6 +104,7 @@ pub(crate) fn request_fields() -> Vec<RequestFields> {
         endpoint("/models/load", BodySize::Command, admin::KEYS, &[]),
         endpoint("/models/unload", BodySize::Command, admin::KEYS, &[]),
         endpoint("/models/park", BodySize::Command, admin::KEYS, &[]),
+        endpoint("/models/pin", BodySize::Command, admin::PIN_KEYS, &[]),
         endpoint("/v1/audio/transcriptions", BodySize::Files, keys::NAME, &[]),
         endpoint("/v1/audio/translations", BodySize::Files, keys::NAME, &[]),
         endpoint("/v1/embeddings", BodySize::Files, keys::EMBEDDINGS, &[]),

@@ -22,7 +22,7 @@ use super::error::ApiError;
 use super::ollama::{embed, generate, models as tags};
 use super::openai::{audio, chat, completions, embeddings, images, models, others, responses, tokens};
 use super::resolve::Wanted;
-use super::{admin, artifacts, custom, edge, jobs, openapi, upstream};
+use super::{admin, artifacts, custom, edge, jobs, openapi, page, upstream};
 use crate::config::Scope;
 use crate::domain::Kind;
 use crate::jobs::Jobs;
@@ -185,6 +185,8 @@ const OPEN: Access = Access::Open;
 const USE: Access = Access::Scoped(Scope::Use);
 const WATCH: Access = Access::Watching(Scope::Use);
 const OPERATE: Access = Access::Scoped(Scope::Operate);
+/// Who watches a host has nothing under way by that.
+const WATCH_ALL: Access = Access::Watching(Scope::Operate);
 const METRICS: Access = Access::Scoped(Scope::Metrics);
 const PAGE: Access = Access::Page(Scope::Use);
 /// Where a request for text means the models that answer there.
@@ -236,7 +238,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/api/ps", USE, get(tags::ps)),
         Route::get("/api/version", USE, get(tags::version)),
         Route::get("/running", USE, get(tags::running)),
-        Route::get("/", OPEN, get(tags::root)),
+        Route::get("/", OPEN, get(page::root)),
+        Route::get("/page/{name}", OPEN, get(page::asset)),
         Route::get("/openapi.json", USE, get(openapi::openapi)),
         Route::get("/docs", USE, get(openapi::docs)),
         made("/tokenize", post(tokens::tokenize)),
@@ -260,6 +263,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/models/load", OPERATE, BodySize::Command, post(admin::load)),
         Route::post("/models/unload", OPERATE, BodySize::Command, post(admin::unload)),
         Route::post("/models/park", OPERATE, BodySize::Command, post(admin::park)),
+        Route::post("/models/pin", OPERATE, BodySize::Command, post(admin::pin)),
         others("/v1/audio/transcriptions", Kind::Transcription),
         others("/v1/audio/translations", Kind::Transcription),
         files(EMBEDDINGS, Kind::Embedding, post(embeddings::create)),
@@ -274,6 +278,9 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/admin/plan", OPERATE, get(admin::plan)),
         Route::get("/admin/status", OPERATE, get(admin::status)),
         Route::get("/admin/devices", OPERATE, get(admin::devices)),
+        Route::get("/admin/overview", OPERATE, get(page::overview)),
+        Route::get("/admin/events", WATCH_ALL, get(page::events)),
+        Route::get("/admin/options", OPERATE, get(page::options)),
         Route::get("/metrics", METRICS, get(admin::metrics)),
         Route::get("/logs/{*model}", OPERATE, get(admin::logs)),
         Route::get("/health", OPEN, get(admin::health)),

@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::access::AccessEntry;
 use super::facts::Facts;
 use super::survey::DeviceStatus;
+use super::watched::{Pin, Swap, WaitingRequest};
 use crate::config::{Config, Limits, ModelConfig};
 use crate::domain::{Class, Failure, FailureKind, Kind, ModelId, ModelState, RequestId};
-use crate::plugin::Registry;
+use crate::plugin::{PluginFile, Registry};
 use crate::scheduler::Explanation;
 use crate::telemetry::Scrape;
 use crate::worker::{Ask, Followed, Output};
@@ -110,6 +111,16 @@ pub struct ModelStatus {
     pub loads: u64,
     /// Times it was woken from being parked.
     pub wakes: u64,
+    /// Milliseconds that it needs yet until it is hot, if it is on its way and has been hot before.
+    pub left_ms: Option<u64>,
+    /// Milliseconds since it came into its state, if it has an instance.
+    pub since_ms: Option<u64>,
+    /// Milliseconds that whoever came first of those who wait has waited.
+    pub waits_ms: Option<u64>,
+    /// Whether it is never evicted for others.
+    pub pinned: bool,
+    /// Whether its workers kept dying, and nobody may have it until it is loaded by hand or changes.
+    pub quarantined: bool,
     /// Milliseconds since the last request ended, while idle and hot.
     pub idle_ms: Option<u64>,
     /// The worker's process.
@@ -122,6 +133,17 @@ pub struct ModelStatus {
     pub note: Option<String>,
     /// Other names that clients may use.
     pub aliases: Vec<String>,
+}
+
+/// A host at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Overview {
+    /// Every model's status, in name order.
+    pub models: Vec<ModelStatus>,
+    /// Who waits, whoever came first before.
+    pub waiting: Vec<WaitingRequest>,
+    /// What came and left, the newest last.
+    pub swaps: Vec<Arc<Swap>>,
 }
 
 /// What to submit, or why not: the result of asking for a model.
@@ -155,6 +177,10 @@ pub enum Command {
     Ping(oneshot::Sender<()>),
     /// One model's status, if there is such a model.
     Status(ModelId, oneshot::Sender<Option<ModelStatus>>),
+    /// Every model's status, who waits, and what came and left.
+    Overview(oneshot::Sender<Overview>),
+    /// Never evict a model, or evict it again.
+    Pin(Pin, oneshot::Sender<Arc<Changes>>),
     /// Every model's status, in name order.
     Models(oneshot::Sender<Vec<ModelStatus>>),
     /// What there is to say of every device.
@@ -210,6 +236,11 @@ impl Handle {
         let registry = self.plugins.borrow();
         let plugin = || registry.find(&model.plugin, model.plugin_version.as_ref());
         model.http.remote.is_some() || plugin().is_ok_and(|plugin| plugin.answers_http())
+    }
+
+    /// The plugin of a model, if there is one that can be used.
+    pub fn plugin(&self, model: &ModelConfig) -> Option<Arc<PluginFile>> {
+        self.plugins.borrow().find(&model.plugin, model.plugin_version.as_ref()).ok()
     }
 
     /// Whether the plugin of a model tells the tokens of a prompt.
@@ -325,6 +356,22 @@ impl Handle {
     /// The host is shutting down.
     pub async fn models(&self) -> Result<Vec<ModelStatus>, Failure> {
         self.ask(Command::Models).await
+    }
+
+    /// A host at this moment: every model's status, who waits, and what came and left. Loads and wakes nothing.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn overview(&self) -> Result<Overview, Failure> {
+        self.ask(Command::Overview).await
+    }
+
+    /// Never evicts a model for others, or does again, until models.yaml is read anew.
+    ///
+    /// # Errors
+    /// The host is shutting down.
+    pub async fn pin(&self, model: ModelId, pinned: bool) -> Result<(), Failure> {
+        self.ask(|reply| Command::Pin(Pin { model, pinned }, reply)).await.map(drop)
     }
 
     /// What there is to say of every device of the configuration, in order. Loads and wakes nothing.

@@ -22,6 +22,7 @@ mod internal;
 mod memory;
 mod meter;
 mod observe;
+mod overview;
 mod peaks;
 mod plans;
 mod plugin_looks;
@@ -40,22 +41,26 @@ mod run;
 mod state_file;
 mod status;
 mod survey;
+mod swap_log;
+mod swaps;
 mod telling;
 #[cfg(test)]
 mod tests;
 mod told;
+mod watched;
 mod workspace;
 
 pub use crate::domain::Class;
 pub use crate::scheduler::{Explanation, Leaving, Outcome, Staying};
 pub use access::{AccessEntry, AccessFacts};
-pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Submission, Submitted};
+pub use api::{Answer, Changes, Command, Handle, KeepAlive, ModelStatus, OutputMode, Overview, Submission, Submitted};
 pub use budget::{Budget, BudgetShare};
 pub use claim::{RunningHost, StateClaim, running_host};
 pub use clocks::{LeaseTerms, OutputLimits};
 pub use files::locate_for;
 pub use relay::{Lease, LeaseEnd, carry};
 pub use survey::DeviceStatus;
+pub use watched::{Pin, Swap, SwapKind, SwapOutcome, SwapStep, WaitingRequest};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::api::Changes;
 use super::internal::{Internal, post};
 use super::plugins::Running;
+use super::prepared::Wanted;
 use super::run::{Loop, send};
 use crate::config::ModelConfig;
 use crate::domain::{InstanceId, ModelId};
@@ -26,7 +27,7 @@ impl Loop {
     pub(super) fn looked(&self, reply: oneshot::Sender<Arc<Changes>>) {
         match Arc::ptr_eq(&self.plugins.registry(), &self.plugins.folders().newest()) {
             true => send(reply, Arc::default()),
-            false => self.prepare(None, None, reply),
+            false => self.prepare(Wanted::Same, None, reply),
         }
     }
 
@@ -54,7 +55,7 @@ impl Loop {
             return self.bring_up(id);
         }
         let (reply, in_force) = oneshot::channel();
-        self.prepare(None, model, reply);
+        self.prepare(Wanted::Same, model, reply);
         let events = self.senders.events.clone();
         tokio::spawn(async move {
             // Where it could not be, the start goes on with what there is.

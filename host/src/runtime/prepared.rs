@@ -8,6 +8,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use super::api::Changes;
 use super::peaks::Key;
 use super::policy::FoundBudgets;
+use super::watched::Pin;
 use crate::config::Config;
 use crate::domain::ModelId;
 use crate::plugin::{News, Registry};
@@ -37,4 +38,32 @@ pub(super) struct Prepared {
 pub(super) struct Configuring {
     pub(super) reply: oneshot::Sender<Arc<Changes>>,
     pub(super) turn: OwnedMutexGuard<FoundBudgets>,
+}
+
+/// What is to be in force.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    /// What is by then: plugins may be others.
+    Same,
+    /// Another configuration.
+    Other(Arc<Config>),
+    /// What is by then, with a model that is never evicted, or that may be.
+    Pinned(Pin),
+}
+
+impl Wanted {
+    /// The whole of it, where `old` is in force.
+    pub(super) fn over(self, old: &Arc<Config>) -> Arc<Config> {
+        match self {
+            Self::Same => Arc::clone(old),
+            Self::Other(config) => config,
+            Self::Pinned(Pin { model, pinned }) => {
+                let mut config = Config::clone(old);
+                if let Some(entry) = config.models.get_mut(&model) {
+                    entry.pin = pinned;
+                }
+                Arc::new(config)
+            }
+        }
+    }
 }

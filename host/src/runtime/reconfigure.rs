@@ -16,9 +16,10 @@ use super::changes::changes;
 use super::internal::{Internal, post};
 use super::plugins::{Running, tell_news};
 use super::policy::{FoundBudgets, policy};
-use super::prepared::{Configuring, Prepared};
+use super::prepared::{Configuring, Prepared, Wanted};
 use super::quarantine::QuarantineFile;
 use super::run::{Loop, send};
+use super::watched::Pin;
 use crate::config::{Config, ModelConfig};
 use crate::domain::{Failure, InstanceId, ModelId, ModelState, some_names};
 use crate::plugin::{Registry, sweep_copies};
@@ -94,12 +95,7 @@ impl Prepared {
 impl Loop {
     /// Prepares a configuration, or the one in force with the plugins that were seen last, beside the loop; it comes back as
     /// [`Internal::Prepared`]. `starting`: a model that is to be scheduled as its next load wants it.
-    pub(super) fn prepare(
-        &self,
-        config: Option<Arc<Config>>,
-        starting: Option<ModelId>,
-        reply: oneshot::Sender<Arc<Changes>>,
-    ) {
+    pub(super) fn prepare(&self, wanted: Wanted, starting: Option<ModelId>, reply: oneshot::Sender<Arc<Changes>>) {
         let (turns, events) = (Arc::clone(&self.devices.found_budgets), self.senders.events.clone());
         let (in_force, plugins) = (self.senders.in_force.subscribe(), self.plugins.in_force());
         let (folders, mut running) = (self.plugins.folders(), self.running());
@@ -112,7 +108,7 @@ impl Loop {
                 let (old_registry, registry) = (Arc::clone(&plugins.borrow()), folders.newest());
                 let (old_registry, registry) = (&*old_registry, &registry);
                 let basis = Basis { old: &old, old_registry, registry, running: &running, foreign: &foreign };
-                let config = config.unwrap_or_else(|| Arc::clone(&old));
+                let config = wanted.over(&old);
                 let prepared = Prepared::by(&basis, config, &mut turn);
                 (prepared, Configuring { reply, turn })
             });
@@ -124,6 +120,11 @@ impl Loop {
                 Err(error) => tracing::debug!(%error, "a configuration could not be prepared"),
             }
         });
+    }
+
+    /// Pins a model or lets it be evicted again: everything else stays as it is.
+    pub(super) fn pin(&self, pin: Pin, reply: oneshot::Sender<Arc<Changes>>) {
+        self.prepare(Wanted::Pinned(pin), None, reply);
     }
 
     /// Puts it in force. Takes as long as what is loaded and waited for, however many models there are.

@@ -90,6 +90,14 @@ impl Requests {
         self.pending.remove(&id)
     }
 
+    /// Who waits under this number.
+    pub(super) fn access_of(&self, id: RequestId) -> Option<&AccessEntry> {
+        self.pending.get(&id).map(|known| match known {
+            Pending::Serve { job, .. } => &job.access,
+            Pending::Load { access, .. } => access,
+        })
+    }
+
     /// Whether a client waits for this model.
     pub(super) fn awaits(&self, model: &ModelId) -> bool {
         self.pending.values().any(|known| matches!(known, Pending::Serve { job, .. } if job.model == *model))

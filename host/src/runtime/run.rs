@@ -16,12 +16,14 @@ use super::internal::{Internal, Stepped};
 use super::observe::{EventSummary, Observer};
 use super::plugins::{Plugins, Running};
 use super::policy::{FoundBudgets, milliseconds, policy};
+use super::prepared::Wanted;
 use super::quarantine::Quarantine;
 use super::records::Records;
 use super::relay::{self, Decision, Lost};
 use super::replay::{Job, Verdict};
 use super::requests::{Departing, Goal, Pending, Requests};
 use super::residents::Residents;
+use super::swap_log::Swaps;
 use crate::config::Config;
 use crate::domain::{Device, Failure, FailureKind, InstanceId, Kind, ModelId, ModelState, RequestId};
 use crate::plugin::Registry;
@@ -46,6 +48,7 @@ pub(super) struct Loop {
     pub(super) residents: Residents,
     pub(super) requests: Requests,
     pub(super) records: Records,
+    pub(super) swaps: Swaps,
     pub(super) devices: Devices,
     pub(super) quarantine: Quarantine,
     pub(super) observer: Observer,
@@ -95,6 +98,7 @@ impl Loop {
             residents: Residents::default(),
             requests: Requests::default(),
             records: Records::default(),
+            swaps: Swaps::default(),
             quarantine: Quarantine::open(&config.paths.state),
             senders: Senders { events, exits, in_force },
             backends: Backends { files: WeightFiles::new(&config.paths), placement },
@@ -199,9 +203,11 @@ impl Loop {
                 send(reply, self.config.models.get(&model).map(|entry| self.model_status(entry)));
             }
             Command::Models(reply) => self.tell_status(reply),
+            Command::Overview(reply) => self.tell_overview(reply),
+            Command::Pin(pin, reply) => self.pin(pin, reply),
             Command::Devices(reply) => self.tell_devices(reply),
             Command::Metrics(reply) => self.tell_metrics(reply),
-            Command::Configure(config, reply) => self.prepare(Some(config), None, reply),
+            Command::Configure(config, reply) => self.prepare(Wanted::Other(config), None, reply),
             Command::LookAtPlugins(reply) => self.look_at_plugins(reply),
             Command::Logs(model, reply) => send(reply, self.records.log(&model).follow()),
         }
@@ -318,6 +324,8 @@ impl Loop {
             Internal::BringUp(id) => self.bring_up(id),
             Internal::Preload(model, reply) => self.preload_one(model, reply),
         }
+        // Whether files are hashed is seen between steps.
+        self.note_swaps(&None);
     }
 
     fn stepped(&mut self, id: InstanceId, stepped: Stepped) {
@@ -458,6 +466,7 @@ impl Loop {
         let effects = self.state.step(self.clock.now(), event);
         self.tell(&failed, &effects);
         self.observer.observe(&summary, &effects, &self.state);
+        self.note_swaps(&failed);
         for effect in effects {
             self.carry_out(effect);
         }

@@ -11,7 +11,7 @@ use super::api::ModelStatus;
 use super::observe::Look;
 use super::run::{Loop, send};
 use super::survey::{DeviceStatus, look_at_devices, measure_devices};
-use crate::config::{ModelConfig, Refusal};
+use crate::config::{Config, ModelConfig, Refusal};
 use crate::domain::{Failure, FailureKind, InstanceId, ModelId, ModelState};
 use crate::scheduler;
 use crate::telemetry::{PluginSeries, Scrape};
@@ -23,13 +23,10 @@ impl Loop {
     pub(super) fn tell_status(&self, reply: oneshot::Sender<Vec<ModelStatus>>) {
         let touched: BTreeSet<&ModelId> = self.state.touched().chain(self.records.models()).collect();
         let known = touched.into_iter().filter_map(|model| self.config.models.get(model));
-        let mut known: BTreeMap<ModelId, ModelStatus> =
+        let known: BTreeMap<ModelId, ModelStatus> =
             known.map(|model| (model.id.clone(), self.model_status(model))).collect();
         let config = Arc::clone(&self.config);
-        spawn_blocking(move || {
-            let status = |model: &ModelConfig| known.remove(&model.id).unwrap_or_else(|| cold(model));
-            send(reply, config.models.values().map(status).collect());
-        });
+        spawn_blocking(move || send(reply, with_all(known, &config)));
     }
 
     pub(super) fn model_status(&self, model: &ModelConfig) -> ModelStatus {
@@ -58,6 +55,10 @@ impl Loop {
             step: prepared.map(|(step, _)| step),
             loads: self.records.loads(&model.id),
             wakes: self.records.wakes(&model.id),
+            left_ms: self.state.left_ms(self.clock.now(), &model.id),
+            since_ms: first.map(|(_, known)| self.clock.now().since(known.since)),
+            waits_ms: self.state.oldest_wait_ms(self.clock.now(), &model.id),
+            quarantined: self.state.is_quarantined(&model.id),
             idle_ms: first.filter(|(_, known)| is_idle(known)).map(|(_, known)| self.clock.now().since(known.used)),
             pid: first_handle.and_then(|handle| handle.pid()),
             error: failure.as_ref().map(Failure::to_string).or_else(|| refused(model)).or(no_plugin.0),
@@ -117,6 +118,12 @@ fn notes(said: [Option<String>; 2]) -> Option<String> {
     said.into_iter().flatten().reduce(|all, next| format!("{all}; {next}"))
 }
 
+/// The status of every model of a configuration: what is known of some, and of the others that nobody wanted them yet.
+pub(super) fn with_all(mut known: BTreeMap<ModelId, ModelStatus>, config: &Config) -> Vec<ModelStatus> {
+    let status = |model: &ModelConfig| known.remove(&model.id).unwrap_or_else(|| cold(model));
+    config.models.values().map(status).collect()
+}
+
 fn said_to_clients(failure: Failure) -> String {
     failure.client_message().to_owned()
 }
@@ -152,6 +159,11 @@ fn cold(model: &ModelConfig) -> ModelStatus {
         step: None,
         loads: 0,
         wakes: 0,
+        left_ms: None,
+        since_ms: None,
+        waits_ms: None,
+        pinned: model.pin,
+        quarantined: false,
         idle_ms: None,
         pid: None,
         error: refused(model),

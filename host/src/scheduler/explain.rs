@@ -130,7 +130,6 @@ impl State {
             _ if !leaves.is_empty() => Outcome::Evicts,
             _ => Outcome::Waits,
         };
-        let coming = self.instance_of(model).filter(|(_, instance)| is_coming(instance.state));
         let cost = self.history.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0);
         let mut explanation = Explanation {
             model: model.clone(),
@@ -142,7 +141,7 @@ impl State {
             budget: device.and_then(|device| Some(self.policy.devices.get(&device)?.budget)),
             takes_ms: cost,
             progress,
-            left_ms: coming.and_then(|(_, instance)| Some(cost?.saturating_sub(now.since(instance.since)))),
+            left_ms: self.left_ms(now, model),
             since_ms: self.instance_of(model).map(|(_, instance)| now.since(instance.since)),
             step: None,
             closed: self.closed(model),

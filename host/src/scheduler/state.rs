@@ -213,6 +213,27 @@ impl State {
         of_instances.chain(self.queues.keys()).chain(self.cooldowns.keys())
     }
 
+    /// Milliseconds a model needs yet until it is hot, if it is on its way and has been hot before.
+    pub fn left_ms(&self, now: Millis, model: &ModelId) -> Option<u64> {
+        let (_, instance) = self.instance_of(model)?;
+        let cost = self.history.get(model).map(|known| known.cost_ms).filter(|cost| *cost > 0)?;
+        let is_coming = matches!(instance.state, ModelState::Loading | ModelState::Unparking);
+        is_coming.then(|| cost.saturating_sub(now.since(instance.since)))
+    }
+
+    /// Every request that waits: for which model, since when, and whether only for a slot of one that is hot.
+    pub fn waiting(&self) -> impl Iterator<Item = (&ModelId, RequestId, Millis, bool)> {
+        self.queues.iter().flat_map(|(model, queue)| {
+            queue.iter().map(move |waiter| (model, waiter.id, waiter.since, matches!(waiter.awaits, Awaits::Slot(_))))
+        })
+    }
+
+    /// Milliseconds that whoever came first of those who wait for a model has waited.
+    pub fn oldest_wait_ms(&self, now: Millis, model: &ModelId) -> Option<u64> {
+        let waits = self.queues.get(model)?.iter().map(|waiter| now.since(waiter.since));
+        waits.max()
+    }
+
     /// Requests waiting, by model.
     pub fn queues(&self) -> impl Iterator<Item = (&ModelId, usize)> {
         self.queues.iter().map(|(model, queue)| (model, queue.len()))

@@ -39,4 +39,4 @@ pub use pull::{AlreadyHere, Phase, Progress, ProgressSink, PullError, Pulled, Pu
 pub use strays::{Stray, remove_file, remove_stray, strays};
 pub use survey::{Missing, enough_room};
 pub use tls::Trust;
-pub use verify::{Verification, Verifier};
+pub use verify::{COPYING, Verification, Verifier};

@@ -21,6 +21,10 @@ use super::digest::{Digests, exact, hex};
 use crate::config::{ModelConfig, Paths, Sharing};
 use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
 
+/// What is done with files before a start, as it is told.
+pub const COPYING: &str = "copying";
+const VERIFYING: &str = "verifying";
+
 /// Bytes read at once, after which it is seen whether to go on.
 const BLOCK_BYTES: usize = 4 << 20;
 /// How much it gives way: others who are ready to run do so first.
@@ -73,7 +77,7 @@ pub struct Verification {
 impl Verification {
     /// What is done with its files now.
     pub fn step(&self) -> &'static str {
-        if self.is_copying.load(Ordering::Relaxed) { "copying" } else { "verifying" }
+        if self.is_copying.load(Ordering::Relaxed) { COPYING } else { VERIFYING }
     }
 
     /// Share of the bytes that are hashed or copied, in thousandths; nothing while no file has to be.

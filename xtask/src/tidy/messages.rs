@@ -11,7 +11,7 @@ pub(super) fn check(files: &[File]) -> Vec<Finding> {
     let Some(page) = files.iter().find(|file| file.path == PAGE).and_then(|file| file.text.as_deref()) else {
         return Vec::new();
     };
-    let is_source = |file: &&File| file.is_rust() || file.path.ends_with(".sh");
+    let is_source = |file: &&File| file.is_rust() || [".sh", ".js"].iter().any(|end| file.path.ends_with(end));
     let sources = files.iter().filter(is_source).filter_map(|file| file.text.as_deref()).map(joined);
     let sources: Vec<String> = sources.collect();
     let is_said = |piece: &str| sources.iter().any(|source| source.contains(piece));

@@ -1,7 +1,7 @@
 //! The path of a custom model: one that is the host's to give away.
 
 /// Paths that the host answers itself, or that belong to APIs it speaks.
-const HOST_PATHS: [&str; 38] = [
+const HOST_PATHS: [&str; 39] = [
     "/admin",
     "/api",
     "/artifacts",
@@ -16,6 +16,7 @@ const HOST_PATHS: [&str; 38] = [
     "/metrics",
     "/models",
     "/openapi.json",
+    "/page",
     "/ping",
     "/props",
     "/readyz",

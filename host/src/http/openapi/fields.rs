@@ -36,7 +36,7 @@ pub(super) fn required(path: &str) -> &'static [&'static str] {
         "/v1/embeddings" | "/embeddings" => &["input"],
         "/v1/rerank" | "/rerank" => &["query", "documents"],
         "/v1/jobs" => &["endpoint", "body"],
-        "/models/load" | "/models/unload" | "/models/park" => &["model"],
+        "/models/load" | "/models/unload" | "/models/park" | "/models/pin" => &["model"],
         _ => &[],
     }
 }
@@ -151,6 +151,7 @@ fn plain(path: &str, field: &str) -> Value {
         (_, "stop" | "input" | "container" | "image" | "mask") => json!({"type": ["string", "array", "object"]}),
         (_, "conversation") => json!({"type": ["string", "object"]}),
         (_, "tool_choice" | "function_call") => json!({"type": ["string", "object"]}),
+        (_, "pinned") => json!({"type": "boolean"}),
         (_, "think") => json!({"type": ["boolean", "string"]}),
         (_, "keep_alive") => {
             json!({"type": ["number", "string"], "description": "seconds, a text like 5m, or forever"})

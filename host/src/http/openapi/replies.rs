@@ -159,9 +159,55 @@ pub(super) fn schemas() -> Value {
         "Images": media,
         "Model": model,
         "Models": object(&["object", "data"], json!({"object": {"const": "list"}, "data": list(refer("Model"))})),
+        "Overview": overview(),
         "RouterModels": object(
             &["object", "data"],
             json!({"object": {"const": "list"}, "data": list(object(&["id", "status"], json!({"id": text(), "status": {"type": "object"}})))}),
         ),
     })
+}
+
+/// What whoever watches a host is told.
+fn overview() -> Value {
+    let text = || json!({"type": "string"});
+    let nullable = |kind: &str| json!({"type": [kind, "null"]});
+    let count = || json!({"type": "integer", "minimum": 0});
+    let object = |required: &[&str], properties: Value| json!({"type": "object", "required": required, "properties": properties});
+    let list = |of: Value| json!({"type": "array", "items": of});
+    let refer = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
+    let waiting = object(
+        &["request", "model", "waited_ms", "awaits"],
+        json!({"request": text(), "model": text(), "waited_ms": count(), "awaits": {"enum": ["load", "slot"]}}),
+    );
+    let swap = object(
+        &["number", "model", "device", "kind", "cause", "for", "requests", "began_ms", "steps", "outcome", "error"],
+        json!({
+            "number": count(), "model": text(), "device": text(), "cause": text(), "for": nullable("string"),
+            "kind": {"enum": ["load", "wake", "park", "unload", "lost"]}, "requests": nullable("string"),
+            "began_ms": count(), "error": nullable("string"),
+            "steps": list(object(&["name", "ms"], json!({"name": text(), "ms": count()}))),
+            "outcome": {"enum": ["underway", "done", "failed", "dropped"]},
+        }),
+    );
+    let request = object(
+        &["number", "ended_ms", "id", "method", "path", "status", "duration_ms"],
+        json!({
+            "number": count(), "ended_ms": count(), "id": text(), "key": nullable("string"), "method": text(),
+            "path": text(), "model": nullable("string"), "status": count(), "code": nullable("string"),
+            "cause": nullable("string"), "queue_ms": nullable("integer"), "swap_ms": nullable("integer"),
+            "first_token_ms": nullable("integer"), "tokens_in": nullable("integer"),
+            "tokens_out": nullable("integer"), "duration_ms": count(),
+        }),
+    );
+    let host = object(&["version", "started_s"], json!({"version": text(), "started_s": count()}));
+    let model = object(&["id", "kind", "state"], json!({"id": text(), "kind": text(), "state": text()}));
+    object(
+        &["now_ms", "host", "models", "devices", "history", "waiting", "swaps", "requests", "jobs"],
+        json!({
+            "now_ms": count(), "host": host, "models": list(model),
+            "devices": list(object(&["id", "budget"], json!({"id": text(), "budget": count()}))),
+            "history": object(&["every_ms", "devices"], json!({"every_ms": count(), "devices": {"type": "object"}})),
+            "waiting": list(waiting), "swaps": list(swap), "requests": list(request), "jobs": list(refer("Job")),
+        }),
+    )
 }

@@ -25,6 +25,7 @@ mod listings;
 mod live;
 mod messages;
 mod ollama;
+mod page;
 mod reasoning;
 mod responses;
 mod sockets;
@@ -190,6 +191,12 @@ async fn fake_loop(mut received: mpsc::Receiver<Command>, script: Script, submit
             Command::Status(model, reply) => {
                 let _ = reply.send(models().into_iter().find(|status| status.id == model));
             }
+            Command::Overview(reply) => {
+                let _ = reply.send(page::overview());
+            }
+            Command::Pin(_, reply) => {
+                let _ = reply.send(Arc::default());
+            }
             Command::Models(reply) => {
                 let _ = reply.send(models());
             }
@@ -284,6 +291,11 @@ fn status(id: &str, state: ModelState) -> ModelStatus {
         measured: None,
         replicas: 1,
         loads: u64::from(state == ModelState::Hot),
+        left_ms: None,
+        since_ms: None,
+        waits_ms: None,
+        pinned: false,
+        quarantined: false,
         idle_ms: None,
         pid: None,
         error: None,
@@ -505,9 +517,13 @@ fn handle_answering(output: mpsc::Receiver<Output>) -> (Handle, oneshot::Receive
     let (commands, mut received) = mpsc::channel(1);
     let (arrived, arrival) = oneshot::channel();
     tokio::spawn(async move {
-        if let Some(Command::Submit(_, reply)) = received.recv().await {
-            let _ = reply.send(Ok(Answer { request: RequestId(1), output }));
-            let _ = arrived.send(());
+        // Devices are looked at now and then, whoever asks.
+        while let Some(command) = received.recv().await {
+            if let Command::Submit(_, reply) = command {
+                let _ = reply.send(Ok(Answer { request: RequestId(1), output }));
+                let _ = arrived.send(());
+                break;
+            }
         }
     });
     (Handle::new(commands, tokio::sync::watch::channel(Arc::new(config())).1, no_plugins()), arrival)

@@ -16,6 +16,7 @@ mod messages_reply;
 mod names;
 mod ollama;
 mod ollama_reply;
+mod overview;
 mod reasoning;
 mod reply;
 mod responses;
@@ -58,6 +59,7 @@ pub(super) use names::FieldNames;
 pub(super) use ollama::{
     parse_bare, parse_embed, parse_texts, read_chat as read_ollama_chat, read_generate as read_ollama_generate,
 };
+pub(super) use overview::{SwapReply, WaitingReply};
 pub(super) use reply::{Choice, TextShape};
 pub(super) use responses::read as read_responses;
 pub(super) use status::{DeviceReply, PlanReply, RouterList, StatusReply};

@@ -26,6 +26,11 @@ pub(in crate::http) struct StatusReply<'a> {
     step: Option<&'static str>,
     loads: u64,
     wakes: u64,
+    left_ms: Option<u64>,
+    since_ms: Option<u64>,
+    waits_ms: Option<u64>,
+    pinned: bool,
+    quarantined: bool,
     idle_ms: Option<u64>,
     pid: Option<u32>,
     error: Option<&'a str>,
@@ -38,6 +43,7 @@ impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
     fn from(status: &'a ModelStatus) -> Self {
         let &ModelStatus { kind, state, memory, measured, replicas, active, queued, .. } = status;
         let &ModelStatus { progress, step, loads, wakes, idle_ms, pid, .. } = status;
+        let &ModelStatus { left_ms, since_ms, waits_ms, pinned, quarantined, .. } = status;
         Self {
             id: &status.id,
             kind,
@@ -53,6 +59,11 @@ impl<'a> From<&'a ModelStatus> for StatusReply<'a> {
             step,
             loads,
             wakes,
+            left_ms,
+            since_ms,
+            waits_ms,
+            pinned,
+            quarantined,
             idle_ms,
             pid,
             error: status.error.as_deref(),
@@ -279,6 +290,11 @@ mod tests {
             step: None,
             loads: 4,
             wakes: 5,
+            left_ms: Some(8),
+            since_ms: Some(9),
+            waits_ms: None,
+            pinned: true,
+            quarantined: false,
             idle_ms: Some(6),
             pid: Some(7),
             error: Some("\"x\"".into()),
@@ -286,7 +302,7 @@ mod tests {
             note: None,
             aliases: vec!["b".into()],
         };
-        let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"step":null,"loads":4,"wakes":5,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;
+        let wanted = r#"{"id":"org/a","kind":"text","plugin":"p","state":"hot","device":"gpu0","memory":10,"measured":9,"replicas":1,"active":2,"queued":3,"progress":null,"step":null,"loads":4,"wakes":5,"left_ms":8,"since_ms":9,"waits_ms":null,"pinned":true,"quarantined":false,"idle_ms":6,"pid":7,"error":"\"x\"","aliases":["b"]}"#;
         assert_eq!(text(&StatusReply::from(&status)), wanted);
     }
 
