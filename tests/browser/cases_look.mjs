@@ -81,6 +81,9 @@ export const cases = {
     for (const wanted of ["#to-host", "#to-play", "#key-open", "#models-filter", "#models-up", "load", "pin", "log", "try", "#requests-filter", "#log-model", "#log-follow"]) {
       assert.ok(reached.includes(wanted), `${wanted} is not reached: ${reached}`);
     }
+    // Other cases may have left it loaded.
+    await host.ask("/models/unload", { model: "words" });
+    await stateOf(page, "words", "cold");
     await page.focus("#models-filter");
     await page.keyboard.type("words");
     await page.keyboard.press("Tab");

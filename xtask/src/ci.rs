@@ -10,8 +10,8 @@ use clap::Args;
 use crate::error::{Error, Result};
 use crate::workspace::{self, Profile, Workspace};
 use crate::{
-    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, page, shell, soak, stage, table, test, tidy,
-    variants,
+    build_plugins, conformance, dist, docgen, engines, fuzz, gpu_check, monitoring, page, shell, soak, stage, table,
+    test, tidy, variants,
 };
 
 /// The package that is published.
@@ -52,12 +52,13 @@ type Step = (&'static str, fn() -> Result<Outcome>);
 
 const FAST_STEPS: [Step; 3] = [("fmt", fmt), ("clippy", clippy), ("tidy", rules)];
 /// The pages are checked after the tests, which built the host that prints them. About three minutes are the soak, and as many the suites and clients of others.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("doc", doc),
     ("package", package),
     ("test", tests),
     ("docgen", pages),
     ("page", brief_page),
+    ("monitoring", rules_and_dashboard),
     ("conformance", brief_conformance),
     ("soak", brief_soak),
 ];
@@ -196,6 +197,11 @@ fn pages() -> Result<Outcome> {
 /// Two to three minutes in a browser.
 fn brief_page() -> Result<Outcome> {
     page::run_briefly().map(ran)
+}
+
+/// Half a minute with a Prometheus.
+fn rules_and_dashboard() -> Result<Outcome> {
+    monitoring::run_where_it_can().map(ran)
 }
 
 /// The release, from its archive to an answer.

@@ -21,11 +21,13 @@ mod gpu;
 mod gpu_bundle;
 mod gpu_check;
 mod install;
+mod monitoring;
 mod page;
 mod peers;
 mod shell;
 mod soak;
 mod stage;
+mod system;
 mod table;
 mod test;
 mod tidy;
@@ -55,7 +57,7 @@ enum Task {
     Dist(dist::Options),
     /// Build everything, fetch the small real model and run every test.
     Test(test::Options),
-    /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, the page in a browser, conformance, two minutes of soak.
+    /// What continuous integration runs: fmt, clippy, tidy, doc, package, test, docgen, the page in a browser, conformance, alert rules and dashboard, two minutes of soak.
     Ci(ci::Options),
     /// Build the plugins and put them into a folder.
     BuildPlugins(build_plugins::Options),
@@ -74,6 +76,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Run the suites and clients of others against a host of this workspace, and write docs/CONFORMANCE.md.
     Conformance(conformance::Options),
+    /// Check the alert rules and the dashboard with a real Prometheus.
+    Monitoring,
     /// Use the page of a host in a real browser, as people use it.
     Page(page::Options),
     /// Have a real engine of others and our own model take turns, and kill the engine in every phase of its life.
@@ -109,6 +113,7 @@ fn main() -> ExitCode {
         Task::Bench(measure) => bench::run(&measure),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Conformance(options) => conformance::run(&options),
+        Task::Monitoring => monitoring::run(),
         Task::Page(options) => page::run(&options),
         Task::Engines(options) => engines::run(&options),
         Task::Soak(options) => soak::run(&options),

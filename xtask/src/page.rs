@@ -10,6 +10,7 @@ use clap::Args;
 
 use crate::error::{Doing, Error, Result};
 use crate::shell;
+use crate::system;
 use crate::workspace::{Profile, Workspace, root};
 
 /// Where the cases lie, and what they are written with.
@@ -59,16 +60,10 @@ fn obstacle() -> Option<String> {
             return Some(format!("there is no {program}, which the cases of the page need; install nodejs and npm"));
         }
     }
-    if browser().is_none() && is_root() {
-        // If it cannot be had, it is not there, which is said.
-        let _installed = shell::run(Command::new("apt-get").args(["install", "--yes", "--quiet", "chromium"]));
+    if browser().is_none() {
+        system::install("chromium");
     }
     browser().is_none().then(|| "there is no chromium; install it (apt-get install chromium)".to_owned())
-}
-
-/// Whether this may install packages.
-fn is_root() -> bool {
-    shell::probe("id", &["-u"]).is_some_and(|id| id.trim() == "0")
 }
 
 fn browser() -> Option<PathBuf> {

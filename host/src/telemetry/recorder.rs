@@ -121,6 +121,7 @@ impl Metrics {
         before.difference(now).for_each(|model| self.forget(model));
         for model in now.difference(before) {
             self.add(Metric::Lost, model, "", 0);
+            self.add(Metric::Replays, model, "", 0);
             self.add(Metric::Requests, model, "ok", 0);
         }
     }

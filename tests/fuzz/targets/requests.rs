@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 /// Every endpoint that reads a body, as `aihost docs requests` lists them. An input's first byte says which one it is for.
-pub(crate) const ENDPOINTS: [&str; 19] = [
+pub(crate) const ENDPOINTS: [&str; 20] = [
     "/v1/chat/completions",
     "/chat/completions",
     "/v1/completions",
@@ -31,6 +31,7 @@ pub(crate) const ENDPOINTS: [&str; 19] = [
     "/models/load",
     "/models/unload",
     "/models/park",
+    "/models/pin",
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
     "/v1/embeddings",

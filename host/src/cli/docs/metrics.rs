@@ -34,20 +34,25 @@ that are loaded, and added up over a model's instances. A plugin that does not a
 const ALERTS: &str = "
 ## What to be told of
 
-| alert | when |
-|---|---|
-| the host restarts | `changes(process_start_time_seconds[15m]) > 2` |
-| a model waits for its operator | `aihost_models{state=\"quarantined\"} > 0`; `aihost ps` and `aihost why MODEL` say which and why |
-| a model does not load | `aihost_models{state=\"failed\"} > 0` for 5 minutes, or `increase(aihost_load_failures_total[15m]) > 3` |
-| answers are lost | `increase(aihost_requests_lost_total[15m]) > 0` |
-| workers die | `increase(aihost_worker_exits_total{reason!=\"asked\"}[15m]) > 3` |
-| clients are turned away for want of room | `rate(aihost_http_refusals_total{status=~\"429|503\"}[5m]) > 0.1` for 10 minutes |
-| somebody tries keys | `rate(aihost_http_refusals_total{status=\"401\"}[5m]) > 1` |
-| models take turns all the time | `sum(rate(aihost_swaps_total{kind=~\"cold_load|wake\"}[15m])) > 0.05` |
-| others fill a device | `aihost_device_others_bytes > 0.1 * aihost_device_total_bytes` |
-| a device does not answer | `aihost_device_budget_bytes unless aihost_device_free_bytes` for 5 minutes |
-| descriptors run out | `process_open_fds / process_max_fds > 0.8` |
-| the log loses lines | `increase(aihost_log_lines_lost_total[15m]) > 0` |
+[monitoring/alerts.yaml](monitoring/alerts.yaml) has these as rules, for a job that is called `aihost`, and
+[monitoring/grafana.json](monitoring/grafana.json) is a dashboard of all of it, to import into Grafana: `cargo xtask monitoring` has Prometheus check both.
+
+| alert | what is wrong | when |
+|---|---|---|
+| `AihostDown` | the host does not answer | `up{job=\"aihost\"} == 0` for a minute |
+| `AihostRestarts` | the host restarts | `changes(process_start_time_seconds[15m]) > 2` |
+| `AihostModelQuarantined` | a model waits for its operator | `aihost_models{state=\"quarantined\"} > 0`; `aihost ps` and `aihost why MODEL` say which and why |
+| `AihostModelFailed` | a model does not load | `aihost_models{state=\"failed\"} > 0` for 5 minutes |
+| `AihostLoadsFail` | loads fail again and again | `increase(aihost_load_failures_total[15m]) > 3` |
+| `AihostAnswersLost` | answers are lost | `increase(aihost_requests_lost_total[15m]) > 0` |
+| `AihostWorkersDie` | workers die | `increase(aihost_worker_exits_total{reason!=\"asked\"}[15m]) > 3` |
+| `AihostTurnsAway` | clients are turned away for want of room | `rate(aihost_http_refusals_total{status=~\"429|503\"}[5m]) > 0.1` for 10 minutes |
+| `AihostKeysAreTried` | somebody tries keys | `rate(aihost_http_refusals_total{status=\"401\"}[5m]) > 1` |
+| `AihostSwapsAllTheTime` | models take turns all the time | `sum(rate(aihost_swaps_total{kind=~\"cold_load|wake\"}[15m])) > 0.05` |
+| `AihostOthersFillDevice` | others fill a device | `aihost_device_others_bytes > 0.1 * aihost_device_total_bytes` |
+| `AihostDeviceSilent` | a device does not answer | `aihost_device_budget_bytes unless aihost_device_free_bytes` for 5 minutes |
+| `AihostDescriptorsRunOut` | descriptors run out | `process_open_fds / process_max_fds > 0.8` |
+| `AihostLogLinesLost` | the log loses lines | `increase(aihost_log_lines_lost_total[15m]) > 0` |
 ";
 
 pub(super) fn page() -> String {
