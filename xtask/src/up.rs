@@ -142,7 +142,11 @@ fn detach(serve: &mut Command, folder: &Path, listen: SocketAddr) -> Result {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    println!("serving at http://{listen}, also to a browser; log: {}; stop it with: kill {}", log.display(), child.id());
+    println!(
+        "serving at http://{listen}, also to a browser; log: {}; stop it with: kill {}",
+        log.display(),
+        child.id()
+    );
     Ok(())
 }
 
