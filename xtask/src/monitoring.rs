@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -25,7 +25,6 @@ const PROGRAMS: [&str; 2] = ["promtool", "prometheus"];
 /// How often the host is scraped, and for how long before it is asked.
 const SCRAPED_EVERY: &str = "500ms";
 const SCRAPED_FOR: Duration = Duration::from_secs(8);
-const READY_LIMIT: Duration = Duration::from_secs(30);
 /// What the dashboard's variables stand for here.
 const VARIABLES: [(&str, &str); 4] =
     [("$__rate_interval", "5s"), ("$instance", ".*"), ("$model", ".*"), ("$device", ".*")];
@@ -114,7 +113,11 @@ fn against_a_host(queries: &BTreeSet<String>, scratch: &Path) -> Result {
         "scrape_configs": [{"job_name": "aihost", "static_configs": [{"targets": [host.to_string()]}]}],
     });
     let config = write("prometheus.yaml", config.to_string())?;
-    let _prometheus = Prometheus::start(&config, prometheus, scratch)?;
+    let mut command = Command::new("prometheus");
+    command.arg(format!("--config.file={}", config.display()));
+    command.arg(format!("--storage.tsdb.path={}", scratch.join("data").display()));
+    command.arg(format!("--web.listen-address={prometheus}"));
+    let _prometheus = Server::start_with(&mut command, prometheus, &scratch.join("prometheus.log"), "/-/ready")?;
     let until = Instant::now() + SCRAPED_FOR;
     let mut turn = 0;
     while Instant::now() < until {
@@ -157,37 +160,4 @@ models:
 ",
         stage::FOLDERS_BESIDE
     )
-}
-
-/// A Prometheus, ended when dropped.
-#[derive(Debug)]
-struct Prometheus(Child);
-
-impl Prometheus {
-    fn start(config: &Path, address: SocketAddr, scratch: &Path) -> Result<Self> {
-        let log = fs::File::create(scratch.join("prometheus.log")).doing("create the log of Prometheus")?;
-        let data: PathBuf = scratch.join("data");
-        let mut command = Command::new("prometheus");
-        command
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", data.display()));
-        command.arg(format!("--web.listen-address={address}")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let started = Self(command.spawn().doing("start prometheus")?);
-        let until = Instant::now() + READY_LIMIT;
-        while !client::get(address, "/-/ready").is_ok_and(|answer| answer.status == 200) {
-            if Instant::now() > until {
-                return Err(Error::new("Prometheus does not answer; its log says why"));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(started)
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -15,11 +15,12 @@ use super::auth::PROBES;
 use super::bucket::Bucket;
 use super::connections::{Peer, peer_of};
 use super::error::{ApiError, Cause};
-use super::recent::{RecentRequest, RecentRequests, unix_ms};
+use super::recent::{RecentRequest, RecentRequests};
 use super::tally::Tally;
 use crate::config::Rate;
 use crate::domain::{ModelId, excerpt};
 use crate::runtime::{AccessEntry, AccessFacts};
+use crate::telemetry::unix_ms;
 
 /// Lines of requests that were refused, and their largest burst; the same again of those that failed.
 const LINES: Rate = Rate { requests: 60, per: Duration::from_secs(60) };

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::watched::{Swap, SwapKind, SwapOutcome, SwapStep};
 use crate::domain::{Device, InstanceId, ModelId, ModelState};
+use crate::telemetry::unix_ms;
 
 /// Swaps that are over and still told of; the oldest goes first.
 pub(super) const SWAPS_MAX: usize = 64;
@@ -92,9 +93,4 @@ impl Swap {
     pub(super) fn is_coming(&self) -> bool {
         matches!(self.kind, SwapKind::Load | SwapKind::Wake)
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -27,6 +27,12 @@ const DEFAULT_FILTER: &str = "info";
 /// Longest that the end of the process waits for the last lines.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
+/// Milliseconds since 1970, as what is noted of a host has them.
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The process's way to stderr, once it has one that waits for nobody.
 static OUTPUT: OnceLock<LogOutput> = OnceLock::new();
 

@@ -9,6 +9,7 @@ use aihost_support::decoder::folder::Folder;
 use aihost_support::roles::beside;
 use aihost_support::settings::Settings;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::config::{self, Config};
 use crate::dense::Dense;
@@ -55,12 +56,6 @@ struct Module {
     path: String,
 }
 
-/// `config.json`, as far as it says of which kind the model is.
-#[derive(Debug, Deserialize)]
-struct Kind {
-    model_type: String,
-}
-
 /// `sentence_bert_config.json`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -78,8 +73,9 @@ impl ModelFiles {
     pub fn open(load: &LoadRequest) -> Result<Self> {
         let path = beside(load, "config", "config.json")?;
         let needs = "a model needs its config.json, under role `config` or beside its weights";
-        let kind: Kind = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
-        let (tensors, config) = network(load, &path, &kind)?;
+        let parsed: Value = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
+        let architecture = parsed["model_type"].as_str().unwrap_or_default().to_owned();
+        let (tensors, config) = network(load, &path, parsed, &architecture)?;
         let pooling_path = beside(load, "pooling", "1_Pooling/config.json")?;
         let pooling: Option<PoolingFile> = Settings(&pooling_path).json()?;
         let modules_path = beside(load, "modules", "modules.json")?;
@@ -92,7 +88,7 @@ impl ModelFiles {
             tensors,
             config,
             tokenizer: beside(load, "tokenizer", "tokenizer.json")?,
-            architecture: kind.model_type,
+            architecture,
             pooling: pooling.map(|file| file.pooling(&pooling_path)).transpose()?,
             is_normalised: modules.map(|all| all.iter().any(|module| module.kind.ends_with("Normalize"))),
             trained: sentence.max_seq_length,
@@ -106,15 +102,14 @@ impl ModelFiles {
 }
 
 /// A model's weights and its shape: a decoder's where its kind is one of these, else an encoder's.
-fn network(load: &LoadRequest, path: &Path, kind: &Kind) -> Result<(Tensors, NetworkConfig)> {
-    if Family::of_hugging_face(&kind.model_type).is_some() {
-        let folder = Folder::open(path.to_owned())?;
+fn network(load: &LoadRequest, path: &Path, parsed: Value, kind: &str) -> Result<(Tensors, NetworkConfig)> {
+    if Family::of_hugging_face(kind).is_some() {
+        let folder = Folder::of(path.to_owned(), parsed)?;
         let tensors = folder.tensors(load.file("model")?)?;
         let config = folder.decoder(&tensors)?;
         return Ok((tensors, NetworkConfig::Decoder(Box::new(config))));
     }
-    let needs = "it is not there any more";
-    let parsed: Config = Settings(path).json()?.ok_or_else(|| Settings(path).missing(needs))?;
+    let parsed: Config = serde_json::from_value(parsed).map_err(|error| Settings(path).corrupt(error.to_string()))?;
     let config = config::read(path, &parsed)?;
     let tensors = Tensors::open(load.file("model")?)?;
     check_scorer(path, &parsed, &tensors, config.names.scorer[2])?;

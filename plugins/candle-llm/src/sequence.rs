@@ -183,10 +183,13 @@ impl Sequence {
         let most = match self.state {
             None => usize::MAX,
             Some(own) => {
-                let (blocks, behind) = self.resumable(pool);
-                let copy = pool.states.find(behind).filter(|_| blocks > 0);
-                // What a device cannot copy is computed anew.
-                if copy.is_some_and(|copy| model.copy_state(copy, own).is_ok()) { blocks } else { 0 }
+                let resumable = self.resumable(pool);
+                let copied = resumable.and_then(|(blocks, behind)| {
+                    let copy = pool.states.find(behind)?;
+                    // What a device cannot copy is computed anew.
+                    model.copy_state(copy, own).ok().map(|()| blocks)
+                });
+                copied.unwrap_or(0)
             }
         };
         for _ in 0..most {
@@ -211,18 +214,16 @@ impl Sequence {
         self.next_block().filter(|_| is_whole)
     }
 
-    /// How many of the next blocks are known, up to the last one behind which there is a state; and what they make.
-    fn resumable(&self, pool: &BlockPool) -> (usize, Prefix) {
-        let (mut found, mut prefix, mut last) = (0, self.prefix, (0, self.prefix));
-        if self.next_known().is_none() {
-            return last;
-        }
+    /// How many of the next blocks are known, up to the last one behind which there is a state, if there is one; and what they make.
+    fn resumable(&self, pool: &BlockPool) -> Option<(usize, Prefix)> {
+        self.next_known()?;
+        let (mut found, mut prefix, mut last) = (0, self.prefix, None);
         let blocks = self.tokens[self.computed..self.tokens.len() - 1].as_chunks::<BLOCK_TOKENS>().0;
         for text in blocks {
             let Some(behind) = pool.peek(prefix, text) else { break };
             (found, prefix) = (found + 1, behind);
             if pool.states.has(behind) {
-                last = (found, behind);
+                last = Some((found, behind));
             }
         }
         last

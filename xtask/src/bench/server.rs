@@ -30,13 +30,18 @@ pub(crate) fn free_address() -> Result<SocketAddr> {
 impl Server {
     /// Starts it with its output in `log`, and waits until /health answers 200.
     pub(crate) fn start(command: &mut Command, address: SocketAddr, log: &Path) -> Result<Self> {
+        Self::start_with(command, address, log, "/health")
+    }
+
+    /// The same for one that is asked elsewhere whether it is there.
+    pub(crate) fn start_with(command: &mut Command, address: SocketAddr, log: &Path, ready: &str) -> Result<Self> {
         let file = File::create(log).doing(format_args!("create {}", log.display()))?;
         let copy = file.try_clone().doing("share the log file")?;
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn();
         let mut server = Self { child: child.doing(format_args!("start {name}"))?, address };
         let start = Instant::now();
-        while !client::get(address, "/health").is_ok_and(|answer| answer.status == 200) {
+        while !client::get(address, ready).is_ok_and(|answer| answer.status == 200) {
             if let Some(status) = server.child.try_wait().doing("watch a server")? {
                 return Err(Error(format!("{name} ended ({status}); its log is {}", log.display())));
             }

@@ -18,12 +18,12 @@ use super::super::app::App;
 use super::super::background::shape;
 use super::super::caller::Caller;
 use super::super::error::ApiError;
-use super::super::recent::unix_ms;
 use super::super::sse;
 use super::super::stream_body::headers as stream_headers;
 use super::super::wire::{self, JobReply, JobShape};
 use super::message::{HostReply, Known, Message};
 use super::pulse::Look;
+use crate::telemetry::unix_ms;
 
 /// Who may watch at once: each has a connection for as long as they like.
 const WATCHERS_MAX: usize = 32;

@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::super::app::App;
-use super::super::recent::unix_ms;
 use super::Page;
 use crate::domain::Device;
 use crate::runtime::DeviceStatus;
+use crate::telemetry::unix_ms;
 
 /// Between two samples.
 const EVERY: Duration = Duration::from_secs(10);

@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 use super::super::app::App;
-use super::super::recent::unix_ms;
 use super::super::wire::StatusReply;
 use crate::domain::ModelId;
 use crate::runtime::{DeviceStatus, ModelStatus, Overview};
+use crate::telemetry::unix_ms;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(250);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+
+use crate::telemetry::unix_ms;
 
 /// A copy: the folder that it is of, and its path in there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,11 +52,11 @@ impl Uses {
     fn hold(&self, id: &CopyId) {
         let mut uses = self.0.lock();
         let known = uses.entry(id.clone()).or_default();
-        (known.holders, known.last_ms) = (known.holders + 1, now_ms());
+        (known.holders, known.last_ms) = (known.holders + 1, unix_ms());
     }
 
     fn release(&self, ids: &[CopyId]) {
-        let (mut uses, now) = (self.0.lock(), now_ms());
+        let (mut uses, now) = (self.0.lock(), unix_ms());
         for id in ids {
             if let Some(known) = uses.get_mut(id) {
                 (known.holders, known.last_ms) = (known.holders.saturating_sub(1), now);
@@ -121,11 +122,6 @@ impl Drop for Leased {
             uses.release(&self.copies.keys().cloned().collect::<Vec<_>>());
         }
     }
-}
-
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

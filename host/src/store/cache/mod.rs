@@ -30,13 +30,14 @@ use tokio::sync::oneshot;
 use self::choose::{Chosen, Wanted};
 use self::copying::{CopyError, copy};
 use self::index::{CopyNote, entry_name, identity};
-use self::lease::{CopyId, now_ms};
+use self::lease::CopyId;
 use self::state::{Claim, Claimed, State};
 use super::digest::Digests;
 use super::lock::Lock;
 use super::verify::Verification;
 use crate::config::{CacheConfig, ModelConfig, Paths, Sharing};
 use crate::domain::{ByteSize, Failure, FailureKind, ModelId};
+use crate::telemetry::unix_ms;
 pub use lease::CacheLease;
 pub use look::{entries, too_small};
 
@@ -415,7 +416,7 @@ impl Cache {
         if let Some(folder) = place.parent() {
             File::open(folder)?.sync_all()?;
         }
-        let note = CopyNote::new(original, &place.symlink_metadata()?, sha256, now_ms());
+        let note = CopyNote::new(original, &place.symlink_metadata()?, sha256, unix_ms());
         let inode = note.inode();
         index.copies.insert(name.to_owned(), note);
         index.write(&entry)?;

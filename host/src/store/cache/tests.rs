@@ -169,7 +169,7 @@ async fn those_that_were_used_longest_ago_make_room_also_after_a_restart() {
         world.lay(name, "ten bytes.");
     }
     let tick = |at: SystemTime| {
-        while now_ms() == u64::try_from(at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap() {}
+        while unix_ms() == u64::try_from(at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap() {}
     };
     let cache = world.cache();
     for name in ["a", "b", "a"] {

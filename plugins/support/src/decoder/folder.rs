@@ -66,9 +66,17 @@ impl Folder {
     /// # Errors
     /// `MissingFile` if it is not there, `CorruptFile` if it is none.
     pub fn open(path: PathBuf) -> Result<Self> {
-        let file = Settings(&path);
         let needs = "a model of safetensors needs its config.json, under role `config` or beside its weights";
-        let all: Value = file.json()?.ok_or_else(|| file.missing(needs))?;
+        let all = Settings(&path).json()?.ok_or_else(|| Settings(&path).missing(needs))?;
+        Self::of(path, all)
+    }
+
+    /// What was read of it already.
+    ///
+    /// # Errors
+    /// `CorruptFile` if it is none.
+    pub fn of(path: PathBuf, all: Value) -> Result<Self> {
+        let file = Settings(&path);
         let part = text_config(&all);
         let is_part = part.is_some();
         let config = serde_json::from_value(part.unwrap_or(all)).map_err(|error| file.corrupt(error.to_string()))?;

@@ -93,22 +93,22 @@ impl Metadata<'_> {
         if vocabulary == 0 || vocabulary > u32::MAX as usize {
             return Err(gguf.corrupt("the tensor token_embd.weight has no rows; convert the model again"));
         }
-        let feed_forward = experts.map_or(0, |experts| experts.feed_forward);
-        if experts.is_none() && self.gguf.integer(&self.key("feed_forward_length")).is_ok_and(|told| told.is_none()) {
-            return Err(self.missing("feed_forward_length"));
-        }
         let scale = |key: &str| Ok::<_, Error>(self.factor(key)?.unwrap_or(1.0));
         let (is_near, near_width) = (self.near_layers(count)?, self.near_width(head_width)?);
-        let (kv_heads, inner) =
-            (self.of_layers("attention.head_count_kv", all)?, self.of_layers("feed_forward_length", all)?);
+        let kv_heads = self.of_layers("attention.head_count_kv", all)?.unwrap_or_else(|| vec![heads; all]);
+        let inner = match (self.of_layers("feed_forward_length", all)?, experts) {
+            (Some(inner), _) => inner,
+            (None, Some(experts)) => vec![experts.feed_forward; all],
+            (None, None) => return Err(self.missing("feed_forward_length")),
+        };
         let mut layers: Vec<LayerConfig> = (0..count)
             .map(|i| {
                 let layer = family.layer(i, window.filter(|_| is_near(i)), recurrent[i]);
                 LayerConfig {
                     has_experts: experts.is_some(),
-                    kv_heads: kv_heads.as_ref().map_or(heads, |kv_heads| kv_heads[i]),
+                    kv_heads: kv_heads[i],
                     head_width: if layer.window.is_some() { near_width } else { head_width },
-                    feed_forward: inner.as_ref().map_or(feed_forward, |inner| inner[i]),
+                    feed_forward: inner[i],
                     ..layer
                 }
             })
